@@ -1,0 +1,76 @@
+"""Raw samples from a pipe: 16 bit, little endian, mono, at SAMPLE_RATE."""
+
+import logging
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+
+from streamasr.audio.source import BLOCK
+from streamasr.errors import AudioError
+from streamasr.units import SAMPLE_RATE, Float32Array, to_samples
+
+logger = logging.getLogger(__name__)
+
+
+class RawAudio:
+    """Raw s16le audio from a binary stream, such as standard input.
+
+    A live pipe is not held back: what has arrived is delivered, at most a block at a time.
+    """
+
+    def __init__(
+        self,
+        stream: BinaryIO,
+        *,
+        name: str = "standard input",
+        start: float = 0.0,
+        duration: float | None = None,
+    ) -> None:
+        """Read from a stream.
+
+        Args:
+            stream: what to read; it is not closed.
+            name: what to call it in messages.
+            start: seconds to drop first.
+            duration: seconds to deliver at most; None for all.
+        """
+        self._read = getattr(stream, "read1", stream.read)  # read() would wait for a full block
+        self._name = name
+        self._n_skip = int(to_samples(start))
+        self._n_left = None if duration is None else int(to_samples(duration))
+
+    @property
+    def duration(self) -> float | None:
+        """A pipe does not know how long it is."""
+        return None
+
+    def blocks(self) -> Iterator[Float32Array]:
+        """The audio, once, in order; see `AudioSource.blocks`."""
+        n_read = 0
+        for samples in self._samples():
+            n_read += len(samples)
+            wanted = samples[self._n_skip :]
+            self._n_skip -= len(samples) - len(wanted)
+            if self._n_left is not None:
+                wanted = wanted[: self._n_left]
+                self._n_left -= len(wanted)
+            if len(wanted):
+                yield wanted
+            if self._n_left == 0:
+                return
+        if n_read == 0:
+            raise AudioError(
+                f"{self._name} contains no audio; send raw 16-bit little-endian mono samples"
+                f" at {SAMPLE_RATE} Hz."
+            )
+
+    def _samples(self) -> Iterator[Float32Array]:
+        odd = b""  # half a sample
+        while data := self._read(2 * BLOCK):
+            data = odd + data
+            n_whole = len(data) - len(data) % 2
+            data, odd = data[:n_whole], data[n_whole:]
+            yield np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768)
+        if odd:
+            logger.warning("%s ends in the middle of a sample; its last byte is lost", self._name)

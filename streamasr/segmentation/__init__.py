@@ -1,0 +1,1 @@
+"""From samples to segments of speech: `vad` judges frames, `chunker` draws the borders."""

@@ -1,0 +1,293 @@
+"""Where segments of speech start and end; pure.
+
+The chunker sees samples, asks a classifier whether each 30 ms frame is voiced, and draws
+borders with hysteresis:
+
+```
+silence  -- voiced frame -----------------------> onset
+onset    -- `min_speech` voiced in all ---------> open     SpeechStarted
+onset    -- `onset_gap` without a voiced frame -> silence  (a dropped burst)
+open     -- `hangover` without a voiced frame --> silence  SpeechEnded "silence"
+open     -- `max_segment` reached --------------> open     SpeechEnded "length", SpeechStarted
+open     -- flush(), finish() ------------------> silence  SpeechEnded "flush", "stop"
+```
+
+A segment starts `pre_roll` before its first voiced frame and ends `trailing_silence` behind its
+last one, or where the stream, the previous segment or the cut sets a limit.
+
+A segment that grows too long is cut in the middle of the quietest `cut_window` of the last
+`cut_search` before `max_segment`. The next one starts right there: what was already delivered
+behind the cut is delivered again as its beginning. Nothing voiced behind the cut means that the
+speaker just paused, and the next speech opens the next segment as usual. `min_speech` judges
+bursts out of silence; what follows a cut is speech already and exempt.
+
+Everything happens at frame ends, and a segment is delivered in chunks of a fixed length (only
+the last is shorter), so that the events depend on the samples alone and not on the blocks
+they arrive in.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from streamasr.errors import ConfigError
+from streamasr.events import (
+    EndReason,
+    SegmentationEvent,
+    SpeechContinued,
+    SpeechEnded,
+    SpeechStarted,
+)
+from streamasr.segmentation.history import SampleHistory
+from streamasr.units import SAMPLE_RATE, Float32Array, Samples, to_samples
+
+FRAME: Final = SAMPLE_RATE * 30 // 1000
+"""Samples in a frame, 30 ms: the longest that webrtcvad judges."""
+
+CUT_HOP: Final = SAMPLE_RATE // 100
+"""Grid of the search for the quietest place, samples, 10 ms."""
+
+FrameClassifier: TypeAlias = Callable[[Float32Array], bool]
+"""Is this frame, (FRAME,), voiced? Frames arrive in order, without gaps; it may keep state."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkerConfig:
+    """How speech is cut into segments; all times in seconds."""
+
+    pre_roll: float = 0.3
+    """Audio kept before the first voiced frame: soft onsets come before what a VAD notices."""
+    hangover: float = 0.6
+    """Silence that ends a segment (the endpoint)."""
+    trailing_silence: float = 0.3
+    """How much of that silence stays in the segment; at most the hangover."""
+    min_speech: float = 0.2
+    """Voiced time before a segment is announced; shorter bursts are silence."""
+    onset_gap: float = 0.2
+    """Silence after which a burst that was not yet a segment is given up."""
+    max_segment: float = 24.0
+    """Longest segment; longer speech is cut."""
+    cut_search: float = 5.0
+    """The end of a too long segment where the place of the cut is searched."""
+    cut_window: float = 0.1
+    """Length of the quiet place that is searched."""
+    chunk: float = 0.1
+    """Length of the pieces in which a segment is delivered."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            _check_time(field.name, getattr(self, field.name))
+        _check_at_least("hangover", self.hangover, "one frame", FRAME / SAMPLE_RATE)
+        _check_at_least("onset_gap", self.onset_gap, "one frame", FRAME / SAMPLE_RATE)
+        _check_at_least("chunk", self.chunk, "one frame", FRAME / SAMPLE_RATE)
+        _check_at_least("cut_window", self.cut_window, "one frame", FRAME / SAMPLE_RATE)
+        _check_at_least("hangover", self.hangover, "trailing_silence", self.trailing_silence)
+        _check_at_least("cut_search", self.cut_search, "cut_window", self.cut_window)
+        _check_at_least("max_segment", self.max_segment, "cut_search", self.cut_search)
+
+
+def _check_time(name: str, seconds: object) -> None:
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds) or seconds < 0:
+        raise ConfigError(f"{name} must be a time in seconds, at least 0; it is {seconds!r}.")
+
+
+def _check_at_least(name: str, seconds: float, limit_name: str, limit: float) -> None:
+    if seconds < limit:
+        raise ConfigError(f"{name} ({seconds:g} s) must be at least {limit_name} ({limit:g} s).")
+
+
+class Chunker:
+    """Turns a stream of samples into segments of speech, in chunks.
+
+    Memory is bounded: it keeps the audio that a coming segment or cut may still need, at most
+    about the onset with its pre-roll or `cut_search`, whichever is longer.
+    """
+
+    def __init__(self, config: ChunkerConfig, is_voiced: FrameClassifier) -> None:
+        self._is_voiced = is_voiced
+        self._pre_roll = to_samples(config.pre_roll)
+        self._hangover = to_samples(config.hangover)
+        self._trailing = to_samples(config.trailing_silence)
+        self._min_speech = to_samples(config.min_speech)
+        self._onset_gap = to_samples(config.onset_gap)
+        self._max_segment = to_samples(config.max_segment)
+        self._cut_search = to_samples(config.cut_search)
+        self._cut_window = to_samples(config.cut_window)
+        self._chunk = to_samples(config.chunk)
+
+        self._history = SampleHistory(2 * (self._cut_search + self._pre_roll + SAMPLE_RATE))
+        self._partial_frame: Float32Array = np.zeros(0, np.float32)
+        self._events: list[SegmentationEvent] = []
+        self._segment = 0  # number of the newest segment
+        self._start: Samples | None = None  # of the open segment
+        self._delivered = Samples(0)  # of the open segment, up to here
+        self._onset: Samples | None = None  # first voiced sample of what may become one
+        self._onset_voiced = 0
+        self._voiced_end = Samples(0)  # end of the newest voiced frame
+        self._border = Samples(0)  # end of the previous segment
+        self._in_speech = 0
+        self._dropped_bursts = 0
+        self._dropped_samples = 0
+
+    @property
+    def position(self) -> Samples:
+        """Samples received so far."""
+        return Samples(self._history.end + len(self._partial_frame))
+
+    @property
+    def is_open(self) -> bool:
+        """A segment was announced and has not ended."""
+        return self._start is not None
+
+    @property
+    def in_speech(self) -> Samples:
+        """Total length of the segments that have ended; all other samples were silence."""
+        return Samples(self._in_speech)
+
+    @property
+    def dropped_bursts(self) -> int:
+        """How often something voiced was too short to be speech."""
+        return self._dropped_bursts
+
+    @property
+    def dropped_samples(self) -> Samples:
+        """Length of the voiced frames of those bursts."""
+        return Samples(self._dropped_samples)
+
+    def feed(self, block: Float32Array) -> list[SegmentationEvent]:
+        """Take the next samples.
+
+        Args:
+            block: (n,) float32, mono at SAMPLE_RATE, -1..1; any n, also 0.
+        Returns:
+            What became known, in order.
+        """
+        if block.dtype != np.float32 or block.ndim != 1:
+            raise ValueError(f"a block is float32 (n,), not {block.dtype} {block.shape}")
+        samples = (
+            np.concatenate((self._partial_frame, block)) if len(self._partial_frame) else block
+        )
+        n_whole = len(samples) - len(samples) % FRAME
+        for i in range(0, n_whole, FRAME):
+            frame = samples[i : i + FRAME]
+            self._judge(frame, self._is_voiced(frame))
+        self._partial_frame = samples[n_whole:].copy()
+        return self._take_events()
+
+    def flush(self) -> list[SegmentationEvent]:
+        """End the open segment now, because the client asks for it."""
+        self._end_now("flush")
+        return self._take_events()
+
+    def finish(self) -> list[SegmentationEvent]:
+        """End the open segment, because the stream is over."""
+        self._end_now("stop")
+        return self._take_events()
+
+    def _take_events(self) -> list[SegmentationEvent]:
+        events, self._events = self._events, []
+        return events
+
+    def _judge(self, frame: Float32Array, is_voiced: bool) -> None:
+        """Move the state on by one frame (or by the shorter rest of a stream)."""
+        start = self._history.end
+        self._history.append(frame)
+        if is_voiced:
+            self._voiced_end = self._history.end
+            if self._start is None:
+                self._extend_onset(start, len(frame))
+        if self._start is not None:
+            self._extend_segment()
+        elif self._onset is not None and self._silence() >= self._onset_gap:
+            self._drop_onset()
+        self._forget()
+
+    def _silence(self) -> int:
+        return self._history.end - self._voiced_end
+
+    def _extend_onset(self, start: Samples, n_voiced: int) -> None:
+        if self._onset is None:
+            self._onset = start
+        self._onset_voiced += n_voiced
+        if self._onset_voiced >= self._min_speech:
+            self._open(Samples(max(self._onset - self._pre_roll, self._border)))
+
+    def _drop_onset(self) -> None:
+        self._dropped_bursts += 1
+        self._dropped_samples += self._onset_voiced
+        self._onset, self._onset_voiced = None, 0
+
+    def _open(self, start: Samples) -> None:
+        self._segment += 1
+        self._start = self._delivered = start
+        self._onset, self._onset_voiced = None, 0
+        self._events.append(SpeechStarted(self._segment, start))
+
+    def _extend_segment(self) -> None:
+        self._deliver_chunks()
+        while self._start is not None and self._history.end - self._start >= self._max_segment:
+            self._cut(self._start)
+        if self._start is not None and self._silence() >= self._hangover:
+            self._close(self._speech_end(), "silence")
+
+    def _deliver_chunks(self) -> None:
+        while self._history.end - self._delivered >= self._chunk:
+            self._deliver(Samples(self._delivered + self._chunk))
+
+    def _deliver(self, end: Samples) -> None:
+        samples = self._history.copy(self._delivered, end)
+        self._events.append(SpeechContinued(self._segment, self._delivered, samples))
+        self._delivered = end
+
+    def _speech_end(self) -> Samples:
+        return Samples(min(self._voiced_end + self._trailing, self._history.end))
+
+    def _cut(self, start: Samples) -> None:
+        limit = start + self._max_segment
+        cut = self._quietest(limit - self._cut_search, limit)
+        if cut < self._voiced_end:
+            self._close(cut, "length")
+            self._open(cut)
+            self._deliver_chunks()
+        else:  # a pause: the next speech opens the next segment
+            self._close(Samples(min(cut, self._speech_end())), "length")
+
+    def _quietest(self, start: int, end: int) -> Samples:
+        """Middle of the quietest `cut_window` in [start, end); of equal ones, the last."""
+        samples = self._history.copy(start, end).astype(np.float64)
+        energy = np.concatenate(([0.0], np.cumsum(samples * samples)))
+        windows = energy[self._cut_window :: CUT_HOP]
+        windows = windows - energy[: len(energy) - self._cut_window : CUT_HOP]
+        last_quietest = len(windows) - 1 - int(np.argmin(windows[::-1]))
+        return Samples(start + last_quietest * CUT_HOP + self._cut_window // 2)
+
+    def _close(self, end: Samples, reason: EndReason) -> None:
+        assert self._start is not None
+        if self._delivered < end:
+            self._deliver(end)
+        self._events.append(SpeechEnded(self._segment, self._start, end, reason))
+        self._in_speech += end - self._start
+        self._border, self._start = end, None
+
+    def _end_now(self, reason: EndReason) -> None:
+        rest, self._partial_frame = self._partial_frame, np.zeros(0, np.float32)
+        # Too short to be judged, so it goes with the frame before it.
+        was_voiced = self._voiced_end == self._history.end and self._history.end > 0
+        self._judge(rest, was_voiced)
+        if self._start is not None:
+            self._close(self._speech_end(), reason)
+        if self._onset is not None:
+            self._drop_onset()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Keep only the audio that may still be needed."""
+        needed = self._history.end if self._onset is None else self._onset
+        needed = Samples(max(needed - self._pre_roll, self._border))
+        if self._start is not None:
+            cut_from = max(self._start, self._history.end - self._cut_search - FRAME)
+            needed = Samples(min(self._delivered, cut_from))
+        self._history.forget_before(needed)

@@ -1,0 +1,59 @@
+"""The last few seconds of a stream, addressed by position."""
+
+import numpy as np
+
+from streamasr.units import Float32Array, Samples
+
+
+class SampleHistory:
+    """Recent samples of a stream; the older ones are forgotten on request.
+
+    Samples lie in one array that is twice as large as what is usually kept, so that moving the
+    kept ones to its front is rare: appending costs amortised constant time per sample.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._buffer: Float32Array = np.empty(max(capacity, 1), np.float32)
+        self._first = 0  # index in the buffer of the oldest sample kept
+        self._stop = 0  # index behind the newest
+        self._end = Samples(0)
+
+    @property
+    def start(self) -> Samples:
+        """Position of the oldest sample kept."""
+        return Samples(self._end - (self._stop - self._first))
+
+    @property
+    def end(self) -> Samples:
+        """Position behind the newest sample."""
+        return self._end
+
+    def append(self, samples: Float32Array) -> None:
+        """Add samples (n,) at the end."""
+        if self._stop + len(samples) > len(self._buffer):
+            self._make_room(len(samples))
+        self._buffer[self._stop : self._stop + len(samples)] = samples
+        self._stop += len(samples)
+        self._end = Samples(self._end + len(samples))
+
+    def forget_before(self, position: int) -> None:
+        """Drop what lies before a position; positions already forgotten are fine."""
+        self._first = max(self._first, min(self._stop, self._index(position)))
+
+    def copy(self, start: int, end: int) -> Float32Array:
+        """The samples [start, end), which must still be kept, in an array of their own."""
+        if not self.start <= start <= end <= self.end:
+            raise IndexError(f"[{start}, {end}) is not within [{self.start}, {self.end})")
+        return self._buffer[self._index(start) : self._index(end)].copy()
+
+    def _index(self, position: int) -> int:
+        return position - self._end + self._stop
+
+    def _make_room(self, n_samples: int) -> None:
+        kept = self._buffer[self._first : self._stop]
+        needed = len(kept) + n_samples
+        target = self._buffer
+        if 2 * needed > len(target):
+            target = np.empty(2 * needed, np.float32)
+        target[: len(kept)] = kept.copy() if target is self._buffer else kept
+        self._buffer, self._first, self._stop = target, 0, len(kept)
