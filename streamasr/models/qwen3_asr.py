@@ -1,0 +1,140 @@
+"""Qwen3-ASR: a speech language model of an audio encoder and a Qwen3 decoder.
+
+The decoder side of the family: its prompt, its special tokens, and how an answer becomes a
+hypothesis. The encoder side is `streamasr.models.qwen3_encoder`, which lives in the encoder process.
+
+Source: the official prompt of the reference implementation (`qwen-asr` 0.0.6), byte for byte.
+"""
+
+import logging
+from pathlib import Path
+from typing import Final, Self
+
+from streamasr.decoder.generate import Generated, Prompt, generate, token_budget
+from streamasr.decoder.llama import LlamaContext, LlamaModel
+from streamasr.decoder.text import parse_answer
+from streamasr.errors import DecodeError
+from streamasr.events import Hypothesis
+from streamasr.units import Float32Array
+
+logger = logging.getLogger(__name__)
+
+TOKENS_PER_SECOND: Final = 13
+"""Embeddings that the encoder gives for a second of audio."""
+
+_ENDS: Final = ("<|im_end|>", "<|endoftext|>")
+_TEXT_MARKER: Final = "<asr_text>"
+_MAX_CONTEXT_CHARACTERS: Final = 4096
+_MIN_RECITED_CHARACTERS: Final = 12
+
+
+class Qwen3ASRDecoder:
+    """Turns the encoder's embeddings into hypotheses. Belongs to one thread."""
+
+    def __init__(self, path: Path, *, n_threads: int, max_segment_s: float) -> None:
+        """Load the decoder of a bundle.
+
+        Args:
+            path: the GGUF file.
+            n_threads: for llama.cpp.
+            max_segment_s: the longest audio that will be decoded, in seconds.
+
+        Raises:
+            ModelError: the file cannot be used.
+        """
+        self._model = LlamaModel(path)
+        self._text_marker = self._model.special_token(_TEXT_MARKER)
+        self._ends = frozenset(self._model.special_token(text) for text in _ENDS)
+        n_audio = round(max_segment_s + 1) * TOKENS_PER_SECOND
+        n_prompt = len(build_prompt(self._model, "", None, self._ends).before) + 64
+        n_ctx = n_audio + n_prompt + token_budget(n_audio) + _MAX_CONTEXT_CHARACTERS
+        self._context = LlamaContext(self._model, n_ctx=n_ctx, n_threads=n_threads)
+
+    def decode(
+        self, embeddings: Float32Array, *, context: str = "", language: str | None = None
+    ) -> Hypothesis:
+        """Decode the audio of one segment from scratch.
+
+        An answer that a guard had to end, or that only recites the context, is decoded again
+        without the context.
+
+        Args:
+            embeddings: (n, n_embd) from the encoder.
+            context: text that the model may draw names and terms from.
+            language: the name of a language to force, None to have it detected.
+        Raises:
+            DecodeError: llama.cpp refused; this segment only.
+            Aborted: `abandon` was called.
+        """
+        self._context.abort.clear()
+        hypothesis = self._decode_once(embeddings, context, language)
+        if context.strip() and (hypothesis.is_suspicious or _recites(hypothesis.text, context)):
+            logger.info("decoding once more without the context")
+            hypothesis = self._decode_once(embeddings, "", language)
+        return hypothesis
+
+    def abandon(self) -> None:
+        """Make a running `decode` raise `Aborted` soon. May be called from any thread."""
+        self._context.abort.set()
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._context.close()
+        self._model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _decode_once(
+        self, embeddings: Float32Array, context: str, language: str | None
+    ) -> Hypothesis:
+        prompt = build_prompt(self._model, context, language, self._ends)
+        generated = generate(self._context, prompt, embeddings)
+        return self._read(generated, language)
+
+    def _read(self, generated: Generated, forced_language: str | None) -> Hypothesis:
+        language, text = parse_answer(
+            generated.tokens, self._model.piece, self._text_marker, forced_language
+        )
+        if generated.stop != "end":
+            logger.warning("an answer of %d tokens had no end", len(generated.tokens))
+        return Hypothesis(
+            text=text,
+            language=language,
+            tokens=generated.tokens,
+            is_suspicious=generated.stop != "end",
+        )
+
+
+def build_prompt(
+    model: LlamaModel, context: str, language: str | None, ends: frozenset[int]
+) -> Prompt:
+    """The official prompt.
+
+    The context is tokenised with special tokens off, so that it cannot end its turn. Leading and
+    trailing white space is cut, which keeps the line breaks around it tokens of their own.
+    """
+    context = context.strip()
+    if len(context) > _MAX_CONTEXT_CHARACTERS:
+        raise DecodeError(
+            f"the context has {len(context)} characters, at most {_MAX_CONTEXT_CHARACTERS} fit."
+        )
+    before = [
+        *model.tokenize("<|im_start|>system\n", special=True),
+        *model.tokenize(context, special=False),
+        *model.tokenize("<|im_end|>\n<|im_start|>user\n<|audio_start|>", special=True),
+    ]
+    after = model.tokenize("<|audio_end|><|im_end|>\n<|im_start|>assistant\n", special=True)
+    if language is not None:
+        after += model.tokenize(f"language {language}{_TEXT_MARKER}", special=True)
+    return Prompt(tuple(before), tuple(after), ends)
+
+
+def _recites(text: str, context: str) -> bool:
+    """Whether the text is the context said back, or a good part of it."""
+    said = "".join(text.lower().split())
+    given = "".join(context.lower().split())
+    return len(said) >= _MIN_RECITED_CHARACTERS and said in given

@@ -1,0 +1,341 @@
+"""A child process that answers requests, and is replaced when it dies.
+
+The parent keeps every request until its answer has come. When the child dies (a crash in a native
+library, the kernel's out-of-memory killer, a person), a new one is started and the requests are
+sent again, so that a death costs time and never an answer. A request that has killed its child
+several times is given up with a `WorkerError`; the next one goes on.
+
+Children are started with `spawn`: they inherit no locks, threads or file descriptors. A child ends
+when its pipe closes, so it cannot outlive its parent, whatever ends that.
+"""
+
+import collections
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Final, Generic, Self, TypeVar
+
+from streamasr.errors import ModelError, StreamASRError, WorkerError
+
+logger = logging.getLogger(__name__)
+
+ConfigT = TypeVar("ConfigT")
+RequestT = TypeVar("RequestT")
+AnswerT = TypeVar("AnswerT")
+
+DEATHS_PER_REQUEST: Final = 3
+"""How often a request may kill its child before it is given up."""
+
+_START_TIMEOUT_S: Final = 300.0  # a large model from a cold disk
+_ANSWER_TIMEOUT_S: Final = 300.0  # far beyond any honest answer: the child hangs
+_STOP_TIMEOUT_S: Final = 2.0
+_RESTART_PAUSE_S: Final = (0.0, 0.1, 0.5, 2.0)  # by the number of deaths in a row
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The child's first message: its models are loaded."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The child's first message when it can never be ready, as with a missing file."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The answer to a request that the child understood and cannot fulfil."""
+
+    message: str
+
+
+@dataclass(slots=True)
+class _Job(Generic[RequestT, AnswerT]):
+    request: RequestT
+    answer: "Future[AnswerT]"
+    deaths: int = 0
+
+
+class Worker(Generic[ConfigT, RequestT, AnswerT]):
+    """The parent's end of one child process."""
+
+    def __init__(
+        self,
+        name: str,
+        build: Callable[[ConfigT], Callable[[RequestT], AnswerT]],
+        config: ConfigT,
+    ) -> None:
+        """Prepare a worker; `start` makes the process.
+
+        Args:
+            name: for the log and the process list.
+            build: runs in the child: loads what is needed, returns what answers requests. A
+                module-level function, so that it can be named to the child. The heavy imports
+                belong inside it.
+            config: crosses into the child whole.
+        """
+        self._name = name
+        self._build = build
+        self._config = config
+        self._jobs: collections.deque[_Job[RequestT, AnswerT]] = collections.deque()
+        self._wake_receiver, self._wake_sender = multiprocessing.Pipe(duplex=False)
+        self._lock = threading.Lock()
+        self._is_stopping = False
+        self._ready: Future[None] = Future()
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._thread = threading.Thread(target=self._supervise, name=f"{name} supervisor", daemon=True)
+        self.restarts = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the present child."""
+        process = self._process
+        return process.pid if process else None
+
+    def start(self) -> None:
+        """Start the child; returns at once."""
+        self._thread.start()
+
+    def wait_ready(self) -> None:
+        """Wait until the child has loaded its models.
+
+        Raises:
+            ModelError: it cannot, and says why.
+            WorkerError: it keeps dying.
+        """
+        self._ready.result()
+
+    def submit(self, request: RequestT) -> "Future[AnswerT]":
+        """Queue a request.
+
+        Returns:
+            A future with the answer, or a `WorkerError`.
+        """
+        job: _Job[RequestT, AnswerT] = _Job(request, Future())
+        with self._lock:
+            if self._is_stopping or self._ready.done() and self._ready.exception():
+                job.answer.set_exception(WorkerError(f"the {self._name} is not running."))
+            else:
+                self._jobs.append(job)
+                self._wake_sender.send_bytes(b"w")
+        return job.answer
+
+    def stop(self) -> None:
+        """End the child, whatever it is doing. Requests without an answer fail."""
+        with self._lock:
+            if self._is_stopping:
+                return
+            self._is_stopping = True
+            self._wake_sender.send_bytes(b"w")
+        if self._thread.is_alive():
+            self._thread.join()
+        self._fail_all(WorkerError(f"the {self._name} was stopped."))
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # What follows runs in the supervisor thread.
+
+    def _supervise(self) -> None:
+        deaths_in_a_row = 0
+        while not self._is_stopping:
+            connection, process = self._spawn()
+            try:
+                self._await_ready(connection, process)
+                deaths_in_a_row = 0
+                self._serve(connection, process)
+            except _ChildDied as death:
+                deaths_in_a_row += 1
+                self._report_death(process, str(death))
+                if self._blame(deaths_in_a_row):
+                    deaths_in_a_row = 0
+            except ModelError as error:
+                self._give_up(error)
+                return
+            finally:
+                connection.close()
+                _end(process)
+            if deaths_in_a_row and not self._ready.done() and deaths_in_a_row >= DEATHS_PER_REQUEST:
+                self._give_up(
+                    WorkerError(f"the {self._name} died {deaths_in_a_row} times while starting.")
+                )
+                return
+            if not self._is_stopping:
+                self.restarts += 1
+                time.sleep(_RESTART_PAUSE_S[min(deaths_in_a_row, len(_RESTART_PAUSE_S) - 1)])
+
+    def _spawn(self) -> tuple[Connection, multiprocessing.process.BaseProcess]:
+        spawn = multiprocessing.get_context("spawn")
+        ours, theirs = spawn.Pipe()
+        process = spawn.Process(
+            target=_child_main,
+            args=(theirs, self._build, self._config, logging.getLogger().getEffectiveLevel()),
+            name=f"streamasr {self._name}",
+            daemon=True,
+        )
+        process.start()
+        # Only the child may hold its end, or a death would not close the pipe.
+        theirs.close()
+        self._process = process
+        return ours, process
+
+    def _await_ready(
+        self, connection: Connection, process: multiprocessing.process.BaseProcess
+    ) -> None:
+        match self._receive(connection, process, _START_TIMEOUT_S):
+            case Ready(pid):
+                logger.info("%s is ready, process %d", self._name, pid)
+                if not self._ready.done():
+                    self._ready.set_result(None)
+            case Broken(message):
+                raise ModelError(message)
+            case other:
+                raise _ChildDied(f"it began with {type(other).__name__} instead of Ready")
+
+    def _serve(
+        self, connection: Connection, process: multiprocessing.process.BaseProcess
+    ) -> None:
+        while not self._is_stopping:
+            if not self._jobs:
+                ready = multiprocessing.connection.wait([self._wake_receiver, process.sentinel])
+                if process.sentinel in ready:
+                    raise _ChildDied(_describe_exit(process))
+                self._wake_receiver.recv_bytes()
+                continue
+            job = self._jobs[0]
+            try:
+                connection.send(job.request)
+            except OSError as error:
+                raise _ChildDied(_describe_exit(process)) from error
+            answer = self._receive(connection, process, _ANSWER_TIMEOUT_S)
+            self._jobs.popleft()
+            if isinstance(answer, Refused):
+                job.answer.set_exception(WorkerError(answer.message))
+            else:
+                job.answer.set_result(answer)
+
+    def _receive(
+        self,
+        connection: Connection,
+        process: multiprocessing.process.BaseProcess,
+        timeout_s: float,
+    ) -> Any:
+        deadline = time.monotonic() + timeout_s
+        while not self._is_stopping:
+            remaining = deadline - time.monotonic()
+            ready = multiprocessing.connection.wait(
+                [connection, process.sentinel, self._wake_receiver], max(0.0, remaining)
+            )
+            if not ready:
+                raise _ChildDied(f"it did not answer within {timeout_s:.0f} s")
+            if connection in ready:
+                try:
+                    return connection.recv()
+                except (EOFError, OSError) as error:
+                    raise _ChildDied(_describe_exit(process)) from error
+            if process.sentinel in ready:
+                raise _ChildDied(_describe_exit(process))
+            self._wake_receiver.recv_bytes()
+        raise _ChildDied("it is being stopped")
+
+    def _report_death(self, process: multiprocessing.process.BaseProcess, why: str) -> None:
+        if not self._is_stopping:
+            logger.warning("%s (process %s) died: %s", self._name, process.pid, why)
+
+    def _blame(self, deaths_in_a_row: int) -> bool:
+        """Count the death against the request that was being served; whether it is given up."""
+        if self._is_stopping or not self._jobs or not self._ready.done():
+            return False
+        job = self._jobs[0]
+        job.deaths += 1
+        if job.deaths < DEATHS_PER_REQUEST:
+            return False
+        self._jobs.popleft()
+        job.answer.set_exception(
+            WorkerError(f"the {self._name} died {job.deaths} times over the same request.")
+        )
+        return True
+
+    def _give_up(self, error: StreamASRError) -> None:
+        with self._lock:
+            if not self._ready.done():
+                self._ready.set_exception(error)
+            self._is_stopping = True
+        self._fail_all(error)
+
+    def _fail_all(self, error: StreamASRError) -> None:
+        while self._jobs:
+            job = self._jobs.popleft()
+            if not job.answer.done():
+                job.answer.set_exception(error)
+        if not self._ready.done():
+            self._ready.set_exception(error)
+
+
+class _ChildDied(Exception):  # noqa: N818 - never leaves this module
+    """The present child is gone, or must be treated as if it were."""
+
+
+def _describe_exit(process: multiprocessing.process.BaseProcess) -> str:
+    process.join(_STOP_TIMEOUT_S)
+    code = process.exitcode
+    if code is None:
+        return "it closed its pipe"
+    if code < 0:
+        return f"signal {signal.Signals(-code).name}"
+    return f"exit code {code}"
+
+
+def _end(process: multiprocessing.process.BaseProcess) -> None:
+    """Make sure that a child whose pipe is closed is gone."""
+    process.join(_STOP_TIMEOUT_S)
+    if process.is_alive():
+        process.kill()
+    process.join()
+
+
+def _child_main(
+    connection: Connection,
+    build: Callable[[ConfigT], Callable[[RequestT], AnswerT]],
+    config: ConfigT,
+    log_level: int,
+) -> None:
+    """The child: say `Ready`, then answer one request after the other until the pipe closes."""
+    # Ctrl-C goes to the whole process group; the parent decides when a child ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(level=log_level, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        answer = build(config)
+    except StreamASRError as error:
+        connection.send(Broken(str(error)))
+        return
+    connection.send(Ready(os.getpid()))
+    while True:
+        try:
+            request = connection.recv()
+        except EOFError:
+            return
+        try:
+            result: AnswerT | Refused = answer(request)
+        except StreamASRError as error:
+            result = Refused(str(error))
+        try:
+            connection.send(result)
+        except OSError:
+            return
