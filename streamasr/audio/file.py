@@ -41,8 +41,10 @@ def open_audio(path: Path, *, start: float = 0.0, duration: float | None = None)
         path: the file; a named pipe works too.
         start: seconds to leave out at the beginning.
         duration: seconds to deliver at most; None for all.
+
     Returns:
         The source; a context manager that closes the file.
+
     Raises:
         AudioError: it cannot be read, is no media file, or has no sound.
     """

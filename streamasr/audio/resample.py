@@ -1,7 +1,7 @@
 """Any sample rate to SAMPLE_RATE, block by block."""
 
 import numpy as np
-import soxr  # type: ignore[import-untyped]
+import soxr
 
 from streamasr.units import SAMPLE_RATE, Float32Array
 

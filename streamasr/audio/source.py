@@ -21,6 +21,7 @@ class AudioSource(Protocol):
 
         Yields:
             (n,) float32 mono at SAMPLE_RATE, -1..1, any n > 0.
+
         Raises:
             AudioError: after everything that could be read was delivered: the source broke.
         """

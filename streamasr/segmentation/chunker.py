@@ -154,7 +154,7 @@ class Chunker:
 
     @property
     def dropped_samples(self) -> Samples:
-        """Length of the voiced frames of those bursts."""
+        """Length of the voiced frames of those bursts; a later pre-roll may still reach them."""
         return Samples(self._dropped_samples)
 
     def feed(self, block: Float32Array) -> list[SegmentationEvent]:
@@ -162,6 +162,7 @@ class Chunker:
 
         Args:
             block: (n,) float32, mono at SAMPLE_RATE, -1..1; any n, also 0.
+
         Returns:
             What became known, in order.
         """
@@ -274,9 +275,8 @@ class Chunker:
 
     def _end_now(self, reason: EndReason) -> None:
         rest, self._partial_frame = self._partial_frame, np.zeros(0, np.float32)
-        # Too short to be judged, so it goes with the frame before it.
-        was_voiced = self._voiced_end == self._history.end and self._history.end > 0
-        self._judge(rest, was_voiced)
+        if len(rest):  # too short to be judged, so it goes with the frame before it
+            self._judge(rest, 0 < self._voiced_end == self._history.end)
         if self._start is not None:
             self._close(self._speech_end(), reason)
         if self._onset is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import webrtcvad  # type: ignore[import-untyped]
+import webrtcvad
 
 from streamasr.errors import ConfigError
 from streamasr.units import SAMPLE_RATE, Float32Array
