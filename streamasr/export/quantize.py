@@ -1,0 +1,66 @@
+"""Fewer bits: int8 encoder graphs, q8_0 and q4_k decoders."""
+
+import os
+from pathlib import Path
+from typing import Final, Literal
+
+import onnx
+
+from streamasr.errors import ModelError
+
+QuantizedWidth = Literal["q8_0", "q4_k"]
+
+
+def quantize_graph(model: onnx.ModelProto, path: Path) -> None:
+    """Write a graph with 8-bit linear layers, one scale per output channel.
+
+    Activations are quantised while the graph runs. Convolutions, norms and attention
+    itself stay float32. Weights are unsigned: on processors without VNNI instructions
+    the signed kernels saturate, and results would depend on the machine.
+
+    Args:
+        model: float32 initialisers, as `keep_half=False` builds them.
+        path: the file to write.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    # The quantiser warns about models that its own preparation has not seen; ours has
+    # nothing to prepare, since shapes and constants are written as they should be.
+    model.metadata_props.add(key="onnx.infer", value="onnxruntime.quant")
+    quantize_dynamic(
+        model,
+        path,
+        op_types_to_quantize=["MatMul"],
+        per_channel=True,
+        weight_type=QuantType.QUInt8,
+    )
+
+
+_FILE_TYPES: Final[dict[QuantizedWidth, str]] = {
+    "q8_0": "LLAMA_FTYPE_MOSTLY_Q8_0",
+    "q4_k": "LLAMA_FTYPE_MOSTLY_Q4_K_M",
+}
+
+
+def quantize_decoder(source: Path, destination: Path, width: QuantizedWidth) -> None:
+    """Quantise a GGUF through llama.cpp's own quantiser.
+
+    Rows that a block size does not divide fall back to a neighbouring type, as
+    llama.cpp decides.
+
+    Args:
+        source: an f16 or f32 GGUF.
+        destination: the file to write.
+        width: the target; q4_k is the medium mix, with more bits for some tensors.
+
+    Raises:
+        ModelError: llama.cpp refused.
+    """
+    import llama_cpp
+
+    parameters = llama_cpp.llama_model_quantize_default_params()
+    parameters.ftype = getattr(llama_cpp, _FILE_TYPES[width])
+    parameters.nthread = os.cpu_count() or 1
+    code = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(destination), parameters)
+    if code:
+        raise ModelError(f"{source}: llama.cpp could not quantise this file (code {code})")

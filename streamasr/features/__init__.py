@@ -1,0 +1,1 @@
+"""Samples to features: numpy only, one front end per file."""

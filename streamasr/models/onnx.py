@@ -1,0 +1,153 @@
+"""Opening and running ONNX graphs: the one place that knows onnxruntime.
+
+onnxruntime is imported when the first graph is opened, not when this module is, so
+that only the children that run graphs ever load it.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from streamasr.errors import ModelError
+from streamasr.units import Float32Array
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+logger = logging.getLogger(__name__)
+
+FloatType = np.dtype[np.float32] | np.dtype[np.float16]
+
+CPU: Final = "CPUExecutionProvider"
+
+_FLOAT_TYPES: Final[dict[str, FloatType]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxOptions:
+    """How graphs are run."""
+
+    providers: tuple[str, ...] = (CPU,)
+    """onnxruntime's execution providers, in order of preference; all must be installed."""
+
+    threads: int = 0
+    """Threads of one operator; 0 lets onnxruntime take one per core."""
+
+    log_level: int = 3
+    """onnxruntime's own log: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output of a graph."""
+
+    name: str
+    dtype: FloatType
+    shape: tuple[int | None, ...]
+    """One entry per axis; None where any length is accepted."""
+
+
+class OnnxSession:
+    """A graph that is loaded and ready to run.
+
+    Arrays go in and come out as float32 whatever the graph itself works in: published
+    encoders exist with float16 inputs and outputs.
+    """
+
+    def __init__(self, session: "onnxruntime.InferenceSession", path: Path) -> None:
+        """Wrap an open session; use `open_session`."""
+        self._session = session
+        self.path = path
+        self.inputs = {port.name: port for port in _ports(session.get_inputs(), path)}
+        self.outputs = {port.name: port for port in _ports(session.get_outputs(), path)}
+
+    def run(self, output: str, **inputs: Float32Array) -> Float32Array:
+        """Compute one output from all inputs, given by name."""
+        feeds = {
+            name: np.ascontiguousarray(value, self.inputs[name].dtype)
+            for name, value in inputs.items()
+        }
+        result: npt.NDArray[np.floating] = self._session.run([output], feeds)[0]
+        return result.astype(np.float32, copy=False)
+
+
+def open_session(
+    path: Path, options: OnnxOptions, *, inputs: Mapping[str, int], outputs: Mapping[str, int]
+) -> OnnxSession:
+    """Load a graph and check that it is the one expected.
+
+    Args:
+        path: the `.onnx` file.
+        options: how to run it.
+        inputs: the number of axes of every input, by name.
+        outputs: the number of axes of every output that will be used, by name.
+
+    Raises:
+        ModelError: the file is missing or broken, a provider is not installed, or the
+            graph has other inputs or outputs.
+    """
+    session = OnnxSession(_open(path, options), path)
+    if session.inputs.keys() != inputs.keys():
+        found, wanted = ", ".join(session.inputs), ", ".join(inputs)
+        raise ModelError(f"{path}: the graph takes {found or 'nothing'} instead of {wanted}")
+    for name in outputs:
+        if name not in session.outputs:
+            raise ModelError(f"{path}: the graph has no output named {name}")
+    for ports, ranks in ((session.inputs, inputs), (session.outputs, outputs)):
+        for name, rank in ranks.items():
+            if (found_rank := len(ports[name].shape)) != rank:
+                raise ModelError(f"{path}: {name} has {found_rank} axes instead of {rank}")
+    logger.debug("opened %s with %s", path, ", ".join(options.providers))
+    return session
+
+
+def _open(path: Path, options: OnnxOptions) -> "onnxruntime.InferenceSession":
+    import onnxruntime as ort
+    from onnxruntime.capi import onnxruntime_pybind11_state as failures
+
+    for provider in options.providers:
+        if provider not in (available := ort.get_available_providers()):
+            choices = ", ".join(available)
+            raise ModelError(f"onnxruntime has no {provider} here; it has {choices}")
+    if not path.is_file():
+        raise ModelError(f"{path}: there is no such file")
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    settings.log_severity_level = options.log_level
+    # Workers that spin while they wait take the cores that the decoder needs.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    settings.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(str(path), settings, providers=list(options.providers))
+    except (
+        failures.EPFail,
+        failures.Fail,
+        failures.InvalidArgument,
+        failures.InvalidGraph,
+        failures.InvalidProtobuf,
+        failures.NoSuchFile,
+        failures.NotImplemented,
+        failures.RuntimeException,
+    ) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{path}: onnxruntime cannot load this file ({reason})") from error
+
+
+def _ports(arguments: "list[onnxruntime.NodeArg]", path: Path) -> list[Port]:
+    """Read names, types and shapes; symbolic lengths come as strings or None."""
+    ports = []
+    for argument in arguments:
+        dtype = _FLOAT_TYPES.get(argument.type)
+        if dtype is None:
+            raise ModelError(f"{path}: {argument.name} is a {argument.type}, not a float tensor")
+        shape = tuple(length if isinstance(length, int) else None for length in argument.shape)
+        ports.append(Port(argument.name, dtype, shape))
+    return ports

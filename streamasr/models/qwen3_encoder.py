@@ -1,0 +1,183 @@
+"""The audio encoder of Qwen3-ASR and Qwen3-ForcedAligner: samples to LLM embeddings.
+
+    samples --log_mel--> (frames, mels) --front end--> (tokens, d_model)
+            --back end--> (tokens, output_dim)
+
+The front end turns chunks of 100 frames (1 s) into 13 tokens each, one chunk knowing
+nothing of the next; positions restart in every chunk. The back end is a transformer
+whose attention stays within windows of 8 chunks (104 tokens, 8 s), plus the projection
+into the LLM. So a complete chunk and a complete window never change when more audio
+follows. Source: `Qwen3ASREncoder` and `Qwen3ASRMultiModalProjector` of transformers.
+
+The window is the reference's when it is run with flash attention and in transformers'
+native port; the original package on CPU attends to the whole clip instead.
+"""
+
+import json
+from pathlib import Path
+from typing import Final, Self
+
+import numpy as np
+
+from streamasr.errors import ModelError
+from streamasr.features.log_mel import log_mel
+from streamasr.models.onnx import OnnxOptions, OnnxSession, open_session
+from streamasr.units import Float32Array
+
+FRONTEND_FILE: Final = "encoder_frontend.onnx"
+BACKEND_FILE: Final = "encoder_backend.onnx"
+
+MASKED: Final = np.float32(-10_000)
+"""Added to the attention score of a masked key: nothing is left after the softmax, and
+unlike minus infinity it fits into float16 and never gives NaN."""
+
+_CHUNKS_PER_RUN: Final = 8  # bounds the front end's memory, about 60 MB each at full size
+
+
+class Qwen3Encoder:
+    """Both graphs of one encoder, with the geometry read from them."""
+
+    def __init__(self, frontend: Path, backend: Path, n_window_infer: int, options: OnnxOptions):
+        """Open the graphs.
+
+        Args:
+            frontend: graph of the convolutions, `chunk_mel` to `chunk_out`.
+            backend: graph of the transformer, `hidden_states` and additive
+                `attention_mask` to `last_hidden_state`.
+            n_window_infer: frames in one attention window.
+            options: how to run them.
+
+        Raises:
+            ModelError: a file is missing or broken, or the two do not fit together.
+        """
+        self._frontend = open_session(
+            frontend, options, inputs={"chunk_mel": 3}, outputs={"chunk_out": 3}
+        )
+        self._backend = open_session(
+            backend,
+            options,
+            inputs={"hidden_states": 3, "attention_mask": 4},
+            outputs={"last_hidden_state": 3},
+        )
+        self._n_chunks, self.n_mels, self.chunk_frames = _chunk_shape(self._frontend)
+        self.d_model = _last_axis(self._frontend, "chunk_out")
+        self.output_dim = _last_axis(self._backend, "last_hidden_state")
+        self.chunk_tokens = convolved_length(self.chunk_frames)
+        if self._backend.inputs["hidden_states"].shape[-1] != self.d_model:
+            raise ModelError(f"{backend}: this graph belongs to another encoder than {frontend}")
+        if n_window_infer < self.chunk_frames or n_window_infer % self.chunk_frames:
+            raise ModelError(
+                f"{frontend.parent}: n_window_infer is {n_window_infer}, "
+                f"not a multiple of {self.chunk_frames} frames"
+            )
+        self.window_tokens = n_window_infer // self.chunk_frames * self.chunk_tokens
+
+    @classmethod
+    def from_bundle(cls, directory: Path, options: OnnxOptions | None = None) -> Self:
+        """Open the encoder of a bundle that `streamasr export` wrote.
+
+        Raises:
+            ModelError: a file is missing or broken.
+        """
+        n_window_infer = _read_n_window_infer(directory / "model.json")
+        return cls(
+            directory / FRONTEND_FILE,
+            directory / BACKEND_FILE,
+            n_window_infer,
+            options or OnnxOptions(),
+        )
+
+    def encode(self, samples: Float32Array) -> Float32Array:
+        """Turn a clip into embeddings for the LLM.
+
+        Args:
+            samples: (n,), mono at SAMPLE_RATE, -1..1.
+
+        Returns:
+            (token_count(frame_count(n)), output_dim).
+
+        Raises:
+            AudioError: the samples are empty, not float32 or not finite.
+        """
+        return self.attend(self.convolve(log_mel(samples, self.n_mels)))
+
+    def token_count(self, n_frames: int) -> int:
+        """Count the tokens that the encoder makes of so many frames."""
+        full_chunks, rest = divmod(n_frames, self.chunk_frames)
+        return full_chunks * self.chunk_tokens + convolved_length(rest)
+
+    def convolve(self, mel: Float32Array) -> Float32Array:
+        """Run the front end over all chunks of a clip.
+
+        Args:
+            mel: (n_frames, n_mels), normalised.
+
+        Returns:
+            (token_count(n_frames), d_model).
+        """
+        chunks = self._chunks(mel)
+        outputs = [
+            self._frontend.run("chunk_out", chunk_mel=chunks[start : start + self._n_chunks])
+            for start in range(0, len(chunks), self._n_chunks)
+        ]
+        rows = np.concatenate(outputs).reshape(-1, self.d_model)
+        # The rows that stem from padding alone are the last ones of the last chunk.
+        return rows[: self.token_count(len(mel))]
+
+    def attend(self, hidden: Float32Array) -> Float32Array:
+        """Run the back end over all windows of a clip.
+
+        Windows go one at a time: on a CPU a batch is no faster, and in an int8 graph,
+        where one scale is taken per input tensor, a window's result would depend on
+        the windows that happen to be beside it.
+
+        Args:
+            hidden: (n, d_model) from `convolve`.
+
+        Returns:
+            (n, output_dim).
+        """
+        starts = range(0, len(hidden), self.window_tokens)
+        windows = [hidden[None, start : start + self.window_tokens] for start in starts]
+        return np.concatenate([self._attend_window(window)[0] for window in windows])
+
+    def _attend_window(self, window: Float32Array) -> Float32Array:
+        n_tokens = window.shape[1]
+        mask = np.zeros((1, 1, n_tokens, n_tokens), np.float32)
+        return self._backend.run("last_hidden_state", hidden_states=window, attention_mask=mask)
+
+    def _chunks(self, mel: Float32Array) -> Float32Array:
+        """Cut features into (n_chunks, n_mels, chunk_frames), the last padded with zeros."""
+        padding = -len(mel) % self.chunk_frames
+        padded = np.pad(mel, ((0, padding), (0, 0)))
+        return padded.reshape(-1, self.chunk_frames, self.n_mels).transpose(0, 2, 1)
+
+
+def convolved_length(n_frames: int) -> int:
+    """Count what three convolutions of stride 2 leave of one chunk."""
+    return -(-n_frames // 8)
+
+
+def _chunk_shape(frontend: OnnxSession) -> tuple[int, int, int]:
+    """Read chunks per run, mel bins and frames per chunk; published graphs take one chunk."""
+    n_chunks, n_mels, n_frames = frontend.inputs["chunk_mel"].shape
+    if n_mels is None or n_frames is None:
+        raise ModelError(f"{frontend.path}: chunk_mel must state its mel bins and frames")
+    return n_chunks or _CHUNKS_PER_RUN, n_mels, n_frames
+
+
+def _last_axis(session: OnnxSession, name: str) -> int:
+    width = session.outputs[name].shape[-1]
+    if width is None:
+        raise ModelError(f"{session.path}: {name} must state its width")
+    return width
+
+
+def _read_n_window_infer(path: Path) -> int:
+    try:
+        n_window_infer = json.loads(path.read_text("utf-8"))["n_window_infer"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: n_window_infer cannot be read ({error!r})") from error
+    if not isinstance(n_window_infer, int):
+        raise ModelError(f"{path}: n_window_infer must be a whole number, not {n_window_infer!r}")
+    return n_window_infer
