@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 import onnx
 
+from streamasr.decoder.llama import load_library
 from streamasr.errors import ModelError
 
 QuantizedWidth = Literal["q8_0", "q4_k"]
@@ -22,11 +23,10 @@ def quantize_graph(model: onnx.ModelProto, path: Path) -> None:
         model: float32 initialisers, as `keep_half=False` builds them.
         path: the file to write.
     """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization import QuantType, quant_utils, quantize_dynamic
 
-    # The quantiser warns about models that its own preparation has not seen; ours has
-    # nothing to prepare, since shapes and constants are written as they should be.
-    model.metadata_props.add(key="onnx.infer", value="onnxruntime.quant")
+    # The quantiser warns about graphs that its own preparation has not seen; ours need none.
+    quant_utils.add_pre_process_metadata(model)
     quantize_dynamic(
         model,
         path,
@@ -56,11 +56,10 @@ def quantize_decoder(source: Path, destination: Path, width: QuantizedWidth) -> 
     Raises:
         ModelError: llama.cpp refused.
     """
-    import llama_cpp
-
-    parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.ftype = getattr(llama_cpp, _FILE_TYPES[width])
+    library = load_library()
+    parameters = library.llama_model_quantize_default_params()
+    parameters.ftype = getattr(library, _FILE_TYPES[width])
     parameters.nthread = os.cpu_count() or 1
-    code = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(destination), parameters)
+    code = library.llama_model_quantize(os.fsencode(source), os.fsencode(destination), parameters)
     if code:
         raise ModelError(f"{source}: llama.cpp could not quantise this file (code {code})")
