@@ -1,12 +1,16 @@
-"""What the stages tell each other: facts, in the past tense.
+"""What the stages tell each other.
 
-Segmentation reports where speech starts, what it sounds like, and where it ends.
+Facts, in the past tense, go into the session: segmentation reports where speech starts, what it
+sounds like, and where it ends; the encoder, the decoder and the aligner report their results.
+Actions are what the session asks for; messages are what it publishes.
+
 Segments are numbered from 1, ordered in time and never overlap.
 """
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from streamasr.transcript import Word
 from streamasr.units import Float32Array, Samples
 
 EndReason: TypeAlias = Literal["silence", "length", "flush", "stop"]
@@ -62,3 +66,159 @@ class Hypothesis:
     tokens: tuple[int, ...]
     is_suspicious: bool = False
     """A guard had to end it: it may repeat itself or lack its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One run of a segment's audio through encoder and decoder; the segment may grow meanwhile."""
+
+    segment: int
+    is_final: bool
+    """Whether it covers the whole segment."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """The encoder answered."""
+
+    of: Pass
+    embeddings: Float32Array
+    """(n_tokens, n_embd)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The decoder answered."""
+
+    of: Pass
+    hypothesis: Hypothesis
+
+
+@dataclass(frozen=True, slots=True)
+class PassFailed:
+    """The encoder or the decoder gave this pass up."""
+
+    of: Pass
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PassAbandoned:
+    """The decoder stopped this pass because it was asked to."""
+
+    of: Pass
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """The aligner answered. Times count from the start of the session."""
+
+    segment: int
+    words: tuple[Word, ...]
+    method: "AlignmentMethod"
+
+
+AlignmentMethod: TypeAlias = Literal["aligned", "spread"]
+"""Whether word times were heard by the aligner, or spread evenly because it could not."""
+
+SessionEvent: TypeAlias = (
+    SegmentationEvent | Encoded | Decoded | PassFailed | PassAbandoned | Aligned
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encode:
+    """Compute the embeddings of these samples; answer with `Encoded` or `PassFailed`."""
+
+    of: Pass
+    samples: Float32Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decode:
+    """Decode these embeddings; answer with `Decoded`, `PassFailed` or `PassAbandoned`."""
+
+    of: Pass
+    embeddings: Float32Array
+
+
+@dataclass(frozen=True, slots=True)
+class AbandonPass:
+    """Nobody waits for this pass any longer; stop it if it is being decoded."""
+
+    of: Pass
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Align:
+    """Find the times of the words of a final; answer with `Aligned`."""
+
+    segment: int
+    start: Samples
+    samples: Float32Array
+    """Exactly the segment, [start, end)."""
+    text: str
+    language: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Tell the listeners."""
+
+    message: "Message"
+
+
+Action: TypeAlias = Encode | Decode | AbandonPass | Align | Publish
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """A segment began."""
+
+    segment: int
+    start: Samples
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """The text of an open segment so far; the next one may change it."""
+
+    segment: int
+    text: str
+    language: str | None
+    start: Samples
+    end: Samples
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """The text of a segment. It never changes. Empty when the model heard no speech in it."""
+
+    segment: int
+    text: str
+    language: str | None
+    start: Samples
+    end: Samples
+    reason: EndReason
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The words of a segment with their times, after its final."""
+
+    segment: int
+    words: tuple[Word, ...]
+    method: AlignmentMethod
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Speech that could not be recognised, and why."""
+
+    segment: int
+    start: Samples
+    end: Samples
+    message: str
+
+
+Message: TypeAlias = Speech | Partial | Final | Words | Gap

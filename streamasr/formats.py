@@ -22,10 +22,10 @@ from math import ceil
 from pathlib import Path
 from typing import Final
 
-from .alignment.words import text_width
-from .errors import ConfigError
-from .transcript import Segment, Transcript, Word, guess_words, join_words, seconds
-from .units import SAMPLE_RATE
+from streamasr.alignment.words import text_width
+from streamasr.errors import ConfigError
+from streamasr.transcript import Segment, Transcript, Word, guess_words, join_words, seconds
+from streamasr.units import SAMPLE_RATE
 
 MAX_COLUMNS: Final = 42
 """Width of a subtitle line, as television uses; an ideograph takes two columns."""

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from .alignment import AlignableWord, Span, split_words, spread_words
-from .units import SAMPLE_RATE, Samples, to_seconds
+from streamasr.alignment import AlignableWord, Span, split_words, spread_words
+from streamasr.units import SAMPLE_RATE, Samples, to_seconds
 
 _PER_MS: Final = SAMPLE_RATE // 1000  # samples
 

@@ -1,0 +1,1 @@
+"""The language model: the binding to llama.cpp, the token loop, tokens to text."""

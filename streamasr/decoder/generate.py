@@ -12,6 +12,7 @@ from typing import Final, Literal, Protocol
 
 import numpy as np
 
+from streamasr.decoder.llama import Outputs
 from streamasr.units import Float32Array
 
 MAX_PERIOD: Final = 20
@@ -19,8 +20,8 @@ MAX_PERIOD: Final = 20
 
 _MIN_COPIES: Final = 6
 _MIN_CYCLE_TOKENS: Final = 40
-"""A cycle is believed after this many tokens and copies. People do repeat themselves ("no, no, no"),
-but 40 tokens of it are more than 10 s of one word."""
+"""A cycle is believed after this many copies and tokens. People do repeat themselves, but 40 tokens
+of it are more than 10 s of one word."""
 
 _BUDGET_BASE: Final = 24  # tokens: the header that names the language, and short answers
 _BUDGET_PER_AUDIO_TOKEN: Final = 2.0  # 26 tokens a second; fast Chinese in single bytes needs 21
@@ -31,15 +32,14 @@ StopReason = Literal["end", "budget", "cycle"]
 class Reader(Protocol):
     """What the loop needs of a `LlamaContext`."""
 
-    def read_tokens(
-        self, tokens: Sequence[int], outputs: Literal["none", "last", "all"]
-    ) -> Float32Array: ...
+    def read_tokens(self, tokens: Sequence[int], outputs: Outputs) -> Float32Array:
+        """See `LlamaContext.read_tokens`."""
 
-    def read_embeddings(
-        self, embeddings: Float32Array, outputs: Literal["none", "last", "all"]
-    ) -> Float32Array: ...
+    def read_embeddings(self, embeddings: Float32Array, outputs: Outputs) -> Float32Array:
+        """See `LlamaContext.read_embeddings`."""
 
-    def truncate(self, n_past: int) -> None: ...
+    def truncate(self, n_past: int) -> None:
+        """See `LlamaContext.truncate`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,7 @@ def generate(reader: Reader, prompt: Prompt, embeddings: Float32Array) -> Genera
         reader: its present content is forgotten.
         prompt: the tokens before and after the audio.
         embeddings: (n_audio_tokens, n_embd) from the encoder.
+
     Raises:
         DecodeError: llama.cpp refused.
         Aborted: the reader's `abort` was set.

@@ -107,13 +107,11 @@ class LlamaModel:
         return tokens[0]
 
     def piece(self, token: int) -> bytes:
-        """The bytes that a token stands for; possibly a part of a character."""
+        """The bytes that a token stands for: maybe part of a character, none for a control token."""
         room = 64
         while True:
             buffer = ctypes.create_string_buffer(room)
-            count = self._lib.llama_token_to_piece(
-                self._vocabulary, token, buffer, room, 0, True
-            )
+            count = self._lib.llama_token_to_piece(self._vocabulary, token, buffer, room, 0, False)
             if count >= 0:
                 return buffer.raw[:count]
             room = -count
@@ -186,6 +184,7 @@ class LlamaContext:
 
         Returns:
             (n_outputs, n_vocab) logits, or (n_outputs, n_embd) hidden states.
+
         Raises:
             DecodeError: llama.cpp refused, or the sequence is full.
             Aborted: `abort` was set.

@@ -27,6 +27,7 @@ def parse_answer(
         piece: the bytes of one token.
         text_marker: the token of `<asr_text>`.
         forced_language: the language that the prompt has set, or None.
+
     Returns:
         The language, None when the model heard none; the transcript, of whole characters only.
     """

@@ -1,7 +1,7 @@
 """Qwen3-ASR: a speech language model of an audio encoder and a Qwen3 decoder.
 
 The decoder side of the family: its prompt, its special tokens, and how an answer becomes a
-hypothesis. The encoder side is `streamasr.models.qwen3_encoder`, which lives in the encoder process.
+hypothesis. The encoder side is `streamasr.models.qwen3_encoder`; it lives in the encoder process.
 
 Source: the official prompt of the reference implementation (`qwen-asr` 0.0.6), byte for byte.
 """
@@ -62,6 +62,7 @@ class Qwen3ASRDecoder:
             embeddings: (n, n_embd) from the encoder.
             context: text that the model may draw names and terms from.
             language: the name of a language to force, None to have it detected.
+
         Raises:
             DecodeError: llama.cpp refused; this segment only.
             Aborted: `abandon` was called.

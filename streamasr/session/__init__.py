@@ -1,0 +1,1 @@
+"""What is to be done with speech, and when; pure."""

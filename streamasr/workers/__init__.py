@@ -1,0 +1,1 @@
+"""Child processes: the encoder, the aligner, and what keeps them alive."""

@@ -95,7 +95,9 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         self._is_stopping = False
         self._ready: Future[None] = Future()
         self._process: multiprocessing.process.BaseProcess | None = None
-        self._thread = threading.Thread(target=self._supervise, name=f"{name} supervisor", daemon=True)
+        self._thread = threading.Thread(
+            target=self._supervise, name=f"{name} supervisor", daemon=True
+        )
         self.restarts = 0
 
     @property
@@ -125,7 +127,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         """
         job: _Job[RequestT, AnswerT] = _Job(request, Future())
         with self._lock:
-            if self._is_stopping or self._ready.done() and self._ready.exception():
+            if self._is_stopping or (self._ready.done() and self._ready.exception()):
                 job.answer.set_exception(WorkerError(f"the {self._name} is not running."))
             else:
                 self._jobs.append(job)
@@ -163,7 +165,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
             except _ChildDied as death:
                 deaths_in_a_row += 1
                 self._report_death(process, str(death))
-                if self._blame(deaths_in_a_row):
+                if self._blame():
                     deaths_in_a_row = 0
             except ModelError as error:
                 self._give_up(error)
@@ -208,9 +210,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
             case other:
                 raise _ChildDied(f"it began with {type(other).__name__} instead of Ready")
 
-    def _serve(
-        self, connection: Connection, process: multiprocessing.process.BaseProcess
-    ) -> None:
+    def _serve(self, connection: Connection, process: multiprocessing.process.BaseProcess) -> None:
         while not self._is_stopping:
             if not self._jobs:
                 ready = multiprocessing.connection.wait([self._wake_receiver, process.sentinel])
@@ -258,7 +258,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         if not self._is_stopping:
             logger.warning("%s (process %s) died: %s", self._name, process.pid, why)
 
-    def _blame(self, deaths_in_a_row: int) -> bool:
+    def _blame(self) -> bool:
         """Count the death against the request that was being served; whether it is given up."""
         if self._is_stopping or not self._jobs or not self._ready.done():
             return False

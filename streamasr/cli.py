@@ -1,0 +1,209 @@
+"""The command line: `parse` what is asked for, `run` it, and turn errors into exit codes.
+
+Exit codes: 0 done, 1 some input failed, 2 usage, 78 configuration or model, 130 interrupted.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NoReturn, TypeAlias
+
+from streamasr import __version__
+from streamasr.errors import ConfigError, ModelError, StreamASRError
+
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+FORMATS: Final = ("txt", "json", "srt", "vtt")
+
+EXIT_INPUT_FAILED: Final = 1
+EXIT_CONFIG: Final = 78
+EXIT_INTERRUPTED: Final = 130
+_EXIT_BROKEN_PIPE: Final = 141  # as if the signal had ended us
+_EXIT_TERMINATED: Final = 143
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit."""
+    options = parse(sys.argv[1:] if argv is None else argv)
+    _set_up_logging(options.verbose)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_EXIT_TERMINATED))
+    try:
+        code = run(options)
+        sys.stdout.flush()
+    except (ConfigError, ModelError) as error:
+        complain(error)
+        code = EXIT_CONFIG
+    except StreamASRError as error:
+        complain(error)
+        code = EXIT_INPUT_FAILED
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has enough; nothing may be flushed into the closed pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = _EXIT_BROKEN_PIPE
+    sys.exit(code)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what was asked for; the exit code."""
+    match options.command:
+        case "transcribe":
+            from streamasr.commands.transcribe import run_transcribe
+
+            return run_transcribe(options)
+        case "export":
+            from streamasr.commands.export import run_export
+
+            return run_export(options)
+        case other:
+            raise AssertionError(other)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the arguments; wrong ones end the program with a sentence and code 2."""
+    parser = argparse.ArgumentParser(
+        prog="streamasr", description="Speech to text, with word times."
+    )
+    parser.add_argument("--version", action="version", version=f"streamasr {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "-v", "--verbose", action="count", default=0, help="log to stderr; twice for everything"
+    )
+    _add_transcribe(commands, common)
+    _add_export(commands, common)
+    options = parser.parse_args(argv)
+    if options.command == "transcribe":
+        _check_transcribe(parser, options)
+    return options
+
+
+def _add_transcribe(commands: _Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "transcribe",
+        parents=[common],
+        help="turn audio and video files into text",
+        description="Turn audio and video files into text, while they are being read.",
+    )
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="any audio or video file; - reads raw 16-bit little-endian mono at 16 kHz from stdin",
+    )
+    parser.add_argument(
+        "--model",
+        default="tiny",
+        metavar="NAME|PATH",
+        help="default: %(default)s, the embedded one",
+    )
+    parser.add_argument(
+        "--format",
+        action="append",
+        choices=FORMATS,
+        dest="formats",
+        help="default: txt; may be given several times with --output-dir",
+    )
+    parser.add_argument(
+        "--output-dir", type=Path, metavar="DIR", help="write a file per input and format into DIR"
+    )
+    parser.add_argument("--language", metavar="L", help="name or code; default: detected")
+    parser.add_argument(
+        "--context", default="", metavar="TEXT", help="names and terms that may come up"
+    )
+    parser.add_argument("--no-words", action="store_true", help="leave out the times of words")
+    parser.add_argument(
+        "--start", type=_seconds, default=0.0, metavar="S", help="begin S seconds into the audio"
+    )
+    parser.add_argument(
+        "--duration", type=_seconds, default=None, metavar="S", help="stop after S seconds of audio"
+    )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="show partials, finals and words as they come, instead of a format",
+    )
+    _add_tuning(parser)
+
+
+def _add_tuning(parser: argparse.ArgumentParser) -> None:
+    tuning = parser.add_argument_group("tuning")
+    tuning.add_argument("--threads", type=_count, metavar="N", help="default: one per processor")
+    tuning.add_argument(
+        "--provider",
+        action="append",
+        dest="providers",
+        metavar="NAME",
+        help="onnxruntime execution provider, in order of preference; default CPUExecutionProvider",
+    )
+    for name, text in _SEGMENTATION_HELP.items():
+        tuning.add_argument(
+            f"--{name.replace('_', '-')}", type=float, dest=name, metavar="X", help=text
+        )
+
+
+_SEGMENTATION_HELP: Final = {
+    "pre_roll": "seconds of audio kept before speech; default 0.3",
+    "hangover": "seconds of silence that end a segment; default 0.6",
+    "min_speech": "seconds of speech below which a noise is ignored; default 0.2",
+    "max_segment": "seconds after which a segment is cut at a quiet place; default 24",
+    "aggressiveness": "0 to 3: how sure the voice detector must be; default 2",
+    "margin_db": "how far speech stands out from steady noise; default 6",
+}
+
+
+def _add_export(commands: _Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "export",
+        parents=[common],
+        help="make a model directory from a checkpoint",
+        description="Make a model directory from a safetensors checkpoint of Qwen3-ASR.",
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="directory")
+    parser.add_argument("destination", type=Path, metavar="DIR", help="must not exist yet")
+    parser.add_argument(
+        "--aligner", type=Path, metavar="CHECKPOINT", help="of Qwen3-ForcedAligner, for word times"
+    )
+    parser.add_argument("--encoder", choices=("fp32", "int8"), default="fp32")
+    parser.add_argument("--decoder", choices=("f32", "f16", "q8_0", "q4_k"), default="q8_0")
+    parser.add_argument("--name", help="what the model is called; default: the directory's name")
+
+
+def _check_transcribe(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.watch and (options.formats or options.output_dir):
+        parser.error("--watch shows text instead of writing it: no --format, no --output-dir")
+    options.formats = list(dict.fromkeys(options.formats or ["txt"]))
+    if len(options.formats) > 1 and options.output_dir is None:
+        parser.error("stdout holds one format: choose one, or name an --output-dir for all of them")
+    if options.files.count("-") > 1:
+        parser.error("stdin (-) can be read only once")
+
+
+def complain(error: Exception, about: str | None = None) -> None:
+    """One sentence on stderr."""
+    sentence = f"{about}: {error}" if about else str(error)
+    print(f"streamasr: {sentence}", file=sys.stderr)
+
+
+def _set_up_logging(verbosity: int) -> None:
+    level = {0: logging.ERROR, 1: logging.INFO}.get(verbosity, logging.DEBUG)
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a time in seconds")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1")
+    return value

@@ -1,0 +1,192 @@
+"""`streamasr transcribe`: files in, text, JSON or subtitles out."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from streamasr.audio.file import open_audio
+from streamasr.audio.raw import RawAudio
+from streamasr.audio.source import AudioSource
+from streamasr.cli import EXIT_INPUT_FAILED, complain
+from streamasr.config import RecognitionConfig, default_threads
+from streamasr.console import ProgressBar, WatchView
+from streamasr.engine import Engine
+from streamasr.errors import AudioError, ConfigError
+from streamasr.events import Final, Gap, Message, Words
+from streamasr.formats import format_transcript, write_whole
+from streamasr.models.bundle import find_model
+from streamasr.models.languages import language_name
+from streamasr.segmentation.chunker import ChunkerConfig
+from streamasr.segmentation.vad import VadConfig
+from streamasr.transcribe import Progress, transcribe
+from streamasr.transcript import Segment, Transcript, Word
+from streamasr.units import Samples, to_seconds
+
+STDIN = "-"
+_WATCH_INTERVAL_S = 0.5
+
+
+@dataclass(slots=True)
+class Collector:
+    """Gathers the messages of one file into a transcript."""
+
+    finals: list[Final] = field(default_factory=list)
+    words: dict[int, tuple[Word, ...]] = field(default_factory=dict)
+    gaps: list[Gap] = field(default_factory=list)
+    position: Samples = field(default_factory=lambda: Samples(0))
+
+    def take(self, message: Message | Progress) -> None:
+        """Remember what lasts."""
+        match message:
+            case Progress(position=position):
+                self.position = position
+            case Final():
+                if message.text:
+                    self.finals.append(message)
+            case Words(segment=number, words=words):
+                self.words[number] = words
+            case Gap():
+                self.gaps.append(message)
+            case _:
+                pass  # what is only of the moment
+
+    def transcript(self, file: str, model: str) -> Transcript:
+        """Everything so far."""
+        segments = tuple(
+            Segment(
+                final.segment,
+                final.start,
+                final.end,
+                final.language,
+                final.text,
+                self.words.get(final.segment, ()),
+            )
+            for final in self.finals
+        )
+        return Transcript(file, model, self.position, segments)
+
+
+def run_transcribe(options: argparse.Namespace) -> int:
+    """Transcribe every file; 0, or 1 when some input failed.
+
+    Raises:
+        ConfigError, ModelError: nothing can be transcribed this way.
+    """
+    config = recognition_config(options)
+    outputs = output_paths(options.files, options.formats, options.output_dir)
+    failed = False
+    with Engine(config) as engine:
+        for name in options.files:
+            try:
+                _transcribe_one(engine, config, options, name, outputs[name])
+            except AudioError as error:
+                complain(error)
+                failed = True
+    return EXIT_INPUT_FAILED if failed else 0
+
+
+def recognition_config(options: argparse.Namespace) -> RecognitionConfig:
+    """From options to configuration, defaults where nothing was said."""
+    return RecognitionConfig(
+        model=find_model(options.model),
+        language=language_name(options.language) if options.language else None,
+        context=options.context,
+        partial_interval_s=_WATCH_INTERVAL_S if options.watch else None,
+        words=not options.no_words,
+        threads=options.threads or default_threads(),
+        providers=tuple(options.providers or ("CPUExecutionProvider",)),
+        vad=VadConfig(**_given(options, "aggressiveness", "margin_db")),
+        chunker=ChunkerConfig(
+            **_given(options, "pre_roll", "hangover", "min_speech", "max_segment")
+        ),
+    )
+
+
+def output_paths(
+    files: list[str], formats: list[str], directory: Path | None
+) -> dict[str, list[tuple[str, Path]]]:
+    """Where each input's formats are written; nothing without a directory.
+
+    Inputs of one name but for their ending keep the ending, so that none overwrites another.
+
+    Raises:
+        ConfigError: the directory cannot be made, or two inputs have the same name.
+    """
+    if directory is None:
+        return {name: [] for name in files}
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{directory} cannot be made: {error.strerror}.") from error
+    stems = ["stdin" if name == STDIN else Path(name).stem for name in files]
+    names = [
+        stem if stems.count(stem) == 1 else Path(name).name
+        for name, stem in zip(files, stems, strict=True)
+    ]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"two inputs are called {name}; transcribe them into different directories."
+            )
+    return {
+        file: [(kind, directory / f"{name}.{kind}") for kind in formats]
+        for file, name in zip(files, names, strict=True)
+    }
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    values = ((name, getattr(options, name)) for name in names)
+    return {name: value for name, value in values if value is not None}
+
+
+def _transcribe_one(
+    engine: Engine,
+    config: RecognitionConfig,
+    options: argparse.Namespace,
+    name: str,
+    outputs: list[tuple[str, Path]],
+) -> None:
+    collector = Collector()
+    broken: AudioError | None = None
+    watch = WatchView() if options.watch else None
+    prints_text = not watch and not outputs and options.formats == ["txt"]
+    with _open(name, options) as source, ProgressBar(name, source.duration) as bar:
+        try:
+            for message in transcribe(engine, source, config):
+                collector.take(message)
+                if isinstance(message, Progress):
+                    bar.show(to_seconds(message.position))
+                elif watch:
+                    watch.show(message)
+                elif prints_text and isinstance(message, Final) and message.text:
+                    print(message.text, flush=True)
+        except AudioError as error:
+            broken = error  # what came before it was recognised, and is kept
+    transcript = collector.transcript(name, engine.bundle.name)
+    for kind, path in outputs:
+        write_whole(path, format_transcript(transcript, kind))
+    if not outputs and not watch and not prints_text:
+        sys.stdout.write(format_transcript(transcript, options.formats[0]))
+        sys.stdout.flush()
+    if broken:
+        raise broken
+    if collector.gaps:
+        raise AudioError(_describe_gaps(name, collector.gaps))
+
+
+@contextlib.contextmanager
+def _open(name: str, options: argparse.Namespace) -> Iterator[AudioSource]:
+    if name == STDIN:
+        yield RawAudio(sys.stdin.buffer, start=options.start, duration=options.duration)
+        return
+    with open_audio(Path(name), start=options.start, duration=options.duration) as file:
+        yield file
+
+
+def _describe_gaps(name: str, gaps: list[Gap]) -> str:
+    where = ", ".join(f"{to_seconds(gap.start):.1f}-{to_seconds(gap.end):.1f} s" for gap in gaps)
+    return f"{name}: not recognised: {where}: {gaps[0].message}"

@@ -1,0 +1,132 @@
+"""Qwen3-ForcedAligner: when each word of a known text was said.
+
+One forward pass over `<|audio_start|>` audio `<|audio_end|>` and, for every word, its tokens and
+two `<timestamp>` slots. The hidden state at a slot, times the classifier, gives the time as a class
+of 80 ms: the first slot is the word's start, the second its end. No chat turns around it: they
+would shift every time.
+
+Source: `Qwen3ASRForTokenClassification` and its processor in `transformers`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import numpy as np
+
+from streamasr.decoder.llama import LlamaContext, LlamaModel
+from streamasr.errors import AudioError, ModelError
+from streamasr.models.bundle import ALIGNER, read_bundle
+from streamasr.models.onnx import OnnxOptions
+from streamasr.models.qwen3_encoder import Qwen3Encoder
+from streamasr.units import Float32Array, to_seconds
+
+DEFAULT_STEP_MS: Final = 80
+
+_N_CTX: Final = 4096  # 24 s of audio are 312 positions, its words and slots a few hundred
+_TIMESTAMP: Final = "<timestamp>"
+
+
+@dataclass(frozen=True, slots=True)
+class Timestamps:
+    """The aligner's raw answer for n words; its times may run backwards."""
+
+    milliseconds: tuple[int, ...]
+    """(2 n,): start and end of each word."""
+    probabilities: tuple[float, ...]
+    """(2 n,): of the chosen classes."""
+
+
+class ForcedAligner:
+    """An aligner's encoder, language model and classifier, in the aligner process."""
+
+    def __init__(self, directory: Path, options: OnnxOptions, n_threads: int) -> None:
+        """Load a bundle.
+
+        Raises:
+            ModelError: a file is missing or broken, or they do not belong together.
+        """
+        bundle = read_bundle(directory, ALIGNER)
+        self._step_ms = int(bundle.facts.get("timestamp_step_ms", DEFAULT_STEP_MS))
+        self._encoder = Qwen3Encoder.from_bundle(directory, options)
+        self._model = LlamaModel(bundle.decoder)
+        self._context = LlamaContext(
+            self._model, n_ctx=_N_CTX, n_threads=n_threads, hidden_states=True
+        )
+        self._classifier = _read_classifier(bundle.classifier, self._model.n_embd)
+        self._slot = self._model.special_token(_TIMESTAMP)
+        self._before = self._model.tokenize("<|audio_start|>", special=True)
+        self._after = self._model.tokenize("<|audio_end|>", special=True)
+
+    @property
+    def max_seconds(self) -> float:
+        """The latest time that there is a class for."""
+        return len(self._classifier) * self._step_ms / 1000
+
+    def align(self, samples: Float32Array, words: Sequence[str]) -> Timestamps:
+        """Find the times of words.
+
+        Args:
+            samples: (n,), mono at SAMPLE_RATE: what was said.
+            words: their spoken forms, in order.
+
+        Raises:
+            AudioError: the audio is longer than the classes reach.
+            DecodeError: llama.cpp refused.
+        """
+        seconds = to_seconds(len(samples))
+        if seconds > self.max_seconds:
+            raise AudioError(
+                f"{seconds:.0f} s are too long to align, this model reaches "
+                f"{self.max_seconds:.0f} s."
+            )
+        logits = self.classify(self._encoder.encode(samples), words)
+        classes = logits.argmax(axis=-1)
+        return Timestamps(
+            tuple(int(index) * self._step_ms for index in classes),
+            tuple(float(p) for p in _softmax(logits)[np.arange(len(classes)), classes]),
+        )
+
+    def classify(self, embeddings: Float32Array, words: Sequence[str]) -> Float32Array:
+        """The logits of all time classes at the slots of all words: (2 n, n_classes)."""
+        tokens = list(self._after)
+        for word in words:
+            tokens += [*self._model.tokenize(word, special=False), self._slot, self._slot]
+        self._context.truncate(0)
+        self._context.read_tokens(self._before, "none")
+        self._context.read_embeddings(embeddings, "none")
+        hidden = self._context.read_tokens(tokens, "all")
+        slots = np.flatnonzero(np.asarray(tokens) == self._slot)
+        return hidden[slots] @ self._classifier.T
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._context.close()
+        self._model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _read_classifier(path: Path, n_embd: int) -> Float32Array:
+    try:
+        weights = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+    if weights.ndim != 2 or weights.shape[1] != n_embd or weights.dtype.kind != "f":
+        raise ModelError(
+            f"{path} holds {weights.dtype} of shape {weights.shape}, "
+            f"a classifier over hidden states of {n_embd} is needed."
+        )
+    classifier: Float32Array = weights.astype(np.float32)
+    return classifier
+
+
+def _softmax(logits: Float32Array) -> Float32Array:
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    result: Float32Array = shifted / shifted.sum(axis=-1, keepdims=True)
+    return result

@@ -1,0 +1,92 @@
+"""From an audio source to messages: the path of a file, on the same session core as live audio."""
+
+import queue
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from streamasr.audio.source import AudioSource
+from streamasr.config import RecognitionConfig
+from streamasr.engine import Engine
+from streamasr.errors import AudioError
+from streamasr.events import Message, Publish, SessionEvent
+from streamasr.segmentation.chunker import Chunker
+from streamasr.segmentation.vad import VoiceDetector
+from streamasr.session.session import Session, SessionSettings
+from streamasr.units import Samples, to_samples
+
+MAX_UNFINISHED: Final = 4
+"""Segments read ahead of the recogniser; what bounds the memory of a long file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """So much audio has been read."""
+
+    position: Samples
+
+
+def transcribe(
+    engine: Engine, source: AudioSource, config: RecognitionConfig
+) -> Iterator[Message | Progress]:
+    """Recognise a source from beginning to end.
+
+    Reading waits while `MAX_UNFINISHED` segments are being worked on. With partials on it also
+    waits for each partial, so that the same file shows the same partials on any machine.
+
+    Yields:
+        Messages in the order of the protocol; `Progress` whenever a block has been read.
+
+    Raises:
+        AudioError: the source broke; raised after everything before it was recognised.
+    """
+    stream = _Stream(engine, config)
+    broken: AudioError | None = None
+    try:
+        for block in source.blocks():
+            yield from stream.take(stream.chunker.feed(block))
+            yield Progress(stream.chunker.position)
+            while stream.must_wait:
+                yield from stream.answer()
+    except AudioError as error:
+        broken = error
+    yield from stream.take(stream.chunker.finish())
+    while not stream.session.is_settled:
+        yield from stream.answer()
+    if broken:
+        raise broken
+
+
+class _Stream:
+    """A session wired to the engine: events go in, actions are performed, messages come out."""
+
+    def __init__(self, engine: Engine, config: RecognitionConfig) -> None:
+        interval = config.partial_interval_s
+        self.chunker = Chunker(config.chunker, VoiceDetector(config.vad))
+        self.session = Session(
+            SessionSettings(
+                partial_interval=None if interval is None else to_samples(interval),
+                wants_words=config.words,
+            )
+        )
+        self._engine = engine
+        self._answers: queue.SimpleQueue[SessionEvent] = queue.SimpleQueue()
+
+    @property
+    def must_wait(self) -> bool:
+        session = self.session
+        return session.n_unfinished >= MAX_UNFINISHED or session.has_partial_in_flight
+
+    def take(self, events: Iterable[SessionEvent]) -> Iterator[Message]:
+        for event in events:
+            for action in self.session.receive(event):
+                if isinstance(action, Publish):
+                    yield action.message
+                else:
+                    self._engine.perform(action, self._answers.put)
+        while not self._answers.empty():
+            yield from self.take([self._answers.get()])
+
+    def answer(self) -> Iterator[Message]:
+        """Wait for one answer of the engine."""
+        yield from self.take([self._answers.get()])
