@@ -1,7 +1,7 @@
 # `make demo` shows streamasr at work, `make test` runs its tests; both set up .venv when it is missing.
 PYTHON ?= python3
+TORCH ?= torch==2.13.0
 VENV := .venv
-BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 REFERENCE := .venv-reference
 REFERENCE_INSTALLED := $(REFERENCE)/.installed
@@ -9,29 +9,38 @@ REFERENCE_INSTALLED := $(REFERENCE)/.installed
 .PHONY: demo test check reference format clean
 
 demo: $(INSTALLED)
-	$(BIN)/streamasr transcribe --partials --words $(shell $(BIN)/python -c 'import streamasr.models.tiny as t; print(t.DEMO)' 2>/dev/null)
+	$(VENV)/bin/streamasr demo
 
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(VENV)/bin/pytest
 
 check: $(INSTALLED)
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
 
-# Compares with the reference implementation; torch and transformers have an environment of their own.
+# Compares with the reference implementation, which has an environment of its own.
 reference: $(REFERENCE_INSTALLED)
 	$(REFERENCE)/bin/python -m pytest -m reference tests/reference
 
 format: $(INSTALLED)
-	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
 
 $(INSTALLED): pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	@echo "Installing; llama.cpp is compiled, which takes a few minutes."
-	$(BIN)/python -m pip install --quiet --requirement requirements.txt --editable . --group dev
+	$(VENV)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@echo "Installing; llama.cpp is compiled on the way, which takes a few minutes."
+	$(VENV)/bin/python -m pip install --quiet --requirement requirements.txt --editable . --group dev
+	@touch $@
+
+# The reference environment adds torch and transformers to what .venv has.
+$(REFERENCE_INSTALLED): $(INSTALLED)
+	$(PYTHON) -m venv $(REFERENCE)
+	$(REFERENCE)/bin/python -m pip install --quiet $(TORCH)
+	$(REFERENCE)/bin/python -m pip install --quiet 'transformers>=5.13'
+	echo "import site; site.addsitedir('$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	    > $$($(REFERENCE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/streamasr_environment.pth
 	@touch $@
 
 clean:

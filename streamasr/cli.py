@@ -15,7 +15,7 @@ from typing import Final, NoReturn, TypeAlias
 from streamasr import __version__
 from streamasr.errors import ConfigError, ModelError, StreamASRError
 
-_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
 
 FORMATS: Final = ("txt", "json", "srt", "vtt")
 
@@ -52,6 +52,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def run(options: argparse.Namespace) -> int:
     """Do what was asked for; the exit code."""
     match options.command:
+        case "demo":
+            from streamasr.models import tiny
+
+            print(f"streamasr transcribe --watch {tiny.DEMO}\n", flush=True)
+            return run(parse(["transcribe", "--watch", str(tiny.DEMO)]))
         case "transcribe":
             from streamasr.commands.transcribe import run_transcribe
 
@@ -74,6 +79,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "-v", "--verbose", action="count", default=0, help="log to stderr; twice for everything"
+    )
+    commands.add_parser(
+        "demo", parents=[common], help="watch the embedded model transcribe the bundled clip"
     )
     _add_transcribe(commands, common)
     _add_export(commands, common)

@@ -107,7 +107,7 @@ class LlamaModel:
         return tokens[0]
 
     def piece(self, token: int) -> bytes:
-        """The bytes that a token stands for: maybe part of a character, none for a control token."""
+        """The bytes of a token: perhaps part of a character, none for a control token."""
         room = 64
         while True:
             buffer = ctypes.create_string_buffer(room)
