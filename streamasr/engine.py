@@ -123,11 +123,13 @@ class Engine:
                 assert_never(order)
 
     def _load_decoder(self) -> Qwen3ASRDecoder:
-        return Qwen3ASRDecoder(
+        decoder = Qwen3ASRDecoder(
             self.bundle.decoder,
             n_threads=self._config.threads,
             max_segment_s=self._config.chunker.max_segment,
         )
+        decoder.check_context(self._config.context)
+        return decoder
 
     def _decode(self, order: Decode, deliver: Deliver) -> None:
         assert self._decoder is not None, "the engine has been started"

@@ -1,7 +1,7 @@
 """Which words get times, and what becomes of the times that the aligner says."""
 
-from .repair import MIN_WORD_MS, Span, repair_times, spread_words, word_score
-from .words import AlignableWord, split_words
+from streamasr.alignment.repair import MIN_WORD_MS, Span, repair_times, spread_words, word_score
+from streamasr.alignment.words import AlignableWord, split_words
 
 __all__ = [
     "MIN_WORD_MS",

@@ -12,7 +12,7 @@ from itertools import accumulate, pairwise
 from math import sqrt
 from typing import Final
 
-from .words import AlignableWord, text_width
+from streamasr.alignment.words import AlignableWord, text_width
 
 Span = tuple[int, int]
 """Start and end in milliseconds."""

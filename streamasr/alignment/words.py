@@ -10,7 +10,7 @@ How a text falls into words depends on the language:
     Chinese and all others   each ideograph is a word; so is each run between white space
                              and ideographs, without what is not spoken ("re-run" -> "rerun")
     Japanese                 the words of `nagisa`; where it is not installed, each ideograph
-                             and each kana (with the small kana or long mark that follows it)
+                             and each kana, with the small kana or mark that follows it
     Korean                   white space, each piece divided by `soynlp` with the dictionary of
                              the `qwen-asr` package; where either is missing, white space alone
 
@@ -38,13 +38,13 @@ _IDEOGRAPHS: Final = (
 """The reference's ranges: the unified block, extensions A to E, compatibility."""
 
 _KANA: Final = "\u3005\u3041-\u30ff\u31f0-\u31ff\uff66-\uff9f"
-_KANA_TAIL: Final = "ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶー\u3099\u309aｧｨｩｪｫｯｬｭｮｰﾞﾟ"
-"""What does not start a syllable: small kana, long marks, voicing marks."""
+_KANA_TAIL: Final = "々ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶー\u3099\u309aｧｨｩｪｫｯｬｭｮｰﾞﾟ"
+"""What starts neither a syllable nor a line: small kana, long, voicing and iteration marks."""
 
 _IDEOGRAPH: Final = re.compile(f"[{_IDEOGRAPHS}]")
 _PIECE: Final = re.compile(rf"[{_IDEOGRAPHS}]|[^\s{_IDEOGRAPHS}]+")
 _JAPANESE_PIECE: Final = re.compile(
-    rf"[{_IDEOGRAPHS}]|[{_KANA}][{_KANA_TAIL}]*|[^\s{_IDEOGRAPHS}{_KANA}]+"
+    rf"[{_IDEOGRAPHS}{_KANA}][{_KANA_TAIL}]*|[^\s{_IDEOGRAPHS}{_KANA}]+"
 )
 
 

@@ -13,7 +13,7 @@ from typing import Final, Self
 from streamasr.decoder.generate import Generated, Prompt, generate, token_budget
 from streamasr.decoder.llama import LlamaContext, LlamaModel
 from streamasr.decoder.text import parse_answer
-from streamasr.errors import DecodeError
+from streamasr.errors import ConfigError
 from streamasr.events import Hypothesis
 from streamasr.units import Float32Array
 
@@ -24,8 +24,11 @@ TOKENS_PER_SECOND: Final = 13
 
 _ENDS: Final = ("<|im_end|>", "<|endoftext|>")
 _TEXT_MARKER: Final = "<asr_text>"
-_MAX_CONTEXT_CHARACTERS: Final = 4096
+MAX_CONTEXT_TOKENS: Final = 512
+"""Room for names and terms. Longer contexts slow every segment down and invite recitation."""
+
 _MIN_RECITED_CHARACTERS: Final = 12
+_TURN_TOKENS: Final = 64  # what is around context and audio, in any vocabulary
 
 
 class Qwen3ASRDecoder:
@@ -46,8 +49,7 @@ class Qwen3ASRDecoder:
         self._text_marker = self._model.special_token(_TEXT_MARKER)
         self._ends = frozenset(self._model.special_token(text) for text in _ENDS)
         n_audio = round(max_segment_s + 1) * TOKENS_PER_SECOND
-        n_prompt = len(build_prompt(self._model, "", None, self._ends).before) + 64
-        n_ctx = n_audio + n_prompt + token_budget(n_audio) + _MAX_CONTEXT_CHARACTERS
+        n_ctx = n_audio + _TURN_TOKENS + MAX_CONTEXT_TOKENS + token_budget(n_audio)
         self._context = LlamaContext(self._model, n_ctx=n_ctx, n_threads=n_threads)
 
     def decode(
@@ -73,6 +75,19 @@ class Qwen3ASRDecoder:
             logger.info("decoding once more without the context")
             hypothesis = self._decode_once(embeddings, "", language)
         return hypothesis
+
+    def check_context(self, context: str) -> None:
+        """Refuse a context that there is no room for.
+
+        Raises:
+            ConfigError: it is too long.
+        """
+        n_tokens = len(self._model.tokenize(context.strip(), special=False))
+        if n_tokens > MAX_CONTEXT_TOKENS:
+            raise ConfigError(
+                f"the context is {n_tokens} tokens long, at most {MAX_CONTEXT_TOKENS} fit: "
+                "name the rarest words only."
+            )
 
     def abandon(self) -> None:
         """Make a running `decode` raise `Aborted` soon. May be called from any thread."""
@@ -118,14 +133,9 @@ def build_prompt(
     The context is tokenised with special tokens off, so that it cannot end its turn. Leading and
     trailing white space is cut, which keeps the line breaks around it tokens of their own.
     """
-    context = context.strip()
-    if len(context) > _MAX_CONTEXT_CHARACTERS:
-        raise DecodeError(
-            f"the context has {len(context)} characters, at most {_MAX_CONTEXT_CHARACTERS} fit."
-        )
     before = [
         *model.tokenize("<|im_start|>system\n", special=True),
-        *model.tokenize(context, special=False),
+        *model.tokenize(context.strip(), special=False),
         *model.tokenize("<|im_end|>\n<|im_start|>user\n<|audio_start|>", special=True),
     ]
     after = model.tokenize("<|audio_end|><|im_end|>\n<|im_start|>assistant\n", special=True)
