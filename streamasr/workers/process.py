@@ -10,6 +10,7 @@ when its pipe closes, so it cannot outlive its parent, whatever ends that.
 """
 
 import collections
+import contextlib
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -320,6 +321,15 @@ def _child_main(
     # Ctrl-C goes to the whole process group; the parent decides when a child ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=log_level, format="%(levelname)s %(name)s: %(message)s")
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        _answer_requests(connection, build, config)
+
+
+def _answer_requests(
+    connection: Connection,
+    build: Callable[[ConfigT], Callable[[RequestT], AnswerT]],
+    config: ConfigT,
+) -> None:
     try:
         answer = build(config)
     except StreamASRError as error:
@@ -327,15 +337,9 @@ def _child_main(
         return
     connection.send(Ready(os.getpid()))
     while True:
-        try:
-            request = connection.recv()
-        except EOFError:
-            return
+        request = connection.recv()
         try:
             result: AnswerT | Refused = answer(request)
         except StreamASRError as error:
             result = Refused(str(error))
-        try:
-            connection.send(result)
-        except OSError:
-            return
+        connection.send(result)
