@@ -23,7 +23,7 @@ from streamasr.errors import ConfigError, ModelError
 from streamasr.export.checkpoint import HEAD, Checkpoint, read_checkpoint
 from streamasr.export.gguf_writer import write_decoder
 from streamasr.export.graphs import build_backend, build_frontend
-from streamasr.export.quantize import quantize_decoder, quantize_graph
+from streamasr.export.quantize import quantize_backend, quantize_decoder
 from streamasr.models.bundle import ALIGNER, FORMAT, RECOGNISER, VERSION
 
 EncoderWidth = Literal["fp32", "int8"]
@@ -53,7 +53,7 @@ def export_checkpoint(
     Args:
         source: the checkpoint's directory, a recogniser or an aligner.
         destination: the bundle's directory, which must not exist.
-        encoder: precision of the two graphs.
+        encoder: precision of the transformer graph; the convolutions are always float32.
         decoder: precision of the LLM.
         aligner: an aligner's checkpoint to go with a recogniser.
         name: what the model is called, else the source directory's name.
@@ -116,15 +116,13 @@ def _write_bundle(
 
 
 def _write_encoder(checkpoint: Checkpoint, directory: Path, width: EncoderWidth) -> None:
-    for file_name, build in (
-        ("encoder_frontend.onnx", build_frontend),
-        ("encoder_backend.onnx", build_backend),
-    ):
-        path = directory / file_name
-        if width == "int8":
-            quantize_graph(build(checkpoint, keep_half=False), path)
-        else:
-            onnx.save(build(checkpoint), path)
+    onnx.save(build_frontend(checkpoint), directory / "encoder_frontend.onnx")
+    backend = directory / "encoder_backend.onnx"
+    match width:
+        case "fp32":
+            onnx.save(build_backend(checkpoint), backend)
+        case "int8":
+            quantize_backend(build_backend(checkpoint, keep_half=False), backend)
 
 
 def _write_decoder(checkpoint: Checkpoint, path: Path, width: DecoderWidth, name: str) -> None:

@@ -40,16 +40,10 @@ _ONNX_TYPES: Final[dict[StoredType, int]] = {
 }
 
 
-def build_frontend(checkpoint: Checkpoint, *, keep_half: bool = True) -> onnx.ModelProto:
-    """Build the graph of the convolutions and positions.
-
-    Args:
-        checkpoint: where the weights come from.
-        keep_half: store half precision weights as they are; False widens them, as the
-            quantiser needs it.
-    """
+def build_frontend(checkpoint: Checkpoint) -> onnx.ModelProto:
+    """Build the graph of the convolutions and positions."""
     audio = checkpoint.audio
-    graph = _Graph(checkpoint, keep_half)
+    graph = _Graph(checkpoint, keep_half=True)
     hidden = graph.add("Unsqueeze", "chunk_mel", graph.constant(np.array([1])))
     for number in (1, 2, 3):
         hidden = _convolve(graph, hidden, f"audio_tower.conv2d{number}")
@@ -71,10 +65,11 @@ def build_backend(checkpoint: Checkpoint, *, keep_half: bool = True) -> onnx.Mod
 
     Args:
         checkpoint: where the weights come from.
-        keep_half: as for `build_frontend`.
+        keep_half: store half precision weights as they are; False widens them, as the
+            quantiser needs it.
     """
     audio = checkpoint.audio
-    graph = _Graph(checkpoint, keep_half)
+    graph = _Graph(checkpoint, keep_half=keep_half)
     hidden = "hidden_states"
     for layer in range(audio.n_layers):
         hidden = _encoder_layer(graph, hidden, f"audio_tower.layers.{layer}.", audio)
@@ -166,7 +161,7 @@ def _gelu(graph: "_Graph", hidden: str) -> str:
 class _Graph:
     """Nodes and initialisers as they are added; values are known by their names."""
 
-    def __init__(self, checkpoint: Checkpoint, keep_half: bool) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, keep_half: bool) -> None:
         self._checkpoint = checkpoint
         self._keep_half = keep_half
         self._nodes: list[onnx.NodeProto] = []
