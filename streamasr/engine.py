@@ -66,6 +66,7 @@ class Engine:
         self._decoder: Qwen3ASRDecoder | None = None
         self._decoder_thread = ThreadPoolExecutor(1, thread_name_prefix="decoder")
         self._decoding: Pass | None = None
+        self._is_stopping = False
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -97,6 +98,7 @@ class Engine:
     def stop(self) -> None:
         """Stop everything, whatever it is doing."""
         with self._lock:
+            self._is_stopping = True
             if self._decoder:
                 self._decoder.abandon()
         self._decoder_thread.shutdown(cancel_futures=True)
@@ -134,7 +136,10 @@ class Engine:
     def _decode(self, order: Decode, deliver: Deliver) -> None:
         assert self._decoder is not None, "the engine has been started"
         with self._lock:
+            if self._is_stopping:
+                return
             self._decoding = order.of
+            self._decoder.rearm()
         try:
             hypothesis = self._decoder.decode(
                 order.embeddings, context=self._config.context, language=self._config.language
@@ -144,6 +149,9 @@ class Engine:
             deliver(PassAbandoned(order.of))
         except StreamASRError as error:
             deliver(PassFailed(order.of, str(error)))
+        except Exception as error:  # the thread's outermost frame: whoever waits must hear of it
+            logger.exception("segment %d could not be decoded", order.of.segment)
+            deliver(PassFailed(order.of, f"internal error: {error!r}"))
         finally:
             with self._lock:
                 self._decoding = None

@@ -67,9 +67,8 @@ class Qwen3ASRDecoder:
 
         Raises:
             DecodeError: llama.cpp refused; this segment only.
-            Aborted: `abandon` was called.
+            Aborted: `abandon` was called since the last `rearm`.
         """
-        self._context.abort.clear()
         hypothesis = self._decode_once(embeddings, context, language)
         if context.strip() and (hypothesis.is_suspicious or _recites(hypothesis.text, context)):
             logger.info("decoding once more without the context")
@@ -92,6 +91,10 @@ class Qwen3ASRDecoder:
     def abandon(self) -> None:
         """Make a running `decode` raise `Aborted` soon. May be called from any thread."""
         self._context.abort.set()
+
+    def rearm(self) -> None:
+        """Take `abandon` back, for the next `decode`."""
+        self._context.abort.clear()
 
     def close(self) -> None:
         """Give the memory back."""

@@ -125,7 +125,7 @@ class Session:
             case PassFailed(of=of, message=message):
                 return self._gap(of, message) if of.is_final else self._drop_partial(of)
             case PassAbandoned(of=of):
-                return self._drop_partial(of)
+                return self._gap(of, "it was stopped") if of.is_final else self._drop_partial(of)
             case Aligned(segment=number, words=words, method=method):
                 del self._segments[number]
                 return [Publish(Words(number, words, method))]
