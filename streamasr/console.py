@@ -24,15 +24,15 @@ from streamasr.units import to_seconds
 class ProgressBar:
     """Audio time, speed and time left on the terminal of stderr; nothing when that is piped."""
 
-    def __init__(self, name: str, duration: float | None) -> None:
+    def __init__(self, name: str, duration: float | None, is_wanted: bool) -> None:
         """Prepare a bar for one file.
 
         Args:
             name: what is shown.
             duration: of the audio in seconds, None where unknown.
+            is_wanted: False where something else shows how far things are.
         """
         console = Console(stderr=True)
-        self._is_on = console.is_terminal
         # On a screen, text on stdout goes above the bar; to a pipe it goes as it is.
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -43,7 +43,7 @@ class ProgressBar:
             console=console,
             transient=True,
             redirect_stdout=sys.stdout.isatty(),
-            disable=not self._is_on,
+            disable=not (is_wanted and console.is_terminal),
         )
         self._task: TaskID = self._progress.add_task(name, total=duration)
 

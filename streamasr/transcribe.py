@@ -2,14 +2,15 @@
 
 import queue
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from streamasr.audio.source import AudioSource
 from streamasr.config import RecognitionConfig
 from streamasr.engine import Engine
 from streamasr.errors import AudioError
-from streamasr.events import Message, Publish, SessionEvent
+from streamasr.events import Final as FinalText
+from streamasr.events import Gap, Message, Partial, Publish, SessionEvent, Speech, Words
 from streamasr.segmentation.chunker import Chunker
 from streamasr.segmentation.vad import VoiceDetector
 from streamasr.session.session import Session, SessionSettings
@@ -27,20 +28,28 @@ class Progress:
 
 
 def transcribe(
-    engine: Engine, source: AudioSource, config: RecognitionConfig
+    engine: Engine, source: AudioSource, config: RecognitionConfig, *, begin: float = 0.0
 ) -> Iterator[Message | Progress]:
     """Recognise a source from beginning to end.
 
     Reading waits while `MAX_UNFINISHED` segments are being worked on. With partials on it also
     waits for each partial, so that the same file shows the same partials on any machine.
 
+    Args:
+        engine: started.
+        source: where the audio comes from.
+        config: as the engine's.
+        begin: where in the file the source begins, in seconds; the times of messages count from
+            the beginning of the file.
+
     Yields:
         Messages in the order of the protocol; `Progress` whenever a block has been read.
+
 
     Raises:
         AudioError: the source broke; raised after everything before it was recognised.
     """
-    stream = _Stream(engine, config)
+    stream = _Stream(engine, config, to_samples(begin))
     broken: AudioError | None = None
     try:
         for block in source.blocks():
@@ -60,7 +69,7 @@ def transcribe(
 class _Stream:
     """A session wired to the engine: events go in, actions are performed, messages come out."""
 
-    def __init__(self, engine: Engine, config: RecognitionConfig) -> None:
+    def __init__(self, engine: Engine, config: RecognitionConfig, begin: Samples) -> None:
         interval = config.partial_interval_s
         self.chunker = Chunker(config.chunker, VoiceDetector(config.vad))
         self.session = Session(
@@ -70,6 +79,7 @@ class _Stream:
             )
         )
         self._engine = engine
+        self._begin = begin
         self._answers: queue.SimpleQueue[SessionEvent] = queue.SimpleQueue()
 
     @property
@@ -81,7 +91,7 @@ class _Stream:
         for event in events:
             for action in self.session.receive(event):
                 if isinstance(action, Publish):
-                    yield action.message
+                    yield shifted(action.message, self._begin)
                 else:
                     self._engine.perform(action, self._answers.put)
         while not self._answers.empty():
@@ -90,3 +100,20 @@ class _Stream:
     def answer(self) -> Iterator[Message]:
         """Wait for one answer of the engine."""
         yield from self.take([self._answers.get()])
+
+
+def shifted(message: Message, by: Samples) -> Message:
+    """The same message with all its times later by `by`."""
+    match message:
+        case Speech(start=start):
+            return replace(message, start=Samples(start + by))
+        case Partial(start=start, end=end) | FinalText(start=start, end=end):
+            return replace(message, start=Samples(start + by), end=Samples(end + by))
+        case Gap(start=start, end=end):
+            return replace(message, start=Samples(start + by), end=Samples(end + by))
+        case Words(words=words):
+            moved = (
+                replace(word, start=Samples(word.start + by), end=Samples(word.end + by))
+                for word in words
+            )
+            return replace(message, words=tuple(moved))

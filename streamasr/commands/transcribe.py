@@ -154,9 +154,9 @@ def _transcribe_one(
     broken: AudioError | None = None
     watch = WatchView() if options.watch else None
     prints_text = not watch and not outputs and options.formats == ["txt"]
-    with _open(name, options) as source, ProgressBar(name, source.duration) as bar:
+    with _open(name, options) as source, ProgressBar(name, source.duration, watch is None) as bar:
         try:
-            for message in transcribe(engine, source, config):
+            for message in transcribe(engine, source, config, begin=options.start):
                 collector.take(message)
                 if isinstance(message, Progress):
                     bar.show(to_seconds(message.position))

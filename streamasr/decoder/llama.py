@@ -14,6 +14,8 @@ import ctypes
 import functools
 import importlib.metadata
 import logging
+import os
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,7 +63,7 @@ class LlamaModel:
         parameters = self._lib.llama_model_default_params()
         parameters.n_gpu_layers = n_gpu_layers
         with _native_log.collect_errors() as complaints:
-            self._model = self._lib.llama_model_load_from_file(str(path).encode(), parameters)
+            self._model = self._lib.llama_model_load_from_file(os.fsencode(path), parameters)
         if not self._model:
             why = complaints[-1] if complaints else "it gave no reason"
             raise ModelError(f"llama.cpp cannot load {path}: {why}")
@@ -82,7 +84,7 @@ class LlamaModel:
             special: whether the texts of control tokens stand for them. Off for text that comes
                 from people, which must not be able to end a turn of the prompt.
         """
-        data = text.encode()
+        data = text.encode(errors="replace")  # an argument of the shell may not be UTF-8
         room = len(data) + 8
         tokens = (self._lib.llama_token * room)()
         count = self._lib.llama_tokenize(
@@ -326,7 +328,12 @@ def load_library() -> Any:  # llama-cpp-python has no usable types for its ctype
     Raises:
         ModelError: it is missing, cannot be loaded, or is too old.
     """
-    check_version(importlib.metadata.version("llama-cpp-python"))
+    try:
+        check_version(importlib.metadata.version("llama-cpp-python"))
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ModelError(
+            "llama-cpp-python is not installed; run `make` or `pip install -r requirements.txt`."
+        ) from error
     try:
         from llama_cpp import llama_cpp as library
     except (ImportError, OSError, RuntimeError) as error:
@@ -345,8 +352,8 @@ def check_version(installed: str) -> None:
     Raises:
         ModelError: it is too old.
     """
-    numbers = tuple(int(part) for part in installed.split(".")[:3] if part.isdigit())
-    if numbers < OLDEST_LLAMA_CPP_PYTHON:
+    numbers = re.match(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?", installed)
+    if numbers is None or tuple(map(int, numbers.groups("0"))) < OLDEST_LLAMA_CPP_PYTHON:
         oldest = ".".join(map(str, OLDEST_LLAMA_CPP_PYTHON))
         raise ModelError(
             f"llama-cpp-python {installed} is too old, streamasr needs {oldest} or later; "

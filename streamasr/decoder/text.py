@@ -29,16 +29,23 @@ def parse_answer(
         forced_language: the language that the prompt has set, or None.
 
     Returns:
-        The language, None when the model heard none; the transcript, of whole characters only.
+        The language, None when the model heard none; the transcript, of whole characters only
+        and without the marker, however often the model repeats it.
     """
+    header, transcript = _split(tokens, text_marker)
     if forced_language is not None:
-        return forced_language, _join(tokens, piece)
+        return forced_language, _join([*header, *transcript], piece)
     if text_marker not in tokens:
         # The header alone is not a transcript; anything else without the marker is one.
         text = _join(tokens, piece)
         return None, "" if _may_be_header(text) else text
-    marker = list(tokens).index(text_marker)
-    return _language(_join(tokens[:marker], piece)), _join(tokens[marker + 1 :], piece)
+    return _language(_join(header, piece)), _join(transcript, piece)
+
+
+def _split(tokens: Sequence[int], marker: int) -> tuple[list[int], list[int]]:
+    """What stands before the first marker, and what behind it, without the others."""
+    first = tokens.index(marker) if marker in tokens else len(tokens)
+    return list(tokens[:first]), [token for token in tokens[first:] if token != marker]
 
 
 def _join(tokens: Sequence[int], piece: Callable[[int], bytes]) -> str:

@@ -6,6 +6,7 @@ decoder, and for a forced aligner its classifier. A recogniser's bundle may hold
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -57,7 +58,7 @@ def find_model(name_or_path: str) -> Path:
     if name_or_path in _EMBEDDED:
         return _EMBEDDED[name_or_path]
     path = Path(name_or_path)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a path cannot be looked at
         return path
     names = ", ".join(_EMBEDDED)
     raise ModelError(

@@ -114,7 +114,8 @@ class ForcedAligner:
 
 def _read_classifier(path: Path, n_embd: int) -> Float32Array:
     try:
-        weights = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            weights = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     if weights.ndim != 2 or weights.shape[1] != n_embd or weights.dtype.kind != "f":

@@ -119,7 +119,9 @@ class Session:
             case SpeechEnded():
                 return self._end(event)
             case Encoded(of=of, embeddings=embeddings):
-                return [Decode(of, embeddings)] if self._is_awaited(of) else []
+                if not self._is_awaited(of):
+                    return self._drop_partial(of)
+                return [Decode(of, embeddings)]
             case Decoded(of=of, hypothesis=hypothesis):
                 return self._final(of, hypothesis) if of.is_final else self._partial(of, hypothesis)
             case PassFailed(of=of, message=message):

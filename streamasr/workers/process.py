@@ -14,6 +14,7 @@ import contextlib
 import logging
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
 import signal
 import threading
@@ -35,10 +36,18 @@ AnswerT = TypeVar("AnswerT")
 DEATHS_PER_REQUEST: Final = 3
 """How often a request may kill its child before it is given up."""
 
-_START_TIMEOUT_S: Final = 300.0  # a large model from a cold disk
-_ANSWER_TIMEOUT_S: Final = 300.0  # far beyond any honest answer: the child hangs
 _STOP_TIMEOUT_S: Final = 2.0
 _RESTART_PAUSE_S: Final = (0.0, 0.1, 0.5, 2.0)  # by the number of deaths in a row
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a silent child is believed to be working, in seconds."""
+
+    start: float = 300.0
+    """Until it is ready: a large model from a cold disk."""
+    answer: float = 300.0
+    """Until it answers: far beyond any honest one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         name: str,
         build: Callable[[ConfigT], Callable[[RequestT], AnswerT]],
         config: ConfigT,
+        patience: Patience = Patience(),
     ) -> None:
         """Prepare a worker; `start` makes the process.
 
@@ -86,18 +96,20 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
                 module-level function, so that it can be named to the child. The heavy imports
                 belong inside it.
             config: crosses into the child whole.
+            patience: a child that is silent for longer is treated as dead.
         """
         self._name = name
         self._build = build
         self._config = config
+        self._patience = patience
         self._jobs: collections.deque[_Job[RequestT, AnswerT]] = collections.deque()
         self._wake_receiver, self._wake_sender = multiprocessing.Pipe(duplex=False)
         self._lock = threading.Lock()
-        self._is_stopping = False
+        self._stopping = threading.Event()
         self._ready: Future[None] = Future()
         self._process: multiprocessing.process.BaseProcess | None = None
         self._thread = threading.Thread(
-            target=self._supervise, name=f"{name} supervisor", daemon=True
+            target=self._run, name=f"{name} supervisor", daemon=True
         )
         self.restarts = 0
 
@@ -127,8 +139,9 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
             A future with the answer, or a `WorkerError`.
         """
         job: _Job[RequestT, AnswerT] = _Job(request, Future())
+        job.answer.set_running_or_notify_cancel()  # from here on it cannot be cancelled
         with self._lock:
-            if self._is_stopping or (self._ready.done() and self._ready.exception()):
+            if self._stopping.is_set():
                 job.answer.set_exception(WorkerError(f"the {self._name} is not running."))
             else:
                 self._jobs.append(job)
@@ -138,9 +151,9 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
     def stop(self) -> None:
         """End the child, whatever it is doing. Requests without an answer fail."""
         with self._lock:
-            if self._is_stopping:
+            if self._stopping.is_set():
                 return
-            self._is_stopping = True
+            self._stopping.set()
             self._wake_sender.send_bytes(b"w")
         if self._thread.is_alive():
             self._thread.join()
@@ -155,15 +168,28 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
 
     # What follows runs in the supervisor thread.
 
+    def _run(self) -> None:
+        # Ctrl-C goes to the whole process group, but it is the parent who decides when a child
+        # ends. Children inherit what this thread blocks, from their first instruction on. Python's
+        # helper process is started before, since starting it unblocks the signal again.
+        multiprocessing.resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._supervise()
+        except Exception as error:
+            logger.exception("the supervisor of the %s failed", self._name)
+            self._give_up(WorkerError(f"the {self._name} cannot be kept running: {error}"))
+
     def _supervise(self) -> None:
         deaths_in_a_row = 0
-        while not self._is_stopping:
+        while not self._stopping.is_set():
             connection, process = self._spawn()
             try:
                 self._await_ready(connection, process)
                 deaths_in_a_row = 0
                 self._serve(connection, process)
             except _ChildDied as death:
+                process.kill()  # it may also hang, or be busy with what nobody waits for any more
                 deaths_in_a_row += 1
                 self._report_death(process, str(death))
                 if self._blame():
@@ -179,9 +205,11 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
                     WorkerError(f"the {self._name} died {deaths_in_a_row} times while starting.")
                 )
                 return
-            if not self._is_stopping:
+            if not self._stopping.is_set():
                 self.restarts += 1
-                time.sleep(_RESTART_PAUSE_S[min(deaths_in_a_row, len(_RESTART_PAUSE_S) - 1)])
+                self._stopping.wait(
+                    _RESTART_PAUSE_S[min(deaths_in_a_row, len(_RESTART_PAUSE_S) - 1)]
+                )
 
     def _spawn(self) -> tuple[Connection, multiprocessing.process.BaseProcess]:
         spawn = multiprocessing.get_context("spawn")
@@ -201,7 +229,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
     def _await_ready(
         self, connection: Connection, process: multiprocessing.process.BaseProcess
     ) -> None:
-        match self._receive(connection, process, _START_TIMEOUT_S):
+        match self._receive(connection, process, self._patience.start):
             case Ready(pid):
                 logger.info("%s is ready, process %d", self._name, pid)
                 if not self._ready.done():
@@ -212,7 +240,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
                 raise _ChildDied(f"it began with {type(other).__name__} instead of Ready")
 
     def _serve(self, connection: Connection, process: multiprocessing.process.BaseProcess) -> None:
-        while not self._is_stopping:
+        while not self._stopping.is_set():
             if not self._jobs:
                 ready = multiprocessing.connection.wait([self._wake_receiver, process.sentinel])
                 if process.sentinel in ready:
@@ -224,7 +252,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
                 connection.send(job.request)
             except OSError as error:
                 raise _ChildDied(_describe_exit(process)) from error
-            answer = self._receive(connection, process, _ANSWER_TIMEOUT_S)
+            answer = self._receive(connection, process, self._patience.answer)
             self._jobs.popleft()
             if isinstance(answer, Refused):
                 job.answer.set_exception(WorkerError(answer.message))
@@ -238,13 +266,13 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         timeout_s: float,
     ) -> Any:
         deadline = time.monotonic() + timeout_s
-        while not self._is_stopping:
+        while not self._stopping.is_set():
             remaining = deadline - time.monotonic()
             ready = multiprocessing.connection.wait(
                 [connection, process.sentinel, self._wake_receiver], max(0.0, remaining)
             )
             if not ready:
-                raise _ChildDied(f"it did not answer within {timeout_s:.0f} s")
+                raise _ChildDied(f"it did not answer within {timeout_s:g} s")
             if connection in ready:
                 try:
                     return connection.recv()
@@ -256,12 +284,12 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         raise _ChildDied("it is being stopped")
 
     def _report_death(self, process: multiprocessing.process.BaseProcess, why: str) -> None:
-        if not self._is_stopping:
+        if not self._stopping.is_set():
             logger.warning("%s (process %s) died: %s", self._name, process.pid, why)
 
     def _blame(self) -> bool:
         """Count the death against the request that was being served; whether it is given up."""
-        if self._is_stopping or not self._jobs or not self._ready.done():
+        if self._stopping.is_set() or not self._jobs or not self._ready.done():
             return False
         job = self._jobs[0]
         job.deaths += 1
@@ -277,7 +305,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         with self._lock:
             if not self._ready.done():
                 self._ready.set_exception(error)
-            self._is_stopping = True
+            self._stopping.set()
         self._fail_all(error)
 
     def _fail_all(self, error: StreamASRError) -> None:
@@ -318,8 +346,6 @@ def _child_main(
     log_level: int,
 ) -> None:
     """The child: say `Ready`, then answer one request after the other until the pipe closes."""
-    # Ctrl-C goes to the whole process group; the parent decides when a child ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=log_level, format="%(levelname)s %(name)s: %(message)s")
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         _answer_requests(connection, build, config)
