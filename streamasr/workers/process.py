@@ -108,9 +108,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         self._stopping = threading.Event()
         self._ready: Future[None] = Future()
         self._process: multiprocessing.process.BaseProcess | None = None
-        self._thread = threading.Thread(
-            target=self._run, name=f"{name} supervisor", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, name=f"{name} supervisor", daemon=True)
         self.restarts = 0
 
     @property
@@ -151,8 +149,6 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
     def stop(self) -> None:
         """End the child, whatever it is doing. Requests without an answer fail."""
         with self._lock:
-            if self._stopping.is_set():
-                return
             self._stopping.set()
             self._wake_sender.send_bytes(b"w")
         if self._thread.is_alive():
