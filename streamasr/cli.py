@@ -55,8 +55,8 @@ def run(options: argparse.Namespace) -> int:
         case "demo":
             from streamasr.models import tiny
 
-            print(f"streamasr transcribe --watch {tiny.DEMO}\n", flush=True)
-            return run(parse(["transcribe", "--watch", str(tiny.DEMO)]))
+            print(f"streamasr transcribe --model {tiny.NAME} --watch {tiny.DEMO}\n", flush=True)
+            return run(parse(["transcribe", "--model", tiny.NAME, "--watch", str(tiny.DEMO)]))
         case "transcribe":
             from streamasr.commands.transcribe import run_transcribe
 
@@ -106,9 +106,8 @@ def _add_transcribe(commands: _Commands, common: argparse.ArgumentParser) -> Non
     )
     parser.add_argument(
         "--model",
-        default="tiny",
         metavar="NAME|PATH",
-        help="default: %(default)s, the embedded one",
+        help="a directory that `streamasr export` wrote; default: the embedded tiny",
     )
     parser.add_argument(
         "--format",

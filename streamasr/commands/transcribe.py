@@ -18,6 +18,7 @@ from streamasr.engine import Engine
 from streamasr.errors import AudioError, ConfigError
 from streamasr.events import Final, Gap, Message, Words
 from streamasr.formats import format_transcript, write_whole
+from streamasr.models import tiny
 from streamasr.models.bundle import find_model
 from streamasr.models.languages import language_name
 from streamasr.segmentation.chunker import ChunkerConfig
@@ -77,6 +78,8 @@ def run_transcribe(options: argparse.Namespace) -> int:
         ConfigError, ModelError: nothing can be transcribed this way.
     """
     config = recognition_config(options)
+    if options.model is None:
+        print(f"streamasr: {tiny.WARNING}", file=sys.stderr)
     outputs = output_paths(options.files, options.formats, options.output_dir)
     failed = False
     with Engine(config) as engine:
@@ -92,7 +95,7 @@ def run_transcribe(options: argparse.Namespace) -> int:
 def recognition_config(options: argparse.Namespace) -> RecognitionConfig:
     """From options to configuration, defaults where nothing was said."""
     return RecognitionConfig(
-        model=find_model(options.model),
+        model=find_model(options.model or tiny.NAME),
         language=language_name(options.language) if options.language else None,
         context=options.context,
         partial_interval_s=_WATCH_INTERVAL_S if options.watch else None,

@@ -9,5 +9,9 @@ from typing import Final
 
 NAME: Final = "tiny"
 BUNDLE: Final = Path(__file__).parent
+WARNING: Final = (
+    "no --model was given: using the embedded tiny, which knows about 120 words and hears nothing "
+    "else; the README says how to get a real one"
+)
 DEMO: Final = BUNDLE / "demo.flac"
 """A speech clip that it understands."""
