@@ -1,0 +1,116 @@
+"""Train the embedded forced aligner, from the recogniser's encoder.
+
+python train_aligner.py --minutes 20 --encoder RECOGNISER BANKS CHECKPOINT
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+import torch.multiprocessing
+import torch.nn.functional as F  # noqa: N812 - as everybody calls it
+from clips import ClipMaker, Mix
+from model import (
+    CLASS_SECONDS,
+    N_CLASSES,
+    config,
+    encode,
+    read_text,
+    save_checkpoint,
+    scale_start_values,
+)
+from prompts import Prompts
+from safetensors.torch import load_file
+from tokenizer import build_tokenizer
+from torch import Tensor, nn
+from training import Schedule, clip_seconds, join_group, load_weights, run_training
+from transformers import Qwen3ASRForTokenClassification
+
+MIX = Mix(
+    people=0.15, words=0.34, sentences=0.33, chinese_words=0.09, chinese_sentences=0.09, nothing=0.0
+)
+SPREAD = 0.6  # classes; the width of the target around the true time
+
+
+def load_encoder(model: nn.Module, recogniser: Path) -> None:
+    """Take over what hears and what embeds words; the layers that read start afresh."""
+    weights = load_file(recogniser / "model.safetensors")
+    shared = {
+        name: tensor.float()
+        for name, tensor in weights.items()
+        if not name.startswith("model.language_model.layers")
+    }
+    model.load_state_dict(shared, strict=False)
+
+
+def class_targets(seconds: Tensor) -> Tensor:
+    """Spread each time over the classes beside it, so that near misses cost less.
+
+    Args:
+        seconds: (n,).
+    Returns:
+        (n, classes) probabilities.
+    """
+    places = (seconds / CLASS_SECONDS)[:, None] - torch.arange(N_CLASSES)
+    return torch.softmax(-0.5 * (places / SPREAD) ** 2, dim=-1)
+
+
+def train(rank: int, arguments: argparse.Namespace) -> None:
+    join_group(rank, arguments.processes, arguments.port)
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    prompts = Prompts(tokenizer)
+    model = Qwen3ASRForTokenClassification(config(tokenizer, text_layers=2))
+    scale_start_values(model)
+    if arguments.start:
+        load_weights(model, arguments.start)
+    else:
+        load_encoder(model, arguments.encoder)
+    maker = ClipMaker(arguments.banks, arguments.seed * 1000 + rank, MIX)
+    lengths = Random(arguments.seed)
+
+    def loss_of(over: float) -> tuple[Tensor, dict[str, float]]:
+        batch = maker.make_batch(*clip_seconds(lengths, max(over, 0.05)), timed=True)
+        audio = encode(model.model, batch.mel)
+        ids = prompts.alignment(batch.words, audio.shape[1])
+        hidden = read_text(model.model, ids, audio, prompts.audio_token)
+        seconds = torch.from_numpy(np.concatenate(batch.spans).flatten())
+        logits = model.score(hidden[ids == prompts.timestamp_token])
+        known = ~seconds.isnan()
+        loss = F.cross_entropy(logits[known], class_targets(seconds[known]))
+        error = (logits[known].argmax(-1) * CLASS_SECONDS - seconds[known]).abs().mean()
+        return loss, {"loss": loss.item(), "error_ms": error.item() * 1000}
+
+    run_training(
+        rank,
+        arguments.processes,
+        modules=nn.ModuleList([model]),
+        schedule=Schedule(arguments.minutes, arguments.rate, save_minutes=5),
+        loss_of=loss_of,
+        save=lambda weights: save_checkpoint(arguments.checkpoint, model, weights),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--encoder", type=Path, help="recogniser whose encoder to start from")
+    parser.add_argument("--start", type=Path, help="checkpoint to go on from")
+    parser.add_argument("--seed", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--port", type=int, default=29512)
+    parser.add_argument("banks", type=Path)
+    parser.add_argument("checkpoint", type=Path)
+    arguments = parser.parse_args()
+    if not arguments.start and not arguments.encoder:
+        parser.error("--encoder or --start is needed")
+    torch.multiprocessing.spawn(train, (arguments,), nprocs=arguments.processes)
+
+
+if __name__ == "__main__":
+    main()
