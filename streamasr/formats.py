@@ -17,7 +17,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import ceil
 from pathlib import Path
 from typing import Final
@@ -148,11 +148,11 @@ def make_cues(transcript: Transcript) -> list[Cue]:
         for sentence in _sentences(segment.words or guess_words(segment))
         for line in _fit(sentence)
     ]
-    naturals = [_milliseconds(line[0].start) for line in lines]
-    limits = [*naturals[1:], _milliseconds(transcript.duration)]
+    marks = [_milliseconds(line[0].start) for line in lines]
+    marks.append(_milliseconds(max([transcript.duration, *(line[-1].end for line in lines)])))
     cues: list[Cue] = []
-    for line, natural, limit in zip(lines, naturals, limits, strict=True):
-        start = max(natural, cues[-1].end if cues else 0)
+    for line, (mark, limit) in zip(lines, pairwise(marks), strict=True):
+        start = max(mark, cues[-1].end if cues else 0)
         end = max(_milliseconds(line[-1].end), start + MIN_CUE_MS)
         end = max(min(end, start + MAX_CUE_MS, limit), start + 1)
         cues.append(Cue(start, end, join_words(line)))

@@ -16,7 +16,7 @@ from streamasr.units import SAMPLE_RATE, Samples, to_seconds
 _PER_MS: Final = SAMPLE_RATE // 1000  # samples
 
 _CJK: Final = "[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uff9f\U00020000-\U0003ffff]"
-_CJK_SEAM: Final = re.compile(f"{_CJK}\n{_CJK}")
+_CJK_SEAM: Final = re.compile(f"(?<={_CJK})\n(?={_CJK})")
 """Chinese or Japanese characters, their punctuation included, on both sides of a join."""
 
 
@@ -78,7 +78,7 @@ def join_texts(texts: Iterable[str]) -> str:
     """
     lines = [" ".join(text.split()) for text in texts]
     joined = "\n".join(line for line in lines if line)
-    return _CJK_SEAM.sub(lambda seam: seam[0][0] + seam[0][2], joined).replace("\n", " ")
+    return _CJK_SEAM.sub("", joined).replace("\n", " ")
 
 
 def join_words(words: Sequence[Word]) -> str:
