@@ -158,7 +158,7 @@ def random_tensors(shape: Shape, seed: int) -> dict[str, npt.NDArray[np.float32]
     """Make all tensors, under the native names without their outer "model."."""
     # The legacy generator, because its numbers are promised never to change: golden
     # arrays were made from them.
-    rng = np.random.RandomState(seed)  # noqa: NPY002
+    rng = np.random.RandomState(seed)
     tensors = {}
     for name, size in tensor_shapes(shape):
         if name.endswith(("norm.weight", "ln_post.weight")):

@@ -57,9 +57,8 @@ def find_model(name_or_path: str) -> Path:
     """
     if name_or_path in _EMBEDDED:
         return _EMBEDDED[name_or_path]
-    path = Path(name_or_path)
-    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a path cannot be looked at
-        return path
+    if os.path.isdir(name_or_path):  # noqa: PTH112 - Path.is_dir raises where a path cannot be looked at
+        return Path(name_or_path)
     names = ", ".join(_EMBEDDED)
     raise ModelError(
         f"there is no model {name_or_path!r}: name an embedded one ({names}) or a directory "
