@@ -1,0 +1,329 @@
+"""Worker processes, with real children that do little."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import wait
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamasr.errors import ModelError, WorkerError
+from streamasr.workers import process
+from streamasr.workers.process import DEATHS_PER_REQUEST, Patience, Worker
+from tests import children
+
+PATIENCE_S = 30
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker[int, Any, Any]]:
+    with Worker[int, Any, Any]("calculator", children.build_calculator, 100) as running:
+        running.wait_ready()
+        yield running
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    return path
+
+
+def kill(pid: int | None) -> None:
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_gone(pid: int) -> None:
+    """Wait for the end of a process that is not our child."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    with os.fdopen(handle, "rb", buffering=0) as file:
+        assert process.multiprocessing.connection.wait([file], PATIENCE_S), f"{pid} is still there"
+
+
+def test_answers_come_in_order(worker: Worker[int, Any, Any]) -> None:
+    answers = [worker.submit(n) for n in range(50)]
+    assert [answer.result(PATIENCE_S) for answer in answers] == list(range(100, 150))
+
+
+def test_the_child_is_another_process(worker: Worker[int, Any, Any]) -> None:
+    assert worker.submit("pid").result(PATIENCE_S) == worker.pid != os.getpid()
+
+
+def test_requests_may_be_queued_before_the_child_is_ready() -> None:
+    with Worker("calculator", children.build_calculator, 1) as worker:
+        assert worker.submit(1).result(PATIENCE_S) == 2
+
+
+def test_requests_from_many_threads_get_their_own_answers(
+    worker: Worker[int, Any, Any],
+) -> None:
+    results: dict[int, int] = {}
+
+    def ask(n: int) -> None:
+        results[n] = worker.submit(n).result(PATIENCE_S)
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {n: 100 + n for n in range(20)}
+
+
+def test_a_broken_model_is_reported_at_the_start() -> None:
+    with Worker("w", children.build_broken, "the file is missing") as worker:
+        with pytest.raises(ModelError, match=r"^the file is missing$"):
+            worker.wait_ready()
+        with pytest.raises(WorkerError):
+            worker.submit(1).result(PATIENCE_S)
+
+
+def test_a_child_that_dies_at_every_start_is_given_up() -> None:
+    with Worker("w", children.build_dying, None) as worker:
+        answer = worker.submit(1)
+        with pytest.raises(WorkerError, match=f"died {DEATHS_PER_REQUEST} times while starting"):
+            worker.wait_ready()
+        with pytest.raises(WorkerError):
+            answer.result(PATIENCE_S)
+
+
+def test_a_death_while_starting_costs_nothing(tmp_path: Path) -> None:
+    with Worker("w", children.build_dying_once, str(tmp_path / "marker")) as worker:
+        assert worker.submit(7).result(PATIENCE_S) == 7
+        assert worker.restarts == 1
+
+
+def test_a_kill_while_starting_costs_nothing(fifo: Path) -> None:
+    with Worker("w", children.build_stuck, str(fifo), Patience(start=600)) as worker:
+        for _ in range(DEATHS_PER_REQUEST - 1):
+            assert fifo.read_text() == "loading"
+            kill(worker.pid)
+        assert fifo.read_text() == "loading"
+        assert worker.restarts == DEATHS_PER_REQUEST - 1
+
+
+def test_a_death_while_idle_costs_nothing(worker: Worker[int, Any, Any]) -> None:
+    for n in range(3):
+        first = worker.pid
+        kill(first)
+        assert worker.submit(n).result(PATIENCE_S) == 100 + n
+        assert worker.pid != first
+    assert worker.restarts == 3
+
+
+def test_a_death_over_a_request_costs_no_answer(
+    worker: Worker[int, Any, Any], tmp_path: Path
+) -> None:
+    before = [worker.submit(n) for n in range(3)]
+    killer = worker.submit(["die once", str(tmp_path / "marker")])
+    after = [worker.submit(n) for n in range(3)]
+    wait([*before, killer, *after], PATIENCE_S)
+    assert killer.result() == "survived"
+    assert [answer.result() for answer in [*before, *after]] == [100, 101, 102] * 2
+
+
+def test_a_kill_in_the_middle_of_a_request_sends_it_again(
+    worker: Worker[int, Any, Any], fifo: Path
+) -> None:
+    answer = worker.submit(["tell", str(fifo)])
+    for _ in range(DEATHS_PER_REQUEST):
+        assert fifo.read_text() == "started"
+        assert not answer.done()
+        kill(worker.pid)
+    with pytest.raises(WorkerError, match=f"died {DEATHS_PER_REQUEST} times"):
+        answer.result(PATIENCE_S)
+
+
+@pytest.mark.parametrize("request_", ["die", "exit", "crash"])
+def test_a_request_that_always_kills_is_given_up_and_the_next_goes_on(
+    worker: Worker[int, Any, Any], request_: str
+) -> None:
+    killer, after = worker.submit(request_), worker.submit(1)
+    with pytest.raises(WorkerError, match=f"died {DEATHS_PER_REQUEST} times over the same request"):
+        killer.result(PATIENCE_S)
+    assert after.result(PATIENCE_S) == 101
+    assert worker.restarts == DEATHS_PER_REQUEST
+
+
+def test_deaths_are_logged_with_their_reason(
+    worker: Worker[int, Any, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        wait([worker.submit("exit"), worker.submit("die")], PATIENCE_S)
+    assert "exit code 3" in caplog.text
+    assert "signal SIGKILL" in caplog.text
+
+
+def test_a_refusal_is_an_answer(worker: Worker[int, Any, Any]) -> None:
+    with pytest.raises(WorkerError, match=r"^not with me$"):
+        worker.submit("refuse").result(PATIENCE_S)
+    assert worker.submit(1).result(PATIENCE_S) == 101
+    assert worker.restarts == 0
+
+
+def test_a_model_that_vanishes_fails_what_waits(tmp_path: Path) -> None:
+    with Worker("w", children.build_broken_later, str(tmp_path / "marker")) as worker:
+        worker.wait_ready()
+        answer = worker.submit("die")
+        with pytest.raises(ModelError, match="the file has gone"):
+            answer.result(PATIENCE_S)
+        with pytest.raises(WorkerError, match="not running"):
+            worker.submit(1).result(PATIENCE_S)
+
+
+def test_a_hung_child_is_replaced() -> None:
+    patience = Patience(answer=0.2)
+    with Worker("w", children.build_calculator, 100, patience) as worker:
+        worker.wait_ready()
+        hung, after = worker.submit("hang"), worker.submit(1)
+        with pytest.raises(WorkerError, match="over the same request"):
+            hung.result(PATIENCE_S)
+        assert after.result(PATIENCE_S) == 101
+
+
+def test_a_child_that_never_gets_ready_is_given_up() -> None:
+    with (
+        Worker("w", children.build_never_ready, None, Patience(start=0.2)) as worker,
+        pytest.raises(WorkerError, match="while starting"),
+    ):
+        worker.wait_ready()
+
+
+def test_an_answer_cannot_be_cancelled(worker: Worker[int, Any, Any]) -> None:
+    answer = worker.submit(1)
+    assert not answer.cancel()
+    assert answer.result(PATIENCE_S) == 101
+
+
+def test_a_fault_of_the_supervisor_itself_fails_what_waits(
+    worker: Worker[int, Any, Any],
+) -> None:
+    answer, after = worker.submit(children.NotPicklable()), worker.submit(1)
+    for future in (answer, after):
+        with pytest.raises(WorkerError, match="cannot be pickled"):
+            future.result(PATIENCE_S)
+
+
+def test_stop_ends_an_idle_child() -> None:
+    with Worker("w", children.build_calculator, 0) as worker:
+        worker.wait_ready()
+        pid = worker.pid
+    assert pid is not None
+    assert not is_alive(pid)
+
+
+def test_stop_ends_a_busy_child_at_once_and_fails_its_requests(fifo: Path) -> None:
+    worker: Worker[int, Any, Any] = Worker("w", children.build_calculator, 0)
+    worker.start()
+    busy, waiting = worker.submit(["tell", str(fifo)]), worker.submit(1)
+    assert fifo.read_text() == "started"
+    pid = worker.pid
+    assert pid is not None
+    worker.stop()
+    assert not is_alive(pid)
+    for answer in (busy, waiting):
+        with pytest.raises(WorkerError, match="was stopped"):
+            answer.result(0)
+    with pytest.raises(WorkerError, match="not running"):
+        worker.submit(1).result(0)
+
+
+def test_stop_ends_a_child_that_is_still_loading(fifo: Path) -> None:
+    worker = Worker("w", children.build_stuck, str(fifo))
+    worker.start()
+    assert fifo.read_text() == "loading"
+    pid = worker.pid
+    assert pid is not None
+    worker.stop()
+    assert not is_alive(pid)
+    with pytest.raises(WorkerError, match="was stopped"):
+        worker.wait_ready()
+
+
+def test_stop_may_be_called_twice_and_before_start() -> None:
+    worker = Worker("w", children.build_calculator, 0)
+    worker.stop()
+    worker.stop()
+    with pytest.raises(WorkerError):
+        worker.submit(1).result(0)
+
+
+def test_stop_while_a_restart_is_due_does_not_wait_for_it() -> None:
+    worker = Worker("w", children.build_dying, None)
+    worker.start()
+    worker.submit(1)
+    worker.stop()
+    assert worker.pid is None or not is_alive(worker.pid)
+
+
+def test_restarts_leak_no_descriptors(worker: Worker[int, Any, Any]) -> None:
+    def n_open() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    kill(worker.pid)
+    worker.submit(0).result(PATIENCE_S)
+    before = n_open()
+    for n in range(20):
+        kill(worker.pid)
+        worker.submit(n).result(PATIENCE_S)
+    assert n_open() <= before
+    assert worker.restarts == 21
+
+
+def test_children_are_left_to_their_parent_by_ctrl_c(worker: Worker[int, Any, Any]) -> None:
+    first = worker.submit("pid").result(PATIENCE_S)
+    os.kill(first, signal.SIGINT)
+    assert worker.submit("pid").result(PATIENCE_S) == first
+    assert worker.restarts == 0
+
+
+def test_children_block_ctrl_c_from_their_first_instruction(
+    worker: Worker[int, Any, Any],
+) -> None:
+    assert worker.submit(["sigint mask"]).result(PATIENCE_S) is True
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+
+
+def test_children_end_with_their_parent() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.children"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdout is not None
+        idle_or_busy = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(idle_or_busy) == 2
+        parent.kill()
+        wait_gone(idle_or_busy[1])
+        # The busy one notices when it looks for its next request; here it never does.
+        if is_alive(idle_or_busy[0]):
+            os.kill(idle_or_busy[0], signal.SIGKILL)
+
+
+def test_a_worker_pauses_longer_between_more_deaths_in_a_row() -> None:
+    started = time.monotonic()
+    with (
+        Worker("w", children.build_dying, None) as worker,
+        pytest.raises(WorkerError),
+    ):
+        worker.wait_ready()
+    assert time.monotonic() - started >= 0.1 + 0.5
