@@ -134,8 +134,9 @@ def repetitive(draw: st.DrawFn) -> list[int]:
     copy = draw(st.lists(st.integers(0, 2), min_size=1, max_size=22))
     length = draw(st.integers(0, 130))
     tokens = prefix + list(islice(cycle(copy), length))
-    if tokens and draw(st.booleans()):
-        tokens[draw(st.integers(0, len(tokens) - 1))] = draw(st.integers(0, 3))
+    position = draw(st.integers(0, 200))
+    if position < len(tokens):
+        tokens[position] = 3
     return tokens
 
 

@@ -1,6 +1,7 @@
 """Worker processes, with real children that do little."""
 
 import logging
+import multiprocessing.connection
 import os
 import signal
 import subprocess
@@ -9,22 +10,24 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from streamasr.errors import ModelError, WorkerError
-from streamasr.workers import process
 from streamasr.workers.process import DEATHS_PER_REQUEST, Patience, Worker
 from tests import children
 
 PATIENCE_S = 30
 
+Calculator = Worker[int, children.Request, Any]
+
 
 @pytest.fixture
-def worker() -> Iterator[Worker[int, Any, Any]]:
-    with Worker[int, Any, Any]("calculator", children.build_calculator, 100) as running:
+def worker() -> Iterator[Calculator]:
+    with Calculator("calculator", children.build_calculator, 100) as running:
         running.wait_ready()
         yield running
 
@@ -55,16 +58,16 @@ def wait_gone(pid: int) -> None:
     except ProcessLookupError:
         return
     with os.fdopen(handle, "rb", buffering=0) as file:
-        assert process.multiprocessing.connection.wait([file], PATIENCE_S), f"{pid} is still there"
+        assert multiprocessing.connection.wait([file], PATIENCE_S), f"{pid} is still there"
 
 
-def test_answers_come_in_order(worker: Worker[int, Any, Any]) -> None:
+def test_answers_come_in_order(worker: Calculator) -> None:
     answers = [worker.submit(n) for n in range(50)]
     assert [answer.result(PATIENCE_S) for answer in answers] == list(range(100, 150))
 
 
-def test_the_child_is_another_process(worker: Worker[int, Any, Any]) -> None:
-    assert worker.submit("pid").result(PATIENCE_S) == worker.pid != os.getpid()
+def test_the_child_is_another_process(worker: Calculator) -> None:
+    assert worker.submit(os.getpid).result(PATIENCE_S) == worker.pid != os.getpid()
 
 
 def test_requests_may_be_queued_before_the_child_is_ready() -> None:
@@ -73,7 +76,7 @@ def test_requests_may_be_queued_before_the_child_is_ready() -> None:
 
 
 def test_requests_from_many_threads_get_their_own_answers(
-    worker: Worker[int, Any, Any],
+    worker: Calculator,
 ) -> None:
     results: dict[int, int] = {}
 
@@ -106,21 +109,21 @@ def test_a_child_that_dies_at_every_start_is_given_up() -> None:
 
 
 def test_a_death_while_starting_costs_nothing(tmp_path: Path) -> None:
-    with Worker("w", children.build_dying_once, str(tmp_path / "marker")) as worker:
+    with Worker("w", children.build_dying_once, tmp_path / "marker") as worker:
         assert worker.submit(7).result(PATIENCE_S) == 7
         assert worker.restarts == 1
 
 
 def test_a_kill_while_starting_costs_nothing(fifo: Path) -> None:
-    with Worker("w", children.build_stuck, str(fifo), Patience(start=600)) as worker:
+    with Worker("w", children.build_stuck, fifo, Patience(start=600)) as worker:
         for _ in range(DEATHS_PER_REQUEST - 1):
-            assert fifo.read_text() == "loading"
+            assert fifo.read_text() == "started"
             kill(worker.pid)
-        assert fifo.read_text() == "loading"
+        assert fifo.read_text() == "started"
         assert worker.restarts == DEATHS_PER_REQUEST - 1
 
 
-def test_a_death_while_idle_costs_nothing(worker: Worker[int, Any, Any]) -> None:
+def test_a_death_while_idle_costs_nothing(worker: Calculator) -> None:
     for n in range(3):
         first = worker.pid
         kill(first)
@@ -129,21 +132,17 @@ def test_a_death_while_idle_costs_nothing(worker: Worker[int, Any, Any]) -> None
     assert worker.restarts == 3
 
 
-def test_a_death_over_a_request_costs_no_answer(
-    worker: Worker[int, Any, Any], tmp_path: Path
-) -> None:
+def test_a_death_over_a_request_costs_no_answer(worker: Calculator, tmp_path: Path) -> None:
     before = [worker.submit(n) for n in range(3)]
-    killer = worker.submit(["die once", str(tmp_path / "marker")])
+    killer = worker.submit(partial(children.die_once, tmp_path / "marker"))
     after = [worker.submit(n) for n in range(3)]
     wait([*before, killer, *after], PATIENCE_S)
     assert killer.result() == "survived"
     assert [answer.result() for answer in [*before, *after]] == [100, 101, 102] * 2
 
 
-def test_a_kill_in_the_middle_of_a_request_sends_it_again(
-    worker: Worker[int, Any, Any], fifo: Path
-) -> None:
-    answer = worker.submit(["tell", str(fifo)])
+def test_a_kill_in_the_middle_of_a_request_sends_it_again(worker: Calculator, fifo: Path) -> None:
+    answer = worker.submit(partial(children.tell_and_hang, fifo))
     for _ in range(DEATHS_PER_REQUEST):
         assert fifo.read_text() == "started"
         assert not answer.done()
@@ -152,9 +151,9 @@ def test_a_kill_in_the_middle_of_a_request_sends_it_again(
         answer.result(PATIENCE_S)
 
 
-@pytest.mark.parametrize("request_", ["die", "exit", "crash"])
+@pytest.mark.parametrize("request_", [children.die, children.leave, children.crash])
 def test_a_request_that_always_kills_is_given_up_and_the_next_goes_on(
-    worker: Worker[int, Any, Any], request_: str
+    worker: Calculator, request_: children.Request
 ) -> None:
     killer, after = worker.submit(request_), worker.submit(1)
     with pytest.raises(WorkerError, match=f"died {DEATHS_PER_REQUEST} times over the same request"):
@@ -164,25 +163,25 @@ def test_a_request_that_always_kills_is_given_up_and_the_next_goes_on(
 
 
 def test_deaths_are_logged_with_their_reason(
-    worker: Worker[int, Any, Any], caplog: pytest.LogCaptureFixture
+    worker: Calculator, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        wait([worker.submit("exit"), worker.submit("die")], PATIENCE_S)
+        wait([worker.submit(children.leave), worker.submit(children.die)], PATIENCE_S)
     assert "exit code 3" in caplog.text
     assert "signal SIGKILL" in caplog.text
 
 
-def test_a_refusal_is_an_answer(worker: Worker[int, Any, Any]) -> None:
+def test_a_refusal_is_an_answer(worker: Calculator) -> None:
     with pytest.raises(WorkerError, match=r"^not with me$"):
-        worker.submit("refuse").result(PATIENCE_S)
+        worker.submit(children.refuse).result(PATIENCE_S)
     assert worker.submit(1).result(PATIENCE_S) == 101
     assert worker.restarts == 0
 
 
 def test_a_model_that_vanishes_fails_what_waits(tmp_path: Path) -> None:
-    with Worker("w", children.build_broken_later, str(tmp_path / "marker")) as worker:
+    with Worker("w", children.build_broken_later, tmp_path / "marker") as worker:
         worker.wait_ready()
-        answer = worker.submit("die")
+        answer = worker.submit(children.die)
         with pytest.raises(ModelError, match="the file has gone"):
             answer.result(PATIENCE_S)
         with pytest.raises(WorkerError, match="not running"):
@@ -193,7 +192,7 @@ def test_a_hung_child_is_replaced() -> None:
     patience = Patience(answer=0.2)
     with Worker("w", children.build_calculator, 100, patience) as worker:
         worker.wait_ready()
-        hung, after = worker.submit("hang"), worker.submit(1)
+        hung, after = worker.submit(children.hang), worker.submit(1)
         with pytest.raises(WorkerError, match="over the same request"):
             hung.result(PATIENCE_S)
         assert after.result(PATIENCE_S) == 101
@@ -207,14 +206,14 @@ def test_a_child_that_never_gets_ready_is_given_up() -> None:
         worker.wait_ready()
 
 
-def test_an_answer_cannot_be_cancelled(worker: Worker[int, Any, Any]) -> None:
+def test_an_answer_cannot_be_cancelled(worker: Calculator) -> None:
     answer = worker.submit(1)
     assert not answer.cancel()
     assert answer.result(PATIENCE_S) == 101
 
 
 def test_a_fault_of_the_supervisor_itself_fails_what_waits(
-    worker: Worker[int, Any, Any],
+    worker: Calculator,
 ) -> None:
     answer, after = worker.submit(children.NotPicklable()), worker.submit(1)
     for future in (answer, after):
@@ -231,9 +230,9 @@ def test_stop_ends_an_idle_child() -> None:
 
 
 def test_stop_ends_a_busy_child_at_once_and_fails_its_requests(fifo: Path) -> None:
-    worker: Worker[int, Any, Any] = Worker("w", children.build_calculator, 0)
+    worker: Calculator = Worker("w", children.build_calculator, 0)
     worker.start()
-    busy, waiting = worker.submit(["tell", str(fifo)]), worker.submit(1)
+    busy, waiting = worker.submit(partial(children.tell_and_hang, fifo)), worker.submit(1)
     assert fifo.read_text() == "started"
     pid = worker.pid
     assert pid is not None
@@ -247,9 +246,9 @@ def test_stop_ends_a_busy_child_at_once_and_fails_its_requests(fifo: Path) -> No
 
 
 def test_stop_ends_a_child_that_is_still_loading(fifo: Path) -> None:
-    worker = Worker("w", children.build_stuck, str(fifo))
+    worker = Worker("w", children.build_stuck, fifo)
     worker.start()
-    assert fifo.read_text() == "loading"
+    assert fifo.read_text() == "started"
     pid = worker.pid
     assert pid is not None
     worker.stop()
@@ -274,7 +273,7 @@ def test_stop_while_a_restart_is_due_does_not_wait_for_it() -> None:
     assert worker.pid is None or not is_alive(worker.pid)
 
 
-def test_restarts_leak_no_descriptors(worker: Worker[int, Any, Any]) -> None:
+def test_restarts_leak_no_descriptors(worker: Calculator) -> None:
     def n_open() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
@@ -288,17 +287,17 @@ def test_restarts_leak_no_descriptors(worker: Worker[int, Any, Any]) -> None:
     assert worker.restarts == 21
 
 
-def test_children_are_left_to_their_parent_by_ctrl_c(worker: Worker[int, Any, Any]) -> None:
-    first = worker.submit("pid").result(PATIENCE_S)
+def test_children_are_left_to_their_parent_by_ctrl_c(worker: Calculator) -> None:
+    first = worker.submit(os.getpid).result(PATIENCE_S)
     os.kill(first, signal.SIGINT)
-    assert worker.submit("pid").result(PATIENCE_S) == first
+    assert worker.submit(os.getpid).result(PATIENCE_S) == first
     assert worker.restarts == 0
 
 
 def test_children_block_ctrl_c_from_their_first_instruction(
-    worker: Worker[int, Any, Any],
+    worker: Calculator,
 ) -> None:
-    assert worker.submit(["sigint mask"]).result(PATIENCE_S) is True
+    assert worker.submit(children.blocks_ctrl_c).result(PATIENCE_S) is True
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
 
 
@@ -310,20 +309,15 @@ def test_children_end_with_their_parent() -> None:
         text=True,
     ) as parent:
         assert parent.stdout is not None
-        idle_or_busy = [int(pid) for pid in parent.stdout.readline().split()]
-        assert len(idle_or_busy) == 2
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(pids) == 2
         parent.kill()
-        wait_gone(idle_or_busy[1])
-        # The busy one notices when it looks for its next request; here it never does.
-        if is_alive(idle_or_busy[0]):
-            os.kill(idle_or_busy[0], signal.SIGKILL)
+        for pid in pids:
+            wait_gone(pid)
 
 
 def test_a_worker_pauses_longer_between_more_deaths_in_a_row() -> None:
     started = time.monotonic()
-    with (
-        Worker("w", children.build_dying, None) as worker,
-        pytest.raises(WorkerError),
-    ):
+    with Worker("w", children.build_dying, None) as worker, pytest.raises(WorkerError):
         worker.wait_ready()
     assert time.monotonic() - started >= 0.1 + 0.5
