@@ -4,7 +4,7 @@ Released checkpoints carry vocab.json, merges.txt and tokenizer_config.json, tho
 transformers' native classes tokenizer.json; both say the same things.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -66,17 +66,32 @@ def _read_tokenizer_json(path: Path) -> _Parts:
     model = config.section("model")
     if model.get("type") != "BPE":
         raise ModelError(f"{path}: the tokenizer is not byte-pair encoding")
-    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model.get("merges")]
-    entries = ((entry["id"], entry) for entry in config.get("added_tokens") or ())
-    return model.section("vocab").integers(), tuple(merges), _added_tokens(entries, path)
+    try:
+        merges = tuple(_merge(pair) for pair in model.get("merges"))
+        added = dict(_added_token(entry["id"], entry) for entry in config.get("added_tokens") or ())
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}: merges or added tokens are not as expected") from error
+    return model.section("vocab").integers(), merges, added
 
 
 def _read_separate_files(directory: Path) -> _Parts:
     path = directory / "tokenizer_config.json"
     entries = read_config(path).get("added_tokens_decoder") or {}
-    added = _added_tokens(((int(key), entry) for key, entry in entries.items()), path)
+    try:
+        added = dict(_added_token(int(number), entry) for number, entry in entries.items())
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}: added_tokens_decoder is not as expected") from error
     normal = read_config(directory / "vocab.json").integers()
     return normal, _read_merges(directory / "merges.txt"), added
+
+
+def _added_token(number: int, entry: Mapping[str, Any]) -> tuple[int, AddedToken]:
+    return number, AddedToken(entry["content"], bool(entry.get("special")))
+
+
+def _merge(pair: str | tuple[str, str]) -> str:
+    """Newer files write a merge as a pair, older ones as one text."""
+    return pair if isinstance(pair, str) else " ".join(pair)
 
 
 def _read_merges(path: Path) -> tuple[str, ...]:
@@ -86,18 +101,6 @@ def _read_merges(path: Path) -> tuple[str, ...]:
         raise ModelError(f"{path}: cannot be read ({error})") from error
     is_header = lines[0].startswith("#version")
     return tuple(line for line in lines[is_header:] if line)
-
-
-def _added_tokens(
-    entries: Iterable[tuple[int, Mapping[str, Any]]], path: Path
-) -> dict[int, AddedToken]:
-    try:
-        return {
-            number: AddedToken(entry["content"], bool(entry.get("special")))
-            for number, entry in entries
-        }
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ModelError(f"{path}: the added tokens are not as expected ({error!r})") from error
 
 
 def _fill(

@@ -1,0 +1,293 @@
+"""Exporting whole bundles: what is in them, what llama.cpp reads, and whole or not at all."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from streamasr.decoder.llama import LlamaContext, LlamaModel
+from streamasr.errors import ConfigError, ModelError
+from streamasr.export import bundle as module
+from streamasr.export.bundle import DecoderWidth, EncoderWidth, export_checkpoint
+from streamasr.export.tokenizer import read_vocabulary
+from streamasr.models.onnx import OnnxOptions
+from streamasr.models.qwen3_encoder import Qwen3Encoder
+from tests.checkpoints import (
+    MERGES,
+    ORDINARY_ADDED_TOKENS,
+    SPECIAL_TOKENS,
+    KeyStyle,
+    Shape,
+    byte_alphabet,
+    random_tensors,
+    token_id,
+    write_checkpoint,
+)
+from tests.signals import speechlike
+
+RECOGNISER = Shape(hidden=256, ffn=512)  # rows that q4_k can hold
+ALIGNER = Shape(n_classes=50)
+
+
+@pytest.fixture(scope="module")
+def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("recogniser"), RECOGNISER)
+
+
+@pytest.fixture(scope="module")
+def aligner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("aligner"), ALIGNER, style="original")
+
+
+def export(source: Path, destination: Path, **options: Any) -> Path:
+    export_checkpoint(source, destination, **({"encoder": "fp32", "decoder": "f32"} | options))
+    return destination
+
+
+def test_a_bundle_holds_both_models_and_says_what_they_are(
+    tmp_path: Path, recogniser: Path, aligner: Path
+) -> None:
+    steps: list[str] = []
+    bundle = export(
+        recogniser, tmp_path / "out" / "b", aligner=aligner, name="mine", progress=steps.append
+    )
+    files = {"model.json", "encoder_frontend.onnx", "encoder_backend.onnx", "decoder.gguf"}
+    assert {path.name for path in bundle.iterdir()} == files | {"aligner"}
+    assert {path.name for path in (bundle / "aligner").iterdir()} == files | {"classifier.npy"}
+    facts = json.loads((bundle / "model.json").read_text())
+    assert facts["format"] == "streamasr-bundle"
+    assert facts["version"] == 1
+    assert (facts["family"], facts["name"]) == ("qwen3-asr", "mine")
+    assert facts["languages"] is None
+    aligner_facts = json.loads((bundle / "aligner" / "model.json").read_text())
+    assert aligner_facts["family"] == "qwen3-forced-aligner"
+    assert aligner_facts["languages"] == ["English", "Chinese"]
+    assert (aligner_facts["n_classes"], aligner_facts["timestamp_step_ms"]) == (50, 80)
+    assert steps == [
+        "mine: encoder, fp32",
+        "mine: decoder, f32",
+        f"{aligner.name}: encoder, fp32",
+        f"{aligner.name}: decoder, f32",
+    ]
+
+
+@pytest.mark.parametrize("width", ["fp32", "int8"])
+def test_the_encoder_of_a_bundle_runs(
+    tmp_path: Path, recogniser: Path, width: EncoderWidth
+) -> None:
+    bundle = export(recogniser, tmp_path / "b", encoder=width)
+    encoder = Qwen3Encoder.from_bundle(bundle, OnnxOptions(threads=1))
+    assert encoder.encode(speechlike(16_000)).shape == (13, 256)
+
+
+def test_the_classifier_is_the_aligners_head(tmp_path: Path, aligner: Path) -> None:
+    bundle = export(aligner, tmp_path / "b")
+    classifier = np.load(bundle / "classifier.npy")
+    assert np.array_equal(classifier, random_tensors(ALIGNER, seed=0)["head.weight"])
+    half = write_checkpoint(tmp_path / "half", ALIGNER, stored_type="BF16")
+    assert np.load(export(half, tmp_path / "h") / "classifier.npy").dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    ("width", "types"),
+    [
+        ("f32", {"F32"}),
+        ("f16", {"F16", "F32"}),
+        ("q8_0", {"Q8_0", "F32"}),
+        # llama.cpp keeps tied embeddings finer, and rows of 128 do not fill a block of 256.
+        ("q4_k", {"Q4_K", "Q6_K", "Q5_0", "F32"}),
+    ],
+)
+def test_every_width_of_the_decoder_runs_in_llama_cpp(
+    tmp_path: Path, recogniser: Path, width: DecoderWidth, types: set[str]
+) -> None:
+    path = export(recogniser, tmp_path / "b", decoder=width) / "decoder.gguf"
+    tensors = gguf.GGUFReader(path).tensors
+    assert {tensor.tensor_type.name for tensor in tensors} == types
+    assert {t.tensor_type.name for t in tensors if "norm" in t.name} == {"F32"}
+    with LlamaModel(path) as model:
+        context = LlamaContext(model, n_ctx=32, n_threads=1)
+        logits = context.read_tokens([1, 2, 3], "last")
+        context.close()
+    assert logits.shape == (1, 320)
+    assert np.isfinite(logits).all()
+
+
+def test_the_files_facts_are_the_checkpoints(tmp_path: Path, recogniser: Path) -> None:
+    fields = read_fields(export(recogniser, tmp_path / "b", name="mine") / "decoder.gguf")
+    assert fields["general.architecture"] == "qwen3"
+    assert fields["general.name"] == "mine"
+    assert fields["qwen3.block_count"] == 2
+    assert fields["qwen3.embedding_length"] == 256
+    assert fields["qwen3.feed_forward_length"] == 512
+    assert fields["qwen3.attention.head_count"] == 4
+    assert fields["qwen3.attention.head_count_kv"] == 2
+    assert fields["qwen3.attention.key_length"] == 32
+    assert fields["qwen3.rope.freq_base"] == 1e6
+    assert fields["qwen3.attention.layer_norm_rms_epsilon"] == pytest.approx(1e-6)
+
+
+def read_fields(path: Path) -> dict[str, Any]:
+    return {field.name: field.contents() for field in gguf.GGUFReader(path).fields.values()}
+
+
+@pytest.mark.parametrize("shape", [Shape(), Shape(tied=False), ALIGNER])
+@pytest.mark.parametrize("style", ["native", "original"])
+def test_weights_arrive_unchanged_and_an_output_only_where_there_is_one(
+    tmp_path: Path, style: KeyStyle, shape: Shape
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "c", shape, style=style)
+    reader = gguf.GGUFReader(export(checkpoint, tmp_path / "b") / "decoder.gguf")
+    tensors = {tensor.name: tensor.data for tensor in reader.tensors}
+    assert ("output.weight" in tensors) == (not shape.tied)
+    expected = random_tensors(shape, seed=0)
+    pairs = {
+        "token_embd.weight": "language_model.embed_tokens.weight",
+        "blk.1.attn_q.weight": "language_model.layers.1.self_attn.q_proj.weight",
+        "blk.1.attn_k_norm.weight": "language_model.layers.1.self_attn.k_norm.weight",
+        "blk.0.ffn_norm.weight": "language_model.layers.0.post_attention_layernorm.weight",
+        "blk.0.ffn_down.weight": "language_model.layers.0.mlp.down_proj.weight",
+        "output_norm.weight": "language_model.norm.weight",
+    }
+    for ours, theirs in pairs.items():
+        assert np.array_equal(tensors[ours], expected[theirs])
+
+
+@pytest.mark.parametrize("style", ["native", "original"])
+def test_the_tokenizer_is_read_from_either_kind_of_file(tmp_path: Path, style: KeyStyle) -> None:
+    vocabulary = read_vocabulary(write_checkpoint(tmp_path, style=style), n_rows=320)
+    assert len(vocabulary.tokens) == len(vocabulary.types) == 320
+    assert vocabulary.tokens[:256] == tuple(byte_alphabet())
+    assert vocabulary.merges == MERGES
+    tokens_and_types = (vocabulary.tokens, vocabulary.types)
+    kinds = {token: kind.name for token, kind in zip(*tokens_and_types, strict=True)}
+    assert {kinds[token] for token in SPECIAL_TOKENS} == {"CONTROL"}
+    assert {kinds[token] for token in ORDINARY_ADDED_TOKENS} == {"USER_DEFINED"}
+    assert (kinds["a"], kinds["language"], kinds["[PAD319]"]) == ("NORMAL", "NORMAL", "UNUSED")
+
+
+@pytest.fixture(scope="module")
+def model(recogniser: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaModel]:
+    path = export(recogniser, tmp_path_factory.mktemp("model") / "b") / "decoder.gguf"
+    with LlamaModel(path) as model:
+        yield model
+
+
+@pytest.mark.parametrize("text", [*SPECIAL_TOKENS, *ORDINARY_ADDED_TOKENS])
+def test_special_tokens_are_found_by_their_text(model: LlamaModel, text: str) -> None:
+    assert model.special_token(text) == token_id(text)
+
+
+@pytest.mark.parametrize("text", ORDINARY_ADDED_TOKENS)
+def test_added_tokens_that_are_not_special_stay_in_the_text(model: LlamaModel, text: str) -> None:
+    assert model.piece(token_id(text)) == text.encode()
+
+
+@pytest.mark.parametrize("text", ["language", " the language\n", "naïve 中文 🙂", "a  b\t\n c"])
+def test_text_comes_back_byte_for_byte(model: LlamaModel, text: str) -> None:
+    tokens = model.tokenize(text, special=False)
+    assert b"".join(map(model.piece, tokens)) == text.encode()
+
+
+def test_merges_are_used(model: LlamaModel) -> None:
+    assert model.tokenize("language", special=False) == [token_id("language")]
+
+
+def test_the_end_of_a_turn_ends_generation(model: LlamaModel) -> None:
+    assert model.is_end(token_id("<|im_end|>"))
+    assert model.is_end(token_id("<|endoftext|>"))
+    assert not model.is_end(token_id("<asr_text>"))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        ("tokenizer.json", "{}", "model is missing"),
+        ("tokenizer.json", '{"model": {"type": "Unigram"}}', "not byte-pair encoding"),
+        ("tokenizer.json", '{"model": {"type": "BPE", "merges": [], "vocab": {"a": "x"}}}', "'a'"),
+        (
+            "tokenizer.json",
+            '{"model": {"type": "BPE", "merges": [], "vocab": {"a": 400}}}',
+            "token 400 has no row among 320 embeddings",
+        ),
+        (
+            "tokenizer.json",
+            '{"model": {"type": "BPE", "merges": [], "vocab": {"a": 1}},'
+            ' "added_tokens": [{"id": 2, "content": "a"}]}',
+            "token 'a' has two ids",
+        ),
+        (
+            "tokenizer.json",
+            '{"model": {"type": "BPE", "merges": [], "vocab": {}}, "added_tokens": [{"id": 2}]}',
+            "added tokens are not as expected",
+        ),
+        ("tokenizer.json", '{"model": {"type": "BPE", "vocab": {}}}', "merges"),
+        ("tokenizer.json", '{"model": {"type": "BPE", "vocab": {}, "merges": [3]}}', "merges"),
+    ],
+)
+def test_a_broken_tokenizer_is_named(
+    tmp_path: Path, file: str, content: str, sentence: str
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "c")
+    (checkpoint / file).write_text(content)
+    with pytest.raises(ModelError, match=sentence):
+        export(checkpoint, tmp_path / "b")
+
+
+@pytest.mark.parametrize("file", ["vocab.json", "merges.txt", "tokenizer_config.json"])
+def test_a_missing_tokenizer_file_is_named(tmp_path: Path, file: str) -> None:
+    checkpoint = write_checkpoint(tmp_path / "c", style="original")
+    (checkpoint / file).unlink()
+    with pytest.raises(ModelError, match=file):
+        export(checkpoint, tmp_path / "b")
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_weight_too_large_for_f16_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = random_tensors(Shape(), seed=0)
+    tensors["language_model.layers.1.mlp.up_proj.weight"][3, 4] = 1e5
+    monkeypatch.setattr("tests.checkpoints.random_tensors", lambda *_: tensors)
+    checkpoint = write_checkpoint(tmp_path / "c")
+    export(checkpoint, tmp_path / "f32")
+    with pytest.raises(ModelError, match=r"layers\.1\.mlp\.up_proj\.weight .* not finite in f16"):
+        export(checkpoint, tmp_path / "f16", decoder="f16")
+
+
+def test_an_existing_destination_is_refused(tmp_path: Path, recogniser: Path) -> None:
+    (tmp_path / "b").mkdir()
+    with pytest.raises(ConfigError, match="exists already"):
+        export(recogniser, tmp_path / "b")
+
+
+def test_a_destination_that_cannot_be_made_is_refused(tmp_path: Path, recogniser: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be made"):
+        export(recogniser, tmp_path / "file" / "b")
+
+
+def test_a_failed_export_leaves_nothing(
+    tmp_path: Path, recogniser: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "write_decoder", fail)
+    with pytest.raises(KeyboardInterrupt):
+        export(recogniser, tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_in_each_others_place_are_refused_before_anything_is_written(
+    tmp_path: Path, recogniser: Path, aligner: Path
+) -> None:
+    with pytest.raises(ModelError, match="this is a qwen3-asr, not a qwen3-forced-aligner"):
+        export(recogniser, tmp_path / "b", aligner=recogniser)
+    with pytest.raises(ModelError, match="this is a qwen3-forced-aligner, not a qwen3-asr"):
+        export(aligner, tmp_path / "b", aligner=aligner)
+    assert list(tmp_path.iterdir()) == []
