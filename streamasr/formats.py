@@ -6,8 +6,9 @@
     vtt   WebVTT subtitles
 
 A subtitle (cue) is one line that fits the screen and stays long enough to be read. Lines end
-with sentences; a sentence that is too long is divided where its parts come out about
-equally wide, rather after a comma than elsewhere, and never inside a word.
+with sentences, unless these are too quick to see. A sentence that is too long is divided where
+its parts come out about equally wide, rather after a comma than elsewhere, and never inside a
+word.
 """
 
 import json
@@ -33,12 +34,15 @@ MAX_CUE_MS: Final = 7000
 MIN_CUE_MS: Final = 1000
 """How long a cue stays at least, where the next one leaves it the time."""
 
+_MIN_SENTENCE_MS: Final = 500
+"""A sentence that gives way to the next sooner than this shares its line."""
+
 _COMMA_WORTH: Final = 12
 """Columns that a line may be off balance for the sake of ending at a comma."""
 
 _CLOSING: Final = "[\"'\u2019\u201d»)\\]）」』】》]*$"
 _SENTENCE_END: Final = re.compile("[.!?…。！？؟।]" + _CLOSING)
-_CLAUSE_END: Final = re.compile("[,;:，、；：،—]" + _CLOSING)
+_CLAUSE_END: Final = re.compile("[,;:，、；：،—.!?…。！？؟।]" + _CLOSING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +166,13 @@ def make_cues(transcript: Transcript) -> list[Cue]:
 def _sentences(words: Sequence[Word]) -> Iterator[Sequence[Word]]:
     """Divide words after full stops, question and exclamation marks."""
     begin = 0
-    for end, word in enumerate(words, 1):
-        if end == len(words) or _SENTENCE_END.search(word.text):
+    for end, (word, following) in enumerate(pairwise(words), 1):
+        shown = _milliseconds(following.start - words[begin].start)
+        if _SENTENCE_END.search(word.text) and shown >= _MIN_SENTENCE_MS:
             yield words[begin:end]
             begin = end
+    if words:
+        yield words[begin:]
 
 
 def _fit(words: Sequence[Word]) -> list[Sequence[Word]]:

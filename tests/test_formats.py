@@ -222,6 +222,12 @@ class TestSubtitles:
         given = transcript(segment("yes.", 1, 1.2), segment("no.", 1.7, 1.9), duration=10)
         assert make_cues(given) == [Cue(1000, 1700, "yes."), Cue(1700, 1700 + MIN_CUE_MS, "no.")]
 
+    def test_sentences_too_quick_to_see_share_a_line(self) -> None:
+        assert texts(segment("No. Yes. Maybe another time.", 0, 3)) == [
+            "No. Yes.",
+            "Maybe another time.",
+        ]
+
     @settings(max_examples=60, deadline=None)
     @given(transcripts())
     def test_cues_are_ordered_disjoint_and_not_too_long(self, given: Transcript) -> None:

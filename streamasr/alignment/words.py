@@ -95,9 +95,10 @@ def split_words(text: str, language: str | None = None) -> list[AlignableWord]:
 
 def text_width(text: str) -> int:
     """Columns that a text takes: two for ideographs, kana and hangul, none for marks."""
-    return sum(_char_width(char) for char in text)
+    return len(text) if text.isascii() else sum(map(_char_width, text))
 
 
+@cache
 def _char_width(char: str) -> int:
     if unicodedata.category(char) in {"Mn", "Me", "Cf"}:
         return 0
