@@ -4,6 +4,7 @@
     ├── ConfigError     the operator asked for something that cannot be: one line, exit 78
     ├── ModelError      a model file is missing, broken or not supported: one line, exit 78
     ├── AudioError      this input cannot be read: say so, go on with the next
+    ├── OutputError     a result cannot be written: say so, go on with the next
     ├── WorkerError     a child process keeps dying: restart has been tried, the segment is lost
     └── DecodeError     llama.cpp refused: this segment only
 
@@ -25,6 +26,10 @@ class ModelError(StreamASRError):
 
 class AudioError(StreamASRError):
     """An audio source cannot be opened, read or understood."""
+
+
+class OutputError(StreamASRError):
+    """A result cannot be written."""
 
 
 class WorkerError(StreamASRError):

@@ -57,8 +57,10 @@ def wait_gone(pid: int) -> None:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
         return
-    with os.fdopen(handle, "rb", buffering=0) as file:
-        assert multiprocessing.connection.wait([file], PATIENCE_S), f"{pid} is still there"
+    try:
+        assert multiprocessing.connection.wait([handle], PATIENCE_S), f"{pid} is still there"
+    finally:
+        os.close(handle)
 
 
 def test_answers_come_in_order(worker: Calculator) -> None:

@@ -15,7 +15,7 @@ from streamasr.cli import EXIT_INPUT_FAILED, complain
 from streamasr.config import RecognitionConfig, default_threads
 from streamasr.console import ProgressBar, WatchView
 from streamasr.engine import Engine
-from streamasr.errors import AudioError, ConfigError
+from streamasr.errors import AudioError, ConfigError, OutputError
 from streamasr.events import Final, Gap, Message, Words
 from streamasr.formats import format_transcript, write_whole
 from streamasr.models import tiny
@@ -86,7 +86,7 @@ def run_transcribe(options: argparse.Namespace) -> int:
         for name in options.files:
             try:
                 _transcribe_one(engine, config, options, name, outputs[name])
-            except AudioError as error:
+            except (AudioError, OutputError) as error:
                 complain(error)
                 failed = True
     return EXIT_INPUT_FAILED if failed else 0
@@ -171,7 +171,7 @@ def _transcribe_one(
             broken = error  # what came before it was recognised, and is kept
     transcript = collector.transcript(name, engine.bundle.name)
     for kind, path in outputs:
-        write_whole(path, format_transcript(transcript, kind))
+        _write(path, format_transcript(transcript, kind))
     if not outputs and not watch and not prints_text:
         sys.stdout.write(format_transcript(transcript, options.formats[0]))
         sys.stdout.flush()
@@ -179,6 +179,13 @@ def _transcribe_one(
         raise broken
     if collector.gaps:
         raise AudioError(_describe_gaps(name, collector.gaps))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        write_whole(path, text)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 @contextlib.contextmanager

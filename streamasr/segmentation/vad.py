@@ -1,8 +1,21 @@
-"""Is a frame voiced? webrtcvad, and an energy gate for what it takes for speech.
+"""Is a frame voiced? webrtcvad, hearing everything with the noise at one level.
 
-webrtcvad knows the spectra of speech and noise but not the level: steady noise, hum and tones
-can pass for speech for minutes. Speech is never steady, so a frame must also stand out from the
-quietest moments of the last seconds.
+webrtcvad's thresholds are absolute: a fan, white noise, hum or a tone above about -30 dBFS counts
+as speech for minutes, and speech whose peaks lie near -45 dBFS as silence. So the noise floor is
+followed (speech is never steady, noise is), and frames are amplified such that the floor comes to
+lie at a level where webrtcvad takes no steady sound for speech, `noise_db`. What stands out
+from the noise is then heard at any level of either.
+
+Measured with isolated digits of people, espeak-ng sentences of three speeds and one recorded
+speech, 142 utterances in all, lost if less than 85 % of what is above the noise lies in a segment;
+and on 40 s of steady sounds alone (white, pink and brown noise, a fan, hum, tones, a held vowel):
+
+| | webrtcvad mode 2 alone | this |
+|---|---|---|
+| steady sounds at -20 and -10 dBFS taken for speech | all of it | nothing, or 0.5 s at the start |
+| the same, starting after digital silence | all of it | 3.5 s (`floor_window` and a bit) |
+| lost, peaks at -45 dBFS over noise at -75 | 4 in 5 | 3 % |
+| lost, pink / white noise at 10 dB | keeps the noise, too | 8 % / 1 % |
 """
 
 import math
@@ -23,28 +36,35 @@ SILENCE_DB: Final = -100.0
 
 @dataclass(frozen=True, slots=True)
 class VadConfig:
-    """When a frame counts as voiced."""
+    """When a frame counts as voiced; levels are those of a frame's root mean square, dBFS."""
 
-    aggressiveness: int = 2
-    """webrtcvad's mode, 0 to 3: how sure it must be that it hears speech."""
-    margin_db: float = 6.0
-    """How far a frame's level must stand out from the noise floor; 0 turns the gate off."""
-    minimum_db: float = -65.0
-    """Level below which nothing is voiced, dBFS of the frame's root mean square."""
-    floor_window: float = 4.0
-    """The noise floor is the quietest moment of this many seconds."""
+    aggressiveness: int = 1
+    """webrtcvad's mode, 0 to 3: how sure it must be. At this noise level, modes 0 and 1 hear no
+    speech in steady noise either, and 1 hears more of the soft speech than 2."""
+    noise_db: float = -42.0
+    """Where the noise floor is put. At -35 webrtcvad takes a fan for speech again; each dB
+    lower loses more speech in noise."""
+    max_gain_db: float = 25.0
+    """Most by which a recording without noise is amplified."""
+    minimum_db: float = -80.0
+    """Level below which nothing is voiced."""
+    floor_window: float = 3.0
+    """The noise floor is the quietest moment of this many seconds: how soon new noise is known,
+    and the longest vowel that is not taken for noise."""
 
     def __post_init__(self) -> None:
-        if self.aggressiveness not in (0, 1, 2, 3):
-            raise ConfigError(
-                f"aggressiveness must be 0, 1, 2 or 3; it is {self.aggressiveness!r}."
-            )
-        if not 0 <= self.margin_db <= 60:
-            raise ConfigError(f"margin_db must be from 0 to 60; it is {self.margin_db!r}.")
-        if not SILENCE_DB <= self.minimum_db <= 0:
-            raise ConfigError(f"minimum_db must be from -100 to 0; it is {self.minimum_db!r}.")
-        if not 0.5 <= self.floor_window <= 60:
-            raise ConfigError(f"floor_window must be from 0.5 to 60; it is {self.floor_window!r}.")
+        """Refuse what cannot be."""
+        if self.aggressiveness not in {0, 1, 2, 3}:
+            raise ConfigError(f"aggressiveness must be 0, 1, 2 or 3; it is {self.aggressiveness}.")
+        _check_range("noise_db", self.noise_db, SILENCE_DB, 0.0)
+        _check_range("max_gain_db", self.max_gain_db, 0.0, 60.0)
+        _check_range("minimum_db", self.minimum_db, SILENCE_DB, 0.0)
+        _check_range("floor_window", self.floor_window, 0.5, 60.0)
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{name} must be from {low:g} to {high:g}; it is {value}.")
 
 
 def level_db(frame: Float32Array) -> float:
@@ -61,11 +81,12 @@ class NoiseFloor:
 
     Source: R. Martin, "Noise power spectral density estimation based on optimal smoothing and
     minimum statistics", 2001; here on the level of whole frames and without its bias correction,
-    which the gate's margin contains.
+    which only shifts the level that the floor is put at.
     """
 
     N_PARTS: Final = 8
-    SMOOTHING: Final = 0.7  # of the previous level, per frame: about 0.1 s
+    SMOOTHING: Final = 0.7
+    """Weight of the past per frame: about 0.1 s."""
 
     def __init__(self, window: float) -> None:
         self._part_length = max(1, round(window / FRAME_SECONDS / self.N_PARTS))
@@ -87,22 +108,45 @@ class NoiseFloor:
 
 
 class VoiceDetector:
-    """A frame classifier for the chunker: webrtcvad and the energy gate must both agree."""
+    """A frame classifier for the chunker: webrtcvad behind a gain that follows the noise."""
+
+    N_TRUSTED: Final = 4
+    """Frames at the start of a stream, 120 ms, whose level may be that of speech: before
+    anything is known of the noise, it is not assumed to be louder than START_DB. Costs half a
+    second taken for speech where a stream starts in loud noise; saves the first word where one
+    starts in the middle of it."""
+    START_DB: Final = -50.0
+    LOUDEST_DB: Final = -10.0
+    """Speech is not amplified beyond this."""
+    LOUDEST_DECAY_DB: Final = 0.3
+    """Per frame: 10 dB per second."""
 
     def __init__(self, config: VadConfig) -> None:
         self._config = config
         self._vad = webrtcvad.Vad(config.aggressiveness)
         self._floor = NoiseFloor(config.floor_window)
+        self._loudest = SILENCE_DB
+        self._n_frames = 0
 
     def __call__(self, frame: Float32Array) -> bool:
         """Is this frame, (480,), the next of the stream, voiced?"""
         level = level_db(frame)
-        floor = self._floor.update(level)
+        gain = self._follow(level)
         if level < self._config.minimum_db:
             return False  # also spares webrtcvad the digital silence
-        stands_out = level >= floor + self._config.margin_db
-        return self._hears_speech(frame) and stands_out
-
-    def _hears_speech(self, frame: Float32Array) -> bool:
-        pcm = np.clip(np.rint(frame * 32768.0), -32768, 32767).astype("<i2")
+        amplified = frame * np.float32(32768.0 * 10.0 ** (gain / 20.0))
+        pcm = np.clip(np.rint(amplified), -32768, 32767).astype("<i2")
         return bool(self._vad.is_speech(pcm.tobytes(), SAMPLE_RATE))
+
+    def _follow(self, level: float) -> float:
+        """Take the level of the next frame, dB; return the gain for it, dB."""
+        floor = self._floor.update(level)
+        self._n_frames += 1
+        if self._n_frames <= self.N_TRUSTED:
+            floor = min(floor, self.START_DB)
+        self._loudest = max(level, self._loudest - self.LOUDEST_DECAY_DB)
+        return min(
+            self._config.noise_db - floor,
+            self.LOUDEST_DB - self._loudest,
+            self._config.max_gain_db,
+        )

@@ -82,18 +82,6 @@ class Reference:
             )
         return output.logits[0].numpy()
 
-    def greedy(
-        self, token_ids: list[int], samples: FloatArray, ends: frozenset[int], n_tokens: int
-    ) -> list[int]:
-        """Generate greedily by whole forward passes, without the end token."""
-        answer: list[int] = []
-        while len(answer) < n_tokens:
-            token = int(self.logits(token_ids + answer, samples)[-1].argmax())
-            if token in ends:
-                break
-            answer.append(token)
-        return answer
-
 
 def _extract(
     samples: FloatArray, n_mels: int, n_window: int = 50
