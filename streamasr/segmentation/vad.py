@@ -85,8 +85,8 @@ class NoiseFloor:
     """
 
     N_PARTS: Final = 8
-    SMOOTHING: Final = 0.7
-    """Weight of the past per frame: about 0.1 s."""
+    SMOOTHING: Final = 0.5
+    """Weight of the past per frame: some 60 ms. More would hide the gaps of fast speech."""
 
     def __init__(self, window: float) -> None:
         self._part_length = max(1, round(window / FRAME_SECONDS / self.N_PARTS))
