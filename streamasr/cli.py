@@ -128,7 +128,7 @@ def _add_transcribe(commands: _Commands, common: argparse.ArgumentParser) -> Non
         "--start", type=_seconds, default=0.0, metavar="S", help="begin S seconds into the audio"
     )
     parser.add_argument(
-        "--duration", type=_seconds, default=None, metavar="S", help="stop after S seconds of audio"
+        "--duration", type=_length, default=None, metavar="S", help="stop after S seconds of audio"
     )
     parser.add_argument(
         "--watch",
@@ -150,7 +150,7 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
     )
     for name, text in _SEGMENTATION_HELP.items():
         tuning.add_argument(
-            f"--{name.replace('_', '-')}", type=float, dest=name, metavar="X", help=text
+            f"--{name.replace('_', '-')}", type=_number, dest=name, metavar="X", help=text
         )
 
 
@@ -203,14 +203,28 @@ def _set_up_logging(verbosity: int) -> None:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a time in seconds")
     return value
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 1")
+def _length(text: str) -> float:
+    value = _number(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a time in seconds above 0")
     return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a number") from None
+
+
+def _count(text: str) -> int:
+    value = _number(text)
+    if value < 1 or value != int(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
+    return int(value)

@@ -4,6 +4,7 @@ import random
 import threading
 import tracemalloc
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -23,7 +24,7 @@ def run(
     source: FakeSource, engine: FakeEngine | None = None, begin: float = 0.0, **config: Any
 ) -> list[Message | Progress]:
     settings = RecognitionConfig(model=Path(), **config)
-    return list(transcribe(cast(Engine, engine or FakeEngine()), source, settings, begin=begin))
+    return list(transcribe(cast("Engine", engine or FakeEngine()), source, settings, begin=begin))
 
 
 def only(messages: list[Message | Progress], kind: type[Any]) -> list[Any]:
@@ -82,7 +83,7 @@ def test_partials_come_while_a_segment_is_open_at_their_interval() -> None:
     assert kinds == [Speech, *[Partial] * n_partials, Final, Words]
     ends = [partial.end for partial in only(messages, Partial)]
     assert n_partials >= 6
-    assert all(later - sooner >= to_samples(0.5) for sooner, later in zip(ends, ends[1:]))
+    assert all(later - sooner >= to_samples(0.5) for sooner, later in pairwise(ends))
 
 
 def test_times_count_from_the_beginning_of_the_file() -> None:
@@ -93,7 +94,7 @@ def test_times_count_from_the_beginning_of_the_file() -> None:
         if isinstance(message, Words) and isinstance(moved, Words):
             pairs = list(zip(message.words, moved.words, strict=True))
         else:
-            pairs = [(cast(Any, message), cast(Any, moved))]
+            pairs = [(cast("Any", message), cast("Any", moved))]
         assert all(b.start - a.start == to_samples(100) for a, b in pairs)
 
 
@@ -101,7 +102,7 @@ def test_a_broken_source_keeps_what_came_before() -> None:
     samples = talk(1, 2)[: -SAMPLE_RATE // 2]  # it breaks before the hangover is over
     received: list[Message | Progress] = []
     source = FakeSource(samples, breaks="the disk is gone")
-    engine = cast(Engine, FakeEngine())
+    engine = cast("Engine", FakeEngine())
     with pytest.raises(AudioError, match=r"^the disk is gone$"):  # noqa: PT012
         for message in transcribe(engine, source, RecognitionConfig(model=Path())):
             received.append(message)  # noqa: PERF402 - a list() would be lost
@@ -159,7 +160,7 @@ def test_late_answers_in_any_order_change_only_when_words_come(seed: int) -> Non
 
 def test_reading_waits_for_a_slow_engine() -> None:
     source, engine = FakeSource(talk(*[1] * 12)), PatientEngine()
-    messages = transcribe(cast(Engine, engine), source, RecognitionConfig(model=Path()))
+    messages = transcribe(cast("Engine", engine), source, RecognitionConfig(model=Path()))
     n_speech = 0
     while n_speech < MAX_UNFINISHED:
         n_speech += isinstance(next(messages), Speech)
@@ -186,7 +187,7 @@ def peak_memory(source: FakeSource) -> int:
     settings = RecognitionConfig(model=Path(), partial_interval_s=None)
     engine = ForgetfulEngine()
     tracemalloc.start()
-    for _ in transcribe(cast(Engine, engine), source, settings):
+    for _ in transcribe(cast("Engine", engine), source, settings):
         pass
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

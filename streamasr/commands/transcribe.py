@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from streamasr.segmentation.chunker import ChunkerConfig
 from streamasr.segmentation.vad import VadConfig
 from streamasr.transcribe import Progress, transcribe
 from streamasr.transcript import Segment, Transcript, Word
-from streamasr.units import Samples, to_seconds
+from streamasr.units import Samples, to_samples, to_seconds
 
 STDIN = "-"
 _WATCH_INTERVAL_S = 0.5
@@ -35,16 +36,18 @@ _WATCH_INTERVAL_S = 0.5
 class Collector:
     """Gathers the messages of one file into a transcript."""
 
+    begin: Samples
+    """Where in the file the first sample was taken; times of messages count from its beginning."""
     finals: list[Final] = field(default_factory=list)
     words: dict[int, tuple[Word, ...]] = field(default_factory=dict)
     gaps: list[Gap] = field(default_factory=list)
-    position: Samples = field(default_factory=lambda: Samples(0))
+    n_read: Samples = Samples(0)
 
     def take(self, message: Message | Progress) -> None:
         """Remember what lasts."""
         match message:
             case Progress(position=position):
-                self.position = position
+                self.n_read = position
             case Final():
                 if message.text:
                     self.finals.append(message)
@@ -56,7 +59,7 @@ class Collector:
                 pass  # what is only of the moment
 
     def transcript(self, file: str, model: str) -> Transcript:
-        """Everything so far."""
+        """Everything so far; the duration reaches to where reading has come in the file."""
         segments = tuple(
             Segment(
                 final.segment,
@@ -68,7 +71,7 @@ class Collector:
             )
             for final in self.finals
         )
-        return Transcript(file, model, self.position, segments)
+        return Transcript(file, model, Samples(self.begin + self.n_read), segments)
 
 
 def run_transcribe(options: argparse.Namespace) -> int:
@@ -153,7 +156,7 @@ def _transcribe_one(
     name: str,
     outputs: list[tuple[str, Path]],
 ) -> None:
-    collector = Collector()
+    collector = Collector(to_samples(options.start))
     broken: AudioError | None = None
     watch = WatchView() if options.watch else None
     prints_text = not watch and not outputs and options.formats == ["txt"]
@@ -169,7 +172,7 @@ def _transcribe_one(
                     print(message.text, flush=True)
         except AudioError as error:
             broken = error  # what came before it was recognised, and is kept
-    transcript = collector.transcript(name, engine.bundle.name)
+    transcript = collector.transcript(_printable(name), engine.bundle.name)
     for kind, path in outputs:
         _write(path, format_transcript(transcript, kind))
     if not outputs and not watch and not prints_text:
@@ -179,6 +182,11 @@ def _transcribe_one(
         raise broken
     if collector.gaps:
         raise AudioError(_describe_gaps(name, collector.gaps))
+
+
+def _printable(name: str) -> str:
+    """A file name as text: names on Linux may be bytes that are no UTF-8."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def _write(path: Path, text: str) -> None:
