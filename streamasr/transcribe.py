@@ -22,9 +22,10 @@ MAX_UNFINISHED: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """So much audio has been read."""
+    """So much audio has been read, and so much of it needs nothing more."""
 
-    position: Samples
+    read: Samples
+    done: Samples
 
 
 def transcribe(
@@ -43,8 +44,7 @@ def transcribe(
             the beginning of the file.
 
     Yields:
-        Messages in the order of the protocol; `Progress` whenever a block has been read.
-
+        Messages in the order of the protocol; `Progress` whenever there is some.
 
     Raises:
         AudioError: the source broke; raised after everything before it was recognised.
@@ -54,14 +54,16 @@ def transcribe(
     try:
         for block in source.blocks():
             yield from stream.take(stream.chunker.feed(block))
-            yield Progress(stream.chunker.position)
+            yield stream.progress
             while stream.must_wait:
                 yield from stream.answer()
+                yield stream.progress
     except AudioError as error:
         broken = error
     yield from stream.take(stream.chunker.finish())
     while not stream.session.is_settled:
         yield from stream.answer()
+        yield stream.progress
     if broken:
         raise broken
 
@@ -86,6 +88,12 @@ class _Stream:
     def must_wait(self) -> bool:
         session = self.session
         return session.n_unfinished >= MAX_UNFINISHED or session.has_partial_in_flight
+
+    @property
+    def progress(self) -> Progress:
+        read = self.chunker.position
+        owed_from = self.session.owed_from
+        return Progress(read, read if owed_from is None else owed_from)
 
     def take(self, events: Iterable[SessionEvent]) -> Iterator[Message]:
         for event in events:

@@ -47,10 +47,12 @@ def test_each_burst_becomes_a_final_with_words() -> None:
 
 def test_progress_follows_every_block_and_reaches_the_end() -> None:
     samples = talk(1, 2)
-    positions = [p.position for p in only(run(FakeSource(samples, block=5000)), Progress)]
-    assert positions == sorted(positions)
-    assert len(positions) == -(-len(samples) // 5000)
-    assert positions[-1] == len(samples)
+    progress = only(run(FakeSource(samples, block=5000)), Progress)
+    for positions in ([p.read for p in progress], [p.done for p in progress]):
+        assert positions == sorted(positions)
+        assert positions[-1] == len(samples)
+    assert {p.read for p in progress} >= set(range(5000, len(samples), 5000))
+    assert all(p.done <= p.read for p in progress)
 
 
 @pytest.mark.parametrize("block", [100, 5000, 1_000_000])

@@ -46,8 +46,8 @@ class Collector:
     def take(self, message: Message | Progress) -> None:
         """Remember what lasts."""
         match message:
-            case Progress(position=position):
-                self.n_read = position
+            case Progress(read=read):
+                self.n_read = read
             case Final():
                 if message.text:
                     self.finals.append(message)
@@ -165,7 +165,7 @@ def _transcribe_one(
             for message in transcribe(engine, source, config, begin=options.start):
                 collector.take(message)
                 if isinstance(message, Progress):
-                    bar.show(to_seconds(message.position))
+                    bar.show(to_seconds(message.done))
                 elif watch:
                     watch.show(message)
                 elif prints_text and isinstance(message, Final) and message.text:

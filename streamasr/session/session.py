@@ -98,6 +98,11 @@ class Session:
         return not self._segments
 
     @property
+    def owed_from(self) -> Samples | None:
+        """Where the first segment starts whose final or words are still owed."""
+        return next((segment.start for segment in self._segments.values()), None)
+
+    @property
     def n_unfinished(self) -> int:
         """Segments that have ended and whose final or words are still owed."""
         return sum(segment.ended is not None for segment in self._segments.values())
