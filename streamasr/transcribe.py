@@ -82,6 +82,7 @@ class _Stream:
         )
         self._engine = engine
         self._begin = begin
+        self._done = Samples(0)
         self._answers: queue.SimpleQueue[SessionEvent] = queue.SimpleQueue()
 
     @property
@@ -93,7 +94,9 @@ class _Stream:
     def progress(self) -> Progress:
         read = self.chunker.position
         owed_from = self.session.owed_from
-        return Progress(read, read if owed_from is None else owed_from)
+        # A segment's pre-roll begins where reading has already been, but nothing is undone by it.
+        self._done = max(self._done, read if owed_from is None else owed_from)
+        return Progress(read, self._done)
 
     def take(self, events: Iterable[SessionEvent]) -> Iterator[Message]:
         for event in events:
