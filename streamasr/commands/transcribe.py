@@ -41,7 +41,7 @@ class Collector:
     finals: list[Final] = field(default_factory=list)
     words: dict[int, tuple[Word, ...]] = field(default_factory=dict)
     gaps: list[Gap] = field(default_factory=list)
-    n_read: Samples = Samples(0)
+    n_read: Samples = field(default_factory=lambda: Samples(0))
 
     def take(self, message: Message | Progress) -> None:
         """Remember what lasts."""

@@ -1,0 +1,246 @@
+"""The engine with the embedded model, its children killed now and then."""
+
+import contextlib
+import os
+import queue
+import random
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamasr.config import RecognitionConfig
+from streamasr.engine import Engine
+from streamasr.errors import ConfigError, ModelError
+from streamasr.events import (
+    AbandonPass,
+    Align,
+    Aligned,
+    Decode,
+    Decoded,
+    Encode,
+    Encoded,
+    Final,
+    Pass,
+    PassAbandoned,
+    PassFailed,
+    SessionEvent,
+    Words,
+)
+from streamasr.transcribe import Progress, transcribe
+from streamasr.units import Float32Array, Samples
+from tests.fakes import FakeSource, talk
+
+FINAL = Pass(1, is_final=True)
+PARTIAL = Pass(1, is_final=False)
+SAMPLES = talk(1, 1.2, 0.8)
+
+
+@pytest.fixture(scope="module")
+def config(bundle: Path) -> RecognitionConfig:
+    return RecognitionConfig(model=bundle, threads=1)
+
+
+@pytest.fixture(scope="module")
+def engine(config: RecognitionConfig) -> Iterator[Engine]:
+    with Engine(config) as running:
+        yield running
+
+
+def perform(engine: Engine, *orders: Encode | Decode | AbandonPass) -> list[SessionEvent]:
+    """All answers, in the order in which they come."""
+    answers: queue.SimpleQueue[SessionEvent] = queue.SimpleQueue()
+    for order in orders:
+        engine.perform(order, answers.put)
+    n_answers = sum(not isinstance(order, AbandonPass) for order in orders)
+    return [answers.get(timeout=60) for _ in range(n_answers)]
+
+
+def embeddings_of(engine: Engine) -> Float32Array:
+    [encoded] = perform(engine, Encode(FINAL, SAMPLES))
+    assert isinstance(encoded, Encoded)
+    return encoded.embeddings
+
+
+def outcome(engine: Engine, config: RecognitionConfig) -> list[object]:
+    """Finals and words of the talk, whatever the order of words of different segments."""
+    messages = list(transcribe(engine, FakeSource(SAMPLES), config))
+    words = sorted((m for m in messages if isinstance(m, Words)), key=lambda m: m.segment)
+    return [*(m for m in messages if isinstance(m, Final)), *words]
+
+
+def test_samples_become_embeddings_and_those_a_hypothesis(engine: Engine) -> None:
+    embeddings = embeddings_of(engine)
+    assert embeddings.dtype == np.float32
+    assert len(embeddings) == 7 * 13  # of as many seconds
+    [decoded] = perform(engine, Decode(FINAL, embeddings))
+    assert isinstance(decoded, Decoded)
+    assert perform(engine, Decode(FINAL, embeddings)) == [decoded]
+
+
+def test_embeddings_of_another_model_fail_their_pass(engine: Engine) -> None:
+    [failed] = perform(engine, Decode(FINAL, np.zeros((13, 7), np.float32)))
+    assert isinstance(failed, PassFailed)
+    assert "not a pair" in failed.message
+
+
+def test_a_fault_in_the_decoder_is_an_answer_too(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(engine._decoder, "decode", fail)
+    [failed] = perform(engine, Decode(FINAL, np.zeros((13, 7), np.float32)))
+    assert isinstance(failed, PassFailed)
+    assert "by zero" in failed.message
+
+
+def test_samples_that_are_not_numbers_fail_their_pass(engine: Engine) -> None:
+    [failed] = perform(engine, Encode(FINAL, np.full(16000, np.nan, np.float32)))
+    assert isinstance(failed, PassFailed)
+    [encoded] = perform(engine, Encode(FINAL, SAMPLES))
+    assert isinstance(encoded, Encoded)
+
+
+def test_an_abandoned_pass_may_end_early_and_the_next_is_whole(engine: Engine) -> None:
+    embeddings = embeddings_of(engine)
+    [whole] = perform(engine, Decode(FINAL, embeddings))
+    first, second = perform(
+        engine, Decode(PARTIAL, embeddings), AbandonPass(PARTIAL), Decode(FINAL, embeddings)
+    )
+    assert isinstance(first, PassAbandoned | Decoded)  # it may just have ended
+    assert second == whole
+
+
+def test_abandoning_what_is_not_decoded_changes_nothing(engine: Engine) -> None:
+    embeddings = embeddings_of(engine)
+    abandon = AbandonPass(PARTIAL)
+    [decoded] = perform(engine, abandon, Decode(FINAL, embeddings), abandon)
+    assert isinstance(decoded, Decoded)
+
+
+def test_the_words_of_a_final_lie_in_their_segment(
+    engine: Engine, config: RecognitionConfig
+) -> None:
+    messages = outcome(engine, config)
+    finals = {m.segment: m for m in messages if isinstance(m, Final)}
+    assert list(finals) == [1, 2, 3]
+    for words in (m for m in messages if isinstance(m, Words)):
+        assert words.method == "aligned"
+        final = finals[words.segment]
+        edges = [edge for word in words.words for edge in (word.start, word.end)]
+        assert edges == sorted(edges)
+        assert final.start <= edges[0]
+        assert edges[-1] <= final.end
+        assert all(word.start < word.end for word in words.words)
+        assert all(word.score is not None and 0 <= word.score <= 1 for word in words.words)
+
+
+@pytest.mark.parametrize(("seed", "every"), [(1, 1), (2, 2), (3, 3)])
+def test_children_that_are_killed_change_nothing(
+    engine: Engine, config: RecognitionConfig, seed: int, every: int
+) -> None:
+    undisturbed = outcome(engine, config)
+    choose = random.Random(seed)
+    assert engine.aligner
+    deaths = engine.encoder.restarts + engine.aligner.restarts
+    messages = []
+    for number, message in enumerate(transcribe(engine, FakeSource(SAMPLES), config)):
+        if not isinstance(message, Progress):
+            messages.append(message)
+        if number % every == 0:
+            kill(choose.choice([engine.encoder.pid, engine.aligner.pid]))
+    words = sorted((m for m in messages if isinstance(m, Words)), key=lambda m: m.segment)
+    assert [*(m for m in messages if isinstance(m, Final)), *words] == undisturbed
+    assert engine.encoder.restarts + engine.aligner.restarts > deaths
+
+
+def kill(pid: int | None) -> None:
+    assert pid
+    with contextlib.suppress(ProcessLookupError):  # it is just being replaced
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_without_an_aligner_words_are_spread(config: RecognitionConfig, tmp_path: Path) -> None:
+    model = copy_of(config.model, tmp_path)
+    shutil.rmtree(model / "aligner")
+    with Engine(replace(config, model=model)) as engine:
+        assert engine.aligner is None
+        words = [m for m in outcome(engine, config) if isinstance(m, Words)]
+    assert {m.method for m in words} == {"spread"}
+    assert {word.score for m in words for word in m.words} == {None}
+
+
+def test_an_engine_that_was_never_started_can_be_stopped(config: RecognitionConfig) -> None:
+    Engine(config).stop()
+
+
+def test_stopping_drops_what_is_being_decoded(config: RecognitionConfig) -> None:
+    answers: queue.SimpleQueue[SessionEvent] = queue.SimpleQueue()
+    with Engine(replace(config, words=False)) as engine:
+        pid = engine.encoder.pid
+        for _ in range(10):
+            engine.perform(Decode(FINAL, np.ones((2000, 192), np.float32)), answers.put)
+            engine.perform(Encode(FINAL, SAMPLES), answers.put)
+    assert pid
+    assert not Path(f"/proc/{pid}").exists()
+    kinds = set()
+    while not answers.empty():
+        kinds.add(type(answers.get()))
+    assert kinds <= {PassAbandoned, PassFailed, Encoded, Decoded}
+
+
+def copy_of(model: Path, directory: Path) -> Path:
+    ignored = shutil.ignore_patterns("*.py", "__pycache__")
+    return Path(shutil.copytree(model, directory / "model", ignore=ignored))
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["decoder.gguf", "encoder_frontend.onnx", "encoder_backend.onnx", "aligner/classifier.npy"],
+)
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_broken_file_of_the_model_is_refused_in_a_sentence(
+    config: RecognitionConfig, tmp_path: Path, part: str, damage: str
+) -> None:
+    model = copy_of(config.model, tmp_path)
+    content = (model / part).read_bytes()
+    (model / part).unlink()
+    if damage == "cut":
+        (model / part).write_bytes(content[: len(content) // 2])
+    wants_words = part.startswith("aligner")
+    with (
+        pytest.raises(ModelError, match=Path(part).name) as caught,
+        Engine(replace(config, model=model, words=wants_words)),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_a_context_that_cannot_fit_is_refused_at_the_start(config: RecognitionConfig) -> None:
+    with (
+        pytest.raises(ConfigError, match="context"),
+        Engine(replace(config, words=False, context="name " * 5000)),
+    ):
+        pass
+
+
+def test_a_context_that_is_not_unicode_is_taken(config: RecognitionConfig) -> None:
+    odd = replace(config, words=False, context="Ada \udcff")
+    with Engine(odd) as engine:
+        assert all(isinstance(message, Final) for message in outcome(engine, odd))
+
+
+def test_the_aligner_takes_what_the_session_orders(engine: Engine) -> None:
+    messages: queue.SimpleQueue[SessionEvent] = queue.SimpleQueue()
+    for text in ("", "...", "one two", "零 一", "x" * 2000):
+        engine.perform(Align(7, Samples(16000), SAMPLES, text, "English"), messages.put)
+        answer = messages.get(timeout=60)
+        assert isinstance(answer, Aligned)
+        shown = "".join(word.text for word in answer.words)
+        assert shown == ("" if text == "..." else text.replace(" ", ""))
