@@ -8,30 +8,23 @@ affected.)
 Nothing is kept: memory does not grow with the length of the file.
 """
 
-import logging
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Self
 
 import av
 import numpy as np
-import numpy.typing as npt
-from av.audio.frame import AudioFrame as DecodedFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
+from streamasr.audio.decode import Decoder, Piece
 from streamasr.audio.resample import Resampler
 from streamasr.audio.source import BLOCK
 from streamasr.errors import AudioError
-from streamasr.units import SAMPLE_RATE, Float32Array, to_samples
-
-logger = logging.getLogger(__name__)
-
-FULL_SCALE: Final = {"s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
-"""Value that stands for 1.0 in libav's signed formats (24 bits come left-justified in s32)."""
+from streamasr.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
 
 
 def open_audio(path: Path, *, start: float = 0.0, duration: float | None = None) -> "AudioFile":
@@ -86,55 +79,75 @@ def _open_container(path: Path) -> InputContainer:
     # playlists from reaching into the network.
     try:
         return av.open(f"file:{path}", "r", options={"protocol_whitelist": "file"})
+    except av.error.InvalidDataError as error:
+        raise _not_media(path) from error
     except av.error.FFmpegError as error:
-        raise AudioError(
-            f"{path} is not an audio or video file, or is damaged at its beginning"
-            f" ({error.strerror}); convert it to WAV or FLAC if another program can play it."
-        ) from error
+        raise AudioError(f"Cannot read {path}: {error.strerror}.") from error
+
+
+def _not_media(path: Path) -> AudioError:
+    return AudioError(
+        f"{path} is not an audio or video file, or is incomplete; if another program can play it,"
+        " convert it to WAV or FLAC."
+    )
+
+
+def _find_audio(path: Path, container: InputContainer) -> AudioStream:
+    stream = container.streams.best("audio")
+    if isinstance(stream, AudioStream):
+        return stream
+    # libav takes text for animations of a terminal, or for subtitles.
+    if container.format.name == "tty" or not container.streams.video:
+        raise _not_media(path)
+    raise AudioError(f"{path} contains no sound; choose a file with an audio track.")
 
 
 class AudioFile:
     """The audio of one file, as a source of blocks."""
 
     def __init__(
-        self,
-        path: Path,
-        container: InputContainer,
-        start: float,
-        duration: float | None,
+        self, path: Path, container: InputContainer, start: float, duration: float | None
     ) -> None:
-        stream = container.streams.best("audio")
-        if not isinstance(stream, AudioStream):
-            raise AudioError(f"{path} contains no sound; choose a file with an audio track.")
         self._path = path
         self._container = container
-        self._stream = stream
+        self._decoder = Decoder(path, container, _find_audio(path, container))
         self._start = to_samples(start)
         self._limit = None if duration is None else to_samples(duration)
-        self._position = 0.0  # seconds decoded
 
     @property
     def duration(self) -> float | None:
         """Seconds that will be delivered, as far as the file says."""
-        total = self._claimed_duration()
+        total = self._decoder.length
         if total is None:
             return None
-        rest = max(0.0, total - self._start / SAMPLE_RATE)
-        return rest if self._limit is None else min(rest, self._limit / SAMPLE_RATE)
+        rest = max(0.0, total - to_seconds(self._start))
+        return rest if self._limit is None else min(rest, to_seconds(self._limit))
 
     def blocks(self) -> Iterator[Float32Array]:
-        """The audio, once, in order; see `AudioSource.blocks`."""
-        n_skip, n_left = int(self._start), self._limit
+        """The audio, once, in order; see `AudioSource.blocks`.
+
+        A part is, to the sample, what stands there in the whole. Where a seek saves decoding what
+        comes before (`decode.SEEKABLE`), lossy codecs may differ in the last bits.
+        """
+        position = int(to_samples(self._decoder.seek(to_seconds(self._start))))
+        start, n_delivered = int(self._start), 0
         for block in self._resampled():
-            wanted = block[n_skip:]
-            n_skip -= len(block) - len(wanted)
-            if n_left is not None:
-                wanted = wanted[:n_left]
-                n_left = type(n_left)(n_left - len(wanted))
+            wanted = block[max(0, start - position) :]
+            position += len(block)
+            if self._limit is not None:
+                wanted = wanted[: self._limit - n_delivered]
+            n_delivered += len(wanted)
             if len(wanted):
                 yield np.clip(wanted, -1.0, 1.0)
-            if n_left == 0:
+            if n_delivered == self._limit:
                 return
+        if position == 0:
+            raise AudioError(f"{self._path} contains no audio; record or download it again.")
+        if n_delivered == 0:
+            raise AudioError(
+                f"{self._path} is over at {self._decoder.position:.1f} s, before the start at"
+                f" {to_seconds(start):g} s; start earlier."
+            )
 
     def close(self) -> None:
         """Close the file."""
@@ -151,92 +164,45 @@ class AudioFile:
     ) -> None:
         self.close()
 
-    def _claimed_duration(self) -> float | None:
-        if self._stream.duration is not None and self._stream.time_base is not None:
-            return float(self._stream.duration * self._stream.time_base)
-        if self._container.duration is not None:
-            return self._container.duration / av.time_base
-        return None
-
     def _resampled(self) -> Iterator[Float32Array]:
         """Blocks at SAMPLE_RATE; a failure comes after everything before it."""
         resampler: Resampler | None = None
         failure: AudioError | None = None
-        decoded = self._decoded()
+        waiting = _gathered(self._decoder.pieces())
         while True:
             try:
-                mono, rate = next(decoded)
+                piece = next(waiting)
             except StopIteration:
                 break
             except AudioError as error:
                 failure = error
                 break
-            if resampler is None or rate != resampler.rate:
+            if resampler is None or piece.rate != resampler.rate:
                 if resampler is not None:
                     yield resampler.finish()
-                resampler = Resampler(rate)
-            yield resampler.push(mono)
+                resampler = Resampler(piece.rate)
+            yield resampler.push(piece.samples)
         if resampler is not None:
             yield resampler.finish()
         if failure is not None:
             raise failure
-        if resampler is None:
-            raise AudioError(f"{self._path} contains no audio that can be decoded.")
 
-    def _decoded(self) -> Iterator[tuple[Float32Array, int]]:
-        """Mono samples at the file's own rate, about a block at a time, and that rate."""
-        waiting: list[Float32Array] = []
-        n_waiting, rate = 0, 0
-        for frame in self._frames():
-            if frame.sample_rate != rate or n_waiting * SAMPLE_RATE >= BLOCK * rate:
-                if waiting:
-                    yield np.concatenate(waiting), rate
-                waiting, n_waiting, rate = [], 0, frame.sample_rate
-            mono = _to_mono(frame)
-            if not np.isfinite(mono).all():
-                if waiting:
-                    yield np.concatenate(waiting), rate
-                raise self._broken("contains samples that are not numbers (NaN or infinite)")
-            waiting.append(mono)
-            n_waiting += len(mono)
-            self._position += len(mono) / rate
+
+def _gathered(pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """Join small pieces to about a block; a failure comes after everything before it."""
+    waiting: list[Float32Array] = []
+    n_waiting, rate = 0, 0
+    try:
+        for piece in pieces:
+            if waiting and (piece.rate != rate or n_waiting * SAMPLE_RATE >= BLOCK * rate):
+                yield Piece(np.concatenate(waiting), rate)
+                waiting, n_waiting = [], 0
+            waiting.append(piece.samples)
+            n_waiting += len(piece.samples)
+            rate = piece.rate
+    except AudioError:
         if waiting:
-            yield np.concatenate(waiting), rate
-
-    def _frames(self) -> Iterator[DecodedFrame]:
-        n_skipped = 0
-        packets = self._container.demux(self._stream)
-        while True:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                break
-            except av.error.FFmpegError as error:
-                raise self._broken(f"cannot be read further ({error.strerror})") from error
-            try:
-                frames = self._stream.decode(packet)
-            except av.error.FFmpegError:
-                n_skipped += 1
-                continue
-            yield from frames
-        if n_skipped:
-            logger.warning("%s: %d damaged packets were left out", self._path, n_skipped)
-
-    def _broken(self, what: str) -> AudioError:
-        return AudioError(
-            f"{self._path} {what} at {self._position:.1f} s; what comes before was used."
-        )
-
-
-def _to_mono(frame: DecodedFrame) -> Float32Array:
-    """Average the channels of a decoded frame: (n,) float32, full scale at 1."""
-    values: npt.NDArray[Any] = frame.to_ndarray()
-    if frame.format.is_packed:
-        values = values.reshape(-1, len(frame.layout.channels)).T
-    kind = frame.format.packed.name
-    if kind == "u8":
-        values = (values.astype(np.float32) - 128) / 128
-    elif kind in FULL_SCALE:
-        values = values.astype(np.float32) / np.float32(FULL_SCALE[kind])
-    mono: Float32Array = values[0] if len(values) == 1 else values.mean(axis=0)
-    return mono.astype(np.float32, copy=False)
+            yield Piece(np.concatenate(waiting), rate)
+        raise
+    if waiting:
+        yield Piece(np.concatenate(waiting), rate)

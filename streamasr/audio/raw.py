@@ -8,7 +8,7 @@ import numpy as np
 
 from streamasr.audio.source import BLOCK
 from streamasr.errors import AudioError
-from streamasr.units import SAMPLE_RATE, Float32Array, to_samples
+from streamasr.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class RawAudio:
 
     def blocks(self) -> Iterator[Float32Array]:
         """The audio, once, in order; see `AudioSource.blocks`."""
-        n_read = 0
+        n_read = n_delivered = 0
         for samples in self._samples():
             n_read += len(samples)
             wanted = samples[self._n_skip :]
@@ -56,9 +56,14 @@ class RawAudio:
                 wanted = wanted[: self._n_left]
                 self._n_left -= len(wanted)
             if len(wanted):
+                n_delivered += len(wanted)
                 yield wanted
             if self._n_left == 0:
                 return
+        if n_read > 0 and n_delivered == 0:
+            raise AudioError(
+                f"{self._name} is over at {to_seconds(n_read):.1f} s, before the part to read."
+            )
         if n_read == 0:
             raise AudioError(
                 f"{self._name} contains no audio; send raw 16-bit little-endian mono samples"
