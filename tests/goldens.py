@@ -1,8 +1,14 @@
 """What the golden arrays in tests/data cover; see the README there."""
 
+import json
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
+
+from streamasr.alignment.words import split_words
+from streamasr.audio.file import open_audio
+from streamasr.units import Float32Array
 from tests.checkpoints import Shape
 
 DATA: Final = Path(__file__).parent / "data"
@@ -25,3 +31,26 @@ ENCODER_SHAPES: Final = {
     "short window": Shape(n_window_infer=200, encoder_layers=3, channels=5, n_mels=80),
 }
 ENCODER_CLIPS: Final = (100, 16_000, 16_160, 70_001, 129_280)  # samples; the last two: 5, 9 chunks
+
+TINY_GOLDEN: Final = DATA / "golden_tiny.npz"
+TINY_RECOGNISER: Final = Path(__file__).parent / "tiny" / "asr"
+TINY_ALIGNER: Final = Path(__file__).parent / "tiny" / "aligner"
+TINY_CLIPS: Final = DATA / "tiny_clips"
+TINY_GOLDEN_CLIPS: Final = ("espeak_1", "mandarin", "noise")
+
+
+def read_clip(name: str) -> Float32Array:
+    """Read a clip of `TINY_CLIPS`: (n,), mono at SAMPLE_RATE."""
+    with open_audio(TINY_CLIPS / f"{name}.flac") as source:
+        return np.concatenate(list(source.blocks()))
+
+
+def clip_facts() -> dict[str, dict[str, Any]]:
+    """What is said in every clip of `TINY_CLIPS`, by the clip's name."""
+    facts = json.loads((TINY_CLIPS / "clips.json").read_text(encoding="utf-8"))
+    return {clip["file"].removesuffix(".flac"): clip for clip in facts["clips"]}
+
+
+def words_of(clip: dict[str, Any]) -> list[str]:
+    """Divide a clip's text as the aligner gets it."""
+    return [word.spoken for word in split_words(clip["text"], clip["language"])]

@@ -11,11 +11,12 @@ from streamasr.errors import AudioError, ModelError
 from streamasr.export.checkpoint import read_checkpoint
 from streamasr.export.graphs import build_backend, build_frontend
 from streamasr.features.log_mel import log_mel
-from streamasr.models.onnx import OnnxOptions, OnnxSession, open_session
+from streamasr.models.onnx import OnnxOptions, open_session
 from streamasr.models.qwen3_encoder import MASKED, Qwen3Encoder
 from streamasr.units import Float32Array
 from tests.checkpoints import Shape, write_checkpoint
 from tests.goldens import ENCODER_CLIPS, ENCODER_GOLDEN, ENCODER_SHAPES
+from tests.parity import open_inside
 from tests.signals import speechlike
 
 OPTIONS = OnnxOptions(threads=1)
@@ -52,9 +53,9 @@ def cosine(a: Float32Array, b: Float32Array) -> float:
 @pytest.mark.parametrize("name", ENCODER_SHAPES)
 def test_every_stage_equals_the_reference(tmp_path: Path, name: str) -> None:
     shape = ENCODER_SHAPES[name]
-    _, backend = write_graphs(tmp_path, shape)
+    write_graphs(tmp_path, shape)
     encoder = open_encoder(tmp_path, shape.n_window_infer)
-    inside = open_up(backend, tmp_path / "inside.onnx", shape.d_model)
+    inside = open_inside(tmp_path / "checkpoint", tmp_path / "inside.onnx")
     with np.load(ENCODER_GOLDEN) as golden:
         for n_samples in ENCODER_CLIPS:
             expected = {
@@ -73,22 +74,6 @@ def test_every_stage_equals_the_reference(tmp_path: Path, name: str) -> None:
             assert embeddings.shape == expected["embeddings"].shape
             assert cosine(embeddings, expected["embeddings"]) >= 0.9999
             np.testing.assert_allclose(embeddings, expected["embeddings"], rtol=0, atol=1e-3)
-
-
-def open_up(backend: onnx.ModelProto, path: Path, d_model: int) -> OnnxSession:
-    """Save a back end with the value before the projector as a second output."""
-    opened = onnx.ModelProto.FromString(backend.SerializeToString())
-    inner = helper.make_tensor_value_info(
-        "encoder_output", TensorProto.FLOAT, ("n_windows", "time", d_model)
-    )
-    opened.graph.output.append(inner)
-    onnx.save(opened, path)
-    return open_session(
-        path,
-        OPTIONS,
-        inputs={"hidden_states": 3, "attention_mask": 4},
-        outputs={"encoder_output": 3},
-    )
 
 
 @pytest.mark.parametrize("n_frames", [1, 8, 9, 50, 99, 100, 101, 108, 109, 799, 800, 801, 1234])

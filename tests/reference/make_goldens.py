@@ -19,6 +19,13 @@ from tests.goldens import (
     LOG_MEL_GOLDEN,
     LOG_MEL_LENGTHS,
     LOG_MEL_ROWS,
+    TINY_ALIGNER,
+    TINY_GOLDEN,
+    TINY_GOLDEN_CLIPS,
+    TINY_RECOGNISER,
+    clip_facts,
+    read_clip,
+    words_of,
 )
 from tests.reference.reference import Reference, reference_log_mel
 from tests.signals import KINDS, signal, speechlike
@@ -49,6 +56,31 @@ def make_encoder() -> None:
     np.savez_compressed(ENCODER_GOLDEN, **arrays)
 
 
+def make_tiny() -> None:
+    """Run the embedded model's checkpoints over some of its clips, from samples to tokens."""
+    arrays: dict[str, np.ndarray] = {}
+    recogniser, aligner = Reference(TINY_RECOGNISER), Reference(TINY_ALIGNER, is_aligner=True)
+    for name in TINY_GOLDEN_CLIPS:
+        samples, words = read_clip(name), words_of(clip_facts()[name])
+        stages = recogniser.encode(samples)
+        prompt = recogniser.prompt("", None, len(stages.embeddings))
+        answer = recogniser.greedy(prompt, samples)
+        found = {
+            "log_mel": reference_log_mel(samples),
+            "conv_output": stages.conv_output,
+            "encoder_output": stages.encoder_output,
+            "embeddings": stages.embeddings,
+            "prompt": np.array(prompt),
+            "first_logits": recogniser.logits(prompt, samples)[-1],
+            "answer": np.array(answer),
+        }
+        if words:
+            found["classes"] = aligner.classes(samples, words).argmax(axis=-1)
+        arrays |= {f"{name}/{stage}": array for stage, array in found.items()}
+    np.savez_compressed(TINY_GOLDEN, **arrays)
+
+
 if __name__ == "__main__":
     make_log_mel()
     make_encoder()
+    make_tiny()

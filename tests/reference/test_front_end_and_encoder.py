@@ -1,0 +1,72 @@
+"""Features and encoder against transformers, for checkpoints of many shapes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from streamasr.export.bundle import export_checkpoint
+from streamasr.features.log_mel import log_mel
+from streamasr.models.qwen3_encoder import Qwen3Encoder
+from tests.checkpoints import KeyStyle, Shape, write_checkpoint
+from tests.parity import OPTIONS, assert_same, open_inside
+from tests.reference.reference import Reference, reference_log_mel
+from tests.signals import KINDS, signal, speechlike
+
+pytestmark = pytest.mark.reference
+
+SHAPES = {
+    "small": Shape(),
+    "deep": Shape(encoder_layers=6, d_model=64, encoder_heads=8, channels=12),
+    "one layer, one head": Shape(encoder_layers=1, encoder_heads=1, d_model=28, encoder_ffn=20),
+    "1.7B-like": Shape(hidden=2048, d_model=64, encoder_heads=4, heads=4, kv_heads=1, layers=1),
+    "short window": Shape(n_window_infer=100),
+    "80 mels": Shape(n_mels=80),
+    "90 mels": Shape(n_mels=90),
+    "aligner": Shape(n_classes=77),
+}
+CLIPS = (1, 8_001, 16_000, 16_161, 128_000, 129_281, 250_123)  # samples
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "speechlike"])
+def test_features_are_equal_for_any_length(kind: str) -> None:
+    # Eight decades below a pure tone the reference's single precision shows; ours is double.
+    tolerance = 2e-4 if kind in {"tone", "sweep"} else 1e-4
+    lengths = np.random.RandomState(1).randint(1, 60_000, 25)
+    for n_samples in (*lengths, 399, 400, 401, 7_999, 8_000, 8_001, 15_999, 16_000, 16_160):
+        clip = speechlike(n_samples) if kind == "speechlike" else signal(kind, n_samples)
+        expected = reference_log_mel(clip)
+        mel = log_mel(clip)
+        assert mel.shape == expected.shape
+        np.testing.assert_allclose(mel, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("style", ["native", "original"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_encoder_is_equal_stage_by_stage(tmp_path: Path, name: str, style: KeyStyle) -> None:
+    shape = SHAPES[name]
+    # transformers reads the native style only; the weights are the same.
+    native = write_checkpoint(tmp_path / "native", shape)
+    ours = write_checkpoint(tmp_path / style, shape, style=style)
+    export_checkpoint(ours, tmp_path / "bundle", encoder="fp32", decoder="f16")
+    compare(native, tmp_path / "bundle", is_aligner=shape.n_classes is not None)
+
+
+def compare(checkpoint: Path, bundle: Path, *, is_aligner: bool) -> None:
+    """Run both over clips of many lengths; the bundle was exported from the checkpoint."""
+    reference = Reference(checkpoint, is_aligner=is_aligner)
+    encoder = Qwen3Encoder.from_bundle(bundle, OPTIONS)
+    inside = open_inside(checkpoint, bundle / "inside.onnx")
+    for n_samples in CLIPS:
+        clip = speechlike(n_samples)
+        expected = reference.encode(clip)
+        hidden = encoder.convolve(log_mel(clip, encoder.n_mels))
+        assert_same(hidden, expected.conv_output)
+        window = hidden[None, : encoder.window_tokens]
+        mask = np.zeros((1, 1, window.shape[1], window.shape[1]), np.float32)
+        output = inside.run("encoder_output", hidden_states=window, attention_mask=mask)[0]
+        assert_same(output, expected.encoder_output[: len(output)])
+        assert_same(encoder.encode(clip), expected.embeddings)

@@ -1,0 +1,60 @@
+"""The embedded model against transformers, on all clips that come with it."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from tests.goldens import (
+    TINY_ALIGNER,
+    TINY_RECOGNISER,
+    clip_facts,
+    read_clip,
+    words_of,
+)
+from tests.parity import Recogniser, assert_same, assert_same_logits, open_aligner
+from tests.reference.reference import Reference, reference_log_mel
+
+pytestmark = [
+    pytest.mark.reference,
+    pytest.mark.skipif(not TINY_RECOGNISER.exists(), reason="the model is being trained"),
+]
+
+CONTEXTS = {"": None, "seven eight nine": None, "the next page": "English"}
+
+
+@pytest.fixture(scope="module")
+def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recogniser]:
+    with Recogniser(TINY_RECOGNISER, tmp_path_factory.mktemp("tiny") / "bundle") as recogniser:
+        yield recogniser
+
+
+def test_the_recogniser_is_equal_stage_by_stage(recogniser: Recogniser) -> None:
+    reference = Reference(TINY_RECOGNISER)
+    for name in clip_facts():
+        samples = read_clip(name)
+        for context, language in CONTEXTS.items():
+            ours = recogniser.run(samples, context, language)
+            expected = reference.encode(samples)
+            np.testing.assert_allclose(ours.log_mel, reference_log_mel(samples), rtol=0, atol=1e-4)
+            assert_same(ours.conv_output, expected.conv_output)
+            assert_same(ours.encoder_output, expected.encoder_output)
+            assert_same(ours.embeddings, expected.embeddings)
+            assert ours.prompt == reference.prompt(context, language, len(ours.embeddings))
+            first_logits, answer = reference.answer(ours.prompt, samples, ours.answer)
+            assert_same_logits(ours.first_logits, first_logits)
+            assert ours.answer == answer, name
+
+
+def test_the_aligner_chooses_the_same_classes(tmp_path_factory: pytest.TempPathFactory) -> None:
+    reference = Reference(TINY_ALIGNER, is_aligner=True)
+    directory = tmp_path_factory.mktemp("tiny") / "bundle"
+    with open_aligner(TINY_ALIGNER, directory) as aligner:
+        for name, clip in clip_facts().items():
+            if words := words_of(clip):
+                samples = read_clip(name)
+                classes = reference.classes(samples, words).argmax(axis=-1)
+                assert aligner.align(samples, words).milliseconds == tuple(80 * classes), name
