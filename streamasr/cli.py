@@ -159,8 +159,8 @@ _SEGMENTATION_HELP: Final = {
     "hangover": "seconds of silence that end a segment; default 0.6",
     "min_speech": "seconds of speech below which a noise is ignored; default 0.2",
     "max_segment": "seconds after which a segment is cut at a quiet place; default 24",
-    "aggressiveness": "0 to 3: how sure the voice detector must be; default 2",
-    "margin_db": "how far speech stands out from steady noise; default 6",
+    "aggressiveness": "0 to 3: how sure the voice detector must be; default 1",
+    "minimum_db": "level below which nothing is speech, dB of full scale; default -80",
 }
 
 

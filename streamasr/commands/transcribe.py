@@ -105,7 +105,7 @@ def recognition_config(options: argparse.Namespace) -> RecognitionConfig:
         words=not options.no_words,
         threads=options.threads or default_threads(),
         providers=tuple(options.providers or ("CPUExecutionProvider",)),
-        vad=VadConfig(**_given(options, "aggressiveness", "margin_db")),
+        vad=VadConfig(**_given(options, "aggressiveness", "minimum_db")),
         chunker=ChunkerConfig(
             **_given(options, "pre_roll", "hangover", "min_speech", "max_segment")
         ),
