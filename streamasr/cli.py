@@ -148,6 +148,13 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="onnxruntime execution provider, in order of preference; default CPUExecutionProvider",
     )
+    tuning.add_argument(
+        "--aggressiveness",
+        type=int,
+        choices=range(4),
+        metavar="N",
+        help="0 to 3: how sure the voice detector must be; default 1",
+    )
     for name, text in _SEGMENTATION_HELP.items():
         tuning.add_argument(
             f"--{name.replace('_', '-')}", type=_number, dest=name, metavar="X", help=text
@@ -159,7 +166,6 @@ _SEGMENTATION_HELP: Final = {
     "hangover": "seconds of silence that end a segment; default 0.6",
     "min_speech": "seconds of speech below which a noise is ignored; default 0.2",
     "max_segment": "seconds after which a segment is cut at a quiet place; default 24",
-    "aggressiveness": "0 to 3: how sure the voice detector must be; default 1",
     "minimum_db": "level below which nothing is speech, dB of full scale; default -80",
 }
 

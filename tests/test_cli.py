@@ -16,6 +16,7 @@ import pytest
 from streamasr.cli import FORMATS, parse
 from streamasr.commands.transcribe import output_paths, recognition_config
 from streamasr.errors import ConfigError
+from streamasr.segmentation.vad import VoiceDetector
 from tests.fakes import pcm, talk, write_wav
 
 COMMAND = [sys.executable, "-m", "streamasr"]
@@ -63,6 +64,7 @@ def run(*arguments: str | Path, given: bytes | None = None) -> subprocess.Comple
         (["transcribe", "a", "--threads", "0"], "is not a whole number from 1"),
         (["transcribe", "a", "--threads", "1.5"], "is not a whole number from 1"),
         (["transcribe", "a", "--hangover", "x"], "is not a number"),
+        (["transcribe", "a", "--aggressiveness", "4"], "invalid choice: 4"),
     ],
 )
 def test_wrong_arguments_end_with_a_sentence_and_code_2(
@@ -87,6 +89,7 @@ def test_options_become_configuration() -> None:
     assert (config.language, config.context, config.words) == ("Chinese", "Ada", False)
     assert (config.threads, config.chunker.hangover, config.vad.aggressiveness) == (3, 0.9, 3)
     assert config.partial_interval_s is None
+    VoiceDetector(config.vad)  # webrtcvad takes whole numbers alone
 
 
 @pytest.mark.parametrize(
@@ -95,7 +98,6 @@ def test_options_become_configuration() -> None:
         ["--language", "klingon"],
         ["--hangover", "-1"],
         ["--hangover", "nan"],
-        ["--aggressiveness", "4"],
         ["--minimum-db", "9"],
         ["--max-segment", "1"],
     ],
