@@ -150,5 +150,9 @@ def assert_same(ours: Float32Array, theirs: Float32Array) -> None:
 
 
 def assert_same_logits(ours: Float32Array, theirs: Float32Array) -> None:
-    """Compare logits; llama.cpp keeps keys and values in float16."""
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=5e-3 * np.abs(theirs).max())
+    """Compare logits to 1 % of the largest.
+
+    llama.cpp keeps keys and values in float16, and its flash attention on the CPU adds
+    in float16 too. With float32 instead, random checkpoints differ by 1e-6 of the largest.
+    """
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-2 * np.abs(theirs).max())

@@ -1,6 +1,8 @@
 """Exporting whole bundles: what is in them, what llama.cpp reads, and whole or not at all."""
 
+import errno
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -271,14 +273,25 @@ def test_a_destination_that_cannot_be_made_is_refused(tmp_path: Path, recogniser
         export(recogniser, tmp_path / "file" / "b")
 
 
+@pytest.mark.parametrize(
+    ("failure", "seen"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), ConfigError),
+    ],
+)
 def test_a_failed_export_leaves_nothing(
-    tmp_path: Path, recogniser: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    recogniser: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: BaseException,
+    seen: type[BaseException],
 ) -> None:
     def fail(*_: object) -> None:
-        raise KeyboardInterrupt
+        raise failure
 
     monkeypatch.setattr(module, "write_decoder", fail)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(seen):
         export(recogniser, tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
 

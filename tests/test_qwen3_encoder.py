@@ -130,6 +130,14 @@ def test_a_front_end_that_takes_one_chunk_at_a_time_gives_the_same(tmp_path: Pat
     np.testing.assert_allclose(result, expected, rtol=0, atol=1e-4)
 
 
+def test_a_front_end_that_takes_three_chunks_at_a_time_is_refused(tmp_path: Path) -> None:
+    frontend, backend = write_graphs(tmp_path, Shape())
+    frontend.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    save(tmp_path, frontend, backend)
+    with pytest.raises(ModelError, match="takes 3 chunks at a time"):
+        open_encoder(tmp_path)
+
+
 def test_graphs_with_float16_inputs_and_outputs_run(tmp_path: Path) -> None:
     frontend, backend = write_graphs(tmp_path, Shape())
     expected = open_encoder(tmp_path).encode(speechlike(50_000))

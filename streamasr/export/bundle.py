@@ -60,7 +60,7 @@ def export_checkpoint(
         progress: told about every step.
 
     Raises:
-        ConfigError: the destination exists or cannot be made.
+        ConfigError: the destination exists or cannot be written.
         ModelError: a checkpoint is broken, of the wrong kind or not supported.
     """
     bundles = {".": read_checkpoint(source)}
@@ -76,6 +76,8 @@ def export_checkpoint(
             (partial / place).mkdir(exist_ok=True)
             _write_bundle(checkpoint, partial / place, own_name, precision, progress or _silent)
         partial.rename(destination)
+    except OSError as error:
+        raise ConfigError(f"{destination}: cannot be written ({error.strerror})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

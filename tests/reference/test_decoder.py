@@ -23,7 +23,7 @@ RECOGNISERS = {
     "1.7B-like": Shape(hidden=2048, d_model=64, encoder_heads=4, heads=4, kv_heads=2, ffn=256),
 }
 ALIGNERS = {
-    "small": Shape(n_classes=50),
+    "small": Shape(n_classes=150),
     "5000 classes": Shape(n_classes=5000, head_dim=16, heads=4, kv_heads=4),
 }
 CLIPS = (8_000, 140_000)  # samples
@@ -33,7 +33,7 @@ REQUESTS = (
     ("naïve 中文, 🙂", None),
 )  # context, language
 WORDS = ["the", "language", "中", "naïve", "he"]
-ROUNDING = 5e-3  # of the largest logit, as in `assert_same_logits`
+ROUNDING = 1e-2  # of the largest logit, as in `assert_same_logits`
 
 
 @pytest.mark.parametrize("style", ["native", "original"])
@@ -73,5 +73,5 @@ def assert_chosen(choices: np.ndarray, expected: np.ndarray) -> None:
     must be one of those that tie.
     """
     chosen = expected[np.arange(len(expected)), choices]
-    assert np.all(expected.max(axis=-1) - chosen <= 2 * ROUNDING * np.abs(expected).max(axis=-1))
+    assert np.all(expected.max(axis=-1) - chosen <= ROUNDING * np.abs(expected).max(axis=-1))
     assert np.count_nonzero(expected.argmax(axis=-1) != choices) <= 0.2 * len(choices) + 1
