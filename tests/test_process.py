@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from streamasr.errors import ModelError, WorkerError
-from streamasr.workers.process import DEATHS_PER_REQUEST, Patience, Worker
+from streamasr.workers.process import DEATHS_PER_REQUEST, FAILED_STARTS, Patience, Worker
 from tests import children
 
 PATIENCE_S = 30
@@ -104,7 +104,9 @@ def test_a_broken_model_is_reported_at_the_start() -> None:
 def test_a_child_that_dies_at_every_start_is_given_up() -> None:
     with Worker("w", children.build_dying, None) as worker:
         answer = worker.submit(1)
-        with pytest.raises(WorkerError, match=f"died {DEATHS_PER_REQUEST} times while starting"):
+        with pytest.raises(
+            WorkerError, match=f"died {FAILED_STARTS} times in a row while starting"
+        ):
             worker.wait_ready()
         with pytest.raises(WorkerError):
             answer.result(PATIENCE_S)
@@ -118,11 +120,11 @@ def test_a_death_while_starting_costs_nothing(tmp_path: Path) -> None:
 
 def test_a_kill_while_starting_costs_nothing(fifo: Path) -> None:
     with Worker("w", children.build_stuck, fifo, Patience(start=600)) as worker:
-        for _ in range(DEATHS_PER_REQUEST - 1):
+        for _ in range(FAILED_STARTS - 1):
             assert fifo.read_text() == "started"
             kill(worker.pid)
         assert fifo.read_text() == "started"
-        assert worker.restarts == DEATHS_PER_REQUEST - 1
+        assert worker.restarts == FAILED_STARTS - 1
 
 
 def test_a_death_while_idle_costs_nothing(worker: Calculator) -> None:
@@ -318,8 +320,8 @@ def test_children_end_with_their_parent() -> None:
             wait_gone(pid)
 
 
-def test_a_worker_pauses_longer_between_more_deaths_in_a_row() -> None:
+def test_a_worker_pauses_longer_between_more_failed_starts_in_a_row() -> None:
     started = time.monotonic()
     with Worker("w", children.build_dying, None) as worker, pytest.raises(WorkerError):
         worker.wait_ready()
-    assert time.monotonic() - started >= 0.1 + 0.5
+    assert time.monotonic() - started >= 0.1 + 0.2 + 0.4 + 0.8

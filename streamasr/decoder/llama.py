@@ -334,6 +334,10 @@ def load_library() -> Any:  # llama-cpp-python has no usable types for its ctype
         raise ModelError(
             "llama-cpp-python is not installed; run `make` or `pip install -r requirements.txt`."
         ) from error
+    # llama.cpp's OpenMP threads spin at every barrier by default. Where they share the cores with
+    # the encoder, or with anything else, each waits for one that has no core: hundreds of times
+    # slower than sleeping, which costs next to nothing on a machine that is free.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         from llama_cpp import llama_cpp as library
     except (ImportError, OSError, RuntimeError) as error:

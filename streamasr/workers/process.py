@@ -33,11 +33,14 @@ ConfigT = TypeVar("ConfigT")
 RequestT = TypeVar("RequestT")
 AnswerT = TypeVar("AnswerT")
 
-DEATHS_PER_REQUEST: Final = 3
-"""How often a request may kill its child before it is given up."""
+DEATHS_PER_REQUEST: Final = 5
+"""How often a child may die over a request before it is given up. A request that kills its child
+does so every time; chance does not."""
 
 _STOP_TIMEOUT_S: Final = 2.0
-_RESTART_PAUSE_S: Final = (0.0, 0.1, 0.5, 2.0)  # by the number of deaths in a row
+_RESTART_PAUSE_S: Final = (0.0, 0.1, 0.2, 0.4, 0.8)  # by the number of failed starts in a row
+FAILED_STARTS: Final = len(_RESTART_PAUSE_S)
+"""How often in a row a child may die before it is ready, until the worker is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         self._stopping = threading.Event()
         self._ready: Future[None] = Future()
         self._process: multiprocessing.process.BaseProcess | None = None
+        self._serving: _Job[RequestT, AnswerT] | None = None  # sent to the present child
         self._thread = threading.Thread(target=self._run, name=f"{name} supervisor", daemon=True)
         self.restarts = 0
 
@@ -177,35 +181,31 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
             self._give_up(WorkerError(f"the {self._name} cannot be kept running: {error}"))
 
     def _supervise(self) -> None:
-        deaths_in_a_row = 0
+        failed_starts = 0  # in a row
         while not self._stopping.is_set():
             connection, process = self._spawn()
             try:
+                failed_starts += 1
                 self._await_ready(connection, process)
-                deaths_in_a_row = 0
+                failed_starts = 0
                 self._serve(connection, process)
             except _ChildDied as death:
                 process.kill()  # it may also hang, or be busy with what nobody waits for any more
-                deaths_in_a_row += 1
                 self._report_death(process, str(death))
-                if self._blame():
-                    deaths_in_a_row = 0
+                self._blame()
             except ModelError as error:
                 self._give_up(error)
                 return
             finally:
                 connection.close()
                 _end(process)
-            if deaths_in_a_row and not self._ready.done() and deaths_in_a_row >= DEATHS_PER_REQUEST:
-                self._give_up(
-                    WorkerError(f"the {self._name} died {deaths_in_a_row} times while starting.")
-                )
+            if failed_starts == FAILED_STARTS:
+                message = f"the {self._name} died {failed_starts} times in a row while starting."
+                self._give_up(WorkerError(message))
                 return
             if not self._stopping.is_set():
                 self.restarts += 1
-                self._stopping.wait(
-                    _RESTART_PAUSE_S[min(deaths_in_a_row, len(_RESTART_PAUSE_S) - 1)]
-                )
+                self._stopping.wait(_RESTART_PAUSE_S[failed_starts])
 
     def _spawn(self) -> tuple[Connection, multiprocessing.process.BaseProcess]:
         spawn = multiprocessing.get_context("spawn")
@@ -243,13 +243,14 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
                     raise _ChildDied(_describe_exit(process))
                 self._wake_receiver.recv_bytes()
                 continue
-            job = self._jobs[0]
+            job = self._serving = self._jobs[0]
             try:
                 connection.send(job.request)
             except OSError as error:
                 raise _ChildDied(_describe_exit(process)) from error
             answer = self._receive(connection, process, self._patience.answer)
             self._jobs.popleft()
+            self._serving = None
             if isinstance(answer, Refused):
                 job.answer.set_exception(WorkerError(answer.message))
             else:
@@ -283,19 +284,18 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         if not self._stopping.is_set():
             logger.warning("%s (process %s) died: %s", self._name, process.pid, why)
 
-    def _blame(self) -> bool:
-        """Count the death against the request that was being served; whether it is given up."""
-        if self._stopping.is_set() or not self._jobs or not self._ready.done():
-            return False
-        job = self._jobs[0]
+    def _blame(self) -> None:
+        """Count the death against the request that was being served, if any."""
+        job, self._serving = self._serving, None
+        if job is None or self._stopping.is_set():
+            return
         job.deaths += 1
         if job.deaths < DEATHS_PER_REQUEST:
-            return False
+            return
         self._jobs.popleft()
         job.answer.set_exception(
             WorkerError(f"the {self._name} died {job.deaths} times over the same request.")
         )
-        return True
 
     def _give_up(self, error: StreamASRError) -> None:
         with self._lock:
