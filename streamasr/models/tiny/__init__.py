@@ -1,6 +1,6 @@
 """The embedded model: a Qwen3-ASR and a ForcedAligner of a few million weights.
 
-It knows about a hundred English words and the Mandarin numerals, and makes everything work on a
+It knows 95 English words and the Mandarin numerals, and makes everything work on a
 fresh machine without a download. `tests/tiny/README.md` says how it was made.
 """
 
@@ -10,8 +10,8 @@ from typing import Final
 NAME: Final = "tiny"
 BUNDLE: Final = Path(__file__).parent
 WARNING: Final = (
-    "no --model was given: using the embedded tiny, which knows about 120 words and hears nothing "
-    "else; the README says how to get a real one"
+    "no --model was given: using the embedded tiny, which knows 95 English words and the "
+    "Mandarin numerals; the README says how to get a real one"
 )
 DEMO: Final = BUNDLE / "demo.flac"
 """A speech clip that it understands."""
