@@ -34,11 +34,11 @@ HEARD = 0.6  # a word counts when this much of it is inside the clip
 class Mix:
     """How often each kind of clip is made."""
 
-    people: float = 0.22
-    words: float = 0.24
-    sentences: float = 0.32
-    chinese_words: float = 0.07
-    chinese_sentences: float = 0.08
+    people: float
+    words: float
+    sentences: float
+    chinese_words: float
+    chinese_sentences: float
     nothing: float = 0.07
 
 
@@ -142,9 +142,9 @@ class Voices:
             self.engines.setdefault(name.split("/")[0], []).append(name)
 
     def pick(self, rng: Random) -> str:
-        """Choose a voice: espeak-ng's many as often as the few of the others together."""
+        """Choose a voice: espeak-ng's many more often than the few of the others together."""
         names = list(self.engines)
-        weights = [1.0 if name == "espeak" else 0.5 for name in names]
+        weights = [1.6 if name == "espeak" else 0.5 for name in names]
         engine = rng.choices(names, weights)[0]
         return rng.choice(self.engines[engine])
 
@@ -168,7 +168,7 @@ class Sentences:
 
     def pick(self, rng: Random, shortest: float, longest: float) -> Utterance | None:
         """Choose a sentence whose samples are between `shortest` and `longest` many."""
-        weights = [0.6, 0.4][: len(self._groups)]
+        weights = [0.68, 0.32][: len(self._groups)]
         order, lengths = rng.choices(self._groups, weights)[0]
         low, high = np.searchsorted(lengths, [shortest, longest])
         return self.bank[int(order[rng.randrange(low, high)])] if high > low else None
@@ -250,7 +250,7 @@ class ClipMaker:
         return start + len(sound)
 
     def _speed(self) -> float:
-        return math.exp(self.rng.uniform(-0.2, 0.2)) if self.rng.random() < 0.8 else 1.0
+        return math.exp(self.rng.uniform(-0.16, 0.16)) if self.rng.random() < 0.8 else 1.0
 
     def _lead_in(self, length: int) -> int:
         return int(self.rng.uniform(0, min(0.9 * SAMPLE_RATE, 0.25 * length)))
@@ -383,7 +383,7 @@ class ClipMaker:
             audio = self._room(audio)
         rms = math.sqrt(float((audio**2).mean()))
         for _ in range(rng.choice([0, 1, 1, 1, 2])):
-            ratio = rng.uniform(6, 25) if rng.random() < 0.5 else rng.uniform(20, 50)
+            ratio = rng.uniform(7, 25) if rng.random() < 0.4 else rng.uniform(20, 50)
             audio = audio + self._noise(length) * (rms * 10 ** (-ratio / 20))
         level = 10 ** (min(0.0, rng.uniform(-35, 8)) / 20) if not silent else rng.random()
         audio = audio * (level / float(np.abs(audio).max()))
@@ -426,7 +426,7 @@ class ClipMaker:
         """Make a batch of clips of `seconds` each."""
         rng = self.rng
         n_frames = round(seconds * SAMPLE_RATE / HOP)
-        hop = rng.randint(128, 200) if rng.random() < 0.5 else HOP
+        hop = rng.randint(140, 184) if rng.random() < 0.4 else HOP
         tempo = HOP / hop
         clips = [self.make_clip(n_frames * hop, timed=timed) for _ in range(batch)]
         audio = np.stack([self._degrade(clip.audio, silent=not clip.words) for clip in clips])

@@ -30,8 +30,13 @@ CLASS_SECONDS = 0.08  # of one time class of the aligner
 N_CLASSES = 512
 
 
-def config(tokenizer: Tokenizer, *, text_layers: int) -> Qwen3ASRConfig:
-    """Describe a model of the real architecture, only smaller."""
+def config(tokenizer: Tokenizer, n_classes: int = 2) -> Qwen3ASRConfig:
+    """Describe a model of the real architecture, only smaller.
+
+    Args:
+        tokenizer: gives the vocabulary's size and the special tokens' ids.
+        n_classes: time classes; only the aligner has them, 2 is what `transformers` assumes.
+    """
     token = tokenizer.token_to_id
     end = token("<|im_end|>")
     return Qwen3ASRConfig(
@@ -52,7 +57,7 @@ def config(tokenizer: Tokenizer, *, text_layers: int) -> Qwen3ASRConfig:
             "vocab_size": tokenizer.get_vocab_size(),
             "hidden_size": 192,
             "intermediate_size": 384,
-            "num_hidden_layers": text_layers,
+            "num_hidden_layers": 3,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "head_dim": 64,
@@ -69,7 +74,7 @@ def config(tokenizer: Tokenizer, *, text_layers: int) -> Qwen3ASRConfig:
         pad_token_id=token("<|endoftext|>"),
         eos_token_id=[token("<|endoftext|>"), end],
         tie_word_embeddings=True,
-        num_labels=N_CLASSES,
+        num_labels=n_classes,
     )
 
 
@@ -217,6 +222,7 @@ def save_checkpoint(
     tied = "lm_head.weight"  # the embeddings again
     kept = {name: tensor for name, tensor in to_f16(weights).items() if name != tied}
     save_file(kept, str(fresh / "model.safetensors"), metadata={"format": "pt"})
+    (fresh / "model.safetensors").chmod(0o644)
     described = model.config.to_diff_dict() | {
         "architectures": [type(model).__name__],
         "dtype": "float16",

@@ -1,6 +1,6 @@
-"""Train the embedded forced aligner, from the recogniser's encoder.
+"""Train the embedded forced aligner, from the recogniser.
 
-python train_aligner.py --minutes 20 --encoder RECOGNISER BANKS CHECKPOINT
+python train_aligner.py --minutes 20 --recogniser ASR BANKS CHECKPOINT
 """
 
 from __future__ import annotations
@@ -36,15 +36,14 @@ MIX = Mix(
 SPREAD = 0.6  # classes; the width of the target around the true time
 
 
-def load_encoder(model: nn.Module, recogniser: Path) -> None:
-    """Take over what hears and what embeds words; the layers that read start afresh."""
+def load_recogniser(model: nn.Module, recogniser: Path) -> None:
+    """Take over all of the recogniser: it hears, and it finds words in their order."""
     weights = load_file(recogniser / "model.safetensors")
-    shared = {
-        name: tensor.float()
-        for name, tensor in weights.items()
-        if not name.startswith("model.language_model.layers")
-    }
-    model.load_state_dict(shared, strict=False)
+    missing, unexpected = model.load_state_dict(
+        {name: tensor.float() for name, tensor in weights.items()}, strict=False
+    )
+    if unexpected or missing != ["score.weight"]:
+        raise ValueError(f"{recogniser} is of another shape: {missing} {unexpected}")
 
 
 def class_targets(seconds: Tensor) -> Tensor:
@@ -64,12 +63,12 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
     prompts = Prompts(tokenizer)
-    model = Qwen3ASRForTokenClassification(config(tokenizer, text_layers=2))
+    model = Qwen3ASRForTokenClassification(config(tokenizer, N_CLASSES))
     scale_start_values(model)
     if arguments.start:
         load_weights(model, arguments.start)
     else:
-        load_encoder(model, arguments.encoder)
+        load_recogniser(model, arguments.recogniser)
     maker = ClipMaker(arguments.banks, arguments.seed * 1000 + rank, MIX)
     lengths = Random(arguments.seed)
 
@@ -89,7 +88,7 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
         rank,
         arguments.processes,
         modules=nn.ModuleList([model]),
-        schedule=Schedule(arguments.minutes, arguments.rate, save_minutes=5),
+        schedule=Schedule(arguments.minutes, arguments.rate, 100, arguments.save_minutes),
         loss_of=loss_of,
         save=lambda weights: save_checkpoint(arguments.checkpoint, model, weights),
     )
@@ -98,17 +97,18 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--save-minutes", type=float, default=4)
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--encoder", type=Path, help="recogniser whose encoder to start from")
-    parser.add_argument("--start", type=Path, help="checkpoint to go on from")
+    parser.add_argument("--recogniser", type=Path, help="checkpoint to start from")
+    parser.add_argument("--start", type=Path, help="aligner to go on from")
     parser.add_argument("--seed", type=int, default=2)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--port", type=int, default=29512)
     parser.add_argument("banks", type=Path)
     parser.add_argument("checkpoint", type=Path)
     arguments = parser.parse_args()
-    if not arguments.start and not arguments.encoder:
-        parser.error("--encoder or --start is needed")
+    if not arguments.start and not arguments.recogniser:
+        parser.error("--recogniser or --start is needed")
     torch.multiprocessing.spawn(train, (arguments,), nprocs=arguments.processes)
 
 
