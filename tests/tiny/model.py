@@ -135,6 +135,13 @@ def _encoder_layer(layer: nn.Module, hidden: Tensor) -> Tensor:
 
 
 def read_text(model: nn.Module, ids: Tensor, audio: Tensor, audio_token: int) -> Tensor:
+    """Run the language model over a prompt with audio in it; returns the last of `read_layers`."""
+    return read_layers(model, ids, audio, audio_token)[-1]
+
+
+def read_layers(
+    model: nn.Module, ids: Tensor, audio: Tensor, audio_token: int
+) -> tuple[Tensor, ...]:
     """Run the language model over a prompt with audio in it.
 
     Args:
@@ -142,12 +149,15 @@ def read_text(model: nn.Module, ids: Tensor, audio: Tensor, audio_token: int) ->
         ids: (batch, length), padded at the right, where causal attention ignores it.
         audio: (batch, tokens, hidden), put in place of the `audio_token`s.
     Returns:
-        (batch, length, hidden).
+        (batch, length, hidden) before each layer, and after the last and its norm.
     """
     embedded = model.language_model.embed_tokens(ids)
     places = (ids == audio_token).unsqueeze(-1)
     embedded = embedded.masked_scatter(places, audio)
-    return model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+    output = model.language_model(
+        inputs_embeds=embedded, use_cache=False, output_hidden_states=True
+    )
+    return tuple(output.hidden_states)
 
 
 CHAT_TEMPLATE = """\
