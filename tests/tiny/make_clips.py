@@ -60,20 +60,12 @@ def candidates(banks: Path, rng: Random) -> dict[str, Iterator[TestClip]]:
         while True:
             yield from make()
 
-    def two_sentences() -> list[TestClip]:
-        sentences = bank("sentences")
-        first = rng.randrange(len(sentences))
-        voice = sentences.voice[first]
-        same = np.flatnonzero(sentences.voice == voice)
-        return [pause_between([sentences[first], sentences[int(rng.choice(same))]], 0.8)]
-
     espeak, words = bank("sentences"), bank("words")
     flite, chinese = bank("flite_sentences"), bank("chinese_sentences")
     return {
         "espeak": endless(lambda: whole(espeak, 5, rng)),
         "espeak_noise": endless(lambda: with_noise(whole(espeak, 5, rng), 15)),
         "espeak_joined": endless(lambda: joined(words, 5, rng, sentence)),
-        "espeak_two": endless(two_sentences),
         "flite": endless(lambda: whole(flite, 5, rng)),
         "flite_joined": endless(lambda: joined(bank("flite_words"), 5, rng, sentence)),
         "mandarin": endless(lambda: whole(chinese, 5, rng)),
@@ -86,14 +78,13 @@ WANTED = {
     "espeak": 3,
     "espeak_noise": 1,
     "espeak_joined": 1,
-    "espeak_two": 1,
     "flite": 1,
     "flite_joined": 2,
     "mandarin": 1,
     "mandarin_joined": 1,
     "noise": 1,
 }
-LONGEST = {"espeak_two": 9.0, "noise": 2.0}  # seconds; others 5.5
+LONGEST = {"noise": 2.0}  # seconds; others 5.5
 
 
 def pause_between(utterances: list[Utterance], seconds: float) -> TestClip:
