@@ -20,8 +20,6 @@ from tests.goldens import (
 )
 from tests.parity import Recogniser, assert_same, assert_same_logits, open_aligner
 
-pytestmark = pytest.mark.skipif(not TINY_GOLDEN.exists(), reason="the model is being trained")
-
 
 @pytest.fixture(scope="module")
 def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recogniser]:
