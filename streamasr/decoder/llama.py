@@ -170,6 +170,9 @@ class LlamaContext:
         parameters.n_threads_batch = n_threads
         parameters.embeddings = hidden_states
         parameters.no_perf = True
+        # Flash attention on a CPU adds up in half precision: logits are 17 times further from the
+        # reference, for 13 % of the time of a prompt and none of a token's.
+        parameters.flash_attn_type = self._lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         is_aborted = self.abort.is_set
         # The callback object must live as long as the context that calls it.
         self._abort_callback = self._lib.ggml_abort_callback(lambda _: is_aborted())

@@ -15,8 +15,8 @@ import torch.multiprocessing
 import torch.nn.functional as F  # noqa: N812 - as everybody calls it
 from clips import ClipMaker, Mix
 from model import (
-    CLASS_SECONDS,
     CHUNK,
+    CLASS_SECONDS,
     N_CLASSES,
     TOKENS_PER_CHUNK,
     config,
