@@ -18,6 +18,7 @@ from streamasr.commands.transcribe import output_paths, recognition_config
 from streamasr.errors import ConfigError
 from streamasr.segmentation.vad import VoiceDetector
 from tests.fakes import pcm, talk, write_wav
+from tests.processes import wait_gone
 
 COMMAND = [sys.executable, "-m", "streamasr"]
 TRANSCRIBE = [*COMMAND, "transcribe", "--model", "tiny", "--threads", "1"]
@@ -303,10 +304,6 @@ def started(tmp_path: Path) -> Iterator[Started]:
         running.process.kill()
 
 
-def is_gone(pid: int) -> bool:
-    return read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()[:1] in ([], ["Z"])
-
-
 @pytest.mark.parametrize(
     ("number", "code", "whole_group"),
     [(signal.SIGINT, 130, True), (signal.SIGTERM, 143, False)],
@@ -321,7 +318,8 @@ def test_a_signal_in_the_middle_leaves_nothing_behind(
     send = os.killpg if whole_group else os.kill
     send(started.process.pid, number)
     assert started.end() == code
-    assert all(map(is_gone, pids))
+    for pid in pids:
+        wait_gone(pid)
     assert list((tmp_path / "out").iterdir()) == []
     assert "Traceback" not in started.log
 
@@ -330,7 +328,8 @@ def test_ctrl_c_while_the_children_start_is_quiet_too(started: Started) -> None:
     pids = started.wait_children()
     os.killpg(started.process.pid, signal.SIGINT)
     assert started.end() == 130
-    assert all(map(is_gone, pids))
+    for pid in pids:
+        wait_gone(pid)
     assert "Traceback" not in started.log
 
 

@@ -1,7 +1,6 @@
 """Worker processes, with real children that do little."""
 
 import logging
-import multiprocessing.connection
 import os
 import signal
 import subprocess
@@ -19,6 +18,7 @@ import pytest
 from streamasr.errors import ModelError, WorkerError
 from streamasr.workers.process import DEATHS_PER_REQUEST, FAILED_STARTS, Patience, Worker
 from tests import children
+from tests.processes import wait_gone
 
 PATIENCE_S = 30
 
@@ -49,18 +49,6 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def wait_gone(pid: int) -> None:
-    """Wait for the end of a process that is not our child."""
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        assert multiprocessing.connection.wait([handle], PATIENCE_S), f"{pid} is still there"
-    finally:
-        os.close(handle)
 
 
 def test_answers_come_in_order(worker: Calculator) -> None:

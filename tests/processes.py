@@ -1,0 +1,18 @@
+"""Waiting for processes that are not our children."""
+
+import multiprocessing.connection
+import os
+
+_PATIENCE_S = 60.0  # far beyond what it takes, so that only a process that stays is reported
+
+
+def wait_gone(pid: int) -> None:
+    """Wait for the end of a process."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert multiprocessing.connection.wait([handle], _PATIENCE_S), f"{pid} is still there"
+    finally:
+        os.close(handle)
