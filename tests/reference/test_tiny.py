@@ -51,9 +51,17 @@ def test_the_recogniser_is_equal_stage_by_stage(recogniser: Recogniser) -> None:
 def test_the_aligner_chooses_the_same_classes(tmp_path_factory: pytest.TempPathFactory) -> None:
     reference = Reference(TINY_ALIGNER, is_aligner=True)
     directory = tmp_path_factory.mktemp("tiny") / "bundle"
+    n_slots = n_equal = 0
     with open_aligner(TINY_ALIGNER, directory) as aligner:
         for name, clip in clip_facts().items():
             if words := words_of(clip):
                 samples = read_clip(name)
-                classes = reference.classes(samples, words).argmax(axis=-1)
-                assert aligner.align(samples, words).milliseconds == tuple(80 * classes), name
+                logits = reference.classes(samples, words)
+                ours = np.array(aligner.align(samples, words).milliseconds) // 80
+                # Two classes that the reference cannot tell apart either may change places:
+                # llama.cpp keeps keys and values in float16.
+                lost = logits.max(axis=-1) - logits[np.arange(len(ours)), ours]
+                assert lost.max() <= 1e-2 * np.abs(logits).max(), name
+                n_slots += len(ours)
+                n_equal += int((ours == logits.argmax(axis=-1)).sum())
+    assert n_equal >= 0.98 * n_slots
