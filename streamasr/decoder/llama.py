@@ -339,7 +339,7 @@ def load_library() -> Any:  # llama-cpp-python has no usable types for its ctype
         ) from error
     # llama.cpp's OpenMP threads spin at every barrier by default. Where they share the cores with
     # the encoder, or with anything else, each waits for one that has no core: hundreds of times
-    # slower than sleeping, which costs next to nothing on a machine that is free.
+    # slower than sleeping, which costs a free machine some milliseconds for an answer.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         from llama_cpp import llama_cpp as library
