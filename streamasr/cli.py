@@ -164,9 +164,13 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
 _SEGMENTATION_HELP: Final = {
     "pre_roll": "seconds of audio kept before speech; default 0.3",
     "hangover": "seconds of silence that end a segment; default 0.6",
+    "trailing_silence": "seconds of that silence that stay in the segment; default 0.3",
     "min_speech": "seconds of speech below which a noise is ignored; default 0.2",
     "max_segment": "seconds after which a segment is cut at a quiet place; default 24",
+    "cut_search": "seconds before that in which the quiet place is searched; default 5",
     "minimum_db": "level below which nothing is speech, dB of full scale; default -80",
+    "noise_db": "level that steady noise is brought to before it is judged; default -42",
+    "floor_window": "seconds after which a steady sound is known as noise; default 3",
 }
 
 

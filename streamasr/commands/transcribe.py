@@ -5,7 +5,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +105,8 @@ def recognition_config(options: argparse.Namespace) -> RecognitionConfig:
         words=not options.no_words,
         threads=options.threads or default_threads(),
         providers=tuple(options.providers or ("CPUExecutionProvider",)),
-        vad=VadConfig(**_given(options, "aggressiveness", "minimum_db")),
-        chunker=ChunkerConfig(
-            **_given(options, "pre_roll", "hangover", "min_speech", "max_segment")
-        ),
+        vad=VadConfig(**_given(options, VadConfig)),
+        chunker=ChunkerConfig(**_given(options, ChunkerConfig)),
     )
 
 
@@ -144,8 +142,11 @@ def output_paths(
     }
 
 
-def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
-    values = ((name, getattr(options, name)) for name in names)
+def _given(
+    options: argparse.Namespace, settings: type[VadConfig | ChunkerConfig]
+) -> dict[str, Any]:
+    """The settings of this kind that were named on the command line."""
+    values = ((field.name, getattr(options, field.name, None)) for field in fields(settings))
     return {name: value for name, value in values if value is not None}
 
 
