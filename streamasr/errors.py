@@ -6,7 +6,9 @@
     ├── AudioError      this input cannot be read: say so, go on with the next
     ├── OutputError     a result cannot be written: say so, go on with the next
     ├── WorkerError     a child process keeps dying: restart has been tried, the segment is lost
-    └── DecodeError     llama.cpp refused: this segment only
+    ├── DecodeError     llama.cpp refused: this segment only
+    ├── StorageError    journal or spool cannot be written: warn, and go on recognising
+    └── ProtocolError   the other end of a connection broke the rules: say how, close it
 
 Silence, empty text and dropped partials are outcomes, not exceptions.
 """
@@ -38,3 +40,11 @@ class WorkerError(StreamASRError):
 
 class DecodeError(StreamASRError):
     """llama.cpp returned an error for one segment."""
+
+
+class StorageError(StreamASRError):
+    """The journal or the spool cannot be read or written."""
+
+
+class ProtocolError(StreamASRError):
+    """A client sent what the protocol does not allow, or a server answered so."""

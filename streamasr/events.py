@@ -53,7 +53,52 @@ class SpeechEnded:
     reason: EndReason
 
 
-SegmentationEvent: TypeAlias = SpeechStarted | SpeechContinued | SpeechEnded
+@dataclass(frozen=True, slots=True)
+class AudioLost:
+    """Samples that were expected and never came: [start, end). No segment reaches into them."""
+
+    start: Samples
+    end: Samples
+    reason: str
+
+
+SegmentationEvent: TypeAlias = SpeechStarted | SpeechContinued | SpeechEnded | AudioLost
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnded:
+    """No more audio comes; all segments have ended."""
+
+    duration: Samples
+    """Length of the whole stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the listeners of a session want, from the next segment on."""
+
+    language: str | None = None
+    """The model's name of the language to force; None lets it detect that of each segment."""
+    context: str = ""
+    """Names and terms that may come up; empty for none."""
+    partials: bool = True
+    words: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """The listeners' wishes have changed."""
+
+    wishes: Wishes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FinalRestored:
+    """A final that was published before a restart, whose words are still owed."""
+
+    final: "Final"
+    samples: Float32Array
+    """Exactly the segment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +109,10 @@ class Hypothesis:
     language: str | None
     """None when the model heard no speech."""
     tokens: tuple[int, ...]
+    """The answer without its end token, from the forced ones on."""
+    ends: tuple[int, ...] = ()
+    """(n_tokens,), never falling: how many code points of `text` stand for certain once this token
+    is given, whatever tokens follow it. 0 for the header that names the language."""
     is_suspicious: bool = False
     """A guard had to end it: it may repeat itself or lack its end."""
 
@@ -84,6 +133,8 @@ class Encoded:
     of: Pass
     embeddings: Float32Array
     """(n_tokens, n_embd)."""
+    cost: float = 0.0
+    """Seconds that the encoder worked on it, waiting not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +143,8 @@ class Decoded:
 
     of: Pass
     hypothesis: Hypothesis
+    cost: float = 0.0
+    """Seconds that the decoder worked on it, waiting not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +174,10 @@ class Aligned:
 AlignmentMethod: TypeAlias = Literal["aligned", "spread"]
 """Whether word times were heard by the aligner, or spread evenly because it could not."""
 
-SessionEvent: TypeAlias = (
-    SegmentationEvent | Encoded | Decoded | PassFailed | PassAbandoned | Aligned
-)
+Answer: TypeAlias = Encoded | Decoded | PassFailed | PassAbandoned | Aligned
+"""What the engine reports about what it was asked for."""
+
+SessionEvent: TypeAlias = SegmentationEvent | StreamEnded | Configured | FinalRestored | Answer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,6 +194,11 @@ class Decode:
 
     of: Pass
     embeddings: Float32Array
+    language: str | None = None
+    """The name of a language to force."""
+    context: str = ""
+    forced: tuple[int, ...] = ()
+    """Tokens that the answer must begin with: they have been promised to the listeners."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +225,8 @@ class Publish:
     """Tell the listeners."""
 
     message: "Message"
+    seq: int | None = None
+    """Number of a message that is kept; counts from 1 in each session, without holes."""
 
 
 Action: TypeAlias = Encode | Decode | AbandonPass | Align | Publish
@@ -181,10 +242,12 @@ class Speech:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """The text of an open segment so far; the next one may change it."""
+    """The text of an open segment so far; the next one may change what is not stable of it."""
 
     segment: int
     text: str
+    stable: int
+    """How many code points of `text` begin every later partial and the final."""
     language: str | None
     start: Samples
     end: Samples
@@ -213,12 +276,24 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Speech that could not be recognised, and why."""
+    """Audio that is covered by no final, and why."""
 
-    segment: int
     start: Samples
     end: Samples
-    message: str
+    reason: str
 
 
-Message: TypeAlias = Speech | Partial | Final | Words | Gap
+@dataclass(frozen=True, slots=True)
+class End:
+    """Nothing more comes, and so much came."""
+
+    duration: Samples
+    segments: int
+    """Finals."""
+    words: int
+
+
+Durable: TypeAlias = Final | Words | Gap | End
+"""Messages that have a number, are kept, and can be sent again."""
+
+Message: TypeAlias = Speech | Partial | Durable
