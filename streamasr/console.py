@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from streamasr.events import Final, Gap, Message, Partial, Speech, Words
+from streamasr.events import End, Final, Gap, Message, Partial, Speech, Words
 from streamasr.units import to_seconds
 
 
@@ -91,7 +91,7 @@ class WatchView:
     def show(self, message: Message) -> None:
         """Print one message."""
         match message:
-            case Speech():
+            case Speech() | End():
                 pass
             case Partial(text=text, end=end):
                 self._print(clock(to_seconds(end)), "partial", Text(text, style="dim"))
@@ -102,7 +102,7 @@ class WatchView:
                 self._print(clock(to_seconds(end)), "final", shown)
             case Words():
                 self._console.print(_word_table(message))
-            case Gap(message=why, end=end):
+            case Gap(reason=why, end=end):
                 self._print(clock(to_seconds(end)), "gap", Text(why, style="red"))
 
     def _print(self, time: str, kind: str, text: Text) -> None:

@@ -229,7 +229,10 @@ class Publish:
     """Number of a message that is kept; counts from 1 in each session, without holes."""
 
 
-Action: TypeAlias = Encode | Decode | AbandonPass | Align | Publish
+Order: TypeAlias = Encode | Decode | AbandonPass | Align
+"""What the engine can do."""
+
+Action: TypeAlias = Order | Publish
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,11 @@ from typing import Final
 
 from streamasr.audio.source import AudioSource
 from streamasr.config import RecognitionConfig
-from streamasr.engine import Engine
 from streamasr.errors import AudioError
+from streamasr.events import Answer, End, Gap, Message, Partial, Publish, Speech, Wishes, Words
 from streamasr.events import Final as FinalText
-from streamasr.events import Gap, Message, Partial, Publish, SessionEvent, Speech, Words
-from streamasr.segmentation.chunker import Chunker
-from streamasr.segmentation.vad import VoiceDetector
-from streamasr.session.session import Session, SessionSettings
+from streamasr.session.session import SessionSettings
+from streamasr.stream import Recogniser, Stream, StreamSettings
 from streamasr.units import Samples, to_samples
 
 MAX_UNFINISHED: Final = 4
@@ -29,7 +27,7 @@ class Progress:
 
 
 def transcribe(
-    engine: Engine, source: AudioSource, config: RecognitionConfig, *, begin: float = 0.0
+    engine: Recogniser, source: AudioSource, config: RecognitionConfig, *, begin: float = 0.0
 ) -> Iterator[Message | Progress]:
     """Recognise a source from beginning to end.
 
@@ -49,68 +47,64 @@ def transcribe(
     Raises:
         AudioError: the source broke; raised after everything before it was recognised.
     """
-    stream = _Stream(engine, config, to_samples(begin))
+    run = _Run(engine, config, to_samples(begin))
     broken: AudioError | None = None
     try:
         for block in source.blocks():
-            yield from stream.take(stream.chunker.feed(block))
-            yield stream.progress
-            while stream.must_wait:
-                yield from stream.answer()
-                yield stream.progress
+            yield from run.take(run.stream.feed(block))
+            yield run.progress
+            while run.must_wait:
+                yield from run.answer()
+                yield run.progress
     except AudioError as error:
         broken = error
-    yield from stream.take(stream.chunker.finish())
-    while not stream.session.is_settled:
-        yield from stream.answer()
-        yield stream.progress
+    yield from run.take(run.stream.finish())
+    while not run.stream.session.is_settled:
+        yield from run.answer()
+        yield run.progress
     if broken:
         raise broken
 
 
-class _Stream:
-    """A session wired to the engine: events go in, actions are performed, messages come out."""
+class _Run:
+    """A stream whose owner waits for the engine where it has to."""
 
-    def __init__(self, engine: Engine, config: RecognitionConfig, begin: Samples) -> None:
+    def __init__(self, engine: Recogniser, config: RecognitionConfig, begin: Samples) -> None:
         interval = config.partial_interval_s
-        self.chunker = Chunker(config.chunker, VoiceDetector(config.vad))
-        self.session = Session(
-            SessionSettings(
-                partial_interval=None if interval is None else to_samples(interval),
-                wants_words=config.words,
-            )
+        wishes = Wishes(config.language, config.context, interval is not None, config.words)
+        session = SessionSettings(
+            partial_interval=to_samples(interval or 0.0), partial_load=None, commit=None
         )
-        self._engine = engine
+        settings = StreamSettings(config.vad, config.chunker, session)
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self.stream = Stream(engine, settings, wishes, self._answers.put)
         self._begin = begin
         self._done = Samples(0)
-        self._answers: queue.SimpleQueue[SessionEvent] = queue.SimpleQueue()
 
     @property
     def must_wait(self) -> bool:
-        session = self.session
+        session = self.stream.session
         return session.n_unfinished >= MAX_UNFINISHED or session.has_partial_in_flight
 
     @property
     def progress(self) -> Progress:
-        read = self.chunker.position
-        owed_from = self.session.owed_from
+        read = self.stream.position
+        owed_from = self.stream.session.owed_from
         # A segment's pre-roll begins where reading has already been, but nothing is undone by it.
         self._done = max(self._done, read if owed_from is None else owed_from)
         return Progress(read, self._done)
 
-    def take(self, events: Iterable[SessionEvent]) -> Iterator[Message]:
-        for event in events:
-            for action in self.session.receive(event):
-                if isinstance(action, Publish):
-                    yield shifted(action.message, self._begin)
-                else:
-                    self._engine.perform(action, self._answers.put)
+    def take(self, published: Iterable[Publish]) -> Iterator[Message]:
+        """Bring messages to the file's clock, and those that are ready meanwhile."""
+        for action in published:
+            if not isinstance(action.message, End):
+                yield shifted(action.message, self._begin)
         while not self._answers.empty():
-            yield from self.take([self._answers.get()])
+            yield from self.answer()
 
     def answer(self) -> Iterator[Message]:
         """Wait for one answer of the engine."""
-        yield from self.take([self._answers.get()])
+        yield from self.take(self.stream.receive(self._answers.get()))
 
 
 def shifted(message: Message, by: Samples) -> Message:
@@ -128,3 +122,5 @@ def shifted(message: Message, by: Samples) -> Message:
                 for word in words
             )
             return replace(message, words=tuple(moved))
+        case End(duration=duration):
+            return replace(message, duration=Samples(duration + by))

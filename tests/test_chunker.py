@@ -10,10 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamasr.errors import ConfigError
-from streamasr.events import SegmentationEvent, SpeechContinued, SpeechEnded, SpeechStarted
+from streamasr.events import (
+    AudioLost,
+    SegmentationEvent,
+    SpeechContinued,
+    SpeechEnded,
+    SpeechStarted,
+)
 from streamasr.segmentation.chunker import FRAME, Chunker, ChunkerConfig
 from streamasr.segmentation.vad import VadConfig, VoiceDetector
-from streamasr.units import SAMPLE_RATE, Float32Array, to_samples
+from streamasr.units import SAMPLE_RATE, Float32Array, Samples, to_samples
 
 DEFAULT = ChunkerConfig()
 SHORT = ChunkerConfig(max_segment=2.0, cut_search=0.5)
@@ -179,6 +185,32 @@ def test_second_flush_says_nothing() -> None:
     assert chunker.flush() == []
 
 
+def test_skipped_samples_end_the_segment_and_are_reported() -> None:
+    chunker = Chunker(DEFAULT, is_loud)
+    chunker.feed(make_audio((False, 1.0), (True, 1.0)))
+    *_, ended, lost = chunker.skip(to_samples(5.0), "unplugged")
+    assert isinstance(ended, SpeechEnded)
+    assert seconds(ended) == pytest.approx((0.7, 2.0), abs=0.03)
+    assert lost == AudioLost(to_samples(2.0), to_samples(7.0), "unplugged")
+    assert chunker.position == to_samples(7.0)
+    events = [*chunker.feed(make_audio((True, 1.0))), *chunker.finish()]
+    [ended] = ends(events)
+    assert (ended.segment, ended.start) == (2, to_samples(7.0)), "pre-roll into what never came"
+    start, samples = delivered(events, 2)
+    assert start == to_samples(7.0)
+    assert len(samples) == to_samples(1.0)
+
+
+def test_a_stream_goes_on_where_it_was() -> None:
+    samples = make_audio((False, 1.0), (True, 1.0), (False, 2.0), (True, 1.0), (False, 1.0))
+    whole = ends(run_chunker([samples]))
+    first = whole[0]
+    position = Samples(first.end // FRAME * FRAME)
+    chunker = Chunker(DEFAULT, is_loud, position=position, border=first.end, n_segments=1)
+    events = [*chunker.feed(samples[position:]), *chunker.finish()]
+    assert ends(events) == whole[1:]
+
+
 def test_flush_in_silence_says_nothing() -> None:
     chunker = Chunker(DEFAULT, is_loud)
     assert chunker.flush() == []
@@ -272,7 +304,7 @@ def test_segments_keep_their_promises(
     segments = ends(events)
 
     # Numbered from 1, one after the other, each announced before it is delivered and ended.
-    order = [(event.segment, type(event)) for event in events]
+    order = [(event.segment, type(event)) for event in events if not isinstance(event, AudioLost)]
     assert [end.segment for end in segments] == list(range(1, len(segments) + 1))
     assert list(dict.fromkeys(order)) == [
         (end.segment, kind)

@@ -208,4 +208,4 @@ def _open(name: str, options: argparse.Namespace) -> Iterator[AudioSource]:
 
 def _describe_gaps(name: str, gaps: list[Gap]) -> str:
     where = ", ".join(f"{to_seconds(gap.start):.1f}-{to_seconds(gap.end):.1f} s" for gap in gaps)
-    return f"{name}: not recognised: {where}: {gaps[0].message}"
+    return f"{name}: not recognised: {where}: {gaps[0].reason}"

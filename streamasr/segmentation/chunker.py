@@ -9,7 +9,7 @@ onset    -- `min_speech` voiced in all ---------> open     SpeechStarted
 onset    -- `onset_gap` without a voiced frame -> silence  (a dropped burst)
 open     -- `hangover` without a voiced frame --> silence  SpeechEnded "silence"
 open     -- `max_segment` reached --------------> open     SpeechEnded "length", SpeechStarted
-open     -- flush(), finish() ------------------> silence  SpeechEnded "flush", "stop"
+open     -- flush(), skip(), finish() ----------> silence  SpeechEnded "flush", "stop"
 ```
 
 A segment starts `pre_roll` before its first voiced frame and ends `trailing_silence` behind its
@@ -35,6 +35,7 @@ import numpy as np
 
 from streamasr.errors import ConfigError
 from streamasr.events import (
+    AudioLost,
     EndReason,
     SegmentationEvent,
     SpeechContinued,
@@ -106,7 +107,24 @@ class Chunker:
     about the onset with its pre-roll or `cut_search`, whichever is longer.
     """
 
-    def __init__(self, config: ChunkerConfig, is_voiced: FrameClassifier) -> None:
+    def __init__(
+        self,
+        config: ChunkerConfig,
+        is_voiced: FrameClassifier,
+        *,
+        position: Samples = Samples(0),  # noqa: B008 - an int
+        border: Samples = Samples(0),  # noqa: B008 - an int
+        n_segments: int = 0,
+    ) -> None:
+        """Begin a stream, or go on with one.
+
+        Args:
+            config: how to cut.
+            is_voiced: judges each frame.
+            position: of the first sample that will be fed.
+            border: no segment starts before it.
+            n_segments: how many there were before it.
+        """
         self._is_voiced = is_voiced
         self._pre_roll = to_samples(config.pre_roll)
         self._hangover = to_samples(config.hangover)
@@ -118,24 +136,31 @@ class Chunker:
         self._cut_window = to_samples(config.cut_window)
         self._chunk = to_samples(config.chunk)
 
-        self._history = SampleHistory(2 * (self._cut_search + self._pre_roll + SAMPLE_RATE))
+        self._history = SampleHistory(
+            2 * (self._cut_search + self._pre_roll + SAMPLE_RATE), position
+        )
         self._partial_frame: Float32Array = np.zeros(0, np.float32)
         self._events: list[SegmentationEvent] = []
-        self._segment = 0  # number of the newest segment
+        self._segment = n_segments  # number of the newest segment
         self._start: Samples | None = None  # of the open segment
-        self._delivered = Samples(0)  # of the open segment, up to here
+        self._delivered = position  # of the open segment, up to here
         self._onset: Samples | None = None  # first voiced sample of what may become one
         self._onset_voiced = 0
-        self._voiced_end = Samples(0)  # end of the newest voiced frame
-        self._border = Samples(0)  # end of the previous segment
+        self._voiced_end = position  # end of the newest voiced frame
+        self._border = max(border, position)  # end of the previous segment
         self._in_speech = 0
         self._dropped_bursts = 0
         self._dropped_samples = 0
 
     @property
     def position(self) -> Samples:
-        """Samples received so far."""
+        """Where the next sample belongs."""
         return Samples(self._history.end + len(self._partial_frame))
+
+    @property
+    def needed_from(self) -> Samples:
+        """The oldest sample that a coming segment may still reach back to."""
+        return self._history.start
 
     @property
     def is_open(self) -> bool:
@@ -186,6 +211,15 @@ class Chunker:
     def finish(self) -> list[SegmentationEvent]:
         """End the open segment, because the stream is over."""
         self._end_now("stop")
+        return self._take_events()
+
+    def skip(self, n_samples: Samples, reason: str) -> list[SegmentationEvent]:
+        """Leave out samples that will never come; an open segment ends where they begin."""
+        self._end_now("flush")
+        start = self._history.end
+        self._history.skip(n_samples)
+        self._border = self._voiced_end = self._history.end
+        self._events.append(AudioLost(start, self._history.end, reason))
         return self._take_events()
 
     def _take_events(self) -> list[SegmentationEvent]:
@@ -276,12 +310,15 @@ class Chunker:
     def _end_now(self, reason: EndReason) -> None:
         rest, self._partial_frame = self._partial_frame, np.zeros(0, np.float32)
         if len(rest):  # too short to be judged, so it goes with the frame before it
-            self._judge(rest, 0 < self._voiced_end == self._history.end)
+            self._judge(rest, self._follows_voice())
         if self._start is not None:
             self._close(self._speech_end(), reason)
         if self._onset is not None:
             self._drop_onset()
         self._forget()
+
+    def _follows_voice(self) -> bool:
+        return self._border < self._voiced_end == self._history.end
 
     def _forget(self) -> None:
         """Keep only the audio that may still be needed."""

@@ -12,11 +12,12 @@ class SampleHistory:
     kept ones to its front is rare: appending costs amortised constant time per sample.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, position: Samples = Samples(0)) -> None:  # noqa: B008 - an int
+        """Make room for about `capacity` samples; the first one belongs at `position`."""
         self._buffer: Float32Array = np.empty(max(capacity, 1), np.float32)
         self._first = 0  # index in the buffer of the oldest sample kept
         self._stop = 0  # index behind the newest
-        self._end = Samples(0)
+        self._end = position
 
     @property
     def start(self) -> Samples:
@@ -35,6 +36,11 @@ class SampleHistory:
         self._buffer[self._stop : self._stop + len(samples)] = samples
         self._stop += len(samples)
         self._end = Samples(self._end + len(samples))
+
+    def skip(self, n_samples: int) -> None:
+        """Forget everything; the next sample belongs `n_samples` later."""
+        self._first = self._stop
+        self._end = Samples(self._end + n_samples)
 
     def forget_before(self, position: int) -> None:
         """Drop what lies before a position; positions already forgotten are fine."""
