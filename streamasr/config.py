@@ -1,15 +1,41 @@
-"""What can be set, in one frozen value that is read once and crosses into the children whole."""
+"""What can be set, in frozen values that are read once and cross into the children whole.
 
+`DaemonConfig` is the file of settings: a TOML table for each of its sections, a key for each of
+their fields. Here each setting has its default, its range, whether a running daemon can take it
+over, and its manual; `streamasr config`, the table in the README and the reload follow from that.
+"""
+
+import difflib
+import functools
+import ipaddress
 import os
+import re
+import stat
+import tomllib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
+import msgspec
+from msgspec import Meta
+
+from streamasr.errors import ConfigError
 from streamasr.segmentation.chunker import ChunkerConfig
 from streamasr.segmentation.vad import VadConfig
 
 MAX_THREADS: Final = 8
 """More threads than this make small matrices slower, not faster."""
+
+CONFIG_VARIABLE: Final = "STREAMASR_CONFIG"
+"""Environment variable that names the file of settings."""
+
+APP_NAME: Final = "streamasr"
+"""Name of our directory in the places that the XDG base directory specification names."""
+
+Overrides: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""Section -> key -> value, as TOML would have it; paths are absolute."""
 
 
 def default_threads() -> int:
@@ -36,6 +62,14 @@ class AlignerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CommitLag:
+    """How far the stable part of a partial stays behind its end."""
+
+    tokens: int = 5
+    seconds: float = 0.8
+
+
+@dataclass(frozen=True, slots=True)
 class RecognitionConfig:
     """From samples to words."""
 
@@ -45,10 +79,441 @@ class RecognitionConfig:
     """The model's name of the language to force; None lets it detect that of each segment."""
     context: str = ""
     """Names and terms that may come up; empty for none."""
+    hotwords: tuple[str, ...] = ()
+    """Words that are likely, one by one."""
     partial_interval_s: float | None = None
     """Seconds of new audio between two partials; None for no partials."""
+    commit: CommitLag | None = field(default_factory=CommitLag)
+    """When a part of a partial becomes stable; None: not before the final."""
     words: bool = True
     threads: int = field(default_factory=default_threads)
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     vad: VadConfig = field(default_factory=VadConfig)
     chunker: ChunkerConfig = field(default_factory=ChunkerConfig)
+
+
+class Effect(Enum):
+    """When a changed setting holds in a daemon that is already running."""
+
+    RELOAD = "reload"
+    """From the next SIGHUP on; sessions that are open may keep what they began with."""
+    RESTART = "restart"
+    """Once it is started anew."""
+
+
+RELOAD: Final = Effect.RELOAD
+RESTART: Final = Effect.RESTART
+
+_FOREVER_S: Final = 1e9
+"""No time is set longer than this, 30 years: it stands for infinity, which TOML can write."""
+
+_POSITIVE: Final = Meta(gt=0, le=_FOREVER_S)
+_NOT_NEGATIVE: Final = Meta(ge=0, le=_FOREVER_S)
+_Named: TypeAlias = Annotated[str, Meta(min_length=1)]
+_Count: TypeAlias = Annotated[int, Meta(ge=1, le=10_000)]
+
+
+def _state_directory() -> Path:
+    import platformdirs
+
+    return platformdirs.user_state_path(APP_NAME)
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of the file. Each field says in its type when a change of it holds."""
+
+
+class ModelConfig(Section, kw_only=True, frozen=True):
+    """What recognises, and what it is told beforehand."""
+
+    name: Annotated[_Named, RESTART] = "tiny"
+    """The embedded model `tiny`, or a directory that `streamasr export` wrote."""
+    language: Annotated[str | None, RELOAD] = None
+    """The language that is spoken, by name or code (`English`, `en`); left out, it is detected for
+    each segment. A client may ask for another one."""
+    context: Annotated[str, RELOAD] = ""
+    """Names and terms that may come up, as a text. A client may give its own."""
+    hotwords: Annotated[tuple[_Named, ...], RELOAD] = ()
+    """Words that are likely, as a list. A client may give its own."""
+    threads: Annotated[_Count | None, RESTART] = None
+    """Threads of each stage; left out, one for each processor, 8 at most."""
+    providers: Annotated[tuple[_Named, ...], RESTART, Meta(min_length=1)] = (
+        "CPUExecutionProvider",
+    )
+    """Execution providers of onnxruntime, in order of preference."""
+
+
+class ServerConfig(Section, kw_only=True, frozen=True):
+    """Where clients connect, and what they may use."""
+
+    host: Annotated[_Named, RESTART] = "127.0.0.1"
+    """Address to listen on. One that other machines can reach needs a `token_file`."""
+    port: Annotated[int, RESTART, Meta(ge=0, le=65535)] = 8765
+    """TCP port; 0 takes any that is free."""
+    socket: Annotated[Path | None, RESTART] = None
+    """Path of a Unix socket to listen on in place of host and port; only its owner can connect."""
+    token_file: Annotated[Path | None, RELOAD] = None
+    """File with the token that clients must show, readable by its owner alone; left out, they need
+    none."""
+    allow_origin: Annotated[tuple[str, ...], RELOAD] = ()
+    """Web pages, besides the daemon's own, that may connect from a browser, as a list of origins:
+    `https://notes.example`."""
+    max_sessions: Annotated[_Count, RELOAD] = 8
+    """Sessions that may be open at once; the next one is refused."""
+    resume_s: Annotated[float, RELOAD, _NOT_NEGATIVE] = 300.0
+    """Seconds for which a session waits for a client that lost its connection."""
+    max_lag_s: Annotated[float, RELOAD, _POSITIVE] = 60.0
+    """Seconds of audio of a session that may wait to be recognised; then no more is read from its
+    client until there is room."""
+    stop_timeout_s: Annotated[float, RELOAD, _POSITIVE] = 30.0
+    """Seconds that a daemon which is asked to stop has to finish what it has heard."""
+
+
+class MicrophoneConfig(Section, kw_only=True, frozen=True):
+    """The daemon's own session."""
+
+    enabled: Annotated[bool, RESTART] = True
+    """Whether the daemon listens to a microphone."""
+    device: Annotated[_Named | Annotated[int, Meta(ge=0)] | None, RESTART] = None
+    """The microphone, by number or by a part of its name (see `streamasr devices`); left out, the
+    system's default."""
+    input: Annotated[Path | None, RESTART] = None
+    """Audio or video file that is played in place of a microphone."""
+    speed: Annotated[float, RESTART, Meta(gt=0, le=1000)] = 1.0
+    """How fast that file is played; 1 is as fast as it was spoken."""
+
+
+class LiveConfig(Section, kw_only=True, frozen=True):
+    """What is shown while somebody speaks."""
+
+    partials: Annotated[bool, RELOAD] = True
+    """Whether the text of a segment is shown while it is being spoken; false: to no client."""
+    partial_interval_s: Annotated[float, RELOAD, _POSITIVE] = 0.5
+    """Seconds of new audio between two partials; a machine that is too slow for it shows fewer."""
+    commit: Annotated[Literal["agreement", "endpoint"], RELOAD] = "agreement"
+    """When a part of a partial becomes stable, so that it never changes again: `agreement`, when
+    two partials agree on it; `endpoint`, not before the final, for the best text."""
+    commit_lag_tokens: Annotated[int, RELOAD, Meta(ge=0, le=1000)] = 5
+    """With `agreement`: this many of the newest tokens are not stable yet."""
+    commit_lag_s: Annotated[float, RELOAD, _NOT_NEGATIVE] = 0.8
+    """With `agreement`: what was said in these newest seconds is not stable yet."""
+    words: Annotated[bool, RELOAD] = True
+    """Whether finals are followed by the times of their words; false: for no client."""
+
+
+class StorageConfig(Section, kw_only=True, frozen=True):
+    """What is kept on disk."""
+
+    directory: Annotated[Path, RESTART] = msgspec.field(default_factory=_state_directory)
+    """Where it is kept; nobody else can read it."""
+    spool: Annotated[bool, RESTART] = True
+    """Whether audio is kept until its text is final, so that a crash loses nothing."""
+    history_days: Annotated[int, RELOAD, Meta(ge=0, le=36_500)] = 30
+    """Days for which finals, words and gaps are kept; 0 keeps nothing of a session that is over."""
+
+
+class LogConfig(Section, kw_only=True, frozen=True):
+    """What is told on stderr."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], RELOAD] = "info"
+    """The least important messages that are shown. Only `debug` shows what was spoken."""
+
+
+class DaemonConfig(Section, kw_only=True, frozen=True):
+    """Everything that can be set."""
+
+    model: ModelConfig = ModelConfig()
+    server: ServerConfig = ServerConfig()
+    microphone: MicrophoneConfig = MicrophoneConfig()
+    live: LiveConfig = LiveConfig()
+    segmentation: Annotated[ChunkerConfig, RELOAD] = ChunkerConfig()
+    vad: Annotated[VadConfig, RELOAD] = VadConfig()
+    storage: StorageConfig = msgspec.field(default_factory=StorageConfig)
+    log: LogConfig = LogConfig()
+
+    def recognition(
+        self, find_model: Callable[[str], Path], language_name: Callable[[str], str]
+    ) -> RecognitionConfig:
+        """What the engine needs of it.
+
+        Args:
+            find_model: the directory of a model given by name or path.
+            language_name: the model's name of a language given by name or code.
+        """
+        model, live = self.model, self.live
+        return RecognitionConfig(
+            model=find_model(model.name),
+            language=language_name(model.language) if model.language else None,
+            context=model.context,
+            hotwords=model.hotwords,
+            partial_interval_s=live.partial_interval_s if live.partials else None,
+            commit=CommitLag(live.commit_lag_tokens, live.commit_lag_s)
+            if live.commit == "agreement"
+            else None,
+            words=live.words,
+            threads=model.threads or default_threads(),
+            providers=model.providers,
+            vad=self.vad,
+            chunker=self.segmentation,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key of the file."""
+
+    section: str
+    name: str
+    """Of the field."""
+    key: str
+    """In the file; there the times of segmentation name their unit."""
+    effect: Effect
+    default: Any
+
+    @property
+    def path(self) -> str:
+        """Section and key."""
+        return f"{self.section}.{self.key}"
+
+    def value(self, config: DaemonConfig) -> Any:
+        """What it is set to."""
+        return getattr(getattr(config, self.section), self.name)
+
+
+@functools.cache
+def settings() -> tuple[Setting, ...]:
+    """All that can be set, in the order of the file.
+
+    Raises:
+        TypeError: a field does not say when it holds.
+    """
+    defaults = DaemonConfig()
+    found = []
+    for section in msgspec.structs.fields(DaemonConfig):
+        values = getattr(defaults, section.name)
+        for key in msgspec.structs.fields(values):
+            effect = _effect(key.type) or _effect(section.type)
+            if effect is None:
+                raise TypeError(f"{section.name}.{key.name} is neither for RELOAD nor for RESTART")
+            default = getattr(values, key.name)
+            found.append(Setting(section.name, key.name, key.encode_name, effect, default))
+    return tuple(found)
+
+
+def _effect(annotation: Any) -> Effect | None:
+    notes = getattr(annotation, "__metadata__", ())
+    return next((note for note in notes if isinstance(note, Effect)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What differs between the settings of a running daemon and new ones, by path."""
+
+    applied: tuple[str, ...]
+    """These can be taken over at once."""
+    needs_restart: tuple[str, ...]
+
+
+def compare(old: DaemonConfig, new: DaemonConfig) -> Changes:
+    """Which settings have changed."""
+    changed = [one for one in settings() if one.value(old) != one.value(new)]
+    return Changes(
+        applied=tuple(one.path for one in changed if one.effect is RELOAD),
+        needs_restart=tuple(one.path for one in changed if one.effect is RESTART),
+    )
+
+
+def reload(running: DaemonConfig, wanted: DaemonConfig) -> DaemonConfig:
+    """The settings that hold once a running daemon has taken over what it can.
+
+    Raises:
+        ConfigError: they cannot hold together: the token was to go with the address, which stays.
+    """
+    taken: dict[str, dict[str, Any]] = {}
+    for one in settings():
+        source = wanted if one.effect is RELOAD else running
+        taken.setdefault(one.section, {})[one.name] = one.value(source)
+    config = DaemonConfig(
+        **{
+            section: msgspec.structs.replace(getattr(running, section), **values)
+            for section, values in taken.items()
+        }
+    )
+    check_access(config.server)
+    return config
+
+
+def config_places() -> list[Path]:
+    """Where the file of settings is looked for, in this order.
+
+    That is `$STREAMASR_CONFIG` alone if it is set, else the user's and the system's directories of
+    the XDG base directory specification.
+    """
+    if named := os.environ.get(CONFIG_VARIABLE):
+        return [Path(named)]
+    import platformdirs
+
+    directories = platformdirs.PlatformDirs(APP_NAME, multipath=True).iter_config_paths()
+    return [directory / "config.toml" for directory in directories]
+
+
+def find_config(explicit: Path | None = None) -> Path | None:
+    """The file of settings: the one that was named, or the first that is there, if any.
+
+    One that was named need not exist: reading it will say so.
+    """
+    if explicit is not None:
+        return explicit
+    places = config_places()
+    if os.environ.get(CONFIG_VARIABLE):
+        return places[0]
+    return next((place for place in places if os.path.lexists(place)), None)
+
+
+def load_config(path: Path | None, overrides: Overrides | None = None) -> DaemonConfig:
+    """Read the file of settings, if any, and put what the command line says over it.
+
+    Relative paths in the file count from its directory.
+
+    Raises:
+        ConfigError: file or command line say what cannot be.
+    """
+    base = Path.cwd() if path is None else path.absolute().parent
+    tables = {} if path is None else _read(path)
+    config = _convert(tables, base, str(path))
+    if overrides:
+        merged = {name: {**tables.get(name, {}), **overrides.get(name, {})} for name in _sections()}
+        config = _convert(merged, base, "command line")
+    check_access(config.server)
+    if config.server.token_file is not None:
+        read_token(config.server.token_file)
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8-sig"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: there is no such file.") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8: {error.reason} at byte {error.start}.") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}.") from error
+
+
+def _sections() -> dict[str, Any]:
+    return {one.name: one.type for one in msgspec.structs.fields(DaemonConfig)}
+
+
+def _convert(tables: dict[str, Any], base: Path, source: str) -> DaemonConfig:
+    """Check the tables that a source holds."""
+    _refuse_unknown(tables, source)
+
+    def to_path(kind: type, value: Any) -> Any:
+        if kind is not Path or not isinstance(value, str):
+            raise TypeError(f"Expected a path, got `{type(value).__name__}`")
+        return _anchored(value, base)
+
+    sections = {}
+    for name, kind in _sections().items():
+        try:
+            sections[name] = msgspec.convert(tables.get(name, {}), kind, dec_hook=to_path)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{source}: {_located(name, str(error))}.") from error
+        except ConfigError as error:
+            raise ConfigError(f"{source}: [{name}]: {error}") from error
+    config = DaemonConfig(**sections)
+    model = config.model.name
+    if os.sep in model:
+        named = msgspec.structs.replace(config.model, name=str(_anchored(model, base)))
+        config = msgspec.structs.replace(config, model=named)
+    return config
+
+
+def _anchored(path: str, base: Path) -> Path:
+    """A path of the file, absolute.
+
+    Raises:
+        ValueError: it cannot be one.
+    """
+    if not path or "\0" in path:
+        raise ValueError("Expected a path")
+    try:
+        return Path(os.path.normpath(base / Path(path).expanduser()))
+    except RuntimeError as error:
+        raise ValueError(f"Expected a path, {path} has no home directory") from error
+
+
+def _located(section: str, complaint: str) -> str:
+    """Put the place first: "Expected `int`, got `str` - at `$.port`"."""
+    what, _, place = complaint.partition(" - at `$")
+    return f"{section}{place.rstrip('`')}: {what[0].lower()}{what[1:]}"
+
+
+def _refuse_unknown(tables: dict[str, Any], source: str) -> None:
+    sections = _sections()
+    for name, table in tables.items():
+        if name not in sections:
+            raise ConfigError(f"{source}: there is no section {_hinted(name, name)}")
+        if not isinstance(table, dict):
+            raise ConfigError(f"{source}: {name} must be a table, [{name}].")
+        known = {one.key for one in settings() if one.section == name}
+        for key in table:
+            if key not in known:
+                raise ConfigError(f"{source}: there is no setting {_hinted(f'{name}.{key}', key)}")
+
+
+def _hinted(path: str, key: str) -> str:
+    """An unknown path, and the known one that was probably meant."""
+    paths = [one.path for one in settings()]
+    same_key = [one.path for one in settings() if one.key == key]
+    close = difflib.get_close_matches(path, [*paths, *_sections()], n=1)
+    nearest = (same_key or close)[:1]
+    return f"{path}; did you mean {nearest[0]}?" if nearest else f"{path}."
+
+
+def check_access(server: ServerConfig) -> None:
+    """Refuse to let other machines in without a token.
+
+    Raises:
+        ConfigError: they could come in.
+    """
+    if server.socket is None and server.token_file is None and not is_loopback(server.host):
+        raise ConfigError(
+            f"other machines could connect to {server.host}: set server.token_file, or listen on "
+            "127.0.0.1."
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Is it certain that only this machine can reach this address?"""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def read_token(path: Path) -> str:
+    """The token that clients must show.
+
+    Raises:
+        ConfigError: the file is not there, holds no token, or others can read it.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(f"the token file {path} is not a file.")
+        if status.st_mode & 0o077:
+            raise ConfigError(f"others can use the token file {path}: chmod 600 {path}")
+        token = path.read_bytes().strip()
+    except OSError as error:
+        raise ConfigError(f"the token file {path} cannot be read: {error.strerror}.") from error
+    if not re.fullmatch(rb"[!-~]{8,512}", token):
+        raise ConfigError(
+            f"the token file {path} must hold 8 to 512 printable ASCII characters without spaces."
+        )
+    return token.decode("ascii")

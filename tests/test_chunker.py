@@ -1,13 +1,13 @@
 """The chunker with a classifier that calls loud frames voiced, and once with the real one."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from streamasr.errors import ConfigError
 from streamasr.events import (

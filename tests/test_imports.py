@@ -24,7 +24,7 @@ ALLOWED = {
     **dict.fromkeys(STAGES, BASE),
     "models": BASE | {"decoder", "features"},
     "formats": frozenset({"alignment", "errors", "transcript", "units"}),
-    "config": frozenset({"segmentation"}),
+    "config": frozenset({"errors", "segmentation"}),
     "workers": CHILDREN,
 }
 """Each part of the package, and which others it may import; those not named here are its top."""

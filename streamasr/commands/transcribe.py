@@ -5,7 +5,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,7 @@ def _given(
     options: argparse.Namespace, settings: type[VadConfig | ChunkerConfig]
 ) -> dict[str, Any]:
     """The settings of this kind that were named on the command line."""
-    values = ((field.name, getattr(options, field.name, None)) for field in fields(settings))
+    values = ((name, getattr(options, name, None)) for name in settings.__struct_fields__)
     return {name: value for name, value in values if value is not None}
 
 

@@ -28,9 +28,9 @@ they arrive in.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from typing import Final, TypeAlias
 
+import msgspec
 import numpy as np
 
 from streamasr.errors import ConfigError
@@ -55,8 +55,13 @@ FrameClassifier: TypeAlias = Callable[[Float32Array], bool]
 """Is this frame, (FRAME,), voiced? Frames arrive in order, without gaps; it may keep state."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkerConfig:
+class ChunkerConfig(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    rename=lambda name: f"{name}_s",  # in files, where nothing else tells the unit
+):
     """How speech is cut into segments; all times in seconds."""
 
     pre_roll: float = 0.3
@@ -79,8 +84,8 @@ class ChunkerConfig:
     """Length of the pieces in which a segment is delivered."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            _check_time(field.name, getattr(self, field.name))
+        for name in self.__struct_fields__:
+            _check_time(name, getattr(self, name))
         _check_at_least("hangover", self.hangover, "one frame", FRAME / SAMPLE_RATE)
         _check_at_least("onset_gap", self.onset_gap, "one frame", FRAME / SAMPLE_RATE)
         _check_at_least("chunk", self.chunk, "one frame", FRAME / SAMPLE_RATE)

@@ -20,9 +20,9 @@ and on 40 s of steady sounds alone (white, pink and brown noise, a fan, hum, ton
 
 import math
 from collections import deque
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 import webrtcvad
 
@@ -34,8 +34,13 @@ SILENCE_DB: Final = -100.0
 """Level given to digital silence, dBFS: below one step of 16 bits."""
 
 
-@dataclass(frozen=True, slots=True)
-class VadConfig:
+class VadConfig(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    rename={"floor_window": "floor_window_s"},
+):
     """When a frame counts as voiced; levels are those of a frame's root mean square, dBFS."""
 
     aggressiveness: int = 1
