@@ -1,0 +1,1 @@
+"""Dialects of the wire: messages <-> text, pure; one file for each."""
