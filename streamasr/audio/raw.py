@@ -4,8 +4,7 @@ import logging
 from collections.abc import Iterator
 from typing import BinaryIO
 
-import numpy as np
-
+from streamasr.audio.pcm import PcmDecoder
 from streamasr.audio.source import BLOCK
 from streamasr.errors import AudioError
 from streamasr.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
@@ -71,11 +70,8 @@ class RawAudio:
             )
 
     def _samples(self) -> Iterator[Float32Array]:
-        odd = b""  # half a sample
+        decoder = PcmDecoder("pcm_s16le", SAMPLE_RATE, 1)
         while data := self._read(2 * BLOCK):
-            data = odd + data
-            n_whole = len(data) - len(data) % 2
-            data, odd = data[:n_whole], data[n_whole:]
-            yield np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768)
-        if odd:
+            yield decoder.feed(data)
+        if decoder.n_dangling_bytes:
             logger.warning("%s ends in the middle of a sample; its last byte is lost", self._name)

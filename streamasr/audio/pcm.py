@@ -1,0 +1,115 @@
+"""Raw samples from a wire or a pipe, as anybody sends them, to mono at SAMPLE_RATE."""
+
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from streamasr.audio.resample import Resampler
+from streamasr.errors import AudioError
+from streamasr.units import SAMPLE_RATE, Float32Array, Samples
+
+Encoding: TypeAlias = Literal["pcm_s16le", "pcm_f32le"]
+
+_DTYPES: Final[dict[str, np.dtype[Any]]] = {
+    "pcm_s16le": np.dtype("<i2"),
+    "pcm_f32le": np.dtype("<f4"),
+}
+_FULL_SCALE: Final = {"pcm_s16le": np.float32(32768), "pcm_f32le": np.float32(1)}
+
+MIN_RATE: Final = 8_000
+MAX_RATE: Final = 48_000
+MAX_CHANNELS: Final = 8
+LOUDEST: Final = 100.0
+"""Full scale of floats is 1. So far beyond it is no audio: most likely integers sent as floats."""
+
+
+class PcmDecoder:
+    """Turns bytes of any sizes into samples; how they are cut into pieces makes no difference.
+
+    Channels are averaged and soxr resamples. What comes out is clipped to -1..1, as from a file.
+    """
+
+    def __init__(
+        self, encoding: Encoding = "pcm_s16le", sample_rate: int = SAMPLE_RATE, channels: int = 1
+    ) -> None:
+        """Start a stream.
+
+        Args:
+            encoding: of one value; channels are interleaved.
+            sample_rate: frames per second, 8000 to 48000. A frame has one value of each channel.
+            channels: 1 to 8.
+
+        Raises:
+            AudioError: one of them cannot be decoded.
+        """
+        if encoding not in _DTYPES:
+            raise AudioError(f"encoding is {encoding!r}; it must be {' or '.join(_DTYPES)}.")
+        if not MIN_RATE <= sample_rate <= MAX_RATE:
+            raise AudioError(
+                f"sample_rate is {sample_rate}; it must be from {MIN_RATE} to {MAX_RATE} Hz."
+            )
+        if not 1 <= channels <= MAX_CHANNELS:
+            raise AudioError(f"channels is {channels}; it must be from 1 to {MAX_CHANNELS}.")
+        self._encoding: Encoding = encoding
+        self._channels = channels
+        self._frame_size = channels * _DTYPES[encoding].itemsize
+        self._resampler = Resampler(sample_rate)
+        self._dangling = b""
+        self._n_frames = 0
+
+    @property
+    def n_received(self) -> Samples:
+        """What all whole frames so far amount to at SAMPLE_RATE; after `finish`, what was returned.
+
+        Before that, the resampler still holds some of it.
+        """
+        return Samples(round(self._n_frames * SAMPLE_RATE / self._resampler.rate))
+
+    @property
+    def n_dangling_bytes(self) -> int:
+        """Bytes of a frame whose rest has not come."""
+        return len(self._dangling)
+
+    def feed(self, data: bytes) -> Float32Array:
+        """Take the next bytes.
+
+        Returns:
+            (n,), what is ready; possibly nothing yet.
+
+        Raises:
+            AudioError: a float is not a number, infinite, or far beyond full scale. Nothing of
+                these bytes was used; the stream had better end here.
+        """
+        data = self._dangling + data if self._dangling else data
+        n_frames = len(data) // self._frame_size
+        frames = np.frombuffer(data, _DTYPES[self._encoding], n_frames * self._channels)
+        if self._encoding == "pcm_f32le":
+            self._check(frames)
+        self._dangling = bytes(data[n_frames * self._frame_size :])
+        self._n_frames += n_frames
+        return _clip(self._resampler.push(self._to_mono(frames.reshape(-1, self._channels))))
+
+    def finish(self) -> Float32Array:
+        """Return the rest (n,). An incomplete frame at the end is left out; nothing may follow."""
+        return _clip(self._resampler.finish())
+
+    def _to_mono(self, frames: npt.NDArray[Any]) -> Float32Array:
+        # Channel by channel, so that a frame's sum does not depend on how many frames came with it.
+        mono = frames[:, 0].astype(np.float32)
+        for channel in range(1, self._channels):
+            mono += frames[:, channel].astype(np.float32)
+        return mono / (_FULL_SCALE[self._encoding] * np.float32(self._channels))
+
+    def _check(self, values: npt.NDArray[Any]) -> None:
+        wrong = ~(np.abs(values.astype(np.float32)) <= LOUDEST)  # NaN is not less than anything
+        if wrong.any():
+            first = int(wrong.argmax())
+            raise AudioError(
+                f"Sample {self._n_frames + first // self._channels} is {values[first]};"
+                " pcm_f32le must hold finite numbers with full scale at 1."
+            )
+
+
+def _clip(samples: Float32Array) -> Float32Array:
+    return np.clip(samples, np.float32(-1), np.float32(1))
