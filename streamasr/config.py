@@ -5,9 +5,7 @@ their fields. Here each setting has its default, its range, whether a running da
 over, and its manual; `streamasr config`, the table in the README and the reload follow from that.
 """
 
-import difflib
 import functools
-import ipaddress
 import os
 import re
 import stat
@@ -16,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -92,6 +90,14 @@ class RecognitionConfig:
     chunker: ChunkerConfig = field(default_factory=ChunkerConfig)
 
 
+_COMMAND_LINE: Final = "command line"
+
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\sA-Z?#@]+")
+
+_LONGEST_SOCKET: Final = 107
+"""Bytes of a Unix socket's path that Linux takes, without the closing zero."""
+
+
 class Effect(Enum):
     """When a changed setting holds in a daemon that is already running."""
 
@@ -104,6 +110,18 @@ class Effect(Enum):
 RELOAD: Final = Effect.RELOAD
 RESTART: Final = Effect.RESTART
 
+
+@dataclass(frozen=True, slots=True)
+class Except:
+    """A field of a section that does not hold when the others of it do."""
+
+    name: str
+    effect: Effect = RESTART
+
+
+_DECODER_SIZE: Final = Except("max_segment")
+"""The decoder's memory is made for the longest segment."""
+
 _FOREVER_S: Final = 1e9
 """No time is set longer than this, 30 years: it stands for infinity, which TOML can write."""
 
@@ -114,9 +132,14 @@ _Count: TypeAlias = Annotated[int, Meta(ge=1, le=10_000)]
 
 
 def _state_directory() -> Path:
-    import platformdirs
+    import platformdirs  # here, since no child process needs it
 
     return platformdirs.user_state_path(APP_NAME)
+
+
+def _example(value: str | int) -> Meta:
+    """What a setting that is not set by default may look like."""
+    return Meta(examples=[value])
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -128,14 +151,14 @@ class ModelConfig(Section, kw_only=True, frozen=True):
 
     name: Annotated[_Named, RESTART] = "tiny"
     """The embedded model `tiny`, or a directory that `streamasr export` wrote."""
-    language: Annotated[str | None, RELOAD] = None
+    language: Annotated[str | None, RELOAD, _example("English")] = None
     """The language that is spoken, by name or code (`English`, `en`); left out, it is detected for
     each segment. A client may ask for another one."""
     context: Annotated[str, RELOAD] = ""
     """Names and terms that may come up, as a text. A client may give its own."""
     hotwords: Annotated[tuple[_Named, ...], RELOAD] = ()
     """Words that are likely, as a list. A client may give its own."""
-    threads: Annotated[_Count | None, RESTART] = None
+    threads: Annotated[_Count | None, RESTART, _example(4)] = None
     """Threads of each stage; left out, one for each processor, 8 at most."""
     providers: Annotated[tuple[_Named, ...], RESTART, Meta(min_length=1)] = (
         "CPUExecutionProvider",
@@ -150,9 +173,9 @@ class ServerConfig(Section, kw_only=True, frozen=True):
     """Address to listen on. One that other machines can reach needs a `token_file`."""
     port: Annotated[int, RESTART, Meta(ge=0, le=65535)] = 8765
     """TCP port; 0 takes any that is free."""
-    socket: Annotated[Path | None, RESTART] = None
+    socket: Annotated[Path | None, RESTART, _example("/run/user/1000/streamasr")] = None
     """Path of a Unix socket to listen on in place of host and port; only its owner can connect."""
-    token_file: Annotated[Path | None, RELOAD] = None
+    token_file: Annotated[Path | None, RELOAD, _example("token")] = None
     """File with the token that clients must show, readable by its owner alone; left out, they need
     none."""
     allow_origin: Annotated[tuple[str, ...], RELOAD] = ()
@@ -168,16 +191,27 @@ class ServerConfig(Section, kw_only=True, frozen=True):
     stop_timeout_s: Annotated[float, RELOAD, _POSITIVE] = 30.0
     """Seconds that a daemon which is asked to stop has to finish what it has heard."""
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for origin in self.allow_origin:
+            if not _ORIGIN.fullmatch(origin):
+                raise ConfigError(
+                    f"allow_origin: {origin!r} is not what browsers call an origin: scheme, host "
+                    "and perhaps port, in lower case, as in https://notes.example"
+                )
+        if self.socket is not None and len(os.fsencode(self.socket)) > _LONGEST_SOCKET:
+            raise ConfigError(f"socket: a path of more than {_LONGEST_SOCKET} bytes: {self.socket}")
+
 
 class MicrophoneConfig(Section, kw_only=True, frozen=True):
     """The daemon's own session."""
 
     enabled: Annotated[bool, RESTART] = True
     """Whether the daemon listens to a microphone."""
-    device: Annotated[_Named | Annotated[int, Meta(ge=0)] | None, RESTART] = None
+    device: Annotated[_Named | Annotated[int, Meta(ge=0)] | None, RESTART, _example("USB")] = None
     """The microphone, by number or by a part of its name (see `streamasr devices`); left out, the
     system's default."""
-    input: Annotated[Path | None, RESTART] = None
+    input: Annotated[Path | None, RESTART, _example("talk.flac")] = None
     """Audio or video file that is played in place of a microphone."""
     speed: Annotated[float, RESTART, Meta(gt=0, le=1000)] = 1.0
     """How fast that file is played; 1 is as fast as it was spoken."""
@@ -226,7 +260,7 @@ class DaemonConfig(Section, kw_only=True, frozen=True):
     server: ServerConfig = ServerConfig()
     microphone: MicrophoneConfig = MicrophoneConfig()
     live: LiveConfig = LiveConfig()
-    segmentation: Annotated[ChunkerConfig, RELOAD] = ChunkerConfig()
+    segmentation: Annotated[ChunkerConfig, RELOAD, _DECODER_SIZE] = ChunkerConfig()
     vad: Annotated[VadConfig, RELOAD] = VadConfig()
     storage: StorageConfig = msgspec.field(default_factory=StorageConfig)
     log: LogConfig = LogConfig()
@@ -268,7 +302,9 @@ class Setting:
     key: str
     """In the file; there the times of segmentation name their unit."""
     effect: Effect
-    default: Any
+    choices: tuple[str, ...] = ()
+    """The only values, if there are few."""
+    example: str | int | None = None
 
     @property
     def path(self) -> str:
@@ -287,22 +323,45 @@ def settings() -> tuple[Setting, ...]:
     Raises:
         TypeError: a field does not say when it holds.
     """
-    defaults = DaemonConfig()
-    found = []
-    for section in msgspec.structs.fields(DaemonConfig):
-        values = getattr(defaults, section.name)
-        for key in msgspec.structs.fields(values):
-            effect = _effect(key.type) or _effect(section.type)
-            if effect is None:
-                raise TypeError(f"{section.name}.{key.name} is neither for RELOAD nor for RESTART")
-            default = getattr(values, key.name)
-            found.append(Setting(section.name, key.name, key.encode_name, effect, default))
-    return tuple(found)
+    return tuple(
+        _setting(section, key)
+        for section in msgspec.structs.fields(DaemonConfig)
+        for key in msgspec.structs.fields(_without_notes(section.type))
+    )
 
 
-def _effect(annotation: Any) -> Effect | None:
-    notes = getattr(annotation, "__metadata__", ())
-    return next((note for note in notes if isinstance(note, Effect)), None)
+def _setting(section: msgspec.structs.FieldInfo, key: msgspec.structs.FieldInfo) -> Setting:
+    kind = _without_notes(key.type)
+    examples = [note.examples for note in _notes(key.type) if isinstance(note, Meta)]
+    return Setting(
+        section.name,
+        key.name,
+        key.encode_name,
+        _effect(section, key),
+        choices=get_args(kind) if get_origin(kind) is Literal else (),
+        example=next((some[0] for some in examples if some), None),
+    )
+
+
+def _effect(section: msgspec.structs.FieldInfo, key: msgspec.structs.FieldInfo) -> Effect:
+    """What the field says, or an exception in its section, or all of its section."""
+    of_section = _notes(section.type)
+    exceptions = [
+        note.effect for note in of_section if isinstance(note, Except) and note.name == key.name
+    ]
+    plain = [note for note in (*_notes(key.type), *of_section) if isinstance(note, Effect)]
+    if not exceptions and not plain:
+        raise TypeError(f"{section.name}.{key.name} is neither for RELOAD nor for RESTART")
+    return [*exceptions, *plain][0]
+
+
+def _notes(annotation: Any) -> tuple[Any, ...]:
+    """What stands behind the type in an `Annotated`."""
+    return getattr(annotation, "__metadata__", ())
+
+
+def _without_notes(annotation: Any) -> Any:
+    return get_args(annotation)[0] if _notes(annotation) else annotation
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,10 +442,14 @@ def load_config(path: Path | None, overrides: Overrides | None = None) -> Daemon
     config = _convert(tables, base, str(path))
     if overrides:
         merged = {name: {**tables.get(name, {}), **overrides.get(name, {})} for name in _sections()}
-        config = _convert(merged, base, "command line")
-    check_access(config.server)
-    if config.server.token_file is not None:
-        read_token(config.server.token_file)
+        config = _convert(merged, base, _COMMAND_LINE)
+    try:
+        check_access(config.server)
+        if config.server.token_file is not None:
+            read_token(config.server.token_file)
+    except ConfigError as error:
+        is_file_at_fault = path is not None and not (overrides or {}).get("server")
+        raise ConfigError(f"{path if is_file_at_fault else _COMMAND_LINE}: {error}") from error
     return config
 
 
@@ -423,7 +486,7 @@ def _convert(tables: dict[str, Any], base: Path, source: str) -> DaemonConfig:
         except msgspec.ValidationError as error:
             raise ConfigError(f"{source}: {_located(name, str(error))}.") from error
         except ConfigError as error:
-            raise ConfigError(f"{source}: [{name}]: {error}") from error
+            raise ConfigError(f"{source}: [{name}] {error}") from error
     config = DaemonConfig(**sections)
     model = config.model.name
     if os.sep in model:
@@ -441,7 +504,7 @@ def _anchored(path: str, base: Path) -> Path:
     if not path or "\0" in path:
         raise ValueError("Expected a path")
     try:
-        return Path(os.path.normpath(base / Path(path).expanduser()))
+        return base / Path(path).expanduser()
     except RuntimeError as error:
         raise ValueError(f"Expected a path, {path} has no home directory") from error
 
@@ -449,29 +512,37 @@ def _anchored(path: str, base: Path) -> Path:
 def _located(section: str, complaint: str) -> str:
     """Put the place first: "Expected `int`, got `str` - at `$.port`"."""
     what, _, place = complaint.partition(" - at `$")
-    return f"{section}{place.rstrip('`')}: {what[0].lower()}{what[1:]}"
+    path = section + place.rstrip("`")
+    choices = next((one.choices for one in settings() if one.path == path), ())
+    if choices:
+        what = f"expected one of {', '.join(choices)}"
+    return f"{path}: {what[0].lower()}{what[1:]}"
 
 
 def _refuse_unknown(tables: dict[str, Any], source: str) -> None:
-    sections = _sections()
     for name, table in tables.items():
-        if name not in sections:
-            raise ConfigError(f"{source}: there is no section {_hinted(name, name)}")
+        if name not in _sections():
+            raise ConfigError(f"{source}: there is no section {name}{_hint('', name)}")
         if not isinstance(table, dict):
             raise ConfigError(f"{source}: {name} must be a table, [{name}].")
         known = {one.key for one in settings() if one.section == name}
         for key in table:
             if key not in known:
-                raise ConfigError(f"{source}: there is no setting {_hinted(f'{name}.{key}', key)}")
+                raise ConfigError(f"{source}: there is no setting {name}.{key}{_hint(name, key)}")
 
 
-def _hinted(path: str, key: str) -> str:
-    """An unknown path, and the known one that was probably meant."""
-    paths = [one.path for one in settings()]
-    same_key = [one.path for one in settings() if one.key == key]
-    close = difflib.get_close_matches(path, [*paths, *_sections()], n=1)
-    nearest = (same_key or close)[:1]
-    return f"{path}; did you mean {nearest[0]}?" if nearest else f"{path}."
+def _hint(section: str, key: str) -> str:
+    """The end of a sentence about an unknown key: what was probably meant."""
+    import difflib
+
+    near = {one.key: one.path for one in settings() if one.section == section}
+    if not section:
+        near = {name: name for name in _sections()}
+    elsewhere = {one.key: one.path for one in settings()}
+    for known in (near, elsewhere):
+        if close := difflib.get_close_matches(key, known, n=1):
+            return f"; did you mean {known[close[0]]}?"
+    return "."
 
 
 def check_access(server: ServerConfig) -> None:
@@ -489,6 +560,8 @@ def check_access(server: ServerConfig) -> None:
 
 def is_loopback(host: str) -> bool:
     """Is it certain that only this machine can reach this address?"""
+    import ipaddress
+
     if host.lower() == "localhost":
         return True
     try:
