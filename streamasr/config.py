@@ -579,7 +579,7 @@ def read_token(path: Path) -> str:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"the token file {path} is not a file.")
+            raise ConfigError(f"the token file {path} is not a regular file.")
         if status.st_mode & 0o077:
             raise ConfigError(f"others can use the token file {path}: chmod 600 {path}")
         token = path.read_bytes().strip()

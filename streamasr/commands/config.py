@@ -6,6 +6,7 @@ the code, the file or the README.
 
 import argparse
 import ast
+import functools
 import inspect
 import json
 import textwrap
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from streamasr.config import (
     RESTART,
@@ -122,7 +125,7 @@ def toml(config: DaemonConfig, path: Path | None = None) -> str:
     default = DaemonConfig()
     for section, members in groupby(settings(), lambda setting: setting.section):
         paragraphs.append(f"{_comment(_summary(section))}[{section}]\n")
-        manuals = manual(type(getattr(config, section)))
+        manuals = manual(section)
         for setting in members:
             mark = " (restart)" if setting.effect is RESTART else ""
             line = _line(setting, setting.value(config), setting.value(default))
@@ -143,7 +146,7 @@ def markdown() -> str:
     paragraphs = []
     default = DaemonConfig()
     for section, members in groupby(settings(), lambda setting: setting.section):
-        manuals = manual(type(getattr(default, section)))
+        manuals = manual(section)
         rows = [f"| `[{section}]` | default | {_summary(section)} |", "|---|---|---|"]
         for setting in members:
             mark = " *" if setting.effect is RESTART else ""
@@ -164,13 +167,18 @@ def _shown(value: Any) -> str:
 
 
 def _summary(section: str) -> str:
-    kind = type(getattr(DaemonConfig(), section))
-    return (kind.__doc__ or "").partition("\n\n")[0]
+    return (_kind(section).__doc__ or "").partition("\n\n")[0]
 
 
-def manual(kind: type) -> dict[str, str]:
+def _kind(section: str) -> type[msgspec.Struct]:
+    kind: type[msgspec.Struct] = type(getattr(DaemonConfig(), section))
+    return kind
+
+
+@functools.cache
+def manual(section: str) -> dict[str, str]:
     """Field -> the docstring that stands below it in the source, in one line."""
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    (definition,) = ast.parse(inspect.getsource(_kind(section))).body
     assert isinstance(definition, ast.ClassDef)
     return dict(_documented(definition.body))
 
