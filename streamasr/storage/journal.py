@@ -278,6 +278,14 @@ class Journal:
         with _explained(self._path):
             return _messages(self._db, name, since, limit)
 
+    def is_unfinished(self, name: str) -> bool:
+        """Whether there is a session of this name that has not ended."""
+        with _explained(self._path):
+            row = self._db.execute(
+                "SELECT 1 FROM sessions WHERE name = ? AND ended IS NULL", (name,)
+            ).fetchone()
+        return row is not None
+
     def close(self) -> None:
         """Close the files."""
         with _explained(self._path):
@@ -344,6 +352,12 @@ class JournalReader:
                 " WHERE ended IS NULL ORDER BY id"
             )
             return [_session_record(*row) for row in rows]
+
+    def has_session(self, name: str) -> bool:
+        """Whether there is a session of this name, over or not."""
+        with _explained(self._path):
+            row = self._db.execute("SELECT 1 FROM sessions WHERE name = ?", (name,)).fetchone()
+        return row is not None
 
     def messages(self, name: str, since: int, limit: int) -> list[tuple[int, Durable]]:
         """The first messages of a session after number `since`, at most `limit` of them."""

@@ -8,6 +8,7 @@ process, which is what happens, and not that of the kernel.
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import stat
@@ -25,6 +26,8 @@ from streamasr.units import SAMPLE_RATE, Float32Array, Samples
 FILE_LENGTH: Final = Samples(30 * SAMPLE_RATE)
 MAX_BYTES: Final = 256 << 20
 """Of one session: 70 minutes that no final covers."""
+
+logger = logging.getLogger(__name__)
 
 _WIDTH: Final = 4  # bytes of a sample
 _SETTLED_PER_FILE: Final = 6
@@ -69,7 +72,8 @@ class Spool:
 
         Args:
             directory: named after the session; made where it is missing.
-            position: of the next sample; not before what the spool holds.
+            position: of the next sample. What the spool holds lies before it; if not, it is of
+                an earlier session, and deleted.
             max_bytes: how much it holds at most.
             file_length: after how much audio a new file is begun.
 
@@ -87,6 +91,9 @@ class Spool:
             _make_private(directory)
             self._folder = _open_folder(directory)
             self._sizes = _sizes(self._folder)  # bytes by first sample, oldest first
+            if any(start + size // _WIDTH > position for start, size in self._sizes.items()):
+                logger.warning("%s holds audio of an earlier session; it is deleted", directory)
+                self._delete_files(list(self._sizes))
 
     @property
     def position(self) -> Samples:
@@ -97,6 +104,11 @@ class Spool:
     def n_bytes(self) -> int:
         """How much it holds."""
         return sum(self._sizes.values())
+
+    @property
+    def is_full(self) -> bool:
+        """Nothing is taken until enough has been forgotten."""
+        return self._is_full
 
     def append(self, samples: Float32Array) -> None:
         """Write the next samples.
@@ -143,10 +155,13 @@ class Spool:
             settled = min(position, self._position) - self._newest
             if settled * _SETTLED_PER_FILE >= self._file_length:
                 self._begin_file(self._position)
-            for start, size in list(self._sizes.items()):
-                if start != self._newest and start + size // _WIDTH <= position:
-                    os.unlink(_file_name(start), dir_fd=self._folder)
-                    del self._sizes[start]
+            self._delete_files(
+                [
+                    start
+                    for start, size in self._sizes.items()
+                    if start != self._newest and start + size // _WIDTH <= position
+                ]
+            )
         if self._is_full and self.n_bytes <= self._max_bytes // 2:
             self._is_full = False
 
@@ -165,6 +180,11 @@ class Spool:
         """
         self.close()
         delete_spool(self._directory)
+
+    def _delete_files(self, starts: list[int]) -> None:
+        for start in starts:
+            os.unlink(_file_name(start), dir_fd=self._folder)
+            del self._sizes[start]
 
     @property
     def _newest(self) -> int:
