@@ -48,8 +48,10 @@ class Reciter:
         self.calls.append(("truncate", n_past, ""))
 
 
-def recite(script: Iterator[int], n_audio: int = LONG_AUDIO) -> Generated:
-    return generate(Reciter(script), PROMPT, np.zeros((n_audio, 8), np.float32))
+def recite(
+    script: Iterator[int], n_audio: int = LONG_AUDIO, forced: Sequence[int] = ()
+) -> Generated:
+    return generate(Reciter(script), PROMPT, np.zeros((n_audio, 8), np.float32), forced)
 
 
 def test_the_prompt_is_read_around_the_audio_and_then_token_by_token() -> None:
@@ -64,6 +66,40 @@ def test_the_prompt_is_read_around_the_audio_and_then_token_by_token() -> None:
         ("tokens", (7,), "last"),
         ("tokens", (8,), "last"),
     ]
+
+
+def test_forced_tokens_are_read_with_the_prompt_and_begin_the_answer() -> None:
+    reader = Reciter(iter([9, END]))
+    answer = generate(reader, PROMPT, np.zeros((5, 8), np.float32), (7, 8))
+    assert answer == Generated((7, 8, 9), "end")
+    assert reader.calls[2:] == [
+        ("embeddings", 5, "none"),
+        ("tokens", (3, 4, 7, 8), "last"),
+        ("tokens", (9,), "last"),
+    ]
+
+
+def test_an_answer_may_end_right_after_the_forced_tokens() -> None:
+    assert recite(iter([END]), forced=(7, 8)) == Generated((7, 8), "end")
+
+
+def test_forced_tokens_count_for_the_budget() -> None:
+    budget = token_budget(13)
+    babble = [10 + n * n % 71 for n in range(budget)]
+    answer = recite(iter([*babble[5:], 10]), 13, forced=babble[:5])
+    assert answer == Generated(tuple(babble), "budget")
+
+
+def test_the_budget_cuts_no_forced_tokens() -> None:
+    forced = tuple(10 + n * n % 71 for n in range(token_budget(0) + 5))
+    assert recite(iter([10]), 0, forced) == Generated(forced, "budget")
+    assert recite(iter([END]), 0, forced) == Generated(forced, "end")
+
+
+@pytest.mark.parametrize("n_forced", [0, 1, 10, 39])
+def test_a_cycle_is_found_across_the_forced_tokens_but_cuts_none(n_forced: int) -> None:
+    answer = recite(repeat(9), forced=(9,) * n_forced)
+    assert answer == Generated((9,) * max(1, n_forced), "cycle")
 
 
 @pytest.mark.parametrize("end", [END, OTHER_END])

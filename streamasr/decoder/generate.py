@@ -60,13 +60,16 @@ class Generated:
     stop: StopReason
 
 
-def generate(reader: Reader, prompt: Prompt, embeddings: Float32Array) -> Generated:
+def generate(
+    reader: Reader, prompt: Prompt, embeddings: Float32Array, forced: Sequence[int] = ()
+) -> Generated:
     """Decode one answer greedily, from scratch.
 
     Args:
         reader: its present content is forgotten.
         prompt: the tokens before and after the audio.
         embeddings: (n_audio_tokens, n_embd) from the encoder.
+        forced: tokens that the answer begins with, read along with the prompt. No guard cuts them.
 
     Raises:
         DecodeError: llama.cpp refused.
@@ -75,18 +78,19 @@ def generate(reader: Reader, prompt: Prompt, embeddings: Float32Array) -> Genera
     reader.truncate(0)
     reader.read_tokens(prompt.before, "none")
     reader.read_embeddings(embeddings, "none")
-    logits = reader.read_tokens(prompt.after, "last")[-1]
+    logits = reader.read_tokens([*prompt.after, *forced], "last")[-1]
     budget = token_budget(len(embeddings))
-    tokens: list[int] = []
+    tokens = list(forced)
     while True:
         token = int(np.argmax(logits))
         if token in prompt.ends:
             return Generated(tuple(tokens), "end")
-        if len(tokens) == budget:
+        if len(tokens) >= budget:
             return Generated(tuple(tokens), "budget")
         tokens.append(token)
         if period := find_cycle(tokens):
-            return Generated(tuple(_first_copy(tokens, period)), "cycle")
+            n_kept = max(_first_copy(tokens, period), len(forced))
+            return Generated(tuple(tokens[:n_kept]), "cycle")
         logits = reader.read_tokens([token], "last")[-1]
 
 
@@ -110,9 +114,9 @@ def find_cycle(tokens: Sequence[int]) -> int | None:
     return None
 
 
-def _first_copy(tokens: list[int], period: int) -> list[int]:
-    """Cut a cycle at the end of `tokens` down to its first copy."""
+def _first_copy(tokens: list[int], period: int) -> int:
+    """Where the first copy of the cycle at the end of `tokens` ends."""
     end = len(tokens)
     while end > period and tokens[end - 1] == tokens[end - 1 - period]:
         end -= 1
-    return tokens[:end]
+    return end

@@ -8,10 +8,26 @@ Source: the output parsing of the reference implementation (Qwen3-ASR, `qwen-asr
 tokens, so that a transcript which contains the text of a marker cannot be mistaken for one.
 """
 
-from collections.abc import Callable, Sequence
+import codecs
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 _HEADER = "language "
 _NO_LANGUAGE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedAnswer:
+    """What an answer says."""
+
+    language: str | None
+    """None when the model heard none."""
+    text: str
+    """The transcript, of whole characters only and without the marker, however often the model
+    repeats it."""
+    ends: tuple[int, ...]
+    """(n_tokens,): how many code points of `text` are sure to stay once this token is given,
+    whatever tokens follow it. White space is sure once something follows it."""
 
 
 def parse_answer(
@@ -19,7 +35,7 @@ def parse_answer(
     piece: Callable[[int], bytes],
     text_marker: int,
     forced_language: str | None,
-) -> tuple[str | None, str]:
+) -> ParsedAnswer:
     """Take an answer apart.
 
     Args:
@@ -27,31 +43,41 @@ def parse_answer(
         piece: the bytes of one token.
         text_marker: the token of `<asr_text>`.
         forced_language: the language that the prompt has set, or None.
-
-    Returns:
-        The language, None when the model heard none; the transcript, of whole characters only
-        and without the marker, however often the model repeats it.
     """
-    header, transcript = _split(tokens, text_marker)
+
+    def transcript_piece(token: int) -> bytes:
+        return b"" if token == text_marker else piece(token)
+
     if forced_language is not None:
-        return forced_language, _join([*header, *transcript], piece)
+        return ParsedAnswer(forced_language, *_transcript(map(transcript_piece, tokens)))
     if text_marker not in tokens:
-        # The header alone is not a transcript; anything else without the marker is one.
-        text = _join(tokens, piece)
-        return None, "" if _may_be_header(text) else text
-    return _language(_join(header, piece)), _join(transcript, piece)
+        # The header alone is not a transcript; anything else without the marker is one, as long as
+        # no marker comes.
+        text, _ = _transcript(map(piece, tokens))
+        return ParsedAnswer(None, "" if _may_be_header(text) else text, (0,) * len(tokens))
+    begin = tokens.index(text_marker)
+    header, _ = _transcript(map(piece, tokens[:begin]))
+    text, ends = _transcript(map(transcript_piece, tokens[begin:]))
+    return ParsedAnswer(_language(header), text, (0,) * begin + ends)
 
 
-def _split(tokens: Sequence[int], marker: int) -> tuple[list[int], list[int]]:
-    """What stands before the first marker, and what behind it, without the others."""
-    first = tokens.index(marker) if marker in tokens else len(tokens)
-    return list(tokens[:first]), [token for token in tokens[first:] if token != marker]
-
-
-def _join(tokens: Sequence[int], piece: Callable[[int], bytes]) -> str:
-    data = b"".join(map(piece, tokens))
+def _transcript(pieces: Iterable[bytes]) -> tuple[str, tuple[int, ...]]:
+    """The text of pieces without white space around it, and how much of it each one settles."""
     # A character whose last bytes have not been decoded yet is left out, never torn.
-    return data.decode(errors="ignore").strip()
+    decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+    parts: list[str] = []
+    ends: list[int] = []
+    length = end = 0
+    for data in pieces:
+        part = decoder.decode(data)
+        if length == 0:
+            part = part.lstrip()
+        if visible := part.rstrip():
+            end = length + len(visible)
+        length += len(part)
+        parts.append(part)
+        ends.append(end)
+    return "".join(parts).rstrip(), tuple(ends)
 
 
 def _may_be_header(text: str) -> bool:

@@ -7,6 +7,7 @@ Source: the official prompt of the reference implementation (`qwen-asr` 0.0.6), 
 """
 
 import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -53,7 +54,12 @@ class Qwen3ASRDecoder:
         self._context = LlamaContext(self._model, n_ctx=n_ctx, n_threads=n_threads)
 
     def decode(
-        self, embeddings: Float32Array, *, context: str = "", language: str | None = None
+        self,
+        embeddings: Float32Array,
+        *,
+        context: str = "",
+        language: str | None = None,
+        forced: Sequence[int] = (),
     ) -> Hypothesis:
         """Decode the audio of one segment from scratch.
 
@@ -64,15 +70,16 @@ class Qwen3ASRDecoder:
             embeddings: (n, n_embd) from the encoder.
             context: text that the model may draw names and terms from.
             language: the name of a language to force, None to have it detected.
+            forced: tokens that the answer begins with, of an earlier one for less of this audio.
 
         Raises:
             DecodeError: llama.cpp refused; this segment only.
             Aborted: `abandon` was called since the last `rearm`.
         """
-        hypothesis = self._decode_once(embeddings, context, language)
+        hypothesis = self._decode_once(embeddings, context, language, forced)
         if context.strip() and (hypothesis.is_suspicious or _recites(hypothesis.text, context)):
             logger.info("decoding once more without the context")
-            hypothesis = self._decode_once(embeddings, "", language)
+            hypothesis = self._decode_once(embeddings, "", language, forced)
         return hypothesis
 
     def check_context(self, context: str) -> None:
@@ -108,22 +115,27 @@ class Qwen3ASRDecoder:
         self.close()
 
     def _decode_once(
-        self, embeddings: Float32Array, context: str, language: str | None
+        self,
+        embeddings: Float32Array,
+        context: str,
+        language: str | None,
+        forced: Sequence[int],
     ) -> Hypothesis:
         prompt = build_prompt(self._model, context, language, self._ends)
-        generated = generate(self._context, prompt, embeddings)
+        generated = generate(self._context, prompt, embeddings, forced)
         return self._read(generated, language)
 
     def _read(self, generated: Generated, forced_language: str | None) -> Hypothesis:
-        language, text = parse_answer(
+        parsed = parse_answer(
             generated.tokens, self._model.piece, self._text_marker, forced_language
         )
         if generated.stop != "end":
             logger.warning("an answer of %d tokens had no end", len(generated.tokens))
         return Hypothesis(
-            text=text,
-            language=language,
+            text=parsed.text,
+            language=parsed.language,
             tokens=generated.tokens,
+            ends=parsed.ends,
             is_suspicious=generated.stop != "end",
         )
 
@@ -145,6 +157,16 @@ def build_prompt(
     if language is not None:
         after += model.tokenize(f"language {language}{_TEXT_MARKER}", special=True)
     return Prompt(tuple(before), tuple(after), ends)
+
+
+def add_hotwords(context: str, hotwords: Iterable[str]) -> str:
+    """Make one context of a text and of words that are likely.
+
+    The family knows no hotwords of their own: it takes names and terms from any text before the
+    audio. They stand in a paragraph after the text, divided by commas as a writer would do it.
+    """
+    words = ", ".join(word for word in map(str.strip, hotwords) if word)
+    return "\n".join(part for part in (context.strip(), words) if part)
 
 
 def _recites(text: str, context: str) -> bool:
