@@ -128,7 +128,6 @@ _FOREVER_S: Final = 1e9
 _POSITIVE: Final = Meta(gt=0, le=_FOREVER_S)
 _NOT_NEGATIVE: Final = Meta(ge=0, le=_FOREVER_S)
 _Named: TypeAlias = Annotated[str, Meta(min_length=1)]
-_Count: TypeAlias = Annotated[int, Meta(ge=1, le=10_000)]
 
 
 def _state_directory() -> Path:
@@ -150,7 +149,7 @@ class ModelConfig(Section, kw_only=True, frozen=True):
     """What recognises, and what it is told beforehand."""
 
     name: Annotated[_Named, RESTART] = "tiny"
-    """The embedded model `tiny`, or a directory that `streamasr export` wrote."""
+    """The embedded model `tiny`, or the path of a directory that `streamasr export` wrote."""
     language: Annotated[str | None, RELOAD, _example("English")] = None
     """The language that is spoken, by name or code (`English`, `en`); left out, it is detected for
     each segment. A client may ask for another one."""
@@ -158,7 +157,7 @@ class ModelConfig(Section, kw_only=True, frozen=True):
     """Names and terms that may come up, as a text. A client may give its own."""
     hotwords: Annotated[tuple[_Named, ...], RELOAD] = ()
     """Words that are likely, as a list. A client may give its own."""
-    threads: Annotated[_Count | None, RESTART, _example(4)] = None
+    threads: Annotated[Annotated[int, Meta(ge=1, le=512)] | None, RESTART, _example(4)] = None
     """Threads of each stage; left out, one for each processor, 8 at most."""
     providers: Annotated[tuple[_Named, ...], RESTART, Meta(min_length=1)] = (
         "CPUExecutionProvider",
@@ -181,7 +180,7 @@ class ServerConfig(Section, kw_only=True, frozen=True):
     allow_origin: Annotated[tuple[str, ...], RELOAD] = ()
     """Web pages, besides the daemon's own, that may connect from a browser, as a list of origins:
     `https://notes.example`."""
-    max_sessions: Annotated[_Count, RELOAD] = 8
+    max_sessions: Annotated[int, RELOAD, Meta(ge=1, le=10_000)] = 8
     """Sessions that may be open at once; the next one is refused."""
     resume_s: Annotated[float, RELOAD, _NOT_NEGATIVE] = 300.0
     """Seconds for which a session waits for a client that lost its connection."""
@@ -239,7 +238,8 @@ class StorageConfig(Section, kw_only=True, frozen=True):
     """What is kept on disk."""
 
     directory: Annotated[Path, RESTART] = msgspec.field(default_factory=_state_directory)
-    """Where it is kept; nobody else can read it."""
+    """Where it is kept, readable by its owner alone. The default is what the XDG base directory
+    specification calls the user's state."""
     spool: Annotated[bool, RESTART] = True
     """Whether audio is kept until its text is final, so that a crash loses nothing."""
     history_days: Annotated[int, RELOAD, Meta(ge=0, le=36_500)] = 30
@@ -437,7 +437,7 @@ def load_config(path: Path | None, overrides: Overrides | None = None) -> Daemon
     Raises:
         ConfigError: file or command line say what cannot be.
     """
-    base = Path.cwd() if path is None else path.absolute().parent
+    base = Path("/") if path is None else path.absolute().parent
     tables = {} if path is None else _read(path)
     config = _convert(tables, base, str(path))
     if overrides:

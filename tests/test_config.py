@@ -57,7 +57,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "model.language": st.none() | a_text,
     "model.context": a_text,
     "model.hotwords": st.lists(a_name, max_size=3).map(tuple),
-    "model.threads": st.none() | st.integers(1, 10_000),
+    "model.threads": st.none() | st.integers(1, 512),
     "model.providers": st.lists(a_name, min_size=1, max_size=3).map(tuple),
     "server.host": st.sampled_from(["127.0.0.1", "127.8.8.8", "::1", "LocalHost"]),
     "server.port": st.integers(0, 65535),
@@ -342,6 +342,7 @@ def test_a_silent_command_line_overrides_nothing() -> None:
     ("given", "path", "value"),
     [
         ({"model": "mine"}, "model.name", "mine"),
+        ({"model": "./mine"}, "model.name", str(Path.cwd() / "mine")),
         ({"language": "en"}, "model.language", "en"),
         ({"context": ""}, "model.context", ""),
         ({"threads": 3}, "model.threads", 3),

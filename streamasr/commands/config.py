@@ -79,7 +79,7 @@ def overrides_from(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         microphone["input"] = None
     sections = {
         "model": _given(
-            name=options.model,
+            name=_model(options.model),
             language=options.language,
             context=options.context,
             threads=options.threads,
@@ -98,6 +98,10 @@ def _given(**values: Any) -> dict[str, Any]:
 def _absolute(path: Path | None) -> str | None:
     """From here, not from the directory of the file of settings."""
     return None if path is None else str(path.absolute())
+
+
+def _model(name_or_path: str | None) -> str | None:
+    return _absolute(Path(name_or_path)) if name_or_path and "/" in name_or_path else name_or_path
 
 
 def _number_or_name(device: str | None) -> int | str | None:

@@ -26,7 +26,6 @@ the last is shorter), so that the events depend on the samples alone and not on 
 they arrive in.
 """
 
-import math
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
@@ -95,9 +94,15 @@ class ChunkerConfig(
         _check_at_least("max_segment", self.max_segment, "cut_search", self.cut_search)
 
 
+_LONGEST_S: Final = 3600
+"""No time is set longer: memory is kept for most of them."""
+
+
 def _check_time(name: str, seconds: object) -> None:
-    if not isinstance(seconds, int | float) or not math.isfinite(seconds) or seconds < 0:
-        raise ConfigError(f"{name} must be a time in seconds, at least 0; it is {seconds!r}.")
+    if not isinstance(seconds, int | float) or not 0 <= seconds <= _LONGEST_S:
+        raise ConfigError(
+            f"{name} must be a time in seconds, from 0 to {_LONGEST_S}; it is {seconds!r}."
+        )
 
 
 def _check_at_least(name: str, seconds: float, limit_name: str, limit: float) -> None:
