@@ -20,7 +20,7 @@ from streamasr.events import (
     StreamEnded,
     Wishes,
 )
-from streamasr.segmentation.chunker import Chunker, ChunkerConfig
+from streamasr.segmentation.chunker import FRAME, Chunker, ChunkerConfig
 from streamasr.segmentation.vad import VadConfig, VoiceDetector
 from streamasr.session.session import Published, Session, SessionSettings
 from streamasr.units import Float32Array, Samples
@@ -84,9 +84,10 @@ class Stream:
             deliver: called on threads of the engine; must get its argument to `receive`.
             beginning: where.
         """
+        self._detector = VoiceDetector(settings.vad)
         self._chunker = Chunker(
             settings.chunker,
-            VoiceDetector(settings.vad),
+            self._detector,
             position=beginning.position,
             border=beginning.border,
             n_segments=beginning.n_segments,
@@ -120,6 +121,11 @@ class Stream:
     def has_open_segment(self) -> bool:
         """Someone is speaking."""
         return self._chunker.is_open
+
+    def warm_up(self, samples: Float32Array) -> None:
+        """Let the voice detector hear what came before the beginning, whole frames of it."""
+        for start in range(0, len(samples) - FRAME + 1, FRAME):
+            self._detector(samples[start : start + FRAME])
 
     def feed(self, block: Float32Array) -> list[Publish]:
         """Take the next samples, (n,) float32; what is to be published."""

@@ -175,6 +175,12 @@ class Session:
         return sum(segment.ended is not None for segment in self._segments.values())
 
     @property
+    def n_waiting_samples(self) -> int:
+        """Length of the segments that have ended and whose final is still owed."""
+        waiting = (s for s in self._segments.values() if s.outcomes is None)
+        return sum(s.ended.end - s.ended.start for s in waiting if s.ended)
+
+    @property
     def undecoded_from(self) -> Samples | None:
         """Where the first segment starts whose final is still owed."""
         waiting = (s.start for s in self._segments.values() if s.outcomes is None)

@@ -1,0 +1,538 @@
+r"""The daemon: the only module that knows everyone.
+
+    sockets --\                                       /--> encoder, aligner (processes)
+               >--> sessions --> stream --> engine ---<
+    microphone-/        |                              \--> decoder (thread)
+                     store: journal, spool (thread)
+
+Everything but the engine and the store happens on one event loop.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, Self
+
+from streamasr.audio.capture import Capture, Captured, CaptureEvent, Missed, Troubled
+from streamasr.audio.microphone import Microphone
+from streamasr.audio.paced import PacedFile
+from streamasr.config import Changes, DaemonConfig, compare, is_loopback, read_token, reload
+from streamasr.engine import Engine
+from streamasr.errors import AudioError, ConfigError, StorageError, StreamASRError
+from streamasr.events import Wishes
+from streamasr.live import SLICE, LiveSession
+from streamasr.metrics import Metrics, Readings
+from streamasr.models.bundle import find_model
+from streamasr.models.languages import language_name
+from streamasr.models.qwen3_asr import hotword_context
+from streamasr.protocols import v1
+from streamasr.recovery import Recovered, recover
+from streamasr.server import Access, Server
+from streamasr.session.hypothesis import CommitLag
+from streamasr.session.session import SessionSettings
+from streamasr.sessions import Sessions
+from streamasr.storage.journal import SessionRecord, SessionSource
+from streamasr.storage.store import Store
+from streamasr.stream import Beginning, StreamSettings
+from streamasr.units import Samples, to_samples
+from streamasr.wishes import Asked
+
+logger = logging.getLogger(__name__)
+
+_LAGGING_S: Final = 5.0
+_LAG_CHECK_S: Final = 1.0
+_LAG_WARNINGS_S: Final = 10.0
+_LIVE_PACE: Final = 1.5
+"""Audio that comes faster than this many seconds a second is a file, which may lag."""
+
+_PRUNE_S: Final = 3600.0
+_GOODBYE_S: Final = 2.0  # for clients to read their `end`
+_SPARE_S: Final = 5.0
+_EXIT_AT_ONCE: Final = 130
+
+
+class Daemon:
+    """Listens, recognises and tells, until it is asked to stop. See `server.House`."""
+
+    def __init__(self, config: DaemonConfig, load_config: Callable[[], DaemonConfig]) -> None:
+        """Prepare; `run` does it.
+
+        Args:
+            config: what holds now.
+            load_config: reads the configuration again.
+
+        Raises:
+            ConfigError, ModelError: it cannot run this way.
+        """
+        self._config = config
+        self._load_config = load_config
+        recognition = config.recognition(find_model, language_name)
+        directory = config.storage.directory
+        self._lock = Lock(directory)
+        self._journal_path = directory / "journal.sqlite3"
+        self._spool_path = directory / "spool" if config.storage.spool else None
+        self._engine = Engine(recognition, on_trouble=self._on_trouble_elsewhere)
+        self._stop = asyncio.Event()
+        self._listening = asyncio.Event()
+        self._listening.set()
+        self._capturing: asyncio.Task[None] | None = None
+        self._asked: dict[str, Asked] = {}
+        self._exit_code = 0
+        self.model = self._engine.bundle.name
+        self.is_ready = asyncio.Event()
+        self.access = _access(config)
+        self.max_lag = _max_lag(config)
+
+    async def run(self, announce: Callable[[str], None]) -> int:
+        """Run until a signal comes.
+
+        Args:
+            announce: told where clients can connect, once they can.
+
+        Returns:
+            The exit code: 0, or 1 when the engine could not be kept running.
+
+        Raises:
+            ConfigError, ModelError: it cannot run this way.
+        """
+        self._loop = asyncio.get_running_loop()
+        server = Server(self)
+        self._metrics = self._make_metrics(server)
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._lock)
+            stack.enter_context(self._signals())
+            recovered = await asyncio.to_thread(self._recover)
+            self._store = stack.enter_context(self._running_store())
+            self.sessions = self._make_sessions()
+            stack.push_async_callback(self.sessions.close)
+            address = await stack.enter_async_context(
+                server.running(
+                    self._config.server.host,
+                    self._config.server.port,
+                    self._config.server.socket,
+                    is_loopback=is_loopback(self._config.server.host),
+                )
+            )
+            announce(address)
+            await stack.enter_async_context(self._running_engine())
+            if not self._stop.is_set():
+                await self._resume_sessions(recovered)
+                self.is_ready.set()
+            async with _background(self._watch_lag(), self._prune(), self._listen()):
+                await self._stop.wait()
+            await self._finish(server)
+        return self._exit_code
+
+    # What the server asks for.
+
+    def begin(self, start: v1.Start) -> LiveSession:
+        """See `server.House.begin`."""
+        asked = Asked.at_start(start)
+        wishes = self._resolve(asked)
+        name = secrets.token_hex(8)
+        live = self.sessions.open(name, wishes)
+        self._asked[name] = asked
+        return live
+
+    def configure(self, live: LiveSession, by: v1.Configure | v1.Start) -> None:
+        """See `server.House.configure`."""
+        before = self._asked[live.name]
+        asked = Asked.at_start(by) if isinstance(by, v1.Start) else before.changed(by)
+        if asked != before:
+            self._change_wishes(live, self._resolve(asked))
+            self._asked[live.name] = asked
+
+    def metrics(self) -> tuple[bytes, str]:
+        """See `server.House.metrics`."""
+        return self._metrics.text(), self._metrics.content_type
+
+    def _resolve(self, asked: Asked) -> Wishes:
+        wishes = asked.resolve(
+            self._config, language_name=language_name, hotword_context=hotword_context
+        )
+        self._engine.check_context(wishes.context)
+        return wishes
+
+    def _change_wishes(self, live: LiveSession, wishes: Wishes) -> None:
+        live.configure(wishes)
+        self._store.configure(live.name, wishes)
+
+    # Starting.
+
+    def _make_metrics(self, server: Server) -> Metrics:
+        engine = self._engine
+        readings = Readings(
+            sessions=lambda: len(self.sessions),
+            connections=lambda: server.n_connections,
+            lag_s=lambda: max((live.lag_s for live in self.sessions), default=0.0),
+            restarts=lambda: engine.restarts,
+            queues=engine.queue_lengths,
+            work_s=lambda: engine.work_s,
+        )
+        return Metrics(readings)
+
+    def _make_sessions(self) -> Sessions:
+        return Sessions(
+            self._open_live,
+            max_sessions=self._config.server.max_sessions,
+            resume_s=self._config.server.resume_s,
+            on_end=self._forget,
+        )
+
+    def _open_live(self, name: str, wishes: Wishes, beginning: Beginning) -> LiveSession:
+        source: SessionSource = "microphone" if name == v1.MICROPHONE else "client"
+        self._store.begin(SessionRecord(name, source, time.time(), self.model, wishes))
+        return LiveSession(
+            name,
+            wishes,
+            recogniser=self._engine,
+            settings=_stream_settings(self._config),
+            archive=self._store,
+            observer=self._metrics,
+            beginning=beginning,
+        )
+
+    def _forget(self, name: str) -> None:
+        self._asked.pop(name, None)
+        self._store.end(name)
+
+    def _recover(self) -> list[Recovered]:
+        try:
+            return recover(self._journal_path, self._spool_path)
+        except StorageError as error:
+            logger.warning("earlier sessions cannot be resumed: %s", error)
+            return []
+
+    @contextlib.contextmanager
+    def _running_store(self) -> Iterator[Store]:
+        store = Store(
+            self._journal_path,
+            self._spool_path,
+            self._on_trouble_elsewhere,
+            self._config.storage.history_days,
+        )
+        with store:
+            yield store
+
+    @asynccontextmanager
+    async def _running_engine(self) -> AsyncIterator[None]:
+        try:
+            starting = asyncio.create_task(asyncio.to_thread(self._engine.start))
+            stopping = asyncio.create_task(self._stop.wait())
+            await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if starting.done():
+                starting.result()
+                logger.info("model %s is loaded", self.model)
+            yield
+        finally:
+            await asyncio.to_thread(self._engine.stop)
+
+    async def _resume_sessions(self, recovered: list[Recovered]) -> None:
+        """Go on with what a predecessor left unfinished."""
+        for one in recovered:
+            name = one.record.name
+            live = self.sessions.open(
+                name, one.record.wishes, one.beginning, is_daemons_own=name == v1.MICROPHONE
+            )
+            self._asked[name] = Asked.restored(one.record.wishes)
+            if one.is_over:
+                live.mark_over()
+                continue
+            logger.info("session %s goes on where it was", name)
+            await _replay(live, one, self.max_lag)
+            if name == v1.MICROPHONE:
+                await self._resume_microphone(live, one)
+
+    async def _resume_microphone(self, live: LiveSession, recovered: Recovered) -> None:
+        away_s = time.time() - (recovered.last_heard or recovered.record.created)
+        if self._is_capturing and 0 <= away_s <= self._config.server.resume_s:
+            live.skip(to_samples(max(away_s, 0.01)), "restart")
+        else:
+            live.finish()
+            await live.is_over.wait()
+
+    # While it runs.
+
+    @property
+    def _is_capturing(self) -> bool:
+        microphone = self._config.microphone
+        return microphone.enabled or microphone.input is not None
+
+    async def _listen(self) -> None:
+        """The daemon's own session: a microphone, or a file in place of one."""
+        if not self._is_capturing:
+            return
+        live = await self._own_session()
+        capture = self._make_capture()
+        while not live.is_finishing:
+            await self._listening.wait()
+            self._capturing = asyncio.create_task(self._take_all(capture, live))
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._capturing
+            if self._listening.is_set():
+                live.finish()  # a file is over, or the device cannot be used at all
+            else:
+                live.flush()
+
+    async def _own_session(self) -> LiveSession:
+        with contextlib.suppress(v1.RefusalError):
+            live = self.sessions.find(v1.MICROPHONE)
+            if not live.is_finishing:
+                return live
+            await self.sessions.wait_gone(v1.MICROPHONE)
+        asked = self._asked[v1.MICROPHONE] = Asked()
+        return self.sessions.open(v1.MICROPHONE, self._resolve(asked), is_daemons_own=True)
+
+    def _make_capture(self) -> Capture:
+        microphone = self._config.microphone
+        if microphone.input is not None:
+            return PacedFile(microphone.input, microphone.speed)
+        return Microphone(microphone.device)
+
+    async def _take_all(self, capture: Capture, live: LiveSession) -> None:
+        try:
+            async with aclosing(capture.events()) as events:
+                async for event in events:
+                    await self._take(event, live)
+        except AudioError as error:
+            logger.warning("%s", error)
+            live.warn("audio", str(error))
+
+    async def _take(self, event: CaptureEvent, live: LiveSession) -> None:
+        match event:
+            case Captured(samples=samples):
+                if self._config.microphone.input is not None:
+                    await live.wait_for_room(self.max_lag)
+                live.feed_or_drop(samples, self.max_lag)
+            case Missed(duration=duration, reason=reason):
+                live.skip(duration, reason)
+            case Troubled(code=code, message=message):
+                logger.warning("%s", message)
+                live.warn(code, message)
+
+    async def _watch_lag(self) -> None:
+        """Tell those whose text falls behind."""
+        warned: dict[str, float] = {}
+        while True:
+            await asyncio.sleep(_LAG_CHECK_S)
+            now = self._loop.time()
+            for live in self.sessions:
+                is_live = live.pace <= _LIVE_PACE
+                if live.lag_s < _LAGGING_S or not is_live:
+                    continue
+                if now - warned.get(live.name, -_LAG_WARNINGS_S) >= _LAG_WARNINGS_S:
+                    warned[live.name] = now
+                    live.warn("lagging", f"the text is {live.lag_s:.0f} s behind the speech")
+
+    async def _prune(self) -> None:
+        while True:
+            if self._config.storage.history_days:
+                self._store.prune(self._config.storage.history_days)
+            await asyncio.sleep(_PRUNE_S)
+
+    def _on_trouble_elsewhere(self, code: str, message: str) -> None:
+        """From threads of the engine and of the store."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._loop.call_soon_threadsafe(self._on_trouble, code, message)
+
+    def _on_trouble(self, code: str, message: str) -> None:
+        logger.warning("%s", message)
+        for live in self.sessions:
+            live.warn(code, message)
+        if self._engine.is_lost and not self._stop.is_set():
+            logger.error("the engine cannot be kept running; sessions go on after a restart")
+            self._exit_code = 1
+            self._stop.set()
+
+    # Signals.
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        reactions = {
+            signal.SIGTERM: self._ask_to_stop,
+            signal.SIGINT: self._ask_to_stop,
+            signal.SIGHUP: self._reload,
+            signal.SIGUSR1: self._pause,
+            signal.SIGUSR2: self._resume,
+        }
+        for number, react in reactions.items():
+            self._loop.add_signal_handler(number, react)
+        try:
+            yield
+        finally:
+            for number in reactions:
+                self._loop.remove_signal_handler(number)
+
+    def _ask_to_stop(self) -> None:
+        if self._stop.is_set():
+            logger.warning("stopping at once")
+            os._exit(_EXIT_AT_ONCE)  # the children end with us; sessions go on after a restart
+        logger.info("stopping")
+        self._stop.set()
+
+    def _pause(self) -> None:
+        if self._listening.is_set() and self._is_capturing:
+            self._listening.clear()
+            if self._capturing:
+                self._capturing.cancel()
+            self._tell_own_listeners("paused", "the microphone is closed")
+
+    def _resume(self) -> None:
+        if not self._listening.is_set():
+            self._listening.set()
+            self._tell_own_listeners("resumed", "the microphone is open again")
+
+    def _tell_own_listeners(self, code: str, message: str) -> None:
+        logger.info("%s", message)
+        with contextlib.suppress(v1.RefusalError):
+            self.sessions.find(v1.MICROPHONE).warn(code, message)
+
+    def _reload(self) -> None:
+        try:
+            wanted = self._load_config()
+            self._take_over(reload(self._config, wanted), compare(self._config, wanted))
+        except StreamASRError as error:
+            logger.warning("the configuration stays as it was: %s", error)
+
+    def _take_over(self, config: DaemonConfig, changes: Changes) -> None:
+        access = _access(config)
+        for asked in self._asked.values():  # refuses what cannot be, before anything has changed
+            asked.resolve(config, language_name=language_name, hotword_context=hotword_context)
+        self._config, self.access, self.max_lag = config, access, _max_lag(config)
+        self.sessions.max_sessions = config.server.max_sessions
+        self.sessions.resume_s = config.server.resume_s
+        self._store.history_days = config.storage.history_days
+        logging.getLogger().setLevel(config.log.level.upper())
+        for live in self.sessions:
+            if not live.is_finishing:
+                self._change_wishes(live, self._resolve(self._asked[live.name]))
+        if changes.applied:
+            logger.info("taken over: %s", ", ".join(changes.applied))
+        if changes.needs_restart:
+            logger.warning("these need a restart: %s", ", ".join(changes.needs_restart))
+        if changes == Changes((), ()):
+            logger.info("the configuration has not changed")
+
+    # Stopping.
+
+    async def _finish(self, server: Server) -> None:
+        """Recognise what has been heard, and let everyone hear the end."""
+        server.stop_listening()
+        self.sessions.finish_all()
+        if not self.is_ready.is_set() or self._engine.is_lost:
+            return
+        try:
+            async with asyncio.timeout(self._config.server.stop_timeout_s):
+                await self.sessions.wait_all_over()
+        except TimeoutError:
+            logger.warning("not everything was recognised in time; it goes on after a restart")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE_S):
+                await server.wait_empty()
+
+
+class Lock:
+    """Keeps a second daemon away from the same journal, and names the first one."""
+
+    def __init__(self, directory: Path) -> None:
+        """Prepare; entering the context takes it."""
+        self._path = directory / "daemon.lock"
+
+    def __enter__(self) -> Self:
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(f"{self._path.parent} cannot be used: {error.strerror}.") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._file)
+            raise ConfigError(
+                f"another daemon uses {self._path.parent}; stop it, or set storage.directory."
+            ) from error
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+
+
+def find_daemon(directory: Path) -> int | None:
+    """The process of the daemon that uses a directory; None where none is running."""
+    try:
+        file = os.open(directory / "daemon.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        written = os.read(file, 32).strip()
+        return int(written) if written.isdigit() else None
+    else:
+        return None
+    finally:
+        os.close(file)
+
+
+@asynccontextmanager
+async def _background(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run these beside what happens inside, and no longer."""
+    tasks = [asyncio.create_task(one) for one in work]
+    for task in tasks:
+        task.add_done_callback(_report)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _report(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()):
+        logger.error("%s failed", task.get_coro(), exc_info=error)
+
+
+async def _replay(live: LiveSession, recovered: Recovered, max_lag: Samples) -> None:
+    """Bring a session to where it was."""
+    for final, samples in recovered.wordless:
+        live.restore(final, samples)
+    live.warm_up(recovered.warm_up)
+    for start, samples in recovered.audio:
+        if start > live.position:
+            live.skip(Samples(start - live.position), "restart")
+        for begin in range(0, len(samples), SLICE):
+            await live.wait_for_room(max_lag)
+            live.replay_audio(samples[begin : begin + SLICE])
+            await asyncio.sleep(0)
+
+
+def _access(config: DaemonConfig) -> Access:
+    server = config.server
+    token = None if server.token_file is None else read_token(server.token_file)
+    return Access(token, frozenset(server.allow_origin))
+
+
+def _max_lag(config: DaemonConfig) -> Samples:
+    # With less room than the longest segment a session could never go on.
+    return to_samples(max(config.server.max_lag_s, config.segmentation.max_segment + _SPARE_S))
+
+
+def _stream_settings(config: DaemonConfig) -> StreamSettings:
+    live = config.live
+    commit = None
+    if live.commit == "agreement":
+        commit = CommitLag(live.commit_lag_tokens, to_samples(live.commit_lag_s))
+    session = SessionSettings(to_samples(live.partial_interval_s), commit=commit)
+    return StreamSettings(config.vad, config.segmentation, session)

@@ -1,0 +1,203 @@
+"""The sessions of a daemon: opened, left, found again, and ended when nobody comes back."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from streamasr.events import Wishes
+from streamasr.live import LiveSession
+from streamasr.protocols import v1
+from streamasr.stream import Beginning
+
+logger = logging.getLogger(__name__)
+
+_OLD_CONNECTION_S: Final = 3.0
+"""How long an old connection may take to show that it is alive, when a new one wants its place."""
+
+
+class Connection(Protocol):
+    """What sends audio to a session."""
+
+    async def is_alive(self, timeout_s: float) -> bool:
+        """Whether the other end answers within a time."""
+
+    def abort(self) -> None:
+        """End it without ceremony."""
+
+
+OpenLive = Callable[[str, Wishes, Beginning], LiveSession]
+"""Make a live session of this name."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    live: LiveSession
+    watch: "asyncio.Task[None]"
+    owner: Connection | None = None
+    left: asyncio.Event = field(default_factory=asyncio.Event)  # the owner has left or come back
+    is_daemons_own: bool = False
+    is_heard: bool = False  # its end has reached the client
+
+
+class Sessions:
+    """All sessions by their names. Belongs to the event loop's thread."""
+
+    def __init__(
+        self,
+        open_live: OpenLive,
+        *,
+        max_sessions: int,
+        resume_s: float,
+        on_end: Callable[[str], None],
+    ) -> None:
+        """Begin with none.
+
+        Args:
+            open_live: makes one.
+            max_sessions: how many clients may have at once; the daemon's own is not counted.
+            resume_s: how long a session waits for a client that lost its connection.
+            on_end: called with the name of a session that nobody can resume any more.
+        """
+        self.max_sessions = max_sessions
+        self.resume_s = resume_s
+        self._open_live = open_live
+        self._on_end = on_end
+        self._entries: dict[str, _Entry] = {}
+
+    def __iter__(self) -> Iterator[LiveSession]:
+        return iter([entry.live for entry in self._entries.values()])
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def open(
+        self,
+        name: str,
+        wishes: Wishes,
+        beginning: Beginning | None = None,
+        *,
+        is_daemons_own: bool = False,
+    ) -> LiveSession:
+        """Begin a session, or go on with one after a restart; nobody has its connection yet.
+
+        Raises:
+            RefusalError: there is no room for one more.
+        """
+        is_new = not is_daemons_own and beginning is None
+        if is_new and self._n_running() >= self.max_sessions:
+            raise v1.RefusalError(
+                v1.ErrorCode.OVERLOADED,
+                f"all {self.max_sessions} sessions are taken; try again later",
+            )
+        live = self._open_live(name, wishes, beginning or Beginning())
+        watch = asyncio.create_task(self._watch(name), name=f"session {name}")
+        self._entries[name] = _Entry(live, watch, is_daemons_own=is_daemons_own)
+        logger.info("session %s is open", name)
+        return live
+
+    def find(self, name: str) -> LiveSession:
+        """The session of this name.
+
+        Raises:
+            RefusalError: there is none.
+        """
+        return self._entry(name).live
+
+    async def attach(self, name: str, connection: Connection) -> LiveSession:
+        """Make a connection the one that sends audio.
+
+        A connection that has broken without anybody noticing gives way to the new one.
+
+        Raises:
+            RefusalError: there is no such session, or another connection has it.
+        """
+        entry = self._entry(name)
+        while (owner := entry.owner) is not None:
+            if entry.is_daemons_own or await owner.is_alive(_OLD_CONNECTION_S):
+                sentence = f"another connection sends audio to session {name}"
+                raise v1.RefusalError(v1.ErrorCode.SESSION_BUSY, sentence)
+            logger.info("session %s: its old connection is dead", name)
+            owner.abort()
+            if entry.owner is owner:
+                entry.owner = None
+        if self._entries.get(name) is not entry:
+            raise _unknown(name)
+        if entry.is_daemons_own:
+            sentence = f"session {name} is the daemon's own; listen to it at {v1.EVENTS_PATH}"
+            raise v1.RefusalError(v1.ErrorCode.SESSION_BUSY, sentence)
+        entry.owner = connection
+        entry.left.set()
+        return entry.live
+
+    def detach(self, name: str, connection: Connection, *, has_heard_end: bool) -> None:
+        """The connection is gone; unless it has heard the end, the session waits for another."""
+        entry = self._entries.get(name)
+        if entry is not None and entry.owner is connection:
+            entry.owner = None
+            entry.is_heard = has_heard_end
+            entry.left.set()
+
+    def finish_all(self) -> None:
+        """Take no more audio anywhere; what has been heard is still recognised."""
+        for entry in self._entries.values():
+            entry.live.finish()
+
+    async def wait_all_over(self) -> None:
+        """Wait until every session has said its end."""
+        for live in self:
+            await live.is_over.wait()
+
+    async def wait_gone(self, name: str) -> None:
+        """Wait until a session that is over has been forgotten."""
+        if entry := self._entries.get(name):
+            await asyncio.wait([entry.watch])
+
+    async def close(self) -> None:
+        """Forget everything at once."""
+        entries = list(self._entries.values())
+        for entry in entries:
+            entry.watch.cancel()
+            entry.live.close()
+        await asyncio.gather(*(entry.watch for entry in entries), return_exceptions=True)
+
+    def _n_running(self) -> int:
+        """Sessions of clients whose end has not been said."""
+        entries = self._entries.values()
+        return sum(not e.is_daemons_own and not e.live.is_over.is_set() for e in entries)
+
+    def _entry(self, name: str) -> _Entry:
+        entry = self._entries.get(name)
+        if entry is None:
+            raise _unknown(name)
+        return entry
+
+    async def _watch(self, name: str) -> None:
+        """End a session that nobody comes back to, and forget it when its end has been heard."""
+        entry = self._entries[name]
+        if not entry.is_daemons_own:
+            await self._abandoned(entry, entry.live.is_over.is_set)
+            entry.live.finish()
+        await entry.live.is_over.wait()
+        entry.live.close()
+        if not entry.is_daemons_own:
+            await self._abandoned(entry, lambda: entry.is_heard)
+        del self._entries[name]
+        self._on_end(name)
+        logger.info("session %s is over", name)
+
+    async def _abandoned(self, entry: _Entry, is_done: Callable[[], bool]) -> None:
+        """Wait until nobody has had the session for `resume_s`, or until it is done."""
+        while not is_done():
+            entry.left.clear()
+            try:
+                async with asyncio.timeout(None if entry.owner else self.resume_s):
+                    await entry.left.wait()
+            except TimeoutError:
+                return
+
+
+def _unknown(name: str) -> v1.RefusalError:
+    sentence = f"there is no session {name!r}, or it was over too long ago to go on with it"
+    return v1.RefusalError(v1.ErrorCode.UNKNOWN_SESSION, sentence)
