@@ -488,11 +488,18 @@ def _convert(tables: dict[str, Any], base: Path, source: str) -> DaemonConfig:
         except ConfigError as error:
             raise ConfigError(f"{source}: [{name}] {error}") from error
     config = DaemonConfig(**sections)
-    model = config.model.name
-    if os.sep in model:
-        named = msgspec.structs.replace(config.model, name=str(_anchored(model, base)))
-        config = msgspec.structs.replace(config, model=named)
-    return config
+    try:
+        return _with_model_path(config, base)
+    except ValueError as error:
+        raise ConfigError(f"{source}: {_located('model', f'{error} - at `$.name`')}.") from error
+
+
+def _with_model_path(config: DaemonConfig, base: Path) -> DaemonConfig:
+    """Take a model's name that has a slash for a path."""
+    if os.sep not in config.model.name:
+        return config
+    path = str(_anchored(config.model.name, base))
+    return msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, name=path))
 
 
 def _anchored(path: str, base: Path) -> Path:
@@ -522,13 +529,14 @@ def _located(section: str, complaint: str) -> str:
 def _refuse_unknown(tables: dict[str, Any], source: str) -> None:
     for name, table in tables.items():
         if name not in _sections():
-            raise ConfigError(f"{source}: there is no section {name}{_hint('', name)}")
+            raise ConfigError(f"{source}: there is no section {name!r}{_hint('', name)}")
         if not isinstance(table, dict):
             raise ConfigError(f"{source}: {name} must be a table, [{name}].")
         known = {one.key for one in settings() if one.section == name}
         for key in table:
             if key not in known:
-                raise ConfigError(f"{source}: there is no setting {name}.{key}{_hint(name, key)}")
+                unknown = repr(f"{name}.{key}")
+                raise ConfigError(f"{source}: there is no setting {unknown}{_hint(name, key)}")
 
 
 def _hint(section: str, key: str) -> str:
@@ -553,7 +561,7 @@ def check_access(server: ServerConfig) -> None:
     """
     if server.socket is None and server.token_file is None and not is_loopback(server.host):
         raise ConfigError(
-            f"other machines could connect to {server.host}: set server.token_file, or listen on "
+            f"other machines could connect to {server.host!r}: set server.token_file, or listen on "
             "127.0.0.1."
         )
 

@@ -214,12 +214,16 @@ def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("[server]\nprot = 1", "there is no setting server.prot; did you mean server.port?"),
+        ("[server]\nprot = 1", "there is no setting 'server.prot'; did you mean server.port?"),
         ("[server]\nhistory_days = 1", "did you mean storage.history_days?"),
         ("[segmentation]\nhangover = 1", "did you mean segmentation.hangover_s?"),
-        ("[server]\nxyz = 1", "there is no setting server.xyz."),
-        ("[servers]", "there is no section servers; did you mean server?"),
-        ("port = 1", "there is no section port; did you mean server.port?"),
+        ('"a\\nb" = 1', r"there is no section 'a\nb'."),
+        ('[server]\n"a\\nb" = 1', r"there is no setting 'server.a\nb'."),
+        ('[model]\nname = "~nobody-here/a"', "model.name: expected a path, ~nobody-here/a has"),
+        ('[model]\nname = "/\\u0000"', "model.name: expected a path."),
+        ("[server]\nxyz = 1", "there is no setting 'server.xyz'."),
+        ("[servers]", "there is no section 'servers'; did you mean server?"),
+        ("port = 1", "there is no section 'port'; did you mean server.port?"),
         ("server = 1", "server must be a table, [server]."),
         ("[[server]]", "server must be a table, [server]."),
         ('[server]\nport = "1"', "server.port: expected `int`, got `str`."),
@@ -422,7 +426,7 @@ def test_an_address_that_others_may_reach_needs_a_token(
     path: Path, host: str, token_file: Path
 ) -> None:
     text = f'[server]\nhost = "{host}"\n'
-    assert f"{path}: other machines could connect to {host}" in complaint(path, text)
+    assert f"{path}: other machines could connect to {host!r}" in complaint(path, text)
     assert load(path, f'{text}token_file = "token"').server.token_file == token_file
 
 
@@ -518,7 +522,7 @@ def test_a_reload_knows_what_it_cannot_take_over() -> None:
 
 def test_a_reload_cannot_take_the_token_from_an_open_door() -> None:
     running = DaemonConfig(server=ServerConfig(host="0.0.0.0", token_file=Path("/token")))
-    with pytest.raises(ConfigError, match=r"other machines could connect to 0\.0\.0\.0"):
+    with pytest.raises(ConfigError, match=r"other machines could connect to '0\.0\.0\.0'"):
         reload(running, DaemonConfig())
 
 
