@@ -65,6 +65,30 @@ def run(options: argparse.Namespace) -> int:
             from streamasr.commands.export import run_export
 
             return run_export(options)
+        case "run":
+            from streamasr.commands.run import run_daemon
+
+            return run_daemon(options)
+        case "pause" | "resume":
+            from streamasr.commands.run import run_control
+
+            return run_control(options)
+        case "config":
+            from streamasr.commands.config import run_config
+
+            return run_config(options)
+        case "devices":
+            from streamasr.commands.devices import run_devices
+
+            return run_devices(options)
+        case "history":
+            from streamasr.commands.history import run_history
+            from streamasr.config import find_config, load_config
+            from streamasr.storage.places import journal_path
+
+            config = load_config(find_config(options.config))
+            options.journal = journal_path(config.storage.directory)
+            return run_history(options)
         case other:
             raise AssertionError(other)
 
@@ -84,6 +108,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "demo", parents=[common], help="watch the embedded model transcribe the bundled clip"
     )
     _add_transcribe(commands, common)
+    _add_run(commands, common)
+    _add_control(commands, common)
+    _add_config(commands, common)
+    _add_devices(commands, common)
+    _add_history(commands, common)
     _add_export(commands, common)
     options = parser.parse_args(argv)
     if options.command == "transcribe":
@@ -172,6 +201,87 @@ _SEGMENTATION_HELP: Final = {
     "noise_db": "level that steady noise is brought to before it is judged; default -42",
     "floor_window": "seconds after which a steady sound is known as noise; default 3",
 }
+
+
+def _add_run(commands: _Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "run",
+        parents=[common],
+        help="listen without end, for any number of clients",
+        description="Listen to the microphone and to clients without end. Options override the "
+        "configuration; `streamasr config` shows all that can be set.",
+    )
+    _add_config_option(parser)
+    parser.add_argument("--model", metavar="NAME|PATH", help="default: the embedded tiny")
+    parser.add_argument(
+        "--mic",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="whether to listen to a microphone",
+    )
+    parser.add_argument("--device", metavar="NAME|N", help="see `streamasr devices`")
+    parser.add_argument(
+        "--input", type=Path, metavar="FILE", help="play a file in place of a microphone"
+    )
+    parser.add_argument("--speed", type=_number, metavar="X", help="of that file; default 1")
+    parser.add_argument("--host", help="default: 127.0.0.1")
+    parser.add_argument("--port", type=int, help="default: 8765; 0 takes any that is free")
+    parser.add_argument(
+        "--socket", type=Path, metavar="PATH", help="a Unix socket in place of host and port"
+    )
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="the token that clients must show"
+    )
+    parser.add_argument(
+        "--allow-origin",
+        action="append",
+        metavar="ORIGIN",
+        help="a web page that may connect; may be given several times",
+    )
+    parser.add_argument("--language", metavar="L", help="name or code; default: detected")
+    parser.add_argument("--context", metavar="TEXT", help="names and terms that may come up")
+    parser.add_argument("--threads", type=_count, metavar="N", help="default: one per processor")
+
+
+def _add_control(commands: _Commands, common: argparse.ArgumentParser) -> None:
+    for name, what in (
+        ("pause", "close the daemon's microphone"),
+        ("resume", "open the daemon's microphone again"),
+    ):
+        _add_config_option(commands.add_parser(name, parents=[common], help=what))
+
+
+def _add_config(commands: _Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "config", parents=[common], help="show all that can be set, and what it is set to"
+    )
+    _add_config_option(parser)
+    parser.add_argument("--default", action="store_true", help="as if nothing had been set")
+    parser.add_argument("--path", action="store_true", help="show where the file is looked for")
+    parser.add_argument("--markdown", action="store_true", help=argparse.SUPPRESS)
+
+
+def _add_devices(commands: _Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser("devices", parents=[common], help="list microphones")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _add_history(commands: _Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "history", parents=[common], help="show what was recognised, also while the daemon runs"
+    )
+    _add_config_option(parser)
+    parser.add_argument("--search", metavar="TEXT", help="finals that hold all of these words")
+    parser.add_argument(
+        "--since", metavar="T", help="2026-11-20, 2026-11-20T10:00, or 2h, 3d before now"
+    )
+    parser.add_argument("--session", metavar="NAME", help="of one session")
+    parser.add_argument("--limit", type=_count, metavar="N", help="the newest N")
+    parser.add_argument("--format", choices=("txt", "json", "srt"), default="txt")
+
+
+def _add_config_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="see `streamasr config --path`")
 
 
 def _add_export(commands: _Commands, common: argparse.ArgumentParser) -> None:

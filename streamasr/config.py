@@ -230,7 +230,7 @@ class LiveConfig(Section, kw_only=True, frozen=True):
     """With `agreement`: this many of the newest tokens are not stable yet."""
     commit_lag_s: Annotated[float, RELOAD, _NOT_NEGATIVE] = 0.8
     """With `agreement`: what was said in these newest seconds is not stable yet."""
-    words: Annotated[bool, RELOAD] = True
+    words: Annotated[bool, RESTART] = True
     """Whether finals are followed by the times of their words; false: for no client."""
 
 

@@ -40,6 +40,7 @@ from streamasr.session.hypothesis import CommitLag
 from streamasr.session.session import SessionSettings
 from streamasr.sessions import Sessions
 from streamasr.storage.journal import SessionRecord, SessionSource
+from streamasr.storage.places import journal_path, lock_path, spool_path
 from streamasr.storage.store import Store
 from streamasr.stream import Beginning, StreamSettings
 from streamasr.units import Samples, to_samples
@@ -77,8 +78,8 @@ class Daemon:
         recognition = config.recognition(find_model, language_name)
         directory = config.storage.directory
         self._lock = Lock(directory)
-        self._journal_path = directory / "journal.sqlite3"
-        self._spool_path = directory / "spool" if config.storage.spool else None
+        self._journal_path = journal_path(directory)
+        self._spool_path = spool_path(directory) if config.storage.spool else None
         self._engine = Engine(recognition, on_trouble=self._on_trouble_elsewhere)
         self._stop = asyncio.Event()
         self._listening = asyncio.Event()
@@ -445,7 +446,7 @@ class Lock:
 
     def __init__(self, directory: Path) -> None:
         """Prepare; entering the context takes it."""
-        self._path = directory / "daemon.lock"
+        self._path = lock_path(directory)
 
     def __enter__(self) -> Self:
         try:
@@ -471,7 +472,7 @@ class Lock:
 def find_daemon(directory: Path) -> int | None:
     """The process of the daemon that uses a directory; None where none is running."""
     try:
-        file = os.open(directory / "daemon.lock", os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(lock_path(directory), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:

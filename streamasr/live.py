@@ -41,7 +41,7 @@ _REPLAY_BATCH: Final = 200
 class Archive(Protocol):
     """What a session needs of `streamasr.storage.store.Store`."""
 
-    def append_message(self, name: str, seq: int, message: Durable) -> "Future[bool]":
+    def append_message(self, name: str, seq: int, message: Durable) -> "Future[None]":
         """Keep a message; done when it is kept, or cannot be."""
 
     def read_messages(
@@ -52,8 +52,8 @@ class Archive(Protocol):
     def append_audio(self, name: str, position: Samples, samples: Float32Array) -> None:
         """Keep samples until they are settled."""
 
-    def skip_audio(self, name: str, position: Samples, n: int) -> None:
-        """The `n` samples that should begin at `position` never came."""
+    def skip_audio(self, name: str, position: Samples) -> None:
+        """What should have come before `position` never will: the next samples begin there."""
 
     def settle(self, name: str, position: Samples) -> None:
         """No sample before `position` is needed any more."""
@@ -135,7 +135,7 @@ class _Outgoing:
     """A message that readers have not been sent, and what they wait for."""
 
     action: Publish
-    kept: "Future[bool] | None"
+    kept: "Future[None] | None"
     latest: float
     """When it goes out in any case: a disk that hangs delays text, but does not hold it back."""
 
@@ -239,7 +239,7 @@ class LiveSession:
 
     def skip(self, n_samples: Samples, reason: str) -> None:
         """Leave out samples that will never come."""
-        self._archive.skip_audio(self.name, self.position, n_samples)
+        self._archive.skip_audio(self.name, Samples(self.position + n_samples))
         self._publish(self._stream.skip(n_samples, reason))
 
     def flush(self) -> None:
@@ -323,7 +323,7 @@ class LiveSession:
         self._send_outgoing()
         self._settle()
 
-    def _keep(self, seq: int, message: Message) -> "Future[bool]":
+    def _keep(self, seq: int, message: Message) -> "Future[None]":
         assert isinstance(message, Durable)
         kept = self._archive.append_message(self.name, seq, message)
         kept.add_done_callback(lambda _: self._wake())
