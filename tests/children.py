@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 from streamasr.errors import ModelError, StreamASRError
 from streamasr.workers.process import Worker
@@ -60,6 +60,23 @@ def build_broken_later(marker: Path) -> Answer:
     return build_calculator(0)
 
 
+N_DEATHS: Final = 5
+
+
+def build_dying_often(directory: Path) -> Answer:
+    """Good the first time, then dies so many times, then good again."""
+    n_starts = len(list(directory.glob("start *")))
+    (directory / f"start {n_starts}").touch()
+    if 1 <= n_starts <= N_DEATHS:
+        die()
+    return build_calculator(0)
+
+
+def build_after_reading(fifo: Path) -> Answer:
+    fifo.read_text()
+    return build_calculator(0)
+
+
 def die() -> NoReturn:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
@@ -96,19 +113,27 @@ def tell_and_hang(fifo: Path) -> NoReturn:
     hang()
 
 
-def blocks_ctrl_c() -> bool:
-    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+def spin() -> NoReturn:
+    while True:
+        pass
 
 
-def run_parent() -> None:
-    """Start two children, tell their ids and wait to be killed."""
-    workers = [Worker(f"child {n}", build_calculator, 1) for n in range(2)]
+def blocked_signals() -> set[signal.Signals]:
+    return {signal.Signals(n) for n in signal.pthread_sigmask(signal.SIG_BLOCK, set())}
+
+
+def run_parent(occupation: str) -> None:
+    """Start three children, tell their ids, keep two of them busy and wait for what comes."""
+    workers = [Worker(f"child {n}", build_calculator, 1) for n in range(3)]
     for worker in workers:
         worker.start()
     pids = [worker.submit(os.getpid).result() for worker in workers]
+    workers[0].submit(hang)
+    workers[1].submit(spin)
     print(*pids, flush=True)
-    sys.stdin.read()
+    if occupation == "wait":
+        sys.stdin.read()
 
 
 if __name__ == "__main__":
-    run_parent()
+    run_parent(*sys.argv[1:])

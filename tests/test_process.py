@@ -1,7 +1,9 @@
 """Worker processes, with real children that do little."""
 
+import contextlib
 import logging
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -16,7 +18,13 @@ from typing import Any
 import pytest
 
 from streamasr.errors import ModelError, WorkerError
-from streamasr.workers.process import DEATHS_PER_REQUEST, FAILED_STARTS, Patience, Worker
+from streamasr.workers.process import (
+    DEATHS_PER_REQUEST,
+    FAILED_STARTS,
+    Patience,
+    Worker,
+    restart_pause,
+)
 from tests import children
 from tests.processes import wait_gone
 
@@ -198,6 +206,51 @@ def test_a_child_that_never_gets_ready_is_given_up() -> None:
         worker.wait_ready()
 
 
+def test_once_ready_a_worker_keeps_trying_to_start(tmp_path: Path) -> None:
+    troubles: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+    worker = Worker(
+        "w", children.build_dying_often, tmp_path, on_trouble=lambda *t: troubles.put(t)
+    )
+    with worker:
+        worker.wait_ready()
+        assert worker.is_ready
+        answer = worker.submit(partial(children.die_once, tmp_path / "died"))
+        assert answer.result(PATIENCE_S) == "survived"
+        assert worker.restarts == 1 + children.N_DEATHS > FAILED_STARTS
+        assert worker.is_alive
+    assert not worker.is_alive
+    assert not worker.is_ready
+    told = [troubles.get() for _ in range(troubles.qsize())]
+    assert [trouble for trouble, _ in told] == ["worker_died"] * (1 + children.N_DEATHS)
+    assert "signal SIGKILL" in told[0][1]
+
+
+def test_a_worker_that_is_given_up_says_so(tmp_path: Path) -> None:
+    troubles: list[tuple[str, str]] = []
+
+    def on_trouble(trouble: str, sentence: str) -> None:
+        troubles.append((trouble, sentence))
+        raise ZeroDivisionError  # a listener's fault is its own
+
+    marker = tmp_path / "marker"
+    with Worker("w", children.build_broken_later, marker, on_trouble=on_trouble) as worker:
+        with pytest.raises(ModelError):
+            worker.submit(children.die).result(PATIENCE_S)
+        assert not worker.is_alive
+    assert [trouble for trouble, _ in troubles] == ["worker_died", "worker_lost"]
+    assert troubles[1][1] == "the w is gone for good: the file has gone"
+
+
+def test_a_worker_is_ready_once_its_child_is(fifo: Path) -> None:
+    with Worker("w", children.build_after_reading, fifo) as worker:
+        assert worker.is_alive
+        assert not worker.is_ready
+        fifo.write_text("go on")
+        worker.wait_ready()
+        assert worker.submit(1).result(PATIENCE_S) == 1
+        assert worker.is_ready
+
+
 def test_an_answer_cannot_be_cancelled(worker: Calculator) -> None:
     answer = worker.submit(1)
     assert not answer.cancel()
@@ -279,31 +332,50 @@ def test_restarts_leak_no_descriptors(worker: Calculator) -> None:
     assert worker.restarts == 21
 
 
-def test_children_are_left_to_their_parent_by_ctrl_c(worker: Calculator) -> None:
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2],
+)
+def test_signals_of_people_are_left_to_the_parent(
+    worker: Calculator, number: signal.Signals
+) -> None:
     first = worker.submit(os.getpid).result(PATIENCE_S)
-    os.kill(first, signal.SIGINT)
+    os.kill(first, number)
     assert worker.submit(os.getpid).result(PATIENCE_S) == first
     assert worker.restarts == 0
 
 
-def test_children_block_ctrl_c_from_their_first_instruction(
-    worker: Calculator,
-) -> None:
-    assert worker.submit(children.blocks_ctrl_c).result(PATIENCE_S) is True
+def test_children_block_signals_from_their_first_instruction(worker: Calculator) -> None:
+    blocked = worker.submit(children.blocked_signals).result(PATIENCE_S)
+    assert {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} <= blocked
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
 
 
-def test_children_end_with_their_parent() -> None:
+@contextlib.contextmanager
+def parent_of_children(occupation: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A process with an idle, a hanging and a computing child, and their ids."""
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.children"],
+        [sys.executable, "-m", "tests.children", occupation],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as parent:
         assert parent.stdout is not None
         pids = [int(pid) for pid in parent.stdout.readline().split()]
-        assert len(pids) == 2
+        assert len(pids) == 3
+        yield parent, pids
+
+
+def test_busy_children_end_with_a_parent_that_is_killed() -> None:
+    with parent_of_children("wait") as (parent, pids):
         parent.kill()
+        for pid in pids:
+            wait_gone(pid)
+
+
+def test_busy_children_end_with_a_parent_that_ends() -> None:
+    with parent_of_children("leave") as (parent, pids):
+        assert parent.wait(PATIENCE_S) == 0
         for pid in pids:
             wait_gone(pid)
 
@@ -312,4 +384,11 @@ def test_a_worker_pauses_longer_between_more_failed_starts_in_a_row() -> None:
     started = time.monotonic()
     with Worker("w", children.build_dying, None) as worker, pytest.raises(WorkerError):
         worker.wait_ready()
-    assert time.monotonic() - started >= 0.1 + 0.2 + 0.4 + 0.8
+    assert time.monotonic() - started >= 0.1 + 0.2 + 0.4
+
+
+def test_pauses_grow_to_a_limit() -> None:
+    pauses = [restart_pause(deaths) for deaths in range(1, 2000)]
+    assert pauses == sorted(pauses)
+    assert pauses[0] == 0
+    assert pauses[-1] == 5

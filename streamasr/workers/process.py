@@ -5,13 +5,19 @@ library, the kernel's out-of-memory killer, a person), a new one is started and 
 sent again, so that a death costs time and never an answer. A request that has killed its child
 several times is given up with a `WorkerError`; the next one goes on.
 
+A child that never gets ready ends the worker: something is wrong with the machine, and the program
+can say so before it has promised anything. Once it was ready, a worker keeps trying, with longer
+pauses; only a model that is gone for good ends it.
+
 Children are started with `spawn`: they inherit no locks, threads or file descriptors. A child ends
-when its pipe closes, so it cannot outlive its parent, whatever ends that.
+with its parent, whatever ends that, and leaves all signals that people send to its parent.
 """
 
+import atexit
 import collections
 import contextlib
 import logging
+import math
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.resource_tracker
@@ -23,7 +29,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar
 
 from streamasr.errors import ModelError, StreamASRError, WorkerError
 
@@ -33,14 +39,32 @@ ConfigT = TypeVar("ConfigT")
 RequestT = TypeVar("RequestT")
 AnswerT = TypeVar("AnswerT")
 
-DEATHS_PER_REQUEST: Final = 5
+DEATHS_PER_REQUEST: Final = 3
 """How often a child may die over a request before it is given up. A request that kills its child
 does so every time; chance does not."""
 
+FAILED_STARTS: Final = 5
+"""How often in a row the first child may die before it is ready, until the worker is given up."""
+
 _STOP_TIMEOUT_S: Final = 2.0
-_RESTART_PAUSE_S: Final = (0.0, 0.1, 0.2, 0.4, 0.8)  # by the number of failed starts in a row
-FAILED_STARTS: Final = len(_RESTART_PAUSE_S)
-"""How often in a row a child may die before it is ready, until the worker is given up."""
+_SHORTEST_PAUSE_S: Final = 0.1
+_LONGEST_PAUSE_S: Final = 5.0
+
+_PARENTS_SIGNALS: Final = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+"""Ctrl-C, a closing terminal and a service manager signal the whole group of processes, but it is
+the parent who decides what comes of it."""
+
+Trouble: TypeAlias = Literal["worker_died", "worker_lost"]
+"""What became of a child: it is being replaced; there will be no other."""
+
+OnTrouble: TypeAlias = Callable[[Trouble, str], None]
+"""Hears of it, with a sentence for people. Called on the worker's thread; must not block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +73,8 @@ class Patience:
 
     start: float = 300.0
     """Until it is ready: a large model from a cold disk."""
-    answer: float = 300.0
-    """Until it answers: far beyond any honest one."""
+    answer: float = 60.0
+    """Until it answers: several times what a segment may honestly take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +114,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         build: Callable[[ConfigT], Callable[[RequestT], AnswerT]],
         config: ConfigT,
         patience: Patience = Patience(),
+        on_trouble: OnTrouble = lambda _trouble, _sentence: None,
     ) -> None:
         """Prepare a worker; `start` makes the process.
 
@@ -100,11 +125,13 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
                 belong inside it.
             config: crosses into the child whole.
             patience: a child that is silent for longer is treated as dead.
+            on_trouble: hears of deaths.
         """
         self._name = name
         self._build = build
         self._config = config
         self._patience = patience
+        self._on_trouble = on_trouble
         self._jobs: collections.deque[_Job[RequestT, AnswerT]] = collections.deque()
         self._wake_receiver, self._wake_sender = multiprocessing.Pipe(duplex=False)
         self._lock = threading.Lock()
@@ -113,7 +140,19 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         self._process: multiprocessing.process.BaseProcess | None = None
         self._serving: _Job[RequestT, AnswerT] | None = None  # sent to the present child
         self._thread = threading.Thread(target=self._run, name=f"{name} supervisor", daemon=True)
+        self._has_ready_child = False
+        self._has_answered = False  # the present child, anything
         self.restarts = 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the present child has loaded its models. False while it is being replaced."""
+        return self._has_ready_child
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests will be answered, sooner or later: neither stopped nor given up."""
+        return self._thread.is_alive() and not self._stopping.is_set()
 
     @property
     def pid(self) -> int | None:
@@ -123,6 +162,8 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
 
     def start(self) -> None:
         """Start the child; returns at once."""
+        # At the program's exit multiprocessing would ask a child to end that does not listen.
+        atexit.register(self.stop)
         self._thread.start()
 
     def wait_ready(self) -> None:
@@ -152,6 +193,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
 
     def stop(self) -> None:
         """End the child, whatever it is doing. Requests without an answer fail."""
+        atexit.unregister(self.stop)
         with self._lock:
             self._stopping.set()
             self._wake_sender.send_bytes(b"w")
@@ -169,11 +211,10 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
     # What follows runs in the supervisor thread.
 
     def _run(self) -> None:
-        # Ctrl-C goes to the whole process group, but it is the parent who decides when a child
-        # ends. Children inherit what this thread blocks, from their first instruction on. Python's
-        # helper process is started before, since starting it unblocks the signal again.
+        # Children inherit what this thread blocks, from their first instruction on. Python's
+        # helper process is started before, since starting it unblocks signals again.
         multiprocessing.resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_SIGNALS)
         try:
             self._supervise()
         except Exception as error:
@@ -181,31 +222,33 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
             self._give_up(WorkerError(f"the {self._name} cannot be kept running: {error}"))
 
     def _supervise(self) -> None:
-        failed_starts = 0  # in a row
+        deaths = 0  # in a row: of children that had answered nothing
         while not self._stopping.is_set():
             connection, process = self._spawn()
             try:
-                failed_starts += 1
                 self._await_ready(connection, process)
-                failed_starts = 0
+                self._has_ready_child = True
                 self._serve(connection, process)
             except _ChildDied as death:
+                self._has_ready_child = False
                 process.kill()  # it may also hang, or be busy with what nobody waits for any more
                 self._report_death(process, str(death))
                 self._blame()
+                deaths = 1 if self._has_answered else deaths + 1
             except ModelError as error:
                 self._give_up(error)
                 return
             finally:
+                self._has_ready_child = False
                 connection.close()
                 _end(process)
-            if failed_starts == FAILED_STARTS:
-                message = f"the {self._name} died {failed_starts} times in a row while starting."
+            if deaths == FAILED_STARTS and not self._ready.done():
+                message = f"the {self._name} died {deaths} times in a row while starting."
                 self._give_up(WorkerError(message))
                 return
             if not self._stopping.is_set():
                 self.restarts += 1
-                self._stopping.wait(_RESTART_PAUSE_S[failed_starts])
+                self._stopping.wait(restart_pause(deaths))
 
     def _spawn(self) -> tuple[Connection, multiprocessing.process.BaseProcess]:
         spawn = multiprocessing.get_context("spawn")
@@ -220,6 +263,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         # Only the child may hold its end, or a death would not close the pipe.
         theirs.close()
         self._process = process
+        self._has_answered = False
         return ours, process
 
     def _await_ready(
@@ -249,6 +293,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
             except OSError as error:
                 raise _ChildDied(_describe_exit(process)) from error
             answer = self._receive(connection, process, self._patience.answer)
+            self._has_answered = True
             self._jobs.popleft()
             self._serving = None
             if isinstance(answer, Refused):
@@ -283,6 +328,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
     def _report_death(self, process: multiprocessing.process.BaseProcess, why: str) -> None:
         if not self._stopping.is_set():
             logger.warning("%s (process %s) died: %s", self._name, process.pid, why)
+            self._tell("worker_died", f"the {self._name} died ({why}) and is being started again.")
 
     def _blame(self) -> None:
         """Count the death against the request that was being served, if any."""
@@ -303,6 +349,13 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
                 self._ready.set_exception(error)
             self._stopping.set()
         self._fail_all(error)
+        self._tell("worker_lost", f"the {self._name} is gone for good: {error}")
+
+    def _tell(self, trouble: Trouble, sentence: str) -> None:
+        try:
+            self._on_trouble(trouble, sentence)
+        except Exception:
+            logger.exception("nobody heard that %s", sentence)
 
     def _fail_all(self, error: StreamASRError) -> None:
         while self._jobs:
@@ -311,6 +364,14 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
                 job.answer.set_exception(error)
         if not self._ready.done():
             self._ready.set_exception(error)
+
+
+def restart_pause(deaths: int) -> float:
+    """Seconds to wait after so many deaths in a row; none after the first."""
+    if deaths <= 1:
+        return 0.0
+    # The exponent is bounded too, since 2 ** 1100 does not fit into a float.
+    return min(_LONGEST_PAUSE_S, math.ldexp(_SHORTEST_PAUSE_S, min(deaths - 2, 10)))
 
 
 class _ChildDied(Exception):  # noqa: N818 - never leaves this module
@@ -342,9 +403,18 @@ def _child_main(
     log_level: int,
 ) -> None:
     """The child: say `Ready`, then answer one request after the other until the pipe closes."""
+    threading.Thread(target=_end_with_parent, name="watch the parent", daemon=True).start()
     logging.basicConfig(level=log_level, format="%(levelname)s %(name)s: %(message)s")
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         _answer_requests(connection, build, config)
+
+
+def _end_with_parent() -> None:
+    """Leave as soon as the parent is gone, even if busy with a request."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in a child only"
+    parent.join()
+    os._exit(1)  # nobody is left who could want to know; other threads may be in native code
 
 
 def _answer_requests(
