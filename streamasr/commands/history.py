@@ -153,7 +153,7 @@ def _print_srt(found: list[Found]) -> None:
             each.final.text,
             each.words.words if each.words else (),
         )
-        for each in found
+        for each in sorted(found, key=lambda each: each.final.start)
         if each.session == session
     )
     duration = Samples(max(segment.end for segment in segments))

@@ -119,7 +119,10 @@ class Spool:
         """
         start = self._position
         self._position = Samples(start + len(samples))
-        if self._is_full or not len(samples):
+        if not len(samples):
+            return
+        if self._is_full:
+            self._close_file()
             return
         if self.n_bytes + len(samples) * _WIDTH > self._max_bytes:
             self._is_full = True
