@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamasr.audio.capture import Captured, CaptureEvent
@@ -87,6 +87,7 @@ def test_without_a_speed_the_receiver_alone_decides(clip: Path, speed: float) ->
     assert set(times) == {1000.0}
 
 
+@settings(max_examples=15)
 @given(busy=st.lists(st.floats(0, 0.7), max_size=30), speed=st.floats(0.2, 5))
 def test_a_late_receiver_catches_up(clip: Path, busy: list[float], speed: float) -> None:
     clock = ManualClock()

@@ -1,0 +1,62 @@
+"""What was heard and not yet taken."""
+
+import threading
+from collections import deque
+
+from streamasr.audio.capture import Captured, CaptureEvent, Missed, Troubled
+from streamasr.units import Samples, to_seconds
+
+
+class Backlog:
+    """A queue between two threads that holds so much audio and no more.
+
+    When it is full, the oldest samples are dropped, and a `Missed` stands in their place: a reader
+    that comes back late hears the present, and knows what it did not hear.
+    """
+
+    def __init__(self, limit: Samples) -> None:
+        """Make an empty one that holds at most `limit` samples."""
+        self._limit = limit
+        self._events: deque[CaptureEvent] = deque()
+        self._n_samples = 0
+        self._is_overdue = False
+        self._lock = threading.Lock()
+
+    def put(self, event: CaptureEvent) -> None:
+        """Add to the end."""
+        with self._lock:
+            self._events.append(event)
+            if isinstance(event, Captured):
+                self._n_samples += len(event.samples)
+                while self._n_samples > self._limit:
+                    self._drop_oldest()
+
+    def take(self) -> CaptureEvent | None:
+        """Take from the beginning; None when nothing is there."""
+        with self._lock:
+            if not self._events:
+                self._is_overdue = False
+                return None
+            event = self._events.popleft()
+            if isinstance(event, Captured):
+                self._n_samples -= len(event.samples)
+            return event
+
+    def _drop_oldest(self) -> None:
+        before: list[CaptureEvent] = []
+        while not isinstance(event := self._events.popleft(), Captured):
+            before.append(event)
+        n_dropped = len(event.samples)
+        self._n_samples -= n_dropped
+        if before and isinstance(last := before[-1], Missed) and last.reason == "backlog":
+            before[-1] = Missed(Samples(last.duration + n_dropped), "backlog")
+        else:
+            before.append(Missed(Samples(n_dropped), "backlog"))
+        if not self._is_overdue:
+            self._is_overdue = True
+            before.insert(0, self._trouble())
+        self._events.extendleft(reversed(before))
+
+    def _trouble(self) -> Troubled:
+        seconds = to_seconds(self._limit)
+        return Troubled("backlog", f"Audio is being lost: it waited for more than {seconds:g} s.")

@@ -1,0 +1,404 @@
+"""A microphone that is listened to without end, whatever happens to the device.
+
+    PortAudio's thread     copies a block into a queue
+    the microphone's own   opens and closes the device; resamples; finds out what is missing
+    the event loop         takes events from a bounded backlog
+
+Everything that may block stands in the microphone's own thread, and only it talks to PortAudio.
+"""
+
+import asyncio
+import contextlib
+import logging
+import queue
+import re
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from streamasr.audio.backlog import Backlog
+from streamasr.audio.capture import (
+    Captured,
+    CaptureEvent,
+    Missed,
+    MissReason,
+    TroubleCode,
+    Troubled,
+)
+from streamasr.audio.capture_clock import CaptureClock
+from streamasr.audio.portaudio import (
+    AudioSystem,
+    Block,
+    DeviceError,
+    InputDevice,
+    Moment,
+    PortAudio,
+)
+from streamasr.audio.resample import Resampler
+from streamasr.errors import AudioError
+from streamasr.units import SAMPLE_RATE, Float32Array, Samples, to_samples
+
+logger = logging.getLogger(__name__)
+
+BACKLOG: Final = to_samples(10.0)
+"""Samples that wait for the event loop at most."""
+MAX_BLOCKS: Final = 4096
+"""Blocks that wait for our own thread at most, more than a minute; more are dropped, and the clock
+finds them missing."""
+
+FIRST_RETRY: Final = 0.25
+LAST_RETRY: Final = 5.0
+"""Seconds before the device is tried again; they double each time."""
+CLOSING: Final = 5.0
+"""Seconds after which a device that does not let itself be closed is left to itself."""
+SHORTEST_SLEEP: Final = 0.1
+"""Seconds by which two clocks must part to call it sleep."""
+QUIET: Final = 60.0
+"""Seconds without overflow after which the next one is told again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a device may give nothing before it is taken for dead, counted in short waits.
+
+    Waits are counted and not seconds, because a process that was stopped for a while finds its
+    blocks waiting when it goes on.
+    """
+
+    wait: float = 0.25
+    """Seconds."""
+    n_waits: int = 8
+    n_first_waits: int = 20
+    """The same before its first block: sound servers and radio links take their time."""
+
+
+class AmbiguousInputError(AudioError):
+    """Several devices could be meant."""
+
+
+def find_input(inputs: Sequence[InputDevice], wanted: int | str | None) -> InputDevice:
+    """Choose a device.
+
+    Args:
+        inputs: what there is.
+        wanted: an index, also as text; a name, or a part of one that no other has (case does not
+            matter); None for the default.
+
+    Raises:
+        DeviceError: there is no such device.
+        AmbiguousInputError: there are several.
+    """
+    if not inputs:
+        raise DeviceError("There is no audio input; plug a microphone in.")
+    if wanted is None:
+        return next((device for device in inputs if device.is_default), inputs[0])
+    if (index := _as_index(wanted)) is not None:
+        matching = [device for device in inputs if device.index == index]
+    else:
+        matching = _matching(inputs, str(wanted).casefold())
+    if not matching:
+        raise DeviceError(f"There is no audio input {wanted!r}; there are {_listed(inputs)}.")
+    if len(matching) > 1:
+        raise AmbiguousInputError(
+            f"{wanted!r} could be any of {_listed(matching)}; use more of the name, or an index."
+        )
+    return matching[0]
+
+
+def _as_index(wanted: int | str) -> int | None:
+    """The number by which a device is wanted, if it is."""
+    return int(wanted) if isinstance(wanted, int) or wanted.isdecimal() else None
+
+
+def find_again(inputs: Sequence[InputDevice], known: InputDevice) -> InputDevice:
+    """Find a device that has been used before, wherever it is plugged in now.
+
+    Raises:
+        DeviceError: it is not there, or there are several like it.
+    """
+    exact = [d for d in inputs if (d.name, d.host_api) == (known.name, known.host_api)]
+    alike = [d for d in inputs if _bare(d.name) == _bare(known.name)]
+    for matching in (exact, alike):
+        if len(matching) == 1:
+            return matching[0]
+    listed = f"there are {_listed(inputs)}" if inputs else "there is no other"
+    raise DeviceError(f"The audio input {known.name} is gone; {listed}.")
+
+
+def _bare(name: str) -> str:
+    """A device's name without ALSA's numbers, which depend on what else is plugged in."""
+    return re.sub(r" \(hw:[\d,]+\)$", "", name)
+
+
+def _matching(inputs: Sequence[InputDevice], wanted: str) -> list[InputDevice]:
+    names = [(device, f"{device.name}, {device.host_api}".casefold()) for device in inputs]
+    whole = [device for device, name in names if wanted in (name, device.name.casefold())]
+    return whole or [device for device, name in names if wanted in name]
+
+
+def _listed(inputs: Sequence[InputDevice]) -> str:
+    return ", ".join(f"{device.index} ({device.name}, {device.host_api})" for device in inputs)
+
+
+class Microphone:
+    """Live audio from a device of this machine; see `Capture`."""
+
+    def __init__(
+        self,
+        device: int | str | None = None,
+        *,
+        system: AudioSystem | None = None,
+        patience: Patience | None = None,
+        backlog: Samples = BACKLOG,
+    ) -> None:
+        """Name a device; it is opened when somebody listens.
+
+        Args:
+            device: see `find_input`. It need not be there yet. An index means the device that has
+                it when it is first opened, wherever that one is found later.
+            system: where devices are found; PortAudio if None.
+            patience: with a device that gives nothing.
+            backlog: samples kept for a listener that is busy.
+        """
+        self._device = device
+        self._system = system or PortAudio()
+        self._patience = patience or Patience()
+        self._limit = backlog
+
+    async def events(self) -> AsyncGenerator[CaptureEvent, None]:
+        """Listen until the iterator is closed; then the device is closed, too.
+
+        A device that is not there, or vanishes, is tried again and again. Listeners are told, and
+        the time without it is reported as `Missed`; so is the time while the machine slept.
+
+        Raises:
+            AudioError: PortAudio is missing, or several devices could be meant.
+        """
+        loop = asyncio.get_running_loop()
+        news, ended = asyncio.Event(), asyncio.Event()
+        backlog = Backlog(self._limit)
+
+        def wake(*reasons: asyncio.Event) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed; nobody listens
+                for reason in reasons:
+                    loop.call_soon_threadsafe(reason.set)
+
+        def put(event: CaptureEvent) -> None:
+            backlog.put(event)
+            wake(news)
+
+        def end() -> None:
+            wake(ended, news)
+
+        recorder = Recorder(self._device, self._system, self._patience, put, end)
+        recorder.start()
+        try:
+            while not ended.is_set():
+                await news.wait()
+                news.clear()
+                while (event := backlog.take()) is not None:
+                    yield event
+            recorder.check()
+        finally:
+            recorder.stop()
+            await _wait_for_end(ended)
+
+
+async def _wait_for_end(ended: asyncio.Event) -> None:
+    try:
+        await asyncio.wait_for(ended.wait(), CLOSING)
+    except TimeoutError:
+        logger.warning("The microphone could not be closed within %g s", CLOSING)
+
+
+class Recorder(threading.Thread):
+    """Keeps a device open and tells what comes from it, until it is stopped."""
+
+    def __init__(
+        self,
+        device: int | str | None,
+        system: AudioSystem,
+        patience: Patience,
+        put: Callable[[CaptureEvent], None],
+        end: Callable[[], None],
+    ) -> None:
+        """Prepare the thread.
+
+        Args:
+            device: see `find_input`.
+            system: where it is found.
+            patience: with a device that gives nothing.
+            put: takes each event.
+            end: called when the device is closed and nothing more comes.
+        """
+        super().__init__(name="microphone", daemon=True)
+        self._wanted = device
+        self._system = system
+        self._patience = patience
+        self._put = put
+        self._end = end
+        self._stopping = threading.Event()
+        self._failure: Exception | None = None
+        self._known: InputDevice | None = None  # what was first found under an index
+        self._clock = CaptureClock()
+        self._last = Moment.now()  # what is accounted for ends here
+        self._resampler = Resampler(SAMPLE_RATE)
+        self._was_heard = False
+        self._is_lost = False
+        self._overflow_until = 0.0
+
+    def stop(self) -> None:
+        """Close the device soon."""
+        self._stopping.set()
+
+    def check(self) -> None:
+        """Raise what ended the thread, if anything did."""
+        if self._failure is not None:
+            raise self._failure
+
+    def run(self) -> None:
+        """Record until stopped; what a thread does."""
+        try:
+            self._record()
+        except Exception as error:  # noqa: BLE001 (the listener raises it)
+            self._failure = error
+        finally:
+            self._end()
+
+    def _record(self) -> None:
+        began = Moment.now()
+        retry = FIRST_RETRY
+        while not self._stopping.is_set():
+            tried = Moment.now()
+            try:
+                self._open_and_listen()
+            except DeviceError as error:
+                self._clock.begin(began.wall)
+                self._lose(str(error))
+            if Moment.now().awake - tried.awake > LAST_RETRY:
+                retry = FIRST_RETRY
+            self._stopping.wait(retry)
+            retry = min(2 * retry, LAST_RETRY)
+
+    def _open_and_listen(self) -> None:
+        """Hear a device until it fails or we are stopped.
+
+        Raises:
+            DeviceError: it is not there, or gave up.
+            AudioError: trying again will not help.
+        """
+        device = self._find()
+        blocks: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
+
+        def deliver(block: Block | None) -> None:
+            if block is None or blocks.qsize() < MAX_BLOCKS:
+                blocks.put(block)
+
+        opened = self._system.open_input(device, deliver)
+        try:
+            logger.info("opened %s at %d Hz, %d ch", device.name, opened.rate, opened.n_channels)
+            self._clock.open(opened.rate)
+            self._resampler = Resampler(opened.rate)
+            self._listen(device.name, opened.n_channels, blocks)
+        finally:
+            opened.close()
+            logger.info("closed %s", device.name)
+
+    def _find(self) -> InputDevice:
+        inputs = self._system.find_inputs()
+        if self._known is not None:
+            return find_again(inputs, self._known)
+        try:
+            device = find_input(inputs, self._wanted)
+        except AmbiguousInputError as error:
+            if self._was_heard or self._is_lost:
+                raise DeviceError(str(error)) from error  # another one was plugged in meanwhile
+            raise
+        if self._wanted is not None and _as_index(self._wanted) is not None:
+            self._known = device
+        return device
+
+    def _listen(
+        self, name: str, n_channels: int, blocks: "queue.SimpleQueue[Block | None]"
+    ) -> None:
+        n_waits, most = 0, self._patience.n_first_waits
+        while not self._stopping.is_set():
+            try:
+                block = blocks.get(timeout=self._patience.wait)
+            except queue.Empty:
+                n_waits += 1
+                if n_waits >= most:
+                    seconds = n_waits * self._patience.wait
+                    raise DeviceError(f"{name} has given nothing for {seconds:g} s.") from None
+                continue
+            if block is None:
+                raise DeviceError(f"{name} has stopped; it may have been unplugged.")
+            n_waits, most = 0, self._patience.n_waits
+            self._take(name, to_mono(block.data, n_channels), block)
+            if self._clock.is_too_fast(block.arrived.wall):
+                raise DeviceError(f"{name} is no real device: its time runs faster than ours.")
+
+    def _take(self, name: str, samples: Float32Array, block: Block) -> None:
+        slept = self._slept_until(block.arrived)
+        is_broken = block.is_broken or slept > SHORTEST_SLEEP
+        missing = self._clock.receive(len(samples), block.arrived.wall, is_broken=is_broken)
+        if missing:
+            self._miss(missing, slept)
+        self._last = block.arrived
+        self._was_heard = True
+        if self._is_lost:
+            self._is_lost = False
+            self._tell("device_back", f"{name} is being listened to.")
+        self._publish(self._resampler.push(samples))
+
+    def _lose(self, message: str) -> None:
+        """Say that there is no device, unless that has been said."""
+        if self._is_lost:
+            logger.debug("still no microphone: %s", message)
+            return
+        self._is_lost = True
+        if self._was_heard:
+            now = Moment.now()
+            self._miss(self._clock.close(now.wall), self._slept_until(now))
+            self._last = now
+        self._tell("device_lost", message)
+
+    def _miss(self, missing: Samples, slept: float) -> None:
+        """What was heard before ends here, what comes afterwards begins anew."""
+        self._publish(self._resampler.finish())
+        self._resampler = Resampler(self._resampler.rate)
+        reason: MissReason = "device_lost" if self._is_lost else "overflow"
+        if 2 * to_samples(slept) > missing:
+            reason = "suspend"
+        if reason == "overflow":
+            self._tell_overflow()
+        self._put(Missed(missing, reason))
+
+    def _tell_overflow(self) -> None:
+        now = Moment.now().awake
+        if now > self._overflow_until:
+            self._tell("overflow", "Audio is being lost: the machine is too busy for it.")
+        self._overflow_until = now + QUIET
+
+    def _slept_until(self, moment: Moment) -> float:
+        """Seconds that the machine slept since the last block."""
+        return (moment.wall - self._last.wall) - (moment.awake - self._last.awake)
+
+    def _publish(self, samples: Float32Array) -> None:
+        if len(samples):
+            self._put(Captured(np.clip(samples, np.float32(-1), np.float32(1))))
+
+    def _tell(self, code: TroubleCode, message: str) -> None:
+        logger.warning("%s", message)
+        self._put(Troubled(code, message))
+
+
+def to_mono(data: bytes, n_channels: int) -> Float32Array:
+    """Average the channels (n,) of what a device delivered."""
+    frames = np.frombuffer(data, np.float32).reshape(-1, n_channels)
+    mono: Float32Array = frames.mean(axis=1, dtype=np.float32)
+    # A program can play anything into a virtual microphone.
+    return np.nan_to_num(mono, copy=False, posinf=1.0, neginf=-1.0)
