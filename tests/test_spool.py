@@ -318,13 +318,14 @@ from streamasr.storage.spool import Spool
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 spool = Spool(Path(sys.argv[1]), 0)
-resource.setrlimit(resource.RLIMIT_FSIZE, (4 * 25 + 2, resource.RLIM_INFINITY))
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4 * 25 + 2, limits[1]))
 for start in range(0, 60, 10):
     try:
         spool.append(np.arange(start, start + 10, dtype=np.float32))
     except StorageError as error:
         print(start, spool.position, error)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 """
 
 

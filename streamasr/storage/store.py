@@ -24,7 +24,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal, Self, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias, TypeVar
 
 from streamasr.errors import StorageError
 from streamasr.events import Durable, Wishes
@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 Trouble: TypeAlias = Literal["journal", "history_lost", "spool", "spool_full", "spool_behind"]
 """The journal cannot be written, messages wait in memory; messages were given up; audio cannot be
 spooled; more audio waits for its final than is kept; the disk is too slow for the audio."""
+
+ResultT = TypeVar("ResultT")
 
 _DAY_S: Final = 86_400.0
 
@@ -118,7 +120,7 @@ class Store:
         self._orders: collections.deque[tuple[Callable[[], None], int]] = collections.deque()
         self._audio_bytes = 0  # of audio among the orders
         self._n_messages = 0  # among the orders
-        self._promises: set[Future[None]] = set()
+        self._promises: dict[Future[Any], Any] = {}  # and what they get when we give up
         self._is_closing = False
         self._is_complete = False  # everything was carried out
         self._reported: dict[Trouble, float] = {}  # monotonic seconds
@@ -127,7 +129,7 @@ class Store:
         self._journal: Journal | None = None
         self._waiting: collections.deque[_Change] = collections.deque()
         self._retry_at = 0.0  # monotonic seconds, if changes wait
-        self._is_ours = False  # the journal could be opened when last tried
+        self._is_failing = False  # not only locked
         self._audio: dict[str, _Audio] = {}
         self._deferred: set[str] = set()  # sessions whose audio can go when nothing waits
 
@@ -148,9 +150,9 @@ class Store:
             self._thread.join(timeout_s)
         with self._changed:
             self._orders.clear()
-            promises = list(self._promises)
-        for promise in promises:
-            self._resolve(promise)
+            promises = list(self._promises.items())
+        for promise, result in promises:
+            self._resolve(promise, result)
         return self._is_complete
 
     def __enter__(self) -> Self:
@@ -185,7 +187,7 @@ class Store:
             has_room = self._n_messages < self._limits.changes
             if has_room and not self._is_closing:
                 self._n_messages += 1
-                self._promises.add(done)
+                self._promises[done] = None
                 self._orders.append((partial(self._take_message, change), 0))
                 self._changed.notify()
                 return done
@@ -237,8 +239,10 @@ class Store:
         """
         answer: Future[list[tuple[int, Durable]]] = Future()
         answer.set_running_or_notify_cancel()
+        with self._changed:
+            self._promises[answer] = []
         if not self._order(partial(self._read, name, since, limit, answer)):
-            answer.set_result([])
+            self._resolve(answer, [])
         return answer
 
     def _order(self, order: Callable[[], None], n_bytes: int = 0) -> bool:
@@ -251,13 +255,13 @@ class Store:
             self._changed.notify()
         return True
 
-    def _resolve(self, promise: "Future[None] | None") -> None:
+    def _resolve(self, promise: "Future[ResultT] | None", result: ResultT) -> None:
         """Keep a promise, if nobody else did."""
         with self._changed:
             if promise is None or promise not in self._promises:
                 return
-            self._promises.remove(promise)
-        promise.set_result(None)
+            del self._promises[promise]
+        promise.set_result(result)
 
     def _report(self, code: Trouble, sentence: str) -> None:
         now = time.monotonic()
@@ -331,18 +335,17 @@ class Store:
     def _read(
         self, name: str, since: int, limit: int, answer: "Future[list[tuple[int, Durable]]]"
     ) -> None:
+        changes = [change for change in self._waiting if change.name == name]
         messages: list[tuple[int, Durable]] = []
         try:
-            changes = [change for change in self._waiting if change.name == name]
             if self._is_readable(name, changes):
                 messages = self._opened().messages(name, since, limit)
-            last_seq = messages[-1][0] if messages else since
-            later = (change.message for change in _of_last_session(changes))
-            messages += [message for message in later if message and message[0] > last_seq]
         except StorageError as error:
             self._report("journal", str(error))
-        finally:
-            answer.set_result(messages[:limit])
+        last_seq = messages[-1][0] if messages else since
+        later = (change.message for change in _of_last_session(changes))
+        messages += [message for message in later if message and message[0] > last_seq]
+        self._resolve(answer, messages[:limit])
 
     def _is_readable(self, name: str, waiting: list[_Change]) -> bool:
         """Whether what the journal holds under this name belongs to the present session."""
@@ -361,7 +364,7 @@ class Store:
         if len(self._waiting) == 1:
             self._flush(self._limits.busy_timeout_s)
             return
-        self._resolve(change.done)
+        self._resolve(change.done, None)
         if len(self._waiting) > self._limits.changes:
             self._lose_oldest()
 
@@ -370,7 +373,7 @@ class Store:
         while self._waiting:
             change = self._waiting.popleft()
             try:
-                change.make(self._opened(busy_timeout_s))
+                change.make(self._renewed(busy_timeout_s))
             except JournalOrderError as error:
                 self._report("history_lost", str(error))
             except StorageError as error:
@@ -378,25 +381,36 @@ class Store:
                 self._put_off(error)
                 return
             finally:
-                self._resolve(change.done)
+                self._resolve(change.done, None)
         deferred, self._deferred = self._deferred, set()
         for name in deferred:
             self._release(name)
 
     def _opened(self, busy_timeout_s: float = 0.0) -> Journal:
+        """The journal as it is, good at least for reading."""
         if self._journal is None:
-            self._is_ours = False
             self._journal = Journal(self._path, busy_timeout_s)
-            self._is_ours = True
         self._journal.set_patience(busy_timeout_s)
         return self._journal
 
+    def _renewed(self, busy_timeout_s: float) -> Journal:
+        """The journal, opened again if the last attempt to write failed.
+
+        It may have been replaced meanwhile; while it cannot be opened, the old one is read.
+        """
+        if self._is_failing:
+            fresh = Journal(self._path, busy_timeout_s)
+            self._close_journal()
+            self._journal = fresh
+            self._is_failing = False
+        return self._opened(busy_timeout_s)
+
     def _put_off(self, error: StorageError) -> None:
-        """Try again later, from a fresh start unless the journal is only locked."""
+        """Try again later."""
         pause = self._limits.retry_locked_s
         if not isinstance(error, JournalLockedError):
             pause = self._limits.retry_s
-            self._close_journal()
+            self._is_failing = True
         self._retry_at = time.monotonic() + pause
         self._report("journal", f"{error} What is said stays in memory until it can be written.")
 
@@ -484,7 +498,7 @@ class Store:
             self._report("spool", str(error))
 
     def _must_keep(self, name: str, audio: _Audio) -> bool:
-        if not self._is_ours or audio.is_broken or (audio.spool and audio.spool.is_full):
+        if self._journal is None or audio.is_broken or (audio.spool and audio.spool.is_full):
             return False
         return any(change.name == name and change.message for change in self._waiting)
 
