@@ -1,73 +1,87 @@
-"""The machinery that does what a session asks for: two child processes and the decoder thread.
+"""The machinery that does what sessions ask for: two child processes and the decoder's thread.
 
     Encode --> encoder process --> Encoded
     Decode --> decoder thread  --> Decoded
     Align  --> aligner process --> Aligned
 
-The models are loaded once and serve any number of sessions. Answers come back through the function
-that was handed over with the action, on a thread of the engine's own; it must only pass them on.
+The models are loaded once and serve any number of sessions, in turn and fairly. Each session has a
+channel: orders go in, answers come out on threads of the engine.
 """
 
 import logging
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
-from typing import Self, assert_never
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import Self, TypeAlias, assert_never
 
 from streamasr.config import AlignerConfig, EncoderConfig, RecognitionConfig
-from streamasr.decoder.llama import Aborted
-from streamasr.errors import StreamASRError
 from streamasr.events import (
     AbandonPass,
     Align,
     Aligned,
+    Answer,
     Decode,
-    Decoded,
     Encode,
     Encoded,
+    Order,
     Pass,
     PassAbandoned,
     PassFailed,
-    SessionEvent,
 )
 from streamasr.models.bundle import RECOGNISER, read_bundle
-from streamasr.models.qwen3_asr import Qwen3ASRDecoder
+from streamasr.models.qwen3_asr import Qwen3ASRDecoder, add_hotwords
+from streamasr.stages import DecoderStage, WorkerStage
 from streamasr.transcript import Segment, guess_words
 from streamasr.units import Float32Array, Samples
 from streamasr.workers.aligner import AlignerWorker, aligner_worker
-from streamasr.workers.encoder import EncoderWorker, encoder_worker
+from streamasr.workers.encoder import Embedded, EncoderWorker, encoder_worker
+from streamasr.workers.process import OnTrouble, Patience, Trouble
 
 logger = logging.getLogger(__name__)
 
-Deliver = Callable[[SessionEvent], None]
-Order = Encode | Decode | AbandonPass | Align
+Deliver: TypeAlias = Callable[[Answer], None]
 
 
 class Engine:
     """Loaded models and running children."""
 
-    def __init__(self, config: RecognitionConfig) -> None:
+    def __init__(
+        self,
+        config: RecognitionConfig,
+        *,
+        patience: Patience | None = None,
+        on_trouble: OnTrouble | None = None,
+    ) -> None:
         """Prepare; entering the context starts the children and loads the decoder.
+
+        Args:
+            config: what to load. Language and context are those of each order.
+            patience: a child that is silent for longer is treated as dead.
+            on_trouble: hears of children that died, on threads of the engine.
 
         Raises:
             ModelError: the model directory cannot be used.
         """
         self._config = config
+        patience, on_trouble = patience or Patience(), on_trouble or _ignore
         self.bundle = read_bundle(config.model, RECOGNISER)
         self.encoder: EncoderWorker = encoder_worker(
-            EncoderConfig(config.model, config.threads, config.providers)
+            EncoderConfig(config.model, config.threads, config.providers), patience, on_trouble
         )
+        self._encoding = WorkerStage(self.encoder, _samples_of, _encoded)
+        self._decoding = DecoderStage(self._load_decoder)
         self.aligner: AlignerWorker | None = None
+        self._aligning: WorkerStage[Align, Align, Aligned] | None = None
         if config.words and self.bundle.aligner is not None:
             self.aligner = aligner_worker(
-                AlignerConfig(self.bundle.aligner, config.threads, config.providers)
+                AlignerConfig(self.bundle.aligner, config.threads, config.providers),
+                patience,
+                on_trouble,
             )
-        self._decoder: Qwen3ASRDecoder | None = None
-        self._decoder_thread = ThreadPoolExecutor(1, thread_name_prefix="decoder")
-        self._decoding: Pass | None = None
+            self._aligning = WorkerStage(self.aligner, _unchanged, _aligned)
+        self._channels: set[Channel] = set()
         self._is_stopping = False
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # guards the two above
 
     def __enter__(self) -> Self:
         try:
@@ -80,93 +94,183 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether all is loaded and running right now. An aligner that is gone is not missed."""
+        return (
+            self.encoder.is_ready
+            and self._decoding.is_ready
+            and (self.aligner is None or self.aligner.is_ready or not self.aligner.is_alive)
+        )
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether speech still becomes text. Once false after the start, it stays so."""
+        return self.encoder.is_alive and self._decoding.is_ready
+
+    @property
+    def pids(self) -> dict[str, int | None]:
+        """The process of each child, by the child's name."""
+        return {name: worker.pid for name, worker in self._workers().items()}
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        """How often each child was started again, by its name."""
+        return {name: worker.restarts for name, worker in self._workers().items()}
+
+    def queue_lengths(self) -> dict[str, int]:
+        """How many orders wait for each stage; those being worked on do not count."""
+        return {
+            "encoder": len(self._encoding),
+            "decoder": len(self._decoding),
+            "aligner": len(self._aligning) if self._aligning else 0,
+        }
+
     def start(self) -> None:
         """Start everything at once and wait until all of it is ready.
 
         Raises:
             ModelError: a file of the model is missing or broken.
+            ConfigError: there is no room for the configured context.
             WorkerError: a child keeps dying.
         """
         self.encoder.start()
         if self.aligner:
             self.aligner.start()
-        self._decoder = self._decoder_thread.submit(self._load_decoder).result()
+        self._decoding.start()
+        self._decoding.wait_ready()
+        self.context_for(self._config.context, self._config.hotwords)
         self.encoder.wait_ready()
         if self.aligner:
             self.aligner.wait_ready()
 
     def stop(self) -> None:
-        """Stop everything, whatever it is doing."""
+        """Stop everything, whatever it is doing. Nothing is delivered from now on."""
         with self._lock:
             self._is_stopping = True
-            if self._decoder:
-                self._decoder.abandon()
-        self._decoder_thread.shutdown(cancel_futures=True)
-        for worker in (self.encoder, self.aligner):
-            if worker:
-                worker.stop()
-        if self._decoder:
-            self._decoder.close()
-            self._decoder = None
+            channels = list(self._channels)
+        for channel in channels:
+            channel.close()
+        self._encoding.stop()
+        if self._aligning:
+            self._aligning.stop()
+        self._decoding.stop()
+        for worker in self._workers().values():
+            worker.stop()
 
-    def perform(self, order: Order, deliver: Deliver) -> None:
-        """Begin what is asked for; its answer goes to `deliver`, later and on another thread."""
+    def channel(self, deliver: Deliver) -> "Channel":
+        """Open a way to have orders performed.
+
+        Args:
+            deliver: gets each answer, on a thread of the engine or within `Channel.perform`. It
+                must only pass it on: others wait meanwhile.
+        """
+        channel = Channel(self, deliver)
+        with self._lock:
+            if not self._is_stopping:
+                self._channels.add(channel)
+                return channel
+        channel.close()
+        return channel
+
+    def check_context(self, context: str) -> None:
+        """Refuse a context that there is no room for. May be called from any thread.
+
+        Raises:
+            ConfigError: it is too long.
+            WorkerError: the engine is not running.
+        """
+        self._decoding.check_context(context)
+
+    def context_for(self, context: str, hotwords: Iterable[str]) -> str:
+        """The context of a decode order for what listeners have given; raises `check_context`'s."""
+        joined = add_hotwords(context, hotwords)
+        self.check_context(joined)
+        return joined
+
+    def _perform(self, order: Order, channel: "Channel") -> None:
         match order:
             case Encode():
-                answer = self.encoder.submit(order.samples)
-                answer.add_done_callback(partial(_deliver_encoded, order.of, deliver))
+                self._encoding.put(channel, order)
             case Decode():
-                self._decoder_thread.submit(self._decode, order, deliver)
+                self._decoding.put(channel, order)
             case AbandonPass(of=of):
-                self._abandon(of)
+                self._abandon(of, channel)
             case Align():
-                self._align(order, deliver)
+                if self._aligning:
+                    self._aligning.put(channel, order)
+                else:
+                    channel.hand_over(spread(order))
             case _:
                 assert_never(order)
 
+    def _abandon(self, of: Pass, channel: "Channel") -> None:
+        """What waits is taken back, what is being decoded is stopped; encoding is let be."""
+
+        def is_meant(order: Encode | Decode) -> bool:
+            return order.of == of
+
+        self._decoding.abandon(channel, is_meant)
+        n_encodes = len(self._encoding.take_back(channel, is_meant))
+        n_decodes = len(self._decoding.take_back(channel, is_meant))
+        for _ in range(n_encodes + n_decodes):
+            channel.hand_over(PassAbandoned(of))
+
+    def _forget(self, channel: "Channel") -> None:
+        with self._lock:
+            self._channels.discard(channel)
+        for stage in (self._encoding, self._decoding, self._aligning):
+            if stage:
+                stage.forget(channel)
+
+    def _workers(self) -> dict[str, EncoderWorker | AlignerWorker]:
+        if self.aligner is None:
+            return {"encoder": self.encoder}
+        return {"encoder": self.encoder, "aligner": self.aligner}
+
     def _load_decoder(self) -> Qwen3ASRDecoder:
-        decoder = Qwen3ASRDecoder(
+        return Qwen3ASRDecoder(
             self.bundle.decoder,
             n_threads=self._config.threads,
             max_segment_s=self._config.chunker.max_segment,
         )
-        decoder.check_context(self._config.context)
-        return decoder
 
-    def _decode(self, order: Decode, deliver: Deliver) -> None:
-        assert self._decoder is not None, "the engine has been started"
+
+class Channel:
+    """One session's way to the engine. `perform` and `close` belong to one thread.
+
+    Every `Encode` is answered by one of `Encoded`, `PassFailed` and `PassAbandoned`, every `Decode`
+    by one of `Decoded`, `PassFailed` and `PassAbandoned`, every `Align` by `Aligned`.
+    """
+
+    def __init__(self, engine: Engine, deliver: Deliver) -> None:
+        """Made by `Engine.channel`."""
+        self._engine = engine
+        self._deliver = deliver
+        self._is_closed = False
+        # Held during `deliver`, so that nothing is delivered once `close` has returned.
+        self._lock = threading.RLock()
+
+    def perform(self, order: Order) -> None:
+        """Begin what is asked for; nothing if the channel is closed."""
+        if not self._is_closed:
+            self._engine._perform(order, self)  # noqa: SLF001 - the other half of it
+
+    def close(self) -> None:
+        """Forget what was ordered. Nothing is delivered from now on."""
         with self._lock:
-            if self._is_stopping:
+            self._is_closed = True
+        self._engine._forget(self)  # noqa: SLF001
+
+    def hand_over(self, answer: Answer) -> None:
+        """Deliver an answer; called by the stages."""
+        with self._lock:
+            if self._is_closed:
                 return
-            self._decoding = order.of
-            self._decoder.rearm()
-        try:
-            hypothesis = self._decoder.decode(
-                order.embeddings, context=self._config.context, language=self._config.language
-            )
-            deliver(Decoded(order.of, hypothesis))
-        except Aborted:
-            deliver(PassAbandoned(order.of))
-        except StreamASRError as error:
-            deliver(PassFailed(order.of, str(error)))
-        except Exception as error:  # the thread's outermost frame: whoever waits must hear of it
-            logger.exception("segment %d could not be decoded", order.of.segment)
-            deliver(PassFailed(order.of, f"internal error: {error!r}"))
-        finally:
-            with self._lock:
-                self._decoding = None
-
-    def _abandon(self, of: Pass) -> None:
-        with self._lock:
-            if self._decoding == of and self._decoder:
-                self._decoder.abandon()
-
-    def _align(self, order: Align, deliver: Deliver) -> None:
-        if self.aligner is None:
-            deliver(spread(order))
-            return
-        answer = self.aligner.submit(order)
-        answer.add_done_callback(partial(_deliver_aligned, order, deliver))
+            try:
+                self._deliver(answer)
+            except Exception:  # the engine's threads serve others too
+                logger.exception("an answer could not be delivered")
 
 
 def spread(order: Align) -> Aligned:
@@ -176,20 +280,27 @@ def spread(order: Align) -> Aligned:
     return Aligned(order.segment, guess_words(segment), "spread")
 
 
-def _deliver_encoded(of: Pass, deliver: Deliver, answer: "Future[Float32Array]") -> None:
-    if answer.cancelled():
-        return
-    if error := answer.exception():
-        deliver(PassFailed(of, str(error)))
-    else:
-        deliver(Encoded(of, answer.result()))
+def _samples_of(order: Encode) -> Float32Array:
+    return order.samples
 
 
-def _deliver_aligned(order: Align, deliver: Deliver, answer: "Future[Aligned]") -> None:
-    if answer.cancelled():
-        return
-    if error := answer.exception():
+def _unchanged(order: Align) -> Align:
+    return order
+
+
+def _encoded(order: Encode, result: "Future[Embedded]") -> Answer:
+    if error := result.exception():
+        return PassFailed(order.of, str(error))
+    embedded = result.result()
+    return Encoded(order.of, embedded.embeddings, embedded.cost)
+
+
+def _aligned(order: Align, result: "Future[Aligned]") -> Answer:
+    if error := result.exception():
         logger.warning("segment %d has no aligned words: %s", order.segment, error)
-        deliver(spread(order))
-    else:
-        deliver(answer.result())
+        return spread(order)
+    return result.result()
+
+
+def _ignore(_trouble: Trouble, _sentence: str) -> None:
+    """The worker has logged it."""

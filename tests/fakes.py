@@ -6,9 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from streamasr.engine import Deliver, Order, spread
+from streamasr.engine import Deliver, spread
 from streamasr.errors import AudioError
-from streamasr.events import AbandonPass, Align, Decode, Decoded, Encode, Encoded, Hypothesis
+from streamasr.events import (
+    AbandonPass,
+    Align,
+    Answer,
+    Decode,
+    Decoded,
+    Encode,
+    Encoded,
+    Hypothesis,
+    Order,
+)
 from streamasr.units import SAMPLE_RATE, Float32Array
 from tests.signals import speechlike
 
@@ -62,14 +72,42 @@ class FakeSource:
             raise AudioError(self._breaks)
 
 
+class FakeChannel:
+    """Passes orders on to its engine."""
+
+    def __init__(self, engine: "FakeEngine", deliver: Deliver) -> None:
+        self._engine = engine
+        self._deliver = deliver
+        self.is_closed = False
+
+    def perform(self, order: Order) -> None:
+        """See `Channel.perform`."""
+        if not self.is_closed:
+            self._engine.perform(order, self._hand_over)
+
+    def close(self) -> None:
+        """See `Channel.close`."""
+        self.is_closed = True
+
+    def _hand_over(self, answer: Answer) -> None:
+        if not self.is_closed:
+            self._deliver(answer)
+
+
 class FakeEngine:
     """Answers every order at once, with text that tells how much audio it heard."""
 
     def __init__(self) -> None:
         self.orders: list[Order] = []
+        self.channels: list[FakeChannel] = []
+
+    def channel(self, deliver: Deliver) -> FakeChannel:
+        """See `Engine.channel`."""
+        self.channels.append(FakeChannel(self, deliver))
+        return self.channels[-1]
 
     def perform(self, order: Order, deliver: Deliver) -> None:
-        """See `Engine.perform`."""
+        """What comes of an order, whichever channel it came through."""
         self.orders.append(order)
         match order:
             case Encode():
@@ -91,5 +129,5 @@ class PatientEngine(FakeEngine):
         self.waiting: list[tuple[Order, Deliver]] = []
 
     def perform(self, order: Order, deliver: Deliver) -> None:
-        """See `Engine.perform`."""
+        """Keep an order."""
         self.waiting.append((order, deliver))

@@ -8,16 +8,18 @@ from streamasr.events import Align, Aligned
 from streamasr.models.forced_aligner import ForcedAligner
 from streamasr.transcript import time_words
 from streamasr.units import SAMPLE_RATE
-from streamasr.workers.process import Worker
+from streamasr.workers.process import OnTrouble, Patience, Worker
 
 AlignerWorker = Worker[AlignerConfig, Align, Aligned]
 
 _SAMPLES_PER_MS = SAMPLE_RATE // 1000
 
 
-def aligner_worker(config: AlignerConfig) -> AlignerWorker:
+def aligner_worker(
+    config: AlignerConfig, patience: Patience, on_trouble: OnTrouble
+) -> AlignerWorker:
     """The parent's end of an aligner process; `start` it."""
-    return Worker("aligner", build_aligner, config)
+    return Worker("aligner", build_aligner, config, patience, on_trouble)
 
 
 def build_aligner(config: AlignerConfig) -> Callable[[Align], Aligned]:
