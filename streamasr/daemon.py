@@ -32,7 +32,6 @@ from streamasr.live import SLICE, LiveSession
 from streamasr.metrics import Metrics, Readings
 from streamasr.models.bundle import find_model
 from streamasr.models.languages import language_name
-from streamasr.models.qwen3_asr import hotword_context
 from streamasr.protocols import v1
 from streamasr.recovery import Recovered, recover
 from streamasr.server import Access, Server
@@ -126,6 +125,8 @@ class Daemon:
             await stack.enter_async_context(self._running_engine())
             if not self._stop.is_set():
                 await self._resume_sessions(recovered)
+                if self._is_capturing:
+                    await self._open_own_session()
                 self.is_ready.set()
             async with _background(self._watch_lag(), self._prune(), self._listen()):
                 await self._stop.wait()
@@ -156,11 +157,11 @@ class Daemon:
         return self._metrics.text(), self._metrics.content_type
 
     def _resolve(self, asked: Asked) -> Wishes:
-        wishes = asked.resolve(
-            self._config, language_name=language_name, hotword_context=hotword_context
-        )
-        self._engine.check_context(wishes.context)
-        return wishes
+        return self._resolve_with(asked, self._config)
+
+    def _resolve_with(self, asked: Asked, config: DaemonConfig) -> Wishes:
+        context_for = self._engine.context_for
+        return asked.resolve(config, language_name=language_name, hotword_context=context_for)
 
     def _change_wishes(self, live: LiveSession, wishes: Wishes) -> None:
         live.configure(wishes)
@@ -176,7 +177,6 @@ class Daemon:
             lag_s=lambda: max((live.lag_s for live in self.sessions), default=0.0),
             restarts=lambda: engine.restarts,
             queues=engine.queue_lengths,
-            work_s=lambda: engine.work_s,
         )
         return Metrics(readings)
 
@@ -270,9 +270,9 @@ class Daemon:
 
     async def _listen(self) -> None:
         """The daemon's own session: a microphone, or a file in place of one."""
-        if not self._is_capturing:
+        if not self._is_capturing or not self.is_ready.is_set():
             return
-        live = await self._own_session()
+        live = self.sessions.find(v1.MICROPHONE)
         capture = self._make_capture()
         while not live.is_finishing:
             await self._listening.wait()
@@ -284,14 +284,14 @@ class Daemon:
             else:
                 live.flush()
 
-    async def _own_session(self) -> LiveSession:
+    async def _open_own_session(self) -> None:
+        """Begin it, unless it goes on from before a restart."""
         with contextlib.suppress(v1.RefusalError):
-            live = self.sessions.find(v1.MICROPHONE)
-            if not live.is_finishing:
-                return live
+            if not self.sessions.find(v1.MICROPHONE).is_finishing:
+                return
             await self.sessions.wait_gone(v1.MICROPHONE)
         asked = self._asked[v1.MICROPHONE] = Asked()
-        return self.sessions.open(v1.MICROPHONE, self._resolve(asked), is_daemons_own=True)
+        self.sessions.open(v1.MICROPHONE, self._resolve(asked), is_daemons_own=True)
 
     def _make_capture(self) -> Capture:
         microphone = self._config.microphone
@@ -349,10 +349,13 @@ class Daemon:
         logger.warning("%s", message)
         for live in self.sessions:
             live.warn(code, message)
-        if self._engine.is_lost and not self._stop.is_set():
+        if self._is_lost() and not self._stop.is_set():
             logger.error("the engine cannot be kept running; sessions go on after a restart")
             self._exit_code = 1
             self._stop.set()
+
+    def _is_lost(self) -> bool:
+        return self.is_ready.is_set() and not self._engine.is_alive
 
     # Signals.
 
@@ -407,7 +410,7 @@ class Daemon:
     def _take_over(self, config: DaemonConfig, changes: Changes) -> None:
         access = _access(config)
         for asked in self._asked.values():  # refuses what cannot be, before anything has changed
-            asked.resolve(config, language_name=language_name, hotword_context=hotword_context)
+            self._resolve_with(asked, config)
         self._config, self.access, self.max_lag = config, access, _max_lag(config)
         self.sessions.max_sessions = config.server.max_sessions
         self.sessions.resume_s = config.server.resume_s
@@ -429,7 +432,7 @@ class Daemon:
         """Recognise what has been heard, and let everyone hear the end."""
         server.stop_listening()
         self.sessions.finish_all()
-        if not self.is_ready.is_set() or self._engine.is_lost:
+        if not self.is_ready.is_set() or self._is_lost():
             return
         try:
             async with asyncio.timeout(self._config.server.stop_timeout_s):

@@ -15,7 +15,17 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from streamasr.events import Answer, Durable, End, Message, Partial, Publish, Wishes
+from streamasr.events import (
+    Answer,
+    Decoded,
+    Durable,
+    Encoded,
+    End,
+    Message,
+    Partial,
+    Publish,
+    Wishes,
+)
 from streamasr.events import Final as FinalText
 from streamasr.mailbox import Mailbox
 from streamasr.protocols import v1
@@ -64,6 +74,9 @@ class Observer(Protocol):
 
     def heard(self, n_samples: int) -> None:
         """Audio came in."""
+
+    def worked(self, stage: str, seconds: float) -> None:
+        """A stage was busy for so long."""
 
     def partial_after(self, seconds: float) -> None:
         """A partial was published so long after its last sample had come."""
@@ -311,6 +324,9 @@ class LiveSession:
             logger.debug("session %s: an answer came after the end", self.name)
 
     def _receive(self, answer: Answer) -> None:
+        if isinstance(answer, Encoded | Decoded):
+            stage = "encoder" if isinstance(answer, Encoded) else "decoder"
+            self._observer.worked(stage, answer.cost)
         self._publish(self._stream.receive(answer))
         self._progressed.set()
 

@@ -35,6 +35,12 @@ class Metrics:
             buckets=_FINAL_BUCKETS,
             registry=self._registry,
         )
+        self._work = Counter(
+            "streamasr_work_seconds",
+            "Time that a stage worked; its rate over that of audio_seconds is the real-time factor",
+            labelnames=["stage"],
+            registry=self._registry,
+        )
         self._registry.register(readings)
 
     def heard(self, n_samples: int) -> None:
@@ -48,6 +54,10 @@ class Metrics:
     def final_after(self, seconds: float) -> None:
         """A final was published so long after its last sample had come."""
         self._finals.observe(seconds)
+
+    def worked(self, stage: str, seconds: float) -> None:
+        """A stage was busy for so long."""
+        self._work.labels(stage).inc(seconds)
 
     def text(self) -> bytes:
         """Everything, as Prometheus reads it."""
@@ -65,7 +75,6 @@ class Readings(Collector):
         lag_s: Callable[[], float],
         restarts: Callable[[], Mapping[str, int]],
         queues: Callable[[], Mapping[str, int]],
-        work_s: Callable[[], Mapping[str, float]],
     ) -> None:
         """Remember where to look."""
         self._sessions = sessions
@@ -73,7 +82,6 @@ class Readings(Collector):
         self._lag_s = lag_s
         self._restarts = restarts
         self._queues = queues
-        self._work_s = work_s
 
     def collect(self) -> Iterable[Metric]:
         """See `prometheus_client.registry.Collector`."""
@@ -94,11 +102,3 @@ class Readings(Collector):
         for stage, length in self._queues().items():
             queues.add_metric([stage], length)
         yield queues
-        work = CounterMetricFamily(
-            "streamasr_work_seconds",
-            "Time a stage worked; its rate over that of audio_seconds is the real-time factor",
-            labels=["stage"],
-        )
-        for stage, seconds in self._work_s().items():
-            work.add_metric([stage], seconds)
-        yield work

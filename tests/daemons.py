@@ -1,0 +1,117 @@
+"""A real daemon in a process of its own, with the embedded model."""
+
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+_PATIENCE_S = 120.0  # loading is quick, but other tests may keep both cores busy
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RunningDaemon:
+    """`streamasr run`, started and stopped as a person or systemd would."""
+
+    def __init__(self, directory: Path, *options: str, settings: str = "") -> None:
+        """Prepare; `start` runs it.
+
+        Args:
+            directory: for its configuration, its journal and its spool.
+            options: of the command.
+            settings: TOML, put behind what all tests need.
+        """
+        self.port = free_port()
+        self.url = f"ws://127.0.0.1:{self.port}"
+        self.directory = directory
+        self.config = directory / "config.toml"
+        storage = directory / "storage"
+        self.config.write_text(f'[storage]\ndirectory = "{storage}"\n{settings}', encoding="utf-8")
+        self._command = [sys.executable, "-m", "streamasr", "run", "--config", str(self.config)]
+        self._command += ["--threads", "1", "--port", str(self.port), *options]
+        self._process: subprocess.Popen[str] | None = None
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self.log: list[str] = []
+
+    @property
+    def process(self) -> "subprocess.Popen[str]":
+        assert self._process, "it was started"
+        return self._process
+
+    def start(self) -> Self:
+        """Start it and wait until it listens."""
+        self._process = subprocess.Popen(
+            self._command, stderr=subprocess.PIPE, text=True, env=os.environ | {"NO_COLOR": "1"}
+        )
+        self._lines = queue.SimpleQueue()
+        threading.Thread(target=self._read, args=[self._process], daemon=True).start()
+        self.wait_for(f"ws://127.0.0.1:{self.port}")
+        return self
+
+    def wait_for(self, text: str) -> str:
+        """Wait for a line on stderr that holds a text."""
+        while True:
+            line = self._lines.get(timeout=_PATIENCE_S)
+            assert line is not None, f"the daemon ended before it said {text!r}:\n{self.all_log}"
+            if text in line:
+                return line
+
+    @property
+    def all_log(self) -> str:
+        """What it has said so far."""
+        return "".join(self.log)
+
+    def kill(self) -> None:
+        """End it without any warning."""
+        self.process.kill()
+        self.process.wait(_PATIENCE_S)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ask it to stop; its exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(_PATIENCE_S)
+
+    def children(self) -> dict[str, int]:
+        """Process numbers of encoder and aligner, by their names in the log."""
+        found = {}
+        for line in self.log:
+            words = line.replace(",", " ").split()
+            if "ready" in words and words[-2:-1] == ["process"]:
+                name = next(word for word in words if word in ("encoder", "aligner"))
+                found[name] = int(words[-1])
+        return found
+
+    def _read(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stderr
+        lines = self._lines
+        for line in process.stderr:
+            self.log.append(line)
+            lines.put(line)
+        lines.put(None)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._process and self._process.poll() is None:
+            self.kill()
+        if self._process and self._process.stderr:
+            self._process.stderr.close()
+        if error:
+            print(self.all_log)
