@@ -121,9 +121,9 @@ class Engine:
     def queue_lengths(self) -> dict[str, int]:
         """How many orders wait for each stage; those being worked on do not count."""
         return {
-            "encoder": len(self._encoding),
-            "decoder": len(self._decoding),
-            "aligner": len(self._aligning) if self._aligning else 0,
+            "encoder": self._encoding.n_waiting,
+            "decoder": self._decoding.n_waiting,
+            "aligner": self._aligning.n_waiting if self._aligning else 0,
         }
 
     def start(self) -> None:

@@ -44,7 +44,8 @@ class Stage(abc.ABC, Generic[OrderT]):
         self._changed = threading.Condition()  # guards everything here
         self._is_stopping = False
 
-    def __len__(self) -> int:
+    @property
+    def n_waiting(self) -> int:
         """How many orders wait; the one that is being worked on does not count."""
         with self._changed:
             return len(self._queue)
