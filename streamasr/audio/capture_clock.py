@@ -19,7 +19,10 @@ from streamasr.units import SAMPLE_RATE, Samples, to_samples
 WINDOW: Final = 0.5
 """Seconds of which a floor is taken, and so about how late a loss may be noticed ..."""
 WINDOW_BLOCKS: Final = 10
-"""... but it takes so many blocks too: a single one may be late for no reason."""
+"""... but it takes so many blocks too, since a single one may be late for no reason ..."""
+STALL: Final = 0.25
+"""... and no two of them further apart than this (or three times their length), or else the last
+ones may still be waiting in the device."""
 SMALLEST_LOSS: Final = to_samples(0.1)
 """Samples; a floor may rise by less because the path from the device became longer."""
 SMALLEST_KNOWN_LOSS: Final = to_samples(0.01)
@@ -80,7 +83,7 @@ class CaptureClock:
         if self._origin is None:
             self._origin = begin
         lateness = self._lateness(begin)
-        missing = self._judge(lateness, time, is_broken=is_broken)
+        missing = self._judge(lateness, n / self._rate, time, is_broken=is_broken)
         if self._is_new:
             self._is_new, self._opened_at, self._n_opened = False, begin, 0
         self._n_run += n
@@ -105,19 +108,19 @@ class CaptureClock:
         assert self._origin is not None
         return (time - self._origin) * SAMPLE_RATE - self.position
 
-    def _judge(self, lateness: float, time: float, *, is_broken: bool) -> Samples:
+    def _judge(self, lateness: float, length: float, time: float, *, is_broken: bool) -> Samples:
         if self._is_new or is_broken:
             loss = lateness - self._usual
             return self._miss(loss) if loss >= SMALLEST_KNOWN_LOSS else Samples(0)
-        missing = self._look_back(time) if self._floor.is_known(time) else Samples(0)
-        self._floor.take(lateness - missing, time)
+        missing = self._look_back() if self._floor.is_known() else Samples(0)
+        self._floor.take(lateness - missing, time, max(STALL, 3 * length))
         if not self._is_settled:  # the first blocks may have been held up
             self._usual = min(self._usual, lateness)
         return missing
 
-    def _look_back(self, time: float) -> Samples:
+    def _look_back(self) -> Samples:
         """At the end of a window: whether the floor rose; if not, follow its drift."""
-        rise, tolerated = self._floor.least - self._usual, DRIFT * self._floor.age(time)
+        rise, tolerated = self._floor.least - self._usual, DRIFT * self._floor.age
         self._is_settled = True
         self._floor = _Floor()
         if rise >= SMALLEST_LOSS:
@@ -139,16 +142,19 @@ class _Floor:
     def __init__(self) -> None:
         self.least = float("inf")
         self._begin = 0.0
+        self._last = 0.0
         self._n_blocks = 0
 
-    def take(self, lateness: float, time: float) -> None:
-        if self._n_blocks == 0:
-            self._begin = time
+    def take(self, lateness: float, time: float, longest_pause: float) -> None:
+        if self._n_blocks == 0 or time - self._last > longest_pause:
+            self._begin, self._n_blocks, self.least = time, 0, float("inf")
+        self._last = time
         self._n_blocks += 1
         self.least = min(self.least, lateness)
 
-    def age(self, time: float) -> float:
-        return time - self._begin
+    @property
+    def age(self) -> float:
+        return self._last - self._begin
 
-    def is_known(self, time: float) -> bool:
-        return self._n_blocks >= WINDOW_BLOCKS and self.age(time) >= WINDOW
+    def is_known(self) -> bool:
+        return self._n_blocks >= WINDOW_BLOCKS and self.age >= WINDOW
