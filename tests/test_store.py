@@ -571,9 +571,10 @@ def test_a_full_disk_loses_no_message_and_stops_nobody(place: Place) -> None:
     assert spooled[-3200:] == list(range(40 * 320, 50 * 320))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
 def test_a_read_only_directory_is_a_warning(place: Place) -> None:
     place.root.chmod(0o500)
+    if os.access(place.root, os.W_OK):
+        pytest.skip("nothing is forbidden to root")
     with place.store() as store:
         store.begin(record())
         store.append_audio(NAME, Samples(0), ramp(0, 10))

@@ -81,7 +81,13 @@ def _search(options: argparse.Namespace, since: float | None) -> list[Found]:
     with JournalReader(path) as journal:
         if options.session is not None and not journal.has_session(options.session):
             raise StorageError(f"there is no session called {options.session!r} in {path}.")
-        return journal.search(options.search, since, options.limit, options.session)
+        return journal.search(
+            options.search,
+            since,
+            options.limit,
+            options.session,
+            with_words=options.format != "txt",
+        )
 
 
 def _print_lines(found: Iterable[Found]) -> None:

@@ -141,6 +141,7 @@ class Found:
     """When it was published, in seconds since 1970."""
     final: Final
     words: Words | None
+    """None where they never came, or were not asked for."""
 
 
 class Journal:
@@ -273,6 +274,11 @@ class Journal:
             self._sweep()
         return n_deleted
 
+    def checkpoint(self) -> None:
+        """Empty the log of writes: it may be many times as long as what it leads to."""
+        with _explained(self._path):
+            self._db.execute("PRAGMA wal_checkpoint (TRUNCATE)")
+
     def messages(self, name: str, since: int, limit: int) -> list[tuple[int, Durable]]:
         """As `JournalReader.messages`."""
         with _explained(self._path):
@@ -306,8 +312,7 @@ class Journal:
         """Remove what deleted messages leave behind: in the index, and in the log of writes."""
         with self._transaction() as db:
             db.execute("INSERT INTO texts (texts) VALUES ('optimize')")
-        with _explained(self._path):
-            self._db.execute("PRAGMA wal_checkpoint (TRUNCATE)")
+        self.checkpoint()
 
 
 class JournalReader:
@@ -398,6 +403,8 @@ class JournalReader:
         since: float | None = None,
         limit: int | None = None,
         session: str | None = None,
+        *,
+        with_words: bool = True,
     ) -> list[Found]:
         """The finals that hold every one of some terms.
 
@@ -406,6 +413,7 @@ class JournalReader:
             since: published then or later, in seconds since 1970.
             limit: only the newest so many.
             session: only those of sessions with this name.
+            with_words: False leaves `Found.words` out, which is much quicker.
 
         Returns:
             Finals with text, in the order they were published.
@@ -430,10 +438,10 @@ class JournalReader:
                 " final.seq, final.created, final.body, words.body FROM messages AS final"
                 " JOIN sessions ON sessions.id = final.session"
                 " LEFT JOIN messages AS words ON words.session = final.session"
-                " AND words.segment = final.segment AND words.kind = 'words'"
+                " AND words.segment = final.segment AND words.kind = 'words' AND ?"
                 f" WHERE {' AND '.join(wheres)}"
                 " ORDER BY final.created DESC, final.id DESC LIMIT ?",
-                (*values, -1 if limit is None else limit),
+                (with_words, *values, -1 if limit is None else limit),
             )
             return [_found(row) for row in rows][::-1]
 

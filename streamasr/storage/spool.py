@@ -155,16 +155,18 @@ class Spool:
         if not self._sizes:
             return
         with _explained(self._directory):
-            settled = min(position, self._position) - self._newest
-            if settled * _SETTLED_PER_FILE >= self._file_length:
-                self._begin_file(self._position)
-            self._delete_files(
-                [
-                    start
-                    for start, size in self._sizes.items()
-                    if start != self._newest and start + size // _WIDTH <= position
-                ]
-            )
+            try:
+                settled = min(position, self._position) - self._newest
+                if settled * _SETTLED_PER_FILE >= self._file_length:
+                    self._begin_file(self._position)
+            finally:  # on a full disk no file can be begun, but some can go
+                self._delete_files(
+                    [
+                        start
+                        for start, size in self._sizes.items()
+                        if start != self._newest and start + size // _WIDTH <= position
+                    ]
+                )
         if self._is_full and self.n_bytes <= self._max_bytes // 2:
             self._is_full = False
 
@@ -204,11 +206,8 @@ class Spool:
 
     def _begin_file(self, start: Samples) -> None:
         self._close_file()
-        if self._sizes and start <= self._newest:
-            # Nothing but an empty file can be there: a process may die between its two steps.
-            if self._sizes[self._newest] >= _WIDTH or start < self._newest:
-                raise FileExistsError(errno.EEXIST, "it already holds audio of this time")
-            os.unlink(_file_name(start), dir_fd=self._folder)
+        if self._sizes and self._sizes[self._newest] < _WIDTH:
+            self._delete_files([self._newest])  # nothing came of it
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._file = os.open(_file_name(start), flags, 0o600, dir_fd=self._folder)
         self._sizes[start] = 0

@@ -403,6 +403,7 @@ class Store:
             self._close_journal()
             self._journal = fresh
             self._is_failing = False
+            fresh.checkpoint()  # on a full disk, this is what makes room
         return self._opened(busy_timeout_s)
 
     def _put_off(self, error: StorageError) -> None:
