@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -362,6 +363,25 @@ def test_no_journal_at_all_stops_nobody(place: Place) -> None:
         assert settle_down(store) == finals(1, 3)
         assert place.messages() == finals(1, 3)
     assert place.codes == ["journal"]
+
+
+def test_a_journal_that_was_deleted_is_begun_anew(place: Place) -> None:
+    with place.store() as store:
+        store.begin(record())
+        store.configure(NAME, Wishes(language="Chinese"))
+        store.append_message(NAME, 1, final(1)).result(PATIENCE_S)
+        for file in place.journal.parent.iterdir():
+            file.unlink()
+        store.append_message(NAME, 2, final(2)).result(PATIENCE_S)
+        assert place.messages() == finals(2, 2)
+        with JournalReader(place.journal) as reader:
+            assert [each.wishes.language for each in reader.unfinished()] == ["Chinese"]
+        shutil.rmtree(place.journal.parent)
+        store.append_message(NAME, 3, final(3)).result(PATIENCE_S)
+        assert settle_down(store) == finals(3, 3)
+        store.end(NAME)
+    assert place.messages() == finals(3, 3)
+    assert place.troubles == []
 
 
 def test_a_journal_of_another_program_is_left_alone(place: Place) -> None:

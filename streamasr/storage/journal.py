@@ -163,7 +163,7 @@ class Journal:
         """
         self._path = path
         with _explained(path):
-            _create_private(path)
+            self._inode = _create_private(path)
             self._db = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None)
         try:
             with _explained(path):
@@ -273,6 +273,14 @@ class Journal:
         if n_deleted:
             self._sweep()
         return n_deleted
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the file is still the one of this name; SQLite writes on to a deleted one."""
+        try:
+            return _inode(self._path.stat()) == self._inode
+        except OSError:
+            return False
 
     def checkpoint(self) -> None:
         """Empty the log of writes: it may be many times as long as what it leads to."""
@@ -491,8 +499,8 @@ def _explain(path: Path, error: sqlite3.Error) -> StorageError:
     return StorageError(f"the journal {path} cannot be used: {error}.")
 
 
-def _create_private(path: Path) -> None:
-    """Make the file that SQLite will use, readable by its owner alone.
+def _create_private(path: Path) -> tuple[int, int]:
+    """Make the file that SQLite will use, readable by its owner alone; which file that is.
 
     SQLite gives the files it puts beside it the same mode.
     """
@@ -502,8 +510,13 @@ def _create_private(path: Path) -> None:
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.fchmod(file, 0o600)
+        return _inode(os.fstat(file))
     finally:
         os.close(file)
+
+
+def _inode(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _check_origin(db: sqlite3.Connection, path: Path) -> int:

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeAlias, TypeVar
@@ -130,6 +130,7 @@ class Store:
         self._waiting: collections.deque[_Change] = collections.deque()
         self._retry_at = 0.0  # monotonic seconds, if changes wait
         self._is_failing = False  # not only locked
+        self._live: dict[str, SessionRecord] = {}
         self._audio: dict[str, _Audio] = {}
         self._deferred: set[str] = set()  # sessions whose audio can go when nothing waits
 
@@ -168,7 +169,7 @@ class Store:
 
     def configure(self, name: str, wishes: Wishes) -> None:
         """Note the new wishes of a session's listeners."""
-        self._order(partial(self._change, _Change(name, lambda to: to.configure(name, wishes))))
+        self._order(partial(self._configure, name, wishes))
 
     def append_message(self, name: str, seq: int, message: Durable) -> "Future[None]":
         """Keep a message.
@@ -308,7 +309,13 @@ class Store:
     def _begin(self, record: SessionRecord) -> None:
         if record.name in self._audio:
             self._release(record.name, must=True)  # of a session that had this name before
+        self._live[record.name] = record
         self._change(_Change(record.name, lambda to: to.begin(record), "begin"))
+
+    def _configure(self, name: str, wishes: Wishes) -> None:
+        if name in self._live:
+            self._live[name] = replace(self._live[name], wishes=wishes)
+        self._change(_Change(name, lambda to: to.configure(name, wishes)))
 
     def _take_message(self, change: _Change) -> None:
         with self._changed:
@@ -316,6 +323,7 @@ class Store:
         self._change(change)
 
     def _end(self, name: str, at: float) -> None:
+        self._live.pop(name, None)
         if self.history_days:
             self._change(_Change(name, lambda to: to.end(name, at), "end"))
         else:
@@ -323,6 +331,7 @@ class Store:
         self._forget_audio(name)
 
     def _forget(self, name: str) -> None:
+        self._live.pop(name, None)
         self._forget_messages(name)
         self._forget_audio(name)
 
@@ -394,16 +403,18 @@ class Store:
         return self._journal
 
     def _renewed(self, busy_timeout_s: float) -> Journal:
-        """The journal, opened again if the last attempt to write failed.
-
-        It may have been replaced meanwhile; while it cannot be opened, the old one is read.
-        """
-        if self._is_failing:
-            fresh = Journal(self._path, busy_timeout_s)
+        """The journal, good for writing as far as we know."""
+        if self._journal and not self._journal.is_in_place:
+            self._close_journal()
+            logger.warning("%s was deleted; a new one is begun", self._path)
+            for record in self._live.values():
+                self._opened(busy_timeout_s).begin(record)
+        elif self._is_failing:
+            fresh = Journal(self._path, busy_timeout_s)  # if this fails, the old one can be read
             self._close_journal()
             self._journal = fresh
-            self._is_failing = False
             fresh.checkpoint()  # on a full disk, this is what makes room
+        self._is_failing = False
         return self._opened(busy_timeout_s)
 
     def _put_off(self, error: StorageError) -> None:
