@@ -55,7 +55,8 @@ class RunningDaemon:
             self._command, stderr=subprocess.PIPE, text=True, env=os.environ | {"NO_COLOR": "1"}
         )
         self._lines = queue.SimpleQueue()
-        threading.Thread(target=self._read, args=[self._process], daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=[self._process], daemon=True)
+        self._reader.start()
         self.wait_for(f"ws://127.0.0.1:{self.port}")
         return self
 
@@ -76,6 +77,9 @@ class RunningDaemon:
         """End it without any warning."""
         self.process.kill()
         self.process.wait(_PATIENCE_S)
+        self._reader.join(_PATIENCE_S)
+        assert self.process.stderr
+        self.process.stderr.close()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Ask it to stop; its exit code."""
@@ -100,8 +104,19 @@ class RunningDaemon:
             lines.put(line)
         lines.put(None)
 
+    def _end(self) -> None:
+        if self._process and self._process.poll() is None:
+            self.kill()
+        if self._process and self._process.stderr:
+            self._reader.join(_PATIENCE_S)
+            self._process.stderr.close()  # a second time is fine
+
     def __enter__(self) -> Self:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self._end()
+            raise
 
     def __exit__(
         self,
@@ -109,9 +124,6 @@ class RunningDaemon:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._process and self._process.poll() is None:
-            self.kill()
-        if self._process and self._process.stderr:
-            self._process.stderr.close()
+        self._end()
         if error:
             print(self.all_log)

@@ -1,6 +1,7 @@
 """The daemon as its clients and its operator meet it: a real process with the embedded model."""
 
 import asyncio
+import math
 import os
 import random
 import signal
@@ -15,6 +16,7 @@ from streamasr import client
 from streamasr.audio.file import open_audio
 from streamasr.config import RecognitionConfig
 from streamasr.engine import Engine
+from streamasr.errors import ProtocolError
 from streamasr.events import Final, Words
 from streamasr.protocols import v1
 from streamasr.transcribe import transcribe
@@ -78,9 +80,12 @@ def check_promises(events: list[client.Event]) -> None:
     assert sorted(words) == [final.segment for final in finals if final.text]
 
 
-async def send_all(stream: client.Stream, speech: Float32Array) -> None:
-    data = pcm(speech)
+async def send_all(stream: client.Stream, speech: Float32Array, speed: float) -> None:
+    """Speak so many times as fast as people do, so that there is time for partials."""
+    loop, data = asyncio.get_running_loop(), pcm(speech)
+    begin = loop.time()
     for start in range(0, len(data), BLOCK):
+        await asyncio.sleep(begin + start / (2 * SAMPLE_RATE) / speed - loop.time())
         await stream.send(data[start : start + BLOCK])
     await stream.stop()
 
@@ -96,14 +101,15 @@ async def collect(
 
 
 async def dictate(
-    url: str, speech: Float32Array, react: Callable[[client.Event], None] = lambda _: None
+    url: str,
+    speech: Float32Array,
+    react: Callable[[client.Event], None] = lambda _: None,
+    speed: float = math.inf,
 ) -> list[client.Event]:
     """Send everything, and hear everything."""
-    async with asyncio.timeout(240), client.connect(url) as stream:
-        sending = asyncio.create_task(send_all(stream, speech))
-        events = await collect(stream, react)
-        await sending
-        return events
+    async with asyncio.timeout(240), client.connect(url) as stream, asyncio.TaskGroup() as tasks:
+        tasks.create_task(send_all(stream, speech, speed))
+        return await collect(stream, react)
 
 
 def test_a_socket_gives_the_same_text_as_a_file(
@@ -146,7 +152,7 @@ def test_children_that_are_killed_cost_no_word(
                 return  # its successor has not said yet that it is there
             killed.append(number)
 
-        events = asyncio.run(dictate(daemon.url, speech, kill))
+        events = asyncio.run(dictate(daemon.url, speech, kill, speed=5))
         assert len(set(killed)) >= 3
         assert outcome(events) == expected
         check_promises(events)
@@ -160,13 +166,13 @@ def test_a_daemon_that_is_killed_goes_on_where_it_was(
         kills = []
 
         def kill(event: client.Event) -> None:
-            wanted = (v1.Partial, v1.Final, v1.Words, v1.Speech)[len(kills) % 4]
-            if isinstance(event, wanted) and len(kills) < 4:
+            wanted = (v1.Partial, v1.Final, v1.Words, v1.Speech)
+            if len(kills) < 4 and isinstance(event, wanted[len(kills)]):
                 kills.append(event)
                 daemon.kill()
                 daemon.start()
 
-        events = asyncio.run(dictate(daemon.url, speech, kill))
+        events = asyncio.run(dictate(daemon.url, speech, kill, speed=5))
         assert len(kills) == 4
         assert sum(isinstance(event, client.Resumed) for event in events) >= 4
         assert outcome(events) == expected
@@ -228,7 +234,7 @@ def test_a_connection_that_breaks_ten_times_costs_no_word(
                     proxy.drop()
                     n_until_drop = rng.randint(1, 4)
 
-            events = await dictate(proxy.url, speech, drop)
+            events = await dictate(proxy.url, speech, drop, speed=5)
             return events, proxy.n_drops
 
     with RunningDaemon(tmp_path, "--no-mic") as daemon:
@@ -308,6 +314,6 @@ def test_settings_are_taken_over_without_a_restart(tmp_path: Path) -> None:
                 async for _ in second:
                     pass
 
-        with pytest.raises(client.ProtocolError, match="session"):
+        with pytest.raises(ProtocolError, match="session"):
             asyncio.run(asyncio.wait_for(open_two(), 60))
         assert daemon.stop() == 0
