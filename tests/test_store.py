@@ -515,7 +515,7 @@ while True:
     seq += 1
     final = Final(seq, f"text {seq}", "English", seq * 1000, seq * 1000 + 900, "silence")
     store.append_message("microphone", seq, final).result()
-    print(seq, position, flush=True)
+    print(f"{seq} {position}", flush=True)  # in one piece
 """
 
 
