@@ -11,10 +11,10 @@ async for event in listen(session="microphone"):    # what others say
     ...
 ```
 
-Reading and writing may happen in one task or in two. When the connection is lost, a new one
-resumes the session: `Reconnecting` and `Resumed` tell of it, every durable message comes exactly
-once and in order, and the server gets every sample. What cannot be mended is raised as an error of
-one sentence.
+Reading and writing may happen in one task or in two, or one of them not at all. When the connection
+is lost, a new one resumes the session: `Reconnecting` and `Resumed` tell of it, every durable
+message comes exactly once and in order, and the server gets every sample. What cannot be mended is
+raised as an error of one sentence.
 """
 
 from collections.abc import AsyncIterator, Iterable

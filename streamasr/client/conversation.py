@@ -98,6 +98,7 @@ class Conversation(abc.ABC):
         self._has_ended = False
         self._is_over = False
         self._is_connected = False
+        self._has_told = False  # the caller why it is over
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -141,6 +142,7 @@ class Conversation(abc.ABC):
         """Raise what ended the conversation, if it was not the end of the session."""
         assert self._task is not None
         await asyncio.wait([self._task])
+        self._has_told = True
         if not self._task.cancelled():
             self._task.result()
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable
+from types import TracebackType
 from typing import Final, Self, TypeAlias
 
 import numpy as np
@@ -62,6 +63,29 @@ class Stream(Conversation):
             raise
         return self
 
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave; after `stop`, not before the session has ended and so nothing can be lost.
+
+        Raises:
+            ProtocolError: the server refuses to go on.
+            UnreachableError: there is no server any longer.
+        """
+        try:
+            if self._has_stopped and error is None and not self._has_told:
+                await self._wait_until_over()
+        finally:
+            await super().__aexit__(kind, error, traceback)
+
+    async def _wait_until_over(self) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._is_over)
+        await self._raise_failure()
+
     @property
     def ready(self) -> v1.Ready:
         """What the server said last about the session; its name above all."""
@@ -113,7 +137,7 @@ class Stream(Conversation):
     async def stop(self) -> None:
         """Say that no more audio comes; returns when all of it has been sent.
 
-        What the server still owes follows; to wait for it, iterate up to the end.
+        What the server still owes follows; iterate for it up to the end.
         """
         if not self._has_stopped:
             await self._put(v1.Stop())
@@ -190,12 +214,13 @@ def encode_audio(audio: Audio, start: v1.Start) -> bytes:
     """
     if not isinstance(audio, np.ndarray):
         return bytes(audio)
-    if audio.shape[1:] not in ({(), (1,)} if start.channels == 1 else {(start.channels,)}):
-        shape = "(n,)" if start.channels == 1 else f"(n, {start.channels})"
+    channels = start.channels
+    if audio.ndim == 0 or audio.shape[1:] not in ({(), (1,)} if channels == 1 else {(channels,)}):
+        shape = "(n,)" if channels == 1 else f"(n, {channels})"
         raise AudioError(f"audio of this session has the shape {shape}, not {audio.shape}")
     if audio.dtype.kind == "f":
         floats = audio
-    elif audio.dtype == np.int16:
+    elif (audio.dtype.kind, audio.itemsize) == ("i", 2):
         if start.encoding == "pcm_s16le":
             return audio.astype("<i2", copy=False).tobytes()
         floats = audio / np.float32(_FULL_SCALE)
