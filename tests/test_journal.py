@@ -110,14 +110,14 @@ def test_a_name_means_its_latest_session(journal: Journal, reader: JournalReader
 
 
 def test_counts_say_where_a_session_goes_on(journal: Journal, reader: JournalReader) -> None:
-    assert reader.counts("microphone") == Counts(0, 0, 0, Samples(0), ())
+    assert reader.counts("microphone") == Counts(0, 0, 0, Samples(0), 0, ())
     journal.begin(record())
     silent = Final(3, "", None, Samples(3000), Samples(3900), "silence")
     gap = Gap(Samples(4000), Samples(4500), "lost")
     messages: list[Durable] = [final(1), final(2), words(1), silent, gap]
     for seq, message in enumerate(messages, 1):
         journal.append("microphone", seq, message)
-    assert reader.counts("microphone") == Counts(5, 3, 2, Samples(4500), (final(2),))
+    assert reader.counts("microphone") == Counts(5, 3, 2, Samples(4500), 3, (final(2),))
 
 
 def test_repeating_a_message_changes_nothing(journal: Journal, reader: JournalReader) -> None:

@@ -127,6 +127,8 @@ class Counts:
     n_words: int
     settled: Samples
     """Where the last final or gap ends; 0 before there is one."""
+    last_segment: int
+    """Number of the newest segment of which a final or words were kept; 0 before there is one."""
     wordless: tuple[Final, ...]
     """Finals with text whose words are not there."""
 
@@ -381,13 +383,14 @@ class JournalReader:
         """How far a session has come; all 0 for one that is not there."""
         with _explained(self._path):
             row = self._db.execute(
-                "SELECT id, last_seq, n_finals, n_words, settled FROM sessions"
-                " WHERE name = ? ORDER BY id DESC LIMIT 1",
+                "SELECT id, last_seq, n_finals, n_words, settled,"
+                " (SELECT max(segment) FROM messages WHERE session = sessions.id)"
+                " FROM sessions WHERE name = ? ORDER BY id DESC LIMIT 1",
                 (name,),
             ).fetchone()
             if row is None:
-                return Counts(0, 0, 0, Samples(0), ())
-            session, last_seq, n_finals, n_words, settled = row
+                return Counts(0, 0, 0, Samples(0), 0, ())
+            session, last_seq, n_finals, n_words, settled, last_segment = row
             wordless = self._db.execute(
                 "SELECT kind, body FROM messages AS final"
                 " WHERE session = ? AND kind = 'final' AND text <> '' AND NOT EXISTS ("
@@ -402,6 +405,7 @@ class JournalReader:
                 n_finals,
                 n_words,
                 Samples(settled),
+                max(last_segment or 0, n_finals),  # old messages may be gone
                 tuple(final for final in finals if isinstance(final, Final)),
             )
 
