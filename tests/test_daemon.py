@@ -39,7 +39,7 @@ def speech() -> Float32Array:
     pause = np.zeros(SAMPLE_RATE, np.float32)
     names = ["espeak_1.flac", "espeak_2.flac", "espeak_joined.flac", "mandarin.flac", "flite.flac"]
     samples = np.concatenate([part for name in names for part in (load(name), pause)])
-    return np.frombuffer(pcm(samples), "<i2").astype(np.float32) / 32768
+    return (np.frombuffer(pcm(samples), "<i2") / 32768).astype(np.float32)
 
 
 Expected = list[tuple[float, float, str, str | None]]
@@ -163,7 +163,7 @@ def test_a_daemon_that_is_killed_goes_on_where_it_was(
     tmp_path: Path, speech: Float32Array, expected: Expected
 ) -> None:
     with RunningDaemon(tmp_path, "--no-mic") as daemon:
-        kills = []
+        kills: list[client.Event] = []
 
         def kill(event: client.Event) -> None:
             wanted = (v1.Partial, v1.Final, v1.Words, v1.Speech)
@@ -254,7 +254,7 @@ def test_a_file_is_played_as_a_microphone_to_any_number_of_listeners(
         async with asyncio.timeout(120):
             return [event async for event in client.listen(url, since=0)]
 
-    async def listen_twice(url: str) -> list[list[client.Event]]:
+    async def listen_twice(url: str) -> tuple[list[client.Event], list[client.Event]]:
         return await asyncio.gather(listen(url), listen(url))
 
     with RunningDaemon(tmp_path, "--input", str(clip), "--speed", "4") as daemon:

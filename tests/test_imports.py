@@ -26,6 +26,13 @@ ALLOWED = {
     "formats": frozenset({"alignment", "errors", "transcript", "units"}),
     "config": frozenset({"errors", "segmentation"}),
     "workers": CHILDREN,
+    "stream": BASE | {"segmentation", "session"},
+    "protocols": BASE,
+    "storage": BASE | {"transcript"},
+    "client": BASE | {"protocols"},
+    "mailbox": frozenset({"protocols"}),
+    "scheduling": frozenset[str](),
+    "metrics": frozenset({"units"}),
 }
 """Each part of the package, and which others it may import; those not named here are its top."""
 
@@ -68,6 +75,11 @@ def test_export_is_reached_by_its_command_alone() -> None:
     assert users == {"commands"}
 
 
+def test_only_its_command_knows_the_daemon() -> None:
+    users = {path.relative_to(ROOT) for path in modules() if "daemon" in own_parts(path)}
+    assert users == {Path("commands/run.py")}
+
+
 @pytest.mark.parametrize(
     ("package", "users"),
     [
@@ -76,7 +88,13 @@ def test_export_is_reached_by_its_command_alone() -> None:
         ("av", {"audio/decode.py", "audio/file.py"}),
         ("soxr", {"audio/resample.py"}),
         ("webrtcvad", {"segmentation/vad.py"}),
-        ("rich", {"console.py", "commands/export.py"}),
+        (
+            "rich",
+            {"console.py", "commands/export.py", "commands/devices.py", "commands/history.py"},
+        ),
+        ("sounddevice", {"audio/portaudio.py"}),
+        ("sqlite3", {"storage/journal.py"}),
+        ("prometheus_client", {"metrics.py"}),
     ],
 )
 def test_a_foreign_package_is_known_in_one_place(package: str, users: set[str]) -> None:

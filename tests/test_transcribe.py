@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from streamasr.config import RecognitionConfig
-from streamasr.engine import Deliver, Engine, Order
+from streamasr.engine import Deliver, Engine
 from streamasr.errors import AudioError
-from streamasr.events import Final, Message, Partial, Speech, Words
+from streamasr.events import Final, Message, Order, Partial, Speech, Words
 from streamasr.transcribe import MAX_UNFINISHED, Progress, transcribe
 from streamasr.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
 from tests.fakes import FakeEngine, FakeSource, PatientEngine, talk
