@@ -21,6 +21,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
+from streamasr.access import Access
 from streamasr.audio.capture import Capture, Captured, CaptureEvent, Missed, Troubled
 from streamasr.audio.microphone import Microphone
 from streamasr.audio.paced import PacedFile
@@ -34,7 +35,7 @@ from streamasr.models.bundle import find_model
 from streamasr.models.languages import language_name
 from streamasr.protocols import v1
 from streamasr.recovery import Recovered, recover
-from streamasr.server import Access, Server
+from streamasr.server import Server
 from streamasr.session.hypothesis import CommitLag
 from streamasr.session.session import SessionSettings
 from streamasr.sessions import Sessions

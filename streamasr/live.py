@@ -44,7 +44,7 @@ _KEPT_BEFORE: Final = to_samples(10.0)
 """Audio that stays in the spool though it is settled: a restart learns the noise from it."""
 
 _SETTLE_EVERY: Final = to_samples(5.0)
-_JOURNAL_PATIENCE_S: Final = 2.0  # then a message goes out though the journal has not said a word
+_MARK_EVERY: Final = to_samples(0.01)
 _REPLAY_BATCH: Final = 200
 
 
@@ -132,6 +132,8 @@ class _Arrivals:
     marks: deque[tuple[Samples, float]] = field(default_factory=deque)
 
     def note(self, position: Samples, now: float) -> None:
+        if len(self.marks) > 1 and position - self.marks[-2][0] < _MARK_EVERY:
+            self.marks.pop()  # many tiny blocks count as one
         self.marks.append((position, now))
 
     def since(self, position: Samples, now: float) -> float | None:
@@ -166,8 +168,20 @@ class LiveSession:
         archive: Archive,
         observer: Observer,
         beginning: Beginning,
+        journal_patience_s: float = 2.0,
     ) -> None:
-        """Begin a session, or go on with one."""
+        """Begin a session, or go on with one.
+
+        Args:
+            name: of the session.
+            wishes: until `configure` changes them.
+            recogniser: started.
+            settings: for all of the session.
+            archive: started.
+            observer: who measures.
+            beginning: where.
+            journal_patience_s: when a message goes out though the journal has not said a word.
+        """
         self.name = name
         self.wishes = wishes
         self.is_over = asyncio.Event()
@@ -177,6 +191,7 @@ class LiveSession:
         self._loop = asyncio.get_running_loop()
         self._archive = archive
         self._observer = observer
+        self._journal_patience_s = journal_patience_s
         self._readers: list[Reader] = []
         self._outgoing: deque[_Outgoing] = deque()
         self._seq = beginning.published.seq
@@ -334,7 +349,7 @@ class LiveSession:
         for action in published:
             self._measure(action.message)
             kept = None if action.seq is None else self._keep(action.seq, action.message)
-            latest = self._loop.time() + _JOURNAL_PATIENCE_S
+            latest = self._loop.time() + self._journal_patience_s
             self._outgoing.append(_Outgoing(action, kept, latest))
         self._send_outgoing()
         self._settle()
@@ -343,7 +358,7 @@ class LiveSession:
         assert isinstance(message, Durable)
         kept = self._archive.append_message(self.name, seq, message)
         kept.add_done_callback(lambda _: self._wake())
-        self._loop.call_later(_JOURNAL_PATIENCE_S, self._send_outgoing)
+        self._loop.call_later(self._journal_patience_s, self._send_outgoing)
         return kept
 
     def _wake(self) -> None:

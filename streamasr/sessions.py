@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Protocol
 
 from streamasr.events import Wishes
 from streamasr.live import LiveSession
@@ -12,9 +12,6 @@ from streamasr.protocols import v1
 from streamasr.stream import Beginning
 
 logger = logging.getLogger(__name__)
-
-_OLD_CONNECTION_S: Final = 3.0
-"""How long an old connection may take to show that it is alive, when a new one wants its place."""
 
 
 class Connection(Protocol):
@@ -24,7 +21,7 @@ class Connection(Protocol):
         """Whether the other end answers within a time."""
 
     def abort(self) -> None:
-        """End it without ceremony."""
+        """End it without ceremony; `Sessions.detach` follows."""
 
 
 OpenLive = Callable[[str, Wishes, Beginning], LiveSession]
@@ -51,6 +48,7 @@ class Sessions:
         max_sessions: int,
         resume_s: float,
         on_end: Callable[[str], None],
+        old_connection_s: float = 3.0,
     ) -> None:
         """Begin with none.
 
@@ -59,11 +57,14 @@ class Sessions:
             max_sessions: how many clients may have at once; the daemon's own is not counted.
             resume_s: how long a session waits for a client that lost its connection.
             on_end: called with the name of a session that nobody can resume any more.
+            old_connection_s: how long an old connection may take to show that it is alive, when a
+                new one wants its place.
         """
         self.max_sessions = max_sessions
         self.resume_s = resume_s
         self._open_live = open_live
         self._on_end = on_end
+        self._old_connection_s = old_connection_s
         self._entries: dict[str, _Entry] = {}
 
     def __iter__(self) -> Iterator[LiveSession]:
@@ -114,19 +115,20 @@ class Sessions:
             RefusalError: there is no such session, or another connection has it.
         """
         entry = self._entry(name)
+        if entry.is_daemons_own:
+            sentence = f"session {name} is the daemon's own; listen to it at {v1.EVENTS_PATH}"
+            raise v1.RefusalError(v1.ErrorCode.SESSION_BUSY, sentence)
         while (owner := entry.owner) is not None:
-            if entry.is_daemons_own or await owner.is_alive(_OLD_CONNECTION_S):
+            if await owner.is_alive(self._old_connection_s):
                 sentence = f"another connection sends audio to session {name}"
                 raise v1.RefusalError(v1.ErrorCode.SESSION_BUSY, sentence)
             logger.info("session %s: its old connection is dead", name)
             owner.abort()
-            if entry.owner is owner:
-                entry.owner = None
+            while entry.owner is owner:  # what it had sent is heard before the new one begins
+                entry.left.clear()
+                await entry.left.wait()
         if self._entries.get(name) is not entry:
             raise _unknown(name)
-        if entry.is_daemons_own:
-            sentence = f"session {name} is the daemon's own; listen to it at {v1.EVENTS_PATH}"
-            raise v1.RefusalError(v1.ErrorCode.SESSION_BUSY, sentence)
         entry.owner = connection
         entry.left.set()
         return entry.live

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Final, Self
 
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from streamasr.config import DaemonConfig
 from streamasr.events import Wishes
@@ -23,7 +23,7 @@ class Asked:
 
     @classmethod
     def at_start(cls, start: v1.Start) -> Self:
-        """What a session begins with, or is resumed with."""
+        """What a session begins with."""
         return cls(start.language, start.context, start.hotwords, start.partials, start.words)
 
     @classmethod
@@ -60,3 +60,16 @@ class Asked:
             partials=self.partials and config.live.partials,
             words=self.words and config.live.words,
         )
+
+
+def resumed_wishes(start: v1.Start) -> v1.Configure:
+    """What a client that comes back asks for; what it leaves out stays as it was."""
+    given = {
+        name: wish
+        for name in v1.Configure.__struct_fields__
+        if (wish := getattr(start, name)) != getattr(_NO_WISHES, name)
+    }
+    return structs.replace(v1.Configure(), **given)
+
+
+_NO_WISHES: Final = v1.Start()
