@@ -99,20 +99,19 @@ def _print_lines(found: Iterable[Found]) -> None:
 def _show(found: Iterable[Found]) -> None:
     """Print for a person at a terminal: grouped by day."""
     from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
 
     console = Console(highlight=False)
-    for number, (day, of_day) in enumerate(
-        groupby(found, lambda each: _local(each.created).date())
-    ):
-        if number:
-            console.print()
-        console.print(Text(f"{day:%A, %Y-%m-%d}", style="bold"))
+    for day, of_day in groupby(found, lambda each: _local(each.created).date()):
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(style="green", no_wrap=True)
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(overflow="fold")
         for each in of_day:
-            line = Text(f"{_local(each.created):%H:%M:%S}  ", style="green")
-            line.append(f"{each.session.name}  ", style="dim")
-            line.append(_line(each.final.text), style="default")
-            console.print(line, soft_wrap=True)
+            time = f"{_local(each.created):%H:%M:%S}"
+            table.add_row(time, each.session.name, Text(_line(each.final.text)))
+        console.print(Text(f"{day:%A, %Y-%m-%d}", style="bold"), table, "")
 
 
 def _print_json(found: Iterable[Found]) -> None:
