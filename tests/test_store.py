@@ -384,6 +384,21 @@ def test_a_journal_that_was_deleted_is_begun_anew(place: Place) -> None:
     assert place.troubles == []
 
 
+def test_live_sessions_are_known_to_a_journal_that_comes_late(place: Place) -> None:
+    with place.store() as store:
+        store.begin(record())
+        store.append_message(NAME, 1, final(1)).result(PATIENCE_S)
+        shutil.rmtree(place.journal.parent)
+        place.journal.parent.touch()
+        store.append_message(NAME, 2, final(2)).result(PATIENCE_S)
+        place.journal.parent.unlink()
+        assert settle_down(store) == finals(2, 2)
+        assert settle_down(store) == finals(2, 2)
+        store.append_message(NAME, 3, final(3)).result(PATIENCE_S)
+        assert place.messages() == finals(2, 3)
+    assert place.codes == ["journal"]
+
+
 def test_a_journal_of_another_program_is_left_alone(place: Place) -> None:
     place.journal.parent.mkdir()
     place.journal.write_text("mine " * 1000)
@@ -528,6 +543,7 @@ def test_what_was_done_is_there_after_a_kill_at_any_moment(place: Place, seed: i
         assert process.stdout is not None
         for _ in range(n_lines):
             process.stdout.readline()
+        assert len(place.messages()) >= n_lines  # others can read meanwhile
         process.send_signal(signal.SIGKILL)
         *_, last = [f"{n_lines} {n_lines * 1600}", *process.stdout.read().splitlines()]
     seq, position = map(int, last.split())

@@ -337,7 +337,8 @@ class Store:
 
     def _prune(self, days: int) -> None:
         try:
-            self._opened().prune(time.time() - days * _DAY_S, ended_only=days == 0)
+            journal = self._opened(self._limits.busy_timeout_s)
+            journal.prune(time.time() - days * _DAY_S, ended_only=days == 0)
         except StorageError as error:
             self._report("journal", str(error))
 
@@ -360,10 +361,11 @@ class Store:
         """Whether what the journal holds under this name belongs to the present session."""
         if self._journal is None and time.monotonic() < self._retry_at:
             return False
-        roles = [change.role for change in waiting]
-        if "begin" not in roles:
-            return True
-        return "end" not in roles[: roles.index("begin")] and self._opened().is_unfinished(name)
+        earlier = waiting[: len(waiting) - len(_of_last_session(waiting))]
+        if any(change.role == "end" for change in earlier):
+            return False
+        begins = any(change.role == "begin" for change in waiting)
+        return not begins or self._opened().is_unfinished(name)
 
     # The journal.
 
@@ -399,23 +401,28 @@ class Store:
         """The journal as it is, good at least for reading."""
         if self._journal is None:
             self._journal = Journal(self._path, busy_timeout_s)
+            try:
+                for record in self._live.values():  # a new one knows none of them
+                    self._journal.begin(record)
+            except StorageError:
+                self._close_journal()
+                raise
         self._journal.set_patience(busy_timeout_s)
         return self._journal
 
     def _renewed(self, busy_timeout_s: float) -> Journal:
         """The journal, good for writing as far as we know."""
         if self._journal and not self._journal.is_in_place:
-            self._close_journal()
             logger.warning("%s was deleted; a new one is begun", self._path)
-            for record in self._live.values():
-                self._opened(busy_timeout_s).begin(record)
-        elif self._is_failing:
+            self._close_journal()
+        elif self._journal and self._is_failing:
             fresh = Journal(self._path, busy_timeout_s)  # if this fails, the old one can be read
             self._close_journal()
             self._journal = fresh
             fresh.checkpoint()  # on a full disk, this is what makes room
+        journal = self._opened(busy_timeout_s)
         self._is_failing = False
-        return self._opened(busy_timeout_s)
+        return journal
 
     def _put_off(self, error: StorageError) -> None:
         """Try again later."""
