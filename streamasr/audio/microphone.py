@@ -49,9 +49,6 @@ MAX_BLOCKS: Final = 4096
 """Blocks that wait for our own thread at most, more than a minute; more are dropped, and the clock
 finds them missing."""
 
-FIRST_RETRY: Final = 0.25
-LAST_RETRY: Final = 5.0
-"""Seconds before the device is tried again; they double each time."""
 CLOSING: Final = 5.0
 """Seconds after which a device that does not let itself be closed is left to itself."""
 SHORTEST_SLEEP: Final = 0.1
@@ -62,10 +59,10 @@ QUIET: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a device may give nothing before it is taken for dead, counted in short waits.
+    """How long a device may give nothing before it is taken for dead, and when it is tried again.
 
-    Waits are counted and not seconds, because a process that was stopped for a while finds its
-    blocks waiting when it goes on.
+    It is counted in short waits, because a process that was stopped for a while finds its blocks
+    waiting when it goes on.
     """
 
     wait: float = 0.25
@@ -73,6 +70,10 @@ class Patience:
     n_waits: int = 8
     n_first_waits: int = 20
     """The same before its first block: sound servers and radio links take their time."""
+    first_retry: float = 0.25
+    """Seconds; they double each time ..."""
+    last_retry: float = 5.0
+    """... up to this; a device that worked for longer is tried soon again."""
 
 
 class AmbiguousInputError(AudioError):
@@ -153,6 +154,7 @@ class Microphone:
         system: AudioSystem | None = None,
         patience: Patience | None = None,
         backlog: Samples = BACKLOG,
+        clock: Callable[[], Moment] = Moment.now,
     ) -> None:
         """Name a device; it is opened when somebody listens.
 
@@ -162,11 +164,13 @@ class Microphone:
             system: where devices are found; PortAudio if None.
             patience: with a device that gives nothing.
             backlog: samples kept for a listener that is busy.
+            clock: the one that blocks have their times from.
         """
         self._device = device
         self._system = system or PortAudio()
         self._patience = patience or Patience()
         self._limit = backlog
+        self._clock = clock
 
     async def events(self) -> AsyncGenerator[CaptureEvent, None]:
         """Listen until the iterator is closed; then the device is closed, too.
@@ -193,7 +197,14 @@ class Microphone:
         def end() -> None:
             wake(ended, news)
 
-        recorder = Recorder(self._device, self._system, self._patience, put, end)
+        recorder = Recorder(
+            self._device,
+            self._system,
+            patience=self._patience,
+            now=self._clock,
+            put=put,
+            end=end,
+        )
         recorder.start()
         try:
             while not ended.is_set():
@@ -221,7 +232,9 @@ class Recorder(threading.Thread):
         self,
         device: int | str | None,
         system: AudioSystem,
+        *,
         patience: Patience,
+        now: Callable[[], Moment],
         put: Callable[[CaptureEvent], None],
         end: Callable[[], None],
     ) -> None:
@@ -231,6 +244,7 @@ class Recorder(threading.Thread):
             device: see `find_input`.
             system: where it is found.
             patience: with a device that gives nothing.
+            now: tells the time.
             put: takes each event.
             end: called when the device is closed and nothing more comes.
         """
@@ -238,13 +252,14 @@ class Recorder(threading.Thread):
         self._wanted = device
         self._system = system
         self._patience = patience
+        self._now = now
         self._put = put
         self._end = end
         self._stopping = threading.Event()
         self._failure: Exception | None = None
         self._known: InputDevice | None = None  # what was first found under an index
         self._clock = CaptureClock()
-        self._last = Moment.now()  # what is accounted for ends here
+        self._last = self._now()  # what is accounted for ends here
         self._resampler = Resampler(SAMPLE_RATE)
         self._was_heard = False
         self._is_lost = False
@@ -269,19 +284,19 @@ class Recorder(threading.Thread):
             self._end()
 
     def _record(self) -> None:
-        began = Moment.now()
-        retry = FIRST_RETRY
+        began = self._now()
+        retry = self._patience.first_retry
         while not self._stopping.is_set():
-            tried = Moment.now()
+            tried = self._now()
             try:
                 self._open_and_listen()
             except DeviceError as error:
                 self._clock.begin(began.wall)
                 self._lose(str(error))
-            if Moment.now().awake - tried.awake > LAST_RETRY:
-                retry = FIRST_RETRY
+            if self._now().awake - tried.awake > self._patience.last_retry:
+                retry = self._patience.first_retry
             self._stopping.wait(retry)
-            retry = min(2 * retry, LAST_RETRY)
+            retry = min(2 * retry, self._patience.last_retry)
 
     def _open_and_listen(self) -> None:
         """Hear a device until it fails or we are stopped.
@@ -361,7 +376,7 @@ class Recorder(threading.Thread):
             return
         self._is_lost = True
         if self._was_heard:
-            now = Moment.now()
+            now = self._now()
             self._miss(self._clock.close(now.wall), self._slept_until(now))
             self._last = now
         self._tell("device_lost", message)
@@ -378,7 +393,7 @@ class Recorder(threading.Thread):
         self._put(Missed(missing, reason))
 
     def _tell_overflow(self) -> None:
-        now = Moment.now().awake
+        now = self._now().awake
         if now > self._overflow_until:
             self._tell("overflow", "Audio is being lost: the machine is too busy for it.")
         self._overflow_until = now + QUIET
