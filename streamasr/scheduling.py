@@ -9,8 +9,9 @@ something (a file) cannot keep out one that seldom does (somebody speaking):
 * Owners within `quantum` of the least served one count as equals. Among equals finals go before
   partials, then it goes in turn: whoever was served, or came, the longest time ago.
 
-So a final of an owner that had no more than its share waits for the running operation and for at
-most one of each other owner; anything else at most for a quantum and an operation of each.
+So a final of an owner that had no more than its share waits for the running operation, and for one
+of each other owner that was there before it; anything else waits for a quantum and an operation of
+each at most.
 """
 
 from collections import deque
@@ -39,7 +40,7 @@ class _Account(Generic[ItemT]):
     """An owner's standing."""
 
     virtual_time: float  # seconds
-    turn: int  # grows; when it was served last, or began to wait
+    turn: int  # grows; when it was last served, or began to wait
     n_running: int = 0  # operations that were popped and not yet charged
     waiting: dict[Rank, deque[ItemT]] = field(
         default_factory=lambda: {rank: deque() for rank in Rank}
@@ -103,6 +104,7 @@ class FairQueue(Generic[OwnerT, ItemT]):
         """Note what an item that was popped has cost. An owner that was dropped pays nothing."""
         if account := self._accounts.get(owner):
             account.virtual_time += seconds
+            account.turn = self._next_turn()
             account.n_running -= 1
             self._advance()
 

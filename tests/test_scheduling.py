@@ -253,6 +253,14 @@ def test_a_first_final_waits_for_one_operation_of_each_other_owner(
     assert max(Counter(before).values(), default=0) <= 1
 
 
+def test_who_comes_while_another_is_served_is_next() -> None:
+    queue = filled(*(("file", n, FINAL) for n in range(10)))
+    running, _ = queue.pop()
+    queue.push("live", 0, FINAL)
+    queue.charge(running, 0.1)
+    assert serve(queue) == ("live", 0)
+
+
 @given(st.lists(st.tuples(owners, st.floats(0.01, MAX_COST)), min_size=10, max_size=40))
 def test_owners_that_always_want_something_get_the_same(costs: list[tuple[str, float]]) -> None:
     queue = filled(*((owner, n, FINAL) for owner in "abcd" for n in range(200)))
