@@ -433,6 +433,15 @@ def test_a_locked_journal_is_known_as_such(journal: Journal, path: Path) -> None
     journal.append("microphone", 1, final(1))
 
 
+def test_the_log_of_writes_does_not_grow_without_end(journal: Journal, path: Path) -> None:
+    journal.begin(record())
+    log = path.with_name(f"{path.name}-wal")
+    for seq in range(1, 501):
+        journal.append("microphone", seq, final(seq))
+        journal.tidy()
+        assert log.stat().st_size < 8 << 20
+
+
 def test_readers_disturb_nobody(journal: Journal, path: Path) -> None:
     journal.begin(record())
     with JournalReader(path) as reader:

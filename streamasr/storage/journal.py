@@ -34,6 +34,9 @@ SCHEMA_VERSION: typing.Final = 1
 
 _APPLICATION_ID: typing.Final = 0x53415352  # "SASR", as `file` shows it
 
+_LONG_LOG: typing.Final = 100
+"""Transactions; about 4 MB, as a message touches ten pages."""
+
 _SCHEMA: typing.Final = f"""
 CREATE TABLE sessions (
     id INTEGER PRIMARY KEY,
@@ -164,6 +167,7 @@ class Journal:
             StorageError: it cannot be opened, or is none of ours.
         """
         self._path = path
+        self._n_logged = 0  # transactions since the log of writes was emptied
         with _explained(path):
             self._inode = _create_private(path)
             self._db = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None)
@@ -178,6 +182,7 @@ class Journal:
         version = _check_origin(self._db, self._path)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute("PRAGMA wal_autocheckpoint = 0")  # see `tidy`
         self._db.execute("PRAGMA secure_delete = ON")  # what is forgotten must not stay in the file
         if version == 0:
             with self._transaction() as db:
@@ -288,6 +293,17 @@ class Journal:
         """Empty the log of writes: it may be many times as long as what it leads to."""
         with _explained(self._path):
             self._db.execute("PRAGMA wal_checkpoint (TRUNCATE)")
+            self._n_logged = 0
+
+    def tidy(self) -> None:
+        """Bring the database up to date with the log of writes, if that has become long.
+
+        This flushes to the disk, which may take a while: it is for when nobody waits.
+        """
+        if self._n_logged >= _LONG_LOG:
+            self._n_logged = 0
+            with _explained(self._path):
+                self._db.execute("PRAGMA wal_checkpoint (PASSIVE)")
 
     def messages(self, name: str, since: int, limit: int) -> list[tuple[int, Durable]]:
         """As `JournalReader.messages`."""
@@ -314,6 +330,7 @@ class Journal:
             try:
                 yield self._db
                 self._db.execute("COMMIT")
+                self._n_logged += 1
             finally:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")

@@ -396,6 +396,14 @@ class Store:
         deferred, self._deferred = self._deferred, set()
         for name in deferred:
             self._release(name)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        try:
+            if self._journal:
+                self._journal.tidy()
+        except StorageError as error:
+            logger.info("%s", error)  # nothing is lost, and the next write says it again
 
     def _opened(self, busy_timeout_s: float = 0.0) -> Journal:
         """The journal as it is, good at least for reading."""
