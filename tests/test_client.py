@@ -755,7 +755,7 @@ def test_leaving_closes_the_connection_and_leaves_no_task() -> None:
                 await stream.send(pcm(10))
             with pytest.raises(ValueError, match="mine"):
                 await stop_and_fail(url)
-            async with contextlib.aclosing(listen(url)) as events:  # type: ignore[type-var]
+            async with contextlib.aclosing(listen(url)) as events:
                 await anext(events)
             left = [task for task in asyncio.all_tasks() if "Conversation" in repr(task)]
         assert codes == [1000, 1000, 1000]

@@ -17,7 +17,7 @@ message comes exactly once and in order, and the server gets every sample. What 
 raised as an error of one sentence.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 
 from streamasr.client.address import DEFAULT_URL, Address
 from streamasr.client.conversation import (
@@ -116,7 +116,7 @@ async def listen(
     since: int | None = None,
     token: str | None = None,
     patience: Patience = PATIENT,
-) -> AsyncIterator[Event]:
+) -> AsyncGenerator[Event, None]:
     """Read the events of a running session.
 
     Args:

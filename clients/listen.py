@@ -1,0 +1,149 @@
+"""Live captions in the terminal: what the daemon hears, while it hears it.
+
+Text that will not change is solid, text that still may is dim. Where stdout is no terminal, each
+final is one line. How the daemon is listened to is in `follow`.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.text import Text
+
+from streamasr import client
+from streamasr.client import Event, Reconnecting, Resumed, v1
+
+MAX_LIVE_LINES = 6  # of text that may change; the last ones
+
+
+async def follow(arguments: argparse.Namespace, show: Callable[[Event], None]) -> None:
+    """Show every event of the session up to its end."""
+    events = client.listen(
+        arguments.url,
+        session=arguments.session,
+        since=arguments.since,
+        token=arguments.token_file and arguments.token_file.read_text("utf-8").strip(),
+        patience=client.PATIENT if arguments.no_wait else client.FOREVER,
+    )
+    async with contextlib.aclosing(events):
+        async for event in events:
+            show(event)
+
+
+def plain(text: str) -> str:
+    """Text without anything that a terminal would obey."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def notice(event: Event) -> str | None:
+    """What a person should know besides the text."""
+    match event:
+        case Reconnecting():
+            return f"waiting: {plain(event.reason)}"
+        case Resumed():
+            return "connected again, nothing is missing"
+        case v1.Warning():
+            return f"warning: {plain(event.message)}"
+        case v1.Gap(start=start, end=end):
+            return f"{end - start:.1f} s of audio have no text: {plain(event.reason)}"
+        case _:
+            return None
+
+
+def print_line(event: Event) -> None:
+    """For pipes and files: one line for each final; notices go to stderr."""
+    if isinstance(event, v1.Final) and event.text:
+        print(plain(event.text), flush=True)
+    elif (line := notice(event)) and not (isinstance(event, Reconnecting) and event.tries > 1):
+        print(line, file=sys.stderr, flush=True)
+
+
+def print_json(event: Event) -> None:
+    """For programs: one line for each message, as the protocol has it."""
+    if isinstance(event, Reconnecting | Resumed):
+        print_line(event)
+    else:
+        print(v1.encode(event), flush=True)
+
+
+class Captions:
+    """For a terminal: finals scroll by; what may still change stays below them, and a status."""
+
+    def __init__(self, live: Live) -> None:
+        """Begin with nothing but a status."""
+        self._live = live
+        self._partials: dict[int, v1.Partial] = {}
+        self._listening = ""
+        self._notice: str | None = "connecting"
+        live.update(self, refresh=True)
+
+    def show(self, event: Event) -> None:
+        """Draw an event."""
+        match event:
+            case v1.Ready():
+                self._listening = plain(f"listening to {event.session}, {event.model}")
+                self._notice = None
+            case v1.Partial():
+                self._partials[event.segment] = event
+            case v1.Final():
+                self._partials.pop(event.segment, None)
+                self._notice = None  # it has been there to be seen
+                if event.text:
+                    self._live.console.print(Text(plain(event.text)))
+            case v1.Gap():
+                kept = (it for it in self._partials.values() if it.start >= event.end)
+                self._partials = {it.segment: it for it in kept}
+                self._live.console.print(Text(notice(event) or "", "yellow"))
+            case _:
+                self._notice = notice(event) or self._notice
+        self._live.refresh()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        caption = Text(" ").join(
+            Text(plain(it.text[: it.stable])) + Text(plain(it.text[it.stable :]), "dim")
+            for it in self._partials.values()
+        )
+        room = max(1, min(MAX_LIVE_LINES, options.size.height - 2))
+        yield from caption.wrap(console, options.max_width)[-room:]
+        status = Text(self._notice or self._listening, "yellow" if self._notice else "dim")
+        status.truncate(options.max_width, overflow="ellipsis")
+        yield status
+
+
+def main() -> int:
+    """Run until the session ends or somebody presses Ctrl-C; the exit code."""
+    parser = argparse.ArgumentParser(description="Live captions in the terminal.")
+    parser.add_argument("--url", default=client.DEFAULT_URL, help="(default: %(default)s)")
+    parser.add_argument("--session", default=v1.MICROPHONE, help="(default: %(default)s)")
+    parser.add_argument("--since", type=int, metavar="N", help="go on after message N; 0: all")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="with the server's token")
+    parser.add_argument("--json", action="store_true", help="one line for each message")
+    parser.add_argument("--no-wait", action="store_true", help="fail if there is no server now")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it shall leave no mess either
+    console = Console(highlight=False)
+    try:
+        if arguments.json or not console.is_terminal:
+            asyncio.run(follow(arguments, print_json if arguments.json else print_line))
+        else:
+            with Live(console=console, auto_refresh=False, transient=True) as live:
+                asyncio.run(follow(arguments, Captions(live).show))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read our lines has enough of them
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (client.StreamASRError, OSError, UnicodeError) as error:
+        print(f"listen: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
