@@ -393,10 +393,10 @@ class Store:
                 return
             finally:
                 self._resolve(change.done, None)
+            self._tidy()
         deferred, self._deferred = self._deferred, set()
         for name in deferred:
             self._release(name)
-        self._tidy()
 
     def _tidy(self) -> None:
         try:
