@@ -337,8 +337,7 @@ class Daemon:
 
     async def _prune(self) -> None:
         while True:
-            if self._config.storage.history_days:
-                self._store.prune(self._config.storage.history_days)
+            self._store.prune(self._config.storage.history_days)
             await asyncio.sleep(_PRUNE_S)
 
     def _on_trouble_elsewhere(self, code: str, message: str) -> None:

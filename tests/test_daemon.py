@@ -166,7 +166,7 @@ def test_a_daemon_that_is_killed_goes_on_where_it_was(
         kills: list[client.Event] = []
 
         def kill(event: client.Event) -> None:
-            wanted = (v1.Partial, v1.Final, v1.Words, v1.Speech)
+            wanted = (v1.Partial, v1.Final, v1.Words, v1.Final)
             if len(kills) < 4 and isinstance(event, wanted[len(kills)]):
                 kills.append(event)
                 daemon.kill()
