@@ -32,7 +32,7 @@ def transcribe(
     """Recognise a source from beginning to end.
 
     Reading waits while `MAX_UNFINISHED` segments are being worked on. With partials on it also
-    waits for each partial, so that the same file shows the same partials on any machine.
+    waits for each partial and final, so that the same file shows the same partials on any machine.
 
     Args:
         engine: started.
@@ -79,11 +79,14 @@ class _Run:
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self.stream = Stream(engine, settings, wishes, self._answers.put)
         self._begin = begin
+        self._shows_partials = wishes.partials
         self._done = Samples(0)
 
     @property
     def must_wait(self) -> bool:
         session = self.stream.session
+        if self._shows_partials and session.n_waiting_samples:
+            return True  # the next partial is due after this final
         return session.n_unfinished >= MAX_UNFINISHED or session.has_partial_in_flight
 
     @property
