@@ -2,7 +2,7 @@
 
 import hmac
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from websockets.http11 import Request
@@ -14,7 +14,7 @@ _LOOPBACK_NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
 class Access:
     """What opens the door."""
 
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     """None lets everybody in who can connect."""
     origins: frozenset[str] = frozenset()
     """Of web pages that may connect, besides our own."""

@@ -229,6 +229,11 @@ class LiveSession:
         """Nothing is owed for the audio so far."""
         return self._stream.session.is_settled and not self._outgoing
 
+    @property
+    def n_readers(self) -> int:
+        """How many listen."""
+        return len(self._readers)
+
     def has_room(self, max_lag: Samples) -> bool:
         """Whether more audio may be taken."""
         undecoded = self.position - self._stream.decoded_until

@@ -76,6 +76,11 @@ class Server:
         """Open sockets."""
         return len(self._connections)
 
+    @property
+    def connections(self) -> frozenset[ServerConnection]:
+        """Open sockets, those included on which no WebSocket is open yet."""
+        return frozenset(self._connections)
+
     def stop_listening(self) -> None:
         """Take no more connections; those that are open stay."""
         if self._server:
