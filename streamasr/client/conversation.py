@@ -157,13 +157,13 @@ class Conversation(abc.ABC):
     async def _follow(self) -> None:
         """Converse until the session ends; after each loss, resume."""
         clock = asyncio.get_running_loop().time
-        tries, troubled_since = 0, clock()
+        tries, troubled_since, pause = 0, clock(), 0.0
         while not self._has_ended:
             try:
                 await self._converse()
             except (OSError, WebSocketException, ProtocolError) as error:
                 now = clock()
-                if now - self._ready_at > self._patience.longest_pause:  # it was a good one
+                if now - self._ready_at > pause:  # lasted longer than it was waited for
                     tries, troubled_since = 0, now
                 tries += 1
                 reason = why_try_again(error, self._address.name)
