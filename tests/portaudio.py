@@ -35,10 +35,13 @@ class FakeInput:
         self.rate = of.rate
         self.n_channels = of.n_channels
         self.closed = threading.Event()
+        self.can_close = threading.Event()
+        self.can_close.set()
         self._deliver = deliver
         self._audio = audio
 
     def close(self) -> None:
+        self.can_close.wait(DEADLINE)
         self.closed.set()
 
     def play(

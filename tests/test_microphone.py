@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from streamasr.audio.capture import Captured, CaptureEvent, Missed, Troubled
 from streamasr.audio.microphone import (
@@ -424,7 +426,96 @@ def test_one_more_device_of_that_name_does_not_end_it_later() -> None:
     assert listen(story, FakeAudio(device("USB A")), "usb").codes == ["device_lost", "device_back"]
 
 
+# What happens at random
+
+deeds = st.one_of(
+    st.tuples(st.just("play"), st.integers(1, 20)),
+    st.tuples(st.just("overflow"), st.floats(0.02, 5)),
+    st.tuples(st.just("sleep"), st.floats(1, 10_000)),
+    st.tuples(st.just("unplug"), st.floats(0, 1000)),
+)
+
+
+@settings(max_examples=25)
+@given(
+    deeds=st.lists(deeds, max_size=8),
+    rate=st.sampled_from([8_000, 16_000, 44_100, 48_000]),
+    is_late=st.booleans(),
+)
+def test_the_clock_of_the_session_is_that_of_the_wall(
+    deeds: list[tuple[str, float]], rate: int, is_late: bool
+) -> None:
+    """Whatever happens, what was heard and what was missed are the time that passed."""
+    microphone = device(rate=rate)
+    audio = FakeAudio() if is_late else FakeAudio(microphone)
+    begin = audio.now.wall
+    block = noise(rate // 40)
+
+    async def story(listener: Listener) -> None:
+        if is_late:
+            await listener.until(Troubled)
+            audio.pass_time(3.0)
+            audio.plug(microphone)
+        opened = await listener.opened()
+        opened.play(block)
+        for deed, value in deeds:
+            if deed == "unplug":
+                opened.unplug()
+                while (await listener.until(Troubled)).code != "device_lost":
+                    pass
+                audio.pass_time(value)
+                audio.plug(microphone)
+                opened = await listener.opened()
+            for _ in range(int(value) if deed == "play" else 1):
+                opened.play(
+                    block,
+                    is_broken=deed == "overflow",
+                    late=value if deed == "overflow" else 0.0,
+                    slept=value if deed == "sleep" else 0.0,
+                )
+        # Now everything has been heard but what the resampler holds.
+        opened.unplug()
+        while (await listener.until(Troubled)).code != "device_lost":
+            pass
+
+    listener = listen(story, audio)
+    assert listener.clock == pytest.approx(to_samples(audio.now.wall - begin), abs=200)
+    assert "overflow" not in [m.reason for m in listener.missed] or "overflow" in listener.codes
+    lost, back = listener.codes.count("device_lost"), listener.codes.count("device_back")
+    assert lost == back + 1
+
+
 # What cannot be helped
+
+
+def test_an_iterator_that_nobody_closes_closes_its_device() -> None:
+    audio = FakeAudio(device())
+
+    async def forget() -> FakeInput:
+        events = Microphone(system=audio, clock=audio.clock, patience=QUICK).events()
+        first = asyncio.ensure_future(anext(events))
+        opened = await asyncio.to_thread(audio.opened.get, timeout=DEADLINE)
+        opened.play(noise(400))
+        await first
+        return opened
+
+    assert asyncio.run(forget()).closed.is_set()
+
+
+def test_a_device_that_cannot_be_closed_holds_nobody_up() -> None:
+    async def story(listener: Listener) -> None:
+        opened = await listener.opened()
+        opened.can_close.clear()
+        opened.play(noise(400))
+        await listener.until(Captured)
+        listener.audio.opened.put(opened)
+
+    audio = FakeAudio(device())
+    listen(story, audio, patience=replace(QUICK, closing=0.01))
+    opened = audio.opened.get()
+    assert not opened.closed.is_set()
+    opened.can_close.set()
+    assert opened.closed.wait(DEADLINE)
 
 
 def test_a_fault_of_ours_is_not_silent() -> None:

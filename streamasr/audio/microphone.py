@@ -8,7 +8,6 @@ Everything that may block stands in the microphone's own thread, and only it tal
 """
 
 import asyncio
-import contextlib
 import logging
 import queue
 import re
@@ -49,8 +48,6 @@ MAX_BLOCKS: Final = 4096
 """Blocks that wait for our own thread at most, more than a minute; more are dropped, and the clock
 finds them missing."""
 
-CLOSING: Final = 5.0
-"""Seconds after which a device that does not let itself be closed is left to itself."""
 SHORTEST_SLEEP: Final = 0.1
 """Seconds by which two clocks must part to call it sleep."""
 QUIET: Final = 60.0
@@ -74,6 +71,8 @@ class Patience:
     """Seconds; they double each time ..."""
     last_retry: float = 5.0
     """... up to this; a device that worked for longer is tried soon again."""
+    closing: float = 5.0
+    """Seconds after which a device that does not let itself be closed is left to itself."""
 
 
 class AmbiguousInputError(AudioError):
@@ -186,9 +185,11 @@ class Microphone:
         backlog = Backlog(self._limit)
 
         def wake(*reasons: asyncio.Event) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed; nobody listens
+            try:
                 for reason in reasons:
                     loop.call_soon_threadsafe(reason.set)
+            except RuntimeError:  # the loop was closed before we were
+                recorder.stop()
 
         def put(event: CaptureEvent) -> None:
             backlog.put(event)
@@ -215,14 +216,14 @@ class Microphone:
             recorder.check()
         finally:
             recorder.stop()
-            await _wait_for_end(ended)
+            await _wait_for(ended, self._patience.closing)
 
 
-async def _wait_for_end(ended: asyncio.Event) -> None:
+async def _wait_for(ended: asyncio.Event, most: float) -> None:
     try:
-        await asyncio.wait_for(ended.wait(), CLOSING)
+        await asyncio.wait_for(ended.wait(), most)
     except TimeoutError:
-        logger.warning("The microphone could not be closed within %g s", CLOSING)
+        logger.warning("the microphone has not let itself be closed for %g s", most)
 
 
 class Recorder(threading.Thread):
