@@ -424,7 +424,7 @@ def test_the_first_connection_is_refused_with_the_servers_sentence(code: str) ->
 @pytest.mark.parametrize(
     ("status", "sentence"),
     [
-        (401, "wants a token, and another one than it was shown"),
+        (401, "wants a token that it knows"),
         (403, "does not let this program in"),
         (404, "knows nothing of this protocol"),
         (418, "refuses with HTTP status 418"),

@@ -129,7 +129,7 @@ def why_try_again(error: OSError | WebSocketException | ProtocolError, name: str
 def _refused_status(name: str, status: int) -> str:
     match status:
         case 401:
-            return f"the server at {name} wants a token, and another one than it was shown"
+            return f"the server at {name} wants a token that it knows"
         case 403:
             return f"the server at {name} does not let this program in"
         case 404:
