@@ -1,7 +1,9 @@
 """What the children of the process tests do: module-level functions, as `spawn` needs them."""
 
+import inspect
 import os
 import signal
+import struct
 import sys
 import threading
 from collections.abc import Callable
@@ -101,6 +103,20 @@ def crash() -> NoReturn:
 
 def refuse() -> NoReturn:
     raise StreamASRError("not with me")
+
+
+def stop_in_the_middle_once(marker: Path) -> str:
+    """Begin to answer and come to a halt, but only the first time."""
+    if not marker.exists():
+        marker.touch()
+        frame = inspect.currentframe()
+        while frame and "connection" not in frame.f_locals:
+            frame = frame.f_back
+        assert frame
+        length = struct.pack("!i", 1000)
+        os.write(frame.f_locals["connection"].fileno(), length + b"less than that")
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return "whole"
 
 
 def hang() -> NoReturn:

@@ -6,7 +6,9 @@ import queue
 import random
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import pytest
 
 from streamasr.config import RecognitionConfig
 from streamasr.engine import Engine
-from streamasr.errors import ConfigError, ModelError
+from streamasr.errors import ConfigError, ModelError, WorkerError
 from streamasr.events import (
     AbandonPass,
     Align,
@@ -38,8 +40,9 @@ from streamasr.transcribe import Progress, transcribe
 from streamasr.units import Float32Array, Samples
 from streamasr.workers.aligner import AlignerWorker
 from streamasr.workers.encoder import EncoderWorker
-from streamasr.workers.process import DEATHS_PER_REQUEST
+from streamasr.workers.process import DEATHS_PER_REQUEST, Patience
 from tests.fakes import FakeSource, talk
+from tests.goldens import read_clip
 
 FINAL = Pass(1, is_final=True)
 PARTIAL = Pass(1, is_final=False)
@@ -73,9 +76,10 @@ def perform(engine: Engine, *orders: Order) -> list[Answer]:
     return received
 
 
-def embeddings_of(engine: Engine) -> Float32Array:
-    [encoded] = perform(engine, Encode(FINAL, SAMPLES))
+def embeddings_of(engine: Engine, samples: Float32Array = SAMPLES) -> Float32Array:
+    [encoded] = perform(engine, Encode(FINAL, samples))
     assert isinstance(encoded, Encoded)
+    assert encoded.cost > 0
     return encoded.embeddings
 
 
@@ -85,9 +89,11 @@ def decode(engine: Engine, embeddings: Float32Array, **wishes: Any) -> Hypothesi
     return decoded.hypothesis
 
 
-def outcome(engine: Engine, config: RecognitionConfig) -> list[object]:
-    """Finals and words of the talk, whatever the order of words of different segments."""
-    messages = list(transcribe(engine, FakeSource(SAMPLES), config))
+def outcome(
+    engine: Engine, config: RecognitionConfig, samples: Float32Array = SAMPLES
+) -> list[object]:
+    """Finals and words, whatever the order of words of different segments."""
+    messages = list(transcribe(engine, FakeSource(samples), config))
     words = sorted((m for m in messages if isinstance(m, Words)), key=lambda m: m.segment)
     return [*(m for m in messages if isinstance(m, Final)), *words]
 
@@ -183,6 +189,189 @@ def test_children_that_are_killed_change_nothing(
     words = sorted((m for m in messages if isinstance(m, Words)), key=lambda m: m.segment)
     assert [*(m for m in messages if isinstance(m, Final)), *words] == undisturbed
     assert engine.encoder.restarts + engine.aligner.restarts > deaths
+
+
+def test_sessions_at_once_give_what_each_gives_alone(
+    engine: Engine, config: RecognitionConfig
+) -> None:
+    sources = [SAMPLES, talk(0.8), talk(1.5, 0.7), SAMPLES[::-1].copy()]
+    alone = [outcome(engine, config, samples) for samples in sources]
+    choose = random.Random(4)
+    with ThreadPoolExecutor(len(sources)) as pool:
+        at_once = [pool.submit(outcome, engine, config, samples) for samples in sources]
+        for worker in [engine.encoder, engine.aligner] * (DEATHS_PER_REQUEST - 1):
+            assert worker
+            while not worker.is_ready:  # else one request could be blamed for all deaths
+                wait(at_once, timeout=0.01)
+            kill(worker.pid)
+            wait(at_once, timeout=choose.random() / 5)
+        assert [future.result() for future in at_once] == alone
+
+
+def test_a_file_holds_up_nobody(engine: Engine) -> None:
+    order_of_answers: list[str] = []
+    finished = threading.Event()
+
+    def deliver_live(answer: Answer) -> None:
+        order_of_answers.append(type(answer).__name__)
+        if isinstance(answer, Encoded):
+            live.perform(Decode(answer.of, answer.embeddings))
+
+    def deliver_file(answer: Answer) -> None:
+        order_of_answers.append("file")
+        if order_of_answers.count("file") == 5:
+            live.perform(Encode(FINAL, SAMPLES[:16000]))
+        if isinstance(answer, Encoded):
+            file.perform(Decode(answer.of, answer.embeddings))
+        if order_of_answers.count("file") == 100:
+            finished.set()
+
+    file, live = engine.channel(deliver_file), engine.channel(deliver_live)
+    for number in range(50):
+        file.perform(Encode(Pass(number, is_final=True), SAMPLES[:16000]))
+    assert finished.wait(60)
+    file.close()
+    live.close()
+    encoded, decoded = order_of_answers.index("Encoded"), order_of_answers.index("Decoded")
+    # Its own stage: what runs, and one more. Meanwhile the other stage goes on with its own, each
+    # of which is far cheaper than a quantum.
+    assert order_of_answers[5:encoded].count("file") <= 5
+    assert order_of_answers[encoded:decoded].count("file") <= 5
+
+
+def test_a_listener_that_fails_costs_the_others_nothing(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: Answer) -> None:
+        raise ZeroDivisionError
+
+    channel = engine.channel(fail)
+    channel.perform(Encode(FINAL, SAMPLES))
+    channel.perform(Decode(FINAL, np.zeros((13, 192), np.float32)))
+    assert embeddings_of(engine).size
+    assert decode(engine, np.zeros((13, 192), np.float32))
+    assert "could not be delivered" in caplog.text
+    channel.close()
+
+
+def test_a_closed_channel_hears_nothing(engine: Engine) -> None:
+    answers = Answers()
+    channel = engine.channel(answers.put)
+    for number in range(20):
+        channel.perform(Encode(Pass(number, is_final=True), SAMPLES))
+        channel.perform(Decode(Pass(number, is_final=True), np.zeros((13, 192), np.float32)))
+        channel.perform(Align(number, Samples(0), SAMPLES, "one two", "English"))
+    channel.close()
+    n_delivered = answers.qsize()
+    channel.close()
+    channel.perform(Encode(FINAL, SAMPLES))
+    assert engine.queue_lengths() == {"encoder": 0, "decoder": 0, "aligner": 0}
+    decode(engine, embeddings_of(engine))
+    assert answers.qsize() == n_delivered
+
+
+def test_every_order_is_answered_once(engine: Engine) -> None:
+    answers = Answers()
+    channel = engine.channel(answers.put)
+    partials = [Pass(number, is_final=False) for number in range(10)]
+    embeddings = np.zeros((13, 192), np.float32)
+    for of in partials:
+        channel.perform(Encode(of, SAMPLES[:16000]))
+        channel.perform(Decode(of, embeddings))
+    channel.perform(Decode(FINAL, embeddings))
+    for of in partials:
+        channel.perform(AbandonPass(of))
+    received = [answers.get(timeout=60) for _ in range(2 * len(partials) + 1)]
+    assert embeddings_of(engine).size
+    assert answers.empty()
+    channel.close()
+    for of in partials:
+        assert (
+            1 <= sum(answer == PassAbandoned(of) for answer in received) <= 2 or of == partials[0]
+        )
+    assert sum(isinstance(a, Decoded) and a.of == FINAL for a in received) == 1
+
+
+def test_orders_say_language_and_context(engine: Engine) -> None:
+    embeddings = embeddings_of(engine, read_clip("espeak_1"))
+    free = decode(engine, embeddings)
+    assert free.language == "English"
+    assert free.ends[0] == 0  # the header
+    forced = decode(engine, embeddings, language="Chinese")
+    assert forced.language == "Chinese"
+    assert forced.ends[0] > 0
+    held = decode(engine, embeddings, forced=free.tokens[:4], context="five six seven")
+    assert held.tokens[:4] == free.tokens[:4]
+
+
+def test_contexts_are_checked_while_sessions_run(engine: Engine) -> None:
+    channel = engine.channel(lambda _: None)
+    channel.perform(Decode(FINAL, np.zeros((300, 192), np.float32)))
+    with pytest.raises(ConfigError, match="context"):
+        engine.check_context("name " * 5000)
+    with pytest.raises(ConfigError, match="context"):
+        engine.context_for("", ["name"] * 5000)
+    assert engine.context_for(" Minutes. ", ["Ada ", "", "Eve"]) == "Minutes.\nAda, Eve"
+    assert engine.context_for("", []) == ""
+    channel.close()
+
+
+def test_an_engine_tells_how_it_is(config: RecognitionConfig) -> None:
+    troubles: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+    engine = Engine(config, on_trouble=lambda *trouble: troubles.put(trouble))
+    assert not engine.is_ready
+    assert not engine.is_alive
+    with engine:
+        assert engine.is_ready
+        assert engine.is_alive
+        assert engine.restarts == {"encoder": 0, "aligner": 0}
+        victim = engine.pids["encoder"]
+        kill(victim)
+        trouble, sentence = troubles.get(timeout=60)
+        assert trouble == "worker_died"
+        assert sentence.startswith("the encoder died (signal SIGKILL)")
+        assert embeddings_of(engine).size
+        assert engine.pids["encoder"] != victim
+        assert engine.restarts == {"encoder": 1, "aligner": 0}
+        assert engine.is_ready
+    assert not engine.is_ready
+    assert not engine.is_alive
+    assert troubles.empty()
+    with pytest.raises(WorkerError, match="not running"):
+        engine.check_context("")
+
+
+def test_a_model_that_vanishes_ends_the_engine(config: RecognitionConfig, tmp_path: Path) -> None:
+    model = copy_of(config.model, tmp_path)
+    troubles: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+    with Engine(
+        replace(config, model=model), on_trouble=lambda *trouble: troubles.put(trouble)
+    ) as engine:
+        shutil.rmtree(model)
+        kill(engine.pids["aligner"])
+        assert troubles.get(timeout=60)[0] == "worker_died"
+        assert troubles.get(timeout=60)[0] == "worker_lost"
+        assert engine.is_alive
+        assert engine.is_ready
+        [aligned] = perform(engine, Align(7, Samples(0), SAMPLES, "one two", "English"))
+        assert isinstance(aligned, Aligned)
+        assert aligned.method == "spread"
+        kill(engine.pids["encoder"])
+        assert troubles.get(timeout=60)[0] == "worker_died"
+        [failed] = perform(engine, Encode(FINAL, SAMPLES))
+        assert isinstance(failed, PassFailed)
+        assert troubles.get(timeout=60)[0] == "worker_lost"
+        assert not engine.is_alive
+
+
+def test_a_hung_child_is_treated_as_dead(config: RecognitionConfig) -> None:
+    alone = replace(config, words=False)
+    with Engine(alone, patience=Patience(answer=5)) as engine:
+        pid = engine.pids["encoder"]
+        assert pid
+        os.kill(pid, signal.SIGSTOP)
+        assert embeddings_of(engine).size
+        assert engine.restarts == {"encoder": 1}
 
 
 def kill(pid: int | None) -> None:

@@ -198,6 +198,35 @@ def test_a_hung_child_is_replaced() -> None:
         assert after.result(PATIENCE_S) == 101
 
 
+LARGE = b"x" * 10_000_000
+
+
+def test_a_child_that_stops_reading_is_replaced() -> None:
+    with Worker("w", children.build_calculator, 0, Patience(answer=1)) as worker:
+        worker.wait_ready()
+        assert worker.pid
+        os.kill(worker.pid, signal.SIGSTOP)
+        assert worker.submit(partial(len, LARGE)).result(PATIENCE_S) == len(LARGE)
+        assert worker.restarts == 1
+
+
+def test_a_child_that_stops_while_it_answers_is_replaced(tmp_path: Path) -> None:
+    with Worker("w", children.build_calculator, 0, Patience(answer=2)) as worker:
+        worker.wait_ready()
+        answer = worker.submit(partial(children.stop_in_the_middle_once, tmp_path / "marker"))
+        assert answer.result(PATIENCE_S) == "whole"
+        assert worker.restarts == 1
+
+
+def test_stop_does_not_wait_for_a_child_that_does_not_read(worker: Calculator) -> None:
+    assert worker.pid
+    os.kill(worker.pid, signal.SIGSTOP)
+    answer = worker.submit(partial(len, LARGE))
+    worker.stop()
+    with pytest.raises(WorkerError, match="was stopped"):
+        answer.result(0)
+
+
 def test_a_child_that_never_gets_ready_is_given_up() -> None:
     with (
         Worker("w", children.build_never_ready, None, Patience(start=0.2)) as worker,

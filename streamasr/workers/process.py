@@ -25,7 +25,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -140,6 +140,8 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         self._process: multiprocessing.process.BaseProcess | None = None
         self._serving: _Job[RequestT, AnswerT] | None = None  # sent to the present child
         self._thread = threading.Thread(target=self._run, name=f"{name} supervisor", daemon=True)
+        # The child with which a message is being exchanged at this moment.
+        self._partner: multiprocessing.process.BaseProcess | None = None
         self._has_ready_child = False
         self._has_answered = False  # the present child, anything
         self.restarts = 0
@@ -197,6 +199,8 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         with self._lock:
             self._stopping.set()
             self._wake_sender.send_bytes(b"w")
+        if partner := self._partner:
+            partner.kill()
         if self._thread.is_alive():
             self._thread.join()
         self._fail_all(WorkerError(f"the {self._name} was stopped."))
@@ -288,10 +292,8 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
                 self._wake_receiver.recv_bytes()
                 continue
             job = self._serving = self._jobs[0]
-            try:
+            with self._limited(process):
                 connection.send(job.request)
-            except OSError as error:
-                raise _ChildDied(_describe_exit(process)) from error
             answer = self._receive(connection, process, self._patience.answer)
             self._has_answered = True
             self._jobs.popleft()
@@ -316,14 +318,33 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
             if not ready:
                 raise _ChildDied(f"it did not answer within {timeout_s:g} s")
             if connection in ready:
-                try:
+                with self._limited(process):
                     return connection.recv()
-                except (EOFError, OSError) as error:
-                    raise _ChildDied(_describe_exit(process)) from error
             if process.sentinel in ready:
                 raise _ChildDied(_describe_exit(process))
             self._wake_receiver.recv_bytes()
         raise _ChildDied("it is being stopped")
+
+    @contextlib.contextmanager
+    def _limited(self, process: multiprocessing.process.BaseProcess) -> Iterator[None]:
+        """Kill a child that stops in the middle of a message, which would hold us up for ever.
+
+        Messages are larger than what a pipe holds, so that sending waits for the receiver.
+        """
+        overdue = threading.Timer(self._patience.answer, process.kill)
+        overdue.start()
+        self._partner = process
+        if self._stopping.is_set():  # `stop` may have looked for it just before
+            process.kill()
+        try:
+            yield
+        except (EOFError, OSError) as error:
+            is_overdue = overdue.finished.is_set()
+            why = "it stopped in the middle of a message" if is_overdue else _describe_exit(process)
+            raise _ChildDied(why) from error
+        finally:
+            self._partner = None
+            overdue.cancel()
 
     def _report_death(self, process: multiprocessing.process.BaseProcess, why: str) -> None:
         if not self._stopping.is_set():
