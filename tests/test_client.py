@@ -954,6 +954,7 @@ def expected_from(position: int, all_said: list[bytes | Order]) -> list[tuple[in
 
 
 @given(st.data(), st.lists(said, max_size=12), st.integers(0, 30))
+@settings(max_examples=300)
 def test_a_tape_plays_again_from_wherever_it_is_asked_to(
     data: st.DataObject, all_said: list[bytes | Order], keep: int
 ) -> None:
@@ -978,6 +979,16 @@ def test_a_tape_plays_again_from_wherever_it_is_asked_to(
     found = expected_from(0, played)
     assert [(at + position, what) for at, what in found] == expected_from(position, all_said)
     assert tape.n_waiting == 0
+
+
+def test_a_tape_keeps_an_order_as_long_as_the_audio_after_it() -> None:
+    tape = Tape(keep=2)
+    all_said: list[bytes | Order] = [b"ab", v1.Flush(), b"cd"]
+    for one in all_said:
+        tape.put(one)
+        tape.advance()
+    tape.rewind(2)
+    assert tape.next() == v1.Flush()
 
 
 def test_a_tape_refuses_what_it_forgot_and_what_was_never_said() -> None:

@@ -79,8 +79,12 @@ class Tape:
         entry = self._waiting.popleft()
         self._sent.append(entry)
         self._at = entry.end
-        while self._sent and self._at - self._sent[0].end >= self._keep:
+        while self._sent and self._is_old(self._sent[0]):
             self._first = self._sent.popleft().end
+
+    def _is_old(self, entry: _Entry) -> bool:
+        age = self._at - entry.end
+        return age > self._keep or (age == self._keep and isinstance(entry.said, bytes))
 
     def rewind(self, position: int) -> None:
         """Let everything wait again that was said from a position on.
