@@ -23,13 +23,16 @@ from streamasr.workers.process import Worker
 
 logger = logging.getLogger(__name__)
 
-OrderT = TypeVar("OrderT", Encode, Decode, Align)
+OrderT = TypeVar("OrderT", bound=Encode | Decode | Align)
 RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
 
 
 class Owner(Protocol):
     """Who gave an order, and gets its answer."""
+
+    def __hash__(self) -> int:
+        """By identity."""
 
     def hand_over(self, answer: Answer) -> None:
         """Take an answer. Never raises."""
