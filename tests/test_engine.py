@@ -210,21 +210,21 @@ def test_sessions_at_once_give_what_each_gives_alone(
 
 
 def test_a_file_holds_up_nobody(engine: Engine) -> None:
-    order_of_answers: list[str] = []
+    answers: list[tuple[str, type[Answer]]] = []
     finished = threading.Event()
 
     def deliver_live(answer: Answer) -> None:
-        order_of_answers.append(type(answer).__name__)
+        answers.append(("live", type(answer)))
         if isinstance(answer, Encoded):
             live.perform(Decode(answer.of, answer.embeddings))
 
     def deliver_file(answer: Answer) -> None:
-        order_of_answers.append("file")
-        if order_of_answers.count("file") == 5:
+        answers.append(("file", type(answer)))
+        if len(answers) == 5:
             live.perform(Encode(FINAL, SAMPLES[:16000]))
         if isinstance(answer, Encoded):
             file.perform(Decode(answer.of, answer.embeddings))
-        if order_of_answers.count("file") == 100:
+        if answers.count(("file", Decoded)) == 50:
             finished.set()
 
     file, live = engine.channel(deliver_file), engine.channel(deliver_live)
@@ -233,11 +233,10 @@ def test_a_file_holds_up_nobody(engine: Engine) -> None:
     assert finished.wait(60)
     file.close()
     live.close()
-    encoded, decoded = order_of_answers.index("Encoded"), order_of_answers.index("Decoded")
-    # Its own stage: what runs, and one more. Meanwhile the other stage goes on with its own, each
-    # of which is far cheaper than a quantum.
-    assert order_of_answers[5:encoded].count("file") <= 5
-    assert order_of_answers[encoded:decoded].count("file") <= 5
+    encoded, decoded = answers.index(("live", Encoded)), answers.index(("live", Decoded))
+    # What was running, and what began while the order was on its way.
+    assert answers[5:encoded].count(("file", Encoded)) <= 3
+    assert answers[encoded:decoded].count(("file", Decoded)) <= 3
 
 
 def test_a_listener_that_fails_costs_the_others_nothing(
@@ -288,7 +287,6 @@ def test_every_order_is_answered_once(engine: Engine) -> None:
     channel.close()
     answered = Counter(answer.of for answer in received if not isinstance(answer, Aligned))
     assert answered == {FINAL: 1, **dict.fromkeys(partials, 2)}
-    assert PassAbandoned(partials[-1]) in received
     assert any(isinstance(answer, Decoded) and answer.of == FINAL for answer in received)
 
 
