@@ -65,13 +65,13 @@ def test_a_sound_server_that_dies_and_comes_back_is_heard_again(
         assert told[-1]["peak"] == pytest.approx(0.5, abs=0.02)
 
         server.kill()
-        told = listener.until(lambda event: "code" in event)
-        assert (told[-2]["reason"], told[-1]["code"]) == ("device_lost", "device_lost")
+        told = listener.until(lambda event: event.get("code") == "device_lost")
+        assert told[-2]["reason"] == "device_lost"
 
         server.start()
         server.play(clip)
-        told = listener.until(lambda event: "code" in event)
-        assert (told[-2]["reason"], told[-1]["code"]) == ("device_lost", "device_back")
+        told = listener.until(lambda event: event.get("code") == "device_back")
+        assert told[-2]["reason"] == "device_lost"
         assert told[-2]["missed"] > 0.1 * SAMPLE_RATE
         listener.until(lambda event: sounds_like(440, event))
 

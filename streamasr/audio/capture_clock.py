@@ -23,8 +23,9 @@ WINDOW_BLOCKS: Final = 10
 STALL: Final = 0.25
 """... and no two of them further apart than this (or three times their length), or else the last
 ones may still be waiting in the device."""
-SMALLEST_LOSS: Final = to_samples(0.1)
-"""Samples; a floor may rise by less because the path from the device became longer."""
+SMALLEST_LOSS: Final = to_samples(0.25)
+"""Samples; a floor may rise by less because a sound server made the path from the device longer,
+as it does when other programs come and go. A smaller loss is reported when others add to it."""
 SMALLEST_KNOWN_LOSS: Final = to_samples(0.01)
 """Samples; the same where the device says that there was a loss."""
 DRIFT: Final = 1e-3
