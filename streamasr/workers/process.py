@@ -332,6 +332,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         Messages are larger than what a pipe holds, so that sending waits for the receiver.
         """
         overdue = threading.Timer(self._patience.answer, process.kill)
+        overdue.daemon = True
         overdue.start()
         self._partner = process
         if self._stopping.is_set():  # `stop` may have looked for it just before
