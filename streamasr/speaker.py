@@ -27,6 +27,9 @@ MAX_BACKLOG: Final = 64
 _GRAIN: Final = SAMPLE_RATE // 100
 """Samples that are worth a session's while, 10 ms; tinier frames wait for each other."""
 
+_TURN: Final = 50
+"""Frames, at most, between which nobody else has a turn."""
+
 _NOTHING: Final = np.zeros(0, np.float32)
 
 
@@ -81,7 +84,8 @@ class Speaker:
                 await self._take_audio(frame, live)
             else:
                 await self._obey(v1.decode_client(frame), live, reader)
-            await asyncio.sleep(0)  # where many frames are here already, others have their turn
+            if self._n_frames % _TURN == 0:  # as long as there are frames, nothing else waits here
+                await asyncio.sleep(0)
 
     async def _take_audio(self, frame: bytes, live: LiveSession) -> None:
         v1.check_audio(frame)

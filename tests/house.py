@@ -263,13 +263,20 @@ class Client:
         cls, house: House, path: str = v1.STREAM_PATH, **options: Any
     ) -> AsyncIterator[Self]:
         """Connect, and say nothing."""
-        options = {"ping_interval": None, "close_timeout": 1.0, **options}
+        options = {"ping_interval": None, **options}
         if house.rooms.socket:
             connecting = unix_connect(str(house.rooms.socket), f"ws://localhost{path}", **options)
         else:
             connecting = connect(house.url(path), **options)
-        async with connecting as connection:
+        connection = await connecting
+        try:
             yield cls(connection)
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):  # a server that does not read hears no goodbye
+                    await connection.close()
+            connection.transport.abort()
+            await connection.wait_closed()
 
     @classmethod
     @contextlib.asynccontextmanager
