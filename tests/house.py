@@ -342,6 +342,14 @@ def durable(messages: list[Json]) -> list[Json]:
     return [message for message in messages if "seq" in message and message["type"] != "ready"]
 
 
+def in_time_order(messages: list[Json]) -> list[Json]:
+    """Durable messages without their numbers; words may come before a later final or after it."""
+    kept = durable(messages)
+    assert [message["seq"] for message in kept] == list(range(1, len(kept) + 1))
+    bare = [{key: value for key, value in m.items() if key != "seq"} for m in kept]
+    return sorted(bare, key=lambda m: (m.get("segment", len(kept)), m["type"]))
+
+
 def float_bytes(samples: Float32Array) -> bytes:
     return np.ascontiguousarray(samples, "<f4").tobytes()
 

@@ -139,7 +139,8 @@ def test_a_listener_that_pings_and_never_reads_costs_no_memory(tmp_path: Path) -
 
 def test_a_flood_of_tiny_frames(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house, well_behaved(house):
+        rooms = Rooms(patience=Patience(close=0.2))
+        async with open_house(tmp_path, rooms) as house, well_behaved(house):
             reader, writer = await upgrade(house)
             writer.write(masked(1, b'{"type":"start"}'))
             frame = masked(2, b"\0")

@@ -27,6 +27,7 @@ from tests.house import (
     eventually,
     exact,
     float_bytes,
+    in_time_order,
     open_house,
     recognise,
     run,
@@ -847,14 +848,6 @@ def test_messages_keep_their_order_whatever_the_journal_says_first(tmp_path: Pat
                 assert durable(await other.hear_all()) == EXPECTED
 
     run(story())
-
-
-def in_time_order(messages: list[Json]) -> list[Json]:
-    """Durable messages without their numbers; words may come before a later final or after it."""
-    kept = durable(messages)
-    assert [message["seq"] for message in kept] == list(range(1, len(kept) + 1))
-    bare = [{key: value for key, value in m.items() if key != "seq"} for m in kept]
-    return sorted(bare, key=lambda m: (m.get("segment", len(kept)), m["type"]))
 
 
 async def answer_all(house: House, engine: PatientEngine, session: str) -> None:
