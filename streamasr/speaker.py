@@ -148,7 +148,7 @@ class Speaker:
             self._is_held_back = False
 
 
-async def wait_connected(connection: ServerConnection, until: Coroutine[Any, Any, None]) -> None:
+async def wait_connected(connection: ServerConnection, until: Coroutine[Any, Any, object]) -> None:
     """Wait for something, at most as long as the connection lasts.
 
     Raises:

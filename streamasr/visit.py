@@ -74,7 +74,7 @@ class Visit:
     async def _stream(self) -> None:
         start = await self._receive_start()
         speaker = Speaker(self._connection, start, self._house)
-        await wait_connected(self._connection, _set(self._house.is_ready))
+        await wait_connected(self._connection, self._house.is_ready.wait())
         live = await self._take_place(start, speaker)
         try:
             if start.session is not None and not live.is_finishing:
@@ -90,7 +90,7 @@ class Visit:
 
     async def _events(self, query: dict[str, list[str]]) -> None:
         name, since = _read_query(query)
-        await wait_connected(self._connection, _set(self._house.is_ready))
+        await wait_connected(self._connection, self._house.is_ready.wait())
         live = self._house.sessions.find(name)
         reader = await self._greet(live, live.seq if since is None else since)
         with _subscribed(live, reader):
@@ -192,10 +192,6 @@ def _subscribed(live: LiveSession, reader: Reader) -> Iterator[None]:
         yield
     finally:
         live.unsubscribe(reader)
-
-
-async def _set(event: asyncio.Event) -> None:
-    await event.wait()
 
 
 async def _run_both(reading: Coroutine[Any, Any, None], sending: Coroutine[Any, Any, None]) -> None:
