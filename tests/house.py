@@ -250,6 +250,13 @@ async def open_house(
         await house.sessions.close()
 
 
+async def hang_up(writer: asyncio.StreamWriter) -> None:
+    """Close a raw connection, however it stands."""
+    writer.transport.abort()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
 class Client:
     """A plain WebSocket client that notes what it is told."""
 

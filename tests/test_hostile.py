@@ -20,6 +20,7 @@ from tests.house import (
     durable,
     eventually,
     exact,
+    hang_up,
     open_house,
     recognise,
     run,
@@ -149,7 +150,7 @@ def test_a_flood_of_tiny_frames(tmp_path: Path) -> None:
                 await writer.drain()
             writer.write(masked(1, b'{"type":"stop"}'))
             heard = await reader.read()
-            writer.close()
+            await hang_up(writer)
             assert b'"type":"end"' in heard
             assert b'"duration":0.625' in heard
 
@@ -167,7 +168,7 @@ def test_garbage_instead_of_frames(tmp_path: Path, seed: int) -> None:
                 writer.write(random.Random(seed).randbytes(5_000))
                 with contextlib.suppress(ConnectionError):
                     await asyncio.wait_for(reader.read(), 20)
-                writer.close()
+                await hang_up(writer)
             await eventually(lambda: house.server.n_connections <= 1)
 
     run(story())
@@ -198,7 +199,7 @@ def test_half_of_something_and_then_silence_or_an_abrupt_end(tmp_path: Path, sai
                     if number % 2:
                         writer.transport.abort()
             for writer in silent:
-                writer.close()
+                await hang_up(writer)
             await eventually(lambda: not house.server.n_connections)
 
     run(story())
