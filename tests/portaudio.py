@@ -1,9 +1,11 @@
 """Inputs to record from: made-up ones, and real PortAudio on a sound server of our own."""
 
+import ctypes.util
 import dataclasses
 import json
 import os
 import queue
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pytest
 
 from streamasr.audio.portaudio import Block, Deliver, DeviceError, InputDevice, Moment
 from streamasr.units import Float32Array
@@ -105,6 +108,16 @@ def renumbered(devices: Iterable[InputDevice]) -> list[InputDevice]:
     """The devices with the numbers that PortAudio would give them now."""
     return [dataclasses.replace(device, index=i) for i, device in enumerate(devices)]
 
+
+needs_portaudio = pytest.mark.skipif(
+    ctypes.util.find_library("portaudio") is None, reason="PortAudio is not installed"
+)
+needs_sound_server = pytest.mark.skipif(
+    not all(map(shutil.which, ("pulseaudio", "paplay", "pactl"))),
+    reason="PulseAudio is not installed",
+)
+
+SERVER_DEVICE = "pcm.desk {{ type pulse device {source} }}\nctl.desk {{ type pulse }}"
 
 LISTENER = """
 import asyncio, json, sys, time

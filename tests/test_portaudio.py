@@ -1,7 +1,5 @@
 """The real PortAudio, on a device made of a file and on a sound server that comes and goes."""
 
-import ctypes.util
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,21 +10,20 @@ import pytest
 from streamasr.units import SAMPLE_RATE
 from tests.audio_files import tone
 from tests.fakes import pcm, write_wav
-from tests.portaudio import RealListener, SoundServer
+from tests.portaudio import (
+    SERVER_DEVICE,
+    RealListener,
+    SoundServer,
+    needs_portaudio,
+    needs_sound_server,
+)
 
-pytestmark = pytest.mark.skipif(
-    ctypes.util.find_library("portaudio") is None, reason="PortAudio is not installed"
-)
-needs_sound_server = pytest.mark.skipif(
-    not all(map(shutil.which, ("pulseaudio", "paplay", "pactl"))),
-    reason="PulseAudio is not installed",
-)
+pytestmark = needs_portaudio
 
 FILE_DEVICE = """
 pcm.file {{ type file slave.pcm null file /dev/null infile {path} format raw }}
 pcm.tape {{ type plug slave {{ pcm file format S16_LE rate 16000 channels 1 }} }}
 """
-SERVER_DEVICE = "pcm.desk {{ type pulse device {source} }}\nctl.desk {{ type pulse }}"
 
 
 @pytest.fixture
