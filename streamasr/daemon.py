@@ -145,10 +145,10 @@ class Daemon:
         self._asked[name] = asked
         return live
 
-    def configure(self, live: LiveSession, by: v1.Configure | v1.Start) -> None:
+    def configure(self, live: LiveSession, by: v1.Configure) -> None:
         """See `server.House.configure`."""
         before = self._asked[live.name]
-        asked = Asked.at_start(by) if isinstance(by, v1.Start) else before.changed(by)
+        asked = before.changed(by)
         if asked != before:
             self._change_wishes(live, self._resolve(asked))
             self._asked[live.name] = asked
@@ -281,6 +281,7 @@ class Daemon:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._capturing
             if self._listening.is_set():
+                logger.info("there is nothing more to listen to")
                 live.finish()  # a file is over, or the device cannot be used at all
             else:
                 live.flush()
@@ -290,7 +291,7 @@ class Daemon:
         with contextlib.suppress(v1.RefusalError):
             if not self.sessions.find(v1.MICROPHONE).is_finishing:
                 return
-            await self.sessions.wait_gone(v1.MICROPHONE)
+            await self.sessions.drop(v1.MICROPHONE)
         asked = self._asked[v1.MICROPHONE] = Asked()
         self.sessions.open(v1.MICROPHONE, self._resolve(asked), is_daemons_own=True)
 
@@ -384,10 +385,9 @@ class Daemon:
         self._stop.set()
 
     def _pause(self) -> None:
-        if self._listening.is_set() and self._is_capturing:
+        if self._listening.is_set() and self._capturing and not self._capturing.done():
             self._listening.clear()
-            if self._capturing:
-                self._capturing.cancel()
+            self._capturing.cancel()
             self._tell_own_listeners("paused", "the microphone is closed")
 
     def _resume(self) -> None:

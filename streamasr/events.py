@@ -257,6 +257,17 @@ class Partial:
 
 
 @dataclass(frozen=True, slots=True)
+class Promise:
+    """The stable beginning of an open segment: listeners rely on it, also through a restart."""
+
+    segment: int
+    start: Samples
+    text: str
+    forced: tuple[int, ...]
+    """The tokens that it takes to keep it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Final:
     """The text of a segment. It never changes. Empty when the model heard no speech in it."""
 

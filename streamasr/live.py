@@ -23,6 +23,7 @@ from streamasr.events import (
     End,
     Message,
     Partial,
+    Promise,
     Publish,
     Wishes,
 )
@@ -58,6 +59,9 @@ class Archive(Protocol):
         self, name: str, since: int, limit: int
     ) -> "Future[list[tuple[int, Durable]]]":
         """The messages after number `since`, oldest first, `limit` of them at most."""
+
+    def keep_promise(self, name: str, promise: Promise) -> "Future[None]":
+        """Keep what listeners of the open segment rely on; done when it is kept, or cannot be."""
 
     def append_audio(self, name: str, position: Samples, samples: Float32Array) -> None:
         """Keep samples until they are settled."""
@@ -200,6 +204,7 @@ class LiveSession:
         self._began = time.monotonic()
         self._began_at = beginning.position
         self._progressed = asyncio.Event()
+        self._promise = beginning.published.promise  # the last one that was kept
         self._n_dropped = 0  # samples, since there was room
         self._stream = Stream(recogniser, settings, wishes, self._deliver, beginning)
 
@@ -353,18 +358,32 @@ class LiveSession:
     def _publish(self, published: list[Publish]) -> None:
         for action in published:
             self._measure(action.message)
-            kept = None if action.seq is None else self._keep(action.seq, action.message)
+            kept = self._keep(action)
             latest = self._loop.time() + self._journal_patience_s
             self._outgoing.append(_Outgoing(action, kept, latest))
         self._send_outgoing()
         self._settle()
 
-    def _keep(self, seq: int, message: Message) -> "Future[None]":
-        assert isinstance(message, Durable)
-        kept = self._archive.append_message(self.name, seq, message)
-        kept.add_done_callback(lambda _: self._wake())
-        self._loop.call_later(self._journal_patience_s, self._send_outgoing)
+    def _keep(self, action: Publish) -> "Future[None] | None":
+        """Have the disk know before any reader does; None for what nobody relies on."""
+        message, seq = action.message, action.seq
+        if isinstance(message, Durable):
+            assert seq is not None, "a lasting message has a number"
+            kept: Future[None] | None = self._archive.append_message(self.name, seq, message)
+        else:
+            kept = self._keep_promise(message) if isinstance(message, Partial) else None
+        if kept is not None:
+            kept.add_done_callback(lambda _: self._wake())
+            self._loop.call_later(self._journal_patience_s, self._send_outgoing)
         return kept
+
+    def _keep_promise(self, partial: Partial) -> "Future[None] | None":
+        """Keep what this partial promises, if that is more than before."""
+        promise = self._stream.session.promise(partial.segment)
+        if promise is None or promise == self._promise:
+            return None
+        self._promise = promise
+        return self._archive.keep_promise(self.name, promise)
 
     def _wake(self) -> None:
         try:

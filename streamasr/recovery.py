@@ -72,7 +72,9 @@ def _recover_one(record: SessionRecord, reader: JournalReader, spool: Path | Non
         position=position,
         border=counts.settled,
         n_segments=counts.last_segment,
-        published=Published(counts.last_seq, counts.n_finals, counts.n_words),
+        published=Published(
+            counts.last_seq, counts.n_finals, counts.n_words, reader.promise(record.name)
+        ),
     )
     wordless = counts.wordless if record.wishes.words else ()
     return Recovered(

@@ -151,18 +151,28 @@ class Sessions:
         for live in self:
             await live.is_over.wait()
 
+    async def drop(self, name: str) -> None:
+        """Forget a session that is over, whether its end has been heard or not."""
+        if entry := self._entries.get(name):
+            entry.is_heard = True
+            entry.left.set()
+            await self.wait_gone(name)
+
     async def wait_gone(self, name: str) -> None:
-        """Wait until a session that is over has been forgotten."""
+        """Wait until a session has been forgotten."""
         if entry := self._entries.get(name):
             await asyncio.wait([entry.watch])
 
     async def close(self) -> None:
-        """Forget everything at once."""
-        entries = list(self._entries.values())
-        for entry in entries:
+        """Let go of everything; what is not over, or not heard, can be resumed after a restart."""
+        for entry in self._entries.values():
             entry.watch.cancel()
             entry.live.close()
-        await asyncio.gather(*(entry.watch for entry in entries), return_exceptions=True)
+        watches = [entry.watch for entry in self._entries.values()]
+        await asyncio.gather(*watches, return_exceptions=True)
+        for name, entry in self._entries.items():
+            if entry.live.is_over.is_set() and (entry.is_heard or entry.is_daemons_own):
+                self._on_end(name)
 
     def _n_running(self) -> int:
         """Sessions of clients whose end has not been said."""
@@ -183,8 +193,7 @@ class Sessions:
             entry.live.finish()
         await entry.live.is_over.wait()
         entry.live.close()
-        if not entry.is_daemons_own:
-            await self._abandoned(entry, lambda: entry.is_heard)
+        await self._abandoned(entry, lambda: entry.is_heard)
         del self._entries[name]
         self._on_end(name)
         logger.info("session %s is over", name)

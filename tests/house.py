@@ -227,7 +227,7 @@ class House:
         )
 
     def _forget(self, name: str) -> None:
-        del self._asked[name]
+        self._asked.pop(name, None)
         self.store.end(name)
 
     def url(self, path: str = v1.STREAM_PATH) -> str:

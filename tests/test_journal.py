@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamasr.errors import StorageError
-from streamasr.events import Durable, End, Final, Gap, Wishes, Words
+from streamasr.events import Durable, End, Final, Gap, Promise, Wishes, Words
 from streamasr.storage.journal import (
     SCHEMA_VERSION,
     Counts,
@@ -80,6 +80,19 @@ def test_what_is_appended_is_read_as_it_was(journal: Journal, reader: JournalRea
     assert reader.messages("microphone", 2, 2) == [(3, messages[2]), (4, messages[3])]
     assert reader.messages("another", 0, 99) == []
     assert journal.messages("microphone", 4, 99) == [(5, messages[4])]
+
+
+def test_the_newest_promise_is_kept_until_the_end(journal: Journal, reader: JournalReader) -> None:
+    journal.begin(record())
+    assert reader.promise("microphone") is None
+    for text in ("good", "good mor"):
+        promise = Promise(3, Samples(100), text, tuple(map(ord, text)))
+        journal.keep_promise("microphone", promise)
+        assert reader.promise("microphone") == promise
+    journal.end("microphone", 2000.0)
+    assert reader.promise("microphone") is None
+    with pytest.raises(JournalOrderError):
+        journal.keep_promise("nobody", promise)
 
 
 def test_a_session_can_be_resumed_until_it_ends(journal: Journal, reader: JournalReader) -> None:

@@ -29,6 +29,7 @@ from streamasr.events import (
     Pass,
     PassAbandoned,
     PassFailed,
+    Promise,
     Publish,
     SessionEvent,
     Speech,
@@ -340,6 +341,36 @@ def test_a_final_that_breaks_the_promise_is_not_believed() -> None:
     assert final.text == "one"
 
 
+def promised_before(segment: int, start: int, text: str) -> Session:
+    promise = Promise(segment, Samples(start), text, tokens_of(text))
+    settings = SessionSettings(Samples(INTERVAL), partial_load=None)
+    return Session(settings, Wishes(), Published(promise=promise))
+
+
+def test_what_was_promised_before_a_restart_is_still_forced() -> None:
+    session = promised_before(3, 0, "one tw")
+    session.receive(started(3, 40))
+    [encode] = orders(session.receive(continued(3, 40, 40 + INTERVAL)), Encode)
+    [decode] = session.receive(Encoded(encode.of, EMBEDDINGS))
+    assert isinstance(decode, Decode)
+    assert decode.forced == tokens_of("one tw")
+    [partial] = published(session.receive(Decoded(decode.of, heard("one two"))))
+    assert isinstance(partial, Partial)
+    assert partial.text[: partial.stable] == "one tw"
+    assert session.promise(3) == Promise(3, Samples(40), "one tw", tokens_of("one tw"))
+
+
+@pytest.mark.parametrize(("segment", "start"), [(4, 0), (3, SAMPLE_RATE)], ids=["number", "place"])
+def test_a_promise_binds_no_other_segment(segment: int, start: int) -> None:
+    session = promised_before(3, 0, "one tw")
+    session.receive(started(segment, start))
+    [encode] = orders(session.receive(continued(segment, start, start + INTERVAL)), Encode)
+    [decode] = session.receive(Encoded(encode.of, EMBEDDINGS))
+    assert isinstance(decode, Decode)
+    assert decode.forced == ()
+    assert session.promise(segment) is None
+
+
 def test_a_failed_final_keeps_what_its_last_partial_had_heard() -> None:
     session = new_session()
     session.receive(started(1, 0))
@@ -472,7 +503,10 @@ class World:
                         np.testing.assert_array_equal(samples, audio(start, self.position))
                     self.pending.append(action)
                 case Align(segment=segment, samples=samples):
-                    np.testing.assert_array_equal(samples, audio(*self.bounds[segment]))
+                    [final] = [
+                        m for m in self.messages if isinstance(m, Final) and m.segment == segment
+                    ]
+                    np.testing.assert_array_equal(samples, audio(final.start, final.end))
                     self.pending.append(action)
                 case _:
                     self.pending.append(action)

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamasr.events import Durable, End, Final, Wishes
+from streamasr.events import Durable, End, Final, Promise, Wishes
 from streamasr.storage.journal import Journal, JournalReader, SessionRecord
 from streamasr.storage.spool import read_spool, spooled_sessions
 from streamasr.storage.store import Limits, Store, Trouble
@@ -121,6 +121,18 @@ class SlowDisk:
 
 
 # When all is well
+
+
+def test_a_promise_is_in_the_journal_before_its_future_is_done(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    promise = Promise(1, Samples(0), "good", (1, 2))
+    with Store(path, None, lambda *_: None) as store:
+        store.begin(SessionRecord("one", "client", 0.0, "tiny", Wishes()))
+        store.keep_promise("one", promise).result(60)
+        with JournalReader(path) as reader:
+            assert reader.promise("one") == promise
+        store.keep_promise("nobody", promise).result(60)
+    store.keep_promise("one", promise).result(60)
 
 
 def test_a_session_from_its_beginning_to_its_end(place: Place) -> None:

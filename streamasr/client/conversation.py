@@ -21,6 +21,8 @@ from streamasr.protocols import v1
 
 logger = logging.getLogger(__name__)
 
+_GOODBYE_S: Final = 2.0
+
 DEFAULT_URL: Final = f"ws://127.0.0.1:{v1.DEFAULT_PORT}"
 
 
@@ -187,7 +189,11 @@ class Conversation(abc.ABC):
             await self._get_ready(connection)
             await self._read_and_write(connection)
         finally:
-            await connection.close()
+            # A server that reads nothing now would keep even the goodbye waiting.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_GOODBYE_S):
+                    await connection.close()
+            connection.transport.abort()
 
     async def _read_and_write(self, connection: ClientConnection) -> None:
         reader = asyncio.create_task(self._read(connection))

@@ -54,6 +54,7 @@ from streamasr.events import (
     Pass,
     PassAbandoned,
     PassFailed,
+    Promise,
     Publish,
     SegmentationEvent,
     SessionEvent,
@@ -70,6 +71,10 @@ from streamasr.units import SAMPLE_RATE, Float32Array, Samples, to_samples
 
 _NEWEST_COST: Constant = 0.5
 """Weight of the newest partial in the running average of what one costs."""
+
+_SAME_START: Constant = SAMPLE_RATE
+"""Two segments of one number that start less than this apart, before and after a restart, are the
+same speech; otherwise the first one became a gap, which has no number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,8 @@ class Published:
     """Number of the last message that is kept."""
     segments: int = 0
     words: int = 0
+    promise: Promise | None = None
+    """Of the segment that was open."""
 
 
 Outcome: TypeAlias = Final | Gap
@@ -148,6 +155,7 @@ class Session:
         self._seq = published.seq
         self._n_finals = published.segments
         self._n_words = published.words
+        self._promise = published.promise
         self._segments: dict[int, _Segment] = {}  # in the order of their start
         self._unpublished: deque[_Segment | _Loss] = deque()  # in the order of time
         self._partial_cost = 0.0  # seconds, a running average
@@ -191,6 +199,13 @@ class Session:
         """Whether a partial was asked for and has not come."""
         return any(segment.partial_in_flight for segment in self._segments.values())
 
+    def promise(self, number: int) -> Promise | None:
+        """What the listeners of an open segment rely on; None while nothing is stable."""
+        segment = self._segments.get(number)
+        if segment is None or not segment.stable.text:
+            return None
+        return Promise(number, segment.start, segment.stable.text, segment.stable.forced)
+
     def receive(self, event: SessionEvent) -> list[Action]:  # noqa: C901 - one case for each event
         """Take note of an event; what is to be done because of it, in order."""
         match event:
@@ -223,7 +238,7 @@ class Session:
     def _follow_speech(self, event: SegmentationEvent) -> list[Action]:
         match event:
             case SpeechStarted(segment=number, start=start):
-                stable = StablePrefix(self._settings.commit)
+                stable = self._begin_stable(number, start)
                 segment = _Segment(number, start, self._wishes, stable)
                 self._segments[number] = segment
                 self._unpublished.append(segment)
@@ -238,6 +253,14 @@ class Session:
                 return self._publish_outcomes()
             case _:
                 assert_never(event)
+
+    def _begin_stable(self, number: int, start: Samples) -> StablePrefix:
+        """Nothing is promised yet, unless this segment was open before a restart."""
+        old, commit = self._promise, self._settings.commit
+        is_same = old and old.segment == number and abs(start - old.start) < _SAME_START
+        return (
+            StablePrefix(commit, old.text, old.forced) if old and is_same else StablePrefix(commit)
+        )
 
     def _lose(self, event: PassFailed | PassAbandoned) -> list[Action]:
         if not event.of.is_final:

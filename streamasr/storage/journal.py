@@ -26,7 +26,7 @@ from typing import Any, Literal, Self, TypeAlias
 import msgspec
 
 from streamasr.errors import StorageError
-from streamasr.events import Durable, End, Final, Gap, Wishes, Words
+from streamasr.events import Durable, End, Final, Gap, Promise, Wishes, Words
 from streamasr.storage import check_name
 from streamasr.units import Samples
 
@@ -49,7 +49,8 @@ CREATE TABLE sessions (
     last_seq INTEGER NOT NULL DEFAULT 0,
     n_finals INTEGER NOT NULL DEFAULT 0,
     n_words INTEGER NOT NULL DEFAULT 0,
-    settled INTEGER NOT NULL DEFAULT 0
+    settled INTEGER NOT NULL DEFAULT 0,
+    promise TEXT
 );
 CREATE INDEX sessions_by_name ON sessions (name);
 CREATE UNIQUE INDEX unfinished_sessions ON sessions (name) WHERE ended IS NULL;
@@ -219,6 +220,12 @@ class Journal:
             session, _ = _find_unfinished(db, name)
             db.execute("UPDATE sessions SET wishes = ? WHERE id = ?", (_encode(wishes), session))
 
+    def keep_promise(self, name: str, promise: Promise) -> None:
+        """Note what listeners of the open segment rely on, in place of what was noted before."""
+        with self._transaction() as db:
+            session, _ = _find_unfinished(db, name)
+            db.execute("UPDATE sessions SET promise = ? WHERE id = ?", (_encode(promise), session))
+
     def append(self, name: str, seq: int, message: Durable, at: float | None = None) -> None:
         """Write one message.
 
@@ -247,7 +254,10 @@ class Journal:
     def end(self, name: str, at: float) -> None:
         """Note that nothing more comes. Without effect on a session that has ended."""
         with self._transaction() as db:
-            db.execute("UPDATE sessions SET ended = ? WHERE name = ? AND ended IS NULL", (at, name))
+            db.execute(
+                "UPDATE sessions SET ended = ?, promise = NULL WHERE name = ? AND ended IS NULL",
+                (at, name),
+            )
 
     def forget(self, name: str) -> None:
         """Remove a session and all it said, without a trace in the files."""
@@ -384,6 +394,19 @@ class JournalReader:
                 " WHERE ended IS NULL ORDER BY id"
             )
             return [_session_record(*row) for row in rows]
+
+    def promise(self, name: str) -> Promise | None:
+        """What was noted last of the session of this name that has not ended."""
+        with _explained(self._path):
+            row = self._db.execute(
+                "SELECT promise FROM sessions WHERE name = ? AND ended IS NULL", (name,)
+            ).fetchone()
+        if row is None or row[0] is None:
+            return None
+        try:
+            return msgspec.json.decode(row[0], type=Promise)
+        except msgspec.DecodeError as error:
+            raise StorageError(f"the journal's record of session {name} is damaged.") from error
 
     def has_session(self, name: str) -> bool:
         """Whether there is a session of this name, over or not."""
@@ -640,7 +663,7 @@ def _messages(
     return [(seq, _decode(kind, body)) for seq, kind, body in rows]
 
 
-def _encode(value: Durable | Wishes) -> str:
+def _encode(value: Durable | Wishes | Promise) -> str:
     try:
         return msgspec.json.encode(value).decode()
     except UnicodeEncodeError as error:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeAlias, TypeVar
 
 from streamasr.errors import StorageError
-from streamasr.events import Durable, Wishes
+from streamasr.events import Durable, Promise, Wishes
 from streamasr.storage.journal import (
     Journal,
     JournalLockedError,
@@ -197,6 +197,20 @@ class Store:
         done.set_result(None)
         return done
 
+    def keep_promise(self, name: str, promise: Promise) -> "Future[None]":
+        """Note what listeners of the open segment rely on.
+
+        Returns:
+            Done once that is in the journal, or cannot be for now. Never an exception.
+        """
+        done: Future[None] = Future()
+        done.set_running_or_notify_cancel()
+        with self._changed:
+            self._promises[done] = None
+        if not self._order(partial(self._keep_promise, name, promise, done)):
+            self._resolve(done, None)
+        return done
+
     def append_audio(self, name: str, position: Samples, samples: Float32Array) -> None:
         """Keep samples that begin at `position`; they must not be changed any more."""
         if self._spool_root is None:
@@ -316,6 +330,15 @@ class Store:
         if name in self._live:
             self._live[name] = replace(self._live[name], wishes=wishes)
         self._change(_Change(name, lambda to: to.configure(name, wishes)))
+
+    def _keep_promise(self, name: str, promise: Promise, done: "Future[None]") -> None:
+        try:
+            if not self._waiting:  # else the journal does not know what came before it, either
+                self._renewed(self._limits.busy_timeout_s).keep_promise(name, promise)
+        except StorageError as error:
+            logger.info("%s", error)  # the next message tries again, and says so
+        finally:
+            self._resolve(done, None)
 
     def _take_message(self, change: _Change) -> None:
         with self._changed:
