@@ -127,7 +127,8 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one line for each message")
     parser.add_argument("--no-wait", action="store_true", help="fail if there is no server now")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it shall leave no mess either
+    # It shall leave no mess either; asyncio softens SIGINT alone.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     console = Console(highlight=False)
     try:
         if arguments.json or not console.is_terminal:
@@ -140,7 +141,9 @@ def main() -> int:
     except BrokenPipeError:  # whoever read our lines has enough of them
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (client.StreamASRError, OSError, UnicodeError) as error:
-        print(f"listen: {error}", file=sys.stderr)
+        is_about_a_file = isinstance(error, OSError) and error.filename
+        why = f"{error.filename}: {error.strerror}" if is_about_a_file else error
+        print(f"listen: {why}", file=sys.stderr)
         return 1
     return 0
 

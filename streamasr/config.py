@@ -5,12 +5,13 @@ their fields. Here each setting has its default, its range, whether a running da
 over, and its manual; `streamasr config`, the table in the README and the reload follow from that.
 """
 
+import contextlib
 import functools
 import os
 import re
 import stat
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -133,7 +134,20 @@ _Named: TypeAlias = Annotated[str, Meta(min_length=1)]
 def _state_directory() -> Path:
     import platformdirs  # here, since no child process needs it
 
-    return platformdirs.user_state_path(APP_NAME)
+    with _at_home():
+        return platformdirs.user_state_path(APP_NAME)
+
+
+@contextlib.contextmanager
+def _at_home() -> Iterator[None]:
+    """Explain that this user has no home."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConfigError(
+            "it is not known where your home directory is: set HOME, or name --config FILE and in "
+            "it storage.directory."
+        ) from error
 
 
 def _example(value: str | int) -> Meta:
@@ -412,8 +426,9 @@ def config_places() -> list[Path]:
         return [Path(named)]
     import platformdirs
 
-    directories = platformdirs.PlatformDirs(APP_NAME, multipath=True).iter_config_paths()
-    return [directory / "config.toml" for directory in directories]
+    with _at_home():
+        directories = platformdirs.PlatformDirs(APP_NAME, multipath=True).iter_config_paths()
+        return [directory / "config.toml" for directory in directories]
 
 
 def find_config(explicit: Path | None = None) -> Path | None:

@@ -187,6 +187,7 @@ class Daemon:
             max_sessions=self._config.server.max_sessions,
             resume_s=self._config.server.resume_s,
             on_end=self._forget,
+            keeps_ends=lambda: self._config.storage.history_days > 0,
         )
 
     def _open_live(self, name: str, wishes: Wishes, beginning: Beginning) -> LiveSession:
@@ -226,36 +227,39 @@ class Daemon:
 
     @asynccontextmanager
     async def _running_engine(self) -> AsyncIterator[None]:
+        starting = asyncio.create_task(asyncio.to_thread(self._engine.start))
+        stopping = asyncio.create_task(self._stop.wait())
         try:
-            starting = asyncio.create_task(asyncio.to_thread(self._engine.start))
-            stopping = asyncio.create_task(self._stop.wait())
             await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
             if starting.done():
                 starting.result()
                 logger.info("model %s is loaded", self.model)
             yield
         finally:
+            stopping.cancel()
             await asyncio.to_thread(self._engine.stop)
+            await asyncio.gather(starting, return_exceptions=True)  # it fails when it is stopped
 
     async def _resume_sessions(self, recovered: list[Recovered]) -> None:
         """Go on with what a predecessor left unfinished."""
         for one in recovered:
             name = one.record.name
-            live = self.sessions.open(
-                name, one.record.wishes, one.beginning, is_daemons_own=name == v1.MICROPHONE
-            )
-            self._asked[name] = Asked.restored(one.record.wishes)
+            is_own = name == v1.MICROPHONE
+            # The daemon's own session does what the configuration says now.
+            asked = Asked() if is_own else Asked.restored(one.record.wishes)
+            wishes = self._resolve(asked) if is_own else one.record.wishes
+            live = self.sessions.open(name, wishes, one.beginning, is_daemons_own=is_own)
+            self._asked[name] = asked
             if one.is_over:
                 live.mark_over()
                 continue
             logger.info("session %s goes on where it was", name)
             await _replay(live, one, self.max_lag)
-            if name == v1.MICROPHONE:
+            if is_own:
                 await self._resume_microphone(live, one)
 
     async def _resume_microphone(self, live: LiveSession, recovered: Recovered) -> None:
-        away_s = time.time() - (recovered.last_heard or recovered.record.created)
+        away_s = time.time() - recovered.last_heard
         if self._is_capturing and 0 <= away_s <= self._config.server.resume_s:
             live.skip(to_samples(max(away_s, 0.01)), "restart")
         else:
@@ -278,13 +282,16 @@ class Daemon:
         while not live.is_finishing:
             await self._listening.wait()
             self._capturing = asyncio.create_task(self._take_all(capture, live))
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._capturing
-            if self._listening.is_set():
-                logger.info("there is nothing more to listen to")
-                live.finish()  # a file is over, or the device cannot be used at all
-            else:
+            try:
+                await asyncio.wait([self._capturing])
+            finally:
+                self._capturing.cancel()
+                await asyncio.gather(self._capturing, return_exceptions=True)  # device closed
+            if self._capturing.cancelled():  # a pause
                 live.flush()
+            else:  # a file is over, or the device cannot be used at all
+                logger.info("there is nothing more to listen to")
+                live.finish()
 
     async def _open_own_session(self) -> None:
         """Begin it, unless it goes on from before a restart."""
@@ -385,9 +392,10 @@ class Daemon:
         self._stop.set()
 
     def _pause(self) -> None:
-        if self._listening.is_set() and self._capturing and not self._capturing.done():
+        if self._listening.is_set():
             self._listening.clear()
-            self._capturing.cancel()
+            if self._capturing:
+                self._capturing.cancel()
             self._tell_own_listeners("paused", "the microphone is closed")
 
     def _resume(self) -> None:
@@ -397,10 +405,15 @@ class Daemon:
 
     def _tell_own_listeners(self, code: str, message: str) -> None:
         logger.info("%s", message)
+        if not self.is_ready.is_set():
+            return
         with contextlib.suppress(v1.RefusalError):
             self.sessions.find(v1.MICROPHONE).warn(code, message)
 
     def _reload(self) -> None:
+        if not self.is_ready.is_set():
+            logger.warning("the configuration is not read again before the models are loaded")
+            return
         try:
             wanted = self._load_config()
             self._take_over(reload(self._config, wanted), compare(self._config, wanted))

@@ -39,8 +39,8 @@ class Recovered:
     """Finals whose words are still owed, with their audio."""
     is_over: bool
     """Its end has been published, but perhaps not been heard."""
-    last_heard: float | None
-    """When the newest audio was written, in seconds since 1970."""
+    last_heard: float
+    """When the newest audio, or else the newest message was written, in seconds since 1970."""
 
 
 def recover(journal: Path, spool: Path | None) -> list[Recovered]:
@@ -55,7 +55,8 @@ def recover(journal: Path, spool: Path | None) -> list[Recovered]:
         return []
     with reader:
         records = reader.unfinished()
-        recovered = [_recover_one(record, reader, spool) for record in records]
+        written = _last_written(journal)
+        recovered = [_recover_one(record, reader, spool, written) for record in records]
     if spool is not None:
         for name in set(spooled_sessions(spool)) - {record.name for record in records}:
             with contextlib.suppress(StorageError):
@@ -63,7 +64,14 @@ def recover(journal: Path, spool: Path | None) -> list[Recovered]:
     return recovered
 
 
-def _recover_one(record: SessionRecord, reader: JournalReader, spool: Path | None) -> Recovered:
+def _last_written(journal: Path) -> float:
+    log = journal.with_name(f"{journal.name}-wal")  # newer than the database, where it exists
+    return max(path.stat().st_mtime for path in (journal, log) if path.exists())
+
+
+def _recover_one(
+    record: SessionRecord, reader: JournalReader, spool: Path | None, written: float
+) -> Recovered:
     counts = reader.counts(record.name)
     newest = reader.messages(record.name, counts.last_seq - 1, 1)
     spooled, last_heard = _read(record.name, spool)
@@ -84,7 +92,7 @@ def _recover_one(record: SessionRecord, reader: JournalReader, spool: Path | Non
         audio=[(start, samples) for start, samples in _after(spooled, position) if len(samples)],
         wordless=[(final, _between(spooled, final.start, final.end)) for final in wordless],
         is_over=any(isinstance(message, End) for _, message in newest),
-        last_heard=last_heard,
+        last_heard=written if last_heard is None else last_heard,
     )
 
 

@@ -6,6 +6,7 @@ What is said once a WebSocket is open is the matter of `streamasr.visit`.
 import asyncio
 import http
 import logging
+import os
 import socket
 import urllib.parse
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -114,7 +115,8 @@ class Server:
             server = await (self._listen_unix(path) if path else self._listen_tcp(host, port))
         except OSError as error:
             where = str(path) if path else f"{host}:{port}"
-            raise ConfigError(f"cannot listen on {where}: {error.strerror or error}.") from error
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise ConfigError(f"cannot listen on {where}: {why}.") from error
         self._server = server
         try:
             if path:
@@ -248,6 +250,8 @@ class Server:
 def _remove_stale_socket(path: Path) -> None:
     """Remove the socket of a daemon that is dead; one that lives is left alone."""
     if not path.is_socket():
+        if path.exists():
+            raise ConfigError(f"{path} is no socket: it would have to go first.")
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)

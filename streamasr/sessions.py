@@ -35,7 +35,7 @@ class _Entry:
     owner: Connection | None = None
     left: asyncio.Event = field(default_factory=asyncio.Event)  # the owner has left or come back
     is_daemons_own: bool = False
-    is_heard: bool = False  # its end has reached the client
+    heard: asyncio.Event = field(default_factory=asyncio.Event)  # its end has reached the client
 
 
 class Sessions:
@@ -48,6 +48,7 @@ class Sessions:
         max_sessions: int,
         resume_s: float,
         on_end: Callable[[str], None],
+        keeps_ends: Callable[[], bool] = lambda: True,
         old_connection_s: float = 3.0,
     ) -> None:
         """Begin with none.
@@ -57,6 +58,7 @@ class Sessions:
             max_sessions: how many clients may have at once; the daemon's own is not counted.
             resume_s: how long a session waits for a client that lost its connection.
             on_end: called with the name of a session that nobody can resume any more.
+            keeps_ends: whether what is over may stay for those who come late.
             old_connection_s: how long an old connection may take to show that it is alive, when a
                 new one wants its place.
         """
@@ -64,6 +66,7 @@ class Sessions:
         self.resume_s = resume_s
         self._open_live = open_live
         self._on_end = on_end
+        self._keeps_ends = keeps_ends
         self._old_connection_s = old_connection_s
         self._entries: dict[str, _Entry] = {}
 
@@ -87,6 +90,8 @@ class Sessions:
             RefusalError: there is no room for one more.
         """
         is_new = not is_daemons_own and beginning is None
+        if is_new and self._n_running() >= self.max_sessions:
+            self._give_up_an_unused_one()
         if is_new and self._n_running() >= self.max_sessions:
             raise v1.RefusalError(
                 v1.ErrorCode.OVERLOADED,
@@ -133,13 +138,15 @@ class Sessions:
         entry.left.set()
         return entry.live
 
-    def detach(self, name: str, connection: Connection, *, has_heard_end: bool) -> None:
-        """The connection is gone; unless it has heard the end, the session waits for another."""
+    def detach(self, name: str, connection: Connection, *, said_goodbye: bool) -> None:
+        """The connection is gone; the session waits for another one, unless all was heard."""
         entry = self._entries.get(name)
-        if entry is not None and entry.owner is connection:
-            entry.owner = None
-            entry.is_heard = has_heard_end
-            entry.left.set()
+        if entry is None or entry.owner is not connection:
+            return
+        entry.owner = None
+        if said_goodbye and entry.live.is_over.is_set():
+            entry.heard.set()
+        entry.left.set()
 
     def finish_all(self) -> None:
         """Take no more audio anywhere; what has been heard is still recognised."""
@@ -154,8 +161,7 @@ class Sessions:
     async def drop(self, name: str) -> None:
         """Forget a session that is over, whether its end has been heard or not."""
         if entry := self._entries.get(name):
-            entry.is_heard = True
-            entry.left.set()
+            entry.heard.set()
             await self.wait_gone(name)
 
     async def wait_gone(self, name: str) -> None:
@@ -171,13 +177,22 @@ class Sessions:
         watches = [entry.watch for entry in self._entries.values()]
         await asyncio.gather(*watches, return_exceptions=True)
         for name, entry in self._entries.items():
-            if entry.live.is_over.is_set() and (entry.is_heard or entry.is_daemons_own):
+            is_wanted = self._keeps_ends() and not entry.heard.is_set() and not entry.is_daemons_own
+            if entry.live.is_over.is_set() and not is_wanted:
                 self._on_end(name)
 
     def _n_running(self) -> int:
-        """Sessions of clients whose end has not been said."""
-        entries = self._entries.values()
-        return sum(not e.is_daemons_own and not e.live.is_over.is_set() for e in entries)
+        """Sessions of clients that anybody may still want to speak to or to hear from."""
+        entries = [entry for entry in self._entries.values() if not entry.is_daemons_own]
+        return sum(not e.live.is_over.is_set() and not e.heard.is_set() for e in entries)
+
+    def _give_up_an_unused_one(self) -> None:
+        """Make room at the cost of a client that left before it had said anything."""
+        for entry in self._entries.values():
+            if not entry.is_daemons_own and not entry.owner and entry.live.position == 0:
+                entry.live.finish()
+                entry.heard.set()
+                return
 
     def _entry(self, name: str) -> _Entry:
         entry = self._entries.get(name)
@@ -189,26 +204,40 @@ class Sessions:
         """End a session that nobody comes back to, and forget it when its end has been heard."""
         entry = self._entries[name]
         if not entry.is_daemons_own:
-            await self._abandoned(entry, entry.live.is_over.is_set)
+            await self._abandoned(entry, entry.live.is_over)
             entry.live.finish()
         await entry.live.is_over.wait()
         entry.live.close()
-        await self._abandoned(entry, lambda: entry.is_heard)
+        if self._keeps_ends() or not entry.is_daemons_own:
+            await self._abandoned(entry, entry.heard)
         del self._entries[name]
         self._on_end(name)
         logger.info("session %s is over", name)
 
-    async def _abandoned(self, entry: _Entry, is_done: Callable[[], bool]) -> None:
+    async def _abandoned(self, entry: _Entry, is_done: asyncio.Event) -> None:
         """Wait until nobody has had the session for `resume_s`, or until it is done."""
-        while not is_done():
+        while not is_done.is_set():
             entry.left.clear()
             try:
                 async with asyncio.timeout(None if entry.owner else self.resume_s):
-                    await entry.left.wait()
+                    await _first(entry.left, is_done)
             except TimeoutError:
                 return
 
 
+async def _first(*events: asyncio.Event) -> None:
+    """Wait for any of them."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
 def _unknown(name: str) -> v1.RefusalError:
-    sentence = f"there is no session {name!r}, or it was over too long ago to go on with it"
+    if name == v1.MICROPHONE:
+        sentence = "this daemon listens to no microphone"
+    else:
+        sentence = f"there is no session {name!r}, or it was over too long ago to go on with it"
     return v1.RefusalError(v1.ErrorCode.UNKNOWN_SESSION, sentence)

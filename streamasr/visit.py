@@ -85,8 +85,7 @@ class Visit:
             await self._hang_up(CloseCode.NORMAL_CLOSURE)
         finally:
             said_goodbye = self._connection.close_code == CloseCode.NORMAL_CLOSURE
-            has_heard_end = live.is_over.is_set() and said_goodbye
-            self._house.sessions.detach(live.name, speaker, has_heard_end=has_heard_end)
+            self._house.sessions.detach(live.name, speaker, said_goodbye=said_goodbye)
 
     async def _events(self, query: dict[str, list[str]]) -> None:
         name, since = _read_query(query)

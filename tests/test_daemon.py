@@ -289,6 +289,50 @@ def test_stopping_finishes_what_was_heard(tmp_path: Path, speech: Float32Array) 
         assert daemon.process.wait(60) == 0
 
 
+def test_pausing_and_stopping_at_any_moment_ends_well(tmp_path: Path) -> None:
+    options = ["--input", str(CLIPS / "espeak_joined.flac")]
+    for name, wait in (("loading", None), ("listening", "is open")):
+        directory = tmp_path / name
+        directory.mkdir()
+        with RunningDaemon(directory, *options) as daemon:
+            if wait:
+                daemon.wait_for(wait)
+            daemon.process.send_signal(signal.SIGUSR1)
+            daemon.wait_for("the microphone is closed")
+            daemon.process.send_signal(signal.SIGUSR2)
+            daemon.wait_for("the microphone is open again")
+            daemon.process.send_signal(signal.SIGUSR1)
+            assert daemon.stop() == 0
+            assert "Traceback" not in daemon.all_log
+            assert "nothing more to listen to" not in daemon.all_log
+
+
+def test_nothing_spoken_is_left_where_no_history_is_kept(
+    tmp_path: Path, speech: Float32Array
+) -> None:
+    async def leave_without_a_word(url: str) -> list[client.Event]:
+        async with asyncio.timeout(120):
+            stream = client.connect(url)
+            async with stream:
+                await stream.send(pcm(speech[: 8 * SAMPLE_RATE]))
+                events = []
+                async for event in stream:
+                    events.append(event)
+                    if isinstance(event, v1.Words):
+                        break
+                await stream.close()
+                return events
+
+    settings = "history_days = 0"  # goes on with [storage]
+    with RunningDaemon(tmp_path, "--no-mic", settings=settings) as daemon:
+        events = asyncio.run(leave_without_a_word(daemon.url))
+        [final] = [event for event in events if isinstance(event, v1.Final)]
+        assert daemon.stop() == 0
+    left = [path for path in (tmp_path / "storage").rglob("*") if path.is_file()]
+    assert not [path for path in left if path.suffix == ".f32"]
+    assert not [path for path in left if final.text.encode() in path.read_bytes()]
+
+
 def test_much_audio_at_once_leaves_no_hole(tmp_path: Path) -> None:
     """The short version of `python -m tests.soak`."""
     with RunningDaemon(tmp_path, "--no-mic") as daemon:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from streamasr.events import Wishes
@@ -28,8 +29,8 @@ class Line:
     def abort(self) -> None:
         self.is_aborted.set()
 
-    def leave(self, *, has_heard_end: bool = False) -> None:
-        self.house.sessions.detach(self.name, self, has_heard_end=has_heard_end)
+    def leave(self, *, said_goodbye: bool = False) -> None:
+        self.house.sessions.detach(self.name, self, said_goodbye=said_goodbye)
 
 
 @asynccontextmanager
@@ -124,7 +125,7 @@ def test_an_end_is_kept_until_it_is_heard(tmp_path: Path) -> None:
             await live.is_over.wait()
             line.leave()
             await house.sessions.attach(name, line)
-            line.leave(has_heard_end=True)
+            line.leave(said_goodbye=True)
             await house.sessions.wait_gone(name)
             assert not len(house.sessions)
 
@@ -145,9 +146,30 @@ def test_the_daemons_own_session_is_kept_without_a_connection(tmp_path: Path) ->
     run(story())
 
 
+def test_one_that_was_left_unused_gives_way(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with house_with_one(tmp_path, max_sessions=1) as (house, name):
+            line = Line(house, name, is_alive=True)
+            await house.sessions.attach(name, line)
+            with pytest.raises(v1.RefusalError, match="are taken"):
+                house.begin(v1.Start())
+            line.leave()
+            house.sessions.find(name).feed(np.zeros(160, np.float32))
+            with pytest.raises(v1.RefusalError, match="are taken"):
+                house.begin(v1.Start())
+        async with house_with_one(tmp_path / "other", max_sessions=1) as (house, name):
+            await house.sessions.attach(name, line := Line(house, name, is_alive=True))
+            line.leave()
+            house.begin(v1.Start())
+            await house.sessions.wait_gone(name)
+
+    run(story())
+
+
 def test_those_that_go_on_after_a_restart_come_beyond_the_limit(tmp_path: Path) -> None:
     async def story() -> None:
         async with house_with_one(tmp_path, max_sessions=1) as (house, name):
+            await house.sessions.attach(name, Line(house, name, is_alive=True))
             with pytest.raises(v1.RefusalError, match="all 1 sessions are taken") as refusal:
                 house.sessions.open("other", Wishes())
             assert refusal.value.close_code == 1013

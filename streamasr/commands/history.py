@@ -72,7 +72,7 @@ def parse_since(text: str, now: datetime) -> float:
         return datetime.fromisoformat(text.strip()).timestamp()  # a naive one is local
     except (ValueError, OverflowError) as error:
         raise ConfigError(
-            f"{text!r} is no time: write 2026-11-20, 2026-11-20T10:00, 30m, 2h or 3d."
+            f"{text[:40]!r} is no time: write 2026-11-20, 2026-11-20T10:00, 30m, 2h or 3d."
         ) from error
 
 

@@ -60,7 +60,9 @@ def run_control(options: argparse.Namespace) -> int:
 
 def _check_input(path: Path | None) -> None:
     """Find out at the start, and not when the daemon is running."""
-    if path is not None and not path.is_file():
+    if path is not None and path.is_dir():
+        raise AudioError(f"{path} is a directory, not an audio file.")
+    if path is not None and not path.exists():
         raise AudioError(f"{path}: there is no such file.")
 
 

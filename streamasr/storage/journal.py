@@ -362,10 +362,10 @@ class JournalReader:
             NoJournalError: there is none yet.
             StorageError: it cannot be read, or is none of ours.
         """
-        if not path.exists():
-            raise NoJournalError(f"there is no journal in {path} yet.")
         self._path = path
         with _explained(path):
+            if not path.exists():
+                raise NoJournalError(f"there is no journal in {path} yet.")
             uri = f"{path.absolute().as_uri()}?mode=ro"
             self._db = sqlite3.connect(uri, uri=True, timeout=1.0, isolation_level=None)
         try:
