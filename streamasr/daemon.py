@@ -61,7 +61,7 @@ _EXIT_AT_ONCE: Final = 130
 
 
 class Daemon:
-    """Listens, recognises and tells, until it is asked to stop. See `server.House`."""
+    """Listens, recognises and tells, until it is asked to stop. See `house.House`."""
 
     def __init__(self, config: DaemonConfig, load_config: Callable[[], DaemonConfig]) -> None:
         """Prepare; `run` does it.
@@ -137,7 +137,7 @@ class Daemon:
     # What the server asks for.
 
     def begin(self, start: v1.Start) -> LiveSession:
-        """See `server.House.begin`."""
+        """See `house.House.begin`."""
         asked = Asked.at_start(start)
         wishes = self._resolve(asked)
         name = secrets.token_hex(8)
@@ -146,7 +146,7 @@ class Daemon:
         return live
 
     def configure(self, live: LiveSession, by: v1.Configure) -> None:
-        """See `server.House.configure`."""
+        """See `house.House.configure`."""
         before = self._asked[live.name]
         asked = before.changed(by)
         if asked != before:
@@ -154,7 +154,7 @@ class Daemon:
             self._asked[live.name] = asked
 
     def metrics(self) -> tuple[bytes, str]:
-        """See `server.House.metrics`."""
+        """See `house.House.metrics`."""
         return self._metrics.text(), self._metrics.content_type
 
     def _resolve(self, asked: Asked) -> Wishes:
