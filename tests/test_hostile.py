@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -205,11 +206,17 @@ def test_half_of_something_and_then_silence_or_an_abrupt_end(tmp_path: Path, sai
     run(story())
 
 
+def has_heard(house: House, name: str) -> bool:
+    return house.sessions.find(name).position > 0
+
+
 def test_sessions_that_are_begun_and_left_fill_the_house_only_for_a_while(tmp_path: Path) -> None:
     async def story() -> None:
         async with open_house(tmp_path, Rooms(max_sessions=3, resume_s=0.2)) as house:
             for _ in range(3):
                 async with Client.start(house) as client:
+                    await client.send(TALK[:1600])
+                    await eventually(partial(has_heard, house, client.session))
                     client.connection.transport.abort()
             async with Client.visit(house) as client:
                 await client.say("start")
