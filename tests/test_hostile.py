@@ -212,7 +212,7 @@ def has_heard(house: House, name: str) -> bool:
 
 def test_sessions_that_are_begun_and_left_fill_the_house_only_for_a_while(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path, Rooms(max_sessions=3, resume_s=0.2)) as house:
+        async with open_house(tmp_path, Rooms(max_sessions=3, resume_s=2.0)) as house:
             for _ in range(3):
                 async with Client.start(house) as client:
                     await client.send(TALK[:1600])
