@@ -13,11 +13,9 @@ indexed as a word of its own, so that any part of a text is found, be it one cha
 
 import contextlib
 import os
-import re
 import sqlite3
 import time
 import typing
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +26,7 @@ import msgspec
 from streamasr.errors import StorageError
 from streamasr.events import Durable, End, Final, Gap, Promise, Wishes, Words
 from streamasr.storage import check_name
+from streamasr.storage.search import match_query, spaced
 from streamasr.units import Samples
 
 SCHEMA_VERSION: typing.Final = 1
@@ -84,16 +83,6 @@ _KINDS: typing.Final[dict[str, type[Durable]]] = {
     "end": End,
 }
 
-_UNSPACED: typing.Final = re.compile(
-    "(["
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
-    "\u3005-\u3007\u3040-\u30ff\u3100-\u312f\u31f0-\u31ff"  # kana, bopomofo
-    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # ideographs
-    "\uac00-\ud7a3"  # hangul
-    "])"
-)
-"""Characters of scripts that write words without spaces between them, or, as Korean, with endings
-that nobody searches for."""
 
 SessionSource: TypeAlias = Literal["microphone", "client"]
 
@@ -496,22 +485,6 @@ class JournalReader:
                 (with_words, *values, -1 if limit is None else limit),
             )
             return [_found(row) for row in rows][::-1]
-
-
-def spaced(text: str) -> str:
-    """Put spaces around the characters that count as words, as text is indexed."""
-    # No NUL and no half of a surrogate pair can be handed to SQLite.
-    plain = text.replace("\0", " ").encode(errors="replace").decode()
-    return _UNSPACED.sub(r" \1 ", unicodedata.normalize("NFKC", plain))
-
-
-def match_query(text: str) -> str:
-    """What to ask the index for texts with all of these terms; empty if they hold no word.
-
-    Quoted, since to the index bare words may be operators.
-    """
-    terms = (spaced(term).replace('"', " ") for term in text.split())
-    return " ".join(f'"{term}"' for term in terms if any(map(str.isalnum, term)))
 
 
 @contextlib.contextmanager
