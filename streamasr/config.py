@@ -61,14 +61,6 @@ class AlignerConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class CommitLag:
-    """How far the stable part of a partial stays behind its end."""
-
-    tokens: int = 5
-    seconds: float = 0.8
-
-
-@dataclass(frozen=True, slots=True)
 class RecognitionConfig:
     """From samples to words."""
 
@@ -82,8 +74,6 @@ class RecognitionConfig:
     """Words that are likely, one by one."""
     partial_interval_s: float | None = None
     """Seconds of new audio between two partials; None for no partials."""
-    commit: CommitLag | None = field(default_factory=CommitLag)
-    """When a part of a partial becomes stable; None: not before the final."""
     words: bool = True
     threads: int = field(default_factory=default_threads)
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
@@ -295,9 +285,6 @@ class DaemonConfig(Section, kw_only=True, frozen=True):
             context=model.context,
             hotwords=model.hotwords,
             partial_interval_s=live.partial_interval_s if live.partials else None,
-            commit=CommitLag(live.commit_lag_tokens, live.commit_lag_s)
-            if live.commit == "agreement"
-            else None,
             words=live.words,
             threads=model.threads or default_threads(),
             providers=model.providers,

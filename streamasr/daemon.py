@@ -197,7 +197,7 @@ class Daemon:
             name,
             wishes,
             recogniser=self._engine,
-            settings=_stream_settings(self._config),
+            settings=stream_settings(self._config),
             archive=self._store,
             observer=self._metrics,
             beginning=beginning,
@@ -546,7 +546,8 @@ def _max_lag(config: DaemonConfig) -> Samples:
     return to_samples(max(config.server.max_lag_s, config.segmentation.max_segment + _SPARE_S))
 
 
-def _stream_settings(config: DaemonConfig) -> StreamSettings:
+def stream_settings(config: DaemonConfig) -> StreamSettings:
+    """How sessions are cut and recognised."""
     live = config.live
     commit = None
     if live.commit == "agreement":

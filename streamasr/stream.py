@@ -117,11 +117,6 @@ class Stream:
         """What is owed."""
         return self._session
 
-    @property
-    def has_open_segment(self) -> bool:
-        """Someone is speaking."""
-        return self._chunker.is_open
-
     def warm_up(self, samples: Float32Array) -> None:
         """Let the voice detector hear what came before the beginning, whole frames of it."""
         for start in range(0, len(samples) - FRAME + 1, FRAME):

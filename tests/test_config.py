@@ -19,7 +19,6 @@ from streamasr.commands.config import manual, markdown, overrides_from, run_conf
 from streamasr.config import (
     RELOAD,
     RESTART,
-    CommitLag,
     DaemonConfig,
     ServerConfig,
     Setting,
@@ -549,7 +548,6 @@ def test_the_engine_gets_what_was_set() -> None:
     assert (recognition.context, recognition.hotwords) == ("Ada", ("Grace",))
     assert (recognition.threads, recognition.words) == (3, False)
     assert recognition.partial_interval_s == 0.7
-    assert recognition.commit == CommitLag(2, 0.1)
     assert (recognition.vad, recognition.chunker) == (VadConfig(), ChunkerConfig())
 
 
@@ -557,7 +555,6 @@ def test_the_engine_gets_no_number_for_what_is_switched_off() -> None:
     config = changed({"live.partials": False, "live.commit": "endpoint", "model.language": ""})
     recognition = config.recognition(Path, language_name)
     assert recognition.partial_interval_s is None
-    assert recognition.commit is None
     assert recognition.language is None
     assert recognition.threads == default_threads()
 

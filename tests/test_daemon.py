@@ -14,13 +14,15 @@ import pytest
 
 from streamasr import client
 from streamasr.audio.file import open_audio
-from streamasr.config import RecognitionConfig
+from streamasr.config import DaemonConfig, LiveConfig, RecognitionConfig
+from streamasr.daemon import stream_settings
 from streamasr.engine import Engine
 from streamasr.errors import ProtocolError
 from streamasr.events import Final, Words
 from streamasr.protocols import v1
+from streamasr.session.hypothesis import CommitLag
 from streamasr.transcribe import transcribe
-from streamasr.units import SAMPLE_RATE, Float32Array, to_seconds
+from streamasr.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
 from tests.daemons import RunningDaemon
 from tests.fakes import FakeSource, pcm
 from tests.soak import soak
@@ -340,6 +342,13 @@ def test_much_audio_at_once_leaves_no_hole(tmp_path: Path) -> None:
         assert result.gaps == 0
         assert result.finals >= 30
         assert result.words >= 30
+
+
+def test_when_text_becomes_stable_is_the_operators_choice() -> None:
+    late = DaemonConfig(live=LiveConfig(commit="endpoint"))
+    assert stream_settings(late).session.commit is None
+    soon = DaemonConfig(live=LiveConfig(commit_lag_tokens=2, commit_lag_s=0.5))
+    assert stream_settings(soon).session.commit == CommitLag(2, to_samples(0.5))
 
 
 def test_a_second_daemon_keeps_away(tmp_path: Path) -> None:
