@@ -7,7 +7,8 @@ Actions are what the session asks for; messages are what it publishes.
 Segments are numbered from 1, ordered in time and never overlap.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Literal, TypeAlias
 
 from streamasr.transcript import Word
@@ -44,6 +45,24 @@ class SpeechContinued:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeechPaused:
+    """Silence followed the speech: if no more comes, the segment is exactly [start, end).
+
+    Everything before `end` has been delivered.
+    """
+
+    segment: int
+    end: Samples
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechResumed:
+    """Speech came back after a pause, before the hangover was over."""
+
+    segment: int
+
+
+@dataclass(frozen=True, slots=True)
 class SpeechEnded:
     """The segment is over: it is exactly the samples [start, end)."""
 
@@ -62,7 +81,9 @@ class AudioLost:
     reason: str
 
 
-SegmentationEvent: TypeAlias = SpeechStarted | SpeechContinued | SpeechEnded | AudioLost
+SegmentationEvent: TypeAlias = (
+    SpeechStarted | SpeechContinued | SpeechPaused | SpeechResumed | SpeechEnded | AudioLost
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +138,41 @@ class Hypothesis:
     """A guard had to end it: it may repeat itself or lack its end."""
 
 
+class Rank(IntEnum):
+    """What a pass is for; what is owed most goes first."""
+
+    FINAL = 0
+    SPECULATIVE = 1
+    """The final, if the speaker has finished; a partial otherwise."""
+    PARTIAL = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Pass:
     """One run of a segment's audio through encoder and decoder; the segment may grow meanwhile."""
 
     segment: int
-    is_final: bool
-    """Whether it covers the whole segment."""
+    number: int
+    """Counts the passes of the session from 1."""
+    rank: Rank = field(compare=False)
+    """Until `Hurry` changes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderCost:
+    """Seconds that the decoder worked for one pass, waiting not counted."""
+
+    prefill: float = 0.0
+    """Reading the prompt and the audio."""
+    verify: float = 0.0
+    """Reading the text that is known or supposed already."""
+    decode: float = 0.0
+    """Finding the rest token by token."""
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.prefill + self.verify + self.decode
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,8 +192,7 @@ class Decoded:
 
     of: Pass
     hypothesis: Hypothesis
-    cost: float = 0.0
-    """Seconds that the decoder worked on it, waiting not counted."""
+    cost: DecoderCost = DecoderCost()
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +234,8 @@ class Encode:
 
     of: Pass
     samples: Float32Array
+    """(n,), the segment from its start. Those of a later pass begin with the same samples, or with
+    fewer of them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -199,6 +249,8 @@ class Decode:
     context: str = ""
     forced: tuple[int, ...] = ()
     """Tokens that the answer must begin with: they have been promised to the listeners."""
+    draft: tuple[int, ...] = ()
+    """Tokens that the answer probably has, from its beginning: those of the last hypothesis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +258,20 @@ class AbandonPass:
     """Nobody waits for this pass any longer; stop it if it is being decoded."""
 
     of: Pass
+
+
+@dataclass(frozen=True, slots=True)
+class Hurry:
+    """The speaker has finished: this speculative pass is the segment's final now."""
+
+    of: Pass
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """No more passes over this segment come; what is kept for them can go."""
+
+    segment: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -229,7 +295,7 @@ class Publish:
     """Number of a message that is kept; counts from 1 in each session, without holes."""
 
 
-Order: TypeAlias = Encode | Decode | AbandonPass | Align
+Order: TypeAlias = Encode | Decode | AbandonPass | Hurry | Release | Align
 """What the engine can do."""
 
 Action: TypeAlias = Order | Publish
