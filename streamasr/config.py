@@ -49,6 +49,10 @@ class EncoderConfig:
     bundle: Path
     threads: int = field(default_factory=default_threads)
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    window_s: int | None = None
+    """Length of the attention window; None for the model's own."""
+    reuse: bool = True
+    """Whether what is known of a segment from its last pass is used in the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,15 @@ class RecognitionConfig:
     partial_interval_s: float | None = None
     """Seconds of new audio between two partials; None for no partials."""
     words: bool = True
+    encoder_window_s: int | None = None
+    """Length of the encoder's attention window; None for the model's own. The aligner always keeps
+    its own."""
+    aligner_idle_s: float | None = None
+    """Seconds without work after which the aligner is unloaded; then it is loaded when words are
+    first wanted. None loads it at the start, for good."""
+    reuse: bool = True
+    """Whether a pass over a segment uses what earlier ones found; False computes all of it anew,
+    the baseline of measurements."""
     threads: int = field(default_factory=default_threads)
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     vad: VadConfig = field(default_factory=VadConfig)
