@@ -267,7 +267,7 @@ def test_a_worker_that_is_given_up_says_so(tmp_path: Path) -> None:
             worker.submit(children.die).result(PATIENCE_S)
         assert not worker.is_alive
     assert [trouble for trouble, _ in troubles] == ["worker_died", "worker_lost"]
-    assert troubles[1][1] == "the w is gone for good: the file has gone"
+    assert troubles[1][1] == "the w is given up: the file has gone"
 
 
 def test_a_worker_is_ready_once_its_child_is(fifo: Path) -> None:

@@ -145,6 +145,13 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         self._has_ready_child = False
         self._has_answered = False  # the present child, anything
         self.restarts = 0
+        self.failure: StreamASRError | None = None
+        """Why it was given up, if it was."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in the log."""
+        return self._name
 
     @property
     def is_ready(self) -> bool:
@@ -369,9 +376,10 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         with self._lock:
             if not self._ready.done():
                 self._ready.set_exception(error)
+            self.failure = error
             self._stopping.set()
         self._fail_all(error)
-        self._tell("worker_lost", f"the {self._name} is gone for good: {error}")
+        self._tell("worker_lost", f"the {self._name} is given up: {error}")
 
     def _tell(self, trouble: Trouble, sentence: str) -> None:
         try:
