@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from typing import Self, TypeAlias, assert_never
 
 from streamasr.config import AlignerConfig, EncoderConfig, RecognitionConfig
+from streamasr.decoder.script import Script
 from streamasr.events import (
     AbandonPass,
     Align,
@@ -22,19 +23,19 @@ from streamasr.events import (
     Answer,
     Decode,
     Encode,
-    Encoded,
+    Hurry,
     Order,
     Pass,
     PassAbandoned,
-    PassFailed,
+    Release,
 )
-from streamasr.models.bundle import RECOGNISER, read_bundle
-from streamasr.models.qwen3_asr import Qwen3ASRDecoder, add_hotwords
-from streamasr.stages import DecoderStage, WorkerStage
+from streamasr.models.bundle import RECOGNISER, Bundle, read_bundle
+from streamasr.models.qwen3_asr import TOKENS_PER_SECOND, Qwen3ASRDecoder, add_hotwords
+from streamasr.stages import DecoderStage, EncoderStage, Owner, WorkerStage
 from streamasr.transcript import Segment, guess_words
-from streamasr.units import Float32Array, Samples
+from streamasr.units import Samples
 from streamasr.workers.aligner import AlignerWorker, aligner_worker
-from streamasr.workers.encoder import Embedded, EncoderWorker, encoder_worker
+from streamasr.workers.encoder import EncoderWorker, encoder_worker
 from streamasr.workers.process import OnTrouble, Patience, Trouble
 
 logger = logging.getLogger(__name__)
@@ -66,9 +67,17 @@ class Engine:
         patience, on_trouble = patience or Patience(), on_trouble or _ignore
         self.bundle = read_bundle(config.model, RECOGNISER)
         self.encoder: EncoderWorker = encoder_worker(
-            EncoderConfig(config.model, config.threads, config.providers), patience, on_trouble
+            EncoderConfig(
+                config.model,
+                config.threads,
+                config.providers,
+                window_s=config.encoder_window_s,
+                reuse=config.reuse,
+            ),
+            patience,
+            on_trouble,
         )
-        self._encoding = WorkerStage(self.encoder, _samples_of, _encoded)
+        self._encoding = EncoderStage(self.encoder)
         self._decoding = DecoderStage(self._load_decoder)
         self.aligner: AlignerWorker | None = None
         self._aligning: WorkerStage[Align, Align, Aligned] | None = None
@@ -78,7 +87,7 @@ class Engine:
                 patience,
                 on_trouble,
             )
-            self._aligning = WorkerStage(self.aligner, _unchanged, _aligned)
+            self._aligning = WorkerStage(self.aligner.submit, _unchanged, _aligned)
         self._channels: set[Channel] = set()
         self._is_stopping = False
         self._lock = threading.Lock()  # guards the two above
@@ -196,6 +205,12 @@ class Engine:
                 self._decoding.put(channel, order)
             case AbandonPass(of=of):
                 self._abandon(of, channel)
+            case Hurry(of=of):
+                self._encoding.hurry(channel, _is_of(of))
+                self._decoding.hurry(channel, _is_of(of))
+            case Release(segment=segment):
+                self._encoding.release(channel, segment)
+                self._decoding.release(channel, segment)
             case Align():
                 if self._aligning:
                     self._aligning.put(channel, order)
@@ -205,14 +220,9 @@ class Engine:
                 assert_never(order)
 
     def _abandon(self, of: Pass, channel: "Channel") -> None:
-        """What waits is taken back, what is being decoded is stopped; encoding is let be."""
-
-        def is_meant(order: Encode | Decode) -> bool:
-            return order.of == of
-
-        self._decoding.abandon(channel, is_meant)
-        n_encodes = len(self._encoding.take_back(channel, is_meant))
-        n_decodes = len(self._decoding.take_back(channel, is_meant))
+        """What waits or is being decoded is taken back; what is being encoded is let be."""
+        n_encodes = len(self._encoding.take_back(channel, _is_of(of)))
+        n_decodes = len(self._decoding.take_back(channel, _is_of(of)))
         for _ in range(n_encodes + n_decodes):
             channel.hand_over(PassAbandoned(of))
 
@@ -233,6 +243,8 @@ class Engine:
             self.bundle.decoder,
             n_threads=self._config.threads,
             max_segment_s=self._config.chunker.max_segment,
+            reuse=self._config.reuse,
+            script=_script(self.bundle),
         )
 
 
@@ -273,6 +285,16 @@ class Channel:
                 logger.exception("an answer could not be delivered")
 
 
+def _is_of(of: Pass) -> Callable[[Encode | Decode], bool]:
+    return lambda order: order.of == of
+
+
+def _script(bundle: Bundle) -> Script | None:
+    """What a bundle of random weights says; None for one that has learned something."""
+    rate = bundle.facts.get("scripted_tokens_per_second")
+    return None if rate is None else Script(float(rate) / TOKENS_PER_SECOND)
+
+
 def spread(order: Align) -> Aligned:
     """Word times where no aligner can give them: even over the segment, with no score."""
     end = Samples(order.start + len(order.samples))
@@ -280,19 +302,8 @@ def spread(order: Align) -> Aligned:
     return Aligned(order.segment, guess_words(segment), "spread")
 
 
-def _samples_of(order: Encode) -> Float32Array:
-    return order.samples
-
-
-def _unchanged(order: Align) -> Align:
+def _unchanged(_owner: Owner, order: Align) -> Align:
     return order
-
-
-def _encoded(order: Encode, result: "Future[Embedded]") -> Answer:
-    if error := result.exception():
-        return PassFailed(order.of, str(error))
-    embedded = result.result()
-    return Encoded(order.of, embedded.embeddings, embedded.cost)
 
 
 def _aligned(order: Align, result: "Future[Aligned]") -> Answer:

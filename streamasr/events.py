@@ -184,6 +184,8 @@ class Encoded:
     """(n_tokens, n_embd)."""
     cost: float = 0.0
     """Seconds that the encoder worked on it, waiting not counted."""
+    waited: float = 0.0
+    """Seconds from the order to the answer in which the encoder did not work on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,8 @@ class Decoded:
     of: Pass
     hypothesis: Hypothesis
     cost: DecoderCost = DecoderCost()
+    waited: float = 0.0
+    """Seconds from the order to the answer in which the decoder did not work on it."""
 
 
 @dataclass(frozen=True, slots=True)

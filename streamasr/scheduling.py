@@ -12,23 +12,21 @@ something (a file) cannot keep out one that seldom does (somebody speaking):
 So a final of an owner that had no more than its share waits for the running operation, and for one
 of each other owner that was there before it; anything else waits for a quantum and an operation of
 each at most.
+
+A worker that does one thing after the other calls `pop` and `charge`. One that works on many things
+at once, in steps, calls `front` before each step, `spend` after it, and `finish` when something is
+done.
 """
 
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Final, Generic, TypeVar
+
+from streamasr.events import Rank
 
 QUANTUM_S: Final = 0.5
 """Seconds of service that make no difference between owners: about one operation."""
-
-
-class Rank(IntEnum):
-    """What goes first among equals."""
-
-    FINAL = 0
-    PARTIAL = 1
 
 
 OwnerT = TypeVar("OwnerT", bound=Hashable)
@@ -89,13 +87,9 @@ class FairQueue(Generic[OwnerT, ItemT]):
         Raises:
             IndexError: nothing waits.
         """
-        waiting = [a.virtual_time for a in self._accounts.values() if a.rank is not None]
-        owner = self._next_owner(min(waiting, default=0.0))
-        if owner is None:
-            raise IndexError("nothing waits")
+        rank, [(owner, item), *_] = self.front()
         account = self._accounts[owner]
-        assert account.rank is not None
-        item = account.waiting[account.rank].popleft()
+        account.waiting[rank].popleft()
         account.turn = self._next_turn()
         account.n_running += 1
         return owner, item
@@ -107,6 +101,44 @@ class FairQueue(Generic[OwnerT, ItemT]):
             account.turn = self._next_turn()
             account.n_running -= 1
             self._advance()
+
+    def front(self) -> tuple[Rank, list[tuple[OwnerT, ItemT]]]:
+        """What is served next: of each owner whose turn it is, one item, all of the same rank.
+
+        Raises:
+            IndexError: nothing waits.
+        """
+        owners = self._next_owners(self._least())
+        if not owners:
+            raise IndexError("nothing waits")
+        rank = self._accounts[owners[0]].rank
+        assert rank is not None
+        return rank, [(owner, self._accounts[owner].waiting[rank][0]) for owner in owners]
+
+    def spend(self, owner: OwnerT, seconds: float) -> None:
+        """Note what a step on one of an owner's items has cost."""
+        if account := self._accounts.get(owner):
+            account.virtual_time += seconds
+            self._advance()
+
+    def finish(self, owner: OwnerT, item: ItemT) -> bool:
+        """Take out an item that is done; False if it is not there any more."""
+        account = self._accounts.get(owner)
+        found = bool(self.remove(owner, lambda other: other is item))
+        if account and found:
+            account.turn = self._next_turn()
+        return found
+
+    def has(self, owner: OwnerT, item: ItemT) -> bool:
+        """Whether an item is still waiting."""
+        account = self._accounts.get(owner)
+        waiting = account.waiting.values() if account else ()
+        return any(item is other for items in waiting for other in items)
+
+    def change_rank(self, owner: OwnerT, predicate: Callable[[ItemT], bool], rank: Rank) -> None:
+        """Let the items of an owner that satisfy `predicate` wait behind those of another rank."""
+        for item in self.remove(owner, predicate):
+            self.push(owner, item, rank)
 
     def remove(self, owner: OwnerT, predicate: Callable[[ItemT], bool]) -> list[ItemT]:
         """Take back the waiting items of an owner that satisfy `predicate`."""
@@ -121,19 +153,28 @@ class FairQueue(Generic[OwnerT, ItemT]):
         """Forget an owner and all that it waits for."""
         self._accounts.pop(owner, None)
 
-    def has_urgent(self) -> bool:
-        """Whether a final waits that would go before what is running, had that not begun."""
-        owner = self._next_owner(self._now)
-        return owner is not None and self._accounts[owner].rank is Rank.FINAL
+    def has_urgent(self, rank: Rank) -> bool:
+        """Whether something waits that would go before what is running with this rank."""
+        owners = self._next_owners(self._now)
+        urgent = self._accounts[owners[0]].rank if owners else None
+        return urgent is not None and urgent < rank
 
-    def _next_owner(self, least: float) -> OwnerT | None:
-        """Who is served next if the least served one stands at `least`."""
-        candidates = [
-            (account.rank, account.turn, owner)
-            for owner, account in self._accounts.items()
-            if account.rank is not None and account.virtual_time <= least + self._quantum
-        ]
-        return min(candidates, key=lambda candidate: candidate[:2])[2] if candidates else None
+    def _least(self) -> float:
+        """Virtual time of the least served owner that waits for something."""
+        waiting = (a.virtual_time for a in self._accounts.values() if a.rank is not None)
+        return min(waiting, default=0.0)
+
+    def _next_owners(self, least: float) -> list[OwnerT]:
+        """Whose turn it is if the least served one stands at `least`, the first one first."""
+        candidates = sorted(
+            (
+                (account.rank, account.turn, owner)
+                for owner, account in self._accounts.items()
+                if account.rank is not None and account.virtual_time <= least + self._quantum
+            ),
+            key=lambda candidate: candidate[:2],
+        )
+        return [owner for rank, _, owner in candidates if rank is candidates[0][0]]
 
     def _advance(self) -> None:
         present = [account.virtual_time for account in self._accounts.values() if account.is_active]

@@ -1,31 +1,46 @@
-"""The stages of the engine: what waits for each of them, whose turn it is, one thing at a time.
+"""The stages of the engine: what waits for each of them, and whose turn it is.
 
 A worker's stage sends its child one request and holds the others back, so that what waits can still
-be overtaken or taken back. The decoder's stage is a thread. Both charge the owner of an order with
-the time for which it kept the others waiting, restarts of the child included.
+be overtaken or taken back. The decoder's stage is a thread that works on several orders at once, in
+steps. Both charge the owner of an order with the time for which it kept the others waiting, with
+restarts of the child.
 """
 
 import abc
+import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
+from streamasr.decoder import batching
 from streamasr.decoder.llama import Aborted
-from streamasr.errors import StreamASRError, WorkerError
-from streamasr.events import Align, Answer, Decode, Decoded, Encode, PassAbandoned, PassFailed
+from streamasr.errors import WorkerError
+from streamasr.events import (
+    Align,
+    Answer,
+    Decode,
+    Decoded,
+    Encode,
+    Encoded,
+    Hypothesis,
+    Pass,
+    PassFailed,
+    Rank,
+)
 from streamasr.models.qwen3_asr import Qwen3ASRDecoder
-from streamasr.scheduling import FairQueue, Rank
-from streamasr.workers.process import Worker
+from streamasr.scheduling import FairQueue
+from streamasr.workers.encoder import Embedded, EncoderWorker, UtteranceAudio
 
 logger = logging.getLogger(__name__)
 
 OrderT = TypeVar("OrderT", bound=Encode | Decode | Align)
 RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
+
+BatchAnswer: TypeAlias = batching.Answer[Hypothesis]
 
 
 class Owner(Protocol):
@@ -44,7 +59,7 @@ class Stage(abc.ABC, Generic[OrderT]):
     def __init__(self) -> None:
         """Begin with nothing waiting."""
         self._queue: FairQueue[Owner, OrderT] = FairQueue()
-        self._changed = threading.Condition()  # guards everything here
+        self._changed = threading.Condition(threading.RLock())  # guards everything here
         self._is_stopping = False
 
     @property
@@ -62,6 +77,11 @@ class Stage(abc.ABC, Generic[OrderT]):
         with self._changed:
             return self._queue.remove(owner, predicate)
 
+    def hurry(self, owner: Owner, predicate: Callable[[OrderT], bool]) -> None:
+        """Let the waiting orders that satisfy `predicate` go with the finals from now on."""
+        with self._changed:
+            self._queue.change_rank(owner, predicate, Rank.FINAL)
+
     def forget(self, owner: Owner) -> None:
         """Remove an owner and all its waiting orders."""
         with self._changed:
@@ -73,19 +93,19 @@ class WorkerStage(Stage[OrderT], Generic[OrderT, RequestT, ResultT]):
 
     def __init__(
         self,
-        worker: Worker[Any, RequestT, ResultT],
-        request_of: Callable[[OrderT], RequestT],
+        submit: Callable[[RequestT], "Future[ResultT]"],
+        request_of: Callable[[Owner, OrderT], RequestT],
         answer_of: Callable[[OrderT, "Future[ResultT]"], Answer],
     ) -> None:
         """Stand before a worker.
 
         Args:
-            worker: started and stopped by its owner.
+            submit: of the worker, which is started and stopped by its owner.
             request_of: what the child gets of an order.
             answer_of: from an order and what came of its request, a result or an error.
         """
         super().__init__()
-        self._worker = worker
+        self._submit = submit
         self._request_of = request_of
         self._answer_of = answer_of
         self._is_busy = False
@@ -106,7 +126,7 @@ class WorkerStage(Stage[OrderT], Generic[OrderT, RequestT, ResultT]):
         while taken := self._take():
             owner, order = taken
             began = time.perf_counter()
-            result = self._worker.submit(self._request_of(order))
+            result = self._submit(self._request_of(owner, order))
             if not result.done():
                 result.add_done_callback(lambda result: self._go_on(owner, order, began, result))  # noqa: B023 - returns
                 return
@@ -133,11 +153,45 @@ class WorkerStage(Stage[OrderT], Generic[OrderT, RequestT, ResultT]):
             self._is_busy = False
 
 
-class DecoderStage(Stage[Decode]):
-    """Orders that wait for the decoder's thread.
+class EncoderStage(WorkerStage[Encode, UtteranceAudio, Embedded]):
+    """Orders that wait for the encoder process, in which each segment is one utterance."""
 
-    A final does not wait for a partial: the partial is abandoned, whoever it is for. But no session
-    loses two in a row to others, so that finals of others leave it half of its partials at least.
+    def __init__(self, worker: EncoderWorker) -> None:
+        """Stand before a worker, which is started and stopped by its owner."""
+        super().__init__(worker.submit, self._request, _encoded)
+        self._encoder = worker
+        self._keys: dict[tuple[Owner, int], int] = {}  # of owners and segments
+        self._numbers = itertools.count()
+
+    def release(self, owner: Owner, segment: int) -> None:
+        """No more of a segment is encoded."""
+        with self._changed:
+            key = self._keys.pop((owner, segment), None)
+        if key is not None:
+            self._encoder.release(key)
+
+    def forget(self, owner: Owner) -> None:
+        """Remove an owner, all its waiting orders, and what was kept of its segments."""
+        super().forget(owner)
+        with self._changed:
+            segments = [segment for other, segment in self._keys if other is owner]
+        for segment in segments:
+            self.release(owner, segment)
+
+    def _request(self, owner: Owner, order: Encode) -> UtteranceAudio:
+        with self._changed:
+            name = (owner, order.of.segment)
+            key = self._keys.get(name)
+            if key is None:
+                key = self._keys[name] = next(self._numbers)
+        return UtteranceAudio(key, order.samples)
+
+
+class DecoderStage(Stage[Decode]):
+    """Orders that the decoder's thread works on, in steps: a batch for all whose turn it is.
+
+    What is more urgent interrupts the running batch of what is less; that batch is done again
+    later, and nothing else is lost.
     """
 
     def __init__(self, load: Callable[[], Qwen3ASRDecoder]) -> None:
@@ -145,8 +199,10 @@ class DecoderStage(Stage[Decode]):
         super().__init__()
         self._load = load
         self._decoder: Qwen3ASRDecoder | None = None
-        self._running: tuple[Owner, Decode] | None = None
-        self._yielded: set[Owner] = set()  # whose last partial made way for somebody else's final
+        self._begun: dict[tuple[Owner, Pass], BatchAnswer] = {}
+        self._running: tuple[Rank, list[tuple[Owner, Decode]]] | None = None  # the present step
+        self._segments: set[tuple[Owner, int]] = set()  # of which something is kept
+        self._released: list[tuple[Owner, int]] = []  # and need not be any longer
         self._ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="decoder", daemon=True)
 
@@ -178,24 +234,40 @@ class DecoderStage(Stage[Decode]):
             self._thread.join()
 
     def put(self, owner: Owner, order: Decode) -> None:
-        """Let an order wait for its turn; a final may stop the partial that is being decoded."""
+        """Let an order wait for its turn; it may interrupt what is being decoded."""
         with self._changed:
             self._queue.push(owner, order, rank_of(order))
-            if order.of.is_final and self._running and self._queue.has_urgent():
-                self._make_way(owner, *self._running)
+            self._interrupt_if_urgent()
             self._changed.notify()
 
-    def abandon(self, owner: Owner, predicate: Callable[[Decode], bool]) -> None:
-        """Stop what is being decoded if it is this owner's and satisfies `predicate`."""
+    def hurry(self, owner: Owner, predicate: Callable[[Decode], bool]) -> None:
+        """Speculative passes have become finals."""
         with self._changed:
-            if self._running and self._running[0] is owner and predicate(self._running[1]):
-                assert self._decoder is not None
-                self._decoder.abandon()
+            super().hurry(owner, predicate)
+            self._interrupt_if_urgent()
+
+    def take_back(self, owner: Owner, predicate: Callable[[Decode], bool]) -> list[Decode]:
+        """Remove the orders of an owner that satisfy `predicate`, begun or not."""
+        with self._changed:
+            removed = super().take_back(owner, predicate)
+            for order in removed:
+                self._begun.pop((owner, order.of), None)
+                self._interrupt_if_for(owner, order)
+            return removed
+
+    def release(self, owner: Owner, segment: int) -> None:
+        """No more of a segment is decoded."""
+        with self._changed:
+            self._released.append((owner, segment))
+            self._changed.notify()
 
     def forget(self, owner: Owner) -> None:
-        """Remove an owner, all its waiting orders, and what is being decoded for it."""
-        super().forget(owner)
-        self.abandon(owner, lambda _: True)
+        """Remove an owner, all its orders, and what was kept of its segments."""
+        with self._changed:
+            self.take_back(owner, lambda _: True)
+            super().forget(owner)
+            self._released += [name for name in self._segments if name[0] is owner]
+            self._changed.notify()
 
     def check_context(self, context: str) -> None:
         """See `Qwen3ASRDecoder.check_context`. May be called from any thread.
@@ -209,13 +281,14 @@ class DecoderStage(Stage[Decode]):
                 raise WorkerError("the decoder is not running.")
             self._decoder.check_context(context)
 
-    def _make_way(self, claimant: Owner, owner: Owner, running: Decode) -> None:
-        if running.of.is_final or (owner is not claimant and owner in self._yielded):
-            return
-        assert self._decoder is not None
-        self._decoder.abandon()
-        if owner is not claimant:
-            self._yielded.add(owner)
+    def _interrupt_if_urgent(self) -> None:
+        if self._running and self._decoder and self._queue.has_urgent(self._running[0]):
+            self._decoder.abandon()
+
+    def _interrupt_if_for(self, owner: Owner, order: Decode) -> None:
+        """Interrupt the running step if it is for nobody else."""
+        if self._running and self._decoder and self._running[1] == [(owner, order)]:
+            self._decoder.abandon()
 
     # What follows runs in the thread.
 
@@ -228,50 +301,109 @@ class DecoderStage(Stage[Decode]):
         with self._changed:
             self._decoder = decoder
         self._ready.set_result(None)
-        while taken := self._take(decoder):
-            self._serve(decoder, *taken)
+        while self._is_wanted(decoder):
+            self._step(decoder)
         with self._changed:
             self._decoder = None
             decoder.close()
 
-    def _take(self, decoder: Qwen3ASRDecoder) -> tuple[Owner, Decode] | None:
+    def _is_wanted(self, decoder: Qwen3ASRDecoder) -> bool:
+        """Wait for something to do, and forget what is not needed; False when it is all over."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_stopping or self._queue)
-            if self._is_stopping:
-                return None
-            self._running = self._queue.pop()
-            # Under the lock: what is abandoned from here on is this order.
-            decoder.rearm()
-            return self._running
+            self._changed.wait_for(lambda: self._is_stopping or self._queue or self._released)
+            for name in self._released:
+                decoder.release(name)
+            self._segments.difference_update(self._released)
+            self._released.clear()
+            return not self._is_stopping
 
-    def _serve(self, decoder: Qwen3ASRDecoder, owner: Owner, order: Decode) -> None:
-        began = time.perf_counter()
-        answer = _decode(decoder, order)
-        cost = time.perf_counter() - began
+    def _step(self, decoder: Qwen3ASRDecoder) -> None:
+        orders = self._next_orders(decoder)
+        try:
+            answers = self._answers(decoder, orders)
+            costs = dict(decoder.step(answers)) if answers else {}
+        except Aborted:
+            costs = {}
+        except Exception as error:  # the thread's outermost frame: whoever waits must hear of it
+            logger.exception("a step of the decoder failed")
+            self._give_up(orders, f"internal error: {error!r}")
+            return
+        for owner, order, answer in self._end_step(orders, costs):
+            owner.hand_over(_decoded(order, answer))
+
+    def _next_orders(self, decoder: Qwen3ASRDecoder) -> list[tuple[Owner, Decode]]:
+        with self._changed:
+            if not self._queue:
+                return []
+            self._running = self._queue.front()
+            # Under the lock: what is interrupted from here on is this step.
+            decoder.rearm()
+            return self._running[1]
+
+    def _answers(
+        self, decoder: Qwen3ASRDecoder, orders: Sequence[tuple[Owner, Decode]]
+    ) -> list[BatchAnswer]:
+        """The answers that are being found to those orders that have not been taken back."""
+        with self._changed:
+            return [
+                self._begun.get((owner, order.of)) or self._begin(decoder, owner, order)
+                for owner, order in orders
+                if self._queue.has(owner, order)
+            ]
+
+    def _begin(self, decoder: Qwen3ASRDecoder, owner: Owner, order: Decode) -> BatchAnswer:
+        segment = owner, order.of.segment
+        answer = decoder.begin(
+            segment,
+            order.embeddings,
+            context=order.context,
+            language=order.language,
+            forced=order.forced,
+            draft=order.draft,
+        )
+        self._segments.add(segment)
+        self._begun[owner, order.of] = answer
+        return answer
+
+    def _end_step(
+        self, orders: Sequence[tuple[Owner, Decode]], costs: Mapping[BatchAnswer, float]
+    ) -> list[tuple[Owner, Decode, BatchAnswer]]:
+        """Charge for a step; what is complete by it, and still wanted."""
+        complete = []
         with self._changed:
             self._running = None
-            self._queue.charge(owner, cost)
-            if isinstance(answer, Decoded):
-                self._yielded.discard(owner)
-        owner.hand_over(replace(answer, cost=cost) if isinstance(answer, Decoded) else answer)
+            for owner, order in orders:
+                answer = self._begun.get((owner, order.of))
+                self._queue.spend(owner, costs.get(answer, 0.0) if answer else 0.0)
+                if answer and answer.is_complete:
+                    del self._begun[owner, order.of]
+                    self._queue.finish(owner, order)
+                    complete.append((owner, order, answer))
+        return complete
+
+    def _give_up(self, orders: Sequence[tuple[Owner, Decode]], message: str) -> None:
+        with self._changed:
+            self._running = None
+            for owner, order in orders:
+                self._begun.pop((owner, order.of), None)
+            given_up = [(o, order) for o, order in orders if self._queue.finish(o, order)]
+        for owner, order in given_up:
+            owner.hand_over(PassFailed(order.of, message))
 
 
 def rank_of(order: Encode | Decode | Align) -> Rank:
     """Words are owed like finals, and nothing else is aligned."""
-    is_final = isinstance(order, Align) or order.of.is_final
-    return Rank.FINAL if is_final else Rank.PARTIAL
+    return Rank.FINAL if isinstance(order, Align) else order.of.rank
 
 
-def _decode(decoder: Qwen3ASRDecoder, order: Decode) -> Answer:
-    try:
-        hypothesis = decoder.decode(
-            order.embeddings, context=order.context, language=order.language, forced=order.forced
-        )
-        return Decoded(order.of, hypothesis)
-    except Aborted:
-        return PassAbandoned(order.of)
-    except StreamASRError as error:
+def _encoded(order: Encode, result: "Future[Embedded]") -> Answer:
+    if error := result.exception():
         return PassFailed(order.of, str(error))
-    except Exception as error:  # the thread's outermost frame: whoever waits must hear of it
-        logger.exception("segment %d could not be decoded", order.of.segment)
-        return PassFailed(order.of, f"internal error: {error!r}")
+    embedded = result.result()
+    return Encoded(order.of, embedded.embeddings, embedded.cost)
+
+
+def _decoded(order: Decode, answer: BatchAnswer) -> Answer:
+    if answer.result is None:
+        return PassFailed(order.of, str(answer.error))
+    return Decoded(order.of, answer.result, answer.cost)

@@ -1,8 +1,9 @@
 """The one binding to llama.cpp, on the low-level interface of llama-cpp-python.
 
-`LlamaModel` is a GGUF file in memory: weights and vocabulary. `LlamaContext` is one sequence
-of a model: the KV cells of what it has read so far. Text goes in as batches of tokens, audio as
-batches of embeddings, both into the same sequence; a llama.cpp batch holds one or the other.
+`LlamaModel` is a GGUF file in memory: weights and vocabulary. `LlamaContext` holds sequences
+of a model: the KV cells of what each has read so far. Text goes in as batches of tokens, audio as
+batches of embeddings, both into the same sequences; a llama.cpp batch holds one or the other, of
+any number of sequences.
 
 Every return code is checked: a model that llama.cpp refuses is a `ModelError`, a refused batch
 a `DecodeError`. The calls release the interpreter lock; a context belongs to one thread at a time,
@@ -18,8 +19,9 @@ import os
 import re
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +34,6 @@ logger = logging.getLogger(__name__)
 OLDEST_LLAMA_CPP_PYTHON: Final = (0, 3, 36)
 """Older releases have other parameter structs and do not know the `qwen3vl` architecture well."""
 
-_BATCH_TOKENS: Final = 512  # tokens computed at a time inside llama.cpp (its n_ubatch)
 _GGML_LOG_ERROR: Final = 4
 _ROPE_TYPES_WITH_PLANES: Final = (8, 40)  # multi-axis and interleaved multi-axis rotary positions
 _N_PLANES: Final = 4
@@ -40,12 +41,15 @@ _N_PLANES: Final = 4
 _NO_SLOT = 1
 _ABORTED = 2
 
-Outputs = Literal["none", "last", "all"]
-"""Which positions of a batch give logits (or hidden states)."""
+IntArray = npt.NDArray[np.int32]
 
 
 class Aborted(Exception):  # noqa: N818 - an outcome that the caller asked for, not an error
     """The running decode was stopped through `LlamaContext.abort`."""
+
+
+class NoRoomError(DecodeError):
+    """All cells of the context are taken; where some are given up there is room."""
 
 
 class LlamaModel:
@@ -135,22 +139,44 @@ class LlamaModel:
         self.close()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """What a sequence reads in a batch, behind what it has read before."""
+
+    sequence: int
+    data: IntArray | Float32Array
+    """(n,) int32 tokens, or (n, n_embd) float32 embeddings in their place."""
+    n_outputs: int = 0
+    """How many of the last rows give logits, or hidden states."""
+
+
 class LlamaContext:
-    """One sequence of a model: what it has read so far (`n_past` positions), and what follows.
+    """Some sequences of a model: what each has read so far, and what follows it.
+
+    The sequences share one pool of cells, and cells that are copied are stored once.
 
     Attributes:
-        abort: set it from any thread to make the running decode raise `Aborted` soon.
+        abort: set it from any thread to make the running `read` raise `Aborted` soon.
     """
 
     def __init__(
-        self, model: LlamaModel, *, n_ctx: int, n_threads: int, hidden_states: bool = False
+        self,
+        model: LlamaModel,
+        *,
+        n_ctx: int,
+        n_threads: int,
+        n_sequences: int = 1,
+        n_batch: int = 512,
+        hidden_states: bool = False,
     ) -> None:
-        """Make room for `n_ctx` positions.
+        """Make room for `n_ctx` positions of all sequences together.
 
         Args:
             model: stays open as long as this context.
-            n_ctx: positions of prompt and answer together.
+            n_ctx: cells: positions of prompts and answers together.
             n_threads: for prompts and for single tokens alike.
+            n_sequences: they are numbered from 0.
+            n_batch: the most rows that llama.cpp computes at a time; it takes memory for each.
             hidden_states: outputs are the normalised hidden states instead of logits.
 
         Raises:
@@ -158,14 +184,16 @@ class LlamaContext:
         """
         self.model = model
         self.n_ctx = n_ctx
-        self.n_past = 0
         self.abort = threading.Event()
+        self._lengths = [0] * n_sequences
         self._lib = load_library()
         self._hidden_states = hidden_states
         parameters = self._lib.llama_context_default_params()
         parameters.n_ctx = n_ctx
         parameters.n_batch = n_ctx
-        parameters.n_ubatch = min(_BATCH_TOKENS, n_ctx)
+        parameters.n_ubatch = min(n_batch, n_ctx)
+        parameters.n_seq_max = n_sequences
+        parameters.kv_unified = True
         parameters.n_threads = n_threads
         parameters.n_threads_batch = n_threads
         parameters.embeddings = hidden_states
@@ -184,42 +212,63 @@ class LlamaContext:
             raise ModelError(f"llama.cpp cannot make a context of {n_ctx} positions: {why}")
         self._memory = self._lib.llama_get_memory(self._context)
 
-    def read_tokens(self, tokens: Sequence[int], outputs: Outputs) -> Float32Array:
-        """Append tokens to the sequence.
+    def length(self, sequence: int) -> int:
+        """How many positions a sequence has read."""
+        return self._lengths[sequence]
+
+    def read(self, batch: Sequence[Rows]) -> list[Float32Array]:
+        """Let sequences read, all of them tokens or all of them embeddings, each once at most.
+
+        Nothing is read where this raises.
 
         Returns:
-            (n_outputs, n_vocab) logits, or (n_outputs, n_embd) hidden states.
+            The outputs in the order of the rows: (n_vocab,) logits, or (n_embd,) hidden states.
+            They are llama.cpp's own memory, which the next call overwrites.
 
         Raises:
-            DecodeError: llama.cpp refused, or the sequence is full.
+            NoRoomError: the cells are all taken.
+            DecodeError: llama.cpp refused, or the embeddings have another width.
             Aborted: `abort` was set.
         """
-        ids = np.asarray(tokens, dtype=np.int32)
-        return self._decode(len(ids), outputs, tokens=ids)
+        batch = [rows for rows in batch if len(rows.data)]
+        if not batch:
+            return []
+        count = sum(len(rows.data) for rows in batch)
+        if count > self.n_ctx:
+            raise NoRoomError(f"{count} positions do not fit into a context of {self.n_ctx}.")
+        wanted = np.concatenate([_last(len(rows.data), rows.n_outputs) for rows in batch])
+        native, keep = self._native_batch(batch, wanted)
+        with _native_log.collect_errors() as complaints:
+            code = self._lib.llama_decode(self._context, native)
+        del keep
+        if code != 0:
+            for rows in batch:
+                self._forget_failed(rows.sequence)
+            raise _failure(code, count, complaints)
+        for rows in batch:
+            self._lengths[rows.sequence] += len(rows.data)
+        return [self._output(int(row)) for row in np.flatnonzero(wanted)]
 
-    def read_embeddings(self, embeddings: Float32Array, outputs: Outputs) -> Float32Array:
-        """Append embeddings, (n, n_embd) float32, to the sequence in place of tokens.
-
-        Returns and raises as `read_tokens` does.
-        """
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.model.n_embd:
-            raise DecodeError(
-                f"the encoder gives embeddings of shape {embeddings.shape}, the decoder "
-                f"{self.model.path.name} needs rows of {self.model.n_embd}; they are not a pair."
-            )
-        rows = np.ascontiguousarray(embeddings, dtype=np.float32)
-        return self._decode(len(rows), outputs, embeddings=rows)
-
-    def truncate(self, n_past: int) -> None:
-        """Forget every position from `n_past` on."""
-        if n_past >= self.n_past:
+    def truncate(self, sequence: int, length: int) -> None:
+        """Forget every position of a sequence from `length` on."""
+        if length >= self._lengths[sequence]:
             return
-        if not self._lib.llama_memory_seq_rm(self._memory, 0, n_past, -1):
+        if not self._lib.llama_memory_seq_rm(self._memory, sequence, length, -1):
             # A part of the cells cannot be removed: nothing must be believed of the rest.
-            self._lib.llama_memory_clear(self._memory, True)
-            self.n_past = 0
-            raise DecodeError(f"llama.cpp cannot forget the positions from {n_past} on.")
-        self.n_past = n_past
+            self._lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+            self._lengths[sequence] = 0
+            raise DecodeError(f"llama.cpp cannot forget the positions from {length} on.")
+        self._lengths[sequence] = length
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Let a sequence have the first `length` positions of another; nothing is computed."""
+        self.truncate(target, 0)
+        self._lib.llama_memory_seq_cp(self._memory, source, target, 0, length)
+        reached: int = self._lib.llama_memory_seq_pos_max(self._memory, target) + 1
+        if reached != length:
+            self._lib.llama_memory_seq_rm(self._memory, target, -1, -1)
+            raise DecodeError(f"llama.cpp copied {reached} positions instead of {length}.")
+        self._lengths[target] = length
 
     def close(self) -> None:
         """Give the memory back."""
@@ -233,56 +282,27 @@ class LlamaContext:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _decode(
-        self,
-        count: int,
-        outputs: Outputs,
-        *,
-        tokens: npt.NDArray[np.int32] | None = None,
-        embeddings: Float32Array | None = None,
-    ) -> Float32Array:
-        if count == 0:
-            return np.empty((0, self._output_width), dtype=np.float32)
-        if self.n_past + count > self.n_ctx:
-            raise DecodeError(
-                f"{self.n_past + count} positions do not fit into a context of {self.n_ctx}."
-            )
-        wanted = np.zeros(count, dtype=np.int8)
-        if outputs != "none":
-            wanted[slice(None) if outputs == "all" else -1] = 1
-        batch, keep = self._batch(count, wanted, tokens, embeddings)
-        with _native_log.collect_errors() as complaints:
-            code = self._lib.llama_decode(self._context, batch)
-        del keep
-        if code != 0:
-            self._forget_failed_batch()
-            if code == _ABORTED:
-                raise Aborted
-            why = complaints[-1] if complaints else "it gave no reason"
-            what = "has no free cells" if code == _NO_SLOT else f"answered {code}"
-            raise DecodeError(f"llama.cpp {what} for a batch of {count}: {why}")
-        self.n_past += count
-        return self._read_outputs(np.flatnonzero(wanted))
-
-    def _batch(
-        self,
-        count: int,
-        wanted: npt.NDArray[np.int8],
-        tokens: npt.NDArray[np.int32] | None,
-        embeddings: Float32Array | None,
+    def _native_batch(
+        self, batch: Sequence[Rows], wanted: npt.NDArray[np.int8]
     ) -> tuple[Any, tuple[object, ...]]:
         """A llama.cpp batch over numpy memory, and what must stay alive while it is used.
 
         Tokens have one position each. Embeddings have one for each plane of a multi-axis rotary
         model, plane after plane; the planes of speech run alike, and the last one stays zero.
         """
+        tokens, embeddings = self._joined(batch)
+        lengths = [len(rows.data) for rows in batch]
+        count = sum(lengths)
         n_planes = 1 if embeddings is None else self.model.n_planes
         positions = np.zeros((n_planes, count), dtype=np.int32)
-        positions[: max(1, n_planes - 1)] = np.arange(self.n_past, self.n_past + count)
+        positions[: max(1, n_planes - 1)] = np.concatenate(
+            [np.arange(len(rows.data)) + self._lengths[rows.sequence] for rows in batch]
+        )
         n_sequences = np.ones(count, dtype=np.int32)
-        sequence = np.zeros(1, dtype=np.int32)
-        sequences = np.full(count, sequence.ctypes.data, dtype=np.uintp)
-        batch = self._lib.llama_batch(
+        ids = np.array([rows.sequence for rows in batch], dtype=np.int32)
+        addresses = ids.ctypes.data + ids.itemsize * np.arange(len(ids), dtype=np.uintp)
+        sequences = np.repeat(addresses, lengths)
+        native = self._lib.llama_batch(
             n_tokens=count,
             token=_pointer(tokens, ctypes.c_int32),
             embd=_pointer(embeddings, ctypes.c_float),
@@ -291,37 +311,66 @@ class LlamaContext:
             seq_id=_pointer(sequences, ctypes.POINTER(ctypes.c_int32)),
             logits=_pointer(wanted, ctypes.c_int8),
         )
-        return batch, (tokens, embeddings, positions, n_sequences, sequence, sequences, wanted)
+        return native, (tokens, embeddings, positions, n_sequences, ids, sequences, wanted)
 
-    def _forget_failed_batch(self) -> None:
+    def _joined(self, batch: Sequence[Rows]) -> tuple[IntArray | None, Float32Array | None]:
+        """All tokens or all embeddings of a batch, one after the other."""
+        if batch[0].data.ndim == 1:
+            return np.concatenate([rows.data for rows in batch]).astype(np.int32), None
+        for rows in batch:
+            if rows.data.ndim != 2 or rows.data.shape[1] != self.model.n_embd:
+                raise DecodeError(
+                    f"the encoder gives embeddings of shape {rows.data.shape}, the decoder "
+                    f"{self.model.path.name} needs rows of {self.model.n_embd}; they are not a "
+                    "pair."
+                )
+        return None, np.concatenate([rows.data for rows in batch]).astype(np.float32)
+
+    def _forget_failed(self, sequence: int) -> None:
         """Take out what an interrupted batch may have left behind."""
-        if not self._lib.llama_memory_seq_rm(self._memory, 0, self.n_past, -1):
-            self._lib.llama_memory_clear(self._memory, True)
-            self.n_past = 0
+        if not self._lib.llama_memory_seq_rm(self._memory, sequence, self._lengths[sequence], -1):
+            self._lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+            self._lengths[sequence] = 0
 
-    @property
-    def _output_width(self) -> int:
-        return self.model.n_embd if self._hidden_states else self.model.n_vocab
+    def _output(self, row: int) -> Float32Array:
+        if self._hidden_states:
+            read, width = self._lib.llama_get_embeddings_ith, self.model.n_embd
+        else:
+            read, width = self._lib.llama_get_logits_ith, self.model.n_vocab
+        pointer = read(self._context, row)
+        if not pointer:
+            raise DecodeError(f"llama.cpp has no output for row {row} of the batch.")
+        output: Float32Array = np.ctypeslib.as_array(pointer, shape=(width,))
+        return output
 
-    def _read_outputs(self, rows: npt.NDArray[np.intp]) -> Float32Array:
-        read = (
-            self._lib.llama_get_embeddings_ith
-            if self._hidden_states
-            else self._lib.llama_get_logits_ith
+
+def _last(count: int, n_outputs: int) -> npt.NDArray[np.int8]:
+    """Marks the rows that give outputs."""
+    wanted = np.zeros(count, dtype=np.int8)
+    wanted[count - n_outputs :] = 1
+    return wanted
+
+
+def _failure(code: int, count: int, complaints: Sequence[str]) -> Exception:
+    if code == _ABORTED:
+        return Aborted()
+    if code == _NO_SLOT:
+        return NoRoomError(f"llama.cpp has no free cells for a batch of {count}.")
+    why = complaints[-1] if complaints else "it gave no reason"
+    return DecodeError(f"llama.cpp answered {code} for a batch of {count}: {why}")
+
+
+def check_finite(output: Float32Array) -> None:
+    """Refuse an output with anything but numbers in it.
+
+    Raises:
+        DecodeError: there is.
+    """
+    if not np.isfinite(output).all():
+        raise DecodeError(
+            "the decoder computed numbers that are not finite; this model or this build of "
+            "llama.cpp is broken on this machine."
         )
-        width = self._output_width
-        result = np.empty((len(rows), width), dtype=np.float32)
-        for index, row in enumerate(rows):
-            pointer = read(self._context, int(row))
-            if not pointer:
-                raise DecodeError(f"llama.cpp has no output for row {row} of the batch.")
-            result[index] = np.ctypeslib.as_array(pointer, shape=(width,))
-        if not np.isfinite(result).all():
-            raise DecodeError(
-                "the decoder computed numbers that are not finite; this model or this "
-                "build of llama.cpp is broken on this machine."
-            )
-        return result
 
 
 @functools.cache

@@ -7,12 +7,14 @@ Source: the official prompt of the reference implementation (`qwen-asr` 0.0.6), 
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, Self
 
-from streamasr.decoder.generate import Generated, Prompt, generate, token_budget
+from streamasr.decoder.batching import MAX_ROWS, N_PREFIXES, Answer, Batcher, greedy
+from streamasr.decoder.generate import Generated, Prompt, Question, generate, token_budget
 from streamasr.decoder.llama import LlamaContext, LlamaModel
+from streamasr.decoder.script import Script
 from streamasr.decoder.text import parse_answer
 from streamasr.errors import ConfigError
 from streamasr.events import Hypothesis
@@ -31,27 +33,92 @@ MAX_CONTEXT_TOKENS: Final = 512
 _MIN_RECITED_CHARACTERS: Final = 12
 _TURN_TOKENS: Final = 64  # what is around context and audio, in any vocabulary
 
+_MAX_SEGMENTS: Final = 16
+"""Open segments whose cells are kept; of more sessions, those that waited longest start anew."""
+
+_USUAL_SEGMENTS: Final = 3
+"""Room for so many segments of full length and usual text, besides one that is as long as possible.
+At full size each takes 60 MB; segments are mostly shorter, and kept only while they are open."""
+
 
 class Qwen3ASRDecoder:
-    """Turns the encoder's embeddings into hypotheses. Belongs to one thread."""
+    """Turns the encoder's embeddings into hypotheses, many at once. Belongs to one thread."""
 
-    def __init__(self, path: Path, *, n_threads: int, max_segment_s: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_threads: int,
+        max_segment_s: float,
+        reuse: bool = True,
+        script: Script | None = None,
+    ) -> None:
         """Load the decoder of a bundle.
 
         Args:
             path: the GGUF file.
             n_threads: for llama.cpp.
             max_segment_s: the longest audio that will be decoded, in seconds.
+            reuse: off, every hypothesis is decoded from scratch.
+            script: for weights that have learned nothing: what they say in place of gibberish.
 
         Raises:
             ModelError: the file cannot be used.
         """
         self._model = LlamaModel(path)
+        self._reuse = reuse
+        self._script = script
         self._text_marker = self._model.special_token(_TEXT_MARKER)
         self._ends = frozenset(self._model.special_token(text) for text in _ENDS)
         n_audio = round(max_segment_s + 1) * TOKENS_PER_SECOND
-        n_ctx = n_audio + _TURN_TOKENS + MAX_CONTEXT_TOKENS + token_budget(n_audio)
-        self._context = LlamaContext(self._model, n_ctx=n_ctx, n_threads=n_threads)
+        n_longest = n_audio + _TURN_TOKENS + MAX_CONTEXT_TOKENS + token_budget(n_audio)
+        n_usual = n_audio + _TURN_TOKENS + n_audio // 2
+        self._context = LlamaContext(
+            self._model,
+            n_ctx=n_longest + _USUAL_SEGMENTS * n_usual,
+            n_threads=n_threads,
+            n_sequences=N_PREFIXES + _MAX_SEGMENTS,
+            n_batch=MAX_ROWS,
+        )
+        self._batcher = Batcher(self._context, N_PREFIXES + _MAX_SEGMENTS, reuse=reuse)
+
+    def begin(
+        self,
+        key: Hashable,
+        embeddings: Float32Array,
+        *,
+        context: str = "",
+        language: str | None = None,
+        forced: Sequence[int] = (),
+        draft: Sequence[int] = (),
+    ) -> Answer[Hypothesis]:
+        """Begin to decode the audio of one segment; `step` goes on with it.
+
+        An answer that a guard had to end, or that only recites the context, is decoded again
+        without the context.
+
+        Args:
+            key: of the segment: what was read for it before is used again as far as it is the same.
+            embeddings: (n, n_embd) from the encoder.
+            context: text that the model may draw names and terms from.
+            language: the name of a language to force, None to have it detected.
+            forced: tokens that the answer begins with, of an earlier one for less of this audio.
+            draft: tokens that it probably has, from its beginning; they only make it faster.
+        """
+        if not self._reuse:
+            draft = ()
+        script = self._script
+        choose = script.chooser(len(embeddings), min(self._ends)) if script else greedy
+        hypotheses = self._hypothesis(embeddings, context, language, forced, draft)
+        return self._batcher.begin(key, hypotheses, choose)
+
+    def step(self, answers: Sequence[Answer[Hypothesis]]) -> list[tuple[Answer[Hypothesis], float]]:
+        """Read one batch for some of the answers; see `Batcher.step`."""
+        return self._batcher.step(answers)
+
+    def release(self, key: Hashable) -> None:
+        """Forget what was read for a segment."""
+        self._batcher.release(key)
 
     def decode(
         self,
@@ -61,26 +128,23 @@ class Qwen3ASRDecoder:
         language: str | None = None,
         forced: Sequence[int] = (),
     ) -> Hypothesis:
-        """Decode the audio of one segment from scratch.
-
-        An answer that a guard had to end, or that only recites the context, is decoded again
-        without the context.
-
-        Args:
-            embeddings: (n, n_embd) from the encoder.
-            context: text that the model may draw names and terms from.
-            language: the name of a language to force, None to have it detected.
-            forced: tokens that the answer begins with, of an earlier one for less of this audio.
+        """Decode one segment alone and from scratch.
 
         Raises:
-            DecodeError: llama.cpp refused; this segment only.
+            DecodeError: llama.cpp refused.
             Aborted: `abandon` was called since the last `rearm`.
         """
-        hypothesis = self._decode_once(embeddings, context, language, forced)
-        if context.strip() and (hypothesis.is_suspicious or _recites(hypothesis.text, context)):
-            logger.info("decoding once more without the context")
-            hypothesis = self._decode_once(embeddings, "", language, forced)
-        return hypothesis
+        key = object()
+        answer = self.begin(key, embeddings, context=context, language=language, forced=forced)
+        try:
+            while not answer.is_complete:
+                self.step([answer])
+        finally:
+            self.release(key)
+        if answer.error:
+            raise answer.error
+        assert answer.result is not None
+        return answer.result
 
     def check_context(self, context: str) -> None:
         """Refuse a context that there is no room for.
@@ -96,11 +160,11 @@ class Qwen3ASRDecoder:
             )
 
     def abandon(self) -> None:
-        """Make a running `decode` raise `Aborted` soon. May be called from any thread."""
+        """Make a running `step` raise `Aborted` soon. May be called from any thread."""
         self._context.abort.set()
 
     def rearm(self) -> None:
-        """Take `abandon` back, for the next `decode`."""
+        """Take `abandon` back, for the next `step`."""
         self._context.abort.clear()
 
     def close(self) -> None:
@@ -114,16 +178,24 @@ class Qwen3ASRDecoder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _decode_once(
+    def _hypothesis(
         self,
         embeddings: Float32Array,
         context: str,
         language: str | None,
         forced: Sequence[int],
-    ) -> Hypothesis:
+        draft: Sequence[int],
+    ) -> Generator[Question, Sequence[int], Hypothesis]:
+        """Ask until the answer is complete, and once more where the context has spoilt it."""
         prompt = build_prompt(self._model, context, language, self._ends)
-        generated = generate(self._context, prompt, embeddings, forced)
-        return self._read(generated, language)
+        generated = yield from generate(prompt, embeddings, forced, draft)
+        hypothesis = self._read(generated, language)
+        if context.strip() and (hypothesis.is_suspicious or _recites(hypothesis.text, context)):
+            logger.info("decoding once more without the context")
+            prompt = build_prompt(self._model, "", language, self._ends)
+            generated = yield from generate(prompt, embeddings, forced, draft)
+            hypothesis = self._read(generated, language)
+        return hypothesis
 
     def _read(self, generated: Generated, forced_language: str | None) -> Hypothesis:
         parsed = parse_answer(

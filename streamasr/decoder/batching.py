@@ -1,0 +1,366 @@
+"""Many answers at once: who reads what in the next batch, and which cells are kept for whom.
+
+An `Answer` is being generated: it asks a `Question` about some content, and a `Batcher` lets one of
+the context's sequences read that content until the question is answered. Sequences are caches: each
+belongs to a key, keeps what it has read after the answer is complete, and reads only what differs
+when the key asks again. Any of them may be given up at any time; what is missing is read again.
+
+    key  -> sequence: | before | audio ............ | after | text ... |
+                        ^ copied from a sequence that keeps the constant prefix
+
+A batch is led by one answer and joined by others that want the same kind of rows, tokens or
+embeddings: their decode steps come nearly free, since each batch has to fetch all weights once.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import numpy as np
+
+from streamasr.decoder.content import Content, common_length
+from streamasr.decoder.generate import Question
+from streamasr.decoder.llama import NoRoomError, Rows, check_finite
+from streamasr.errors import DecodeError
+from streamasr.events import DecoderCost
+from streamasr.units import Float32Array
+
+MAX_ROWS: Final = 64
+"""Rows in a batch. Twice as many are read 5 % faster each, but others wait twice as long."""
+
+N_PREFIXES: Final = 4
+"""Constant prefixes that are kept: contexts of different sessions."""
+
+ResultT = TypeVar("ResultT")
+
+Choose = Callable[[Float32Array, int], int]
+"""From the logits, (n_vocab,), the next token; and how many tokens the answer has before it."""
+
+
+class Reader(Protocol):
+    """What is needed of a `LlamaContext`."""
+
+    n_ctx: int
+
+    def length(self, sequence: int) -> int:
+        """See `LlamaContext.length`."""
+
+    def read(self, batch: Sequence[Rows]) -> list[Float32Array]:
+        """See `LlamaContext.read`."""
+
+    def truncate(self, sequence: int, length: int) -> None:
+        """See `LlamaContext.truncate`."""
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """See `LlamaContext.copy`."""
+
+
+def greedy(logits: Float32Array, _n_before: int) -> int:
+    """The most likely token.
+
+    Raises:
+        DecodeError: the logits are not finite.
+    """
+    token = int(np.argmax(logits))
+    if not np.isfinite(logits[token]):  # the maximum, or the first NaN
+        check_finite(logits)
+    return token
+
+
+class Answer(Generic[ResultT]):
+    """An answer that is being generated; `result` or `error` is set once `is_complete`."""
+
+    def __init__(
+        self, key: Hashable, generator: Generator[Question, Sequence[int], ResultT], choose: Choose
+    ) -> None:
+        """Made by `Batcher.begin`."""
+        self.key = key
+        self.result: ResultT | None = None
+        self.error: DecodeError | None = None
+        self.cost = DecoderCost()
+        self._generator = generator
+        self._choose = choose
+        self._choices: list[int] = []
+        self.question = next(generator)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it asks nothing more."""
+        return self.result is not None or self.error is not None
+
+    def hear(self, outputs: Sequence[Float32Array]) -> None:
+        """Take what the model says to the next of the rows that were asked about."""
+        question = self.question
+        n_answer = len(question.content.text) - question.content.n_prompt
+        for logits in outputs:
+            n_before = n_answer - question.n_choices + len(self._choices) + 1
+            self._choices.append(self._choose(logits, n_before))
+        if len(self._choices) < question.n_choices:
+            return
+        choices, self._choices = self._choices, []
+        try:
+            self.question = self._generator.send(choices)
+        except StopIteration as stop:
+            self.result = stop.value
+
+    def forget_choices(self) -> None:
+        """Hear of all rows again: what was read of them is lost."""
+        self._choices = []
+
+    def charge(self, prefill: float, verify: float, decode: float) -> None:
+        """Note the seconds that it has cost."""
+        cost = self.cost
+        self.cost = DecoderCost(cost.prefill + prefill, cost.verify + verify, cost.decode + decode)
+
+    def fail(self, error: DecodeError) -> None:
+        """Give it up."""
+        self.error = error
+        self._generator.close()
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One sequence of the context, and what it has read or is reading."""
+
+    sequence: int
+    content: Content | None = None
+    n_shared: int = 0  # cells at its beginning that a prefix has too
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """What one answer gets of a batch."""
+
+    answer: Answer[Any]
+    slot: _Slot
+    begin: int  # position of the first row
+    rows: Rows
+
+    @property
+    def fractions(self) -> tuple[float, float, float]:
+        """Which shares of it are prefill, verification and decoding."""
+        content, n_rows = self.answer.question.content, len(self.rows.data)
+        n_prompt = content.text_begin + content.n_prompt - self.begin
+        prefill = min(max(n_prompt, 0), n_rows) / n_rows
+        return (prefill, 1 - prefill, 0.0) if n_rows > 1 else (prefill, 0.0, 1 - prefill)
+
+
+class Batcher:
+    """Lets answers read from one context. Belongs to one thread."""
+
+    def __init__(
+        self, reader: Reader, n_sequences: int, *, reuse: bool = True, max_rows: int = MAX_ROWS
+    ) -> None:
+        """Begin with nothing read.
+
+        Args:
+            reader: the context.
+            n_sequences: how many it has, more than `N_PREFIXES`.
+            reuse: off, each answer is read from scratch.
+            max_rows: in a batch.
+        """
+        self._reader = reader
+        self._reuse = reuse
+        self._max_rows = max_rows
+        self._slots: OrderedDict[Hashable, _Slot] = OrderedDict()  # the last used one is last
+        self._prefixes: OrderedDict[tuple[int, ...], int] = OrderedDict()  # likewise
+        self._free_prefixes = list(range(N_PREFIXES))
+        self._free = list(range(N_PREFIXES, n_sequences))
+
+    @property
+    def n_free_cells(self) -> int:
+        """How many positions there is room for."""
+        own = (self._reader.length(slot.sequence) - slot.n_shared for slot in self._slots.values())
+        return self._reader.n_ctx - sum(own) - sum(map(len, self._prefixes))
+
+    def begin(
+        self,
+        key: Hashable,
+        generator: Generator[Question, Sequence[int], ResultT],
+        choose: Choose = greedy,
+    ) -> Answer[ResultT]:
+        """Begin to generate an answer.
+
+        Args:
+            key: answers of the same key share a sequence, one after the other.
+            generator: asks the questions.
+            choose: how a token is chosen.
+        """
+        if not self._reuse:
+            self.release(key)
+        return Answer(key, generator, choose)
+
+    def release(self, key: Hashable) -> None:
+        """Forget what was kept for a key."""
+        if slot := self._slots.pop(key, None):
+            self._reader.truncate(slot.sequence, 0)
+            self._free.append(slot.sequence)
+
+    def step(self, answers: Sequence[Answer[Any]]) -> list[tuple[Answer[Any], float]]:
+        """Read one batch.
+
+        Args:
+            answers: that are not complete, of different keys, the most urgent first. The first that
+                is still reading its prompt or its audio leads, so that afterwards all of them
+                decode together; otherwise the first of all.
+
+        Returns:
+            The answers that had a part in it, and the seconds of each.
+
+        Raises:
+            Aborted: the reader's `abort` was set; nothing is lost but this batch.
+        """
+        began = time.perf_counter()
+        parts = self._plan(answers)
+        if not parts:
+            return [(answer, 0.0) for answer in answers if answer.is_complete]
+        try:
+            outputs = self._reader.read([part.rows for part in parts])
+        except DecodeError as error:
+            if len(parts) > 1:  # one of them may be at fault
+                return [served for part in parts for served in self.step([part.answer])]
+            if isinstance(error, NoRoomError) and self._evict_one(keep={parts[0].answer.key}):
+                return self.step([parts[0].answer])
+            parts[0].answer.fail(error)
+            return [(parts[0].answer, time.perf_counter() - began)]
+        return self._hand_out(parts, outputs, began)
+
+    def _plan(self, answers: Sequence[Answer[Any]]) -> list[_Part]:
+        """Who reads what; nobody if there is no room for the lead even alone, which then fails."""
+        admitted = [answer for answer in answers if self._admit(answer, answers)]
+        lead = next(filter(self._is_reading_prompt, admitted), admitted[0])
+        n_wanted = min(self._max_rows, self._n_missing(lead))
+        while self.n_free_cells < n_wanted:
+            if not self._give_way(lead, admitted):
+                n_rows = len(lead.question.content)
+                lead.fail(DecodeError(f"{n_rows} positions do not fit into the context."))
+                return []
+        n_rows, n_free = 0, self.n_free_cells
+        parts: list[_Part] = []
+        for answer in [lead, *admitted]:
+            limit = min(self._max_rows - n_rows, n_free - n_rows)
+            if limit <= 0 or answer.key not in self._slots:
+                continue
+            part = self._part(answer, limit)
+            if not parts or (answer is not lead and _are_alike(part, parts[0])):
+                parts.append(part)
+                n_rows += len(part.rows.data)
+        return parts
+
+    def _admit(self, answer: Answer[Any], answers: Sequence[Answer[Any]]) -> bool:
+        """Give an answer a sequence that holds as much as possible of what it asks about."""
+        slot = self._slots.get(answer.key)
+        if slot is None:
+            keep = {other.key for other in answers}
+            if not self._free and not self._evict_one(keep) and answer is answers[0]:
+                self._evict_one(keep={answer.key})
+            if not self._free:
+                return False
+            slot = self._slots[answer.key] = _Slot(self._free.pop())
+        self._slots.move_to_end(answer.key)
+        self._turn_to(slot, answer)
+        return True
+
+    def _turn_to(self, slot: _Slot, answer: Answer[Any]) -> None:
+        """Forget what is not part of what is asked about now."""
+        question = answer.question
+        n_read = self._reader.length(slot.sequence)
+        n_silent = len(question.content) - question.n_choices  # positions that need no output
+        if slot.content is not question.content:
+            n_kept = common_length(slot.content, question.content) if slot.content else 0
+            n_kept = min(n_kept, n_read, n_silent)
+            self._reader.truncate(slot.sequence, n_kept)
+            slot.content, slot.n_shared = question.content, min(slot.n_shared, n_kept)
+            answer.forget_choices()
+        elif n_read < n_silent:
+            answer.forget_choices()  # what it had heard of was lost
+        if self._reader.length(slot.sequence) == 0:
+            self._copy_prefix(slot, question.content.before)
+
+    def _part(self, answer: Answer[Any], limit: int) -> _Part:
+        question, slot = answer.question, self._slots[answer.key]
+        begin = self._reader.length(slot.sequence)
+        data = question.content.rows(begin, limit)
+        n_silent = len(question.content) - question.n_choices
+        n_outputs = min(max(begin + len(data) - n_silent, 0), len(data))
+        return _Part(answer, slot, begin, Rows(slot.sequence, data, n_outputs))
+
+    def _hand_out(
+        self, parts: Sequence[_Part], outputs: Sequence[Float32Array], began: float
+    ) -> list[tuple[Answer[Any], float]]:
+        """Let every answer hear its outputs, and pay."""
+        remaining = iter(outputs)
+        for part in parts:
+            self._keep_prefix(part)
+            try:
+                part.answer.hear(list(islice(remaining, part.rows.n_outputs)))
+            except DecodeError as error:
+                part.answer.fail(error)
+        seconds = time.perf_counter() - began
+        n_rows = sum(len(part.rows.data) for part in parts)
+        shares = [seconds * len(part.rows.data) / n_rows for part in parts]
+        for part, share in zip(parts, shares, strict=True):
+            part.answer.charge(*(share * fraction for fraction in part.fractions))
+        return [(part.answer, share) for part, share in zip(parts, shares, strict=True)]
+
+    def _n_missing(self, answer: Answer[Any]) -> int:
+        read = self._reader.length(self._slots[answer.key].sequence)
+        return len(answer.question.content) - read
+
+    def _is_reading_prompt(self, answer: Answer[Any]) -> bool:
+        read = self._reader.length(self._slots[answer.key].sequence)
+        return read < answer.question.content.text_begin
+
+    def _give_way(self, lead: Answer[Any], answers: Sequence[Answer[Any]]) -> bool:
+        """Give up a cache that nobody needs now, or else that of the least urgent other answer."""
+        if self._evict_one(keep={answer.key for answer in answers}):
+            return True
+        others = (a.key for a in reversed(answers) if a is not lead and a.key in self._slots)
+        key = next(others, None)
+        if key is not None:
+            self.release(key)
+        return key is not None
+
+    def _evict_one(self, keep: Iterable[Hashable]) -> bool:
+        """Give up the cache that was not used for the longest time; whether there was one."""
+        kept = set(keep)
+        key = next((key for key in self._slots if key not in kept), None)
+        if key is None:
+            return self._evict_prefix()
+        self.release(key)
+        return True
+
+    def _evict_prefix(self) -> bool:
+        used = {slot.content.before for slot in self._slots.values() if slot.content}
+        tokens = next((tokens for tokens in self._prefixes if tokens not in used), None)
+        if tokens is None:
+            return False
+        sequence = self._prefixes.pop(tokens)
+        self._reader.truncate(sequence, 0)
+        self._free_prefixes.append(sequence)
+        return True
+
+    def _copy_prefix(self, slot: _Slot, tokens: tuple[int, ...]) -> None:
+        if tokens in self._prefixes:
+            self._prefixes.move_to_end(tokens)
+            self._reader.copy(self._prefixes[tokens], slot.sequence, len(tokens))
+            slot.n_shared = len(tokens)
+
+    def _keep_prefix(self, part: _Part) -> None:
+        """Keep the constant beginning of what was read, for those that come later."""
+        tokens = part.answer.question.content.before
+        if not self._reuse or not tokens or tokens in self._prefixes:
+            return
+        is_read = self._reader.length(part.slot.sequence) >= len(tokens)
+        if is_read and (self._free_prefixes or self._evict_prefix()):
+            sequence = self._prefixes[tokens] = self._free_prefixes.pop()
+            self._reader.copy(part.slot.sequence, sequence, len(tokens))
+            part.slot.n_shared = len(tokens)
+
+
+def _are_alike(a: _Part, b: _Part) -> bool:
+    """Whether both read tokens, or both embeddings."""
+    return a.rows.data.ndim == b.rows.data.ndim
