@@ -184,16 +184,30 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="0 to 3: how sure the voice detector must be; default 1",
     )
-    for name, text in _SEGMENTATION_HELP.items():
+    tuning.add_argument(
+        "--encoder-window",
+        type=int,
+        choices=(1, 2, 4, 8),
+        metavar="S",
+        help="seconds of audio that are heard together: 1, 2, 4 or 8; default 8",
+    )
+    for name, text in SEGMENTATION_HELP.items():
         tuning.add_argument(
             f"--{name.replace('_', '-')}", type=_number, dest=name, metavar="X", help=text
         )
+    _add_no_reuse(parser)
 
 
-_SEGMENTATION_HELP: Final = {
+def _add_no_reuse(parser: argparse.ArgumentParser) -> None:
+    """The baseline of measurements: each update is computed from scratch."""
+    parser.add_argument("--no-reuse", action="store_true", help=argparse.SUPPRESS)
+
+
+SEGMENTATION_HELP: Final = {
     "pre_roll": "seconds of audio kept before speech; default 0.3",
     "hangover": "seconds of silence that end a segment; default 0.6",
-    "trailing_silence": "seconds of that silence that stay in the segment; default 0.3",
+    "trailing_silence": "seconds of that silence that stay in the segment; default 0.2",
+    "pause": "seconds of silence after which the final text is prepared; default 0.2",
     "min_speech": "seconds of speech below which a noise is ignored; default 0.2",
     "max_segment": "seconds after which a segment is cut at a quiet place; default 24",
     "cut_search": "seconds before that in which the quiet place is searched; default 5",
@@ -241,6 +255,7 @@ def _add_run(commands: _Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--language", metavar="L", help="name or code; default: detected")
     parser.add_argument("--context", metavar="TEXT", help="names and terms that may come up")
     parser.add_argument("--threads", type=_count, metavar="N", help="default: one per processor")
+    _add_no_reuse(parser)
 
 
 def _add_control(commands: _Commands, common: argparse.ArgumentParser) -> None:

@@ -158,6 +158,10 @@ def _example(value: str | int) -> Meta:
     return Meta(examples=[value])
 
 
+HIDDEN: Final = object()
+"""Note of a field that is shown in no table and, at its default, in no file: for measurements."""
+
+
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A table of the file. Each field says in its type when a change of it holds."""
 
@@ -180,6 +184,14 @@ class ModelConfig(Section, kw_only=True, frozen=True):
         "CPUExecutionProvider",
     )
     """Execution providers of onnxruntime, in order of preference."""
+    encoder_window_s: Annotated[Literal[1, 2, 4, 8], RESTART] = 8
+    """Seconds of audio that the encoder looks at together: 1, 2, 4 or 8. The models were trained
+    with 8; with less, updates of long segments cost less, and their text may be worse."""
+    aligner_idle_s: Annotated[float, RESTART, Meta(ge=1, le=_FOREVER_S)] = 300.0
+    """Seconds without speech after which the aligner is unloaded, which gives its memory back. It
+    is loaded when speech begins."""
+    reuse: Annotated[bool, RESTART, HIDDEN] = True
+    """Whether an update builds on earlier ones; false computes all of it anew."""
 
 
 class ServerConfig(Section, kw_only=True, frozen=True):
@@ -299,6 +311,9 @@ class DaemonConfig(Section, kw_only=True, frozen=True):
             hotwords=model.hotwords,
             partial_interval_s=live.partial_interval_s if live.partials else None,
             words=live.words,
+            encoder_window_s=model.encoder_window_s,
+            aligner_idle_s=model.aligner_idle_s,
+            reuse=model.reuse,
             threads=model.threads or default_threads(),
             providers=model.providers,
             vad=self.vad,
@@ -319,6 +334,7 @@ class Setting:
     choices: tuple[str, ...] = ()
     """The only values, if there are few."""
     example: str | int | None = None
+    is_hidden: bool = False
 
     @property
     def path(self) -> str:
@@ -352,8 +368,9 @@ def _setting(section: msgspec.structs.FieldInfo, key: msgspec.structs.FieldInfo)
         key.name,
         key.encode_name,
         _effect(section, key),
-        choices=get_args(kind) if get_origin(kind) is Literal else (),
+        choices=tuple(map(str, get_args(kind))) if get_origin(kind) is Literal else (),
         example=next((some[0] for some in examples if some), None),
+        is_hidden=HIDDEN in _notes(key.type),
     )
 
 

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+import msgspec
 import pytest
 
-from streamasr.cli import FORMATS, parse
+from streamasr.cli import FORMATS, SEGMENTATION_HELP, parse
 from streamasr.commands.transcribe import output_paths, recognition_config
 from streamasr.errors import ConfigError
-from streamasr.segmentation.vad import VoiceDetector
+from streamasr.segmentation.chunker import ChunkerConfig
+from streamasr.segmentation.vad import VadConfig, VoiceDetector
 from tests.fakes import pcm, talk, write_wav
 from tests.processes import wait_gone
 
@@ -66,6 +68,7 @@ def run(*arguments: str | Path, given: bytes | None = None) -> subprocess.Comple
         (["transcribe", "a", "--threads", "1.5"], "is not a whole number from 1"),
         (["transcribe", "a", "--hangover", "x"], "is not a number"),
         (["transcribe", "a", "--aggressiveness", "4"], "invalid choice: 4"),
+        (["transcribe", "a", "--encoder-window", "3"], "invalid choice: 3"),
     ],
 )
 def test_wrong_arguments_end_with_a_sentence_and_code_2(
@@ -90,7 +93,28 @@ def test_options_become_configuration() -> None:
     assert (config.language, config.context, config.words) == ("Chinese", "Ada", False)
     assert (config.threads, config.chunker.hangover, config.vad.aggressiveness) == (3, 0.9, 3)
     assert config.partial_interval_s is None
+    assert (config.encoder_window_s, config.reuse) == (None, True)
     VoiceDetector(config.vad)  # webrtcvad takes whole numbers alone
+
+
+def test_the_encoder_and_its_reuse_can_be_set() -> None:
+    config = recognition_config(parse(["transcribe", "a", "--encoder-window", "2", "--no-reuse"]))
+    assert (config.encoder_window_s, config.reuse) == (2, False)
+
+
+def test_the_help_states_the_defaults_of_segmentation() -> None:
+    defaults = msgspec.structs.asdict(VadConfig()) | msgspec.structs.asdict(ChunkerConfig())
+    for name, text in SEGMENTATION_HELP.items():
+        assert text.endswith(f"; default {defaults[name]:g}")
+
+
+@pytest.mark.parametrize("command", ["transcribe", "run"])
+def test_what_is_for_measurements_is_not_offered(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse([command, "--help"])
+    assert "reuse" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "model.hotwords": st.lists(a_name, max_size=3).map(tuple),
     "model.threads": st.none() | st.integers(1, 512),
     "model.providers": st.lists(a_name, min_size=1, max_size=3).map(tuple),
+    "model.encoder_window_s": st.sampled_from([1, 2, 4, 8]),
+    "model.aligner_idle_s": st.floats(1, 1e9),
+    "model.reuse": st.booleans(),
     "server.host": st.sampled_from(["127.0.0.1", "127.8.8.8", "::1", "LocalHost"]),
     "server.port": st.integers(0, 65535),
     "server.socket": st.none() | a_path,
@@ -83,6 +86,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "segmentation.pre_roll_s": times(0, 5),
     "segmentation.hangover_s": times(0.5, 5),
     "segmentation.trailing_silence_s": times(0, 0.5),
+    "segmentation.pause_s": times(0, 5),
     "segmentation.min_speech_s": times(0, 5),
     "segmentation.onset_gap_s": times(0.03, 5),
     "segmentation.max_segment_s": times(10, 1000),
@@ -231,6 +235,8 @@ def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(path: Path) -> None:
         ("[server]\nport = -1", "server.port: expected `int` >= 0."),
         ("[model]\nhotwords = [1]", "model.hotwords[0]: expected `str`, got `int`."),
         ("[model]\nproviders = []", "model.providers: expected `array` of length >= 1."),
+        ("[model]\nencoder_window_s = 3", "model.encoder_window_s: expected one of 1, 2, 4, 8."),
+        ("[model]\naligner_idle_s = 0", "model.aligner_idle_s: expected `float` >= 1.0."),
         ('[live]\ncommit = "never"', "live.commit: expected one of agreement, endpoint."),
         ("[live]\npartial_interval_s = 0", "live.partial_interval_s: expected `float` > 0.0."),
         ("[live]\npartial_interval_s = nan", "live.partial_interval_s: expected `float` > 0.0."),
@@ -334,7 +340,7 @@ def options(**given: Any) -> Namespace:
     names = """model language context threads mic device input speed
         host port socket token_file allow_origin"""
     silent = dict.fromkeys(names.split())
-    return Namespace(**{**silent, "verbose": 0, **given})
+    return Namespace(**{**silent, "verbose": 0, "no_reuse": False, **given})
 
 
 def test_a_silent_command_line_overrides_nothing() -> None:
@@ -349,6 +355,7 @@ def test_a_silent_command_line_overrides_nothing() -> None:
         ({"language": "en"}, "model.language", "en"),
         ({"context": ""}, "model.context", ""),
         ({"threads": 3}, "model.threads", 3),
+        ({"no_reuse": True}, "model.reuse", False),
         ({"mic": False}, "microphone.enabled", False),
         ({"mic": True}, "microphone.enabled", True),
         ({"device": "3"}, "microphone.device", 3),
@@ -536,6 +543,9 @@ def test_the_engine_gets_what_was_set() -> None:
             "model.context": "Ada",
             "model.hotwords": ("Grace",),
             "model.threads": 3,
+            "model.encoder_window_s": 2,
+            "model.aligner_idle_s": 60.0,
+            "model.reuse": False,
             "live.partial_interval_s": 0.7,
             "live.commit_lag_tokens": 2,
             "live.commit_lag_s": 0.1,
@@ -548,6 +558,8 @@ def test_the_engine_gets_what_was_set() -> None:
     assert (recognition.context, recognition.hotwords) == ("Ada", ("Grace",))
     assert (recognition.threads, recognition.words) == (3, False)
     assert recognition.partial_interval_s == 0.7
+    assert (recognition.encoder_window_s, recognition.aligner_idle_s) == (2, 60)
+    assert not recognition.reuse
     assert (recognition.vad, recognition.chunker) == (VadConfig(), ChunkerConfig())
 
 
@@ -621,7 +633,8 @@ def test_defaults_are_commented_out_and_changes_are_not(path: Path) -> None:
 def test_every_default_and_example_can_be_uncommented(path: Path, token_file: Path) -> None:
     lines = toml(DaemonConfig()).splitlines()
     uncommented = [line[1:] if line[:1] == "#" and line[1:2].strip() else line for line in lines]
-    assert sum(" = " in line for line in uncommented if line[:1] != "#") == len(settings())
+    shown = [one for one in settings() if not one.is_hidden]
+    assert sum(" = " in line for line in uncommented if line[:1] != "#") == len(shown)
     config = load(path, "\n".join(uncommented))
     examples = {one.path for one in settings() if one.value(DaemonConfig()) is None}
     assert {*compare(DaemonConfig(), config).applied} == examples & {
@@ -696,7 +709,7 @@ def test_the_tables_of_the_readme_are_in_step(
     run_config(ask(markdown=True))
     tables = capsys.readouterr().out
     assert tables == markdown()
-    assert all(f"| `{one.key}`" in tables for one in settings())
+    assert all((f"| `{one.key}`" in tables) is not one.is_hidden for one in settings())
     assert tables in README.read_text("utf-8")
 
 

@@ -83,6 +83,7 @@ def overrides_from(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
             language=options.language,
             context=options.context,
             threads=options.threads,
+            reuse=False if options.no_reuse else None,
         ),
         "server": server,
         "microphone": microphone,
@@ -131,6 +132,8 @@ def toml(config: DaemonConfig, path: Path | None = None) -> str:
         paragraphs.append(f"{_comment(_summary(section))}[{section}]\n")
         manuals = manual(section)
         for setting in members:
+            if setting.is_hidden and setting.value(config) == setting.value(default):
+                continue
             mark = " (restart)" if setting.effect is RESTART else ""
             line = _line(setting, setting.value(config), setting.value(default))
             paragraphs.append(_comment(manuals[setting.name] + mark) + line)
@@ -153,6 +156,8 @@ def markdown() -> str:
         manuals = manual(section)
         rows = [f"| `[{section}]` | default | {_summary(section)} |", "|---|---|---|"]
         for setting in members:
+            if setting.is_hidden:
+                continue
             mark = " *" if setting.effect is RESTART else ""
             meaning = manuals[setting.name].replace("|", r"\|")
             value = _shown(setting.value(default))

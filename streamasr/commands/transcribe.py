@@ -103,6 +103,8 @@ def recognition_config(options: argparse.Namespace) -> RecognitionConfig:
         context=options.context,
         partial_interval_s=_WATCH_INTERVAL_S if options.watch else None,
         words=not options.no_words,
+        encoder_window_s=options.encoder_window,
+        reuse=not options.no_reuse,
         threads=options.threads or default_threads(),
         providers=tuple(options.providers or ("CPUExecutionProvider",)),
         vad=VadConfig(**_given(options, VadConfig)),
