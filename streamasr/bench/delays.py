@@ -1,0 +1,306 @@
+"""How long listeners waited, and how often what they read changed; pure.
+
+A delay is the moment at which something was heard minus the moment at which the audio that it
+needed had been sent:
+
+    first partial   the beginning of speech
+    partial         the audio that it covers
+    commit          the end of the word: when it first stood in what is stable, or in the final
+    final           the audio with which the endpoint was decided: the hangover behind the speech
+    final (text)    the end of the speech itself
+    words           the final
+
+Lag is the same for finals, but against the moment at which the audio was spoken: a server that
+reads too slowly is not excused by what it has not read yet.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from streamasr.alignment import split_words
+from streamasr.bench.figures import Spread, ratio, slope, spread
+from streamasr.bench.recording import Recording, Told
+from streamasr.protocols import v1
+
+_PER_MINUTE = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpointing:
+    """How the server finds the ends of segments, in seconds; see `ChunkerConfig`."""
+
+    pre_roll: float = 0.3
+    hangover: float = 0.6
+    trailing_silence: float = 0.3
+    max_segment: float = 24.0
+
+    def decided_at(self, final: v1.Final, duration: float) -> float:
+        """The position of the sample with which the endpoint was decided.
+
+        Args:
+            final: of the segment.
+            duration: of all audio, where a segment ends that lasts until then.
+        """
+        match final.reason:
+            case "silence":
+                return final.end - self.trailing_silence + self.hangover
+            case "length":
+                return final.start + self.max_segment
+            case "stop":
+                return duration
+            case _:
+                return final.end
+
+
+@dataclass(frozen=True, slots=True)
+class LagPoint:
+    """How far text was behind speech at one moment."""
+
+    at: float
+    """Seconds since the first sample was spoken."""
+    lag: float
+    is_final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stability:
+    """What became of what partials showed."""
+
+    shown: int = 0
+    """Words in all partials."""
+    changed: int = 0
+    """Words in partials that the next partial, or the final, did not have in their place."""
+    final: int = 0
+    """Words in finals."""
+    violations: int = 0
+    """Times that what was called stable changed or shrank. A promise: there are none."""
+
+    @property
+    def flicker(self) -> float | None:
+        """Unstable partial word ratio: changed words for each word of a final."""
+        return ratio(self.changed, self.final)
+
+
+@dataclass(slots=True)
+class Delays:
+    """Every delay of one or several sessions, in seconds."""
+
+    first_partial: list[float] = field(default_factory=list)
+    partial: list[float] = field(default_factory=list)
+    commit: list[float] = field(default_factory=list)
+    final_after_endpoint: list[float] = field(default_factory=list)
+    """Of segments that silence ended."""
+    final_after_speech: list[float] = field(default_factory=list)
+    """Of the same segments."""
+    final_after_cut: list[float] = field(default_factory=list)
+    """Of segments that grew too long."""
+    final_after_stop: list[float] = field(default_factory=list)
+    """Of the segment that was open when the audio ended."""
+    words: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What one or several sessions came to."""
+
+    sessions: int
+    audio_s: float
+    """Of all sessions."""
+    segments: int
+    partials: int
+    gaps: int
+    first_partial: Spread | None
+    partial: Spread | None
+    commit: Spread | None
+    final_after_endpoint: Spread | None
+    final_after_speech: Spread | None
+    final_after_cut: Spread | None
+    final_after_stop: Spread | None
+    words: Spread | None
+    stability: Stability
+    flicker: float | None
+    lag: Spread | None
+    """Of finals."""
+    lag_slope: float | None
+    """Seconds of lag that a minute adds, by least squares over the finals of all sessions."""
+    sender_delay: Spread | None
+    """By how much audio left later than it was spoken; not the server's fault unless it reads
+    slowly."""
+    word_times: str
+    """What gave the times of words; with `spread` those of commits are rough."""
+
+
+def summarise(recordings: Sequence[Recording], rules: Endpointing) -> Summary:
+    """All figures of sessions that ran at the same time."""
+    waits = Delays()
+    for recording in recordings:
+        _add_delays(waits, recording, rules)
+    lags = [point for one in recordings for point in lag_points(one, rules) if point.is_final]
+    stability = judge_stability(told for one in recordings for told in one.segments())
+    heard = [item.message for one in recordings for item in one.heard]
+    methods = {message.method for message in heard if isinstance(message, v1.Words)}
+    return Summary(
+        sessions=len(recordings),
+        audio_s=sum(one.duration for one in recordings),
+        segments=sum(isinstance(message, v1.Final) for message in heard),
+        partials=sum(isinstance(message, v1.Partial) for message in heard),
+        gaps=sum(isinstance(message, v1.Gap) for message in heard),
+        first_partial=spread(waits.first_partial),
+        partial=spread(waits.partial),
+        commit=spread(waits.commit),
+        final_after_endpoint=spread(waits.final_after_endpoint),
+        final_after_speech=spread(waits.final_after_speech),
+        final_after_cut=spread(waits.final_after_cut),
+        final_after_stop=spread(waits.final_after_stop),
+        words=spread(waits.words),
+        stability=stability,
+        flicker=stability.flicker,
+        lag=spread(point.lag for point in lags),
+        lag_slope=_per_minute([(point.at, point.lag) for point in lags]),
+        sender_delay=spread(late for one in recordings for late in _sender_delays(one)),
+        word_times=", ".join(sorted(methods)) or "none",
+    )
+
+
+def delays(recording: Recording, rules: Endpointing) -> Delays:
+    """Every delay of one session."""
+    waits = Delays()
+    _add_delays(waits, recording, rules)
+    return waits
+
+
+def lag_points(recording: Recording, rules: Endpointing) -> Iterator[LagPoint]:
+    """The lag of each partial and final, in the order in which they came."""
+    for one in recording.heard:
+        match one.message:
+            case v1.Partial(end=end):
+                position, is_final = end, False
+            case v1.Final() as final:
+                position, is_final = rules.decided_at(final, recording.duration), True
+            case _:
+                continue
+        since = one.at - recording.began
+        yield LagPoint(since, one.at - recording.due_at(position), is_final)
+
+
+def judge_stability(segments: Iterable[Told]) -> Stability:
+    """How steady the texts of these segments were.
+
+    Words are those as shown, with their punctuation; in Chinese each character is one. A word is
+    changed if it is not among those with which the next text begins as this one did.
+
+    Source: unstable partial word ratio, Shangguan et al. 2020, "Analyzing the quality and stability
+    of a streaming end-to-end on-device speech recognizer".
+    """
+    shown = changed = final = violations = 0
+    for told in segments:
+        texts = [(partial.text, partial.language) for _, partial in told.partials]
+        if told.final:
+            texts.append((told.final[1].text, told.final[1].language))
+            final += len(_words_of(*texts[-1]))
+        for before, after in pairwise([_words_of(*text) for text in texts]):
+            changed += len(before) - _n_common(before, after)
+        shown += sum(len(_words_of(p.text, p.language)) for _, p in told.partials)
+        violations += count_violations(told)
+    return Stability(shown, changed, final, violations)
+
+
+def count_violations(told: Told) -> int:
+    """How often what was called stable changed or shrank in one segment."""
+    n_violations, promised = 0, ""
+    for _, partial in told.partials:
+        stable = partial.text[: partial.stable]
+        if not stable.startswith(promised) or partial.stable > len(partial.text):
+            n_violations += 1
+        promised = stable
+    if told.final and not told.final[1].text.startswith(promised):
+        n_violations += 1
+    return n_violations
+
+
+def _add_delays(waits: Delays, recording: Recording, rules: Endpointing) -> None:
+    previous_end = -1.0
+    for told in recording.segments():
+        start = _start_of(told)
+        if start is not None and start > previous_end:  # what follows a cut has no onset
+            _add_first_partial(waits, told, recording, rules)
+        for at, partial in told.partials:
+            waits.partial.append(at - recording.sent_at(partial.end))
+        if told.final:
+            previous_end = told.final[1].end
+            _add_final(waits, *told.final, recording, rules)
+        if told.final and told.words:
+            waits.words.append(told.words[0] - told.final[0])
+            waits.commit += _commit_delays(told, recording)
+
+
+def _start_of(told: Told) -> float | None:
+    if told.final:
+        return told.final[1].start
+    return told.partials[0][1].start if told.partials else None
+
+
+def _add_first_partial(waits: Delays, told: Told, recording: Recording, rules: Endpointing) -> None:
+    first = next(((at, partial) for at, partial in told.partials if partial.text), None)
+    if first is None:
+        return
+    at, partial = first
+    onset = partial.start + rules.pre_roll if partial.start else 0.0
+    if told.words and told.words[1].method == "aligned" and told.words[1].words:
+        onset = told.words[1].words[0].start
+    waits.first_partial.append(at - recording.sent_at(onset))
+
+
+def _add_final(
+    waits: Delays, at: float, final: v1.Final, recording: Recording, rules: Endpointing
+) -> None:
+    decided = rules.decided_at(final, recording.duration)
+    delay = at - recording.sent_at(decided)
+    match final.reason:
+        case "silence":
+            waits.final_after_endpoint.append(delay)
+            spoken = final.end - rules.trailing_silence
+            waits.final_after_speech.append(at - recording.sent_at(spoken))
+        case "length":
+            waits.final_after_cut.append(delay)
+        case "stop":
+            stopped = recording.stopped
+            waits.final_after_stop.append(delay if stopped is None else at - stopped)
+        case _:
+            pass
+
+
+def _commit_delays(told: Told, recording: Recording) -> Iterator[float]:
+    assert told.final
+    assert told.words
+    at_final, final = told.final
+    cursor = 0
+    for word in told.words[1].words:
+        begin = final.text.find(word.text, cursor)
+        if begin < 0:  # white space was written otherwise; the next word will be found again
+            continue
+        cursor = begin + len(word.text)
+        committed = next((at for at, p in told.partials if p.stable >= cursor), at_final)
+        yield committed - recording.sent_at(word.end)
+
+
+def _sender_delays(recording: Recording) -> Iterator[float]:
+    if recording.pace:
+        for position, at in zip(recording.positions, recording.sent, strict=True):
+            yield at - recording.due_at(position)
+
+
+def _words_of(text: str, language: str | None) -> list[str]:
+    return [word.display for word in split_words(text, language)]
+
+
+def _n_common(a: Sequence[str], b: Sequence[str]) -> int:
+    return next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )
+
+
+def _per_minute(points: Sequence[tuple[float, float]]) -> float | None:
+    per_second = slope(points)
+    return None if per_second is None else per_second * _PER_MINUTE

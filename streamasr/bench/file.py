@@ -1,0 +1,97 @@
+"""What transcribing a file takes, by stage."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from streamasr.audio.file import open_audio
+from streamasr.bench.figures import ratio
+from streamasr.bench.processes import usage
+from streamasr.config import RecognitionConfig
+from streamasr.engine import Engine
+from streamasr.events import Answer, Decoded, Encoded, Final, Order
+from streamasr.stream import Channel, Recogniser
+from streamasr.transcribe import Progress, transcribe
+from streamasr.units import to_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class FileResult:
+    """What one file took."""
+
+    file: str
+    audio_s: float
+    wall_s: float
+    segments: int
+    work: Mapping[str, float]
+    """Seconds that each stage worked; of the aligner only its `cpu` is known."""
+    cpu: Mapping[str, float]
+    """Seconds of processor time by process, over all threads."""
+
+    @property
+    def rtf(self) -> float | None:
+        """Real-time factor: seconds for each second of audio."""
+        return ratio(self.wall_s, self.audio_s)
+
+
+@dataclass(slots=True)
+class Metered:
+    """A recogniser that notes what its answers have cost."""
+
+    recogniser: Recogniser
+    work: dict[str, float] = field(default_factory=dict)
+
+    def channel(self, deliver: Callable[[Answer], None]) -> Channel:
+        """See `Recogniser.channel`."""
+
+        def note(answer: Answer) -> None:
+            for stage, seconds in costs_of(answer).items():
+                self.work[stage] = self.work.get(stage, 0.0) + seconds
+            deliver(answer)
+
+        return self.recogniser.channel(note)
+
+
+def costs_of(answer: Answer | Order) -> dict[str, float]:
+    """Seconds by stage that an answer says it took."""
+    match answer:
+        case Encoded(cost=cost):
+            return {"encode": cost}
+        case Decoded(cost=cost):
+            return {"prefill": cost.prefill, "verify": cost.verify, "decode": cost.decode}
+        case _:
+            return {}
+
+
+def measure_file(engine: Engine, config: RecognitionConfig, path: Path) -> FileResult:
+    """Transcribe a file from beginning to end.
+
+    Raises:
+        AudioError: it cannot be read.
+    """
+    metered = Metered(engine)
+    before = _cpu(engine)
+    began = time.perf_counter()
+    n_samples = n_finals = 0
+    with open_audio(path) as source:
+        for message in transcribe(metered, source, config):
+            if isinstance(message, Progress):
+                n_samples = message.read
+            n_finals += isinstance(message, Final)
+    wall = time.perf_counter() - began
+    after = _cpu(engine)
+    return FileResult(
+        file=path.name,
+        audio_s=to_seconds(n_samples),
+        wall_s=wall,
+        segments=n_finals,
+        work=metered.work,
+        cpu={name: after[name] - before.get(name, 0.0) for name in after},
+    )
+
+
+def _cpu(engine: Engine) -> dict[str, float]:
+    main = {"main": time.process_time()}
+    children = {name: usage(process) for name, process in engine.pids.items() if process}
+    return main | {name: used.cpu_s for name, used in children.items() if used}

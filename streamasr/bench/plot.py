@@ -1,0 +1,185 @@
+"""Pictures of measurements; the only place that knows matplotlib."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from streamasr.bench.delays import Endpointing, lag_points
+from streamasr.bench.latency import Run
+from streamasr.bench.telemetry import Look
+from streamasr.bench.update import UpdateResult
+from streamasr.errors import ConfigError, OutputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS: Final = (".png", ".svg")
+
+_PARTIAL, _FINAL = "#8fb3d9", "#c0392b"
+_STAGES: Final = {
+    "encode": "#2a6f97",
+    "encoder": "#2a6f97",
+    "prefill": "#61a5c2",
+    "decoder": "#61a5c2",
+    "verify": "#f4a261",
+    "decode": "#e76f51",
+    "aligner": "#adb5bd",
+}
+_OTHER_STAGE: Final = "#6c757d"
+_BINS: Final = 120
+"""Intervals into which a run is divided where its work is shown."""
+
+
+def check_plot(path: Path) -> None:
+    """Find out before the measurement whether its picture can be drawn.
+
+    Raises:
+        ConfigError: matplotlib is missing, or the file's name says no format that is known.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise ConfigError(f"{path}: a plot is a .png or an .svg file.")
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the package {error.name} is missing; `pip install 'streamasr[bench]'` brings it."
+        ) from error
+
+
+def plot_run(run: Run, rules: Endpointing, title: str, path: Path) -> None:
+    """Draw lag and work over time.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    figure, (upper, lower) = _figure(2, title)
+    _draw_lag(upper, run, rules)
+    _draw_work(lower, run)
+    lower.set_xlabel("time, s")
+    _save(figure, path)
+
+
+def plot_update(result: UpdateResult, title: str, path: Path) -> None:
+    """Draw the cost of an update over the length of the utterance.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    figure, (upper, lower) = _figure(2, title)
+    lengths, costs = zip(*result.curve, strict=True)
+    upper.plot(lengths, costs, color=_STAGES["encode"], label="incremental")
+    for kind, colour in (("scratch", _STAGES["verify"]), ("unforced", _STAGES["decode"])):
+        rows = [row for row in result.rows if row.kind == kind]
+        label = "from scratch" if kind == "scratch" else "from scratch, all text decoded"
+        xs, ys = [row.seconds for row in rows], [row.cost.wall for row in rows]
+        upper.plot(xs, ys, color=colour, marker="o", label=label)
+    upper.set_ylabel("cost of one update, s")
+    upper.set_ylim(bottom=0)
+    upper.legend(frameon=False)
+    _draw_stages(lower, result)
+    lower.set_xlabel("length of the utterance, s")
+    _save(figure, path)
+
+
+def _draw_lag(axes: "Axes", run: Run, rules: Endpointing) -> None:
+    partials: list[tuple[float, float]] = []
+    finals: list[tuple[float, float]] = []
+    for recording in run.recordings:
+        for point in lag_points(recording, rules):
+            at = recording.began - run.began + point.at
+            (finals if point.is_final else partials).append((at, point.lag))
+    for points, colour, size, label in (
+        (partials, _PARTIAL, 6, "partial behind its audio"),
+        (finals, _FINAL, 14, "final behind its endpoint"),
+    ):
+        if points:
+            xs, ys = zip(*points, strict=True)
+            axes.scatter(xs, ys, s=size, color=colour, label=label, linewidths=0)
+    axes.set_ylabel("lag, s")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, loc="upper left")
+
+
+def _draw_work(axes: "Axes", run: Run) -> None:
+    looks = thinned(run.looks, _BINS)
+    stages = sorted({stage for look in looks for stage in look.work}, key=_stage_order)
+    if len(looks) < 2 or not stages:
+        return
+    edges = [look.at - run.began for look in looks]
+    base = [0.0] * (len(looks) - 1)
+    for stage in stages:
+        busy = [work_rate(a, b, stage) for a, b in pairwise(looks)]
+        top = [low + high for low, high in zip(base, busy, strict=True)]
+        colour = _STAGES.get(stage, _OTHER_STAGE)
+        axes.stairs(top, edges, baseline=base, fill=True, color=colour, label=stage)
+        base = top
+    axes.set_ylabel("work, s per s")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, loc="upper left", ncols=len(stages))
+
+
+def _draw_stages(axes: "Axes", result: UpdateResult) -> None:
+    """One bar for each kind and length, of its stages on top of each other."""
+    rows = [row for row in result.rows if not row.kind.startswith("final")]
+    lengths = sorted({row.seconds for row in rows})
+    kinds = ("incremental", "scratch", "unforced")
+    width = 0.8 / len(kinds)
+    for row in rows:
+        x = lengths.index(row.seconds) + (kinds.index(row.kind) - 1) * width
+        bottom = 0.0
+        for stage in ("encode", "prefill", "verify", "decode"):
+            height = getattr(row.cost, stage)
+            is_first = row is rows[0]
+            axes.bar(
+                x,
+                height,
+                width * 0.9,
+                bottom=bottom,
+                color=_STAGES[stage],
+                label=stage if is_first else None,
+            )
+            bottom += height
+    axes.set_xticks(range(len(lengths)), [f"{length:g}" for length in lengths])
+    axes.set_ylabel("by stage, s")
+    axes.legend(frameon=False, ncols=4)
+
+
+def thinned(looks: Sequence[Look], n: int) -> list[Look]:
+    """At most `n` + 1 looks, evenly taken, with the first and the last."""
+    if len(looks) <= n + 1:
+        return list(looks)
+    return [looks[round(i * (len(looks) - 1) / n)] for i in range(n + 1)]
+
+
+def work_rate(before: Look, after: Look, stage: str) -> float:
+    """Seconds that a stage worked for each second between two looks."""
+    passed = after.at - before.at
+    done = after.work.get(stage, 0.0) - before.work.get(stage, 0.0)
+    return done / passed if passed > 0 else 0.0
+
+
+def _stage_order(stage: str) -> tuple[int, str]:
+    known = list(_STAGES)
+    return (known.index(stage) if stage in known else len(known)), stage
+
+
+def _figure(n_rows: int, title: str) -> "tuple[Figure, Sequence[Axes]]":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.2 * n_rows), layout="constrained", dpi=150)
+    rows = [figure.add_subplot(n_rows, 1, row + 1) for row in range(n_rows)]
+    for axes in rows:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e9ecef", linewidth=0.8)
+        axes.set_axisbelow(True)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return figure, rows
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}.") from error

@@ -1,0 +1,392 @@
+"""What one live update costs while an utterance grows, with caches and without.
+
+An utterance grows by half a second at a time, as a session would have it: each time everything so
+far is ordered to be encoded and decoded, with what is stable forced and the last hypothesis as a
+draft. An engine that keeps its caches pays for what is new. At the lengths that are asked for, an
+engine that keeps none is given the same, in turn with the first, so that both see the same machine.
+
+    incremental   caches and drafts
+    scratch       neither; what is stable is forced, and so read at once
+    unforced      neither, and nothing is forced: all text is found token by token
+    final         caches: the pass over the whole segment after the speaker has paused, when the
+                  last update had heard all but a quarter of a second
+    final_scratch, final_unforced   the same from scratch
+"""
+
+import queue
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
+
+from streamasr.bench.figures import median, ratio
+from streamasr.bench.speech import Speech
+from streamasr.errors import WorkerError
+from streamasr.events import (
+    Answer,
+    Decode,
+    Decoded,
+    Encode,
+    Encoded,
+    Hypothesis,
+    Pass,
+    PassAbandoned,
+    PassFailed,
+    Rank,
+    Release,
+)
+from streamasr.session.hypothesis import CommitLag, StablePrefix
+from streamasr.stream import Recogniser
+from streamasr.units import Float32Array, Samples, to_samples
+
+STEP_S: Final = 0.5
+"""New audio of one update."""
+
+FINAL_STEP_S: Final = 0.25
+"""New audio of the pass for the final: a pause begins anywhere between two updates."""
+
+GROWTH_S: Final = (6.0, 24.0)
+"""Lengths whose costs are compared with each other."""
+
+Kind: TypeAlias = Literal[
+    "incremental", "scratch", "unforced", "final", "final_scratch", "final_unforced"
+]
+
+
+_FROM_SCRATCH: Final[dict[Kind, tuple[Kind, Kind]]] = {
+    "incremental": ("scratch", "unforced"),
+    "final": ("final_scratch", "final_unforced"),
+}
+"""What each kind is compared with: first with what is stable forced, then without."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassCost:
+    """Seconds that one pass took."""
+
+    wall: float = 0.0
+    """From the order to the answer."""
+    encode: float = 0.0
+    prefill: float = 0.0
+    verify: float = 0.0
+    decode: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One pass."""
+
+    kind: Kind
+    seconds: float
+    """Of audio, all of the utterance so far."""
+    cost: PassCost
+    n_tokens: int
+    """Of the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRow:
+    """The medians of one kind at one length."""
+
+    kind: Kind
+    seconds: float
+    n: int
+    cost: PassCost
+    worst: float
+    """Wall time of the slowest."""
+    n_tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateResult:
+    """What updates cost."""
+
+    rows: Sequence[UpdateRow]
+    curve: Sequence[tuple[float, float]]
+    """Length and median wall time of every incremental update."""
+    ratios: dict[str, float]
+    """By what is compared: `scratch:incremental@20`, `growth:incremental`, ..."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is measured."""
+
+    seconds: Sequence[float] = (5.0, 10.0, 20.0, 40.0)
+    final_s: float = 10.0
+    """Length of the segment whose final pass is measured."""
+    repetitions: int = 3
+    lag: CommitLag = field(default_factory=CommitLag)
+    """When tokens are stable."""
+
+    @property
+    def lengths(self) -> list[float]:
+        """Where both engines are measured, ascending; those of growth if they are in reach."""
+        reached = GROWTH_S if max(self.seconds) >= max(GROWTH_S) else ()
+        return sorted({*self.seconds, *reached})
+
+    @property
+    def longest(self) -> float:
+        """Of all segments."""
+        return max(*self.lengths, self.final_s)
+
+
+class Rig:
+    """One session's way to an engine; waits for each answer."""
+
+    def __init__(self, recogniser: Recogniser) -> None:
+        """Open a channel of a started engine."""
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._channel = recogniser.channel(self._answers.put)
+        self._n_passes = 0
+
+    def run(
+        self,
+        segment: int,
+        samples: Float32Array,
+        *,
+        rank: Rank = Rank.PARTIAL,
+        forced: tuple[int, ...] = (),
+        draft: tuple[int, ...] = (),
+    ) -> tuple[Hypothesis, PassCost]:
+        """Encode and decode all of a segment so far.
+
+        Raises:
+            WorkerError: the engine cannot.
+        """
+        began = time.perf_counter()
+        of = self.next_pass(segment, rank)
+        encoded = self.encode(of, samples)
+        answer = self.decode(Decode(of, encoded.embeddings, forced=forced, draft=draft))
+        cost = PassCost(
+            wall=time.perf_counter() - began,
+            encode=encoded.cost,
+            prefill=answer.cost.prefill,
+            verify=answer.cost.verify,
+            decode=answer.cost.decode,
+        )
+        return answer.hypothesis, cost
+
+    def next_pass(self, segment: int, rank: Rank) -> Pass:
+        """A pass with a number of its own."""
+        self._n_passes += 1
+        return Pass(segment, self._n_passes, rank)
+
+    def encode(self, of: Pass, samples: Float32Array) -> Encoded:
+        """Encode and wait for it."""
+        self._channel.perform(Encode(of, samples))
+        answer = self.wait()
+        assert isinstance(answer, Encoded)
+        return answer
+
+    def decode(self, order: Decode) -> Decoded:
+        """Decode and wait for it."""
+        self.begin(order)
+        answer = self.wait()
+        assert isinstance(answer, Decoded)
+        return answer
+
+    def begin(self, order: Decode) -> None:
+        """Have something decoded; `wait` for it."""
+        self._channel.perform(order)
+
+    def wait(self) -> Answer:
+        """The next answer.
+
+        Raises:
+            WorkerError: it is that it went wrong.
+        """
+        answer = self._answers.get()
+        match answer:
+            case PassFailed(message=message):
+                raise WorkerError(f"a pass failed: {message}")
+            case PassAbandoned():
+                raise WorkerError("a pass was abandoned that nobody abandons.")
+            case _:
+                return answer
+
+    def release(self, segment: int) -> None:
+        """A segment is done with."""
+        self._channel.perform(Release(segment))
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+
+class _Utterance:
+    """A segment that grows."""
+
+    def __init__(self, rig: Rig, number: int, samples: Float32Array, lag: CommitLag) -> None:
+        self._rig = rig
+        self.number = number
+        self._samples = samples
+        self._stable = StablePrefix(lag)
+        self._draft: tuple[int, ...] = ()
+
+    @property
+    def forced(self) -> tuple[int, ...]:
+        return self._stable.forced
+
+    def heard(self, seconds: float) -> Float32Array:
+        return self._samples[: to_samples(seconds)]
+
+    def update(self, seconds: float, kind: Kind) -> Measured:
+        rank = Rank.PARTIAL if kind == "incremental" else Rank.SPECULATIVE
+        heard = self.heard(seconds)
+        hypothesis, cost = self._rig.run(
+            self.number, heard, rank=rank, forced=self.forced, draft=self._draft
+        )
+        self._stable.receive(hypothesis, Samples(len(heard)))
+        self._draft = hypothesis.tokens
+        return Measured(kind, seconds, cost, len(hypothesis.tokens))
+
+
+def measure(
+    incremental: Recogniser,
+    scratch: Recogniser,
+    speech: Speech,
+    plan: Plan,
+    report: Callable[[str], None] = lambda _: None,
+) -> list[Measured]:
+    """Let utterances grow and note what each pass costs.
+
+    Args:
+        incremental: an engine with caches, started.
+        scratch: one without, of the same model and settings.
+        speech: what is said, repeated without end.
+        plan: which lengths, how often.
+        report: told what is being done.
+
+    Raises:
+        WorkerError: an engine fails.
+    """
+    with_caches, without = Rig(incremental), Rig(scratch)
+    measured: list[Measured] = []
+    try:
+        _warm_up(with_caches, without, speech)
+        for repetition in range(plan.repetitions):
+            report(f"repetition {repetition + 1} of {plan.repetitions}")
+            for one in _grow(with_caches, without, speech, plan, repetition):
+                measured.append(one)
+                report(
+                    f"repetition {repetition + 1} of {plan.repetitions}, "
+                    f"{one.seconds:g} s, {one.kind}"
+                )
+    finally:
+        with_caches.close()
+        without.close()
+    return measured
+
+
+def result_of(measured: Sequence[Measured], plan: Plan) -> UpdateResult:
+    """Medians and ratios."""
+    lengths = {*plan.lengths, plan.final_s}
+    keys = dict.fromkeys((m.kind, m.seconds) for m in measured if m.seconds in lengths)
+    rows = [_row(kind, seconds, measured) for kind, seconds in sorted(keys, key=_in_order)]
+    every = sorted({m.seconds for m in measured if m.kind == "incremental"})
+    curve = [(seconds, _row("incremental", seconds, measured).cost.wall) for seconds in every]
+    return UpdateResult(rows, curve, _ratios(rows))
+
+
+def _warm_up(with_caches: Rig, without: Rig, speech: Speech) -> None:
+    """The first pass of an engine allocates; that is nobody's update."""
+    for rig in (with_caches, without):
+        rig.run(_WARM_UP_SEGMENT, speech.samples(0, to_samples(2.0)))
+        rig.release(_WARM_UP_SEGMENT)
+
+
+_WARM_UP_SEGMENT: Final = 1
+
+
+def _grow(
+    with_caches: Rig,
+    without: Rig,
+    speech: Speech,
+    plan: Plan,
+    repetition: int,
+) -> Iterator[Measured]:
+    samples = speech.samples(0, to_samples(plan.longest))
+    number = _WARM_UP_SEGMENT + 1 + 2 * repetition
+    growing = _Utterance(with_caches, number, samples, plan.lag)
+    for seconds in _steps(max(plan.lengths)):
+        if seconds in plan.lengths:
+            yield from _compare(growing, without, seconds, "incremental", repetition)
+        else:
+            yield growing.update(seconds, "incremental")
+    with_caches.release(number)
+    yield from _end(
+        _Utterance(with_caches, number + 1, samples, plan.lag), without, plan, repetition
+    )
+    with_caches.release(number + 1)
+
+
+def _end(segment: _Utterance, without: Rig, plan: Plan, repetition: int) -> Iterator[Measured]:
+    """A whole segment and its final pass; only that pass counts."""
+    for seconds in _steps(plan.final_s - FINAL_STEP_S, first=STEP_S - FINAL_STEP_S):
+        segment.update(seconds, "incremental")
+    yield from _compare(segment, without, plan.final_s, "final", repetition)
+
+
+def _compare(
+    utterance: _Utterance,
+    without: Rig,
+    seconds: float,
+    kind: Literal["incremental", "final"],
+    repetition: int,
+) -> Iterator[Measured]:
+    """One pass with caches and two without, whichever comes first."""
+    forced, heard = utterance.forced, utterance.heard(seconds)
+
+    def from_scratch() -> Iterator[Measured]:
+        for name, tokens in zip(_FROM_SCRATCH[kind], (forced, ()), strict=True):
+            hypothesis, cost = without.run(utterance.number, heard, forced=tokens)
+            yield Measured(name, seconds, cost, len(hypothesis.tokens))
+
+    if repetition % 2:
+        yield from from_scratch()
+        yield utterance.update(seconds, kind)
+    else:
+        yield utterance.update(seconds, kind)
+        yield from from_scratch()
+    without.release(utterance.number)
+
+
+def _steps(last: float, first: float = STEP_S) -> Iterable[float]:
+    """Every length of an utterance that grows up to `last`, which is the last."""
+    n_steps = int((last - first) / STEP_S + 1e-9)
+    lengths = [first + STEP_S * number for number in range(n_steps + 1)]
+    return lengths if abs(lengths[-1] - last) < 1e-9 else [*lengths, last]
+
+
+def _row(kind: Kind, seconds: float, measured: Sequence[Measured]) -> UpdateRow:
+    same = [m for m in measured if (m.kind, m.seconds) == (kind, seconds)]
+    names = PassCost.__dataclass_fields__
+    medians = {name: median(getattr(m.cost, name) for m in same) for name in names}
+    worst = max(m.cost.wall for m in same)
+    return UpdateRow(
+        kind, seconds, len(same), PassCost(**medians), worst, median(m.n_tokens for m in same)
+    )
+
+
+def _in_order(key: tuple[Kind, float]) -> tuple[bool, float, str]:
+    kind, seconds = key
+    return kind.startswith("final"), seconds, kind
+
+
+def _ratios(rows: Sequence[UpdateRow]) -> dict[str, float]:
+    wall = {(row.kind, row.seconds): row.cost.wall for row in rows}
+    found: dict[str, float | None] = {}
+    for (kind, seconds), cost in wall.items():
+        for other in _FROM_SCRATCH.get(kind, ()):
+            if (other, seconds) in wall:
+                found[f"{other}:{kind}@{seconds:g}"] = ratio(wall[other, seconds], cost)
+    short, long = GROWTH_S
+    for kind in _GROWING:
+        if (kind, short) in wall and (kind, long) in wall:
+            name = f"{kind}@{long:g}:{kind}@{short:g}"
+            found[name] = ratio(wall[kind, long], wall[kind, short])
+    return {name: value for name, value in found.items() if value is not None}
+
+
+_GROWING: Final[tuple[Kind, ...]] = ("incremental", "scratch", "unforced")
