@@ -51,7 +51,8 @@ def log_mel(samples: Float32Array, n_mels: int = N_MELS) -> Float32Array:
         AudioError: the array is empty, not one-dimensional, not float32 or not finite.
     """
     check_samples(samples)
-    return normalise(raw_log_mel(centre(pad_to_minimum(samples)), n_mels))
+    raw = raw_log_mel(centre(pad_to_minimum(samples)), n_mels)
+    return normalise(raw, clip_floor(raw.max()))
 
 
 def frame_count(n_samples: int) -> int:
@@ -65,14 +66,23 @@ def check_samples(samples: Float32Array) -> None:
     Raises:
         AudioError: the array is empty, not one-dimensional, not float32 or not finite.
     """
+    check_form(samples)
+    if not np.isfinite(samples).all():
+        raise AudioError("audio samples must be finite, but some are NaN or infinite")
+
+
+def check_form(samples: Float32Array) -> None:
+    """Refuse what cannot be audio, whatever its values are.
+
+    Raises:
+        AudioError: the array is empty, not one-dimensional or not float32.
+    """
     if samples.dtype != np.float32:
         raise AudioError(f"audio samples must be float32, not {samples.dtype}")
     if samples.ndim != 1:
         raise AudioError(f"audio samples must be one channel, not an array of {samples.ndim} axes")
     if not len(samples):
         raise AudioError("there are no audio samples")
-    if not np.isfinite(samples).all():
-        raise AudioError("audio samples must be finite, but some are NaN or infinite")
 
 
 def pad_to_minimum(samples: Float32Array) -> Float32Array:
@@ -107,16 +117,22 @@ def raw_log_mel(samples: Float32Array, n_mels: int = N_MELS) -> Float32Array:
     return rows
 
 
-def normalise(raw: Float32Array) -> Float32Array:
+def clip_floor(peak: np.float32) -> np.float32:
+    """What lower values are raised to in a clip whose largest raw value is `peak`."""
+    return peak - np.float32(DYNAMIC_RANGE)
+
+
+def normalise(raw: Float32Array, floor: np.float32) -> Float32Array:
     """Apply the clip-wide floor, then shift and scale.
 
     Args:
-        raw: (n_frames, n_mels) from `raw_log_mel`, all frames of the clip.
+        raw: (n_frames, n_mels) from `raw_log_mel`, any frames of the clip.
+        floor: `clip_floor` of the whole clip.
 
     Returns:
         The same shape.
     """
-    floored = np.maximum(raw, raw.max() - np.float32(DYNAMIC_RANGE))
+    floored = np.maximum(raw, floor)
     return np.asarray((floored + np.float32(4)) / np.float32(4))
 
 

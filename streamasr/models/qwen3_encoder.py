@@ -6,8 +6,9 @@
 The front end turns chunks of 100 frames (1 s) into 13 tokens each, one chunk knowing
 nothing of the next; positions restart in every chunk. The back end is a transformer
 whose attention stays within windows of 8 chunks (104 tokens, 8 s), plus the projection
-into the LLM. So a complete chunk and a complete window never change when more audio
-follows. Source: `Qwen3ASREncoder` and `Qwen3ASRMultiModalProjector` of transformers.
+into the LLM. So a complete chunk and a complete window do not change when more audio
+follows, unless the floor of the features rises; `qwen3_utterance` makes use of that.
+Source: `Qwen3ASREncoder` and `Qwen3ASRMultiModalProjector` of transformers.
 
 The window is the reference's when it is run with flash attention and in transformers'
 native port; the original package on CPU attends to the whole clip instead.
@@ -19,10 +20,10 @@ from typing import Final, Self
 
 import numpy as np
 
-from streamasr.errors import ModelError
-from streamasr.features.log_mel import log_mel
+from streamasr.errors import ConfigError, ModelError
+from streamasr.features.log_mel import HOP, log_mel
 from streamasr.models.onnx import OnnxOptions, OnnxSession, open_session
-from streamasr.units import Float32Array
+from streamasr.units import SAMPLE_RATE, Float32Array
 
 FRONTEND_FILE: Final = "encoder_frontend.onnx"
 BACKEND_FILE: Final = "encoder_backend.onnx"
@@ -31,7 +32,7 @@ MASKED: Final = np.float32(-10_000)
 """Added to the attention score of a masked key: nothing is left after the softmax, and
 unlike minus infinity it fits into float16 and never gives NaN."""
 
-_CHUNKS_PER_RUN: Final = 8  # bounds the front end's memory, about 60 MB each at full size
+_FRAMES_PER_SECOND: Final = SAMPLE_RATE // HOP
 
 
 class Qwen3Encoder:
@@ -59,7 +60,7 @@ class Qwen3Encoder:
             inputs={"hidden_states": 3, "attention_mask": 4},
             outputs={"last_hidden_state": 3},
         )
-        self._n_chunks, self.n_mels, self.chunk_frames = _chunk_shape(self._frontend)
+        self.n_mels, self.chunk_frames = _chunk_shape(self._frontend)
         self.d_model = _last_axis(self._frontend, "chunk_out")
         self.output_dim = _last_axis(self._backend, "last_hidden_state")
         self.chunk_tokens = convolved_length(self.chunk_frames)
@@ -70,16 +71,27 @@ class Qwen3Encoder:
                 f"{frontend.parent}: n_window_infer is {n_window_infer}, "
                 f"not a multiple of {self.chunk_frames} frames"
             )
-        self.window_tokens = n_window_infer // self.chunk_frames * self.chunk_tokens
+        self.window_chunks = n_window_infer // self.chunk_frames
+        self.window_tokens = self.window_chunks * self.chunk_tokens
 
     @classmethod
-    def from_bundle(cls, directory: Path, options: OnnxOptions | None = None) -> Self:
+    def from_bundle(
+        cls, directory: Path, options: OnnxOptions | None = None, *, window_s: int | None = None
+    ) -> Self:
         """Open the encoder of a bundle that `streamasr export` wrote.
+
+        Args:
+            directory: the bundle.
+            options: how to run its graphs.
+            window_s: seconds in one attention window, if not as many as in the bundle's own.
 
         Raises:
             ModelError: a file is missing or broken.
+            ConfigError: the bundle's window cannot be divided into such windows.
         """
         n_window_infer = _read_n_window_infer(directory / "model.json")
+        if window_s is not None:
+            n_window_infer = _shorten(n_window_infer, window_s)
         return cls(
             directory / FRONTEND_FILE,
             directory / BACKEND_FILE,
@@ -109,20 +121,18 @@ class Qwen3Encoder:
     def convolve(self, mel: Float32Array) -> Float32Array:
         """Run the front end over all chunks of a clip.
 
+        Chunks go one at a time: on a CPU a batch is no faster (33 to 36 ms each at full size, be it
+        one or eight), and takes 60 MB for each of them.
+
         Args:
             mel: (n_frames, n_mels), normalised.
 
         Returns:
             (token_count(n_frames), d_model).
         """
-        chunks = self._chunks(mel)
-        outputs = [
-            self._frontend.run("chunk_out", chunk_mel=chunks[start : start + self._n_chunks])
-            for start in range(0, len(chunks), self._n_chunks)
-        ]
-        rows = np.concatenate(outputs).reshape(-1, self.d_model)
-        # The rows that stem from padding alone are the last ones of the last chunk.
-        return rows[: self.token_count(len(mel))]
+        starts = range(0, len(mel), self.chunk_frames)
+        chunks = [self._convolve_chunk(mel[start : start + self.chunk_frames]) for start in starts]
+        return np.concatenate(chunks)
 
     def attend(self, hidden: Float32Array) -> Float32Array:
         """Run the back end over all windows of a clip.
@@ -146,11 +156,11 @@ class Qwen3Encoder:
         mask = np.zeros((1, 1, n_tokens, n_tokens), np.float32)
         return self._backend.run("last_hidden_state", hidden_states=window, attention_mask=mask)
 
-    def _chunks(self, mel: Float32Array) -> Float32Array:
-        """Cut features into (n_chunks, n_mels, chunk_frames), the last padded with zeros."""
-        padding = -len(mel) % self.chunk_frames
-        padded = np.pad(mel, ((0, padding), (0, 0)))
-        return padded.reshape(-1, self.chunk_frames, self.n_mels).transpose(0, 2, 1)
+    def _convolve_chunk(self, mel: Float32Array) -> Float32Array:
+        """Make the tokens of one chunk, which may be incomplete."""
+        padded = np.pad(mel, ((0, self.chunk_frames - len(mel)), (0, 0)))
+        tokens = self._frontend.run("chunk_out", chunk_mel=padded.T[None])[0]
+        return tokens[: convolved_length(len(mel))]  # the others stem from padding alone
 
 
 def convolved_length(n_frames: int) -> int:
@@ -158,14 +168,14 @@ def convolved_length(n_frames: int) -> int:
     return -(-n_frames // 8)
 
 
-def _chunk_shape(frontend: OnnxSession) -> tuple[int, int, int]:
-    """Read chunks per run, mel bins and frames per chunk; published graphs take one chunk."""
+def _chunk_shape(frontend: OnnxSession) -> tuple[int, int]:
+    """Read mel bins and frames per chunk; published graphs take one chunk, ours any number."""
     n_chunks, n_mels, n_frames = frontend.inputs["chunk_mel"].shape
     if n_mels is None or n_frames is None:
         raise ModelError(f"{frontend.path}: chunk_mel must state its mel bins and frames")
     if n_chunks not in {None, 1}:
         raise ModelError(f"{frontend.path}: the graph takes {n_chunks} chunks at a time, not any")
-    return n_chunks or _CHUNKS_PER_RUN, n_mels, n_frames
+    return n_mels, n_frames
 
 
 def _last_axis(session: OnnxSession, name: str) -> int:
@@ -183,3 +193,14 @@ def _read_n_window_infer(path: Path) -> int:
     if not isinstance(n_window_infer, int):
         raise ModelError(f"{path}: n_window_infer must be a whole number, not {n_window_infer!r}")
     return n_window_infer
+
+
+def _shorten(n_window_infer: int, window_s: int) -> int:
+    """Cut windows into equal parts, so that every border of the long ones stays one."""
+    n_frames = window_s * _FRAMES_PER_SECOND
+    if n_frames < 1 or n_window_infer % n_frames:
+        own_s = n_window_infer / _FRAMES_PER_SECOND
+        raise ConfigError(
+            f"the encoder's window of {own_s:g} s cannot be cut into windows of {window_s} s."
+        )
+    return n_frames
