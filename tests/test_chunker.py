@@ -15,6 +15,8 @@ from streamasr.events import (
     SegmentationEvent,
     SpeechContinued,
     SpeechEnded,
+    SpeechPaused,
+    SpeechResumed,
     SpeechStarted,
 )
 from streamasr.segmentation.chunker import FRAME, Chunker, ChunkerConfig
@@ -96,7 +98,7 @@ def test_nothing_at_all_has_no_segments() -> None:
 
 def test_segment_has_pre_roll_and_trailing_silence() -> None:
     events = run_chunker([make_audio((False, 1.2), (True, 1.5), (False, 3))])
-    assert [seconds(end) for end in ends(events)] == [(0.9, 3.0)]
+    assert [seconds(end) for end in ends(events)] == [(0.9, 2.9)]
     assert ends(events)[0].reason == "silence"
 
 
@@ -108,7 +110,7 @@ def test_pre_roll_stops_at_the_start_of_the_stream() -> None:
 def test_pre_roll_stops_at_the_previous_segment() -> None:
     config = replace(DEFAULT, pre_roll=1.0)
     events = run_chunker([make_audio((True, 1.5), (False, 0.9), (True, 1.5))], config)
-    assert [seconds(end) for end in ends(events)] == [(0.0, 1.8), (1.8, 3.9)]
+    assert [seconds(end) for end in ends(events)] == [(0.0, 1.7), (1.7, 3.9)]
 
 
 def test_pause_shorter_than_the_hangover_stays_inside() -> None:
@@ -218,6 +220,89 @@ def test_flush_in_silence_says_nothing() -> None:
     assert chunker.flush() == []
 
 
+# Pauses
+
+
+def pauses(events: Iterable[SegmentationEvent]) -> list[SpeechPaused | SpeechResumed]:
+    return [event for event in events if isinstance(event, SpeechPaused | SpeechResumed)]
+
+
+def test_a_pause_is_announced_with_the_end_that_the_segment_then_has() -> None:
+    chunker = Chunker(DEFAULT, is_loud)
+    events = chunker.feed(make_audio((False, 1.2), (True, 1.5), (False, 0.21)))
+    assert events[-1] == SpeechPaused(1, to_samples(2.9))
+    start, samples = delivered(events, 1)
+    assert start + len(samples) == to_samples(2.9)
+    events += chunker.feed(make_audio((False, 0.36)))
+    assert not ends(events)
+    events += chunker.feed(make_audio((False, 0.03)))
+    assert events[-1] == SpeechEnded(1, to_samples(0.9), to_samples(2.9), "silence")
+    assert len(pauses(events)) == 1
+
+
+def test_speech_that_comes_back_is_announced_before_its_samples() -> None:
+    chunker = Chunker(DEFAULT, is_loud)
+    chunker.feed(make_audio((True, 1.5), (False, 0.57)))
+    first, *rest = chunker.feed(make_audio((True, 0.6)))
+    assert first == SpeechResumed(1)
+    assert not pauses(rest)
+    [again] = pauses(chunker.feed(make_audio((False, 0.3))))
+    assert again == SpeechPaused(1, to_samples(1.5 + 0.57 + 0.6 + 0.2))
+
+
+def test_a_breath_is_no_pause() -> None:
+    events = run_chunker([make_audio((True, 0.9), (False, 0.18), (True, 0.9))])
+    assert not pauses(events)
+
+
+def test_a_pause_waits_for_all_of_the_trailing_silence() -> None:
+    config = replace(DEFAULT, trailing_silence=0.4)
+    chunker = Chunker(config, is_loud)
+    assert not pauses(chunker.feed(make_audio((True, 1.5), (False, 0.39))))
+    assert pauses(chunker.feed(make_audio((False, 0.03)))) == [SpeechPaused(1, to_samples(1.9))]
+
+
+@pytest.mark.parametrize("field", ["pause", "trailing_silence"])
+def test_no_pause_is_announced_that_would_be_the_end(field: str) -> None:
+    config = replace(DEFAULT, **{field: 0.6})
+    events = run_chunker([make_audio((True, 1.5), (False, 2.0), (True, 0.9), (False, 0.1))], config)
+    assert not pauses(events)
+    assert len(ends(events)) == 2
+
+
+def test_flush_in_a_pause_ends_the_segment_where_it_was_announced() -> None:
+    chunker = Chunker(DEFAULT, is_loud)
+    [pause] = pauses(chunker.feed(make_audio((True, 1.5), (False, 0.5))))
+    assert isinstance(pause, SpeechPaused)
+    assert chunker.flush()[-1] == SpeechEnded(1, to_samples(0), pause.end, "flush")
+    assert not pauses(chunker.feed(make_audio((False, 1), (True, 0.5))))
+
+
+def test_a_cut_in_a_pause_may_end_the_segment_earlier_than_announced() -> None:
+    config = replace(SHORT, max_segment=1.5)
+    audio = make_audio((True, 1.2), (False, 5))
+    audio[to_samples(1.25) : to_samples(1.35)] = 0
+    events = run_chunker([audio], config)
+    [pause] = pauses(events)
+    [end] = ends(events)
+    assert isinstance(pause, SpeechPaused)
+    assert (end.reason, end.end, pause.end) == ("length", to_samples(1.3), to_samples(1.4))
+
+
+def test_a_pause_goes_on_behind_a_cut_before_it() -> None:
+    config = replace(SHORT, max_segment=1.5)
+    audio = make_audio((True, 1.23), (False, 5))
+    audio[to_samples(1.05) : to_samples(1.15)] *= 1e-6
+    events = run_chunker([audio], config)
+    first, second = ends(events)
+    assert (first.end, first.reason) == (to_samples(1.1), "length")
+    assert pauses(events) == [
+        SpeechPaused(1, to_samples(1.43)),
+        SpeechPaused(2, to_samples(1.43)),
+    ]
+    assert second == SpeechEnded(2, first.end, to_samples(1.43), "silence")
+
+
 # Cuts
 
 
@@ -274,6 +359,8 @@ CONFIGS = st.sampled_from(
         ChunkerConfig(max_segment=1.0, cut_search=1.0, pre_roll=2.0),
         ChunkerConfig(pre_roll=0, trailing_silence=0, hangover=0.1, min_speech=0, chunk=0.07),
         ChunkerConfig(max_segment=0.5, cut_search=0.1, cut_window=0.1, hangover=1, chunk=1.0),
+        ChunkerConfig(pause=0.0, trailing_silence=0.05, hangover=0.3, max_segment=2, cut_search=1),
+        ChunkerConfig(pause=0.4, chunk=0.25),
     ]
 )
 
@@ -304,7 +391,11 @@ def test_segments_keep_their_promises(
     segments = ends(events)
 
     # Numbered from 1, one after the other, each announced before it is delivered and ended.
-    order = [(event.segment, type(event)) for event in events if not isinstance(event, AudioLost)]
+    order = [
+        (event.segment, type(event))
+        for event in events
+        if isinstance(event, SpeechStarted | SpeechContinued | SpeechEnded)
+    ]
     assert [end.segment for end in segments] == list(range(1, len(segments) + 1))
     assert list(dict.fromkeys(order)) == [
         (end.segment, kind)
@@ -349,6 +440,39 @@ def test_segments_keep_their_promises(
     assert voiced[outside].sum() <= chunker.dropped_samples
 
 
+@settings(max_examples=80, deadline=None)
+@given(PARTS, CONFIGS, st.none() | st.integers(0, 80_000))
+def test_pauses_keep_their_promises(
+    parts: list[tuple[bool, float]], config: ChunkerConfig, flush_at: int | None
+) -> None:
+    audio = make_audio(*parts)
+    chunker = Chunker(config, is_loud)
+    events = chunker.feed(audio[: flush_at or 0]) + (chunker.flush() if flush_at else [])
+    events += chunker.feed(audio[flush_at or 0 :]) + chunker.finish()
+    needed = max(config.pause, config.trailing_silence)
+    for end in ends(events):
+        ours = [e for e in events if not isinstance(e, AudioLost) and e.segment == end.segment]
+
+        # They are over before the next one.
+        n_pauses = len(pauses(ours))
+        alternating = [SpeechPaused, SpeechResumed] * n_pauses
+        assert [type(event) for event in pauses(ours)] == alternating[:n_pauses]
+
+        # All up to the announced end has been delivered by then.
+        for i, pause in enumerate(ours):
+            if isinstance(pause, SpeechPaused):
+                start, samples = delivered(ours[:i], end.segment)
+                assert end.start < pause.end <= start + len(samples)
+                assert needed < config.hangover
+
+        # Speech that does not come back leaves the segment as announced; none ends unannounced.
+        last = pauses(ours)[-1] if n_pauses else None
+        if isinstance(last, SpeechPaused):
+            assert end.end == last.end or end.reason == "length"
+        elif end.reason == "silence":
+            assert needed + FRAME / SAMPLE_RATE > config.hangover
+
+
 def test_memory_does_not_grow_with_the_stream() -> None:
     chunker = Chunker(DEFAULT, is_loud)
     speech, silence = make_audio((True, 60)), make_audio((False, 60))
@@ -368,8 +492,9 @@ def test_memory_does_not_grow_with_the_stream() -> None:
     [
         ("pre_roll", -0.1),
         ("hangover", 0.01),
-        ("hangover", 0.2),  # shorter than the trailing silence
+        ("hangover", 0.1),  # shorter than the trailing silence
         ("trailing_silence", 0.7),
+        ("pause", -1.0),
         ("min_speech", float("nan")),
         ("max_segment", float("inf")),
         ("max_segment", 3601.0),

@@ -7,10 +7,15 @@ borders with hysteresis:
 silence  -- voiced frame -----------------------> onset
 onset    -- `min_speech` voiced in all ---------> open     SpeechStarted
 onset    -- `onset_gap` without a voiced frame -> silence  (a dropped burst)
-open     -- `hangover` without a voiced frame --> silence  SpeechEnded "silence"
+open     -- `pause` without a voiced frame -----> paused   SpeechPaused
+paused   -- voiced frame -----------------------> open     SpeechResumed
+paused   -- `hangover` without a voiced frame --> silence  SpeechEnded "silence"
 open     -- `max_segment` reached --------------> open     SpeechEnded "length", SpeechStarted
 open     -- flush(), skip(), finish() ----------> silence  SpeechEnded "flush", "stop"
 ```
+
+Paused is open, too: the segment may still be cut or flushed. A pause says where the segment ends if
+no speech comes back, once all audio up to there has been heard.
 
 A segment starts `pre_roll` before its first voiced frame and ends `trailing_silence` behind its
 last one, or where the stream, the previous segment or the cut sets a limit.
@@ -22,8 +27,8 @@ speaker just paused, and the next speech opens the next segment as usual. `min_s
 bursts out of silence; what follows a cut is speech already and exempt.
 
 Everything happens at frame ends, and a segment is delivered in chunks of a fixed length (only
-the last is shorter), so that the events depend on the samples alone and not on the blocks
-they arrive in.
+the last one before a pause or an end is shorter), so that the events depend on the samples alone
+and not on the blocks they arrive in.
 """
 
 from collections.abc import Callable
@@ -39,6 +44,8 @@ from streamasr.events import (
     SegmentationEvent,
     SpeechContinued,
     SpeechEnded,
+    SpeechPaused,
+    SpeechResumed,
     SpeechStarted,
 )
 from streamasr.segmentation.history import SampleHistory
@@ -67,8 +74,11 @@ class ChunkerConfig(
     """Audio kept before the first voiced frame: soft onsets come before what a VAD notices."""
     hangover: float = 0.6
     """Silence that ends a segment (the endpoint)."""
-    trailing_silence: float = 0.3
+    trailing_silence: float = 0.2
     """How much of that silence stays in the segment; at most the hangover."""
+    pause: float = 0.2
+    """Silence after which the final text is prepared, so that it is ready at the endpoint; at least
+    `trailing_silence` in effect. From the hangover on, it is not prepared."""
     min_speech: float = 0.2
     """Voiced time before a segment is announced; shorter bursts are silence."""
     onset_gap: float = 0.2
@@ -139,6 +149,7 @@ class Chunker:
         self._pre_roll = to_samples(config.pre_roll)
         self._hangover = to_samples(config.hangover)
         self._trailing = to_samples(config.trailing_silence)
+        self._pause = max(to_samples(config.pause), self._trailing)
         self._min_speech = to_samples(config.min_speech)
         self._onset_gap = to_samples(config.onset_gap)
         self._max_segment = to_samples(config.max_segment)
@@ -157,6 +168,7 @@ class Chunker:
         self._onset: Samples | None = None  # first voiced sample of what may become one
         self._onset_voiced = 0
         self._voiced_end = position  # end of the newest voiced frame
+        self._is_paused = False  # and the open segment's listener knows
         self._border = max(border, position)  # end of the previous segment
         self._in_speech = 0
         self._dropped_bursts = 0
@@ -244,6 +256,9 @@ class Chunker:
             self._voiced_end = self._history.end
             if self._start is None:
                 self._extend_onset(start, len(frame))
+            elif self._is_paused:
+                self._is_paused = False
+                self._events.append(SpeechResumed(self._segment))
         if self._start is not None:
             self._extend_segment()
         elif self._onset is not None and self._silence() >= self._onset_gap:
@@ -275,8 +290,12 @@ class Chunker:
         self._deliver_chunks()
         while self._start is not None and self._history.end - self._start >= self._max_segment:
             self._cut(self._start)
-        if self._start is not None and self._silence() >= self._hangover:
+        if self._start is None:
+            return
+        if self._silence() >= self._hangover:
             self._close(self._speech_end(), "silence")
+        elif self._silence() >= self._pause and not self._is_paused:
+            self._announce_pause(self._speech_end())
 
     def _deliver_chunks(self) -> None:
         while self._history.end - self._delivered >= self._chunk:
@@ -286,6 +305,12 @@ class Chunker:
         samples = self._history.copy(self._delivered, end)
         self._events.append(SpeechContinued(self._segment, self._delivered, samples))
         self._delivered = end
+
+    def _announce_pause(self, end: Samples) -> None:
+        self._is_paused = True
+        if self._delivered < end:
+            self._deliver(end)
+        self._events.append(SpeechPaused(self._segment, end))
 
     def _speech_end(self) -> Samples:
         return Samples(min(self._voiced_end + self._trailing, self._history.end))
@@ -315,7 +340,7 @@ class Chunker:
             self._deliver(end)
         self._events.append(SpeechEnded(self._segment, self._start, end, reason))
         self._in_speech += end - self._start
-        self._border, self._start = end, None
+        self._border, self._start, self._is_paused = end, None, False
 
     def _end_now(self, reason: EndReason) -> None:
         rest, self._partial_frame = self._partial_frame, np.zeros(0, np.float32)
