@@ -80,7 +80,7 @@ class Observer(Protocol):
         """Audio came in."""
 
     def worked(self, stage: str, seconds: float) -> None:
-        """A stage was busy for so long."""
+        """A part of the recognition (encode, prefill, verify, decode) took so long."""
 
     def partial_after(self, seconds: float) -> None:
         """A partial was published so long after its last sample had come."""
@@ -349,9 +349,7 @@ class LiveSession:
             logger.debug("session %s: an answer came after the end", self.name)
 
     def _receive(self, answer: Answer) -> None:
-        if isinstance(answer, Encoded | Decoded):
-            stage = "encoder" if isinstance(answer, Encoded) else "decoder"
-            self._observer.worked(stage, answer.cost)
+        self._measure_work(answer)
         self._publish(self._stream.receive(answer))
         self._progressed.set()
 
@@ -421,6 +419,15 @@ class LiveSession:
         if settled - self._settled >= _SETTLE_EVERY:
             self._settled = settled
             self._archive.settle(self.name, Samples(max(0, settled - _KEPT_BEFORE)))
+
+    def _measure_work(self, answer: Answer) -> None:
+        match answer:
+            case Encoded(cost=seconds):
+                self._observer.worked("encode", seconds)
+            case Decoded(cost=cost):
+                self._observer.worked("prefill", cost.prefill)
+                self._observer.worked("verify", cost.verify)
+                self._observer.worked("decode", cost.decode)
 
     def _measure(self, message: Message) -> None:
         if not isinstance(message, Partial | FinalText):

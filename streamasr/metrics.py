@@ -37,7 +37,8 @@ class Metrics:
         )
         self._work = Counter(
             "streamasr_work_seconds",
-            "Time that a stage worked; its rate over that of audio_seconds is the real-time factor",
+            "Time that a stage worked (encode, prefill, verify, decode); its rate over that of "
+            "audio_seconds is the real-time factor",
             labelnames=["stage"],
             registry=self._registry,
         )

@@ -73,7 +73,10 @@ class _Run:
         interval = config.partial_interval_s
         wishes = Wishes(config.language, config.context, interval is not None, config.words)
         session = SessionSettings(
-            partial_interval=to_samples(interval or 0.0), partial_load=None, commit=None
+            partial_interval=to_samples(interval or 0.0),
+            partial_load=None,
+            commit=None,
+            speculates=False,  # nobody waits for a pause to be over
         )
         settings = StreamSettings(config.vad, config.chunker, session)
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()

@@ -3,18 +3,26 @@
 ```
             SpeechStarted          SpeechEnded            Decoded (final)       Aligned
   (nothing) -------------> open ----------------> ended ----------------> final -------> (nothing)
-                            |  ^                    |                       |
-          partial due: Encode  Encoded: Decode      Encode the whole        Align
-                               Decoded: partial
+                           |  ^                     |                       |
+       partial due: Encode |  | SpeechResumed       Encode the whole        Align
+         Encoded: Decode   v  |                     |                       ^
+         Decoded: partial  paused ------------------)---- the same end -----+
+                  Encode up to the pause            Hurry, if it is on its way
 ```
 
-* While a segment is open, a partial is due whenever `partial_interval` of new audio has come, no
-  other partial is on its way and no final is owed: only the newest waits, finals go first, and a
-  slow machine, for which the interval is stretched by the measured cost, shows fewer of them.
+* A segment has one pass on its way at most: samples to the encoder, its embeddings to the decoder.
+  Whatever is answered about another pass is old and ignored.
+* While a segment is open, a partial is due whenever enough new audio has come (see `cadence`), no
+  other pass over it is on its way and no final is owed: only the newest waits, finals go first, and
+  a slow machine shows fewer of them.
+* When the speaker pauses, the final is prepared for the case that nothing more comes: a speculative
+  pass over exactly what the segment would be takes the place of any partial. If the segment ends
+  just there, that is its final, at once or as soon as it comes. If speech comes back it was a
+  partial like others.
 * What two hypotheses agree on behind the commit lag is promised to the listeners, and forced upon
   the decoder from then on: `stable` only grows.
-* When a segment has ended, its exact audio is encoded and decoded once more for the final. A
-  partial still on its way is abandoned.
+* When a segment has ended and nothing is prepared, its exact audio is encoded and decoded once more
+  for the final. A partial still on its way is abandoned.
 * Finals and gaps are published in the order of time, whatever order the answers come in. A final
   that had text is aligned; its words follow when they are ready.
 * A pass that failed costs its own segment only: a partial is dropped; in place of a final stand the
@@ -29,9 +37,7 @@ clock, queue, process or socket: time is the audio's.
 from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Final as Constant
-from typing import TypeAlias, assert_never
-
-import numpy as np
+from typing import assert_never
 
 from streamasr.events import (
     AbandonPass,
@@ -49,6 +55,7 @@ from streamasr.events import (
     Final,
     FinalRestored,
     Gap,
+    Hurry,
     Hypothesis,
     Partial,
     Pass,
@@ -56,21 +63,25 @@ from streamasr.events import (
     PassFailed,
     Promise,
     Publish,
+    Rank,
+    Release,
     SegmentationEvent,
     SessionEvent,
     Speech,
     SpeechContinued,
     SpeechEnded,
+    SpeechPaused,
+    SpeechResumed,
     SpeechStarted,
     StreamEnded,
     Wishes,
     Words,
 )
+from streamasr.session.cadence import Cadence, Work
 from streamasr.session.hypothesis import CommitLag, StablePrefix
-from streamasr.units import SAMPLE_RATE, Float32Array, Samples, to_samples
-
-_NEWEST_COST: Constant = 0.5
-"""Weight of the newest partial in the running average of what one costs."""
+from streamasr.session.recording import Recording
+from streamasr.session.segment import Flight, Outcome, Pause, Segment
+from streamasr.units import SAMPLE_RATE, Float32Array, Samples
 
 _SAME_START: Constant = SAMPLE_RATE
 """Two segments of one number that start less than this apart, before and after a restart, are the
@@ -88,6 +99,8 @@ class SessionSettings:
     which makes the same audio show the same partials on any machine."""
     commit: CommitLag | None = field(default_factory=CommitLag)
     """When a part of a partial becomes stable; None: not before the final."""
+    speculates: bool = True
+    """Whether finals are prepared in the speaker's pauses. Costs a pass for each that is no end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,37 +113,6 @@ class Published:
     words: int = 0
     promise: Promise | None = None
     """Of the segment that was open."""
-
-
-Outcome: TypeAlias = Final | Gap
-
-
-@dataclass(slots=True)
-class _Segment:
-    """A segment whose final or words are still owed."""
-
-    number: int
-    start: Samples
-    wishes: Wishes
-    stable: StablePrefix
-    chunks: list[Float32Array] = field(default_factory=list)
-    n_samples: int = 0
-    n_encoded: int = 0  # of the last partial that was asked for
-    partial_in_flight: bool = False
-    hypothesis: Hypothesis | None = None  # the newest
-    n_heard: int = 0  # samples behind that hypothesis
-    ended: SpeechEnded | None = None
-    outcomes: tuple[Outcome, ...] | None = None  # once they are known
-    awaits_words: bool = False  # its final is out
-
-    def append(self, samples: Float32Array) -> None:
-        self.chunks.append(samples)
-        self.n_samples += len(samples)
-
-    def samples(self) -> Float32Array:
-        """All samples so far, or exactly the segment once it has ended."""
-        joined = np.concatenate(self.chunks) if self.chunks else np.empty(0, dtype=np.float32)
-        return joined if self.ended is None else joined[: self.ended.end - self.start]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +138,10 @@ class Session:
         self._n_finals = published.segments
         self._n_words = published.words
         self._promise = published.promise
-        self._segments: dict[int, _Segment] = {}  # in the order of their start
-        self._unpublished: deque[_Segment | _Loss] = deque()  # in the order of time
-        self._partial_cost = 0.0  # seconds, a running average
-        self._cost_so_far = 0.0  # of the partial in flight
+        self._segments: dict[int, Segment] = {}  # in the order of their start
+        self._unpublished: deque[Segment | _Loss] = deque()  # in the order of time
+        self._cadence = Cadence(settings.partial_interval, settings.partial_load)
+        self._n_passes = 0
         self._duration: Samples | None = None  # once the stream is over
 
     @property
@@ -185,8 +167,8 @@ class Session:
     @property
     def n_waiting_samples(self) -> int:
         """Length of the segments that have ended and whose final is still owed."""
-        waiting = (s for s in self._segments.values() if s.outcomes is None)
-        return sum(s.ended.end - s.ended.start for s in waiting if s.ended)
+        ends = (s.ended for s in self._segments.values() if s.outcomes is None)
+        return sum(ended.end - ended.start for ended in ends if ended)
 
     @property
     def undecoded_from(self) -> Samples | None:
@@ -196,8 +178,9 @@ class Session:
 
     @property
     def has_partial_in_flight(self) -> bool:
-        """Whether a partial was asked for and has not come."""
-        return any(segment.partial_in_flight for segment in self._segments.values())
+        """Whether a partial, or what may become one, is on its way."""
+        flights = (segment.flight for segment in self._segments.values())
+        return any(flight is not None and not flight.is_final for flight in flights)
 
     def promise(self, number: int) -> Promise | None:
         """What the listeners of an open segment rely on; None while nothing is stable."""
@@ -206,11 +189,9 @@ class Session:
             return None
         return Promise(number, segment.start, segment.stable.text, segment.stable.forced)
 
-    def receive(self, event: SessionEvent) -> list[Action]:  # noqa: C901 - one case for each event
+    def receive(self, event: SessionEvent) -> list[Action]:
         """Take note of an event; what is to be done because of it, in order."""
         match event:
-            case SpeechStarted() | SpeechContinued() | SpeechEnded() | AudioLost():
-                return self._follow_speech(event)
             case StreamEnded(duration=duration):
                 self._duration = duration
                 return self._end_stream_if_settled()
@@ -221,36 +202,52 @@ class Session:
                 return self._restore(final, samples)
             case Aligned():
                 return self._words(event)
-            case Encoded() | Decoded() if not self._is_awaited(event.of):
-                return self._drop_partial(event.of)
-            case Encoded(of=of, embeddings=embeddings, cost=cost):
-                self._cost_so_far = self._cost_so_far if of.is_final else cost
-                return [self._decode(of, embeddings)]
-            case Decoded(of=of, hypothesis=hypothesis, cost=cost):
-                if of.is_final:
-                    return self._final(of.segment, hypothesis)
-                return self._partial(of.segment, hypothesis, cost)
-            case PassFailed() | PassAbandoned():
-                return self._lose(event)
+            case Encoded() | Decoded() | PassFailed() | PassAbandoned():
+                return self._follow_pass(event)
             case _:
-                assert_never(event)
+                return self._follow_speech(event)
 
     def _follow_speech(self, event: SegmentationEvent) -> list[Action]:
         match event:
             case SpeechStarted(segment=number, start=start):
                 stable = self._begin_stable(number, start)
-                segment = _Segment(number, start, self._wishes, stable)
+                segment = Segment(number, start, self._wishes, stable)
                 self._segments[number] = segment
                 self._unpublished.append(segment)
                 return [Publish(Speech(number, start))]
             case SpeechContinued(segment=number, samples=samples):
-                self._segments[number].append(samples)
-                return self._partial_if_due(number)
+                segment = self._segments[number]
+                segment.recording.append(samples)
+                return self._begin_what_is_due(segment)
+            case SpeechPaused():
+                return self._pause(event)
+            case SpeechResumed(segment=number):
+                return self._resume(self._segments[number])
             case SpeechEnded():
                 return self._end_segment(event)
             case AudioLost(start=start, end=end, reason=reason):
                 self._unpublished.append(_Loss((Gap(start, end, reason),)))
                 return self._publish_outcomes()
+            case _:
+                assert_never(event)
+
+    def _follow_pass(self, event: Encoded | Decoded | PassFailed | PassAbandoned) -> list[Action]:
+        segment = self._segments.get(event.of.segment)
+        if segment is None or segment.flight is None or segment.flight.of != event.of:
+            return []
+        if isinstance(event, Encoded):
+            return [self._decode(segment, segment.flight, event)]
+        flight, segment.flight = segment.flight, None
+        match event:
+            case Decoded():
+                self._note_work(segment, flight, event)
+                if flight.is_final:
+                    return self._final(segment, event.hypothesis)
+                return self._hypothesis(segment, flight, event.hypothesis)
+            case PassFailed(message=message):
+                return self._lose(segment, flight, message)
+            case PassAbandoned():
+                return self._begin_again(segment, flight)
             case _:
                 assert_never(event)
 
@@ -262,98 +259,128 @@ class Session:
             StablePrefix(commit, old.text, old.forced) if old and is_same else StablePrefix(commit)
         )
 
-    def _lose(self, event: PassFailed | PassAbandoned) -> list[Action]:
-        if not event.of.is_final:
-            return self._drop_partial(event.of)
-        reason = event.message if isinstance(event, PassFailed) else "it was stopped"
-        return self._fail(event.of.segment, reason)
+    # Passes
 
-    def _is_awaited(self, of: Pass) -> bool:
-        segment = self._segments.get(of.segment)
-        if segment is None or segment.outcomes is not None:
-            return False
-        return of.is_final or segment.ended is None
-
-    def _partial_if_due(self, number: int) -> list[Action]:
-        segment = self._segments[number]
-        if not segment.wishes.partials or segment.partial_in_flight:
+    def _begin_what_is_due(self, segment: Segment) -> list[Action]:
+        if segment.flight is not None or self._owes_a_final():
             return []
-        if segment.n_samples - segment.n_encoded < self._partial_interval():
+        if (pause := segment.pause) is not None:
+            is_wanted = pause.prepared is None and not pause.is_hopeless
+            return [self._begin(segment, Rank.SPECULATIVE, pause.n_samples)] if is_wanted else []
+        n_samples = len(segment.recording)
+        interval = self._cadence.interval(len(segment.draft))
+        if not segment.wishes.partials or n_samples - segment.n_asked < interval:
             return []
-        if self._owes_a_final():
-            return []
-        segment.partial_in_flight = True
-        segment.n_encoded = segment.n_samples
-        return [Encode(Pass(number, is_final=False), segment.samples())]
-
-    def _partial_interval(self) -> Samples:
-        load = self._settings.partial_load
-        stretched = 0.0 if load is None else self._partial_cost / load
-        return max(self._settings.partial_interval, to_samples(stretched))
+        return [self._begin(segment, Rank.PARTIAL, n_samples)]
 
     def _owes_a_final(self) -> bool:
-        return any(s.ended and s.outcomes is None for s in self._segments.values())
+        return any(segment.is_awaited for segment in self._segments.values())
 
-    def _decode(self, of: Pass, embeddings: Float32Array) -> Decode:
-        segment = self._segments[of.segment]
-        wishes = segment.wishes
-        return Decode(of, embeddings, wishes.language, wishes.context, segment.stable.forced)
+    def _begin(self, segment: Segment, rank: Rank, n_samples: int) -> Encode:
+        self._n_passes += 1
+        of = Pass(segment.number, self._n_passes, rank)
+        segment.flight, segment.n_asked = Flight(of, n_samples), n_samples
+        return Encode(of, segment.recording.first(n_samples))
 
-    def _partial(self, number: int, hypothesis: Hypothesis, cost: float) -> list[Action]:
-        self._note_cost(self._cost_so_far + cost)
-        segment = self._segments[number]
-        segment.partial_in_flight = False
-        if not hypothesis.text or not hypothesis.text.startswith(segment.stable.text):
+    def _decode(self, segment: Segment, flight: Flight, event: Encoded) -> Decode:
+        wishes, forced, draft = segment.wishes, segment.stable.forced, segment.draft
+        flight.n_draft = max(len(forced), len(draft))
+        flight.encoding, flight.waited = event.cost, event.waited
+        return Decode(flight.of, event.embeddings, wishes.language, wishes.context, forced, draft)
+
+    def _abandon(self, segment: Segment) -> list[Action]:
+        """Let go of the pass that is on its way, if there is one."""
+        flight, segment.flight = segment.flight, None
+        return [] if flight is None else [AbandonPass(flight.of)]
+
+    def _note_work(self, segment: Segment, flight: Flight, event: Decoded) -> None:
+        waiting = flight.waited + event.waited
+        n_new = flight.n_samples - segment.n_decoded
+        work = Work.of(flight.encoding, event.cost, waiting, flight.n_draft, n_new)
+        if flight.is_final and not flight.is_promoted:
+            self._cadence.note_final(work)
+        else:
+            self._cadence.note(work)
+
+    def _hypothesis(self, segment: Segment, flight: Flight, hypothesis: Hypothesis) -> list[Action]:
+        """Make of a hypothesis of an open segment what can be made of it."""
+        segment.tokens, segment.n_decoded = hypothesis.tokens, flight.n_samples
+        keeps_promise = hypothesis.text.startswith(segment.stable.text)
+        if (pause := segment.pause) is not None:
+            pause.prepared = hypothesis if keeps_promise else None
+            pause.is_hopeless = not keeps_promise
+        if not hypothesis.text or not keeps_promise:
             return []
-        segment.hypothesis, segment.n_heard = hypothesis, segment.n_encoded
-        segment.stable.receive(hypothesis, Samples(segment.n_encoded))
+        segment.hypothesis, segment.n_heard = hypothesis, flight.n_samples
+        return self._partial(segment, hypothesis) if segment.wishes.partials else []
+
+    def _partial(self, segment: Segment, hypothesis: Hypothesis) -> list[Action]:
+        segment.stable.receive(hypothesis, Samples(segment.n_heard))
+        n_stable, end = len(segment.stable.text), Samples(segment.start + segment.n_heard)
         text, language = hypothesis.text, hypothesis.language
-        end = Samples(segment.start + segment.n_encoded)
-        n_stable = len(segment.stable.text)
-        return [Publish(Partial(number, text, n_stable, language, segment.start, end))]
+        return [Publish(Partial(segment.number, text, n_stable, language, segment.start, end))]
 
-    def _note_cost(self, seconds: float) -> None:
-        weight = _NEWEST_COST if self._partial_cost else 1.0
-        self._partial_cost += weight * (seconds - self._partial_cost)
-
-    def _drop_partial(self, of: Pass) -> list[Action]:
-        segment = self._segments.get(of.segment)
-        if segment and not of.is_final:
-            segment.partial_in_flight = False
+    def _lose(self, segment: Segment, flight: Flight, reason: str) -> list[Action]:
+        if flight.is_final:
+            return self._fail(segment, reason)
+        if segment.pause is not None:
+            segment.pause.is_hopeless = True
         return []
+
+    def _begin_again(self, segment: Segment, flight: Flight) -> list[Action]:
+        """Get over a pass that made way for others."""
+        if flight.is_promoted:  # it had already been stopped when it became the final
+            return [self._begin(segment, Rank.FINAL, flight.n_samples)]
+        return self._fail(segment, "it was stopped") if flight.is_final else []
+
+    # Pauses and ends
+
+    def _pause(self, event: SpeechPaused) -> list[Action]:
+        if not self._settings.speculates:
+            return []
+        segment = self._segments[event.segment]
+        segment.pause = Pause(event.end - segment.start)
+        return [*self._abandon(segment), *self._begin_what_is_due(segment)]
+
+    def _resume(self, segment: Segment) -> list[Action]:
+        """What is on its way serves as a partial, where one is wished for."""
+        segment.pause = None
+        return [] if segment.wishes.partials else self._abandon(segment)
 
     def _end_segment(self, event: SpeechEnded) -> list[Action]:
         segment = self._segments[event.segment]
-        segment.ended = event
-        actions: list[Action] = []
-        if segment.partial_in_flight:
-            actions.append(AbandonPass(Pass(event.segment, is_final=False)))
-        actions.append(Encode(Pass(event.segment, is_final=True), segment.samples()))
-        return actions
+        pause, flight, n_samples = segment.pause, segment.flight, event.end - event.start
+        segment.ended, segment.pause = event, None
+        if pause is not None and pause.prepared is not None and pause.n_samples == n_samples:
+            return self._final(segment, pause.prepared)
+        is_speculative = flight is not None and flight.of.rank is Rank.SPECULATIVE
+        if flight is not None and is_speculative and flight.n_samples == n_samples:
+            flight.promote()
+            return [Hurry(flight.of)]
+        return [*self._abandon(segment), self._begin(segment, Rank.FINAL, n_samples)]
 
-    def _final(self, number: int, hypothesis: Hypothesis) -> list[Action]:
-        segment = self._segments[number]
+    def _final(self, segment: Segment, hypothesis: Hypothesis) -> list[Action]:
         if not hypothesis.text.startswith(segment.stable.text):
-            return self._fail(number, "its final text contradicts what had been promised")
-        segment.outcomes = (_final(segment, hypothesis),)
-        return self._publish_outcomes()
+            return self._fail(segment, "its final text contradicts what had been promised")
+        return self._decide(segment, segment.final(hypothesis))
 
-    def _fail(self, number: int, reason: str) -> list[Action]:
+    def _fail(self, segment: Segment, reason: str) -> list[Action]:
         """Make the best of a segment whose final pass failed: nothing recognised is lost."""
-        segment = self._segments.get(number)
-        if segment is None or segment.outcomes is not None:
-            return []
-        ended = segment.ended
+        ended, known = segment.ended, segment.hypothesis
         assert ended is not None, "a final pass begins when its segment has ended"
-        known = segment.hypothesis
         if known is None:
-            segment.outcomes = (Gap(ended.start, ended.end, reason),)
-            return self._publish_outcomes()
+            return self._decide(segment, Gap(ended.start, ended.end, reason))
         heard_until = Samples(min(segment.start + segment.n_heard, ended.end))
-        final = replace(_final(segment, known), end=heard_until)
-        rest = Gap(heard_until, ended.end, reason)
-        segment.outcomes = (final, rest) if heard_until < ended.end else (final,)
-        return self._publish_outcomes()
+        final = replace(segment.final(known), end=heard_until)
+        if heard_until == ended.end:
+            return self._decide(segment, final)
+        return self._decide(segment, final, Gap(heard_until, ended.end, reason))
+
+    # Outcomes
+
+    def _decide(self, segment: Segment, *outcomes: Outcome) -> list[Action]:
+        segment.outcomes = outcomes
+        return [Release(segment.number), *self._publish_outcomes()]
 
     def _publish_outcomes(self) -> list[Action]:
         """Publish all outcomes that nothing earlier holds up."""
@@ -362,29 +389,27 @@ class Session:
             entry = self._unpublished.popleft()
             for outcome in entry.outcomes or ():
                 actions.append(self._number(outcome))
-                if isinstance(outcome, Final) and isinstance(entry, _Segment):
+                if isinstance(outcome, Final) and isinstance(entry, Segment):
                     actions += self._align(outcome, entry)
-            if isinstance(entry, _Segment) and not entry.awaits_words:
+            if isinstance(entry, Segment) and not entry.awaits_words:
                 del self._segments[entry.number]
         return actions + self._end_stream_if_settled()
 
-    def _align(self, final: Final, segment: _Segment) -> list[Action]:
+    def _align(self, final: Final, segment: Segment) -> list[Action]:
         self._n_finals += 1
         if not final.text or not segment.wishes.words:
             return []
         segment.awaits_words = True
-        samples = segment.samples()[: final.end - final.start]
+        samples = segment.samples_until(final.end)
         return [Align(final.segment, final.start, samples, final.text, final.language)]
 
     def _restore(self, final: Final, samples: Float32Array) -> list[Action]:
-        ended = SpeechEnded(final.segment, final.start, final.end, final.reason)
-        segment = _Segment(
-            final.segment, final.start, self._wishes, StablePrefix(None), ended=ended
-        )
-        segment.append(samples)
+        number, start, end = final.segment, final.start, final.end
+        segment = Segment(number, start, self._wishes, StablePrefix(None), Recording(samples))
+        segment.ended = SpeechEnded(number, start, end, final.reason)
         segment.outcomes, segment.awaits_words = (final,), True
-        self._segments[final.segment] = segment
-        return [Align(final.segment, final.start, samples, final.text, final.language)]
+        self._segments[number] = segment
+        return [Align(number, start, samples, final.text, final.language)]
 
     def _words(self, event: Aligned) -> list[Action]:
         segment = self._segments.get(event.segment)
@@ -405,10 +430,3 @@ class Session:
     def _number(self, message: Durable) -> Publish:
         self._seq += 1
         return Publish(message, self._seq)
-
-
-def _final(segment: _Segment, hypothesis: Hypothesis) -> Final:
-    ended = segment.ended
-    assert ended is not None, "a final pass begins when its segment has ended"
-    text, language = hypothesis.text, hypothesis.language
-    return Final(segment.number, text, language, ended.start, ended.end, ended.reason)
