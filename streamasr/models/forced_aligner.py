@@ -15,7 +15,7 @@ from typing import Final, Self
 
 import numpy as np
 
-from streamasr.decoder.llama import LlamaContext, LlamaModel
+from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows, check_finite
 from streamasr.errors import AudioError, ModelError
 from streamasr.models.bundle import ALIGNER, read_bundle
 from streamasr.models.onnx import OnnxOptions
@@ -93,10 +93,12 @@ class ForcedAligner:
         tokens = list(self._after)
         for word in words:
             tokens += [*self._model.tokenize(word, special=False), self._slot, self._slot]
-        self._context.truncate(0)
-        self._context.read_tokens(self._before, "none")
-        self._context.read_embeddings(embeddings, "none")
-        hidden = self._context.read_tokens(tokens, "all")
+        self._context.truncate(0, 0)
+        self._context.read([Rows(0, np.asarray(self._before, dtype=np.int32))])
+        self._context.read([Rows(0, embeddings)])
+        outputs = self._context.read([Rows(0, np.asarray(tokens, dtype=np.int32), len(tokens))])
+        hidden = np.stack(outputs)
+        check_finite(hidden)
         slots = np.flatnonzero(np.asarray(tokens) == self._slot)
         return hidden[slots] @ self._classifier.T
 
