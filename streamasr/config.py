@@ -37,9 +37,32 @@ Overrides: TypeAlias = Mapping[str, Mapping[str, Any]]
 """Section -> key -> value, as TOML would have it; paths are absolute."""
 
 
-def default_threads() -> int:
-    """The processors that this process may use, at most `MAX_THREADS`."""
-    return max(1, min(MAX_THREADS, len(os.sched_getaffinity(0))))
+def available_cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+default_threads = available_cores
+
+
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """How many threads each stage works with."""
+
+    encoder: int
+    decoder: int
+    aligner: int
+
+
+def share_cores(n_cores: int) -> Threads:
+    """Threads for a machine of so many cores.
+
+    Encoder and decoder each get all of them: what one session wants of the two comes one after the
+    other. The aligner, which gives way to both, gets half, so that it never waits for a core that
+    they leave free last.
+    """
+    n_threads = max(1, min(MAX_THREADS, n_cores))
+    return Threads(encoder=n_threads, decoder=n_threads, aligner=max(1, n_threads // 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +70,7 @@ class EncoderConfig:
     """The encoder process."""
 
     bundle: Path
-    threads: int = field(default_factory=default_threads)
+    threads: int = 1
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     window_s: int | None = None
     """Length of the attention window; None for the model's own."""
@@ -60,7 +83,7 @@ class AlignerConfig:
     """The aligner process."""
 
     bundle: Path
-    threads: int = field(default_factory=default_threads)
+    threads: int = 1
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
 
 
@@ -88,10 +111,18 @@ class RecognitionConfig:
     reuse: bool = True
     """Whether a pass over a segment uses what earlier ones found; False computes all of it anew,
     the baseline of measurements."""
-    threads: int = field(default_factory=default_threads)
+    threads: int | None = None
+    """Of each stage; None for as many as suit it."""
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     vad: VadConfig = field(default_factory=VadConfig)
     chunker: ChunkerConfig = field(default_factory=ChunkerConfig)
+
+    @property
+    def stage_threads(self) -> Threads:
+        """How many threads each stage gets."""
+        if self.threads is None:
+            return share_cores(available_cores())
+        return Threads(self.threads, self.threads, self.threads)
 
 
 _COMMAND_LINE: Final = "command line"
@@ -314,7 +345,7 @@ class DaemonConfig(Section, kw_only=True, frozen=True):
             encoder_window_s=model.encoder_window_s,
             aligner_idle_s=model.aligner_idle_s,
             reuse=model.reuse,
-            threads=model.threads or default_threads(),
+            threads=model.threads,
             providers=model.providers,
             vad=self.vad,
             chunker=self.segmentation,

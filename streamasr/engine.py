@@ -65,11 +65,12 @@ class Engine:
         """
         self._config = config
         patience, on_trouble = patience or Patience(), on_trouble or _ignore
+        threads = config.stage_threads
         self.bundle = read_bundle(config.model, RECOGNISER)
         self.encoder: EncoderWorker = encoder_worker(
             EncoderConfig(
                 config.model,
-                config.threads,
+                threads.encoder,
                 config.providers,
                 window_s=config.encoder_window_s,
                 reuse=config.reuse,
@@ -83,9 +84,10 @@ class Engine:
         self._aligning: WorkerStage[Align, Align, Aligned] | None = None
         if config.words and self.bundle.aligner is not None:
             self.aligner = aligner_worker(
-                AlignerConfig(self.bundle.aligner, config.threads, config.providers),
+                AlignerConfig(self.bundle.aligner, threads.aligner, config.providers),
                 patience,
                 on_trouble,
+                config.aligner_idle_s,
             )
             self._aligning = WorkerStage(self.aligner.submit, _unchanged, _aligned)
         self._channels: set[Channel] = set()
@@ -105,12 +107,8 @@ class Engine:
 
     @property
     def is_ready(self) -> bool:
-        """Whether all is loaded and running right now. An aligner that is gone is not missed."""
-        return (
-            self.encoder.is_ready
-            and self._decoding.is_ready
-            and (self.aligner is None or self.aligner.is_ready or not self.aligner.is_alive)
-        )
+        """Whether speech becomes text right now. Nobody waits for an aligner."""
+        return self.encoder.is_ready and self._decoding.is_ready
 
     @property
     def is_alive(self) -> bool:
@@ -136,7 +134,7 @@ class Engine:
         }
 
     def start(self) -> None:
-        """Start everything at once and wait until all of it is ready.
+        """Start everything at once and wait until all of it is ready, but for an idle aligner.
 
         Raises:
             ModelError: a file of the model is missing or broken.
@@ -200,6 +198,8 @@ class Engine:
     def _perform(self, order: Order, channel: "Channel") -> None:
         match order:
             case Encode():
+                if self.aligner:
+                    self.aligner.wake()  # so that it is loaded while the segment is being spoken
                 self._encoding.put(channel, order)
             case Decode():
                 self._decoding.put(channel, order)
@@ -212,7 +212,7 @@ class Engine:
                 self._encoding.release(channel, segment)
                 self._decoding.release(channel, segment)
             case Align():
-                if self._aligning:
+                if self._aligning and self.aligner and self.aligner.is_alive:
                     self._aligning.put(channel, order)
                 else:
                     channel.hand_over(spread(order))
@@ -241,7 +241,7 @@ class Engine:
     def _load_decoder(self) -> Qwen3ASRDecoder:
         return Qwen3ASRDecoder(
             self.bundle.decoder,
-            n_threads=self._config.threads,
+            n_threads=self._config.stage_threads.decoder,
             max_segment_s=self._config.chunker.max_segment,
             reuse=self._config.reuse,
             script=_script(self.bundle),

@@ -17,20 +17,24 @@ from hypothesis import strategies as st
 from streamasr import config as config_module
 from streamasr.commands.config import manual, markdown, overrides_from, run_config, toml
 from streamasr.config import (
+    MAX_THREADS,
     RELOAD,
     RESTART,
     DaemonConfig,
+    RecognitionConfig,
     ServerConfig,
     Setting,
+    Threads,
+    available_cores,
     compare,
     config_places,
-    default_threads,
     find_config,
     is_loopback,
     load_config,
     read_token,
     reload,
     settings,
+    share_cores,
 )
 from streamasr.errors import ConfigError
 from streamasr.models.languages import language_name
@@ -568,7 +572,19 @@ def test_the_engine_gets_no_number_for_what_is_switched_off() -> None:
     recognition = config.recognition(Path, language_name)
     assert recognition.partial_interval_s is None
     assert recognition.language is None
-    assert recognition.threads == default_threads()
+    assert recognition.threads is None
+
+
+@given(st.integers(0, 1000))
+def test_each_stage_has_a_thread_at_least_and_no_more_than_help(n_cores: int) -> None:
+    threads = share_cores(n_cores)
+    for n in (threads.encoder, threads.decoder, threads.aligner):
+        assert 1 <= n <= max(1, min(n_cores, MAX_THREADS))
+
+
+def test_threads_that_were_set_are_those_of_each_stage() -> None:
+    assert RecognitionConfig(Path(), threads=3).stage_threads == Threads(3, 3, 3)
+    assert RecognitionConfig(Path()).stage_threads == share_cores(available_cores())
 
 
 def test_an_unknown_language_is_an_error_of_settings() -> None:

@@ -13,7 +13,7 @@ from streamasr.audio.file import open_audio
 from streamasr.audio.raw import RawAudio
 from streamasr.audio.source import AudioSource
 from streamasr.cli import EXIT_INPUT_FAILED, complain
-from streamasr.config import RecognitionConfig, default_threads
+from streamasr.config import RecognitionConfig
 from streamasr.console import ProgressBar, WatchView
 from streamasr.engine import Engine
 from streamasr.errors import AudioError, ConfigError, OutputError
@@ -105,7 +105,7 @@ def recognition_config(options: argparse.Namespace) -> RecognitionConfig:
         words=not options.no_words,
         encoder_window_s=options.encoder_window,
         reuse=not options.no_reuse,
-        threads=options.threads or default_threads(),
+        threads=options.threads,
         providers=tuple(options.providers or ("CPUExecutionProvider",)),
         vad=VadConfig(**_given(options, VadConfig)),
         chunker=ChunkerConfig(**_given(options, ChunkerConfig)),

@@ -1,34 +1,82 @@
-"""The aligner process: a segment and its text in, words with times out."""
+"""The aligner process: a segment and its text in, words with times out.
 
+It is there while somebody speaks, and gives way to the recogniser: words may come late, partials
+and finals may not.
+"""
+
+import contextlib
+import os
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeAlias
 
 from streamasr.alignment import repair_times, split_words, word_score
 from streamasr.config import AlignerConfig
+from streamasr.errors import ModelError
 from streamasr.events import Align, Aligned
+from streamasr.models.bundle import ALIGNER, read_bundle
 from streamasr.models.forced_aligner import ForcedAligner
+from streamasr.models.qwen3_encoder import BACKEND_FILE, FRONTEND_FILE
 from streamasr.transcript import time_words
 from streamasr.units import SAMPLE_RATE
+from streamasr.workers.on_demand import OnDemand
 from streamasr.workers.process import OnTrouble, Patience, Worker
 
-AlignerWorker = Worker[AlignerConfig, Align, Aligned]
+AlignerWorker: TypeAlias = OnDemand[Align, Aligned]
+
+NICENESS: Final = 10
+"""Of 19: next to a busy recogniser it gets a tenth of a core, and all of one that is free."""
 
 _SAMPLES_PER_MS = SAMPLE_RATE // 1000
 
 
 def aligner_worker(
-    config: AlignerConfig, patience: Patience, on_trouble: OnTrouble
+    config: AlignerConfig, patience: Patience, on_trouble: OnTrouble, idle_s: float | None = None
 ) -> AlignerWorker:
-    """The parent's end of an aligner process; `start` it."""
-    return Worker("aligner", build_aligner, config, patience, on_trouble)
+    """The parent's end of aligner processes; `start` it.
+
+    Raises:
+        ModelError: a file of the model is missing. Whether they can be loaded is found out when
+            they are needed.
+    """
+    check_files(config.bundle)
+    return OnDemand(partial(Worker, "aligner", build_aligner, config, patience, on_trouble), idle_s)
+
+
+def check_files(directory: Path) -> None:
+    """Find out cheaply what can be found out.
+
+    Raises:
+        ModelError: a file of an aligner's bundle is missing.
+    """
+    bundle = read_bundle(directory, ALIGNER)
+    graphs = (directory / FRONTEND_FILE, directory / BACKEND_FILE)
+    for path in (*graphs, bundle.decoder, bundle.classifier):
+        if not path.is_file():
+            raise ModelError(f"{path}: there is no such file")
 
 
 def build_aligner(config: AlignerConfig) -> Callable[[Align], Aligned]:
     """In the child: load the aligner of a bundle."""
+    give_way()
     from streamasr.models.onnx import OnnxOptions
 
     options = OnnxOptions(providers=config.providers, threads=config.threads)
     aligner = ForcedAligner(config.bundle, options, config.threads)
     return lambda order: align(aligner, order)
+
+
+def give_way() -> None:
+    """Let this process run where others leave time, as far as the system allows.
+
+    It holds for this thread and those that it starts.
+    """
+    with contextlib.suppress(OSError):
+        os.nice(NICENESS)
+    with contextlib.suppress(OSError):
+        # It does not interrupt whoever is computing when it wakes up.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def align(aligner: ForcedAligner, order: Align) -> Aligned:
