@@ -363,4 +363,4 @@ class Batcher:
 
 def _are_alike(a: _Part, b: _Part) -> bool:
     """Whether both read tokens, or both embeddings."""
-    return a.rows.data.ndim == b.rows.data.ndim
+    return a.rows.holds_tokens == b.rows.holds_tokens

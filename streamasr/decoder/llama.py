@@ -149,6 +149,11 @@ class Rows:
     n_outputs: int = 0
     """How many of the last rows give logits, or hidden states."""
 
+    @property
+    def holds_tokens(self) -> bool:
+        """Whether the rows are tokens."""
+        return self.data.dtype.kind == "i"
+
 
 class LlamaContext:
     """Some sequences of a model: what each has read so far, and what follows it.
@@ -315,7 +320,7 @@ class LlamaContext:
 
     def _joined(self, batch: Sequence[Rows]) -> tuple[IntArray | None, Float32Array | None]:
         """All tokens or all embeddings of a batch, one after the other."""
-        if batch[0].data.ndim == 1:
+        if batch[0].holds_tokens:
             return np.concatenate([rows.data for rows in batch]).astype(np.int32), None
         for rows in batch:
             if rows.data.ndim != 2 or rows.data.shape[1] != self.model.n_embd:
