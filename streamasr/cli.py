@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NoReturn, TypeAlias
 
 from streamasr import __version__
+from streamasr.bench.options import add_bench
 from streamasr.errors import ConfigError, ModelError, StreamASRError
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
@@ -77,6 +78,10 @@ def run(options: argparse.Namespace) -> int:
             from streamasr.commands.config import run_config
 
             return run_config(options)
+        case "bench":
+            from streamasr.commands.bench import run_bench
+
+            return run_bench(options)
         case "devices":
             from streamasr.commands.devices import run_devices
 
@@ -114,6 +119,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _add_devices(commands, common)
     _add_history(commands, common)
     _add_export(commands, common)
+    add_bench(commands, common)
     options = parser.parse_args(argv)
     if options.command == "transcribe":
         _check_transcribe(parser, options)

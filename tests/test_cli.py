@@ -108,6 +108,31 @@ def test_the_help_states_the_defaults_of_segmentation() -> None:
         assert text.endswith(f"; default {defaults[name]:g}")
 
 
+IMPORTS = """
+import sys
+before = set(sys.modules)
+from streamasr.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    new = {name.partition(".")[0] for name in sys.modules.keys() - before}
+    foreign = new - set(sys.stdlib_module_names)
+    slow = new & {"asyncio", "multiprocessing", "sqlite3", "ssl"}
+    ours = sorted(name for name in sys.modules if name.startswith("streamasr"))
+    print(*sorted(foreign | slow), *ours)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["bench", "--help"]])
+def test_help_loads_nothing_but_the_arguments(arguments: list[str]) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", IMPORTS, *arguments], check=True, capture_output=True, text=True
+    )
+    ours = ["streamasr", "streamasr.bench", "streamasr.bench.options"]
+    ours += ["streamasr.cli", "streamasr.errors"]
+    assert result.stdout.splitlines()[-1].split() == ["streamasr", *ours]
+
+
 @pytest.mark.parametrize("command", ["transcribe", "run"])
 def test_what_is_for_measurements_is_not_offered(
     command: str, capsys: pytest.CaptureFixture[str]
