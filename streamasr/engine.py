@@ -9,9 +9,12 @@ channel: orders go in, answers come out on threads of the engine.
 """
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Self, TypeAlias, assert_never
 
 from streamasr.config import AlignerConfig, EncoderConfig, RecognitionConfig
@@ -22,7 +25,9 @@ from streamasr.events import (
     Aligned,
     Answer,
     Decode,
+    Decoded,
     Encode,
+    Encoded,
     Hurry,
     Order,
     Pass,
@@ -260,13 +265,17 @@ class Channel:
         self._engine = engine
         self._deliver = deliver
         self._is_closed = False
+        self._ordered: dict[Pass, float] = {}  # when the last order of a pass was given
         # Held during `deliver`, so that nothing is delivered once `close` has returned.
         self._lock = threading.RLock()
 
     def perform(self, order: Order) -> None:
         """Begin what is asked for; nothing if the channel is closed."""
-        if not self._is_closed:
-            self._engine._perform(order, self)  # noqa: SLF001 - the other half of it
+        if self._is_closed:
+            return
+        if isinstance(order, Encode | Decode):
+            self._ordered[order.of] = time.perf_counter()
+        self._engine._perform(order, self)  # noqa: SLF001 - the other half of it
 
     def close(self) -> None:
         """Forget what was ordered. Nothing is delivered from now on."""
@@ -280,9 +289,22 @@ class Channel:
             if self._is_closed:
                 return
             try:
-                self._deliver(answer)
+                self._deliver(self._timed(answer))
             except Exception:  # the engine's threads serve others too
                 logger.exception("an answer could not be delivered")
+
+    def _timed(self, answer: Answer) -> Answer:
+        """The answer with the time for which its order had to wait."""
+        if isinstance(answer, Aligned):
+            return answer
+        seconds = time.perf_counter() - self._ordered.pop(answer.of, math.inf)
+        match answer:
+            case Encoded(cost=cost):
+                return replace(answer, waited=max(0.0, seconds - cost))
+            case Decoded(cost=cost):
+                return replace(answer, waited=max(0.0, seconds - cost.total))
+            case _:
+                return answer
 
 
 def _is_of(of: Pass) -> Callable[[Encode | Decode], bool]:

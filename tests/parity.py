@@ -3,6 +3,7 @@
 Shared by the comparison with golden arrays and the one with the reference itself.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +12,7 @@ from typing import Any, Final, Self
 import numpy as np
 import onnx
 
-from streamasr.decoder.llama import LlamaContext, LlamaModel
+from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows
 from streamasr.export.bundle import export_checkpoint
 from streamasr.export.checkpoint import read_checkpoint
 from streamasr.export.graphs import build_backend
@@ -106,15 +107,18 @@ class Recogniser:
         ends: frozenset[int],
     ) -> tuple[Float32Array, tuple[int, ...]]:
         """Decode greedily with no guards; an audio placeholder ends the answer too."""
-        self._context.truncate(0)
-        self._context.read_tokens(before, "none")
-        self._context.read_embeddings(embeddings, "none")
-        first = logits = self._context.read_tokens(after, "last")[0].copy()
+        self._context.truncate(0, 0)
+        self._read(before)
+        self._context.read([Rows(0, embeddings)])
+        first = logits = self._read(after, 1)[0].copy()
         answer: list[int] = []
         while len(answer) < MAX_NEW_TOKENS and int(logits.argmax()) not in ends:
             answer.append(int(logits.argmax()))
-            logits = self._context.read_tokens(answer[-1:], "last")[0]
+            logits = self._read(answer[-1:], 1)[0]
         return first, tuple(answer)
+
+    def _read(self, tokens: Sequence[int], n_outputs: int = 0) -> list[Float32Array]:
+        return self._context.read([Rows(0, np.asarray(tokens, dtype=np.int32), n_outputs)])
 
 
 def open_inside(checkpoint: Path, path: Path) -> Any:

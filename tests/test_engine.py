@@ -35,6 +35,7 @@ from streamasr.events import (
     Pass,
     PassAbandoned,
     PassFailed,
+    Rank,
     Words,
 )
 from streamasr.transcribe import Progress, transcribe
@@ -45,8 +46,8 @@ from streamasr.workers.process import DEATHS_PER_REQUEST, Patience
 from tests.fakes import FakeSource, talk
 from tests.goldens import read_clip
 
-FINAL = Pass(1, is_final=True)
-PARTIAL = Pass(1, is_final=False)
+FINAL = Pass(1, 1, Rank.FINAL)
+PARTIAL = Pass(1, 2, Rank.PARTIAL)
 SAMPLES = talk(1, 1.2, 0.8)
 
 
@@ -105,7 +106,7 @@ def test_samples_become_embeddings_and_those_a_hypothesis(engine: Engine) -> Non
     assert len(embeddings) == 7 * 13  # of as many seconds
     [decoded] = perform(engine, Decode(FINAL, embeddings))
     assert isinstance(decoded, Decoded)
-    assert decoded.cost > 0
+    assert decoded.cost.total > 0
     assert decode(engine, embeddings) == decoded.hypothesis
 
 
@@ -121,7 +122,7 @@ def test_a_fault_in_the_decoder_is_an_answer_too(
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(engine._decoding._decoder, "decode", fail)
+    monkeypatch.setattr(engine._decoding._decoder, "step", fail)
     [failed] = perform(engine, Decode(FINAL, np.zeros((13, 7), np.float32)))
     assert isinstance(failed, PassFailed)
     assert "by zero" in failed.message
@@ -229,7 +230,7 @@ def test_a_file_holds_up_nobody(engine: Engine) -> None:
 
     file, live = engine.channel(deliver_file), engine.channel(deliver_live)
     for number in range(50):
-        file.perform(Encode(Pass(number, is_final=True), SAMPLES[:16000]))
+        file.perform(Encode(Pass(number, number, Rank.FINAL), SAMPLES[:16000]))
     assert finished.wait(60)
     file.close()
     live.close()
@@ -258,8 +259,8 @@ def test_a_closed_channel_hears_nothing(engine: Engine) -> None:
     answers = Answers()
     channel = engine.channel(answers.put)
     for number in range(20):
-        channel.perform(Encode(Pass(number, is_final=True), SAMPLES))
-        channel.perform(Decode(Pass(number, is_final=True), np.zeros((13, 192), np.float32)))
+        channel.perform(Encode(Pass(number, number, Rank.FINAL), SAMPLES))
+        channel.perform(Decode(Pass(number, number, Rank.FINAL), np.zeros((13, 192), np.float32)))
         channel.perform(Align(number, Samples(0), SAMPLES, "one two", "English"))
     channel.close()
     n_delivered = answers.qsize()
@@ -273,7 +274,7 @@ def test_a_closed_channel_hears_nothing(engine: Engine) -> None:
 def test_every_order_is_answered_once(engine: Engine) -> None:
     answers = Answers()
     channel = engine.channel(answers.put)
-    partials = [Pass(number, is_final=False) for number in range(10)]
+    partials = [Pass(number + 2, number, Rank.PARTIAL) for number in range(10)]
     embeddings = np.zeros((13, 192), np.float32)
     for of in partials:
         channel.perform(Encode(of, SAMPLES[:16000]))
