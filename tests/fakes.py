@@ -19,8 +19,6 @@ from streamasr.events import (
     Hurry,
     Hypothesis,
     Order,
-    Pass,
-    Rank,
     Release,
 )
 from streamasr.units import SAMPLE_RATE, Float32Array
@@ -76,58 +74,16 @@ class FakeSource:
             raise AudioError(self._breaks)
 
 
-class OrderBook:
-    """Orders of one session, which must make sense to an engine."""
-
-    def __init__(self) -> None:
-        self.passes: dict[int, Pass] = {}  # by segment: the newest, unless it was abandoned
-        self.released: set[int] = set()
-
-    def note(self, order: Order) -> None:
-        """Take the next order.
-
-        Raises:
-            AssertionError: it contradicts those before.
-        """
-        match order:
-            case Encode(of=of):
-                known = self.passes.get(of.segment)
-                assert of.segment not in self.released, f"a pass after the release: {order}"
-                assert known is None or of.number > known.number, f"not a new pass: {order}"
-                self.passes[of.segment] = of
-            case Decode(of=of):
-                self._check_newest(of)
-                n_forced = len(order.forced)
-                assert order.draft[:n_forced] in ((), order.forced), "a draft breaks the promise"
-            case Hurry(of=of):
-                self._check_newest(of)
-                assert self.passes[of.segment].rank is Rank.SPECULATIVE, f"no need to: {order}"
-            case AbandonPass(of=of):
-                self._check_newest(of)
-                del self.passes[of.segment]
-            case Release(segment=segment):
-                assert segment not in self.released, f"released twice: {segment}"
-                self.released.add(segment)
-                self.passes.pop(segment, None)
-            case Align():
-                pass
-
-    def _check_newest(self, of: Pass) -> None:
-        assert self.passes.get(of.segment) == of, f"{of} is not what the segment waits for"
-
-
 class FakeChannel:
     """Passes orders on to its engine."""
 
     def __init__(self, engine: "FakeEngine", deliver: Deliver) -> None:
         self._engine = engine
         self._deliver = deliver
-        self._book = OrderBook()
         self.is_closed = False
 
     def perform(self, order: Order) -> None:
         """See `Channel.perform`."""
-        self._book.note(order)
         if not self.is_closed:
             self._engine.perform(order, self._hand_over)
 

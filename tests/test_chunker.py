@@ -229,15 +229,13 @@ def pauses(events: Iterable[SegmentationEvent]) -> list[SpeechPaused | SpeechRes
 
 def test_a_pause_is_announced_with_the_end_that_the_segment_then_has() -> None:
     chunker = Chunker(DEFAULT, is_loud)
-    events = chunker.feed(make_audio((False, 1.2), (True, 1.5), (False, 0.21)))
-    assert events[-1] == SpeechPaused(1, to_samples(2.9))
+    *events, pause = chunker.feed(make_audio((False, 1.2), (True, 1.5), (False, 0.21)))
+    assert pause == SpeechPaused(1, to_samples(2.9))
     start, samples = delivered(events, 1)
     assert start + len(samples) == to_samples(2.9)
-    events += chunker.feed(make_audio((False, 0.36)))
-    assert not ends(events)
-    events += chunker.feed(make_audio((False, 0.03)))
-    assert events[-1] == SpeechEnded(1, to_samples(0.9), to_samples(2.9), "silence")
-    assert len(pauses(events)) == 1
+    *events, end = chunker.feed(make_audio((False, 0.39)))
+    assert end == SpeechEnded(1, to_samples(0.9), to_samples(2.9), "silence")
+    assert not pauses(events)
 
 
 def test_speech_that_comes_back_is_announced_before_its_samples() -> None:
