@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from streamasr.errors import AudioError, ModelError
+from streamasr.errors import AudioError, ConfigError, ModelError
 from streamasr.export.checkpoint import read_checkpoint
 from streamasr.export.graphs import build_backend, build_frontend
 from streamasr.features.log_mel import log_mel
@@ -251,3 +251,23 @@ def test_a_bundle_that_does_not_state_its_window_is_refused(tmp_path: Path, text
     (tmp_path / "model.json").write_text(text, encoding="utf-8")
     with pytest.raises(ModelError, match=r"model\.json: n_window_infer"):
         Qwen3Encoder.from_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("window_s", [1, 2, 4, 8])
+def test_windows_may_be_shorter_than_the_bundle_s(bundle: Path, window_s: int) -> None:
+    encoder = Qwen3Encoder.from_bundle(bundle, OPTIONS, window_s=window_s)
+    assert encoder.window_tokens == 13 * window_s
+    hidden = encoder.convolve(log_mel(speechlike(window_s * 16_000 + 8000)))
+    whole, first = encoder.attend(hidden), encoder.attend(hidden[: encoder.window_tokens])
+    assert len(whole) == 13 * window_s + 7
+    np.testing.assert_allclose(whole[: 13 * window_s], first, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("window_s", [-1, 0, 3, 5, 16])
+def test_windows_that_the_bundle_s_cannot_be_cut_into_are_refused(
+    bundle: Path, window_s: int
+) -> None:
+    with pytest.raises(
+        ConfigError, match=f"window of 8 s cannot be cut into windows of {window_s}"
+    ):
+        Qwen3Encoder.from_bundle(bundle, OPTIONS, window_s=window_s)
