@@ -17,23 +17,24 @@ reads too slowly is not excused by what it has not read yet.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Final
 
 from streamasr.alignment import split_words
-from streamasr.bench.figures import Spread, ratio, slope, spread
+from streamasr.bench.figures import Spread, Trend, ratio, spread, trend
 from streamasr.bench.recording import Recording, Told
 from streamasr.protocols import v1
 
-_PER_MINUTE = 60.0
+_MINUTE_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Endpointing:
     """How the server finds the ends of segments, in seconds; see `ChunkerConfig`."""
 
-    pre_roll: float = 0.3
-    hangover: float = 0.6
-    trailing_silence: float = 0.3
-    max_segment: float = 24.0
+    pre_roll: float
+    hangover: float
+    trailing_silence: float
+    max_segment: float
 
     def decided_at(self, final: v1.Final, duration: float) -> float:
         """The position of the sample with which the endpoint was decided.
@@ -122,8 +123,8 @@ class Summary:
     flicker: float | None
     lag: Spread | None
     """Of finals."""
-    lag_slope: float | None
-    """Seconds of lag that a minute adds, by least squares over the finals of all sessions."""
+    lag_slope: Trend | None
+    """Seconds of lag that a minute adds, over the finals of all sessions."""
     sender_delay: Spread | None
     """By how much audio left later than it was spoken; not the server's fault unless it reads
     slowly."""
@@ -301,6 +302,5 @@ def _n_common(a: Sequence[str], b: Sequence[str]) -> int:
     )
 
 
-def _per_minute(points: Sequence[tuple[float, float]]) -> float | None:
-    per_second = slope(points)
-    return None if per_second is None else per_second * _PER_MINUTE
+def _per_minute(points: Sequence[tuple[float, float]]) -> Trend | None:
+    return trend([(x / _MINUTE_S, y) for x, y in points])

@@ -1,5 +1,6 @@
 """Many measured values in a few numbers; pure."""
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,18 +28,26 @@ def spread(values: Iterable[float]) -> Spread | None:
     return Spread(len(measured), p50, p95, p99, worst)
 
 
-def slope(points: Sequence[tuple[float, float]]) -> float | None:
-    """By how much y grows for each unit of x: least squares.
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """A straight line through points, by least squares."""
 
-    Args:
-        points: pairs of x and y.
+    slope: float
+    """By how much y grows for each unit of x."""
+    error: float
+    """Standard error of the slope, as if the points were independent."""
 
-    Returns:
-        None for fewer than two different x.
-    """
-    if len({x for x, _ in points}) < 2:
+
+def trend(points: Sequence[tuple[float, float]]) -> Trend | None:
+    """The line through pairs of x and y; None for fewer than three points or only one x."""
+    if len(points) < 3 or len({x for x, _ in points}) < 2:
         return None
-    return statistics.linear_regression([x for x, _ in points], [y for _, y in points]).slope
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    slope, intercept = statistics.linear_regression(xs, ys)
+    residuals = sum((y - intercept - slope * x) ** 2 for x, y in points)
+    mean = statistics.fmean(xs)
+    width = sum((x - mean) ** 2 for x in xs)
+    return Trend(slope, math.sqrt(residuals / (len(points) - 2) / width))
 
 
 def median(values: Iterable[float]) -> float:

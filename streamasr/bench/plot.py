@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 from streamasr.bench.delays import Endpointing, lag_points
 from streamasr.bench.latency import Run
+from streamasr.bench.recording import Recording
 from streamasr.bench.telemetry import Look
-from streamasr.bench.update import UpdateResult
+from streamasr.bench.update import Kind, UpdateResult
 from streamasr.errors import ConfigError, OutputError
+from streamasr.protocols import v1
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,16 +22,20 @@ FORMATS: Final = (".png", ".svg")
 _PARTIAL, _FINAL = "#8fb3d9", "#c0392b"
 _STAGES: Final = {
     "encode": "#2a6f97",
-    "encoder": "#2a6f97",
     "prefill": "#61a5c2",
-    "decoder": "#61a5c2",
     "verify": "#f4a261",
     "decode": "#e76f51",
-    "aligner": "#adb5bd",
 }
 _OTHER_STAGE: Final = "#6c757d"
+_SHORT: Final[dict[Kind, str]] = {
+    "incremental": "incremental",
+    "scratch": "scratch",
+    "unforced": "all decoded",
+}
 _BINS: Final = 120
-"""Intervals into which a run is divided where its work is shown."""
+"""Intervals into which a run is divided at most where its work is shown."""
+_SHORTEST_BIN_S: Final = 2.0
+"""In less, too few texts come for a mean to mean anything."""
 
 
 def check_plot(path: Path) -> None:
@@ -49,14 +55,16 @@ def check_plot(path: Path) -> None:
 
 
 def plot_run(run: Run, rules: Endpointing, title: str, path: Path) -> None:
-    """Draw lag and work over time.
+    """Draw lag, and the cost of an update, over time.
 
     Raises:
         OutputError: the file cannot be written.
     """
     figure, (upper, lower) = _figure(2, title)
     _draw_lag(upper, run, rules)
-    _draw_work(lower, run)
+    _draw_costs(lower, run)
+    lower.sharex(upper)
+    lower.set_xlim(0, run.looks[-1].at - run.began)
     lower.set_xlabel("time, s")
     _save(figure, path)
 
@@ -76,8 +84,8 @@ def plot_update(result: UpdateResult, title: str, path: Path) -> None:
         xs, ys = [row.seconds for row in rows], [row.cost.wall for row in rows]
         upper.plot(xs, ys, color=colour, marker="o", label=label)
     upper.set_ylabel("cost of one update, s")
-    upper.set_ylim(bottom=0)
-    upper.legend(frameon=False)
+    upper.set_xlim(left=0)
+    _leave_room(upper, n_columns=3)
     _draw_stages(lower, result)
     lower.set_xlabel("length of the utterance, s")
     _save(figure, path)
@@ -96,35 +104,35 @@ def _draw_lag(axes: "Axes", run: Run, rules: Endpointing) -> None:
     ):
         if points:
             xs, ys = zip(*points, strict=True)
-            axes.scatter(xs, ys, s=size, color=colour, label=label, linewidths=0)
-    axes.set_ylabel("lag, s")
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, loc="upper left")
+            axes.scatter(
+                xs, [1000 * y for y in ys], s=size, color=colour, label=label, linewidths=0
+            )
+    axes.set_ylabel("lag, ms")
+    _leave_room(axes, n_columns=2)
 
 
-def _draw_work(axes: "Axes", run: Run) -> None:
-    looks = thinned(run.looks, _BINS)
+def _draw_costs(axes: "Axes", run: Run) -> None:
+    """What each stage worked for each text that came, stage on stage."""
+    bins = min(_BINS, int((run.looks[-1].at - run.looks[0].at) / _SHORTEST_BIN_S))
+    looks = thinned(run.looks, max(1, bins))
     stages = sorted({stage for look in looks for stage in look.work}, key=_stage_order)
-    if len(looks) < 2 or not stages:
-        return
     edges = [look.at - run.began for look in looks]
     base = [0.0] * (len(looks) - 1)
     for stage in stages:
-        busy = [work_rate(a, b, stage) for a, b in pairwise(looks)]
-        top = [low + high for low, high in zip(base, busy, strict=True)]
+        costs = [cost_of_update(run.recordings, a, b, stage) for a, b in pairwise(looks)]
+        top = [low + high for low, high in zip(base, costs, strict=True)]
         colour = _STAGES.get(stage, _OTHER_STAGE)
         axes.stairs(top, edges, baseline=base, fill=True, color=colour, label=stage)
         base = top
-    axes.set_ylabel("work, s per s")
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, loc="upper left", ncols=len(stages))
+    axes.set_ylabel("cost of an update, ms")
+    _leave_room(axes, n_columns=len(stages))
 
 
 def _draw_stages(axes: "Axes", result: UpdateResult) -> None:
     """One bar for each kind and length, of its stages on top of each other."""
     rows = [row for row in result.rows if not row.kind.startswith("final")]
     lengths = sorted({row.seconds for row in rows})
-    kinds = ("incremental", "scratch", "unforced")
+    kinds = list(_SHORT)
     width = 0.8 / len(kinds)
     for row in rows:
         x = lengths.index(row.seconds) + (kinds.index(row.kind) - 1) * width
@@ -141,9 +149,10 @@ def _draw_stages(axes: "Axes", result: UpdateResult) -> None:
                 label=stage if is_first else None,
             )
             bottom += height
+        axes.text(x, bottom, f" {_SHORT[row.kind]}", rotation=90, ha="center", va="bottom", size=7)
     axes.set_xticks(range(len(lengths)), [f"{length:g}" for length in lengths])
     axes.set_ylabel("by stage, s")
-    axes.legend(frameon=False, ncols=4)
+    _leave_room(axes, n_columns=4)
 
 
 def thinned(looks: Sequence[Look], n: int) -> list[Look]:
@@ -153,11 +162,22 @@ def thinned(looks: Sequence[Look], n: int) -> list[Look]:
     return [looks[round(i * (len(looks) - 1) / n)] for i in range(n + 1)]
 
 
-def work_rate(before: Look, after: Look, stage: str) -> float:
-    """Seconds that a stage worked for each second between two looks."""
-    passed = after.at - before.at
+def cost_of_update(recordings: Sequence[Recording], before: Look, after: Look, stage: str) -> float:
+    """Milliseconds that a stage worked between two looks, for each partial and final that came."""
+    n_texts = sum(
+        isinstance(one.message, v1.Partial | v1.Final) and before.at < one.at <= after.at
+        for recording in recordings
+        for one in recording.heard
+    )
     done = after.work.get(stage, 0.0) - before.work.get(stage, 0.0)
-    return done / passed if passed > 0 else 0.0
+    return 1000 * done / n_texts if n_texts else 0.0
+
+
+def _leave_room(axes: "Axes", n_columns: int) -> None:
+    """Begin at 0, and put the legend where nothing is drawn."""
+    axes.set_ylim(0, 1.25 * axes.get_ylim()[1])
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, loc="upper left", ncols=n_columns)
 
 
 def _stage_order(stage: str) -> tuple[int, str]:

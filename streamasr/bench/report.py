@@ -8,7 +8,7 @@ import msgspec
 from rich.table import Table
 
 from streamasr.bench.delays import Summary
-from streamasr.bench.figures import Spread
+from streamasr.bench.figures import Spread, Trend
 from streamasr.bench.file import FileResult
 from streamasr.bench.latency import LatencyResult
 from streamasr.bench.machine import Machine, ModelFacts
@@ -101,27 +101,33 @@ def latency_table(result: LatencyResult) -> Table:
     summary, used = result.summary, result.consumption
     table = _table("", "")
     rows = [
-        ("audio", f"{summary.audio_s:.1f} s in {result.wall_s:.1f} s, {summary.sessions} sessions"),
+        ("audio", _played(result)),
         ("finals, partials, gaps", f"{summary.segments}, {summary.partials}, {summary.gaps}"),
         ("word times", summary.word_times),
         ("partial flicker", _flicker(summary)),
         ("stability violations", str(summary.stability.violations)),
-        ("lag slope", _slope(summary.lag_slope)),
+        ("lag slope, ms per min", _slope(summary.lag_slope)),
     ]
     rows += [
         (f"work: {stage}", f"{seconds / summary.audio_s:.3f} s per s of audio")
         for stage, seconds in used.work.items()
     ]
-    rows += [
-        (
-            f"process: {name}",
-            f"{seconds / summary.audio_s:.3f} s CPU per s of audio, "
-            f"{used.memory[name] / _MIB:.0f} MiB, at most {used.peak[name] / _MIB:.0f} resident",
-        )
-        for name, seconds in used.cpu.items()
-    ]
     for row in rows:
         table.add_row(*row)
+    return table
+
+
+def process_table(result: LatencyResult) -> Table:
+    """What each process took. Memory shared by several counts once, but not in what is resident."""
+    used = result.consumption
+    table = _table("process", "CPU s per s of audio", "MiB", "resident at most")
+    for name, seconds in used.cpu.items():
+        table.add_row(
+            name,
+            f"{seconds / result.summary.audio_s:.3f}",
+            f"{used.memory[name] / _MIB:.0f}",
+            f"{used.peak[name] / _MIB:.0f}",
+        )
     return table
 
 
@@ -169,36 +175,39 @@ def decoding_table(rows: Sequence[DecodeRow]) -> Table:
 
 
 def live_table(rows: Sequence[LiveRow]) -> Table:
-    """Live sessions at once."""
+    """Live sessions at once: how long after speech their finals came."""
     table = _table(
-        "live, ms", "finals", "partials", "final after speech end", "p95", "worst", "lag slope"
+        "final after speech end, ms", "n", "p50", "p95", "worst", "partials", "lag, ms per min"
     )
     for row in rows:
         summary = row.latency.summary
         after = summary.final_after_speech
         table.add_row(
-            f"{row.sessions} sessions",
-            str(summary.segments),
-            str(summary.partials),
+            f"{row.sessions} live sessions",
+            str(after.n if after else 0),
             *((_ms(after.p50), _ms(after.p95), _ms(after.worst)) if after else (_NONE,) * 3),
+            str(summary.partials),
             _slope(summary.lag_slope),
         )
     return table
 
 
 def file_table(results: Sequence[FileResult]) -> Table:
-    """Real-time factors."""
-    stages = list(dict.fromkeys(stage for one in results for stage in one.work))
-    processes = list(dict.fromkeys(name for one in results for name in one.cpu))
-    table = _table(
-        "s per s of audio", "audio, s", "all", *stages, *(f"CPU {name}" for name in processes)
-    )
-    for one in results:
-        shares = [one.wall_s, *(one.work.get(stage, 0.0) for stage in stages)]
-        shares += [one.cpu.get(name, 0.0) for name in processes]
-        cells = (f"{share / one.audio_s:.3f}" if one.audio_s else _NONE for share in shares)
-        table.add_row(one.file, f"{one.audio_s:.1f}", *cells)
+    """Real-time factors: seconds for each second of audio."""
+    table = _table("for each s of audio, s", *(one.file for one in results))
+    table.add_row("(audio)", *(f"{one.audio_s:.1f}" for one in results))
+    table.add_row("all of it", *(_share(one.wall_s, one) for one in results))
+    for stage in dict.fromkeys(stage for one in results for stage in one.work):
+        cells = (_share(one.work.get(stage, 0.0), one) for one in results)
+        table.add_row(f"work: {stage}", *cells)
+    for name in dict.fromkeys(name for one in results for name in one.cpu):
+        cells = (_share(one.cpu.get(name, 0.0), one) for one in results)
+        table.add_row(f"CPU: {name}", *cells)
     return table
+
+
+def _share(seconds: float, one: FileResult) -> str:
+    return f"{seconds / one.audio_s:.3f}" if one.audio_s else _NONE
 
 
 def soak_table(result: SoakResult) -> Table:
@@ -234,8 +243,8 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1000:.0f}" if seconds >= 0.01 else f"{seconds * 1000:.1f}"
 
 
-def _slope(seconds: float | None) -> str:
-    return _NONE if seconds is None else f"{seconds:+.4f} s per min"
+def _slope(trend: Trend | None) -> str:
+    return _NONE if trend is None else f"{1000 * trend.slope:+.1f} ± {1000 * trend.error:.1f}"
 
 
 def _flicker(summary: Summary) -> str:
@@ -245,6 +254,12 @@ def _flicker(summary: Summary) -> str:
     return (
         f"{summary.flicker:.2f} ({stability.changed} words changed for {stability.final} in finals)"
     )
+
+
+def _played(result: LatencyResult) -> str:
+    summary = result.summary
+    sessions = "1 session" if summary.sessions == 1 else f"{summary.sessions} sessions"
+    return f"{summary.audio_s:.1f} s in {result.wall_s:.1f} s, {sessions}"
 
 
 def _plain(value: Any) -> str:

@@ -13,7 +13,7 @@ from streamasr.bench import report
 from streamasr.bench.daemon import ScratchDaemon, settings_for
 from streamasr.bench.delays import Endpointing
 from streamasr.bench.file import measure_file
-from streamasr.bench.latency import Run, Server, measure, result_of, warm_up
+from streamasr.bench.latency import LatencyResult, Run, Server, measure, result_of, warm_up
 from streamasr.bench.machine import model_facts, this_machine
 from streamasr.bench.plot import check_plot, plot_run, plot_update
 from streamasr.bench.soak import result_of_soak
@@ -73,9 +73,7 @@ def _run_latency(options: argparse.Namespace) -> int:
     run = asyncio.run(_play(options, speech))
     result = result_of(run, _rules())
     setting = _setting(options, speech, "pace", "sessions")
-    _print(
-        options, setting, result, report.delay_table(result.summary), report.latency_table(result)
-    )
+    _print(options, setting, result, *_latency_tables(result))
     if options.plot:
         plot_run(run, _rules(), _title(setting), options.plot)
     return EXIT_INPUT_FAILED if result.summary.stability.violations else 0
@@ -87,14 +85,8 @@ def _run_soak(options: argparse.Namespace) -> int:
     result = result_of_soak(run, _rules())
     summary = result.latency.summary
     setting = _setting(options, speech, "pace", "sessions", "minutes")
-    _print(
-        options,
-        setting,
-        result,
-        report.delay_table(summary),
-        report.latency_table(result.latency),
-        report.soak_table(result),
-    )
+    tables = [*_latency_tables(result.latency), report.soak_table(result)]
+    _print(options, setting, result, *tables)
     if options.plot:
         plot_run(run, _rules(), _title(setting), options.plot)
     has_grown = (result.growth.share or 0.0) > _MOST_GROWTH
@@ -250,8 +242,15 @@ def _setting(options: argparse.Namespace, speech: Speech | None, *names: str) ->
     return report.Setting(options.bench, this_machine(), model, settings)
 
 
+def _latency_tables(result: LatencyResult) -> list[Table]:
+    tables = [report.delay_table(result.summary), report.latency_table(result)]
+    return tables + [report.process_table(result)] * bool(result.consumption.cpu)
+
+
 def _title(setting: report.Setting) -> str:
     model = setting.model.name if setting.model else setting.settings["server"]
+    window = setting.settings["encoder window"]
+    model += f", encoder window {window} s," if window else ""
     return f"{setting.bench}: {model} on {setting.machine.processor}, {setting.machine.cores} cores"
 
 
