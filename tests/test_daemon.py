@@ -169,7 +169,7 @@ def test_a_daemon_that_is_killed_goes_on_where_it_was(
         kills: list[client.Event] = []
 
         def kill(event: client.Event) -> None:
-            wanted = (v1.Partial, v1.Final, v1.Words, v1.Final)
+            wanted = (v1.Partial, v1.Final, v1.Final, v1.Words)
             is_promise = not isinstance(event, v1.Partial) or event.stable
             if len(kills) < 4 and isinstance(event, wanted[len(kills)]) and is_promise:
                 kills.append(event)
