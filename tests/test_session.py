@@ -406,8 +406,8 @@ def test_partials_become_rarer_where_they_are_dear() -> None:
     session.receive(started(1, 0))
     second = SAMPLE_RATE
     of = asked(session.receive(continued(1, 0, second)))
-    session.receive(Encoded(of, EMBEDDINGS, cost=0.3, waited=0.1))
-    session.receive(Decoded(of, heard("one"), DecoderCost(prefill=0.4), waited=0.2))
+    session.receive(Encoded(of, EMBEDDINGS, cost=0.2, waited=0.1))
+    session.receive(Decoded(of, heard("one"), DecoderCost(prefill=0.2), waited=0.2))
     assert session.receive(continued(1, second, 3 * second - 1)) == []
     assert orders(session.receive(continued(1, 3 * second - 1, 3 * second)), Encode)
 

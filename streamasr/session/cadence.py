@@ -12,9 +12,13 @@ busy for the share `load` if
     (fixed + rate * t) / t = load        t = fixed / (load - rate)
 
 Waiting counts like work, because it is the work that others had done: sessions that share a machine
-all draw back when it is full, and none of them knows of the others. What decoding alone would take
-of the load is not saved by waiting longer, since the final needs the same tokens; so it never
-stretches the interval to more than `_MOST_STRETCH` times what the fixed part asks for.
+all draw back when it is full, though none knows of the others. It counts twice, because a queue
+makes partials old and no more frequent: of four sessions whose passes take 0.4 s each, simulated
+with pauses and uneven costs, each shows a partial every 1.9 s that waited for 0.2 s, in place of
+one every 1.6 s that waited for 1.0 s.
+
+What decoding takes of the load is not saved by a longer interval, since the final needs the same
+tokens; so it stretches the interval to `_MOST_STRETCH` times what the rest asks for, at most.
 
 Each part has a running average of its own, in which the newest pass weighs half.
 """
@@ -27,6 +31,9 @@ from streamasr.units import Samples, to_samples, to_seconds
 
 _NEWEST: Final = 0.5
 """Weight of the newest pass in the averages."""
+
+_WAITING: Final = 2.0
+"""Weight of a second of waiting, in seconds of work."""
 
 _MOST_STRETCH: Final = 10.0
 
@@ -112,7 +119,7 @@ class Cadence:
         if known is None or self._load is None:
             return self._shortest
         more_text = (n_draft + _PROMPT_END) / (known.draft + _PROMPT_END)
-        fixed = known.waiting + known.encode + known.prefill + known.verify * more_text
+        fixed = known.encode + known.prefill + known.verify * more_text + _WAITING * known.waiting
         rate = known.decode / max(known.audio, _LEAST_AUDIO_S)
         free = max(self._load - rate, self._load / _MOST_STRETCH)
         return max(self._shortest, to_samples(fixed / free))
