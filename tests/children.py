@@ -79,6 +79,22 @@ def build_after_reading(fifo: Path) -> Answer:
     return build_calculator(0)
 
 
+def build_polite(_: None) -> Answer:
+    """Gives way as the aligner does, with a thread before and one behind it."""
+    from streamasr.workers.aligner import give_way
+
+    threading.Thread(target=hang, daemon=True).start()
+    give_way()
+    threading.Thread(target=hang, daemon=True).start()
+    return build_calculator(0)
+
+
+def priorities() -> set[tuple[int, int]]:
+    """Niceness and scheduling policy of all threads of this process."""
+    threads = [int(path.name) for path in Path("/proc/self/task").iterdir()]
+    return {(os.getpriority(os.PRIO_PROCESS, n), os.sched_getscheduler(n)) for n in threads}
+
+
 def die() -> NoReturn:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError

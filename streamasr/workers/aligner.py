@@ -70,13 +70,16 @@ def build_aligner(config: AlignerConfig) -> Callable[[Align], Aligned]:
 def give_way() -> None:
     """Let this process run where others leave time, as far as the system allows.
 
-    It holds for this thread and those that it starts.
+    Linux knows priorities of threads alone, and numpy has started some. Those that come later
+    inherit them.
     """
-    with contextlib.suppress(OSError):
-        os.nice(NICENESS)
-    with contextlib.suppress(OSError):
-        # It does not interrupt whoever is computing when it wakes up.
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    for name in os.listdir("/proc/self/task"):  # noqa: PTH208 - numbers, not paths
+        thread = int(name)
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, NICENESS)
+        with contextlib.suppress(OSError):
+            # It interrupts nobody who is computing when it wakes up.
+            os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
 
 
 def align(aligner: ForcedAligner, order: Align) -> Aligned:

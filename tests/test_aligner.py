@@ -1,0 +1,171 @@
+"""The aligner's process: when it is there, how it gives way, what is known of it beforehand."""
+
+import os
+import queue
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from streamasr.config import AlignerConfig, RecognitionConfig
+from streamasr.engine import Engine
+from streamasr.errors import ModelError, WorkerError
+from streamasr.events import Align, Aligned, Answer, Encode, Pass, Rank
+from streamasr.transcript import Word
+from streamasr.units import Samples
+from streamasr.workers.aligner import (
+    NICENESS,
+    AlignerWorker,
+    aligner_worker,
+    check_files,
+    give_way,
+)
+from streamasr.workers.process import Patience, Worker
+from tests import children
+from tests.fakes import talk
+from tests.processes import wait_gone
+
+PATIENCE_S = 60
+SAMPLES = talk(1)
+ORDER = Align(1, Samples(0), SAMPLES, "hello", "English")
+
+
+@pytest.fixture
+def directory(bundle: Path) -> Path:
+    return bundle / "aligner"
+
+
+@pytest.fixture
+def copy(directory: Path, tmp_path: Path) -> Path:
+    """An aligner's bundle that a test may break."""
+    return Path(shutil.copytree(directory, tmp_path / "model" / "aligner"))
+
+
+def worker_of(directory: Path, idle_s: float | None) -> AlignerWorker:
+    return aligner_worker(AlignerConfig(directory), Patience(), lambda *_: None, idle_s)
+
+
+def ask(worker: AlignerWorker) -> tuple[Word, ...]:
+    return worker.submit(ORDER).result(PATIENCE_S).words
+
+
+# Whether it gives way
+
+
+def test_the_process_and_its_threads_give_way() -> None:
+    with Worker("polite", children.build_polite, None) as worker:
+        found = worker.submit(children.priorities).result(PATIENCE_S)
+    assert found == {(NICENESS, os.SCHED_BATCH)}
+    assert os.nice(0) < NICENESS
+
+
+def test_a_system_that_refuses_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    give_way()
+
+
+# What is known beforehand
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.json",
+        "decoder.gguf",
+        "classifier.npy",
+        "encoder_frontend.onnx",
+        "encoder_backend.onnx",
+    ],
+)
+def test_a_file_that_is_missing_is_known_before_it_is_needed(copy: Path, name: str) -> None:
+    check_files(copy)
+    (copy / name).unlink()
+    with pytest.raises(ModelError, match=name):
+        worker_of(copy, 1)
+
+
+def test_another_model_is_no_aligner(bundle: Path) -> None:
+    with pytest.raises(ModelError, match="a qwen3-forced-aligner is needed"):
+        worker_of(bundle, 1)
+
+
+# When it is there
+
+
+def test_it_gives_the_same_words_after_it_was_unloaded(directory: Path) -> None:
+    with worker_of(directory, 0) as worker:
+        first = ask(worker)
+        assert first
+        assert ask(worker) == first
+        assert worker.restarts == 0
+
+
+@pytest.fixture
+def engine(bundle: Path) -> Iterator[Engine]:
+    with Engine(RecognitionConfig(bundle, threads=1, aligner_idle_s=3600)) as running:
+        yield running
+
+
+Answers = queue.SimpleQueue[Answer]
+
+
+def test_an_engine_is_ready_without_it_and_wakes_it_when_somebody_speaks(engine: Engine) -> None:
+    assert engine.aligner
+    assert engine.is_ready
+    assert engine.pids["aligner"] is None
+    answers = Answers()
+    channel = engine.channel(answers.put)
+    channel.perform(Encode(Pass(1, 1, Rank.PARTIAL), SAMPLES))
+    engine.aligner.wait_ready()
+    pid = engine.pids["aligner"]
+    assert pid is not None
+    answers.get(timeout=PATIENCE_S)
+    channel.perform(ORDER)
+    aligned = answers.get(timeout=PATIENCE_S)
+    assert isinstance(aligned, Aligned)
+    assert aligned.method == "aligned"
+    assert engine.pids["aligner"] == pid
+    engine.stop()
+    wait_gone(pid)
+
+
+def test_words_are_spread_where_it_cannot_be_loaded_and_that_is_said_once(
+    bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ignored = shutil.ignore_patterns("*.py", "__pycache__")
+    model = Path(shutil.copytree(bundle, tmp_path / "model", ignore=ignored))
+    classifier = model / "aligner" / "classifier.npy"
+    classifier.write_bytes(classifier.read_bytes()[:1000])
+    config = RecognitionConfig(model, threads=1)
+    troubles: list[tuple[str, str]] = []
+    with Engine(
+        replace(config, aligner_idle_s=1), on_trouble=lambda *told: troubles.append(told)
+    ) as engine:
+        answers = Answers()
+        channel = engine.channel(answers.put)
+        for _ in range(3):
+            channel.perform(ORDER)
+            answer = answers.get(timeout=PATIENCE_S)
+            assert isinstance(answer, Aligned)
+            assert (answer.method, len(answer.words)) == ("spread", 1)
+        assert engine.is_ready
+    [(code, sentence)] = troubles
+    assert code == "worker_lost"
+    assert "classifier.npy cannot be read" in sentence
+    assert sum(record.levelname == "WARNING" for record in caplog.records) == 1
+    with pytest.raises(ModelError, match=r"classifier\.npy"), Engine(config):
+        pass
+
+
+def test_orders_to_an_aligner_that_was_stopped_fail(directory: Path) -> None:
+    worker = worker_of(directory, 1)
+    worker.start()
+    worker.stop()
+    with pytest.raises(WorkerError):
+        ask(worker)
