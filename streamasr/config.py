@@ -57,9 +57,8 @@ class Threads:
 def share_cores(n_cores: int) -> Threads:
     """Threads for a machine of so many cores.
 
-    Encoder and decoder each get all of them: what one session wants of the two comes one after the
-    other. The aligner, which gives way to both, gets half, so that it never waits for a core that
-    they leave free last.
+    Encoder and decoder each get all cores, since what one session wants of them comes one after the
+    other. The aligner gets half: it is meant to run beside them.
     """
     n_threads = max(1, min(MAX_THREADS, n_cores))
     return Threads(encoder=n_threads, decoder=n_threads, aligner=max(1, n_threads // 2))
@@ -210,7 +209,8 @@ class ModelConfig(Section, kw_only=True, frozen=True):
     hotwords: Annotated[tuple[_Named, ...], RELOAD] = ()
     """Words that are likely, as a list. A client may give its own."""
     threads: Annotated[Annotated[int, Meta(ge=1, le=512)] | None, RESTART, _example(4)] = None
-    """Threads of each stage; left out, one for each processor, 8 at most."""
+    """Threads of each stage; left out, one for each processor, 8 at most, and half as many for the
+    aligner."""
     providers: Annotated[tuple[_Named, ...], RESTART, Meta(min_length=1)] = (
         "CPUExecutionProvider",
     )

@@ -1,5 +1,6 @@
 """The aligner's process: when it is there, how it gives way, what is known of it beforehand."""
 
+import asyncio
 import os
 import queue
 import shutil
@@ -9,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from streamasr import client
 from streamasr.config import AlignerConfig, RecognitionConfig
 from streamasr.engine import Engine
 from streamasr.errors import ModelError, WorkerError
 from streamasr.events import Align, Aligned, Answer, Encode, Pass, Rank
+from streamasr.models import tiny
+from streamasr.protocols import v1
 from streamasr.transcript import Word
 from streamasr.units import Samples
 from streamasr.workers.aligner import (
@@ -24,7 +28,8 @@ from streamasr.workers.aligner import (
 )
 from streamasr.workers.process import Patience, Worker
 from tests import children
-from tests.fakes import talk
+from tests.daemons import RunningDaemon
+from tests.fakes import pcm, talk
 from tests.processes import wait_gone
 
 PATIENCE_S = 60
@@ -104,6 +109,40 @@ def test_it_gives_the_same_words_after_it_was_unloaded(directory: Path) -> None:
         assert first
         assert ask(worker) == first
         assert worker.restarts == 0
+
+
+async def dictate(url: str) -> list[v1.Words]:
+    """Say something; its words."""
+    async with asyncio.timeout(4 * PATIENCE_S), client.connect(url) as stream:
+        await stream.send(pcm(SAMPLES))
+        await stream.stop()
+        return [event async for event in stream if isinstance(event, v1.Words)]
+
+
+def test_a_daemon_that_nobody_speaks_to_has_none(tmp_path: Path) -> None:
+    settings = "[model]\naligner_idle_s = 1\n"
+    with RunningDaemon(tmp_path, "--no-mic", settings=settings) as daemon:
+        daemon.wait_for("is loaded")
+        assert set(daemon.children()) == {"encoder"}
+        for _ in range(2):
+            [words] = asyncio.run(dictate(daemon.url))
+            assert words.method == "aligned"
+            gone = daemon.children()["aligner"]
+            daemon.wait_for("aligner had nothing to do for 1 s")
+            wait_gone(gone)
+        assert daemon.stop() == 0
+
+
+def test_a_daemon_does_not_start_without_a_file_of_it(copy: Path, tmp_path: Path) -> None:
+    embedded = [path for path in tiny.BUNDLE.iterdir() if path.is_file() and path.suffix != ".py"]
+    for path in embedded:
+        shutil.copy(path, copy.parent)
+    (copy / "decoder.gguf").unlink()
+    daemon = RunningDaemon(tmp_path, "--no-mic", "--model", str(copy.parent))
+    with pytest.raises(AssertionError, match=r"decoder\.gguf: there is no such file"), daemon:
+        pass
+    assert daemon.process.wait(PATIENCE_S) == 78
+    assert len(daemon.log) == 1
 
 
 @pytest.fixture
