@@ -793,7 +793,9 @@ class World:
     pending: list[Action] = field(default_factory=list)
     messages: list[object] = field(default_factory=list)
     book: OrderBook = field(default_factory=OrderBook)
-    encodes: list[Encode] = field(default_factory=list)
+    encodes: dict[int, Encode] = field(default_factory=dict)  # by the number of their pass
+    prepared: Pass | None = None
+    disappointed: set[int] = field(default_factory=set)
     open: int | None = None
     pause: int | None = None  # its announced end
     position: int = 0
@@ -809,7 +811,10 @@ class World:
         assert not (is_old and actions), "an old pass matters"
         if isinstance(event, Decoded | PassFailed | PassAbandoned) and not is_old:
             self.book.land(event.of)
+            self.note_outcome(event)
         for action in actions:
+            if isinstance(action, AbandonPass):
+                assert isinstance(event, SpeechPaused | SpeechResumed | SpeechEnded)
             if isinstance(action, Publish):
                 self.check_message(action.message, action.seq)
                 self.messages.append(action.message)
@@ -817,11 +822,19 @@ class World:
                 self.book.note(action)
                 self.check_order(action)
 
+    def note_outcome(self, event: Decoded | PassFailed | PassAbandoned) -> None:
+        of = event.of
+        promised = self.stable.get(of.segment, "")
+        if not isinstance(event, Decoded) or not event.hypothesis.text.startswith(promised):
+            self.disappointed.add(of.segment)
+        elif of.segment == self.open and self.pause is not None and of.rank is Rank.SPECULATIVE:
+            self.prepared = of
+
     def check_order(self, order: Action) -> None:
         match order:
             case Encode(of=of, samples=samples):
                 self.check_samples(of, samples)
-                self.encodes.append(order)
+                self.encodes[of.number] = order
                 self.pending.append(order)
             case Decode(of=of, forced=forced):
                 promised = self.stable.get(of.segment, "")
@@ -865,9 +878,18 @@ class World:
             self.stable[message.segment] = message.text[: message.stable]
         if isinstance(message, Final):
             assert message.text.startswith(self.stable.get(message.segment, ""))
+            self.check_audio(message)
         if isinstance(message, Words):
             finals = [m.segment for m in self.messages if isinstance(m, Final)]
             assert message.segment in finals, "words before their final"
+
+    def check_audio(self, final: Final) -> None:
+        """Its text was heard in exactly its audio; what failed may have heard more."""
+        if not final.text:
+            return
+        number = int(final.text.rpartition("#")[2])
+        n_heard, n_samples = len(self.encodes[number].samples), final.end - final.start
+        assert n_heard == n_samples or (n_heard > n_samples and final.segment in self.disappointed)
 
     def start(self) -> None:
         self.n_segments += 1
@@ -883,6 +905,7 @@ class World:
 
     def pause_or_resume(self, n_trailing: int) -> None:
         assert self.open
+        self.prepared = None
         if self.pause is None:
             self.pause = max(self.bounds[self.open][0], self.position - n_trailing)
             self.tell(paused(self.open, self.pause))
@@ -898,9 +921,14 @@ class World:
         if self.pause is not None and n_trailing % 4:
             end = self.pause
         self.bounds[segment] = (start, end)
-        self.open = self.pause = None
+        useful = self.prepared or self.book.passes.get(segment)
+        self.open = self.pause = self.prepared = None
         self.position = end
+        n_passes = len(self.encodes)
         self.tell(ended(segment, start, end))
+        if useful and useful.rank is Rank.SPECULATIVE:
+            is_whole = len(self.encodes[useful.number].samples) == end - start
+            assert len(self.encodes) == n_passes + (not is_whole), "the work was for nothing"
 
     def lose(self, n_samples: int) -> None:
         start, self.position = self.position, self.position + n_samples
@@ -912,7 +940,7 @@ class World:
         forced = "".join(map(chr, order.forced[1:]))
         said = f"text {order.of.segment} " + "abc"[draw % 3] * (draw % 7) + "x" * (draw % 2)
         text = said if said.startswith(forced) else forced + said
-        return heard(text.strip() if not forced else text)
+        return heard(f"{text}#{order.of.number}")
 
     def answer(self, index: int, outcome: str) -> None:
         match self.pending.pop(index % len(self.pending)):
@@ -925,7 +953,7 @@ class World:
             case Decode() as order if outcome == "silent" and not order.forced:
                 self.tell(Decoded(order.of, hypothesis("", None)))
             case Decode() as order if outcome == "contradicting":
-                self.tell(Decoded(order.of, heard("zzz")))
+                self.tell(Decoded(order.of, heard(f"zzz#{order.of.number}")))
             case Decode() as order:
                 self.tell(Decoded(order.of, self.hypothesis_for(order, index)))
             case Align(segment=segment):
@@ -950,7 +978,7 @@ class World:
         assert end == End(Samples(self.position), len(finals), len(words))
         assert self.book.released == set(self.bounds), "caches are kept for ever"
         assert not self.book.passes
-        for encode in self.encodes:
+        for encode in self.encodes.values():
             start = self.bounds[encode.of.segment][0]
             np.testing.assert_array_equal(encode.samples, audio(start, start + len(encode.samples)))
 
@@ -1006,4 +1034,4 @@ def test_any_order_of_answers_gives_one_outcome_per_segment_in_order(
         world.answer(len(world.pending) - 1, "good")
     world.check_end()
     if not partials and not choices.speculates:
-        assert [encode.of.segment for encode in world.encodes] == list(world.bounds)
+        assert [encode.of.segment for encode in world.encodes.values()] == list(world.bounds)

@@ -350,7 +350,7 @@ class Session:
     def _end_segment(self, event: SpeechEnded) -> list[Action]:
         segment = self._segments[event.segment]
         pause, flight, n_samples = segment.pause, segment.flight, event.end - event.start
-        segment.ended, segment.pause = event, None
+        segment.ended = event
         if pause is not None and pause.prepared is not None and pause.n_samples == n_samples:
             return self._final(segment, pause.prepared)
         is_speculative = flight is not None and flight.of.rank is Rank.SPECULATIVE
