@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamasr.events import Wishes
+from streamasr.events import Encode, Rank, Release, Wishes
 from streamasr.live import LiveSession, Reader
 from streamasr.protocols import v1
 from streamasr.stream import Beginning, StreamSettings
@@ -96,6 +96,39 @@ def test_what_is_said_is_measured(tmp_path: Path) -> None:
             assert watcher.stages == {"encode", "prefill", "verify", "decode"}
             assert len(watcher.finals) == 2
             assert all(0 <= seconds < 60 for seconds in watcher.partials + watcher.finals)
+
+    run(story())
+
+
+def test_a_final_is_ready_when_its_endpoint_is_decided(tmp_path: Path) -> None:
+    async def story() -> None:
+        engine = FakeEngine()
+        async with session(tmp_path, engine) as (live, _, watcher):
+            for begin in range(0, len(TALK), 480):
+                n_finals = len(watcher.finals)
+                live.feed(TALK[begin : begin + 480])
+                n_new = len(watcher.finals) - n_finals
+                await asyncio.sleep(0)  # what was asked for is answered before the next frame
+                assert len(watcher.finals) == n_finals + n_new, "a final came late"
+            encodes = [order for order in engine.orders if isinstance(order, Encode)]
+            assert {encode.of.rank for encode in encodes} == {Rank.PARTIAL, Rank.SPECULATIVE}
+            assert len(watcher.finals) == 2
+            assert [o.segment for o in engine.orders if isinstance(o, Release)] == [1, 2]
+
+    run(story())
+
+
+def test_a_preparation_is_in_time_at_the_pace_of_speech(tmp_path: Path) -> None:
+    async def story() -> None:
+        engine = PatientEngine()
+        async with session(tmp_path, engine) as (live, _, watcher):
+            for begin in range(0, len(TALK), 1600):
+                live.feed(TALK[begin : begin + 1600])
+                await asyncio.sleep(0)
+                engine.answer()  # each stage takes the tenth of a second until the next chunk
+            ranks = {order.of.rank for order in engine.orders if isinstance(order, Encode)}
+            assert ranks == {Rank.PARTIAL, Rank.SPECULATIVE}
+            assert len(watcher.finals) == 2
 
     run(story())
 

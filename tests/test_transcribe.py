@@ -14,7 +14,19 @@ import pytest
 from streamasr.config import RecognitionConfig
 from streamasr.engine import Deliver, Engine
 from streamasr.errors import AudioError
-from streamasr.events import Final, Message, Order, Partial, Speech, Words
+from streamasr.events import (
+    AbandonPass,
+    Encode,
+    Final,
+    Hurry,
+    Message,
+    Order,
+    Partial,
+    Rank,
+    Release,
+    Speech,
+    Words,
+)
 from streamasr.transcribe import MAX_UNFINISHED, Progress, transcribe
 from streamasr.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
 from tests.fakes import FakeEngine, FakeSource, PatientEngine, talk
@@ -70,6 +82,27 @@ def test_no_audio_gives_no_messages() -> None:
 @pytest.mark.parametrize("n_samples", [1, 3, 479, 480, 481])
 def test_a_moment_of_audio_gives_no_text(n_samples: int) -> None:
     assert lasting(run(FakeSource(np.full(n_samples, 0.1, np.float32)))) == []
+
+
+HESITATION = np.zeros(SAMPLE_RATE * 2 // 5, np.float32)
+"""A pause that is no end."""
+
+
+def test_each_segment_takes_one_pass_where_nobody_watches() -> None:
+    engine = FakeEngine()
+    hesitant = np.concatenate([talk(1, 2)[: -SAMPLE_RATE * 4 // 5], HESITATION, talk(1.5)])
+    messages = run(FakeSource(hesitant), engine)
+    segments = [final.segment for final in only(messages, Final)]
+    assert [order.of.segment for order in engine.orders if isinstance(order, Encode)] == segments
+    assert [order.segment for order in engine.orders if isinstance(order, Release)] == segments
+    assert not any(isinstance(order, AbandonPass | Hurry) for order in engine.orders)
+
+
+def test_no_final_is_prepared_for_those_who_watch_a_file() -> None:
+    engine = FakeEngine()
+    run(FakeSource(talk(1, 2)), engine, partial_interval_s=0.5)
+    ranks = {order.of.rank for order in engine.orders if isinstance(order, Encode)}
+    assert ranks == {Rank.PARTIAL, Rank.FINAL}
 
 
 def test_no_words_where_nobody_wants_them() -> None:
