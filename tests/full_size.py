@@ -7,10 +7,11 @@ files where either is measured. Their text would be gibberish of chance length: 
 that the decoder follows a script instead, so many tokens for each second of audio. With it come
 151,936 made-up words, each a token, so that text has its real length, too.
 
-The checkpoint is written as safetensors (1.6 GB, with an aligner 3.5 GB) into DIRECTORY.checkpoint,
-goes through `streamasr export` like any other, and is deleted unless --keep is given. On two cores
-it takes about 1 min with `q8_0`, 2 min with `q4_k`, as much again with an aligner, and 4 GB of
-memory. DIRECTORY takes 1.0 GB (fp32, q8_0) or 0.6 GB (int8, q4_k), as much again with an aligner.
+The checkpoint is written as safetensors (1.6 GB, with an aligner 3.6 GB) into DIRECTORY.checkpoint,
+goes through `streamasr export` like any other, and is deleted unless --keep is given. Two cores
+take about a minute with `q8_0` and two with `q4_k`, twice that with an aligner; writing takes little
+memory, exporting 5 GB. DIRECTORY takes 1.0 GB (fp32, q8_0) or 0.6 GB (int8, q4_k), with an aligner
+about twice that.
 """
 
 import argparse

@@ -35,6 +35,17 @@ class Endpointing:
     hangover: float
     trailing_silence: float
     max_segment: float
+    has_word_times: bool = True
+    """False of a model whose weights mean nothing: words are then taken to be spread evenly over
+    the speech of their segment."""
+
+    def word_times(self, final: v1.Final, words: v1.Words) -> list[tuple[float, float]]:
+        """Start and end of each word, as far as they are to be believed."""
+        if self.has_word_times and words.method != "spread":
+            return [(word.start, word.end) for word in words.words]
+        start, end = final.start + self.pre_roll, final.end - self.trailing_silence
+        step = max(0.0, end - start) / max(1, len(words.words))
+        return [(start + i * step, start + (i + 1) * step) for i in range(len(words.words))]
 
     def decided_at(self, final: v1.Final, duration: float) -> float:
         """The position of the sample with which the endpoint was decided.
@@ -233,7 +244,7 @@ def _add_delays(waits: Delays, recording: Recording, rules: Endpointing) -> None
             _add_final(waits, *told.final, recording, rules)
         if told.final and told.words:
             waits.words.append(told.words[0] - told.final[0])
-            waits.commit += _commit_delays(told, recording)
+            waits.commit += _commit_delays(told, recording, rules)
 
 
 def _start_of(told: Told) -> float | None:
@@ -247,9 +258,9 @@ def _add_first_partial(waits: Delays, told: Told, recording: Recording, rules: E
     if first is None:
         return
     at, partial = first
-    onset = partial.start + rules.pre_roll if partial.start else 0.0
-    if told.words and told.words[1].method == "aligned" and told.words[1].words:
-        onset = told.words[1].words[0].start
+    onset = partial.start + rules.pre_roll
+    if told.final and told.words and told.words[1].words:
+        onset = rules.word_times(told.final[1], told.words[1])[0][0]
     waits.first_partial.append(at - recording.sent_at(onset))
 
 
@@ -272,18 +283,19 @@ def _add_final(
             pass
 
 
-def _commit_delays(told: Told, recording: Recording) -> Iterator[float]:
+def _commit_delays(told: Told, recording: Recording, rules: Endpointing) -> Iterator[float]:
     assert told.final
     assert told.words
     at_final, final = told.final
     cursor = 0
-    for word in told.words[1].words:
+    times = rules.word_times(final, told.words[1])
+    for word, (_, end) in zip(told.words[1].words, times, strict=True):
         begin = final.text.find(word.text, cursor)
         if begin < 0:  # white space was written otherwise; the next word will be found again
             continue
         cursor = begin + len(word.text)
         committed = next((at for at, p in told.partials if p.stable >= cursor), at_final)
-        yield committed - recording.sent_at(word.end)
+        yield committed - recording.sent_at(end)
 
 
 def _sender_delays(recording: Recording) -> Iterator[float]:

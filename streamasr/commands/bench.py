@@ -14,7 +14,7 @@ from streamasr.bench.daemon import ScratchDaemon, settings_for
 from streamasr.bench.delays import Endpointing
 from streamasr.bench.file import measure_file
 from streamasr.bench.latency import LatencyResult, Run, Server, measure, result_of, warm_up
-from streamasr.bench.machine import model_facts, this_machine
+from streamasr.bench.machine import ModelFacts, model_facts, this_machine
 from streamasr.bench.plot import check_plot, plot_run, plot_update
 from streamasr.bench.soak import result_of_soak
 from streamasr.bench.speech import Speech, load_speech
@@ -71,24 +71,24 @@ def _run_latency(options: argparse.Namespace) -> int:
     seconds = options.seconds or (None if options.files else _BUILT_IN_S)
     speech = load_speech(options.files, pause_s=options.pause, seconds=seconds)
     run = asyncio.run(_play(options, speech))
-    result = result_of(run, _rules())
+    result = result_of(run, _rules(options))
     setting = _setting(options, speech, "pace", "sessions")
     _print(options, setting, result, *_latency_tables(result))
     if options.plot:
-        plot_run(run, _rules(), _title(setting), options.plot)
+        plot_run(run, _rules(options), _title(setting), options.plot)
     return EXIT_INPUT_FAILED if result.summary.stability.violations else 0
 
 
 def _run_soak(options: argparse.Namespace) -> int:
     speech = load_speech(options.files, pause_s=options.pause, seconds=options.minutes * 60)
     run = asyncio.run(_play(options, speech))
-    result = result_of_soak(run, _rules())
+    result = result_of_soak(run, _rules(options))
     summary = result.latency.summary
     setting = _setting(options, speech, "pace", "sessions", "minutes")
     tables = [*_latency_tables(result.latency), report.soak_table(result)]
     _print(options, setting, result, *tables)
     if options.plot:
-        plot_run(run, _rules(), _title(setting), options.plot)
+        plot_run(run, _rules(options), _title(setting), options.plot)
     has_grown = (result.growth.share or 0.0) > _MOST_GROWTH
     return EXIT_INPUT_FAILED if has_grown or summary.gaps or summary.stability.violations else 0
 
@@ -174,7 +174,7 @@ async def _play_live(options: argparse.Namespace, show: _Show) -> list[report.Li
             run = await measure(
                 server, speech, pace=1.0, n_sessions=n_sessions, telemetry=telemetry
             )
-            rows.append(report.LiveRow(n_sessions, result_of(run, _rules())))
+            rows.append(report.LiveRow(n_sessions, result_of(run, _rules(options))))
     return rows
 
 
@@ -213,20 +213,27 @@ def _model_name(options: argparse.Namespace) -> str:
     return str(find_model(options.model).absolute())
 
 
-def _rules() -> Endpointing:
+def _rules(options: argparse.Namespace) -> Endpointing:
     """The daemon's, which has the defaults."""
-    chunker = ChunkerConfig()
+    chunker, model = ChunkerConfig(), _facts(options)
     return Endpointing(
         pre_roll=chunker.pre_roll,
         hangover=chunker.hangover,
         trailing_silence=chunker.trailing_silence,
         max_segment=chunker.max_segment,
+        has_word_times=model is None or model.scripted is None,
     )
+
+
+def _facts(options: argparse.Namespace) -> ModelFacts | None:
+    """Of the model; None where the daemon is somebody else's."""
+    if getattr(options, "server", None):
+        return None
+    return model_facts(find_model(options.model or tiny.NAME))
 
 
 def _setting(options: argparse.Namespace, speech: Speech | None, *names: str) -> report.Setting:
     """What a reader must know to do the same."""
-    server = getattr(options, "server", None)
     settings: dict[str, Any] = {
         "threads": options.threads,
         "encoder window": options.encoder_window,
@@ -236,10 +243,9 @@ def _setting(options: argparse.Namespace, speech: Speech | None, *names: str) ->
     }
     if speech is not None:
         settings["audio_s"] = round(to_seconds(speech.n_samples), 3)
-    if server:
+    if server := getattr(options, "server", None):
         settings["server"] = server
-    model = None if server else model_facts(find_model(options.model or tiny.NAME))
-    return report.Setting(options.bench, this_machine(), model, settings)
+    return report.Setting(options.bench, this_machine(), _facts(options), settings)
 
 
 def _latency_tables(result: LatencyResult) -> list[Table]:
