@@ -31,7 +31,7 @@ ALLOWED = {
     "storage": BASE | {"transcript"},
     "client": BASE | {"protocols"},
     "mailbox": frozenset({"protocols"}),
-    "scheduling": frozenset[str](),
+    "scheduling": frozenset({"events"}),
     "metrics": frozenset({"units"}),
 }
 """Each part of the package, and which others it may import; those not named here are its top."""
@@ -75,6 +75,11 @@ def test_export_is_reached_by_its_command_alone() -> None:
     assert users == {"commands"}
 
 
+def test_nothing_but_its_command_needs_the_bench() -> None:
+    users = {part(path) for path in modules() if "bench" in own_parts(path)}
+    assert users == {"cli", "commands"}  # the command line knows its options
+
+
 def test_only_its_command_knows_the_daemon() -> None:
     users = {path.relative_to(ROOT) for path in modules() if "daemon" in own_parts(path)}
     assert users == {Path("commands/run.py")}
@@ -90,11 +95,19 @@ def test_only_its_command_knows_the_daemon() -> None:
         ("webrtcvad", {"segmentation/vad.py"}),
         (
             "rich",
-            {"console.py", "commands/export.py", "commands/devices.py", "commands/history.py"},
+            {
+                "bench/report.py",
+                "commands/bench.py",
+                "commands/devices.py",
+                "commands/export.py",
+                "commands/history.py",
+                "console.py",
+            },
         ),
         ("sounddevice", {"audio/portaudio.py"}),
         ("sqlite3", {"storage/journal.py"}),
-        ("prometheus_client", {"metrics.py"}),
+        ("prometheus_client", {"bench/telemetry.py", "metrics.py"}),
+        ("matplotlib", {"bench/plot.py"}),
     ],
 )
 def test_a_foreign_package_is_known_in_one_place(package: str, users: set[str]) -> None:
