@@ -9,7 +9,7 @@ that the decoder follows a script instead, so many tokens for each second of aud
 
 The checkpoint is written as safetensors (1.6 GB, with an aligner 3.6 GB) into DIRECTORY.checkpoint,
 goes through `streamasr export` like any other, and is deleted unless --keep is given. Two cores
-take about a minute with `q8_0` and two with `q4_k`, twice that with an aligner; writing takes little
+take a minute with `q8_0` and two with `q4_k`, twice that with an aligner; writing takes little
 memory, exporting 5 GB. DIRECTORY takes 1.0 GB (fp32, q8_0) or 0.6 GB (int8, q4_k), with an aligner
 about twice that.
 """
