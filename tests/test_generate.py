@@ -1,4 +1,4 @@
-"""The token loop and its guards, on a model that recites a script."""
+"""The token loop, its drafts and its guards, on models that recite a script or a hash."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain, cycle, islice, repeat
@@ -12,71 +12,67 @@ from streamasr.decoder.generate import (
     MAX_PERIOD,
     Generated,
     Prompt,
+    Question,
+    continuation,
     find_cycle,
     generate,
     token_budget,
 )
-from streamasr.decoder.llama import Outputs
-from streamasr.units import Float32Array
+from tests.readers import Model, greedy_answer, hashed_prompt, hashing, interview
 
 END, OTHER_END = 90, 91
-N_VOCAB = 100
 PROMPT = Prompt(before=(1, 2), after=(3, 4), ends=frozenset((END, OTHER_END)))
 LONG_AUDIO = 1000  # audio tokens: the budget is far away
 
 
-class Reciter:
-    """A decoder whose most likely next token comes from a script."""
+def reciter(script: Iterator[int]) -> Model:
+    """Says the tokens of a script, whatever it has read, and then the end."""
+    said: list[int] = []
 
-    def __init__(self, script: Iterator[int]) -> None:
-        self._script = script
-        self.calls: list[tuple[str, object, str]] = []
+    def follow(tokens: tuple[int, ...]) -> int:
+        while len(said) <= len(tokens):
+            said.append(next(script, END))
+        return said[len(tokens)]
 
-    def read_tokens(self, tokens: Sequence[int], outputs: Outputs) -> Float32Array:
-        self.calls.append(("tokens", tuple(tokens), outputs))
-        if outputs == "none":
-            return np.empty((0, N_VOCAB), np.float32)
-        logits = np.zeros((1, N_VOCAB), np.float32)
-        logits[0, next(self._script)] = 1
-        return logits
+    return follow
 
-    def read_embeddings(self, embeddings: Float32Array, outputs: Outputs) -> Float32Array:
-        self.calls.append(("embeddings", len(embeddings), outputs))
-        return np.empty((0, N_VOCAB), np.float32)
 
-    def truncate(self, n_past: int) -> None:
-        self.calls.append(("truncate", n_past, ""))
+def converse(
+    script: Iterator[int],
+    n_audio: int = LONG_AUDIO,
+    forced: Sequence[int] = (),
+    draft: Sequence[int] = (),
+) -> tuple[Generated, list[Question]]:
+    embeddings = np.zeros((n_audio, 8), np.float32)
+    return interview(generate(PROMPT, embeddings, forced, draft), reciter(script))
 
 
 def recite(
     script: Iterator[int], n_audio: int = LONG_AUDIO, forced: Sequence[int] = ()
 ) -> Generated:
-    return generate(Reciter(script), PROMPT, np.zeros((n_audio, 8), np.float32), forced)
+    """The answer to a script that begins with the forced tokens."""
+    return converse(chain(forced, script), n_audio, forced)[0]
+
+
+def asked(questions: Sequence[Question]) -> list[tuple[tuple[int, ...], int]]:
+    """Text and number of choices of each."""
+    return [(question.content.text, question.n_choices) for question in questions]
 
 
 def test_the_prompt_is_read_around_the_audio_and_then_token_by_token() -> None:
-    reader = Reciter(iter([7, 8, END]))
-    answer = generate(reader, PROMPT, np.zeros((5, 8), np.float32))
+    answer, questions = converse(iter([7, 8, END]), 5)
     assert answer == Generated((7, 8), "end")
-    assert reader.calls == [
-        ("truncate", 0, ""),
-        ("tokens", (1, 2), "none"),
-        ("embeddings", 5, "none"),
-        ("tokens", (3, 4), "last"),
-        ("tokens", (7,), "last"),
-        ("tokens", (8,), "last"),
-    ]
+    assert asked(questions) == [((3, 4), 1), ((3, 4, 7), 1), ((3, 4, 7, 8), 1)]
+    for question in questions:
+        assert question.content.before == (1, 2)
+        assert question.content.embeddings.shape == (5, 8)
+        assert question.content.n_prompt == 2
 
 
 def test_forced_tokens_are_read_with_the_prompt_and_begin_the_answer() -> None:
-    reader = Reciter(iter([9, END]))
-    answer = generate(reader, PROMPT, np.zeros((5, 8), np.float32), (7, 8))
+    answer, questions = converse(iter([7, 8, 9, END]), forced=(7, 8))
     assert answer == Generated((7, 8, 9), "end")
-    assert reader.calls[2:] == [
-        ("embeddings", 5, "none"),
-        ("tokens", (3, 4, 7, 8), "last"),
-        ("tokens", (9,), "last"),
-    ]
+    assert asked(questions) == [((3, 4, 7, 8), 1), ((3, 4, 7, 8, 9), 1)]
 
 
 def test_an_answer_may_end_right_after_the_forced_tokens() -> None:
@@ -126,11 +122,111 @@ def test_the_budget_grows_with_the_audio() -> None:
     assert token_budget(130) - token_budget(0) == 260
 
 
+# Drafts
+
+
+def test_a_right_draft_takes_one_question() -> None:
+    answer, questions = converse(iter([7, 8, 9, END]), draft=(7, 8, 9))
+    assert answer == Generated((7, 8, 9), "end")
+    assert asked(questions) == [((3, 4, 7, 8, 9), 4)]
+
+
+def test_a_draft_that_is_too_long_is_cut_where_the_answer_ends() -> None:
+    answer, questions = converse(iter([7, END]), draft=(7, 8, 9))
+    assert answer == Generated((7,), "end")
+    assert len(questions) == 1
+
+
+def test_after_a_draft_it_goes_on_token_by_token() -> None:
+    answer, questions = converse(iter([7, 8, 9, 10, END]), draft=(7, 8))
+    assert answer == Generated((7, 8, 9, 10), "end")
+    assert asked(questions)[1:] == [((3, 4, 7, 8, 9), 1), ((3, 4, 7, 8, 9, 10), 1)]
+
+
+def test_a_draft_is_resumed_behind_a_token_that_has_changed() -> None:
+    answer, questions = converse(
+        iter([10, 11, 55, 13, 14, 15, 16, END]), draft=(10, 11, 12, 13, 14, 15, 16)
+    )
+    assert answer.tokens == (10, 11, 55, 13, 14, 15, 16)
+    assert asked(questions) == [
+        ((3, 4, 10, 11, 12, 13, 14, 15, 16), 8),
+        ((3, 4, 10, 11, 55), 1),
+        ((3, 4, 10, 11, 55, 13), 1),
+        ((3, 4, 10, 11, 55, 13, 14, 15, 16), 3),  # two tokens agree again
+    ]
+
+
+@pytest.mark.parametrize(
+    ("draft", "tokens", "supposed"),
+    [
+        ((), (), ()),
+        ((), (1,), ()),
+        ((1, 2, 3), (), (1, 2, 3)),
+        ((1, 2, 3), (1, 2), (3,)),
+        ((1, 2, 3), (1, 2, 3), ()),
+        ((1, 2, 3), (1, 2, 3, 4), ()),
+        ((1, 2, 3, 4), (9,), ()),  # one token is no place
+        ((1, 2, 3, 4), (9, 2, 3), (4,)),  # one replaced
+        ((1, 2, 3, 4), (9, 1, 2), (3, 4)),  # one inserted
+        ((1, 2, 3, 4), (2, 3), (4,)),  # one taken out
+        ((0, 0, 0, 0, 0, 1, 2, 3), (1, 2), ()),  # too far away
+        (tuple(range(50)), (99, 1, 2), tuple(range(3, 11))),  # not too much at once
+        ((5, 6, 1, 5, 6, 2), (9, 9, 9, 5, 6), (2,)),  # the nearest place
+    ],
+)
+def test_what_a_draft_supposes(
+    draft: tuple[int, ...], tokens: tuple[int, ...], supposed: tuple[int, ...]
+) -> None:
+    assert continuation(draft, tokens) == supposed
+
+
+@st.composite
+def drafts(draw: st.DrawFn, answer: Sequence[int]) -> list[int]:
+    """The answer with some changes, or anything."""
+    draft = list(answer)
+    for _ in range(draw(st.integers(0, 3))):
+        place = draw(st.integers(0, len(draft)))
+        draft[place : place + draw(st.integers(0, 2))] = draw(st.lists(st.integers(0, 7)))
+    return draft
+
+
+@given(
+    rows=st.lists(st.integers(0, 3), max_size=12),
+    forced=st.lists(st.integers(0, 6), max_size=12),
+    data=st.data(),
+)
+def test_the_answer_is_the_same_with_any_draft(
+    rows: list[int], forced: list[int], data: st.DataObject
+) -> None:
+    embeddings = np.array(rows, np.float32).reshape(-1, 1)
+    prompt = hashed_prompt()
+    model = hashing(prompt.before, embeddings, prompt.after)
+    expected = greedy_answer(model, len(rows), forced)
+    assert interview(generate(prompt, embeddings, forced), model)[0] == expected
+    draft = data.draw(drafts(expected.tokens))
+    answer, questions = interview(generate(prompt, embeddings, forced, draft), model)
+    assert answer == expected
+    n_found = len(expected.tokens) - len(forced)
+    if expected.stop == "end":
+        assert len(questions) <= n_found + 1
+        if tuple(draft[: len(expected.tokens)]) == expected.tokens:
+            assert len(questions) == 1
+
+
+# Cycles
+
+
 @pytest.mark.parametrize("period", range(1, MAX_PERIOD + 1))
 def test_a_cycle_is_cut_to_its_first_copy(period: int) -> None:
     prefix, copy = [80, 81, 82], list(range(10, 10 + period))
     answer = recite(chain(prefix, cycle(copy)))
     assert answer == Generated((*prefix, *copy), "cycle")
+
+
+def test_a_cycle_in_the_draft_is_cut_too() -> None:
+    answer, questions = converse(repeat(9), draft=(9,) * 100)
+    assert answer == Generated((9,), "cycle")
+    assert len(questions) == 1
 
 
 @pytest.mark.parametrize("period", range(1, MAX_PERIOD + 1))
@@ -183,10 +279,11 @@ def test_find_cycle_is_what_its_definition_says(tokens: list[int]) -> None:
     assert find_cycle(tokens) == slow_find_cycle(tokens)
 
 
-@given(tokens=repetitive())
-def test_a_cut_answer_begins_like_the_uncut_one(tokens: list[int]) -> None:
+@given(tokens=repetitive(), draft=repetitive())
+def test_a_cut_answer_begins_like_the_uncut_one(tokens: list[int], draft: list[int]) -> None:
     answer = recite(chain(tokens, repeat(END)))
     assert answer.tokens == tuple(tokens[: len(answer.tokens)])
     assert (answer.stop == "cycle") == any(
         slow_find_cycle(tokens[:n]) for n in range(1, len(tokens) + 1)
     )
+    assert converse(chain(tokens, repeat(END)), draft=draft)[0] == answer
