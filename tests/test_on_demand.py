@@ -96,9 +96,15 @@ def test_an_idle_child_ends_and_another_takes_the_next_request(
     assert restless.restarts == 0
 
 
-def test_a_child_that_was_woken_in_vain_ends_too(restless: Calculator) -> None:
-    restless.wake()
-    assert restless.submit(1).result(PATIENCE_S) == 101
+def test_a_child_that_was_woken_in_vain_ends_too_but_not_while_it_loads(fifo: Path) -> None:
+    with OnDemand(hire(children.build_after_reading, fifo), 0) as worker:
+        worker.wake()
+        pid = worker.pid
+        while pid is None:  # it is started by another thread
+            pid = worker.pid
+        fifo.write_text("go on")  # waits until it reads
+        wait_gone(pid)
+        assert worker.restarts == 0
 
 
 def test_a_busy_child_is_not_idle(restless: Calculator, fifo: Path) -> None:

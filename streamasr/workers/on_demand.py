@@ -8,8 +8,8 @@ resting -- `idle_s` ----------------------------> asleep   the next request trie
 awake   -- its model is broken -----------------> lost     requests fail at once, for good
 ```
 
-While an answer is owed the child stays, and whether it may go is decided under the same lock under
-which requests come in: none is lost or refused because its child was being ended.
+While it loads or owes an answer the child stays, and whether it may go is decided under the same
+lock under which requests come in: none is lost or refused because its child was being ended.
 """
 
 import contextlib
@@ -108,8 +108,7 @@ class OnDemand(Generic[RequestT, AnswerT]):
                 answer = self._awake().submit(request)
             except WorkerError as error:
                 return _failed(error)
-            self._n_owed += 1
-        answer.add_done_callback(self._note_answer)
+            self._expect(answer)
         return answer
 
     def stop(self) -> None:
@@ -144,12 +143,18 @@ class OnDemand(Generic[RequestT, AnswerT]):
             except (OSError, RuntimeError) as error:  # no more files, no more threads
                 raise WorkerError(f"no process can be started: {error}") from error
             self._worker = worker
+            self._expect(worker.ready)  # a child is not idle while it loads
             self._changed.notify()
         if self._worker.is_alive:  # else it rests, however often it is asked for
             self._last_use = time.monotonic()
         return self._worker
 
-    def _note_answer(self, _answer: "Future[AnswerT]") -> None:
+    def _expect(self, what: "Future[Any]") -> None:
+        """Keep the child until this has come; under the lock."""
+        self._n_owed += 1
+        what.add_done_callback(self._note)
+
+    def _note(self, _what: "Future[Any]") -> None:
         with self._changed:
             self._n_owed -= 1
             self._last_use = time.monotonic()

@@ -136,7 +136,6 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         self._wake_receiver, self._wake_sender = multiprocessing.Pipe(duplex=False)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._ready: Future[None] = Future()
         self._process: multiprocessing.process.BaseProcess | None = None
         self._serving: _Job[RequestT, AnswerT] | None = None  # sent to the present child
         self._thread = threading.Thread(target=self._run, name=f"{name} supervisor", daemon=True)
@@ -145,6 +144,8 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         self._has_ready_child = False
         self._has_answered = False  # the present child, anything
         self.restarts = 0
+        self.ready: Future[None] = Future()
+        """Done once its first child has loaded its models, or with what `wait_ready` raises."""
         self.failure: StreamASRError | None = None
         """Why it was given up, if it was."""
 
@@ -182,7 +183,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
             ModelError: it cannot, and says why.
             WorkerError: it keeps dying.
         """
-        self._ready.result()
+        self.ready.result()
 
     def submit(self, request: RequestT) -> "Future[AnswerT]":
         """Queue a request.
@@ -253,7 +254,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
                 self._has_ready_child = False
                 connection.close()
                 _end(process)
-            if deaths == FAILED_STARTS and not self._ready.done():
+            if deaths == FAILED_STARTS and not self.ready.done():
                 message = f"the {self._name} died {deaths} times in a row while starting."
                 self._give_up(WorkerError(message))
                 return
@@ -283,8 +284,8 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         match self._receive(connection, process, self._patience.start):
             case Ready(pid):
                 logger.info("%s is ready, process %d", self._name, pid)
-                if not self._ready.done():
-                    self._ready.set_result(None)
+                if not self.ready.done():
+                    self.ready.set_result(None)
             case Broken(message):
                 raise ModelError(message)
             case other:
@@ -374,8 +375,6 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
 
     def _give_up(self, error: StreamASRError) -> None:
         with self._lock:
-            if not self._ready.done():
-                self._ready.set_exception(error)
             self.failure = error
             self._stopping.set()
         self._fail_all(error)
@@ -392,8 +391,8 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
             job = self._jobs.popleft()
             if not job.answer.done():
                 job.answer.set_exception(error)
-        if not self._ready.done():
-            self._ready.set_exception(error)
+        if not self.ready.done():
+            self.ready.set_exception(error)
 
 
 def restart_pause(deaths: int) -> float:
