@@ -6,19 +6,20 @@ What a pass costs is known only afterwards, and its parts grow with different th
     verify                      with the text that is known already
     decode                      with the audio that is new, so with the interval itself
 
-With an interval of t seconds, of which a pass takes `fixed + rate * t`, partials keep the machine
-busy for the share `load` if
+All but decoding is done for the partials alone: it is done again for each of them. With an interval
+of t seconds it keeps the machine busy for the share `load` if fixed / t = load. Decoding is not
+theirs alone, since what is decoded for a partial is only verified for the next one and the final.
+But it keeps the machine from other things, too: together they take no more than `_MOST_BUSY`.
 
-    (fixed + rate * t) / t = load        t = fixed / (load - rate)
+    (fixed + rate * t) / t = _MOST_BUSY        t = fixed / (_MOST_BUSY - rate)
+
+Where decoding alone leaves next to nothing free, partials still come, at a tenth of their share.
 
 Waiting counts like work, because it is the work that others had done: sessions that share a machine
 all draw back when it is full, though none knows of the others. It counts twice, because a queue
 makes partials old and no more frequent: of four sessions whose passes take 0.4 s each, simulated
 with pauses and uneven costs, each shows a partial every 1.9 s that waited for 0.2 s, in place of
 one every 1.6 s that waited for 1.0 s.
-
-What decoding takes of the load is not saved by a longer interval, since the final needs the same
-tokens; so it stretches the interval to `_MOST_STRETCH` times what the rest asks for, at most.
 
 Each part has a running average of its own, in which the newest pass weighs half.
 """
@@ -35,7 +36,11 @@ _NEWEST: Final = 0.5
 _WAITING: Final = 2.0
 """Weight of a second of waiting, in seconds of work."""
 
-_MOST_STRETCH: Final = 10.0
+_MOST_BUSY: Final = 0.8
+"""Share of the time that partials keep the machine busy, decoding included."""
+
+_LEAST_SHARE: Final = 0.1
+"""What is left at least, of the share that partials may have."""
 
 _PROMPT_END: Final = 8
 """Tokens between the audio and the text, about; they are read together with the draft."""
@@ -76,7 +81,8 @@ class Cadence:
 
         Args:
             shortest: interval between two partials, on a machine that is fast enough.
-            load: share of the time that they may keep the machine busy; None for no limit.
+            load: share of the time that they may keep the machine busy with what is done for them
+                alone; None for no limit.
         """
         self._shortest = shortest
         self._load = load
@@ -121,7 +127,7 @@ class Cadence:
         more_text = (n_draft + _PROMPT_END) / (known.draft + _PROMPT_END)
         fixed = known.encode + known.prefill + known.verify * more_text + _WAITING * known.waiting
         rate = known.decode / max(known.audio, _LEAST_AUDIO_S)
-        free = max(self._load - rate, self._load / _MOST_STRETCH)
+        free = max(min(self._load, _MOST_BUSY - rate), _LEAST_SHARE * self._load)
         return max(self._shortest, to_samples(fixed / free))
 
 

@@ -95,8 +95,9 @@ class SessionSettings:
     partial_interval: Samples = Samples(SAMPLE_RATE // 2)  # noqa: RUF009 - an int
     """New audio between two partials."""
     partial_load: float | None = 0.5
-    """Share of the time that partials of this session may keep the machine busy; None for no limit,
-    which makes the same audio show the same partials on any machine."""
+    """Share of the time that partials of this session may keep the machine busy with what the final
+    does not need; None for no limit, which makes the same audio show the same partials on any
+    machine."""
     commit: CommitLag | None = field(default_factory=CommitLag)
     """When a part of a partial becomes stable; None: not before the final."""
     speculates: bool = True
