@@ -281,8 +281,11 @@ def measure(
 
 def result_of(measured: Sequence[Measured], plan: Plan) -> UpdateResult:
     """Medians and ratios."""
-    lengths = {*plan.lengths, plan.final_s}
-    keys = dict.fromkeys((m.kind, m.seconds) for m in measured if m.seconds in lengths)
+    keys = dict.fromkeys(
+        (m.kind, m.seconds)
+        for m in measured
+        if m.kind != "incremental" or m.seconds in plan.lengths
+    )
     rows = [_row(kind, seconds, measured) for kind, seconds in sorted(keys, key=_in_order)]
     every = sorted({m.seconds for m in measured if m.kind == "incremental"})
     curve = [(seconds, _row("incremental", seconds, measured).cost.wall) for seconds in every]
