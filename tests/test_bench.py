@@ -18,7 +18,7 @@ from streamasr.bench.file import FileResult
 from streamasr.bench.latency import Run
 from streamasr.bench.machine import SCRIPTED, model_facts, this_machine
 from streamasr.bench.options import add_bench
-from streamasr.bench.plot import check_plot, cost_of_update, thinned
+from streamasr.bench.plot import check_plot, cost_of_update, edges_of_work, thinned
 from streamasr.bench.processes import Usage, usage
 from streamasr.bench.recording import Recording
 from streamasr.bench.soak import memory_growth
@@ -205,6 +205,8 @@ def test_an_update_costs_its_share_of_the_work() -> None:
     before, after = look(1.0, 1.0), look(2.0, 1.5)
     assert cost_of_update([heard], before, after, "encode") == pytest.approx(250.0)
     assert cost_of_update([], before, after, "encode") == 0.0
+    edges = edges_of_work([heard], [look(at) for at in (0.0, 0.4, 0.8, 1.2, 1.6, 9.0)])
+    assert [one.at for one in edges] == [0.0, 0.8, 1.6, 9.0]
 
 
 # Machine, model, report

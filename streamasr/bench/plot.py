@@ -114,7 +114,7 @@ def _draw_lag(axes: "Axes", run: Run, rules: Endpointing) -> None:
 def _draw_costs(axes: "Axes", run: Run) -> None:
     """What each stage worked for each text that came, stage on stage."""
     bins = min(_BINS, int((run.looks[-1].at - run.looks[0].at) / _SHORTEST_BIN_S))
-    looks = thinned(run.looks, max(1, bins))
+    looks = edges_of_work(run.recordings, thinned(run.looks, max(1, bins)))
     stages = sorted({stage for look in looks for stage in look.work}, key=_stage_order)
     edges = [look.at - run.began for look in looks]
     base = [0.0] * (len(looks) - 1)
@@ -162,15 +162,28 @@ def thinned(looks: Sequence[Look], n: int) -> list[Look]:
     return [looks[round(i * (len(looks) - 1) / n)] for i in range(n + 1)]
 
 
+def edges_of_work(recordings: Sequence[Recording], looks: Sequence[Look]) -> list[Look]:
+    """The looks between any two of which a text came, so that no work counts for none."""
+    edges = [looks[0]]
+    for look in looks[1:]:
+        if _n_texts(recordings, edges[-1], look):
+            edges.append(look)
+    return edges
+
+
 def cost_of_update(recordings: Sequence[Recording], before: Look, after: Look, stage: str) -> float:
     """Milliseconds that a stage worked between two looks, for each partial and final that came."""
-    n_texts = sum(
+    n_texts = _n_texts(recordings, before, after)
+    done = after.work.get(stage, 0.0) - before.work.get(stage, 0.0)
+    return 1000 * done / n_texts if n_texts else 0.0
+
+
+def _n_texts(recordings: Sequence[Recording], before: Look, after: Look) -> int:
+    return sum(
         isinstance(one.message, v1.Partial | v1.Final) and before.at < one.at <= after.at
         for recording in recordings
         for one in recording.heard
     )
-    done = after.work.get(stage, 0.0) - before.work.get(stage, 0.0)
-    return 1000 * done / n_texts if n_texts else 0.0
 
 
 def _leave_room(axes: "Axes", n_columns: int) -> None:
