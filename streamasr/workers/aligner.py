@@ -7,6 +7,7 @@ and finals may not.
 import contextlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -26,7 +27,10 @@ from streamasr.workers.process import OnTrouble, Patience, Worker
 AlignerWorker: TypeAlias = OnDemand[Align, Aligned]
 
 NICENESS: Final = 10
-"""Of 19: next to a busy recogniser it gets a tenth of a core, and all of one that is free."""
+"""Of 19: beside a busy recogniser it gets a tenth of a core, and all of one that is free."""
+
+_SLOWNESS: Final = 10
+"""So many times as long as alone may it therefore take."""
 
 _SAMPLES_PER_MS = SAMPLE_RATE // 1000
 
@@ -41,6 +45,7 @@ def aligner_worker(
             they are needed.
     """
     check_files(config.bundle)
+    patience = replace(patience, answer=_SLOWNESS * patience.answer)
     return OnDemand(partial(Worker, "aligner", build_aligner, config, patience, on_trouble), idle_s)
 
 
