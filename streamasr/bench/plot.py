@@ -115,6 +115,8 @@ def _draw_costs(axes: "Axes", run: Run) -> None:
     """What each stage worked for each text that came, stage on stage."""
     bins = min(_BINS, int((run.looks[-1].at - run.looks[0].at) / _SHORTEST_BIN_S))
     looks = edges_of_work(run.recordings, thinned(run.looks, max(1, bins)))
+    if len(looks) == 1:  # no text came
+        return
     stages = sorted({stage for look in looks for stage in look.work}, key=_stage_order)
     edges = [look.at - run.began for look in looks]
     base = [0.0] * (len(looks) - 1)
