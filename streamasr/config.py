@@ -42,9 +42,6 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-default_threads = available_cores
-
-
 @dataclass(frozen=True, slots=True)
 class Threads:
     """How many threads each stage works with."""

@@ -24,7 +24,7 @@ from streamasr.bench.update import Plan
 from streamasr.bench.update import measure as measure_update
 from streamasr.bench.update import result_of as update_result
 from streamasr.cli import EXIT_INPUT_FAILED
-from streamasr.config import RecognitionConfig, default_threads, read_token
+from streamasr.config import RecognitionConfig, read_token
 from streamasr.engine import Engine
 from streamasr.models import tiny
 from streamasr.models.bundle import find_model
@@ -200,7 +200,7 @@ def _recognition(options: argparse.Namespace, **others: Any) -> RecognitionConfi
     """The configuration of an engine of our own."""
     settings = {
         "encoder_window_s": options.encoder_window,
-        "threads": options.threads or default_threads(),
+        "threads": options.threads,
         "reuse": not options.no_reuse,
     }
     return RecognitionConfig(find_model(options.model or tiny.NAME), **{**settings, **others})
