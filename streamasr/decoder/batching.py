@@ -14,7 +14,7 @@ embeddings: their decode steps come nearly free, since each batch has to fetch a
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -193,6 +193,14 @@ class Batcher:
             self.release(key)
         return Answer(key, generator, choose)
 
+    def text_of(self, key: Hashable) -> tuple[int, ...]:
+        """The tokens after the prompt that were read last for a key, of an answer or part of one."""
+        slot = self._slots.get(key)
+        if slot is None or slot.content is None:
+            return ()
+        n_read = self._reader.length(slot.sequence) - slot.content.text_begin
+        return slot.content.text[slot.content.n_prompt : max(0, n_read)]
+
     def release(self, key: Hashable) -> None:
         """Forget what was kept for a key."""
         if slot := self._slots.pop(key, None):
@@ -229,18 +237,20 @@ class Batcher:
         return self._hand_out(parts, outputs, began)
 
     def _plan(self, answers: Sequence[Answer[Any]]) -> list[_Part]:
-        """Who reads what; nobody if there is no room for the lead even alone, which then fails."""
-        admitted = [answer for answer in answers if self._admit(answer, answers)]
-        lead = next(filter(self._is_reading_prompt, admitted), admitted[0])
-        n_wanted = min(self._max_rows, self._n_missing(lead))
-        while self.n_free_cells < n_wanted:
-            if not self._give_way(lead, admitted):
+        """Who reads what; nobody if there is no room for the first even alone, which then fails."""
+        chosen = self._fitting(answers)
+        for answer in chosen:
+            self._admit(answer, chosen)
+        lead = next(filter(self._is_reading_prompt, chosen), chosen[0])
+        if not self._make_room(lead, chosen):
+            lead = chosen[0]
+            if not self._make_room(lead, chosen):
                 n_rows = len(lead.question.content)
                 lead.fail(DecodeError(f"{n_rows} positions do not fit into the context."))
                 return []
         n_rows, n_free = 0, self.n_free_cells
         parts: list[_Part] = []
-        for answer in [lead, *admitted]:
+        for answer in [lead, *chosen]:
             limit = min(self._max_rows - n_rows, n_free - n_rows)
             if limit <= 0 or answer.key not in self._slots:
                 continue
@@ -250,19 +260,35 @@ class Batcher:
                 n_rows += len(part.rows.data)
         return parts
 
-    def _admit(self, answer: Answer[Any], answers: Sequence[Answer[Any]]) -> bool:
+    def _fitting(self, answers: Sequence[Answer[Any]]) -> list[Answer[Any]]:
+        """The most urgent ones that fit into the context together.
+
+        The others wait until one of these is complete. If all went on, each would take the cells
+        that another has just filled, and none would ever be complete.
+        """
+        n_free, n_slots = self._reader.n_ctx, len(self._slots) + len(self._free)
+        fitting: list[Answer[Any]] = []
+        prefixes: set[tuple[int, ...]] = set()
+        for answer in answers:
+            content = answer.question.content
+            is_shared = self._reuse and content.before in prefixes
+            n_rows = len(content) - (len(content.before) if is_shared else 0)
+            if fitting and (n_rows > n_free or len(fitting) == n_slots):
+                continue
+            fitting.append(answer)
+            prefixes.add(content.before)
+            n_free -= n_rows
+        return fitting
+
+    def _admit(self, answer: Answer[Any], chosen: Sequence[Answer[Any]]) -> None:
         """Give an answer a sequence that holds as much as possible of what it asks about."""
         slot = self._slots.get(answer.key)
         if slot is None:
-            keep = {other.key for other in answers}
-            if not self._free and not self._evict_one(keep) and answer is answers[0]:
-                self._evict_one(keep={answer.key})
             if not self._free:
-                return False
+                self._evict_slot(keep={other.key for other in chosen})
             slot = self._slots[answer.key] = _Slot(self._free.pop())
         self._slots.move_to_end(answer.key)
         self._turn_to(slot, answer)
-        return True
 
     def _turn_to(self, slot: _Slot, answer: Answer[Any]) -> None:
         """Forget what is not part of what is asked about now."""
@@ -273,11 +299,13 @@ class Batcher:
             n_kept = common_length(slot.content, question.content) if slot.content else 0
             n_kept = min(n_kept, n_read, n_silent)
             self._reader.truncate(slot.sequence, n_kept)
-            slot.content, slot.n_shared = question.content, min(slot.n_shared, n_kept)
+            if not slot.content or slot.content.before != question.content.before:
+                slot.n_shared = 0  # what it still shares is not kept for its sake any more
+            slot.content = question.content
             answer.forget_choices()
         elif n_read < n_silent:
             answer.forget_choices()  # what it had heard of was lost
-        if self._reader.length(slot.sequence) == 0:
+        if self._reader.length(slot.sequence) < len(question.content.before):
             self._copy_prefix(slot, question.content.before)
 
     def _part(self, answer: Answer[Any], limit: int) -> _Part:
@@ -314,28 +342,38 @@ class Batcher:
         read = self._reader.length(self._slots[answer.key].sequence)
         return read < answer.question.content.text_begin
 
-    def _give_way(self, lead: Answer[Any], answers: Sequence[Answer[Any]]) -> bool:
-        """Give up a cache that nobody needs now, or else that of the least urgent other answer."""
-        if self._evict_one(keep={answer.key for answer in answers}):
-            return True
-        others = (a.key for a in reversed(answers) if a is not lead and a.key in self._slots)
-        key = next(others, None)
+    def _make_room(self, lead: Answer[Any], chosen: Sequence[Answer[Any]]) -> bool:
+        """Give up caches until the lead has room for its rows; whether it has."""
+        n_wanted = min(self._max_rows, self._n_missing(lead))
+        while self.n_free_cells < n_wanted:
+            if not (
+                self._evict_one({answer.key for answer in chosen}) or self._part_with(lead, chosen)
+            ):
+                return False
+        return True
+
+    def _part_with(self, lead: Answer[Any], chosen: Sequence[Answer[Any]]) -> bool:
+        """Give up the cells of the least urgent answer behind the lead; whether there were any."""
+        behind = chosen[chosen.index(lead) + 1 :]
+        key = next((a.key for a in reversed(behind) if a.key in self._slots), None)
         if key is not None:
             self.release(key)
         return key is not None
 
-    def _evict_one(self, keep: Iterable[Hashable]) -> bool:
-        """Give up the cache that was not used for the longest time; whether there was one."""
-        kept = set(keep)
-        key = next((key for key in self._slots if key not in kept), None)
-        if key is None:
-            return self._evict_prefix()
-        self.release(key)
-        return True
+    def _evict_one(self, keep: Collection[Hashable]) -> bool:
+        """Give up something that nobody needs now; whether there was anything."""
+        return self._evict_slot(keep) or self._evict_prefix()
+
+    def _evict_slot(self, keep: Collection[Hashable]) -> bool:
+        """Give up the cache that was not used for the longest time."""
+        key = next((key for key in self._slots if key not in keep), None)
+        if key is not None:
+            self.release(key)
+        return key is not None
 
     def _evict_prefix(self) -> bool:
-        used = {slot.content.before for slot in self._slots.values() if slot.content}
-        tokens = next((tokens for tokens in self._prefixes if tokens not in used), None)
+        shared = {slot.content.before for slot in self._slots.values() if slot.content}
+        tokens = next((tokens for tokens in self._prefixes if tokens not in shared), None)
         if tokens is None:
             return False
         sequence = self._prefixes.pop(tokens)

@@ -105,8 +105,7 @@ class Qwen3ASRDecoder:
             forced: tokens that the answer begins with, of an earlier one for less of this audio.
             draft: tokens that it probably has, from its beginning; they only make it faster.
         """
-        if not self._reuse:
-            draft = ()
+        draft = self._best_draft(key, forced, draft) if self._reuse else ()
         script = self._script
         choose = script.chooser(len(embeddings), min(self._ends)) if script else greedy
         hypotheses = self._hypothesis(embeddings, context, language, forced, draft)
@@ -177,6 +176,14 @@ class Qwen3ASRDecoder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _best_draft(
+        self, key: Hashable, forced: Sequence[int], draft: Sequence[int]
+    ) -> Sequence[int]:
+        """The draft, or what an abandoned answer for this segment had found already."""
+        found = self._batcher.text_of(key)
+        keeps_promise = found[: len(forced)] == tuple(forced)
+        return found if keeps_promise and len(found) > len(draft) else draft
 
     def _hypothesis(
         self,
