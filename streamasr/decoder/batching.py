@@ -194,7 +194,7 @@ class Batcher:
         return Answer(key, generator, choose)
 
     def text_of(self, key: Hashable) -> tuple[int, ...]:
-        """The tokens after the prompt that were read last for a key, of an answer or part of one."""
+        """The tokens after the prompt that were read last for a key: an answer, or part of one."""
         slot = self._slots.get(key)
         if slot is None or slot.content is None:
             return ()
@@ -372,7 +372,9 @@ class Batcher:
         return key is not None
 
     def _evict_prefix(self) -> bool:
-        shared = {slot.content.before for slot in self._slots.values() if slot.content}
+        shared = {
+            slot.content.before for slot in self._slots.values() if slot.content and slot.n_shared
+        }
         tokens = next((tokens for tokens in self._prefixes if tokens not in shared), None)
         if tokens is None:
             return False
