@@ -16,7 +16,7 @@ from streamasr.decoder.generate import (
     find_cycle,
     token_budget,
 )
-from streamasr.decoder.llama import NoRoomError, Rows
+from streamasr.decoder.llama import IntArray, NoRoomError, Rows
 from streamasr.units import Float32Array
 
 N_VOCAB: Final = 8
@@ -105,12 +105,11 @@ class FakeReader:
         self._cells[target] = self._cells[source][:length]
 
 
-def row_items(data: Sequence[int] | Float32Array) -> list[Item]:
+def row_items(data: IntArray | Float32Array) -> list[Item]:
     """Tokens or embeddings, one for each position."""
-    rows = np.asarray(data)
-    if rows.ndim == 1:
-        return [int(token) for token in rows]
-    return [row.tobytes() for row in rows]
+    if data.ndim == 1:
+        return [int(token) for token in data]
+    return [row.tobytes() for row in data]
 
 
 def items_of(content: Content) -> list[Item]:
