@@ -340,7 +340,7 @@ def test_what_fits_nowhere_fails_and_nothing_else_does() -> None:
 
 
 def test_a_prefix_does_not_stand_in_the_way_of_who_has_read_it_itself() -> None:
-    longest = audio([1.0] * 10)
+    longest = audio([1.0] * 60)
     expected = truth(PROMPT, longest)
     batcher, _ = batcher_of(n_ctx=3 + len(longest) + len(AFTER) + len(expected.tokens))
     finish(batcher, *(batcher.begin(key, generate(PROMPT, audio([7.0]))) for key in "ab"))

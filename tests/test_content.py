@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamasr.decoder.content import Content, common_length
-from tests.readers import items_of, row_items
+from tests.readers import Item, items_of, row_items
 
 tokens = st.lists(st.integers(0, 1), max_size=5).map(tuple)
 embeddings = st.lists(st.sampled_from([0.0, 1.0]), max_size=5).map(
@@ -26,7 +26,7 @@ def test_positions_are_counted_through(content: Content) -> None:
 
 @given(contents, st.integers(1, 4))
 def test_rows_one_after_the_other_are_all_of_the_content(content: Content, limit: int) -> None:
-    read = []
+    read: list[Item] = []
     while len(read) < len(content):
         rows = content.rows(len(read), limit)
         assert 0 < len(rows) <= limit
