@@ -137,8 +137,8 @@ class FairQueue(Generic[OwnerT, ItemT]):
 
     def change_rank(self, owner: OwnerT, predicate: Callable[[ItemT], bool], rank: Rank) -> None:
         """Let the items of an owner that satisfy `predicate` wait behind those of another rank."""
-        for item in self.remove(owner, predicate):
-            self.push(owner, item, rank)
+        if changed := self.remove(owner, predicate):
+            self._accounts[owner].waiting[rank].extend(changed)
 
     def remove(self, owner: OwnerT, predicate: Callable[[ItemT], bool]) -> list[ItemT]:
         """Take back the waiting items of an owner that satisfy `predicate`."""

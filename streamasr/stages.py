@@ -101,7 +101,7 @@ class WorkerStage(Stage[OrderT], Generic[OrderT, RequestT, ResultT]):
 
         Args:
             submit: of the worker, which is started and stopped by its owner.
-            request_of: what the child gets of an order.
+            request_of: what the child gets of an order; called once it cannot be taken back.
             answer_of: from an order and what came of its request, a result or an error.
         """
         super().__init__()
@@ -124,9 +124,9 @@ class WorkerStage(Stage[OrderT], Generic[OrderT, RequestT, ResultT]):
     def _send(self) -> None:
         """Give the child what is next, if it has nothing to do."""
         while taken := self._take():
-            owner, order = taken
+            owner, order, request = taken
             began = time.perf_counter()
-            result = self._submit(self._request_of(owner, order))
+            result = self._submit(request)
             if not result.done():
                 result.add_done_callback(lambda result: self._go_on(owner, order, began, result))  # noqa: B023 - returns
                 return
@@ -140,12 +140,13 @@ class WorkerStage(Stage[OrderT], Generic[OrderT, RequestT, ResultT]):
         self._send()  # first, so that the child need not wait
         owner.hand_over(self._answer_of(order, result))
 
-    def _take(self) -> tuple[Owner, OrderT] | None:
+    def _take(self) -> tuple[Owner, OrderT, RequestT] | None:
         with self._changed:
             if self._is_busy or self._is_stopping or not self._queue:
                 return None
             self._is_busy = True
-            return self._queue.pop()
+            owner, order = self._queue.pop()
+            return owner, order, self._request_of(owner, order)
 
     def _finish(self, owner: Owner, began: float) -> None:
         with self._changed:
@@ -210,6 +211,12 @@ class DecoderStage(Stage[Decode]):
     def is_ready(self) -> bool:
         """Whether the decoder is loaded."""
         return self._decoder is not None
+
+    @property
+    def n_waiting(self) -> int:
+        """How many orders wait; those that have been begun do not count."""
+        with self._changed:
+            return len(self._queue) - len(self._begun)
 
     def start(self) -> None:
         """Begin to load; returns at once."""
@@ -282,7 +289,11 @@ class DecoderStage(Stage[Decode]):
             self._decoder.check_context(context)
 
     def _interrupt_if_urgent(self) -> None:
-        if self._running and self._decoder and self._queue.has_urgent(self._running[0]):
+        """Interrupt the running step if it is not for what is most urgent now."""
+        if not (self._running and self._decoder and self._queue.has_urgent(self._running[0])):
+            return
+        _, urgent = self._queue.front()
+        if not any(order in self._running[1] for order in urgent):
             self._decoder.abandon()
 
     def _interrupt_if_for(self, owner: Owner, order: Decode) -> None:
@@ -319,15 +330,17 @@ class DecoderStage(Stage[Decode]):
 
     def _step(self, decoder: Qwen3ASRDecoder) -> None:
         orders = self._next_orders(decoder)
+        for owner, order in orders:
+            self._begin(decoder, owner, order)
         try:
-            answers = self._answers(decoder, orders)
+            answers = self._answers(orders)
             costs = dict(decoder.step(answers)) if answers else {}
         except Aborted:
             costs = {}
         except Exception as error:  # the thread's outermost frame: whoever waits must hear of it
             logger.exception("a step of the decoder failed")
-            self._give_up(orders, f"internal error: {error!r}")
-            return
+            self._give_up(orders, error)
+            costs = {}
         for owner, order, answer in self._end_step(orders, costs):
             owner.hand_over(_decoded(order, answer))
 
@@ -340,30 +353,31 @@ class DecoderStage(Stage[Decode]):
             decoder.rearm()
             return self._running[1]
 
-    def _answers(
-        self, decoder: Qwen3ASRDecoder, orders: Sequence[tuple[Owner, Decode]]
-    ) -> list[BatchAnswer]:
+    def _begin(self, decoder: Qwen3ASRDecoder, owner: Owner, order: Decode) -> None:
+        """Begin with an order, if it is new and has not been taken back."""
+        try:
+            with self._changed:
+                if (owner, order.of) in self._begun or not self._queue.has(owner, order):
+                    return
+                segment = owner, order.of.segment
+                self._begun[owner, order.of] = decoder.begin(
+                    segment,
+                    order.embeddings,
+                    context=order.context,
+                    language=order.language,
+                    forced=order.forced,
+                    draft=order.draft,
+                )
+                self._segments.add(segment)
+        except Exception as error:  # as above, and nobody else is concerned
+            logger.exception("the decoder could not begin")
+            self._give_up([(owner, order)], error)
+
+    def _answers(self, orders: Sequence[tuple[Owner, Decode]]) -> list[BatchAnswer]:
         """The answers that are being found to those orders that have not been taken back."""
         with self._changed:
-            return [
-                self._begun.get((owner, order.of)) or self._begin(decoder, owner, order)
-                for owner, order in orders
-                if self._queue.has(owner, order)
-            ]
-
-    def _begin(self, decoder: Qwen3ASRDecoder, owner: Owner, order: Decode) -> BatchAnswer:
-        segment = owner, order.of.segment
-        answer = decoder.begin(
-            segment,
-            order.embeddings,
-            context=order.context,
-            language=order.language,
-            forced=order.forced,
-            draft=order.draft,
-        )
-        self._segments.add(segment)
-        self._begun[owner, order.of] = answer
-        return answer
+            found = [self._begun.get((owner, order.of)) for owner, order in orders]
+            return [answer for answer in found if answer]
 
     def _end_step(
         self, orders: Sequence[tuple[Owner, Decode]], costs: Mapping[BatchAnswer, float]
@@ -381,14 +395,15 @@ class DecoderStage(Stage[Decode]):
                     complete.append((owner, order, answer))
         return complete
 
-    def _give_up(self, orders: Sequence[tuple[Owner, Decode]], message: str) -> None:
+    def _give_up(self, orders: Sequence[tuple[Owner, Decode]], error: Exception) -> None:
+        """Answer that these orders failed, and believe nothing that was read for them."""
         with self._changed:
-            self._running = None
             for owner, order in orders:
                 self._begun.pop((owner, order.of), None)
+                self._released.append((owner, order.of.segment))
             given_up = [(o, order) for o, order in orders if self._queue.finish(o, order)]
         for owner, order in given_up:
-            owner.hand_over(PassFailed(order.of, message))
+            owner.hand_over(PassFailed(order.of, f"internal error: {error!r}"))
 
 
 def rank_of(order: Encode | Decode | Align) -> Rank:

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamasr.scheduling import QUANTUM_S, FairQueue, Rank
+from streamasr.events import Rank
+from streamasr.scheduling import QUANTUM_S, FairQueue
 
-FINAL, PARTIAL = Rank.FINAL, Rank.PARTIAL
+FINAL, SPECULATIVE, PARTIAL = Rank
 
 
 def serve(queue: FairQueue[str, int], cost: float = 1.0) -> tuple[str, int]:
@@ -130,17 +131,99 @@ def test_a_dropped_owner_is_forgotten() -> None:
 
 def test_a_final_is_urgent_unless_its_owner_had_much_more() -> None:
     queue = filled(("live", 1, PARTIAL))
-    assert not queue.has_urgent()
+    assert not queue.has_urgent(PARTIAL)
     running, _ = queue.pop()
     queue.push("file", 2, FINAL)
-    assert queue.has_urgent()
+    assert queue.has_urgent(PARTIAL)
     queue.charge(running, 0.1)
     assert serve(queue, 10 * QUANTUM_S) == ("file", 2)
     queue.push("live", 3, PARTIAL)
     queue.push("file", 4, FINAL)
     running, _ = queue.pop()
     assert running == "live"
-    assert not queue.has_urgent()
+    assert not queue.has_urgent(PARTIAL)
+
+
+@pytest.mark.parametrize("waiting", Rank)
+@pytest.mark.parametrize("running", Rank)
+def test_what_is_owed_more_is_urgent(waiting: Rank, running: Rank) -> None:
+    queue = filled(("a", 1, waiting))
+    assert queue.has_urgent(running) == (waiting < running)
+    assert not filled().has_urgent(running)
+
+
+# Steps
+
+
+def test_nothing_is_in_front_of_an_empty_queue() -> None:
+    with pytest.raises(IndexError):
+        filled().front()
+
+
+def test_in_front_is_one_item_of_each_whose_turn_it_is() -> None:
+    queue = filled(
+        *(("a", 1, SPECULATIVE), ("b", 2, PARTIAL), ("c", 3, SPECULATIVE), ("a", 4, SPECULATIVE))
+    )
+    assert queue.front() == (SPECULATIVE, [("a", 1), ("c", 3)])
+    assert queue.front() == queue.front()
+    queue.spend("a", 2 * QUANTUM_S)
+    assert queue.front() == (SPECULATIVE, [("c", 3)])
+    queue.finish("c", 3)
+    assert queue.front() == (PARTIAL, [("b", 2)])
+
+
+def test_who_has_had_its_quantum_lets_the_others_catch_up() -> None:
+    queue = filled(("a", 1, FINAL), ("b", 2, FINAL))
+    for _ in range(3):
+        queue.spend("a", QUANTUM_S * 0.4)
+    assert queue.front()[1] == [("b", 2)]
+    queue.spend("b", QUANTUM_S * 0.4)
+    assert queue.front()[1] == [("a", 1), ("b", 2)]
+
+
+def test_who_was_served_goes_behind_its_equals() -> None:
+    queue = filled(("a", 1, FINAL), ("a", 2, FINAL), ("b", 3, FINAL))
+    assert queue.finish("a", 1)
+    assert queue.front()[1] == [("b", 3), ("a", 2)]
+
+
+def test_what_is_done_or_taken_back_is_not_there_any_more() -> None:
+    first, second = [1], [1]  # equal, but not the same
+    queue: FairQueue[str, list[int]] = FairQueue()
+    queue.push("a", first, FINAL)
+    queue.push("a", second, FINAL)
+    assert queue.has("a", first)
+    assert queue.finish("a", first)
+    assert not queue.has("a", first)
+    assert queue.has("a", second)
+    assert not queue.finish("a", first)
+    assert queue.remove("a", lambda _: True) == [second]
+    assert not queue.finish("a", second)
+    assert not queue.has("nobody", first)
+    assert not queue.finish("nobody", first)
+    queue.spend("nobody", 1.0)
+
+
+def test_what_has_another_rank_goes_with_that() -> None:
+    queue = filled(("a", 1, PARTIAL), ("a", 2, SPECULATIVE), ("b", 3, FINAL), ("a", 4, FINAL))
+    queue.change_rank("a", lambda item: item == 2, FINAL)
+    queue.change_rank("nobody", lambda _: True, FINAL)
+    queue.change_rank("b", lambda _: False, PARTIAL)
+    assert [serve(queue) for _ in range(4)] == [("a", 4), ("b", 3), ("a", 2), ("a", 1)]
+
+
+def test_another_rank_costs_no_turn_and_earns_nothing() -> None:
+    queue = filled(("a", 1, SPECULATIVE), ("b", 2, FINAL), ("c", 3, FINAL))
+    queue.spend("b", 0.1)
+    queue.change_rank("a", lambda _: True, FINAL)
+    assert queue.front()[1] == [("a", 1), ("b", 2), ("c", 3)]
+    queue.spend("a", 2 * QUANTUM_S)
+    queue.change_rank("a", lambda _: True, PARTIAL)
+    queue.change_rank("a", lambda _: True, FINAL)
+    assert queue.front()[1] == [("b", 2), ("c", 3)]
+
+
+# Any history
 
 
 class Played:
@@ -274,3 +357,87 @@ def test_owners_that_always_want_something_get_the_same(costs: list[tuple[str, f
     spread = sorted(got.values())
     assert all(b - a <= QUANTUM_S + MAX_COST for a, b in pairwise(spread))
     assert spread[-1] - spread[0] <= QUANTUM_S + MAX_COST
+
+
+class Stepped:
+    """A random history of a queue whose items take several steps, of all whose turn it is."""
+
+    def __init__(self, steps: list[tuple[str, Rank, int, float]]) -> None:
+        """Let each step push one item, and some steps be made after some of them.
+
+        Args:
+            steps: owner, rank, how many steps follow and each item takes, at which cost each.
+        """
+        self.queue: FairQueue[str, int] = FairQueue()
+        self.pushed: list[tuple[str, Rank]] = []
+        self.n_left: list[int] = []  # steps, of each item
+        self.finished: list[int] = []
+        for owner, rank, n_steps, cost in steps:
+            self.queue.push(owner, len(self.pushed), rank)
+            self.pushed.append((owner, rank))
+            self.n_left.append(n_steps + 1)
+            for _ in range(n_steps):
+                self.step(cost)
+        while self.queue:
+            self.step(0.3)
+
+    def step(self, cost: float) -> None:
+        """Work on what is in front; the first has all of the cost, as who leads a batch."""
+        if not self.queue:
+            return
+        rank, front = self.queue.front()
+        self.check_front(rank, front)
+        for n, (owner, item) in enumerate(front):
+            self.queue.spend(owner, cost if n == 0 else 0.0)
+            self.n_left[item] -= 1
+            if self.n_left[item] == 0:
+                assert self.queue.finish(owner, item)
+                self.finished.append(item)
+
+    def check_front(self, rank: Rank, front: list[tuple[str, int]]) -> None:
+        assert len({owner for owner, _ in front}) == len(front)
+        for owner, item in front:
+            assert self.pushed[item] == (owner, rank)
+            earlier = [n for n in range(item) if self.pushed[n] == (owner, rank)]
+            assert all(self.n_left[n] == 0 for n in earlier)
+            better = [n for n, (other, r) in enumerate(self.pushed) if other == owner and r < rank]
+            assert all(self.n_left[n] == 0 for n in better)
+
+
+stepped_histories = st.lists(
+    st.tuples(owners, st.sampled_from(Rank), st.integers(0, 3), st.floats(0.01, MAX_COST)),
+    max_size=40,
+).map(Stepped)
+
+
+@given(stepped_histories)
+def test_everything_that_is_worked_on_in_steps_is_finished_once(stepped: Stepped) -> None:
+    assert sorted(stepped.finished) == list(range(len(stepped.pushed)))
+    assert len(stepped.queue) == 0
+
+
+@given(st.lists(st.floats(0.01, MAX_COST), min_size=4, max_size=4))
+def test_steps_are_shared_out_evenly_too(costs: list[float]) -> None:
+    queue = filled(*((owner, n, FINAL) for n, owner in enumerate("abcd")))
+    got = dict.fromkeys("abcd", 0.0)
+    for _ in range(200):
+        owner, _ = queue.front()[1][0]
+        cost = costs["abcd".index(owner)]
+        queue.spend(owner, cost)
+        got[owner] += cost
+        assert max(got.values()) - min(got.values()) <= QUANTUM_S + MAX_COST
+
+
+@given(histories)
+def test_another_rank_loses_nothing(played: Played) -> None:
+    queue = played.queue
+    for n, (owner, rank) in enumerate(played.pushed):
+        queue.push(owner, n, rank)
+    for owner in "abcd":
+        queue.change_rank(owner, lambda item: item % 3 == 0, FINAL)
+    served = [serve(queue) for _ in range(len(queue))]
+    assert sorted(item for _, item in served) == list(range(len(played.pushed)))
+    for owner in "abcd":
+        own = [item for other, item in served if other == owner]
+        was_final = [n % 3 == 0 or played.pushed[n][1] is FINAL for n in own]
+        assert was_final == sorted(was_final, reverse=True)

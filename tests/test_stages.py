@@ -1,8 +1,10 @@
 """The stages of the engine, with a decoder and a child that do as the test says."""
 
+import itertools
 import queue
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, cast
 
@@ -10,25 +12,26 @@ import numpy as np
 import pytest
 
 from streamasr.decoder.llama import Aborted
-from streamasr.errors import ConfigError, ModelError, WorkerError
+from streamasr.errors import ConfigError, DecodeError, ModelError, WorkerError
 from streamasr.events import (
     Answer,
     Decode,
     Decoded,
+    DecoderCost,
     Encode,
     Encoded,
     Hypothesis,
     Pass,
-    PassAbandoned,
     PassFailed,
+    Rank,
 )
 from streamasr.models.qwen3_asr import Qwen3ASRDecoder
-from streamasr.stages import DecoderStage, WorkerStage
+from streamasr.stages import DecoderStage, EncoderStage, WorkerStage
 from streamasr.units import Float32Array
-from streamasr.workers.process import Worker
+from streamasr.workers.encoder import Embedded, EncoderWorker, UtteranceAudio
 
 PATIENCE_S = 30
-NOTHING = np.zeros((1, 4), np.float32)
+EMBEDDING = np.zeros((1, 4), np.float32)
 
 
 class Listener:
@@ -43,32 +46,88 @@ class Listener:
     def next(self) -> Answer:
         return self.answers.get(timeout=PATIENCE_S)
 
+    def next_text(self) -> str:
+        answer = self.next()
+        assert isinstance(answer, Decoded)
+        return answer.hypothesis.text
 
-class GatedDecoder:
-    """Says when it begins, and ends when the test lets it or when it is abandoned."""
+
+class FakeAnswer:
+    """Takes as many steps as its order has embeddings; its text is its context."""
+
+    def __init__(self, name: str, n_steps: int) -> None:
+        self.name = name
+        self.n_left = n_steps
+        self.error: DecodeError | None = None
+        self.cost = DecoderCost()
+
+    @property
+    def is_complete(self) -> bool:
+        return self.n_left == 0 or self.error is not None
+
+    @property
+    def result(self) -> Hypothesis | None:
+        return None if self.error or self.n_left else Hypothesis(self.name, None, ())
+
+    def go_on(self) -> None:
+        self.n_left -= 1
+        self.cost = DecoderCost(decode=self.cost.decode + 1)
+        if self.name == "refused":
+            self.error = DecodeError("refused")
+
+
+class FakeDecoder:
+    """Says what each step is about, and makes it when the test lets it, if it is not abandoned.
+
+    Attributes:
+        steps: the contexts of the orders that each step is about, when it begins.
+        notes: what it was told besides, in its thread.
+    """
 
     def __init__(self) -> None:
-        self.begun: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._changed = threading.Condition()
-        self._n_released = 0
-        self._is_abandoned = False
+        self.steps: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
+        self.notes: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.n_begun: Counter[str] = Counter()
         self.is_closed = False
+        self._changed = threading.Condition()
+        self._n_allowed = 0
+        self._is_abandoned = False
 
-    def decode(self, _: Float32Array, *, context: str, **__: object) -> Hypothesis:
-        self.begun.put(context)
+    def begin(
+        self, _: Hashable, embeddings: Float32Array, *, context: str, **__: Any
+    ) -> FakeAnswer:
+        if context == "broken":
+            raise ZeroDivisionError(context)
+        self.n_begun[context] += 1
+        return FakeAnswer(context, len(embeddings))
+
+    def step(self, answers: Sequence[FakeAnswer]) -> list[tuple[FakeAnswer, float]]:
+        assert not any(answer.is_complete for answer in answers)
+        names = [answer.name for answer in answers]
+        self.steps.put(names)
         with self._changed:
-            assert self._changed.wait_for(
-                lambda: self._is_abandoned or self._n_released, PATIENCE_S
-            )
+            assert self._changed.wait_for(lambda: self._is_abandoned or self._n_allowed, PATIENCE_S)
             if self._is_abandoned:
                 raise Aborted
-            self._n_released -= 1
-        return Hypothesis(context, None, ())
+            self._n_allowed -= 1
+        if "fatal" in names:
+            raise ZeroDivisionError("fatal")
+        for answer in answers:
+            answer.go_on()
+        return [(answer, 0.01) for answer in answers]
 
-    def release(self) -> None:
+    def release(self, key: tuple[object, int]) -> None:
+        self.notes.put(f"release {key[1]} in {threading.current_thread().name}")
+
+    def allow(self, n_steps: int = 1) -> None:
+        """Let it make some steps."""
         with self._changed:
-            self._n_released += 1
+            self._n_allowed += n_steps
             self._changed.notify()
+
+    def step_begun(self) -> list[str]:
+        """What the next step is about."""
+        return self.steps.get(timeout=PATIENCE_S)
 
     def abandon(self) -> None:
         with self._changed:
@@ -76,7 +135,8 @@ class GatedDecoder:
             self._changed.notify()
 
     def rearm(self) -> None:
-        self._is_abandoned = False
+        with self._changed:
+            self._is_abandoned = False
 
     def check_context(self, context: str) -> None:
         if "long" in context:
@@ -87,150 +147,300 @@ class GatedDecoder:
 
 
 @pytest.fixture
-def decoder() -> GatedDecoder:
-    return GatedDecoder()
+def decoder() -> FakeDecoder:
+    return FakeDecoder()
 
 
 @pytest.fixture
-def stage(decoder: GatedDecoder) -> Iterator[DecoderStage]:
+def stage(decoder: FakeDecoder) -> Iterator[DecoderStage]:
     stage = DecoderStage(lambda: cast("Qwen3ASRDecoder", decoder))
     stage.start()
     stage.wait_ready()
     yield stage
     stage.stop()
+    assert decoder.is_closed
 
 
-def final(name: str) -> Decode:
-    return Decode(Pass(1, is_final=True), NOTHING, context=name)
+numbers = itertools.count(1)
 
 
-def partial(name: str, segment: int = 2) -> Decode:
-    return Decode(Pass(segment, is_final=False), NOTHING, context=name)
+def decode(name: str, rank: Rank, segment: int = 1, n_steps: int = 1) -> Decode:
+    of = Pass(segment, next(numbers), rank)
+    return Decode(of, EMBEDDING.repeat(n_steps, axis=0), context=name)
 
 
-def begun(decoder: GatedDecoder) -> str:
-    return decoder.begun.get(timeout=PATIENCE_S)
+def final(name: str, segment: int = 1, n_steps: int = 1) -> Decode:
+    return decode(name, Rank.FINAL, segment, n_steps)
 
 
-def test_an_answer_goes_to_who_gave_the_order(stage: DecoderStage, decoder: GatedDecoder) -> None:
+def speculative(name: str, segment: int = 1, n_steps: int = 1) -> Decode:
+    return decode(name, Rank.SPECULATIVE, segment, n_steps)
+
+
+def partial(name: str, segment: int = 2, n_steps: int = 1) -> Decode:
+    return decode(name, Rank.PARTIAL, segment, n_steps)
+
+
+def test_an_answer_goes_to_who_gave_the_order(stage: DecoderStage, decoder: FakeDecoder) -> None:
     owners = [Listener() for _ in range(3)]
-    for n, owner in enumerate(owners):
-        stage.put(owner, final(str(n)))
-        decoder.release()
-    for n, owner in enumerate(owners):
-        answer = owner.next()
-        assert isinstance(answer, Decoded)
-        assert answer.hypothesis.text == str(n)
-        assert answer.cost > 0
+    decoder.allow(100)
+    orders = [final(str(n), n_steps=n + 1) for n in range(3)]
+    for owner, order in zip(owners, orders, strict=True):
+        stage.put(owner, order)
+    for n, (owner, order) in enumerate(zip(owners, orders, strict=True)):
+        expected = Decoded(order.of, Hypothesis(str(n), None, ()), DecoderCost(decode=n + 1))
+        assert owner.next() == expected
         assert owner.answers.empty()
-
-
-@pytest.mark.parametrize("is_own", [True, False])
-def test_a_final_stops_the_partial_that_is_being_decoded(
-    stage: DecoderStage, decoder: GatedDecoder, is_own: bool
-) -> None:
-    speaker, other = Listener(), Listener()
-    stage.put(speaker, partial("partial"))
-    assert begun(decoder) == "partial"
-    claimant = speaker if is_own else other
-    stage.put(claimant, final("final"))
-    assert speaker.next() == PassAbandoned(Pass(2, is_final=False))
-    assert begun(decoder) == "final"
-    decoder.release()
-    assert isinstance(claimant.next(), Decoded)
-
-
-def test_a_final_does_not_stop_a_final_nor_a_partial_a_partial(
-    stage: DecoderStage, decoder: GatedDecoder
-) -> None:
-    a, b = Listener(), Listener()
-    for order in (final, partial):
-        stage.put(a, order("first"))
-        assert begun(decoder) == "first"
-        stage.put(b, order("second"))
-        decoder.release()
-        assert isinstance(a.next(), Decoded)
-        assert begun(decoder) == "second"
-        decoder.release()
-        assert isinstance(b.next(), Decoded)
-
-
-def test_a_session_never_loses_two_partials_in_a_row_to_others(
-    stage: DecoderStage, decoder: GatedDecoder
-) -> None:
-    speaker, other = Listener(), Listener()
-    for _ in range(3):
-        stage.put(speaker, partial("stopped"))
-        assert begun(decoder) == "stopped"
-        stage.put(other, final("final"))
-        assert isinstance(speaker.next(), PassAbandoned)
-        assert begun(decoder) == "final"
-        decoder.release()
-        assert isinstance(other.next(), Decoded)
-        stage.put(speaker, partial("spared"))
-        assert begun(decoder) == "spared"
-        stage.put(other, final("waiting"))
-        decoder.release()
-        assert isinstance(speaker.next(), Decoded)
-        assert begun(decoder) == "waiting"
-        decoder.release()
-        assert isinstance(other.next(), Decoded)
-
-
-def test_only_what_is_meant_is_abandoned(stage: DecoderStage, decoder: GatedDecoder) -> None:
-    a, b = Listener(), Listener()
-    stage.put(a, partial("a", segment=7))
-    assert begun(decoder) == "a"
-    stage.abandon(b, lambda _: True)
-    stage.abandon(a, lambda order: order.of.segment == 6)
-    decoder.release()
-    assert isinstance(a.next(), Decoded)
-    stage.abandon(a, lambda _: True)
-    stage.put(b, partial("b"))
-    decoder.release()
-    assert isinstance(b.next(), Decoded)
-
-
-def test_what_waits_can_be_taken_back(stage: DecoderStage, decoder: GatedDecoder) -> None:
-    a, b = Listener(), Listener()
-    stage.put(a, final("running"))
-    assert begun(decoder) == "running"
-    for owner in (a, b):
-        stage.put(owner, partial("waiting", segment=3))
-        stage.put(owner, partial("waiting", segment=4))
-    assert stage.n_waiting == 4
-    [taken] = stage.take_back(a, lambda order: order.of.segment == 3)
-    assert taken.of.segment == 3
-    assert stage.n_waiting == 3
-    for _ in range(4):
-        decoder.release()
-    assert [cast("Decoded", a.next()).of.segment for _ in range(2)] == [1, 4]
-    assert [cast("Decoded", b.next()).of.segment for _ in range(2)] == [3, 4]
-
-
-def test_who_is_forgotten_holds_up_nobody(stage: DecoderStage, decoder: GatedDecoder) -> None:
-    gone, stays = Listener(), Listener()
-    stage.put(gone, final("running"))
-    assert begun(decoder) == "running"
-    stage.put(gone, final("waiting"))
-    stage.put(stays, final("stays"))
-    stage.forget(gone)
-    assert begun(decoder) == "stays"
-    decoder.release()
-    assert isinstance(stays.next(), Decoded)
     assert stage.n_waiting == 0
 
 
+def test_answers_of_several_owners_share_a_step(stage: DecoderStage, decoder: FakeDecoder) -> None:
+    owners = {name: Listener() for name in "abc"}
+    stage.put(owners["a"], partial("a", n_steps=3))
+    assert decoder.step_begun() == ["a"]
+    stage.put(owners["b"], partial("b", n_steps=2))
+    stage.put(owners["c"], partial("c", n_steps=1))
+    assert stage.n_waiting == 2
+    decoder.allow()
+    assert decoder.step_begun() == ["a", "b", "c"]
+    assert stage.n_waiting == 0
+    decoder.allow()
+    assert owners["c"].next_text() == "c"
+    assert decoder.step_begun() == ["a", "b"]
+    decoder.allow()
+    assert {owners[name].next_text() for name in "ab"} == {"a", "b"}
+
+
+def test_one_order_of_an_owner_is_worked_on_at_a_time(
+    stage: DecoderStage, decoder: FakeDecoder
+) -> None:
+    owner = Listener()
+    stage.put(owner, final("first"))
+    assert decoder.step_begun() == ["first"]
+    stage.put(owner, final("second", segment=2))
+    decoder.allow()
+    assert owner.next_text() == "first"
+    assert decoder.step_begun() == ["second"]
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+@pytest.mark.parametrize("urgent", [final, speculative])
+def test_what_is_urgent_interrupts_a_step_and_nothing_is_lost(
+    stage: DecoderStage, decoder: FakeDecoder, urgent: Callable[[str], Decode], is_own: bool
+) -> None:
+    speaker, other = Listener(), Listener()
+    stage.put(speaker, partial("partial", n_steps=2))
+    decoder.allow()
+    assert decoder.step_begun() == ["partial"]
+    assert decoder.step_begun() == ["partial"]
+    claimant = speaker if is_own else other
+    stage.put(claimant, urgent("urgent"))
+    assert decoder.step_begun() == ["urgent"]
+    decoder.allow()
+    assert claimant.next_text() == "urgent"
+    assert decoder.step_begun() == ["partial"]
+    decoder.allow()
+    assert speaker.next_text() == "partial"
+    assert decoder.n_begun == {"partial": 1, "urgent": 1}
+
+
+@pytest.mark.parametrize("order", [final, speculative, partial])
+def test_what_is_not_more_urgent_interrupts_nothing(
+    stage: DecoderStage, decoder: FakeDecoder, order: Callable[[str], Decode]
+) -> None:
+    a, b = Listener(), Listener()
+    stage.put(a, order("first"))
+    assert decoder.step_begun() == ["first"]
+    stage.put(b, order("second"))
+    stage.put(b, partial("third"))
+    decoder.allow()
+    assert a.next_text() == "first"
+    assert decoder.step_begun() == ["second"]
+
+
+def test_what_hurries_goes_with_the_finals(stage: DecoderStage, decoder: FakeDecoder) -> None:
+    speaker, other = Listener(), Listener()
+    stage.put(other, speculative("other"))
+    assert decoder.step_begun() == ["other"]
+    order = speculative("speaker")
+    stage.put(speaker, order)
+    stage.hurry(speaker, lambda other: other is order)
+    assert decoder.step_begun() == ["speaker"]
+    decoder.allow()
+    assert speaker.next_text() == "speaker"
+    assert decoder.step_begun() == ["other"]
+
+
+def test_what_hurries_is_not_interrupted_by_its_own_hurry(
+    stage: DecoderStage, decoder: FakeDecoder
+) -> None:
+    speaker, other = Listener(), Listener()
+    stage.put(speaker, speculative("speaker", n_steps=2))
+    assert decoder.step_begun() == ["speaker"]
+    stage.put(other, speculative("other", n_steps=2))
+    decoder.allow()
+    assert decoder.step_begun() == ["speaker", "other"]
+    stage.hurry(speaker, lambda _: True)
+    decoder.allow()
+    assert speaker.next_text() == "speaker"
+    assert decoder.step_begun() == ["other"]  # its first step was not made in vain
+    decoder.allow()
+    assert other.next_text() == "other"
+    assert decoder.steps.empty()
+
+
+def test_an_order_that_is_taken_back_gets_no_answer(
+    stage: DecoderStage, decoder: FakeDecoder
+) -> None:
+    a, b = Listener(), Listener()
+    running = final("running")
+    stage.put(a, running)
+    assert decoder.step_begun() == ["running"]
+    stage.put(a, final("waiting", segment=3))
+    stage.put(b, final("b"))
+    assert stage.take_back(b, lambda order: order is running) == []
+    assert len(stage.take_back(a, lambda _: True)) == 2  # the step is for nobody now
+    assert decoder.step_begun() == ["b"]
+    decoder.allow()
+    assert b.next_text() == "b"
+    assert a.answers.empty()
+    assert stage.n_waiting == 0
+
+
+def test_a_step_for_others_too_goes_on(stage: DecoderStage, decoder: FakeDecoder) -> None:
+    a, b = Listener(), Listener()
+    stage.put(a, final("a", n_steps=2))
+    assert decoder.step_begun() == ["a"]
+    stage.put(b, final("b", n_steps=1))
+    decoder.allow()
+    assert decoder.step_begun() == ["a", "b"]
+    stage.take_back(a, lambda _: True)
+    decoder.allow()
+    assert b.next_text() == "b"
+    assert a.answers.empty()
+    assert decoder.steps.empty()
+
+
+def test_a_pass_that_is_asked_for_again_is_begun_anew(
+    stage: DecoderStage, decoder: FakeDecoder
+) -> None:
+    owner = Listener()
+    stage.put(owner, partial("old"))
+    assert decoder.step_begun() == ["old"]
+    stage.take_back(owner, lambda _: True)
+    stage.put(owner, partial("new"))
+    assert decoder.step_begun() == ["new"]
+    decoder.allow()
+    assert owner.next_text() == "new"
+    assert owner.answers.empty()
+
+
+def test_who_is_forgotten_holds_up_nobody(stage: DecoderStage, decoder: FakeDecoder) -> None:
+    gone, stays = Listener(), Listener()
+    stage.put(gone, final("running", segment=7))
+    assert decoder.step_begun() == ["running"]
+    stage.put(gone, final("waiting", segment=8))
+    stage.put(stays, final("stays"))
+    stage.forget(gone)
+    assert decoder.step_begun() == ["stays"]
+    assert decoder.notes.get(timeout=PATIENCE_S) == "release 7 in decoder"
+    decoder.allow()
+    assert stays.next_text() == "stays"
+    assert gone.answers.empty()
+    assert decoder.notes.empty()  # of segment 8 nothing was kept
+    assert stage.n_waiting == 0
+
+
+def test_what_is_released_is_forgotten_in_the_decoders_thread(
+    stage: DecoderStage, decoder: FakeDecoder
+) -> None:
+    owner = Listener()
+    decoder.allow(2)
+    for segment in (1, 2):
+        stage.put(owner, final("a", segment))
+        assert owner.next_text() == "a"
+    stage.release(owner, 2)  # nothing else wakes the thread
+    assert decoder.notes.get(timeout=PATIENCE_S) == "release 2 in decoder"
+    stage.forget(owner)
+    assert decoder.notes.get(timeout=PATIENCE_S) == "release 1 in decoder"
+    stage.forget(owner)
+    stage.put(owner, final("a"))
+    assert decoder.notes.empty()
+
+
+def test_an_answer_that_fails_is_told_to_who_wanted_it(
+    stage: DecoderStage, decoder: FakeDecoder
+) -> None:
+    a, b = Listener(), Listener()
+    stage.put(b, final("b", n_steps=2))
+    assert decoder.step_begun() == ["b"]
+    order = final("refused", n_steps=9)
+    stage.put(a, order)
+    decoder.allow(2)
+    assert a.next() == PassFailed(order.of, "refused")
+    assert b.next_text() == "b"
+
+
+def test_an_order_that_cannot_be_begun_fails_alone(
+    stage: DecoderStage, decoder: FakeDecoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = Listener(), Listener()
+    stage.put(b, final("b", n_steps=2))
+    assert decoder.step_begun() == ["b"]
+    order = final("broken")
+    stage.put(a, order)
+    decoder.allow(2)
+    assert a.next() == PassFailed(order.of, "internal error: ZeroDivisionError('broken')")
+    assert b.next_text() == "b"
+    assert "could not begin" in caplog.text
+    assert stage.n_waiting == 0
+
+
+def test_a_step_that_breaks_fails_for_all_in_it_and_the_thread_lives_on(
+    stage: DecoderStage, decoder: FakeDecoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = Listener(), Listener()
+    orders = final("b", 3, n_steps=9), final("fatal", 4)
+    stage.put(b, orders[0])
+    assert decoder.step_begun() == ["b"]
+    stage.put(a, orders[1])
+    stage.put(a, partial("waiting"))
+    decoder.allow(2)
+    for owner, order in zip((b, a), orders, strict=True):
+        assert owner.next() == PassFailed(order.of, "internal error: ZeroDivisionError('fatal')")
+    assert "a step of the decoder failed" in caplog.text
+    released = {decoder.notes.get(timeout=PATIENCE_S) for _ in orders}
+    assert released == {"release 3 in decoder", "release 4 in decoder"}
+    decoder.allow()
+    assert a.next_text() == "waiting"
+
+
+def test_a_stage_stops_in_the_middle_of_a_step(stage: DecoderStage, decoder: FakeDecoder) -> None:
+    owner = Listener()
+    stage.put(owner, final("running"))
+    assert decoder.step_begun() == ["running"]
+    stage.put(owner, final("waiting"))
+    stage.stop()
+    assert decoder.is_closed
+    assert not stage.is_ready
+    assert owner.answers.empty()
+    assert decoder.steps.empty()
+    stage.put(owner, final("late"))
+    stage.hurry(owner, lambda _: True)
+    stage.release(owner, 1)
+    stage.forget(owner)
+    stage.stop()
+
+
 def test_a_context_can_be_checked_while_something_is_decoded(
-    stage: DecoderStage, decoder: GatedDecoder
+    stage: DecoderStage, decoder: FakeDecoder
 ) -> None:
     stage.put(Listener(), final("running"))
-    assert begun(decoder) == "running"
+    assert decoder.step_begun() == ["running"]
     stage.check_context("short")
     with pytest.raises(ConfigError, match="too long"):
         stage.check_context("long")
     stage.stop()
-    assert decoder.is_closed
     with pytest.raises(WorkerError, match="not running"):
         stage.check_context("short")
 
@@ -269,8 +479,8 @@ class ManualWorker:
         return request
 
 
-def encode(number: int, *, is_final: bool = True) -> Encode:
-    return Encode(Pass(number, is_final=is_final), np.zeros(number, np.float32))
+def encode(number: int, rank: Rank = Rank.FINAL) -> Encode:
+    return Encode(Pass(number, number, rank), np.zeros(number, np.float32))
 
 
 def answer_of(order: Encode, result: "Future[int]") -> Answer:
@@ -286,9 +496,7 @@ def child() -> ManualWorker:
 
 @pytest.fixture
 def encoding(child: ManualWorker) -> WorkerStage[Encode, int, int]:
-    return WorkerStage(
-        cast("Worker[Any, int, int]", child), lambda order: len(order.samples), answer_of
-    )
+    return WorkerStage(child.submit, lambda _, order: len(order.samples), answer_of)
 
 
 def test_the_child_has_one_request_at_a_time(
@@ -313,9 +521,19 @@ def test_what_comes_late_can_be_first(
     file, live = Listener(), Listener()
     for n in range(1, 51):
         encoding.put(file, encode(n))
-    encoding.put(live, encode(100, is_final=False))
+    encoding.put(live, encode(100, Rank.PARTIAL))
     encoding.put(live, encode(101))
     assert [child.answer() for _ in range(3)] == [1, 101, 2]
+
+
+def test_what_hurries_is_encoded_with_the_finals(
+    encoding: WorkerStage[Encode, int, int], child: ManualWorker
+) -> None:
+    owner = Listener()
+    for n in (1, 2, 3):
+        encoding.put(owner, encode(n, Rank.SPECULATIVE))
+    encoding.hurry(owner, lambda order: order.of.segment == 3)
+    assert [child.answer() for _ in range(3)] == [1, 3, 2]
 
 
 def test_a_child_that_is_gone_fails_all_that_waits(
@@ -341,3 +559,92 @@ def test_nothing_is_sent_to_a_child_that_is_to_stop(
     encoding.stop()
     child.answer()
     assert not child.requests
+
+
+class FakeEncoder:
+    """An encoder's process that notes which utterances it gets."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[UtteranceAudio, Future[Embedded]]] = []
+        self.released: list[int] = []
+
+    def submit(self, request: UtteranceAudio) -> "Future[Embedded]":
+        self.requests.append((request, Future()))
+        return self.requests[-1][1]
+
+    def release(self, key: int) -> None:
+        self.released.append(key)
+
+    def answer(self) -> UtteranceAudio:
+        request, answer = self.requests.pop(0)
+        answer.set_result(Embedded(np.zeros((len(request.samples), 4), np.float32), 0.5))
+        return request
+
+
+@pytest.fixture
+def encoder() -> FakeEncoder:
+    return FakeEncoder()
+
+
+@pytest.fixture
+def utterances(encoder: FakeEncoder) -> EncoderStage:
+    return EncoderStage(cast("EncoderWorker", encoder))
+
+
+def utterance(segment: int, n_samples: int = 1) -> Encode:
+    return Encode(Pass(segment, next(numbers), Rank.PARTIAL), np.zeros(n_samples, np.float32))
+
+
+def test_an_utterance_is_encoded_at_its_own_cost(
+    utterances: EncoderStage, encoder: FakeEncoder
+) -> None:
+    owner = Listener()
+    order = utterance(1, n_samples=3)
+    utterances.put(owner, order)
+    assert len(encoder.answer().samples) == 3
+    answer = owner.next()
+    assert isinstance(answer, Encoded)
+    assert answer.of is order.of
+    assert answer.embeddings.shape == (3, 4)
+    assert answer.cost == 0.5
+
+
+def test_each_segment_of_each_owner_is_one_utterance(
+    utterances: EncoderStage, encoder: FakeEncoder
+) -> None:
+    a, b = Listener(), Listener()
+    keys: dict[tuple[Listener, int], int] = {}
+    for n_samples in (1, 2):
+        for owner, segment in ((a, 1), (a, 2), (b, 1)):
+            utterances.put(owner, utterance(segment, n_samples))
+            key = encoder.answer().key
+            assert keys.setdefault((owner, segment), key) == key
+    assert len(set(keys.values())) == 3
+    utterances.release(a, 1)
+    assert encoder.released == [keys[a, 1]]
+    utterances.release(a, 1)
+    utterances.forget(a)
+    assert encoder.released == [keys[a, 1], keys[a, 2]]
+    utterances.put(a, utterance(1))
+    assert encoder.answer().key not in keys.values()
+
+
+def test_an_utterance_that_was_never_encoded_need_not_be_released(
+    utterances: EncoderStage, encoder: FakeEncoder
+) -> None:
+    running, waiting = Listener(), Listener()
+    utterances.put(running, utterance(1))
+    utterances.put(waiting, utterance(1))
+    utterances.forget(waiting)
+    utterances.release(running, 2)
+    assert encoder.released == []
+    encoder.answer()
+    assert not encoder.requests
+
+
+def test_an_encoder_that_fails_says_so(utterances: EncoderStage, encoder: FakeEncoder) -> None:
+    owner = Listener()
+    order = utterance(1)
+    utterances.put(owner, order)
+    encoder.requests[0][1].set_exception(WorkerError("it died."))
+    assert owner.next() == PassFailed(order.of, "it died.")
