@@ -582,6 +582,20 @@ def test_each_stage_has_a_thread_at_least_and_no_more_than_help(n_cores: int) ->
         assert 1 <= n <= max(1, min(n_cores, MAX_THREADS))
 
 
+@pytest.mark.parametrize(
+    ("n_cores", "threads"),
+    [
+        (1, Threads(1, 1, 1)),
+        (2, Threads(2, 2, 2)),
+        (4, Threads(4, 4, 2)),
+        (8, Threads(8, 8, 4)),
+        (64, Threads(8, 8, 4)),
+    ],
+)
+def test_cores_are_shared_as_documented(n_cores: int, threads: Threads) -> None:
+    assert share_cores(n_cores) == threads
+
+
 def test_threads_that_were_set_are_those_of_each_stage() -> None:
     assert RecognitionConfig(Path(), threads=3).stage_threads == Threads(3, 3, 3)
     assert RecognitionConfig(Path()).stage_threads == share_cores(available_cores())
