@@ -55,8 +55,8 @@ def share_cores(n_cores: int) -> Threads:
     """Threads for a machine of so many cores.
 
     Encoder and decoder each get all cores, since what one session wants of them comes one after the
-    other. The aligner runs beside them with a low priority; on two cores, a second thread of it cost
-    them nothing and made it a third faster while they had nothing to do (0.6B, int8 and q8_0).
+    other. The aligner runs beside them with a low priority: on two cores, its second thread cost
+    them nothing, and made it a third faster while they were idle (0.6B, int8 and q8_0).
     """
     n_threads = max(1, min(MAX_THREADS, n_cores))
     return Threads(n_threads, n_threads, aligner=min(n_threads, max(2, n_threads // 2)))
