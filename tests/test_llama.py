@@ -8,12 +8,21 @@ from typing import Any
 
 import gguf
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamasr.decoder import llama
-from streamasr.decoder.llama import Aborted, LlamaContext, LlamaModel, Rows, check_version
+from streamasr.decoder.llama import (
+    Aborted,
+    LlamaContext,
+    LlamaModel,
+    NoRoomError,
+    Rows,
+    check_finite,
+    check_version,
+)
 from streamasr.errors import DecodeError, ModelError
 from streamasr.models.qwen3_asr import build_prompt
 from streamasr.units import Float32Array
@@ -229,11 +238,17 @@ def test_embeddings_of_another_width_are_refused(
 
 def test_a_full_context_is_refused_and_still_usable(context: OneSequence) -> None:
     expected = context.read_tokens(TOKENS, 1)
-    with pytest.raises(DecodeError, match="do not fit into a context of 256"):
+    with pytest.raises(DecodeError, match="no free cells for a batch of 251"):
         context.read_tokens([1] * 251, 1)
     assert context.n_past == len(TOKENS)
     context.truncate(0)
     np.testing.assert_allclose(context.read_tokens(TOKENS, 1), expected, atol=TOLERANCE)
+
+
+def test_a_batch_larger_than_the_context_is_refused(context: OneSequence) -> None:
+    with pytest.raises(NoRoomError, match="257 positions do not fit into a context of 256"):
+        context.read_tokens([1] * 257, 1)
+    assert context.n_past == 0
 
 
 def test_a_context_can_be_filled_to_its_last_position(context: OneSequence) -> None:
@@ -255,10 +270,191 @@ def test_a_token_outside_the_vocabulary_is_refused(context: OneSequence, token: 
 def test_embeddings_that_are_not_numbers_are_refused(
     context: OneSequence, model: LlamaModel
 ) -> None:
+    [output] = context.read_embeddings(np.full((3, model.n_embd), np.nan, np.float32), 1)
     with pytest.raises(DecodeError, match="not finite"):
-        context.read_embeddings(np.full((3, model.n_embd), np.nan, np.float32), 1)
+        check_finite(output)
     context.truncate(0)
-    assert np.isfinite(context.read_tokens(TOKENS, 1)).all()
+    check_finite(context.read_tokens(TOKENS, 1))
+
+
+# Several sequences
+
+
+N_SEQUENCES = 4
+
+
+@pytest.fixture
+def sequences(model: LlamaModel) -> Iterator[LlamaContext]:
+    with LlamaContext(model, n_ctx=256, n_threads=1, n_sequences=N_SEQUENCES) as opened:
+        yield opened
+
+
+def tokens_of(*tokens: int) -> npt.NDArray[np.int32]:
+    return np.array(tokens, np.int32)
+
+
+def lengths(context: LlamaContext) -> list[int]:
+    return [context.length(sequence) for sequence in range(N_SEQUENCES)]
+
+
+def read(context: LlamaContext, *batch: Rows) -> Float32Array:
+    """The outputs as a copy, (n, n_vocab)."""
+    return np.array(context.read(batch))
+
+
+def alone(model: LlamaModel, *parts: Any, n_outputs: int = 1) -> Float32Array:
+    """The last outputs of a sequence that has read these parts, in a context of its own."""
+    with LlamaContext(model, n_ctx=256, n_threads=1) as context:
+        for part in parts[:-1]:
+            context.read([Rows(0, part)])
+        return read(context, Rows(0, parts[-1], n_outputs))
+
+
+def test_sequences_in_one_batch_give_what_each_gives_alone(
+    sequences: LlamaContext, model: LlamaModel, rows: Float32Array
+) -> None:
+    prompts = [tokens_of(5, 77, 300), tokens_of(12), tokens_of(260, 41, 9, 8, 7)]
+    audio = [rows[100:103], rows[200:240], rows[50:51]]
+    ends = [tokens_of(1, 2, 3), tokens_of(4, 5), tokens_of(6)]
+    n_outputs = [3, 1, 0]
+    assert read(sequences, *(Rows(n, prompt) for n, prompt in enumerate(prompts))).size == 0
+    heard = read(sequences, *(Rows(n, part, 1) for n, part in enumerate(audio)))
+    assert lengths(sequences) == [6, 41, 6, 0]
+    outputs = read(sequences, *map(Rows, range(3), ends, n_outputs))
+    assert lengths(sequences) == [9, 43, 7, 0]
+    for n, output in enumerate(heard):
+        expected = alone(model, prompts[n], audio[n])
+        np.testing.assert_allclose(output, expected[0], atol=TOLERANCE)
+    expected = np.concatenate(
+        [alone(model, prompts[n], audio[n], ends[n], n_outputs=n_outputs[n]) for n in range(2)]
+    )
+    np.testing.assert_allclose(outputs, expected, atol=TOLERANCE)
+
+
+def test_a_sequence_with_nothing_to_read_may_be_in_a_batch(
+    sequences: LlamaContext, rows: Float32Array
+) -> None:
+    expected = read(sequences, Rows(0, tokens_of(1, 2), 1))
+    outputs = read(sequences, Rows(2, rows[:0]), Rows(1, tokens_of(1, 2), 1), Rows(3, rows[:0]))
+    np.testing.assert_allclose(outputs, expected, atol=TOLERANCE)
+    assert lengths(sequences) == [2, 2, 0, 0]
+
+
+def test_what_is_copied_is_stored_once(sequences: LlamaContext) -> None:
+    sequences.read([Rows(0, tokens_of(*[7] * 200))])
+    for target in (1, 2, 3):
+        sequences.copy(0, target, 200)
+    assert lengths(sequences) == [200] * 4
+    # 800 positions in 256 cells; the 56 that are left are for all.
+    batch = [Rows(sequence, tokens_of(*[9] * 14), 1) for sequence in range(4)]
+    outputs = read(sequences, *batch)
+    assert lengths(sequences) == [214] * 4
+    np.testing.assert_allclose(outputs, outputs[[0, 0, 0, 0]], atol=TOLERANCE)
+    with pytest.raises(NoRoomError):
+        sequences.read([Rows(0, tokens_of(1))])
+
+
+@pytest.mark.parametrize("copied", [(0, 2), (2, 0)])
+def test_a_copy_goes_its_own_way(
+    sequences: LlamaContext, model: LlamaModel, copied: tuple[int, int]
+) -> None:
+    source, target = copied
+    sequences.read([Rows(source, tokens_of(*TOKENS))])
+    sequences.read([Rows(target, tokens_of(9, 9, 9, 9, 9, 9, 9, 9))])  # is forgotten
+    sequences.copy(source, target, 4)
+    assert sequences.length(target) == 4
+    ends = {source: tokens_of(1, 2), target: tokens_of(3)}
+    outputs = read(sequences, *(Rows(n, end, 1) for n, end in ends.items()))
+    first = alone(model, tokens_of(*TOKENS), ends[source])
+    second = alone(model, tokens_of(*TOKENS[:4]), ends[target])
+    np.testing.assert_allclose(outputs, np.concatenate([first, second]), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("length", [0, 2])
+@pytest.mark.parametrize("shortened", [0, 1])
+def test_what_one_forgets_the_other_keeps(
+    sequences: LlamaContext, model: LlamaModel, shortened: int, length: int
+) -> None:
+    sequences.read([Rows(0, tokens_of(*TOKENS))])
+    sequences.copy(0, 1, len(TOKENS))
+    sequences.truncate(shortened, length)
+    other = 1 - shortened
+    assert lengths(sequences)[shortened] == length
+    assert lengths(sequences)[other] == len(TOKENS)
+    sequences.read([Rows(shortened, tokens_of(*[9] * 50))])  # takes cells that are free now
+    output = read(sequences, Rows(other, tokens_of(3), 1))
+    np.testing.assert_allclose(output, alone(model, tokens_of(*TOKENS, 3)), atol=TOLERANCE)
+    output = read(sequences, Rows(shortened, tokens_of(3), 1))
+    expected = alone(model, tokens_of(*TOKENS[:length], *[9] * 50, 3))
+    np.testing.assert_allclose(output, expected, atol=TOLERANCE)
+
+
+def test_more_than_was_read_cannot_be_copied(sequences: LlamaContext) -> None:
+    sequences.read([Rows(0, tokens_of(1, 2, 3))])
+    with pytest.raises(DecodeError, match="copied 3 positions instead of 4"):
+        sequences.copy(0, 1, 4)
+    assert lengths(sequences) == [3, 0, 0, 0]
+
+
+def test_holes_that_others_have_left_are_filled(sequences: LlamaContext, model: LlamaModel) -> None:
+    for n in range(32):  # cells in turn
+        batch = [Rows(sequence, tokens_of(*[n] * 2)) for sequence in range(4)]
+        sequences.read(batch)
+    for sequence in (0, 2):
+        sequences.truncate(sequence, 0)
+    output = read(sequences, Rows(0, tokens_of(*[7] * 128), 1))
+    np.testing.assert_allclose(output, alone(model, tokens_of(*[7] * 128)), atol=TOLERANCE)
+    assert lengths(sequences) == [128, 64, 0, 64]
+    with pytest.raises(NoRoomError):
+        sequences.read([Rows(1, tokens_of(1))])
+
+
+@pytest.mark.parametrize("n_rows", [29, 60])
+def test_no_room_leaves_everything_as_it_was(
+    sequences: LlamaContext, model: LlamaModel, n_rows: int
+) -> None:
+    sequences.read([Rows(0, tokens_of(*TOKENS))])
+    sequences.read([Rows(1, tokens_of(*[7] * 220)), Rows(2, tokens_of(1))])
+    before = lengths(sequences)
+    with pytest.raises(NoRoomError):
+        sequences.read([Rows(n, tokens_of(*[5] * n_rows), 1) for n in (0, 2)])
+    assert lengths(sequences) == before
+    output = read(sequences, Rows(0, tokens_of(3), 1), Rows(2, tokens_of(2, 3), 1))
+    expected = [alone(model, tokens_of(*TOKENS, 3))[0], alone(model, tokens_of(1, 2, 3))[0]]
+    np.testing.assert_allclose(output, expected, atol=TOLERANCE)
+    sequences.truncate(1, 0)
+    sequences.read([Rows(1, tokens_of(*[5] * 220))])
+
+
+def test_a_refused_batch_leaves_everything_as_it_was(
+    sequences: LlamaContext, model: LlamaModel
+) -> None:
+    sequences.read([Rows(0, tokens_of(*TOKENS)), Rows(1, tokens_of(1))])
+    with pytest.raises(DecodeError):
+        sequences.read([Rows(0, tokens_of(1)), Rows(1, tokens_of(-1)), Rows(2, tokens_of(1))])
+    assert lengths(sequences) == [len(TOKENS), 1, 0, 0]
+    output = read(sequences, Rows(0, tokens_of(3), 1))
+    np.testing.assert_allclose(output, alone(model, tokens_of(*TOKENS, 3)), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("n_batch", [8, 512])
+def test_an_abort_loses_the_batch_of_all_and_nothing_else(model: LlamaModel, n_batch: int) -> None:
+    with LlamaContext(
+        model, n_ctx=256, n_threads=1, n_sequences=N_SEQUENCES, n_batch=n_batch
+    ) as context:
+        context.read([Rows(0, tokens_of(*TOKENS)), Rows(1, tokens_of(1))])
+        context.copy(0, 2, 4)
+        context.abort.set()
+        for _ in range(3):
+            with pytest.raises(Aborted):
+                context.read([Rows(n, tokens_of(*[9] * 20), 1) for n in range(3)])
+        assert lengths(context) == [len(TOKENS), 1, 4, 0]
+        context.abort.clear()
+        output = read(context, *(Rows(n, tokens_of(3), 1) for n in range(3)))
+        histories = [(*TOKENS, 3), (1, 3), (*TOKENS[:4], 3)]
+        expected = [alone(model, tokens_of(*history))[0] for history in histories]
+        np.testing.assert_allclose(output, expected, atol=TOLERANCE)
+        context.read([Rows(3, tokens_of(*[5] * (256 - 7 - 2 - 1)))])  # no cell is lost
 
 
 # Abort
