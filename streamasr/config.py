@@ -7,6 +7,7 @@ over, and its manual; `streamasr config`, the table in the README and the reload
 
 import contextlib
 import functools
+import math
 import os
 import re
 import stat
@@ -37,9 +38,28 @@ Overrides: TypeAlias = Mapping[str, Mapping[str, Any]]
 """Section -> key -> value, as TOML would have it; paths are absolute."""
 
 
+_CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+
+
 def available_cores() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """The processors that this process may use: those it may run on, within a container's quota."""
+    n_cores = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return min(n_cores, cores_of_quota(_CPU_QUOTA.read_text("ascii"), n_cores))
+    return n_cores
+
+
+def cores_of_quota(quota: str, n_cores: int) -> int:
+    """Processors that a control group may keep busy.
+
+    Args:
+        quota: its `cpu.max`: so many microseconds in each so many, or `max 100000`.
+        n_cores: those that are there.
+    """
+    allowed, _, period = quota.partition(" ")
+    if not allowed.isdecimal() or not period.strip().isdecimal() or int(period) == 0:
+        return n_cores
+    return max(1, math.ceil(int(allowed) / int(period)))
 
 
 @dataclass(frozen=True, slots=True)

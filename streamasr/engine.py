@@ -203,7 +203,7 @@ class Engine:
     def _perform(self, order: Order, channel: "Channel") -> None:
         match order:
             case Encode():
-                if self.aligner:
+                if self.aligner and order.wants_words:
                     self.aligner.wake()  # so that it is loaded while the segment is being spoken
                 self._encoding.put(channel, order)
             case Decode():

@@ -240,6 +240,8 @@ class Encode:
     samples: Float32Array
     """(n,), the segment from its start. Those of a later pass begin with the same samples, or with
     fewer of them."""
+    wants_words: bool = True
+    """Whether the aligner will be asked for this segment's words."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -28,6 +28,7 @@ from streamasr.config import (
     available_cores,
     compare,
     config_places,
+    cores_of_quota,
     find_config,
     is_loopback,
     load_config,
@@ -757,3 +758,19 @@ def test_settings_load_nothing_heavy() -> None:
     loaded = set(json.loads(result.stdout))
     heavy = {"onnxruntime", "llama_cpp", "av", "rich", "websockets", "asyncio", "platformdirs"}
     assert not loaded & heavy
+
+
+@pytest.mark.parametrize(
+    ("quota", "n_cores"),
+    [
+        ("max 100000\n", 8),
+        ("200000 100000\n", 2),
+        ("150000 100000\n", 2),
+        ("10000 100000\n", 1),
+        ("", 8),
+        ("100000 0", 8),
+        ("many", 8),
+    ],
+)
+def test_a_container_has_the_cores_of_its_quota(quota: str, n_cores: int) -> None:
+    assert cores_of_quota(quota, 8) == n_cores

@@ -159,7 +159,7 @@ class Qwen3Encoder:
     def _convolve_chunk(self, mel: Float32Array) -> Float32Array:
         """Make the tokens of one chunk, which may be incomplete."""
         padded = np.pad(mel, ((0, self.chunk_frames - len(mel)), (0, 0)))
-        tokens = self._frontend.run("chunk_out", chunk_mel=padded.T[None])[0]
+        tokens: Float32Array = self._frontend.run("chunk_out", chunk_mel=padded.T[None])[0]
         return tokens[: convolved_length(len(mel))]  # the others stem from padding alone
 
 

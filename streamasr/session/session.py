@@ -281,7 +281,7 @@ class Session:
         self._n_passes += 1
         of = Pass(segment.number, self._n_passes, rank)
         segment.flight, segment.n_asked = Flight(of, n_samples), n_samples
-        return Encode(of, segment.recording.first(n_samples))
+        return Encode(of, segment.recording.first(n_samples), segment.wishes.words)
 
     def _decode(self, segment: Segment, flight: Flight, event: Encoded) -> Decode:
         wishes, forced, draft = segment.wishes, segment.stable.forced, segment.draft
