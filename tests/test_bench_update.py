@@ -209,3 +209,14 @@ def test_silence_gives_no_throughput() -> None:
 
     with pytest.raises(WorkerError, match="no text"):
         measure_decoding(Mute(), SPEECH, [1])
+
+
+def test_updates_of_the_last_two_seconds_count_for_a_length() -> None:
+    walls = {7.5: 100.0, 8.0: 9.0, 8.5: 3.0, 9.0: 1.0, 9.5: 2.0, 10.0: 40.0, 10.5: 1000.0}
+    measured = [Measured("incremental", at, PassCost(wall=wall), 5) for at, wall in walls.items()]
+    measured.append(Measured("scratch", 10.0, PassCost(wall=25.0), 5))
+    result = result_of(measured, Plan(seconds=(10.0,)))
+    rows = {row.kind: row for row in result.rows}
+    assert (rows["incremental"].n, rows["incremental"].cost.wall) == (4, 2.5)
+    assert result.ratios["scratch:incremental@10"] == 10.0
+    assert dict(result.curve)[10.0] == 40.0

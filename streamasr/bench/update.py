@@ -5,7 +5,8 @@ far is ordered to be encoded and decoded, with what is stable forced and the las
 draft. An engine that keeps its caches pays for what is new. At the lengths that are asked for, an
 engine that keeps none is given the same, in turn with the first, so that both see the same machine.
 
-    incremental   caches and drafts
+    incremental   caches and drafts; of the updates in the last two seconds up to a length, since
+                  an update costs more the more of the encoder's window is open
     scratch       neither; what is stable is forced, and so read at once
     unforced      neither, and nothing is forced: all text is found token by token
     final         caches: the pass over the whole segment after the speaker has paused, when the
@@ -44,6 +45,9 @@ STEP_S: Final = 0.5
 
 FINAL_STEP_S: Final = 0.25
 """New audio of the pass for the final: a pause begins anywhere between two updates."""
+
+SPAN_S: Final = 2.0
+"""The updates in so much audio up to a length count for it."""
 
 GROWTH_S: Final = (6.0, 24.0)
 """Lengths whose costs are compared with each other."""
@@ -286,7 +290,10 @@ def result_of(measured: Sequence[Measured], plan: Plan) -> UpdateResult:
         for m in measured
         if m.kind != "incremental" or m.seconds in plan.lengths
     )
-    rows = [_row(kind, seconds, measured) for kind, seconds in sorted(keys, key=_in_order)]
+    rows = [
+        _row(kind, seconds, measured, SPAN_S if kind == "incremental" else 0.0)
+        for kind, seconds in sorted(keys, key=_in_order)
+    ]
     every = sorted({m.seconds for m in measured if m.kind == "incremental"})
     curve = [(seconds, _row("incremental", seconds, measured).cost.wall) for seconds in every]
     return UpdateResult(rows, curve, _ratios(rows))
@@ -362,8 +369,13 @@ def _steps(last: float, first: float = STEP_S) -> Iterable[float]:
     return lengths if abs(lengths[-1] - last) < 1e-9 else [*lengths, last]
 
 
-def _row(kind: Kind, seconds: float, measured: Sequence[Measured]) -> UpdateRow:
-    same = [m for m in measured if (m.kind, m.seconds) == (kind, seconds)]
+def _row(
+    kind: Kind, seconds: float, measured: Sequence[Measured], span_s: float = 0.0
+) -> UpdateRow:
+    """Medians over what was measured at a length, or within so many seconds up to it."""
+    first = seconds - span_s
+    at = [m for m in measured if m.kind == kind and m.seconds <= seconds]
+    same = [m for m in at if m.seconds == seconds or m.seconds > first]
     names = PassCost.__dataclass_fields__
     medians = {name: median(getattr(m.cost, name) for m in same) for name in names}
     worst = max(m.cost.wall for m in same)
