@@ -456,3 +456,19 @@ def test_costs_say_what_they_are_for() -> None:
         assert answer.cost.prefill > 0
         assert (answer.cost.verify > 0) == has_verified
         assert (answer.cost.decode > 0) != has_verified
+
+
+def test_answers_that_take_turns_do_not_take_the_cells_of_each_other_for_ever() -> None:
+    """Whoever is in charge lets them go on one by one, and their sum does not fit."""
+    contents = {key: audio([n] * 30) for n, key in enumerate(range(6))}
+    expected = [truth(PROMPT, embeddings) for embeddings in contents.values()]
+    n_needed = [3 + 30 + 2 + len(answer.tokens) for answer in expected]
+    batcher, reader = batcher_of(n_ctx=2 * max(n_needed), n_free=8, max_rows=4)
+    answers = [batcher.begin(key, generate(PROMPT, rows)) for key, rows in contents.items()]
+    for _ in range(1000):
+        for answer in answers:
+            for _ in range(5):
+                if not answer.is_complete:
+                    batcher.step([answer])
+    assert [answer.result for answer in answers] == expected
+    assert reader.n_rows <= 4 * sum(n_needed)
