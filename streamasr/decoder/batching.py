@@ -29,8 +29,8 @@ from streamasr.events import DecoderCost
 from streamasr.units import Float32Array
 
 MAX_ROWS: Final = 96
-"""Rows in a batch: most texts with the end of their prompt. Of 32 each takes a fifth longer, of more
-hardly less, and what is urgent waits."""
+"""Rows in a batch: most texts with the end of their prompt. Of 32 each takes a fifth longer, of
+more hardly less, and what is urgent would wait."""
 
 N_PREFIXES: Final = 4
 """Constant prefixes that are kept: contexts of different sessions."""
