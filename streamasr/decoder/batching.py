@@ -202,9 +202,9 @@ class Batcher:
         return Answer(key, generator, choose, next(self._numbers))
 
     def text_of(self, key: Hashable) -> tuple[int, ...]:
-        """The tokens after the prompt that were read last for a key: an answer, or part of one."""
+        """The tokens that an answer for this key had when it was given up; none otherwise."""
         slot = self._slots.get(key)
-        if slot is None or slot.content is None:
+        if slot is None or slot.content is None or slot.answer is None or slot.answer.is_complete:
             return ()
         n_read = self._reader.length(slot.sequence) - slot.content.text_begin
         return slot.content.text[slot.content.n_prompt : max(0, n_read)]
