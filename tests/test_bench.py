@@ -314,9 +314,7 @@ def test_updates_are_measured(capsys: pytest.CaptureFixture[str], tmp_path: Path
         capsys, "update", "--seconds", "1", "--final", "1", "--repeat", "1", "--plot", str(picture)
     )["result"]
     kinds = [row["kind"] for row in told["rows"]]
-    assert kinds == [
-        "incremental", "scratch", "unforced", "final", "final_scratch", "final_unforced",
-    ]  # fmt: skip
+    assert kinds == ["incremental", "scratch", "final", "final_scratch"]
     assert all(row["cost"]["encode"] > 0 for row in told["rows"])
     assert told["ratios"]["scratch:incremental@1"] > 0
     assert picture.read_bytes().startswith(b"\x89PNG")

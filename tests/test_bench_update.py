@@ -93,11 +93,8 @@ def test_an_utterance_grows_by_half_a_second_and_is_compared_where_it_was_asked_
             ("incremental", 2.0): 1,
             ("scratch", 1.0): 1,
             ("scratch", 2.0): 1,
-            ("unforced", 1.0): 1,
-            ("unforced", 2.0): 1,
             ("final", 1.5): 1,
             ("final_scratch", 1.5): 1,
-            ("final_unforced", 1.5): 1,
         }
     )
 
@@ -106,10 +103,9 @@ def test_both_engines_are_given_the_same_at_the_same_length() -> None:
     with_caches, without = Talker(), Talker()
     measure(with_caches, without, SPEECH, Plan(seconds=(6.0,), final_s=1.0, repetitions=1))
     incremental = next(o for o in with_caches.decodes if o.embeddings[0, 0] == 6 * SAMPLE_RATE)
-    scratch, unforced = (o for o in without.decodes if o.embeddings[0, 0] == 6 * SAMPLE_RATE)
+    [scratch] = (o for o in without.decodes if o.embeddings[0, 0] == 6 * SAMPLE_RATE)
     assert scratch.forced == incremental.forced == tuple(range(6))  # of 11 tokens
-    assert unforced.forced == ()
-    assert (len(incremental.draft), scratch.draft, unforced.draft) == (11, (), ())
+    assert (len(incremental.draft), scratch.draft) == (11, ())
     ranks = [order.of.rank for order in with_caches.decodes]
     assert ranks[-1] is Rank.SPECULATIVE
     assert set(ranks[:-1]) == {Rank.PARTIAL}
@@ -145,7 +141,7 @@ def test_an_engine_that_fails_ends_the_measurement(
 def test_every_length_that_was_asked_for_is_measured(seconds: list[float], final_s: float) -> None:
     plan = Plan(tuple(seconds), final_s, repetitions=1)
     measured = measure(Talker(), Talker(), SPEECH, plan)
-    for kind in ("incremental", "scratch", "unforced"):
+    for kind in ("incremental", "scratch"):
         assert set(seconds) <= {m.seconds for m in measured if m.kind == kind}
     assert {m.seconds for m in measured if m.kind.startswith("final")} == {final_s}
 
@@ -157,7 +153,7 @@ def test_growth_is_measured_where_it_is_in_reach() -> None:
 
 def test_rows_are_medians_and_ratios_are_of_them() -> None:
     plan = Plan(seconds=(6.0, 24.0), final_s=10.0, repetitions=3)
-    costs: dict[Kind, float] = {"incremental": 1.0, "scratch": 4.0, "unforced": 6.0}
+    costs: dict[Kind, float] = {"incremental": 1.0, "scratch": 4.0}
     measured = [
         Measured(kind, seconds, PassCost(wall=wall * growth * noise), n_tokens=4)
         for kind, wall in costs.items()
@@ -171,13 +167,10 @@ def test_rows_are_medians_and_ratios_are_of_them() -> None:
     result = result_of(measured, plan)
     assert result.ratios == {
         "scratch:incremental@6": 4.0,
-        "unforced:incremental@6": 6.0,
         "scratch:incremental@24": 4.0,
-        "unforced:incremental@24": 6.0,
         "final_scratch:final@10": 3.0,
         "incremental@24:incremental@6": 2.0,
         "scratch@24:scratch@6": 2.0,
-        "unforced@24:unforced@6": 2.0,
     }
     assert list(result.curve) == [(6.0, 1.0), (24.0, 2.0)]
     first = result.rows[0]

@@ -30,7 +30,6 @@ _OTHER_STAGE: Final = "#6c757d"
 _SHORT: Final[dict[Kind, str]] = {
     "incremental": "incremental",
     "scratch": "scratch",
-    "unforced": "all decoded",
 }
 _BINS: Final = 120
 """Intervals into which a run is divided at most where its work is shown."""
@@ -78,14 +77,12 @@ def plot_update(result: UpdateResult, title: str, path: Path) -> None:
     figure, (upper, lower) = _figure(2, title)
     lengths, costs = zip(*result.curve, strict=True)
     upper.plot(lengths, costs, color=_STAGES["encode"], label="incremental")
-    for kind, colour in (("scratch", _STAGES["verify"]), ("unforced", _STAGES["decode"])):
-        rows = [row for row in result.rows if row.kind == kind]
-        label = "from scratch" if kind == "scratch" else "from scratch, all text decoded"
-        xs, ys = [row.seconds for row in rows], [row.cost.wall for row in rows]
-        upper.plot(xs, ys, color=colour, marker="o", label=label)
+    rows = [row for row in result.rows if row.kind == "scratch"]
+    xs, ys = [row.seconds for row in rows], [row.cost.wall for row in rows]
+    upper.plot(xs, ys, color=_STAGES["decode"], marker="o", label="from scratch")
     upper.set_ylabel("cost of one update, s")
     upper.set_xlim(left=0)
-    _leave_room(upper, n_columns=3)
+    _leave_room(upper, n_columns=2)
     _draw_stages(lower, result)
     lower.set_xlabel("length of the utterance, s")
     _save(figure, path)

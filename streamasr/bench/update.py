@@ -7,11 +7,11 @@ engine that keeps none is given the same, in turn with the first, so that both s
 
     incremental   caches and drafts; of the updates in the last two seconds up to a length, since
                   an update costs more the more of the encoder's window is open
-    scratch       neither; what is stable is forced, and so read at once
-    unforced      neither, and nothing is forced: all text is found token by token
+    scratch       neither: all audio is encoded, the whole prompt read, all text found token by
+                  token
     final         caches: the pass over the whole segment after the speaker has paused, when the
                   last update had heard all but a quarter of a second
-    final_scratch, final_unforced   the same from scratch
+    final_scratch the same from scratch
 """
 
 import queue
@@ -52,16 +52,10 @@ SPAN_S: Final = 2.0
 GROWTH_S: Final = (6.0, 24.0)
 """Lengths whose costs are compared with each other."""
 
-Kind: TypeAlias = Literal[
-    "incremental", "scratch", "unforced", "final", "final_scratch", "final_unforced"
-]
+Kind: TypeAlias = Literal["incremental", "scratch", "final", "final_scratch"]
 
-
-_FROM_SCRATCH: Final[dict[Kind, tuple[Kind, Kind]]] = {
-    "incremental": ("scratch", "unforced"),
-    "final": ("final_scratch", "final_unforced"),
-}
-"""What each kind is compared with: first with what is stable forced, then without."""
+_FROM_SCRATCH: Final[dict[Kind, Kind]] = {"incremental": "scratch", "final": "final_scratch"}
+"""What each kind is compared with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,21 +339,20 @@ def _compare(
     kind: Literal["incremental", "final"],
     repetition: int,
 ) -> Iterator[Measured]:
-    """One pass with caches and two without, whichever comes first."""
+    """One pass with caches and one without, whichever comes first."""
     forced, heard = utterance.forced, utterance.heard(seconds)
 
-    def from_scratch() -> Iterator[Measured]:
-        for name, tokens in zip(_FROM_SCRATCH[kind], (forced, ()), strict=True):
-            hypothesis, cost = without.run(utterance.number, heard, forced=tokens)
-            yield Measured(name, seconds, cost, len(hypothesis.tokens))
+    def from_scratch() -> Measured:
+        hypothesis, cost = without.run(utterance.number, heard, forced=forced)
+        without.release(utterance.number)
+        return Measured(_FROM_SCRATCH[kind], seconds, cost, len(hypothesis.tokens))
 
     if repetition % 2:
-        yield from from_scratch()
+        yield from_scratch()
         yield utterance.update(seconds, kind)
     else:
         yield utterance.update(seconds, kind)
-        yield from from_scratch()
-    without.release(utterance.number)
+        yield from_scratch()
 
 
 def _steps(last: float, first: float = STEP_S) -> Iterable[float]:
@@ -393,9 +386,9 @@ def _ratios(rows: Sequence[UpdateRow]) -> dict[str, float]:
     wall = {(row.kind, row.seconds): row.cost.wall for row in rows}
     found: dict[str, float | None] = {}
     for (kind, seconds), cost in wall.items():
-        for other in _FROM_SCRATCH.get(kind, ()):
-            if (other, seconds) in wall:
-                found[f"{other}:{kind}@{seconds:g}"] = ratio(wall[other, seconds], cost)
+        other = _FROM_SCRATCH.get(kind)
+        if other and (other, seconds) in wall:
+            found[f"{other}:{kind}@{seconds:g}"] = ratio(wall[other, seconds], cost)
     short, long = GROWTH_S
     for kind in _GROWING:
         if (kind, short) in wall and (kind, long) in wall:
@@ -404,4 +397,4 @@ def _ratios(rows: Sequence[UpdateRow]) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-_GROWING: Final[tuple[Kind, ...]] = ("incremental", "scratch", "unforced")
+_GROWING: Final[tuple[Kind, ...]] = ("incremental", "scratch")

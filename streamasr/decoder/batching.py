@@ -166,7 +166,8 @@ class Batcher:
         Args:
             reader: the context.
             n_sequences: how many it has, more than `N_PREFIXES`.
-            reuse: off, each answer is read from scratch.
+            reuse: off, each answer is read from scratch, and what is known of its text token by
+                token: what engines without caches do, the baseline of measurements.
             max_rows: in a batch.
         """
         self._reader = reader
@@ -320,6 +321,9 @@ class Batcher:
     def _part(self, answer: Answer[Any], limit: int) -> _Part:
         question, slot = answer.question, self._slots[answer.key]
         begin = self._reader.length(slot.sequence)
+        if not self._reuse:
+            answer_begin = question.content.text_begin + question.content.n_prompt
+            limit = min(limit, max(answer_begin - begin, 1))
         data = question.content.rows(begin, limit)
         n_silent = len(question.content) - question.n_choices
         n_outputs = min(max(begin + len(data) - n_silent, 0), len(data))
