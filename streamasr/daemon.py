@@ -29,7 +29,7 @@ from streamasr.config import Changes, DaemonConfig, compare, is_loopback, read_t
 from streamasr.engine import Engine
 from streamasr.errors import AudioError, ConfigError, StorageError, StreamASRError
 from streamasr.events import Wishes
-from streamasr.live import SLICE, LiveSession
+from streamasr.live import LIVE_PACE, SLICE, LiveSession
 from streamasr.metrics import Metrics, Readings
 from streamasr.models.bundle import find_model
 from streamasr.models.languages import language_name
@@ -51,8 +51,6 @@ logger = logging.getLogger(__name__)
 _LAGGING_S: Final = 5.0
 _LAG_CHECK_S: Final = 1.0
 _LAG_WARNINGS_S: Final = 10.0
-_LIVE_PACE: Final = 1.5
-"""Audio that comes faster than this many seconds a second is a file, which may lag."""
 
 _PRUNE_S: Final = 3600.0
 _GOODBYE_S: Final = 2.0  # for clients to read their `end`
@@ -336,7 +334,7 @@ class Daemon:
             await asyncio.sleep(_LAG_CHECK_S)
             now = self._loop.time()
             for live in self.sessions:
-                is_live = live.pace <= _LIVE_PACE
+                is_live = live.pace <= LIVE_PACE
                 if live.lag_s < _LAGGING_S or not is_live:
                     continue
                 if now - warned.get(live.name, -_LAG_WARNINGS_S) >= _LAG_WARNINGS_S:

@@ -33,6 +33,7 @@ from streamasr.events import (
     Pass,
     PassAbandoned,
     Release,
+    SpreadWords,
 )
 from streamasr.models.bundle import RECOGNISER, Bundle, read_bundle
 from streamasr.models.qwen3_asr import TOKENS_PER_SECOND, Qwen3ASRDecoder, add_hotwords
@@ -216,13 +217,21 @@ class Engine:
             case Release(segment=segment):
                 self._encoding.release(channel, segment)
                 self._decoding.release(channel, segment)
-            case Align():
-                if self._aligning and self.aligner and self.aligner.is_alive:
-                    self._aligning.put(channel, order)
-                else:
-                    channel.hand_over(spread(order))
+            case Align() | SpreadWords():
+                self._perform_alignment(order, channel)
             case _:
                 assert_never(order)
+
+    def _perform_alignment(self, order: Align | SpreadWords, channel: "Channel") -> None:
+        aligning = self._aligning if self.aligner and self.aligner.is_alive else None
+        match order:
+            case Align() if aligning:
+                aligning.put(channel, order)
+            case Align():
+                channel.hand_over(spread(order))
+            case SpreadWords() if aligning:
+                for late in aligning.take_back(channel, lambda _: True):
+                    channel.hand_over(spread(late))
 
     def _abandon(self, of: Pass, channel: "Channel") -> None:
         """What waits or is being decoded is taken back; what is being encoded is let be."""

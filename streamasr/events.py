@@ -293,6 +293,11 @@ class Align:
 
 
 @dataclass(frozen=True, slots=True)
+class SpreadWords:
+    """Words that still wait for the aligner come too late: spread them over their segments."""
+
+
+@dataclass(frozen=True, slots=True)
 class Publish:
     """Tell the listeners."""
 
@@ -301,7 +306,7 @@ class Publish:
     """Number of a message that is kept; counts from 1 in each session, without holes."""
 
 
-Order: TypeAlias = Encode | Decode | AbandonPass | Hurry | Release | Align
+Order: TypeAlias = Encode | Decode | AbandonPass | Hurry | Release | Align | SpreadWords
 """What the engine can do."""
 
 Action: TypeAlias = Order | Publish

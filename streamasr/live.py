@@ -41,6 +41,14 @@ SLICE: Final = SAMPLE_RATE // 2
 MAX_UNFINISHED: Final = 64
 """Segments whose words may be owed; what bounds the memory where the aligner is slow."""
 
+LIVE_PACE: Final = 1.5
+"""Audio that comes faster than this many seconds a second is a file, which may lag."""
+
+_LATE_WORDS_S: Final = 60.0
+_LATE_WORDS: Final = 8
+"""So many finals of live speech, the oldest so old, wait for their words: the aligner cannot keep
+up. Exact times that come minutes later are of less use than rough ones that do not."""
+
 _KEPT_BEFORE: Final = to_samples(10.0)
 """Audio that stays in the spool though it is settled: a restart learns the noise from it."""
 
@@ -254,6 +262,16 @@ class LiveSession:
         """Take the next samples, (n,) float32, at most `SLICE` or so."""
         self._archive.append_audio(self.name, self.position, samples)
         self.replay_audio(samples)
+        self._spread_late_words()
+
+    def _spread_late_words(self) -> None:
+        session = self._stream.session
+        if session.n_awaiting_words < _LATE_WORDS or self.pace > LIVE_PACE:
+            return
+        oldest = self.position if session.owed_from is None else session.owed_from
+        if to_seconds(self.position - oldest) > _LATE_WORDS_S:
+            logger.warning("session %s: words cannot keep up and are spread", self.name)
+            self._stream.spread_words()
 
     def warm_up(self, samples: Float32Array) -> None:
         """Hear audio that is settled, before the first samples."""

@@ -17,6 +17,7 @@ from streamasr.events import (
     Order,
     Publish,
     SessionEvent,
+    SpreadWords,
     StreamEnded,
     Wishes,
 )
@@ -146,6 +147,10 @@ class Stream:
     def restore(self, final: Final, samples: Float32Array) -> list[Publish]:
         """Have the words found that a final lacked when the program ended."""
         return self._take([FinalRestored(final, samples)])
+
+    def spread_words(self) -> None:
+        """Wait no longer for words that the aligner has not begun with."""
+        self._channel.perform(SpreadWords())
 
     def receive(self, answer: Answer) -> list[Publish]:
         """Take what the engine delivered."""

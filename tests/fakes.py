@@ -20,6 +20,7 @@ from streamasr.events import (
     Hypothesis,
     Order,
     Release,
+    SpreadWords,
 )
 from streamasr.units import SAMPLE_RATE, Float32Array
 from tests.signals import speechlike
@@ -119,7 +120,7 @@ class FakeEngine:
                 deliver(Decoded(order.of, Hypothesis(f"{n_samples} samples", "English", (1,))))
             case Align():
                 deliver(spread(order))
-            case AbandonPass() | Hurry() | Release():
+            case AbandonPass() | Hurry() | Release() | SpreadWords():
                 pass
 
 

@@ -14,6 +14,9 @@ import pytest
 
 from streamasr import client
 from streamasr.audio.file import open_audio
+from streamasr.bench.latency import Server, speak
+from streamasr.bench.recording import Recording
+from streamasr.bench.speech import load_speech
 from streamasr.config import DaemonConfig, LiveConfig, RecognitionConfig
 from streamasr.daemon import stream_settings
 from streamasr.engine import Engine
@@ -25,7 +28,7 @@ from streamasr.transcribe import transcribe
 from streamasr.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
 from tests.daemons import RunningDaemon
 from tests.fakes import FakeSource, pcm
-from tests.soak import soak
+from tests.goldens import TINY_CLIPS
 
 CLIPS = Path(__file__).parent / "data" / "tiny_clips"
 BLOCK = 2 * SAMPLE_RATE // 10  # bytes, 100 ms
@@ -336,12 +339,20 @@ def test_nothing_spoken_is_left_where_no_history_is_kept(
 
 
 def test_much_audio_at_once_leaves_no_hole(tmp_path: Path) -> None:
-    """The short version of `python -m tests.soak`."""
+    """The short version of `streamasr bench soak --pace 0 --sessions 3`."""
+
+    async def speak_at_once(url: str) -> list[Recording]:
+        speech = load_speech(sorted(TINY_CLIPS.glob("*.flac")), pause_s=1.0, seconds=60.0)
+        return await asyncio.gather(*(speak(Server(url), speech, pace=0.0) for _ in range(3)))
+
     with RunningDaemon(tmp_path, "--no-mic") as daemon:
-        result = asyncio.run(soak(daemon, minutes=1.0, n_sessions=3))
-        assert result.gaps == 0
-        assert result.finals >= 30
-        assert result.words >= 30
+        recordings = asyncio.run(speak_at_once(daemon.url))
+    for messages in ([told.message for told in one.heard] for one in recordings):
+        lasting = [m for m in messages if isinstance(m, v1.Final | v1.Words | v1.Gap | v1.End)]
+        assert [message.seq for message in lasting] == list(range(1, len(lasting) + 1))
+        assert not [message for message in messages if isinstance(message, v1.Gap)]
+        for kind in (v1.Final, v1.Words):
+            assert sum(isinstance(message, kind) for message in messages) >= 10
 
 
 def test_when_text_becomes_stable_is_the_operators_choice() -> None:

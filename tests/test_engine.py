@@ -36,6 +36,7 @@ from streamasr.events import (
     PassAbandoned,
     PassFailed,
     Rank,
+    SpreadWords,
     Words,
 )
 from streamasr.transcribe import Progress, transcribe
@@ -289,6 +290,22 @@ def test_every_order_is_answered_once(engine: Engine) -> None:
     answered = Counter(answer.of for answer in received if not isinstance(answer, Aligned))
     assert answered == {FINAL: 1, **dict.fromkeys(partials, 2)}
     assert any(isinstance(answer, Decoded) and answer.of == FINAL for answer in received)
+
+
+def test_words_that_are_late_are_spread_and_later_ones_are_not(engine: Engine) -> None:
+    answers = Answers()
+    channel = engine.channel(answers.put)
+    for number in range(20):
+        channel.perform(Align(number, Samples(0), SAMPLES, "one two", "English"))
+    channel.perform(SpreadWords())
+    channel.perform(Align(20, Samples(0), SAMPLES, "one two", "English"))
+    received = [answers.get(timeout=60) for _ in range(21)]
+    channel.close()
+    aligned = [answer for answer in received if isinstance(answer, Aligned)]
+    assert sorted(answer.segment for answer in aligned) == list(range(21))
+    methods = {answer.segment: answer.method for answer in aligned}
+    assert methods[19] == "spread"
+    assert methods[0] == methods[20] == "aligned"  # already begun, and ordered afterwards
 
 
 def test_orders_say_language_and_context(engine: Engine) -> None:

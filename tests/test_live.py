@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamasr.events import Encode, Rank, Release, Wishes
+from streamasr.engine import Deliver
+from streamasr.events import Align, Encode, Order, Rank, Release, SpreadWords, Wishes
 from streamasr.live import LiveSession, Reader
 from streamasr.protocols import v1
 from streamasr.stream import Beginning, StreamSettings
@@ -257,3 +258,33 @@ def test_there_is_room_as_long_as_not_too_much_waits(tmp_path: Path) -> None:
             await engine.answer_until(waiting)
 
     run(story())
+
+
+class WordlessEngine(FakeEngine):
+    """Never finds any words."""
+
+    def perform(self, order: Order, deliver: Deliver) -> None:
+        if isinstance(order, Align):
+            self.orders.append(order)
+        else:
+            super().perform(order, deliver)
+
+
+@pytest.mark.parametrize(("pace", "is_spread"), [(1.0, True), (6.0, False)])
+def test_words_of_live_speech_that_cannot_keep_up_are_spread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pace: float, is_spread: bool
+) -> None:
+    monkeypatch.setattr(LiveSession, "pace", property(lambda _: pace))
+
+    async def scenario() -> None:
+        engine = WordlessEngine()
+        async with session(tmp_path, engine) as (live, _, _):
+            for n_talks in range(20):
+                assert not any(isinstance(order, SpreadWords) for order in engine.orders)
+                feed(live, TALK)
+                await eventually(lambda: not live.lag_s)
+                if n_talks * len(TALK) > to_samples(60.0):
+                    break
+            assert is_spread == any(isinstance(order, SpreadWords) for order in engine.orders)
+
+    run(scenario())

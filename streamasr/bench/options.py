@@ -136,7 +136,7 @@ def _add_soak(benches: _Commands, shared: list[argparse.ArgumentParser]) -> None
         parents=shared,
         help="whether a long run stays as it began",
         description="Play to a daemon for long, and watch whether its memory grows or its text "
-        "falls behind; exits with 1 if memory grew by more than 3 %% or a promise was broken.",
+        "falls behind; exits with 1 if memory grew by more than 3 % or a promise was broken.",
     )
     _add_playing(parser)
     parser.add_argument(

@@ -178,6 +178,11 @@ class Session:
         return next(waiting, None)
 
     @property
+    def n_awaiting_words(self) -> int:
+        """Finals that are out and whose words are owed."""
+        return sum(segment.awaits_words for segment in self._segments.values())
+
+    @property
     def has_partial_in_flight(self) -> bool:
         """Whether a partial, or what may become one, is on its way."""
         flights = (segment.flight for segment in self._segments.values())
