@@ -392,9 +392,9 @@ def load_library() -> Any:  # llama-cpp-python has no usable types for its ctype
             "llama-cpp-python is not installed; run `make` or `pip install -r requirements.txt`."
         ) from error
     # llama.cpp's OpenMP threads wait at hundreds of barriers for each token, spinning for 3 ms by
-    # default: where others need the cores, each waits for one that has none. Sleeping at once costs
-    # a free machine as much as the work itself: 71 ms a token instead of 42 at full size on 2 cores.
-    # Spinning for some 30 us first costs nothing on either.
+    # default: where others need the cores, each waits for one that has none. Sleeping at once is
+    # slow too: 71 ms a token instead of 42 at full size on 2 free cores. Spinning for some 30 us
+    # first costs little on either.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # GNU's own, which the other one gives way to
     try:
