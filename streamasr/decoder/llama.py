@@ -395,8 +395,8 @@ def load_library() -> Any:  # llama-cpp-python has no usable types for its ctype
     # default: where others need the cores, each waits for one that has none. Sleeping at once is
     # slow too: 71 ms a token instead of 42 at full size on 2 free cores. Spinning for some 30 us
     # first costs little on either.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # GNU's own, which the other one gives way to
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # of GNU's library
+    os.environ.setdefault("KMP_BLOCKTIME", "0")  # of LLVM's, which knows milliseconds only
     try:
         from llama_cpp import llama_cpp as library
     except (ImportError, OSError, RuntimeError) as error:
