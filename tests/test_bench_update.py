@@ -1,6 +1,7 @@
 """What is ordered of an engine when updates and batches are measured."""
 
 from collections import Counter
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -9,7 +10,16 @@ from hypothesis import strategies as st
 
 from streamasr.bench.speech import Speech
 from streamasr.bench.throughput import measure_decoding
-from streamasr.bench.update import Kind, Measured, PassCost, Plan, Rig, measure, result_of
+from streamasr.bench.update import (
+    Kind,
+    Measured,
+    OpenEngine,
+    PassCost,
+    Plan,
+    Rig,
+    measure,
+    result_of,
+)
 from streamasr.engine import Deliver
 from streamasr.errors import WorkerError
 from streamasr.events import (
@@ -70,6 +80,11 @@ class Refuser(FakeEngine):
             deliver(PassFailed(order.of, "no") if is_failure else PassAbandoned(order.of))
 
 
+def opened(engine: Talker) -> OpenEngine:
+    """What "starts" an engine that runs already."""
+    return lambda: nullcontext(engine)
+
+
 def heard(order: Encode) -> float:
     return len(order.samples) / SAMPLE_RATE
 
@@ -80,7 +95,7 @@ def heard(order: Encode) -> float:
 def test_an_utterance_grows_by_half_a_second_and_is_compared_where_it_was_asked_for() -> None:
     with_caches, without = Talker(), Talker()
     plan = Plan(seconds=(1.0, 2.0), final_s=1.5, repetitions=1)
-    measured = measure(with_caches, without, SPEECH, plan)
+    measured = measure(opened(with_caches), opened(without), SPEECH, plan)
     grown = [heard(order) for order in with_caches.encodes if order.of.segment == 2]
     assert grown == [0.5, 1.0, 1.5, 2.0]
     ended = [heard(order) for order in with_caches.encodes if order.of.segment == 3]
@@ -101,7 +116,12 @@ def test_an_utterance_grows_by_half_a_second_and_is_compared_where_it_was_asked_
 
 def test_both_engines_are_given_the_same_at_the_same_length() -> None:
     with_caches, without = Talker(), Talker()
-    measure(with_caches, without, SPEECH, Plan(seconds=(6.0,), final_s=1.0, repetitions=1))
+    measure(
+        opened(with_caches),
+        opened(without),
+        SPEECH,
+        Plan(seconds=(6.0,), final_s=1.0, repetitions=1),
+    )
     incremental = next(o for o in with_caches.decodes if o.embeddings[0, 0] == 6 * SAMPLE_RATE)
     [scratch] = (o for o in without.decodes if o.embeddings[0, 0] == 6 * SAMPLE_RATE)
     assert scratch.forced == incremental.forced == tuple(range(6))  # of 11 tokens
@@ -113,7 +133,9 @@ def test_both_engines_are_given_the_same_at_the_same_length() -> None:
 
 def test_passes_have_numbers_of_their_own_and_segments_are_released() -> None:
     engine = Talker()
-    measure(engine, engine, SPEECH, Plan(seconds=(1.0,), final_s=1.0, repetitions=2))
+    measure(
+        opened(engine), opened(engine), SPEECH, Plan(seconds=(1.0,), final_s=1.0, repetitions=2)
+    )
     assert len({(o.of.number, id(o)) for o in engine.encodes}) == len(engine.encodes)
     released = {order.segment for order in engine.orders if isinstance(order, Release)}
     assert released == {order.of.segment for order in engine.encodes}
@@ -140,7 +162,7 @@ def test_an_engine_that_fails_ends_the_measurement(
 )
 def test_every_length_that_was_asked_for_is_measured(seconds: list[float], final_s: float) -> None:
     plan = Plan(tuple(seconds), final_s, repetitions=1)
-    measured = measure(Talker(), Talker(), SPEECH, plan)
+    measured = measure(opened(Talker()), opened(Talker()), SPEECH, plan)
     for kind in ("incremental", "scratch"):
         assert set(seconds) <= {m.seconds for m in measured if m.kind == kind}
     assert {m.seconds for m in measured if m.kind.startswith("final")} == {final_s}

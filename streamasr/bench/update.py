@@ -2,8 +2,9 @@
 
 An utterance grows by half a second at a time, as a session would have it: each time everything so
 far is ordered to be encoded and decoded, with what is stable forced and the last hypothesis as a
-draft. An engine that keeps its caches pays for what is new. At the lengths that are asked for, an
-engine that keeps none is given the same, in turn with the first, so that both see the same machine.
+draft. An engine that keeps its caches pays for what is new. Then an engine that keeps none is given
+the same at the lengths that are asked for. The two take turns and are never loaded together, since
+OpenMP lets threads sleep sooner where there are more of them than processors.
 
     incremental   caches and drafts; of the updates in the last two seconds up to a length, since
                   an update costs more the more of the encoder's window is open
@@ -17,6 +18,7 @@ engine that keeps none is given the same, in turn with the first, so that both s
 import queue
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
@@ -53,6 +55,9 @@ GROWTH_S: Final = (6.0, 24.0)
 """Lengths whose costs are compared with each other."""
 
 Kind: TypeAlias = Literal["incremental", "scratch", "final", "final_scratch"]
+
+OpenEngine: TypeAlias = Callable[[], AbstractContextManager[Recogniser]]
+"""Starts an engine, which the end of its context stops."""
 
 _FROM_SCRATCH: Final[dict[Kind, Kind]] = {"incremental": "scratch", "final": "final_scratch"}
 """What each kind is compared with."""
@@ -241,8 +246,8 @@ class _Utterance:
 
 
 def measure(
-    incremental: Recogniser,
-    scratch: Recogniser,
+    open_incremental: OpenEngine,
+    open_scratch: OpenEngine,
     speech: Speech,
     plan: Plan,
     report: Callable[[str], None] = lambda _: None,
@@ -250,8 +255,8 @@ def measure(
     """Let utterances grow and note what each pass costs.
 
     Args:
-        incremental: an engine with caches, started.
-        scratch: one without, of the same model and settings.
+        open_incremental: starts an engine with caches.
+        open_scratch: starts one without, of the same model and settings.
         speech: what is said, repeated without end.
         plan: which lengths, how often.
         report: told what is being done.
@@ -259,21 +264,15 @@ def measure(
     Raises:
         WorkerError: an engine fails.
     """
-    with_caches, without = Rig(incremental), Rig(scratch)
+    samples = speech.samples(0, to_samples(plan.longest))
     measured: list[Measured] = []
-    try:
-        _warm_up(with_caches, without, speech)
-        for repetition in range(plan.repetitions):
-            report(f"repetition {repetition + 1} of {plan.repetitions}")
-            for one in _grow(with_caches, without, speech, plan, repetition):
-                measured.append(one)
-                report(
-                    f"repetition {repetition + 1} of {plan.repetitions}, "
-                    f"{one.seconds:g} s, {one.kind}"
-                )
-    finally:
-        with_caches.close()
-        without.close()
+    for repetition in range(plan.repetitions):
+        report(f"repetition {repetition + 1} of {plan.repetitions}")
+        asked: list[_Asked] = []
+        with _rig(open_incremental, samples) as rig:
+            measured += _told(_grow(rig, samples, plan, asked), report)
+        with _rig(open_scratch, samples) as rig:
+            measured += _told(_do_anew(rig, samples, asked), report)
     return measured
 
 
@@ -293,66 +292,61 @@ def result_of(measured: Sequence[Measured], plan: Plan) -> UpdateResult:
     return UpdateResult(rows, curve, _ratios(rows))
 
 
-def _warm_up(with_caches: Rig, without: Rig, speech: Speech) -> None:
-    """The first pass of an engine allocates; that is nobody's update."""
-    for rig in (with_caches, without):
-        rig.run(_WARM_UP_SEGMENT, speech.samples(0, to_samples(2.0)))
-        rig.release(_WARM_UP_SEGMENT)
+def _told(passes: Iterable[Measured], report: Callable[[str], None]) -> Iterator[Measured]:
+    for one in passes:
+        report(f"{one.seconds:g} s, {one.kind}")
+        yield one
 
 
-_WARM_UP_SEGMENT: Final = 1
+@contextmanager
+def _rig(open_engine: OpenEngine, samples: Float32Array) -> Iterator[Rig]:
+    """An engine that has been warmed up: its first pass allocates, and is nobody's update."""
+    with open_engine() as engine:
+        rig = Rig(engine)
+        try:
+            rig.run(_WARM_UP, samples[: to_samples(2.0)])
+            rig.release(_WARM_UP)
+            yield rig
+        finally:
+            rig.close()
 
 
-def _grow(
-    with_caches: Rig,
-    without: Rig,
-    speech: Speech,
-    plan: Plan,
-    repetition: int,
-) -> Iterator[Measured]:
-    samples = speech.samples(0, to_samples(plan.longest))
-    number = _WARM_UP_SEGMENT + 1 + 2 * repetition
-    growing = _Utterance(with_caches, number, samples, plan.lag)
+_WARM_UP, _GROWING_SEGMENT, _ENDING_SEGMENT, _FIRST_ANEW = range(1, 5)
+"""Numbers of segments."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the engine with caches was given, to be given to the one without."""
+
+    kind: Kind
+    seconds: float
+    forced: tuple[int, ...]
+
+
+def _grow(rig: Rig, samples: Float32Array, plan: Plan, asked: list[_Asked]) -> Iterator[Measured]:
+    """An utterance that grows, and another one with its final pass."""
+    growing = _Utterance(rig, _GROWING_SEGMENT, samples, plan.lag)
     for seconds in _steps(max(plan.lengths)):
         if seconds in plan.lengths:
-            yield from _compare(growing, without, seconds, "incremental", repetition)
-        else:
-            yield growing.update(seconds, "incremental")
-    with_caches.release(number)
-    yield from _end(
-        _Utterance(with_caches, number + 1, samples, plan.lag), without, plan, repetition
-    )
-    with_caches.release(number + 1)
-
-
-def _end(segment: _Utterance, without: Rig, plan: Plan, repetition: int) -> Iterator[Measured]:
-    """A whole segment and its final pass; only that pass counts."""
+            asked.append(_Asked("scratch", seconds, growing.forced))
+        yield growing.update(seconds, "incremental")
+    rig.release(_GROWING_SEGMENT)
+    ending = _Utterance(rig, _ENDING_SEGMENT, samples, plan.lag)
     for seconds in _steps(plan.final_s - FINAL_STEP_S, first=STEP_S - FINAL_STEP_S):
-        segment.update(seconds, "incremental")
-    yield from _compare(segment, without, plan.final_s, "final", repetition)
+        ending.update(seconds, "incremental")
+    asked.append(_Asked("final_scratch", plan.final_s, ending.forced))
+    yield ending.update(plan.final_s, "final")
+    rig.release(_ENDING_SEGMENT)
 
 
-def _compare(
-    utterance: _Utterance,
-    without: Rig,
-    seconds: float,
-    kind: Literal["incremental", "final"],
-    repetition: int,
-) -> Iterator[Measured]:
-    """One pass with caches and one without, whichever comes first."""
-    forced, heard = utterance.forced, utterance.heard(seconds)
-
-    def from_scratch() -> Measured:
-        hypothesis, cost = without.run(utterance.number, heard, forced=forced)
-        without.release(utterance.number)
-        return Measured(_FROM_SCRATCH[kind], seconds, cost, len(hypothesis.tokens))
-
-    if repetition % 2:
-        yield from_scratch()
-        yield utterance.update(seconds, kind)
-    else:
-        yield utterance.update(seconds, kind)
-        yield from_scratch()
+def _do_anew(rig: Rig, samples: Float32Array, asked: Sequence[_Asked]) -> Iterator[Measured]:
+    """Each pass as if it were the first."""
+    for number, one in enumerate(asked, _FIRST_ANEW):
+        heard = samples[: to_samples(one.seconds)]
+        hypothesis, cost = rig.run(number, heard, forced=one.forced)
+        rig.release(number)
+        yield Measured(one.kind, one.seconds, cost, len(hypothesis.tokens))
 
 
 def _steps(last: float, first: float = STEP_S) -> Iterable[float]:

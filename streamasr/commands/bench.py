@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 from rich.console import Console
@@ -98,12 +99,15 @@ def _run_update(options: argparse.Namespace) -> int:
     plan = Plan(options.seconds, options.final, options.repeat)
     # Room for all of the utterance in one segment.
     chunker = ChunkerConfig(max_segment=max(plan.longest + 1, ChunkerConfig().max_segment))
-    with (
-        _progress() as show,
-        Engine(_recognition(options, chunker=chunker, words=False)) as incremental,
-        Engine(_recognition(options, chunker=chunker, words=False, reuse=False)) as scratch,
-    ):
-        measured = measure_update(incremental, scratch, speech, plan, report=show)
+    recognition = _recognition(options, chunker=chunker, words=False)
+    with _progress() as show:
+        measured = measure_update(
+            lambda: Engine(recognition),
+            lambda: Engine(replace(recognition, reuse=False)),
+            speech,
+            plan,
+            report=show,
+        )
     result = update_result(measured, plan)
     setting = _setting(options, speech, "repeat")
     _print(options, setting, result, report.update_table(result), report.ratio_table(result))
