@@ -213,7 +213,6 @@ SEGMENTATION_HELP: Final = {
     "pre_roll": "seconds of audio kept before speech; default 0.3",
     "hangover": "seconds of silence that end a segment; default 0.6",
     "trailing_silence": "seconds of that silence that stay in the segment; default 0.2",
-    "pause": "seconds of silence after which the final text is prepared; default 0.2",
     "min_speech": "seconds of speech below which a noise is ignored; default 0.2",
     "max_segment": "seconds after which a segment is cut at a quiet place; default 24",
     "cut_search": "seconds before that in which the quiet place is searched; default 5",
