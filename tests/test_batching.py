@@ -292,6 +292,16 @@ def test_without_reuse_everything_is_read_again() -> None:
         assert reader.n_rows - n_before == 3 + 2 + len(AFTER) + len(result.tokens)
 
 
+def test_without_reuse_promised_text_is_read_token_by_token() -> None:
+    values = [1.0, 2.0, 3.0] * 10
+    answer = truth(PROMPT, audio(values))
+    batcher, reader = batcher_of(reuse=False)
+    [result] = finish(batcher, batcher.begin("a", generate(PROMPT, audio(values), answer.tokens)))
+    assert result == answer
+    n_rows = [sum(batch.values()) for batch in reader.batches]
+    assert n_rows == [3, 30, len(AFTER), *[1] * len(answer.tokens)]
+
+
 def test_prompts_go_first_and_then_all_decode_together() -> None:
     batcher, reader = batcher_of()
     contents = {key: audio([n, n + 1.0]) for n, key in enumerate("abc", 20)}

@@ -467,6 +467,17 @@ def test_a_context_that_is_not_unicode_is_taken(config: RecognitionConfig) -> No
         assert all(isinstance(message, Final) for message in outcome(engine, odd))
 
 
+def test_an_idle_aligner_is_woken_for_those_who_want_words(config: RecognitionConfig) -> None:
+    of, later = Pass(1, 1, Rank.FINAL), Pass(2, 2, Rank.FINAL)
+    with Engine(replace(config, aligner_idle_s=300.0)) as engine:
+        assert engine.aligner
+        perform(engine, Encode(of, SAMPLES[:16000], wants_words=False))
+        assert engine.aligner.pid is None
+        perform(engine, Encode(later, SAMPLES[:16000]))
+        engine.aligner.wait_ready()
+        assert engine.aligner.pid is not None
+
+
 def test_the_aligner_takes_what_the_session_orders(engine: Engine) -> None:
     for text in ("", "...", "one two", "零 一", "x" * 2000):
         [answer] = perform(engine, Align(7, Samples(16000), SAMPLES, text, "English"))

@@ -1,6 +1,9 @@
 """The binding to llama.cpp, on the embedded decoder; whatever it has learned."""
 
 import importlib.metadata
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -607,3 +610,19 @@ def test_a_missing_library_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(importlib.metadata, "version", not_found)
     with pytest.raises(ModelError, match="llama-cpp-python is not installed"):
         llama.load_library.__wrapped__()
+
+
+WAITING = """
+import os
+from streamasr.decoder.llama import load_library
+load_library()
+print(os.environ["GOMP_SPINCOUNT"], os.environ["KMP_BLOCKTIME"])
+"""
+
+
+@pytest.mark.parametrize(("given", "used"), [({}, "3000 0"), ({"GOMP_SPINCOUNT": "7"}, "7 0")])
+def test_how_threads_wait_is_set_unless_somebody_has(given: dict[str, str], used: str) -> None:
+    unset = {k: v for k, v in os.environ.items() if k not in {"GOMP_SPINCOUNT", "KMP_BLOCKTIME"}}
+    command = [sys.executable, "-c", WAITING]
+    told = subprocess.run(command, env=unset | given, check=True, capture_output=True, text=True)
+    assert told.stdout.split() == used.split()
