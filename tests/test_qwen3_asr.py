@@ -276,27 +276,3 @@ def test_a_script_says_how_much_is_said(encoder: Qwen3Encoder, bundle: Path) -> 
         shorter = decoder.decode(embeddings[:-4])
         n_same = len(shorter.tokens) - 2
         assert shorter.tokens[:n_same] == first.tokens[:n_same]
-
-
-def test_what_an_abandoned_answer_had_found_is_not_decoded_again(
-    encoder: Qwen3Encoder, decoder: Qwen3ASRDecoder
-) -> None:
-    embeddings = embeddings_of(encoder, "espeak_joined")
-
-    def n_steps(answer: Answer[Hypothesis]) -> int:
-        count = 0
-        while not answer.is_complete:
-            decoder.step([answer])
-            count += 1
-        return count
-
-    whole = decoder.begin("whole", embeddings)
-    n_whole = n_steps(whole)
-    abandoned = decoder.begin("key", embeddings)
-    for _ in range(n_whole - 2):
-        decoder.step([abandoned])
-    again = decoder.begin("key", embeddings)
-    assert n_steps(again) <= 4 < n_whole
-    assert again.result == whole.result
-    for key in ("whole", "key"):
-        decoder.release(key)
