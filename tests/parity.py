@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 
 from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows
-from streamasr.export.bundle import export_checkpoint
-from streamasr.export.checkpoint import read_checkpoint
-from streamasr.export.graphs import build_backend
 from streamasr.features.log_mel import log_mel
+from streamasr.importing.bundle import export_checkpoint
+from streamasr.importing.graphs import build_backend
+from streamasr.importing.safetensors_checkpoint import read_checkpoint
 from streamasr.models.forced_aligner import ForcedAligner
 from streamasr.models.onnx import OnnxOptions, open_session
 from streamasr.models.qwen3_asr import build_prompt

@@ -8,8 +8,8 @@ import pytest
 
 from streamasr.bench.machine import SCRIPTED
 from streamasr.decoder.llama import LlamaModel
-from streamasr.export.bundle import export_checkpoint
-from streamasr.export.checkpoint import read_checkpoint
+from streamasr.importing.bundle import export_checkpoint
+from streamasr.importing.safetensors_checkpoint import read_checkpoint
 from streamasr.models.bundle import read_bundle
 from tests.checkpoints import Shape, tensor_shapes
 from tests.full_size import ALIGNER, RECOGNISER, add_script, write_checkpoint

@@ -70,8 +70,8 @@ def test_a_module_imports_only_what_its_layer_may(path: Path) -> None:
         assert own_parts(path) <= ALLOWED[part(path)]
 
 
-def test_export_is_reached_by_its_command_alone() -> None:
-    users = {part(path) for path in modules() if "export" in own_parts(path)}
+def test_importing_is_reached_by_commands_and_the_catalogue_alone() -> None:
+    users = {part(path) for path in modules() if "importing" in own_parts(path)}
     assert users == {"commands"}
 
 
@@ -88,7 +88,7 @@ def test_only_its_command_knows_the_daemon() -> None:
 @pytest.mark.parametrize(
     ("package", "users"),
     [
-        ("onnxruntime", {"models/onnx.py", "export/quantize.py"}),
+        ("onnxruntime", {"models/onnx.py", "importing/quantize.py"}),
         ("llama_cpp", {"decoder/llama.py"}),
         ("av", {"audio/decode.py", "audio/file.py"}),
         ("soxr", {"audio/resample.py"}),
@@ -126,7 +126,7 @@ from streamasr.cli import main
 try:
     main(sys.argv[1:])
 finally:
-    for name in ("onnxruntime", "onnx", "gguf", "torch", "streamasr.export"):
+    for name in ("onnxruntime", "onnx", "gguf", "torch", "streamasr.importing"):
         assert name not in sys.modules, name
     assert "llama_cpp" in sys.modules
 """

@@ -8,9 +8,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from streamasr.errors import AudioError, ConfigError, ModelError
-from streamasr.export.checkpoint import read_checkpoint
-from streamasr.export.graphs import build_backend, build_frontend
 from streamasr.features.log_mel import log_mel
+from streamasr.importing.graphs import build_backend, build_frontend
+from streamasr.importing.safetensors_checkpoint import read_checkpoint
 from streamasr.models.onnx import OnnxOptions, open_session
 from streamasr.models.qwen3_encoder import MASKED, Qwen3Encoder
 from streamasr.units import Float32Array

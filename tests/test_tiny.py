@@ -85,7 +85,7 @@ def test_demo_shows_partials_finals_and_words(engine: Engine) -> None:
 
 
 def test_embedded_bundle_is_what_the_export_makes_of_the_checkpoints(tmp_path: Path) -> None:
-    from streamasr.export.bundle import export_checkpoint
+    from streamasr.importing.bundle import export_checkpoint
 
     bundle = tmp_path / "tiny"
     export_checkpoint(

@@ -15,7 +15,7 @@ def run_export(options: argparse.Namespace) -> int:
         ModelError: the checkpoint cannot be used.
     """
     try:
-        from streamasr.export.bundle import export_checkpoint
+        from streamasr.importing.bundle import export_checkpoint
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"the package {error.name} is missing; `pip install 'streamasr[export]'` brings it."

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from streamasr.export.bundle import export_checkpoint
+from streamasr.importing.bundle import export_checkpoint
 from streamasr.features.log_mel import log_mel
 from streamasr.models.qwen3_encoder import Qwen3Encoder
 from tests.checkpoints import KeyStyle, Shape, write_checkpoint

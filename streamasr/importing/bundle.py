@@ -20,10 +20,11 @@ import numpy as np
 import onnx
 
 from streamasr.errors import ConfigError, ModelError
-from streamasr.export.checkpoint import HEAD, Checkpoint, read_checkpoint
-from streamasr.export.gguf_writer import write_decoder
-from streamasr.export.graphs import build_backend, build_frontend
-from streamasr.export.quantize import quantize_backend, quantize_decoder
+from streamasr.importing.checkpoint import HEAD, Checkpoint
+from streamasr.importing.gguf_writer import write_decoder
+from streamasr.importing.graphs import build_backend, build_frontend
+from streamasr.importing.quantize import quantize_backend, quantize_decoder
+from streamasr.importing.safetensors_checkpoint import read_checkpoint
 from streamasr.models.bundle import ALIGNER, FORMAT, RECOGNISER, VERSION
 
 EncoderWidth = Literal["fp32", "int8"]
@@ -72,7 +73,7 @@ def export_checkpoint(
     partial = _begin(destination)
     try:
         for place, checkpoint in bundles.items():
-            own_name = (name if place == "." else None) or checkpoint.directory.resolve().name
+            own_name = (name if place == "." else None) or checkpoint.path.resolve().name
             (partial / place).mkdir(exist_ok=True)
             _write_bundle(checkpoint, partial / place, own_name, precision, progress or _silent)
         partial.rename(destination)
@@ -96,7 +97,7 @@ def _begin(destination: Path) -> Path:
 
 def _require_family(checkpoint: Checkpoint, family: str) -> None:
     if checkpoint.family != family:
-        raise ModelError(f"{checkpoint.directory}: this is a {checkpoint.family}, not a {family}")
+        raise ModelError(f"{checkpoint.path}: this is a {checkpoint.family}, not a {family}")
 
 
 def _silent(_step: str) -> None:

@@ -8,9 +8,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto
 
-from streamasr.export.checkpoint import read_checkpoint
-from streamasr.export.graphs import build_backend, build_frontend, sinusoids
-from streamasr.export.quantize import quantize_backend
+from streamasr.importing.graphs import build_backend, build_frontend, sinusoids
+from streamasr.importing.quantize import quantize_backend
+from streamasr.importing.safetensors_checkpoint import read_checkpoint
 from streamasr.models.onnx import OnnxOptions
 from streamasr.models.qwen3_encoder import Qwen3Encoder
 from streamasr.units import Float32Array

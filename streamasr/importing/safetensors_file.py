@@ -25,7 +25,7 @@ _MAX_HEADER_BYTES: Final = 100_000_000  # the limit that the format sets
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class SafeTensor:
     """A tensor that stays in its file until it is asked for."""
 
     path: Path
@@ -50,7 +50,7 @@ class Tensor:
         return stored.astype(np.float32, copy=False)
 
 
-def read_header(path: Path) -> dict[str, Tensor]:
+def read_header(path: Path) -> dict[str, SafeTensor]:
     """List the tensors of one file.
 
     Raises:
@@ -73,7 +73,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
     }
 
 
-def _parse_entry(path: Path, name: str, entry: Any, start: int, size: int) -> Tensor:
+def _parse_entry(path: Path, name: str, entry: Any, start: int, size: int) -> SafeTensor:
     try:
         stored_type, shape = entry["dtype"], tuple(entry["shape"])
         begin, end = entry["data_offsets"]
@@ -82,4 +82,4 @@ def _parse_entry(path: Path, name: str, entry: Any, start: int, size: int) -> Te
         raise ModelError(f"{path}: tensor {name} is not a float tensor as expected") from error
     if end - begin != n_bytes or begin < 0 or start + end > size:
         raise ModelError(f"{path}: the file is cut short or broken at tensor {name}")
-    return Tensor(path, name, stored_type, shape, start + begin)
+    return SafeTensor(path, name, stored_type, shape, start + begin)

@@ -13,9 +13,9 @@ import pytest
 
 from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows
 from streamasr.errors import ConfigError, ModelError
-from streamasr.export import bundle as module
-from streamasr.export.bundle import DecoderWidth, EncoderWidth, export_checkpoint
-from streamasr.export.tokenizer import read_vocabulary
+from streamasr.importing import bundle as module
+from streamasr.importing.bundle import DecoderWidth, EncoderWidth, export_checkpoint
+from streamasr.importing.tokenizer import read_vocabulary
 from streamasr.models.onnx import OnnxOptions
 from streamasr.models.qwen3_encoder import Qwen3Encoder
 from tests.checkpoints import (

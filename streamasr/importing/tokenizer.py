@@ -12,7 +12,7 @@ from typing import Any, Final
 from gguf import TokenType
 
 from streamasr.errors import ModelError
-from streamasr.export.config_file import read_config
+from streamasr.importing.config_file import read_config
 
 END_OF_TURN: Final = "<|im_end|>"
 END_OF_TEXT: Final = "<|endoftext|>"

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from streamasr.errors import ModelError
-from streamasr.export.checkpoint import HEAD, Checkpoint
-from streamasr.export.safetensors_file import Tensor
-from streamasr.export.tokenizer import END_OF_TEXT, END_OF_TURN, Vocabulary, read_vocabulary
+from streamasr.importing.checkpoint import HEAD, Checkpoint
+from streamasr.importing.tensors import Tensor
+from streamasr.importing.tokenizer import END_OF_TEXT, END_OF_TURN, Vocabulary
 from streamasr.models.bundle import RECOGNISER
 
 FloatWidth = Literal["f32", "f16"]
@@ -41,7 +41,7 @@ def write_decoder(checkpoint: Checkpoint, path: Path, width: FloatWidth, name: s
     Raises:
         ModelError: the tokenizer files are broken, or a weight does not fit into f16.
     """
-    vocabulary = read_vocabulary(checkpoint.directory, checkpoint.text.vocab)
+    vocabulary = checkpoint.read_vocabulary()
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[_ARCHITECTURE])
     _add_facts(writer, checkpoint, width, name)
     _add_vocabulary(writer, vocabulary)
@@ -103,7 +103,7 @@ def _decoder_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
             continue
         gguf_name = names.get_name(common_name, try_suffixes=(".weight",))
         if gguf_name is None:
-            raise ModelError(f"{checkpoint.directory}: llama.cpp has no place for {tensor.name}")
+            raise ModelError(f"{checkpoint.path}: llama.cpp has no place for {tensor.name}")
         yield gguf_name, tensor
 
 

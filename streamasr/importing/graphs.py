@@ -23,8 +23,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from streamasr.export.checkpoint import AudioDimensions, Checkpoint
-from streamasr.export.safetensors_file import StoredType
+from streamasr.importing.checkpoint import AudioDimensions, Checkpoint
 from streamasr.units import Float32Array
 
 OPSET: Final = 17  # the first with LayerNormalization
@@ -33,7 +32,7 @@ IR_VERSION: Final = 8  # what belongs to that opset; onnxruntime from 1.12 on re
 NORM_EPS: Final = 1e-5
 MAX_TIMESCALE: Final = 10_000  # of the sinusoidal positions
 
-_ONNX_TYPES: Final[dict[StoredType, int]] = {
+_ONNX_TYPES: Final[dict[str, int]] = {
     "F32": TensorProto.FLOAT,
     "F16": TensorProto.FLOAT16,
     "BF16": TensorProto.BFLOAT16,
@@ -190,9 +189,9 @@ class _Graph:
             turned: transpose it: linear layers are stored (out, in), MatMul wants (in, out).
         """
         tensor = self._checkpoint.tensors[name]
-        as_stored = self._keep_half and tensor.stored_type != "F32"
+        as_stored = self._keep_half and tensor.stored_type in ("F16", "BF16")
         values = tensor.stored() if as_stored else tensor.float32()
-        stored_type: StoredType = tensor.stored_type if as_stored else "F32"
+        stored_type = tensor.stored_type if as_stored else "F32"
         stored_name = f"{name}.{stored_type}" if as_stored else name
         self._initializers[stored_name] = _initializer(
             stored_name, values.T if turned else values, stored_type
@@ -226,7 +225,7 @@ def _value(name: str, shape: Sequence[str | int]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
 
-def _initializer(name: str, values: npt.NDArray[Any], stored_type: StoredType) -> TensorProto:
+def _initializer(name: str, values: npt.NDArray[Any], stored_type: str) -> TensorProto:
     return helper.make_tensor(
         name,
         _ONNX_TYPES[stored_type],
