@@ -165,7 +165,10 @@ def test_a_tensor_in_both_key_styles_is_refused(tmp_path: Path) -> None:
         (lambda c: c["audio_config"].update(d_model=0), "d_model must be a positive number"),
         (lambda c: c["audio_config"].update(encoder_attention_heads=5), "split into 5 heads"),
         (lambda c: c["audio_config"].update(n_window_infer=850), "not a multiple"),
-        (lambda c: c["audio_config"].update(output_dim=64), "output_dim 64 is not the LLM's hidden_size 48"),
+        (
+            lambda c: c["audio_config"].update(output_dim=64),
+            "output_dim 64 is not the LLM's hidden_size 48",
+        ),
         (lambda c: c["audio_config"].update(activation_function="relu"), "'relu' is not supported"),
         (lambda c: c["audio_config"].update(encoder_layers=3), r"layers\.2\.\S+ is missing"),
         (lambda c: c["text_config"].pop("rope_parameters"), "rope_theta is missing"),
