@@ -58,10 +58,10 @@ def test_a_model_without_a_name_is_called_like_its_directory(tmp_path: Path) -> 
     [
         ({"format": "other"}, "does not describe"),
         ({"format": None}, "does not describe"),
-        ({"version": 2}, "export the model again"),
-        ({"version": None}, "export the model again"),
+        ({"version": 2}, "import the model again"),
+        ({"version": None}, "import the model again"),
         ({"family": ALIGNER}, f"holds a {ALIGNER}, a {RECOGNISER} is needed"),
-        ({"family": None}, "is needed"),
+        ({"family": None}, "knows no model family"),
     ],
 )
 def test_a_description_of_something_else_is_refused(
@@ -79,7 +79,7 @@ def test_a_broken_description_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_directory_without_description_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="make one with `streamasr export`"):
+    with pytest.raises(ModelError, match="make one with `streamasr models import`"):
         read_bundle(tmp_path, RECOGNISER)
 
 

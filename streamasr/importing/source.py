@@ -1,0 +1,234 @@
+"""Telling the forms apart in which Qwen3-ASR and Qwen3-ForcedAligner are published.
+
+    a folder or zip of ONNX graphs with a decoder as GGUF   -> Release
+    a single GGUF of encoder and decoder (CrispASR)         -> Checkpoint
+    a text GGUF with its `mmproj` GGUF (llama.cpp)          -> Checkpoint with a decoder file
+    a folder of safetensors, in either key style            -> Checkpoint
+    a model directory of our own                            -> Bundle
+
+What a file is follows from its content. Names are looked at for one thing only: a file that
+belongs to a folder stands for that folder.
+"""
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from streamasr.errors import ModelError
+from streamasr.importing.archive import unpack
+from streamasr.importing.checkpoint import Checkpoint
+from streamasr.importing.crispasr import read_crispasr
+from streamasr.importing.gguf_file import GGUFFile, describe, read_gguf
+from streamasr.importing.projector import read_projector
+from streamasr.importing.release import Release, read_releases
+from streamasr.importing.safetensors_checkpoint import read_checkpoint
+from streamasr.importing.tensors import Progress, silent
+from streamasr.models.bundle import ALIGNER, RECOGNISER, Bundle, is_bundle, open_bundle
+
+Source: TypeAlias = Checkpoint | Release | Bundle
+
+WHAT_WORKS: Final = (
+    "streamasr reads folders and zips of ONNX graphs with a GGUF, CrispASR's single GGUF, a text "
+    "GGUF with its mmproj GGUF, folders of safetensors, and its own model directories"
+)
+
+_CRISPASR: Final = "qwen3asr"
+_PROJECTOR: Final = "clip"
+_TEXTS: Final = frozenset({"qwen3vl", "qwen3"})
+"""Architectures of GGUFs."""
+
+_MAGICS: Final = {b"GGUF": "gguf", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
+_PARTS_OF_FOLDERS: Final = frozenset({".onnx", ".data", ".safetensors", ".json"})
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What was found under one path: a recogniser, an aligner, or both."""
+
+    recogniser: Source | None
+    aligner: Source | None
+
+    @property
+    def main(self) -> Source:
+        """What the path is named for: the recogniser, else the aligner."""
+        main = self.recogniser or self.aligner
+        assert main is not None
+        return main
+
+
+def open_sources(path: Path, scratch: Path | None = None, progress: Progress = silent) -> Sources:
+    """Find out what is under a path and read what it says of itself; weights stay on disk.
+
+    Args:
+        path: a file or a directory, which is only read.
+        scratch: an empty directory of ours, for what is in an archive. Without one, archives are
+            refused.
+        progress: told while an archive is being unpacked.
+
+    Raises:
+        ModelError: there is nothing, nothing that can be used, or more than one model of a family.
+    """
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a path cannot be looked at
+        return _choose(_in_folder(path), path)
+    match _kind(path):
+        case "gguf":
+            return _choose(list(_in_gguf(path)), path)
+        case "zip" if scratch is not None:
+            unpack(path, scratch, progress)
+            return _choose(_in_folder(scratch), path)
+        case "zip":
+            raise ModelError(
+                f"{path} is an archive: import it first, with `streamasr models import`."
+            )
+        case _ if path.suffix.lower() in _PARTS_OF_FOLDERS:
+            return _choose(_in_folder(path.parent), path.parent)
+        case _:
+            raise ModelError(f"{path} is no model file; {WHAT_WORKS}.")
+
+
+def is_archive(path: Path) -> bool:
+    """Tell whether a path is a file whose content has to be unpacked first."""
+    return path.is_file() and _kind(path) == "zip"
+
+
+def _kind(path: Path) -> str | None:
+    """What the first bytes of a file say that it is."""
+    try:
+        with path.open("rb") as file:
+            return _MAGICS.get(file.read(4))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: there is no such file or directory.") from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _choose(found: Sequence[Source], path: Path) -> Sources:
+    """At most one of each family."""
+    if not found:
+        raise ModelError(f"{path} holds no model; {WHAT_WORKS}.")
+    recognisers = [source for source in found if source.family == RECOGNISER]
+    aligners = [source for source in found if source.family == ALIGNER]
+    for several in (recognisers, aligners):
+        if len(several) > 1:
+            names = ", ".join(str(_place(source)) for source in several)
+            raise ModelError(f"{path} holds several models: name one of {names}.")
+    return Sources(next(iter(recognisers), None), next(iter(aligners), None))
+
+
+def _place(source: Source) -> Path:
+    match source:
+        case Checkpoint():
+            return source.path
+        case Release():
+            return source.decoder
+        case Bundle():
+            return source.directory
+
+
+def _in_folder(folder: Path) -> list[Source]:
+    """What is in a folder, else in the folders right in it: releases are packed both ways."""
+    found = list(_right_in_folder(folder))
+    if found:
+        return found
+    inner = sorted(path for path in _entries(folder) if path.is_dir())
+    return list(chain.from_iterable(_right_in_folder(path) for path in inner))
+
+
+def _right_in_folder(folder: Path) -> Iterator[Source]:
+    if is_bundle(folder):
+        yield open_bundle(folder)
+        return
+    files = [path for path in _entries(folder) if path.is_file()]
+    if any(path.suffix == ".onnx" for path in files):
+        yield from read_releases(folder)
+        return
+    if (folder / "config.json") in files and any(p.suffix == ".safetensors" for p in files):
+        yield read_checkpoint(folder)
+        return
+    ggufs = [read_gguf(path) for path in files if _kind(path) == "gguf"]
+    if ggufs:
+        yield from _among_ggufs(ggufs)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise ModelError(f"{folder} cannot be read: {error.strerror}.") from error
+
+
+def _in_gguf(path: Path) -> Iterator[Source]:
+    """The model that a GGUF is, or that it is a part of."""
+    file = read_gguf(path)
+    if file.architecture == _CRISPASR:
+        yield read_crispasr(file)
+        return
+    neighbours = _entries(path.parent)
+    if file.architecture in _TEXTS and any(other.suffix == ".onnx" for other in neighbours):
+        releases = read_releases(path.parent)
+        yield from (release for release in releases if release.decoder.samefile(path))
+        return
+    others = [read_gguf(each) for each in neighbours if each.is_file() and _kind(each) == "gguf"]
+    partners = [other for other in others if _are_pair(file, other) or _are_pair(other, file)]
+    if not partners:
+        raise ModelError(describe(file))
+    other = _best(partners)
+    text, projector = (other, file) if file.architecture == _PROJECTOR else (file, other)
+    yield read_projector(text, projector)
+
+
+def _among_ggufs(files: Sequence[GGUFFile]) -> Iterator[Source]:
+    """What a folder of GGUFs holds; of one model in several precisions, the best.
+
+    Raises:
+        ModelError: none of them can be used.
+    """
+    whole = [file for file in files if file.architecture == _CRISPASR]
+    for alike in _group(whole).values():
+        yield read_crispasr(_best(alike))
+    texts = [file for file in files if file.architecture in _TEXTS]
+    for alike in _group(texts).values():
+        projectors = [file for file in files if _are_pair(alike[0], file)]
+        if projectors:
+            yield read_projector(_best(alike), _best(projectors))
+        elif not whole:
+            raise ModelError(describe(alike[0]))
+    if not whole and not texts:
+        raise ModelError(describe(files[0]))
+
+
+def _are_pair(text: GGUFFile, projector: GGUFFile) -> bool:
+    """Whether a decoder can read what an encoder gives."""
+    if text.architecture not in _TEXTS or projector.architecture != _PROJECTOR:
+        return False
+    width = text.metadata.get(f"{text.architecture}.embedding_length")
+    return bool(width == projector.metadata.get("clip.audio.projection_dim"))
+
+
+def _group(files: Iterable[GGUFFile]) -> dict[object, list[GGUFFile]]:
+    """Files of one model, which differ in their precision alone."""
+    groups: dict[object, list[GGUFFile]] = {}
+    for file in files:
+        shapes = frozenset((tensor.name, tensor.shape) for tensor in file.tensors.values())
+        groups.setdefault(shapes, []).append(file)
+    return groups
+
+
+def _best(files: Iterable[GGUFFile]) -> GGUFFile:
+    """The one nearest to 8 bits from above, as that costs no accuracy; else the one with most."""
+
+    def rank(file: GGUFFile) -> tuple[bool, float]:
+        bits = bits_per_weight(file)
+        return bits < 8, abs(bits - 8)
+
+    return min(files, key=rank)
+
+
+def bits_per_weight(file: GGUFFile) -> float:
+    """Bits that a weight takes on average."""
+    n_weights = sum(math.prod(tensor.shape) for tensor in file.tensors.values())
+    return 8 * file.path.stat().st_size / max(1, n_weights)
