@@ -1,17 +1,19 @@
 """The encoder's two graphs: equal to the reference, and their windows independent."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from streamasr.errors import AudioError, ConfigError, ModelError
 from streamasr.features.log_mel import log_mel
 from streamasr.importing.graphs import build_backend, build_frontend
 from streamasr.importing.safetensors_checkpoint import read_checkpoint
-from streamasr.models.onnx import OnnxOptions, open_session
+from streamasr.models.bundle import BACKEND_FILE, FRONTEND_FILE
+from streamasr.models.onnx import CPU, OnnxOptions, open_session
 from streamasr.models.qwen3_encoder import MASKED, Qwen3Encoder
 from streamasr.units import Float32Array
 from tests.checkpoints import Shape, write_checkpoint
@@ -225,16 +227,68 @@ def test_a_graph_of_integers_is_refused(tmp_path: Path) -> None:
         open_encoder(tmp_path)
 
 
-def test_an_unknown_provider_is_refused(tmp_path: Path) -> None:
-    frontend, _ = write_graphs(tmp_path, Shape())
-    assert frontend
-    with pytest.raises(ModelError, match="onnxruntime has no CUDAExecutionProvider here"):
+def test_a_provider_that_onnxruntime_has_never_heard_of_is_refused(tmp_path: Path) -> None:
+    write_graphs(tmp_path, Shape())
+    with pytest.raises(ModelError, match="knows no provider CudaProvider; this build has .*CPU"):
         Qwen3Encoder(
             tmp_path / "frontend.onnx",
             tmp_path / "backend.onnx",
             800,
-            OnnxOptions(providers=("CUDAExecutionProvider",)),
+            OnnxOptions(providers=("CudaProvider",)),
         )
+
+
+def test_a_provider_that_this_build_lacks_gives_way_to_the_cpu(
+    bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = Qwen3Encoder.from_bundle(bundle, OPTIONS).encode(speechlike(20_000))
+    options = OnnxOptions(providers=("CUDAExecutionProvider",), threads=1)
+    encoder = Qwen3Encoder.from_bundle(bundle, options)
+    assert encoder.providers == (CPU,)
+    np.testing.assert_array_equal(encoder.encode(speechlike(20_000)), expected)
+    assert "has no CUDAExecutionProvider, so the next provider or the CPU is used" in caplog.text
+
+
+def test_widths_that_a_graph_does_not_state_are_found_out(tmp_path: Path) -> None:
+    frontend, backend = write_graphs(tmp_path, Shape())
+    stated = open_encoder(tmp_path)
+    for value in (frontend.graph.output[0], backend.graph.input[0], backend.graph.output[0]):
+        value.type.tensor_type.shape.dim[2].dim_param = "whatever"
+    save(tmp_path, frontend, backend)
+    found = open_encoder(tmp_path)
+    assert (found.d_model, found.output_dim) == (stated.d_model, stated.output_dim)
+    np.testing.assert_array_equal(found.encode(speechlike(9000)), stated.encode(speechlike(9000)))
+
+
+def test_graphs_of_two_encoders_that_state_no_widths_are_refused(tmp_path: Path) -> None:
+    frontend, _ = write_graphs(tmp_path, Shape())
+    (tmp_path / "other").mkdir()
+    _, backend = write_graphs(tmp_path / "other", Shape(d_model=48))
+    backend.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "whatever"
+    backend.graph.output[0].type.tensor_type.shape.dim[2].dim_param = "whatever"
+    save(tmp_path, frontend, backend)
+    with pytest.raises(ModelError, match=r"backend\.onnx: onnxruntime cannot run it"):
+        open_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [(np.nan, "numbers that are not finite"), (0.0, "the same for every sound")],
+    ids=["nan", "zero"],
+)
+def test_an_encoder_that_computes_nonsense_is_refused(
+    bundle: Path, tmp_path: Path, weights: float, sentence: str
+) -> None:
+    for name in (FRONTEND_FILE, "model.json"):
+        shutil.copy(bundle / name, tmp_path)
+    backend = onnx.load(bundle / BACKEND_FILE)
+    for weight in backend.graph.initializer:
+        if "linear_2" in weight.name:
+            values = np.full(tuple(weight.dims), weights, np.float16)
+            weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(backend, tmp_path / BACKEND_FILE)
+    with pytest.raises(ModelError, match=sentence):
+        Qwen3Encoder.from_bundle(tmp_path, OPTIONS)
 
 
 @pytest.mark.parametrize("n_window_infer", [0, 50, 150])

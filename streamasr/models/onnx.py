@@ -6,7 +6,7 @@ that only the children that run graphs ever load it.
 
 import ctypes
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -37,7 +37,8 @@ class OnnxOptions:
     """How graphs are run."""
 
     providers: tuple[str, ...] = (CPU,)
-    """onnxruntime's execution providers, in order of preference; all must be installed."""
+    """onnxruntime's execution providers, in order of preference. Where one cannot be used the next
+    takes its place, and the CPU the last one's."""
 
     threads: int = 0
     """Threads of one operator; 0 lets onnxruntime take one per core."""
@@ -70,14 +71,38 @@ class OnnxSession:
         self.inputs = {port.name: port for port in _ports(session.get_inputs(), path)}
         self.outputs = {port.name: port for port in _ports(session.get_outputs(), path)}
 
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The execution providers that are in use."""
+        return tuple(self._session.get_providers())
+
     def run(self, output: str, **inputs: Float32Array) -> Float32Array:
         """Compute one output from all inputs, given by name."""
         feeds = {
             name: np.ascontiguousarray(value, self.inputs[name].dtype)
             for name, value in inputs.items()
         }
-        result: npt.NDArray[np.floating] = self._session.run([output], feeds)[0]
+        try:
+            result: npt.NDArray[np.floating] = self._session.run([output], feeds)[0]
+        except _failures() as error:
+            raise ModelError(f"{self.path}: onnxruntime cannot run it ({_line(error)})") from error
         return result.astype(np.float32, copy=False)
+
+    def width(self, output: str, **inputs: tuple[int, ...]) -> int:
+        """The length of an output's last axis: as it is stated, or found by computing it once.
+
+        Args:
+            output: its name.
+            inputs: the shape of every input, for when it must be computed.
+
+        Raises:
+            ModelError: the graph does not run on such inputs.
+        """
+        stated = self.outputs[output].shape[-1]
+        if stated is not None:
+            return stated
+        zeros = {name: np.zeros(shape, np.float32) for name, shape in inputs.items()}
+        return len(self.run(output, **zeros).T)
 
 
 def open_session(
@@ -92,8 +117,8 @@ def open_session(
         outputs: the number of axes of every output that will be used, by name.
 
     Raises:
-        ModelError: the file is missing or broken, a provider is not installed, or the
-            graph has other inputs or outputs.
+        ModelError: the file is missing or broken, onnxruntime has never heard of a provider, or
+            the graph has other inputs or outputs.
     """
     session = OnnxSession(_open(path, options), path)
     if session.inputs.keys() != inputs.keys():
@@ -106,20 +131,61 @@ def open_session(
         for name, rank in ranks.items():
             if (found_rank := len(ports[name].shape)) != rank:
                 raise ModelError(f"{path}: {name} has {found_rank} axes instead of {rank}")
-    logger.debug("opened %s with %s", path, ", ".join(options.providers))
+    logger.debug("opened %s with %s", path, ", ".join(session.providers))
     return session
+
+
+def usable_providers(
+    wanted: Sequence[str], known: Collection[str], built_in: Collection[str]
+) -> tuple[list[str], list[str]]:
+    """What can be tried of the providers that were asked for, and what cannot.
+
+    Args:
+        wanted: in order of preference.
+        known: all that onnxruntime has a name for.
+        built_in: those that this build of it has.
+
+    Raises:
+        ModelError: onnxruntime has no such provider in any build.
+    """
+    for name in wanted:
+        if name not in known and name not in built_in:
+            choices = ", ".join(built_in)
+            raise ModelError(f"onnxruntime knows no provider {name}; this build has {choices}")
+    there = [name for name in wanted if name in built_in]
+    missing = [name for name in wanted if name not in built_in]
+    return (there if CPU in there else [*there, CPU]), missing
 
 
 def _open(path: Path, options: OnnxOptions) -> "onnxruntime.InferenceSession":
     import onnxruntime as ort
-    from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
-    for provider in options.providers:
-        if provider not in (available := ort.get_available_providers()):
-            choices = ", ".join(available)
-            raise ModelError(f"onnxruntime has no {provider} here; it has {choices}")
+    built_in = ort.get_available_providers()
+    providers, missing = usable_providers(options.providers, ort.get_all_providers(), built_in)
     if not path.is_file():
         raise ModelError(f"{path}: there is no such file")
+    for name in missing:
+        logger.warning(
+            "this build of onnxruntime has no %s, so the next provider or the CPU is used; it has "
+            "%s.",
+            name,
+            ", ".join(built_in),
+        )
+    session = _create(path, options, providers)
+    for name in providers:
+        if name not in (active := session.get_providers()):
+            logger.warning(
+                "onnxruntime's %s does not start on this machine, %s is used.", name, active[0]
+            )
+    _return_freed_memory()
+    return session
+
+
+def _create(
+    path: Path, options: OnnxOptions, providers: list[str]
+) -> "onnxruntime.InferenceSession":
+    import onnxruntime as ort
+
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.log_severity_level = options.log_level
@@ -127,8 +193,24 @@ def _open(path: Path, options: OnnxOptions) -> "onnxruntime.InferenceSession":
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings.add_session_config_entry("session.inter_op.allow_spinning", "0")
     try:
-        session = ort.InferenceSession(str(path), settings, providers=list(options.providers))
-    except (
+        return ort.InferenceSession(str(path), settings, providers=providers)
+    except _failures() as error:
+        if providers != [CPU]:
+            session = _create(path, options, [CPU])  # raises if it is the file's fault
+            logger.warning(
+                "onnxruntime cannot use %s (%s), so the CPU is used.",
+                " or ".join(name for name in providers if name != CPU),
+                _line(error),
+            )
+            return session
+        raise ModelError(f"{path}: onnxruntime cannot load this file ({_line(error)})") from error
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises; of its own, but for what its Python part finds wrong itself."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as failures
+
+    return (
         failures.EPFail,
         failures.Fail,
         failures.InvalidArgument,
@@ -137,11 +219,13 @@ def _open(path: Path, options: OnnxOptions) -> "onnxruntime.InferenceSession":
         failures.NoSuchFile,
         failures.NotImplemented,
         failures.RuntimeException,
-    ) as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{path}: onnxruntime cannot load this file ({reason})") from error
-    _return_freed_memory()
-    return session
+        ValueError,
+        RuntimeError,
+    )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _return_freed_memory() -> None:

@@ -15,6 +15,8 @@ native port; the original package on CPU attends to the whole clip instead.
 """
 
 import json
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -22,15 +24,17 @@ import numpy as np
 
 from streamasr.errors import ConfigError, ModelError
 from streamasr.features.log_mel import HOP, log_mel
-from streamasr.models.onnx import OnnxOptions, OnnxSession, open_session
+from streamasr.models.bundle import BACKEND_FILE, FRONTEND_FILE
+from streamasr.models.onnx import CPU, OnnxOptions, OnnxSession, open_session
 from streamasr.units import SAMPLE_RATE, Float32Array
 
-FRONTEND_FILE: Final = "encoder_frontend.onnx"
-BACKEND_FILE: Final = "encoder_backend.onnx"
+logger = logging.getLogger(__name__)
 
 MASKED: Final = np.float32(-10_000)
 """Added to the attention score of a masked key: nothing is left after the softmax, and
 unlike minus infinity it fits into float16 and never gives NaN."""
+
+_NOISE_LEVEL: Final = 1e-3  # of full scale: -60 dB
 
 _FRAMES_PER_SECOND: Final = SAMPLE_RATE // HOP
 
@@ -61,11 +65,16 @@ class Qwen3Encoder:
             outputs={"last_hidden_state": 3},
         )
         self.n_mels, self.chunk_frames = _chunk_shape(self._frontend)
-        self.d_model = _last_axis(self._frontend, "chunk_out")
-        self.output_dim = _last_axis(self._backend, "last_hidden_state")
-        self.chunk_tokens = convolved_length(self.chunk_frames)
-        if self._backend.inputs["hidden_states"].shape[-1] != self.d_model:
+        self.chunk_tokens = n_tokens = convolved_length(self.chunk_frames)
+        chunk = (1, self.n_mels, self.chunk_frames)
+        self.d_model = self._frontend.width("chunk_out", chunk_mel=chunk)
+        if self._backend.inputs["hidden_states"].shape[-1] not in {self.d_model, None}:
             raise ModelError(f"{backend}: this graph belongs to another encoder than {frontend}")
+        self.output_dim = self._backend.width(
+            "last_hidden_state",
+            hidden_states=(1, n_tokens, self.d_model),
+            attention_mask=(1, 1, n_tokens, n_tokens),
+        )
         if n_window_infer < self.chunk_frames or n_window_infer % self.chunk_frames:
             raise ModelError(
                 f"{frontend.parent}: n_window_infer is {n_window_infer}, "
@@ -78,7 +87,9 @@ class Qwen3Encoder:
     def from_bundle(
         cls, directory: Path, options: OnnxOptions | None = None, *, window_s: int | None = None
     ) -> Self:
-        """Open the encoder of a bundle that `streamasr export` wrote.
+        """Open the encoder of a bundle, and see whether it works.
+
+        Where it does not on a provider other than the CPU, the CPU takes over.
 
         Args:
             directory: the bundle.
@@ -86,18 +97,54 @@ class Qwen3Encoder:
             window_s: seconds in one attention window, if not as many as in the bundle's own.
 
         Raises:
-            ModelError: a file is missing or broken.
+            ModelError: a file is missing or broken, or what it computes is no use.
             ConfigError: the bundle's window cannot be divided into such windows.
         """
         n_window_infer = _read_n_window_infer(directory / "model.json")
         if window_s is not None:
             n_window_infer = _shorten(n_window_infer, window_s)
-        return cls(
-            directory / FRONTEND_FILE,
-            directory / BACKEND_FILE,
-            n_window_infer,
-            options or OnnxOptions(),
-        )
+        options = options or OnnxOptions()
+        graphs = directory / FRONTEND_FILE, directory / BACKEND_FILE
+        encoder = cls(*graphs, n_window_infer, options)
+        try:
+            encoder.self_test()
+        except ModelError as error:
+            if set(encoder.providers) == {CPU}:
+                raise
+            logger.warning(
+                "onnxruntime's %s cannot be used (%s), so the CPU is.",
+                encoder.providers[0],
+                error,
+            )
+            encoder = cls(*graphs, n_window_infer, replace(options, providers=(CPU,)))
+            encoder.self_test()
+        return encoder
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The execution providers of onnxruntime that are in use."""
+        return tuple(dict.fromkeys((*self._frontend.providers, *self._backend.providers)))
+
+    def self_test(self) -> None:
+        """Encode a second of faint noise, which any encoder must find something in.
+
+        Raises:
+            ModelError: what comes out is not finite, or says nothing about what went in.
+        """
+        noise = np.random.default_rng(0).normal(0, _NOISE_LEVEL, SAMPLE_RATE)
+        embeddings = self.encode(noise.astype(np.float32))
+        if not np.isfinite(embeddings).all():
+            raise ModelError(
+                f"{self._frontend.path.parent}: the encoder computes numbers that are not finite: "
+                "its files are damaged, or this execution provider cannot run them; get the model "
+                "again, or use CPUExecutionProvider."
+            )
+        if not (np.ptp(embeddings, axis=0).any() and np.ptp(embeddings, axis=1).any()):
+            raise ModelError(
+                f"{self._frontend.path.parent}: the encoder computes the same for every sound: its "
+                "files are damaged or quantised too far; get the model again, with an encoder of 8 "
+                "bits or more."
+            )
 
     def encode(self, samples: Float32Array) -> Float32Array:
         """Turn a clip into embeddings for the LLM.
@@ -176,13 +223,6 @@ def _chunk_shape(frontend: OnnxSession) -> tuple[int, int]:
     if n_chunks not in {None, 1}:
         raise ModelError(f"{frontend.path}: the graph takes {n_chunks} chunks at a time, not any")
     return n_mels, n_frames
-
-
-def _last_axis(session: OnnxSession, name: str) -> int:
-    width = session.outputs[name].shape[-1]
-    if width is None:
-        raise ModelError(f"{session.path}: {name} must state its width")
-    return width
 
 
 def _read_n_window_infer(path: Path) -> int:
