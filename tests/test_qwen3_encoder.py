@@ -229,7 +229,7 @@ def test_a_graph_of_integers_is_refused(tmp_path: Path) -> None:
 
 def test_a_provider_that_onnxruntime_has_never_heard_of_is_refused(tmp_path: Path) -> None:
     write_graphs(tmp_path, Shape())
-    with pytest.raises(ModelError, match="knows no provider CudaProvider; this build has .*CPU"):
+    with pytest.raises(ModelError, match=r"knows no provider CudaProvider; this build has .*CPU"):
         Qwen3Encoder(
             tmp_path / "frontend.onnx",
             tmp_path / "backend.onnx",

@@ -68,13 +68,16 @@ class Qwen3Encoder:
         self.chunk_tokens = n_tokens = convolved_length(self.chunk_frames)
         chunk = (1, self.n_mels, self.chunk_frames)
         self.d_model = self._frontend.width("chunk_out", chunk_mel=chunk)
-        if self._backend.inputs["hidden_states"].shape[-1] not in {self.d_model, None}:
+        stated = self._backend.inputs["hidden_states"].shape[-1]
+        if stated not in {self.d_model, None}:
             raise ModelError(f"{backend}: this graph belongs to another encoder than {frontend}")
         self.output_dim = self._backend.width(
             "last_hidden_state",
             hidden_states=(1, n_tokens, self.d_model),
             attention_mask=(1, 1, n_tokens, n_tokens),
         )
+        if stated is None:
+            self._attend_window(np.zeros((1, n_tokens, self.d_model), np.float32))
         if n_window_infer < self.chunk_frames or n_window_infer % self.chunk_frames:
             raise ModelError(
                 f"{frontend.parent}: n_window_infer is {n_window_infer}, "
