@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, get_args, get_orig
 import msgspec
 from msgspec import Meta
 
+from streamasr.catalogue.known import FAMILIES, KnownModel, check_name, check_url
 from streamasr.errors import ConfigError
 from streamasr.segmentation.chunker import ChunkerConfig
 from streamasr.segmentation.vad import VadConfig
@@ -189,6 +190,13 @@ def _state_directory() -> Path:
         return platformdirs.user_state_path(APP_NAME)
 
 
+def _models_directory() -> Path:
+    import platformdirs
+
+    with _at_home():
+        return platformdirs.user_cache_path(APP_NAME) / "models"
+
+
 @contextlib.contextmanager
 def _at_home() -> Iterator[None]:
     """Explain that this user has no home."""
@@ -205,6 +213,9 @@ def _example(value: str | int) -> Meta:
     """What a setting that is not set by default may look like."""
     return Meta(examples=[value])
 
+
+REGISTRY: Final = "models"
+"""Field of `DaemonConfig` that holds tables with names of the user's choice, and no settings."""
 
 HIDDEN: Final = object()
 """Note of a field that is shown in no table and, at its default, in no file: for measurements."""
@@ -322,6 +333,28 @@ class StorageConfig(Section, kw_only=True, frozen=True):
     """Whether audio is kept until its text is final, so that a crash loses nothing."""
     history_days: Annotated[int, RELOAD, Meta(ge=0, le=36_500)] = 30
     """Days for which finals, words and gaps are kept; 0 keeps nothing of a session that is over."""
+    models: Annotated[Path, RESTART] = msgspec.field(default_factory=_models_directory)
+    """Where models are installed. The default is in what the XDG base directory specification calls
+    the user's cache."""
+
+
+class DownloadConfig(Section, kw_only=True, frozen=True):
+    """How `streamasr models pull` fetches models; nothing else uses the network."""
+
+    endpoint: Annotated[_Named, RELOAD] = "https://huggingface.co"
+    """Address of the hub or of a mirror of it. The variable HF_ENDPOINT goes before it, and
+    HF_TOKEN is sent to this host alone. Proxies are those of HTTPS_PROXY and NO_PROXY."""
+    timeout_s: Annotated[float, RELOAD, Meta(ge=1, le=3600)] = 30.0
+    """Seconds without a byte after which a connection counts as dead, and another one is made."""
+    attempts: Annotated[int, RELOAD, Meta(ge=1, le=100)] = 6
+    """How often in a row a connection may fail without having brought anything new."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        try:
+            check_url(self.endpoint)
+        except ValueError as error:
+            raise ConfigError(f"endpoint: {error}.") from error
 
 
 class LogConfig(Section, kw_only=True, frozen=True):
@@ -341,7 +374,10 @@ class DaemonConfig(Section, kw_only=True, frozen=True):
     segmentation: Annotated[ChunkerConfig, RELOAD, _DECODER_SIZE] = ChunkerConfig()
     vad: Annotated[VadConfig, RELOAD] = VadConfig()
     storage: StorageConfig = msgspec.field(default_factory=StorageConfig)
+    download: DownloadConfig = DownloadConfig()
     log: LogConfig = LogConfig()
+    models: dict[str, KnownModel] = msgspec.field(default_factory=dict)
+    """What the user adds to the models that are known by name; no settings of a daemon."""
 
     def recognition(
         self, find_model: Callable[[str], Path], language_name: Callable[[str], str]
@@ -405,6 +441,7 @@ def settings() -> tuple[Setting, ...]:
     return tuple(
         _setting(section, key)
         for section in msgspec.structs.fields(DaemonConfig)
+        if section.name != REGISTRY
         for key in msgspec.structs.fields(_without_notes(section.type))
     )
 
@@ -476,7 +513,8 @@ def reload(running: DaemonConfig, wanted: DaemonConfig) -> DaemonConfig:
         **{
             section: msgspec.structs.replace(getattr(running, section), **values)
             for section, values in taken.items()
-        }
+        },
+        models=wanted.models,
     )
     check_access(config.server)
     return config
@@ -560,8 +598,11 @@ def _convert(tables: dict[str, Any], base: Path, source: str) -> DaemonConfig:
             raise TypeError(f"Expected a path, got `{type(value).__name__}`")
         return _anchored(value, base)
 
-    sections = {}
+    sections: dict[str, Any] = {}
     for name, kind in _sections().items():
+        if name == REGISTRY:
+            sections[name] = _registry(tables.get(name, {}), source)
+            continue
         try:
             sections[name] = msgspec.convert(tables.get(name, {}), kind, dec_hook=to_path)
         except msgspec.ValidationError as error:
@@ -573,6 +614,20 @@ def _convert(tables: dict[str, Any], base: Path, source: str) -> DaemonConfig:
         return _with_model_path(config, base)
     except ValueError as error:
         raise ConfigError(f"{source}: {_located('model', f'{error} - at `$.name`')}.") from error
+
+
+def _registry(tables: dict[str, Any], source: str) -> dict[str, KnownModel]:
+    """The models that a source adds to those that are known."""
+    models = {}
+    for name, table in tables.items():
+        try:
+            check_name(name)
+            models[name] = msgspec.convert(table, KnownModel)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{source}: {_located(f'models.{name}', str(error))}.") from error
+        except ValueError as error:
+            raise ConfigError(f"{source}: models: {error}.") from error
+    return models
 
 
 def _with_model_path(config: DaemonConfig, base: Path) -> DaemonConfig:
@@ -601,10 +656,16 @@ def _located(section: str, complaint: str) -> str:
     """Put the place first: "Expected `int`, got `str` - at `$.port`"."""
     what, _, place = complaint.partition(" - at `$")
     path = section + place.rstrip("`")
-    choices = next((one.choices for one in settings() if one.path == path), ())
-    if choices:
+    if choices := _choices(path):
         what = f"expected one of {', '.join(choices)}"
     return f"{path}: {what[0].lower()}{what[1:]}"
+
+
+def _choices(path: str) -> tuple[str, ...]:
+    """The only values of a setting, or of a key of a model, if there are few."""
+    if path.startswith(f"{REGISTRY}."):
+        return FAMILIES if path.endswith(".family") else ()
+    return next((one.choices for one in settings() if one.path == path), ())
 
 
 def _refuse_unknown(tables: dict[str, Any], source: str) -> None:
@@ -613,11 +674,34 @@ def _refuse_unknown(tables: dict[str, Any], source: str) -> None:
             raise ConfigError(f"{source}: there is no section {name!r}{_hint('', name)}")
         if not isinstance(table, dict):
             raise ConfigError(f"{source}: {name} must be a table, [{name}].")
+        if name == REGISTRY:
+            _refuse_unknown_keys(table, source)
+            continue
         known = {one.key for one in settings() if one.section == name}
         for key in table:
             if key not in known:
                 unknown = repr(f"{name}.{key}")
                 raise ConfigError(f"{source}: there is no setting {unknown}{_hint(name, key)}")
+
+
+def _refuse_unknown_keys(models: dict[str, Any], source: str) -> None:
+    known = {one.encode_name for one in msgspec.structs.fields(KnownModel)}
+    for name, table in models.items():
+        if not isinstance(table, dict):
+            raise ConfigError(f"{source}: models.{name} must be a table, [models.{name}].")
+        for key, value in table.items():
+            if key not in known:
+                unknown = repr(f"models.{name}.{key}")
+                quoted = f'; a name with dots is quoted, as in [models."{name}.{key}"].'
+                hint = quoted if isinstance(value, dict) else _close(key, known)
+                raise ConfigError(f"{source}: there is no setting {unknown}{hint}")
+
+
+def _close(key: str, known: Collection[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(known))}."
 
 
 def _hint(section: str, key: str) -> str:

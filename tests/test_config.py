@@ -15,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from streamasr import config as config_module
+from streamasr.catalogue.known import KnownModel
 from streamasr.commands.config import manual, markdown, overrides_from, run_config, toml
 from streamasr.config import (
     MAX_THREADS,
@@ -55,6 +56,24 @@ a_time = st.floats(0.001, 1e9) | st.integers(1, 10**9).map(float)
 def times(low: float, high: float) -> st.SearchStrategy[float]:
     return st.floats(low, high)
 
+
+A_HASH = "0123456789abcdef" * 4
+
+a_known_model = st.builds(
+    KnownModel,
+    repository=st.sampled_from(["Qwen/Qwen3-ASR-0.6B", "a/b"]),
+    revision=st.sampled_from(["main", "refs/pr/1", "0a1b"]),
+    files=st.lists(a_name, max_size=2).map(tuple),
+    title=a_text,
+    family=st.sampled_from([None, "qwen3-asr", "qwen3-forced-aligner"]),
+    languages=st.lists(a_text, max_size=2).map(tuple),
+    licence=a_text,
+) | st.builds(
+    KnownModel,
+    url=st.sampled_from(["https://h.example/a.zip", "http://h.example:80/b?c=d"]),
+    sha256=st.none() | st.just(A_HASH),
+    size=st.none() | st.integers(1, 1 << 40),
+)
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "model.name": a_name.filter(lambda text: "/" not in text and "\0" not in text),
@@ -106,6 +125,10 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "storage.directory": a_path,
     "storage.spool": st.booleans(),
     "storage.history_days": st.integers(0, 36_500),
+    "storage.models": a_path,
+    "download.endpoint": st.sampled_from(["https://hf.example", "http://127.0.0.1:8000/mirror"]),
+    "download.timeout_s": times(1, 3600),
+    "download.attempts": st.integers(1, 100),
     "log.level": st.sampled_from(["debug", "info", "warning", "error"]),
 }
 """Section and key -> values that may stand there."""
@@ -114,7 +137,10 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 @st.composite
 def configs(draw: st.DrawFn) -> DaemonConfig:
     """Settings of which any number are at their default."""
-    return changed({path: draw(VALUES[path]) for path in draw(st.sets(st.sampled_from([*VALUES])))})
+    some = {path: draw(VALUES[path]) for path in draw(st.sets(st.sampled_from([*VALUES])))}
+    names = st.from_regex(r"[a-z0-9][a-z0-9._+-]{0,9}", fullmatch=True).filter("tiny".__ne__)
+    models = draw(st.dictionaries(names, a_known_model, max_size=2))
+    return msgspec.structs.replace(changed(some), models=models)
 
 
 def changed(values: dict[str, Any]) -> DaemonConfig:
@@ -256,6 +282,31 @@ def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(path: Path) -> None:
         ('[server]\nallow_origin = ["a.example"]', "'a.example' is not what"),
         ('[server]\nallow_origin = ["*"]', "'*' is not what"),
         (f'[server]\nsocket = "/{"x" * 107}"', "socket: a path of more than 107 bytes"),
+        ('[download]\nendpoint = "ftp://a.example"', "endpoint: 'ftp://a.example' is no address"),
+        ('[download]\nendpoint = "https://me:word@a.example"', "no user and no password"),
+        ('[download]\nendpoint = "https://a.example:x"', "endpoint: Port could not be cast"),
+        ("models = 1", "models must be a table, [models]."),
+        ("[models]\nmine = 1", "models.mine must be a table, [models.mine]."),
+        ("[models.mine]", "models.mine: expected either a repository or a url."),
+        ('[models.mine]\nrepository = "x"', "models.mine.repository: expected `str` matching"),
+        (
+            '[models.mine]\nrepositry = "a/b"',
+            "setting 'models.mine.repositry'; did you mean repository?",
+        ),
+        ("[models.mine]\nxyz = 1", "'models.mine.xyz'; there are family, files,"),
+        ('[models.q-0.6b]\nurl = "x"', 'with dots is quoted, as in [models."q-0.6b"].'),
+        ('[models.mine]\nurl = "file:///etc"', "models.mine: 'file:///etc' is no address"),
+        ('[models.mine]\nurl = "https://[a"', "models.mine: invalid IPv6 URL."),
+        (f'[models.mine]\nrepository = "a/b"\nsha256 = "{A_HASH}"', "sha256 and size are of a url"),
+        ('[models.mine]\nurl = "http://a/b"\nrevision = "x"', "are of a repository, not of a url"),
+        ('[models.mine]\nurl = "http://a/b"\nsha256 = "AB"', "models.mine.sha256: expected `str`"),
+        (
+            '[models.mine]\nrepository = "a/b..c"',
+            "models.mine: repository and revision hold no '..'",
+        ),
+        ('[models.mine]\nrepository = "a/b"\nfamily = "x"', "models.mine.family: expected one of"),
+        ('[models.tiny]\nrepository = "a/b"', "models: 'tiny' is the name of the embedded model."),
+        ('[models.".a"]\nrepository = "a/b"', "models: '.a' cannot be a model's name"),
         ("x = [", "is not TOML: Invalid value (at end of document)."),
         ("[server]\nport =\n", "is not TOML: Invalid value (at line 2, column 7)."),
         ("x = " + 5000 * "[", "is not TOML"),
@@ -736,7 +787,8 @@ def test_config_without_a_file_prints_defaults(
 def test_the_tables_of_the_readme_are_in_step(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    for variable in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
     run_config(ask(markdown=True))
     tables = capsys.readouterr().out
     assert tables == markdown()

@@ -17,7 +17,9 @@ from typing import Any, Final
 
 import msgspec
 
+from streamasr.catalogue.known import KnownModel
 from streamasr.config import (
+    REGISTRY,
     RESTART,
     DaemonConfig,
     Setting,
@@ -137,7 +139,7 @@ def toml(config: DaemonConfig, path: Path | None = None) -> str:
             mark = " (restart)" if setting.effect is RESTART else ""
             line = _line(setting, setting.value(config), setting.value(default))
             paragraphs.append(_comment(manuals[setting.name] + mark) + line)
-    return "\n".join(paragraphs)
+    return "\n".join([*paragraphs, _registry_manual(), *_registry(config)])
 
 
 def _line(setting: Setting, value: Any, default: Any) -> str:
@@ -146,6 +148,25 @@ def _line(setting: Setting, value: Any, default: Any) -> str:
     if value is None:
         return f"#{setting.key} = {_literal(setting.example)}  # an example: not set\n"
     return f"#{setting.key} = {_literal(value)}\n"
+
+
+def _registry_manual() -> str:
+    """What a table of a model may hold, as a comment: there is none to begin with."""
+    heads = [f"{_summary(REGISTRY)} As many as you like, each in a table [models.NAME]:"]
+    keys = [f"{key}: {text}" for key, text in manual(REGISTRY).items()]
+    return "".join(map(_comment, heads + keys))
+
+
+def _registry(config: DaemonConfig) -> Iterator[str]:
+    """The tables of models, without what they leave at its default."""
+    for name, model in config.models.items():
+        default = KnownModel(repository=model.repository, url=model.url)
+        lines = [
+            f"{key} = {_literal(value)}\n"
+            for key, value in msgspec.structs.asdict(model).items()
+            if value != getattr(default, key) or (key in ("repository", "url") and value)
+        ]
+        yield f"[models.{_literal(name)}]\n{''.join(lines)}"
 
 
 def markdown() -> str:
@@ -163,7 +184,15 @@ def markdown() -> str:
             value = _shown(setting.value(default))
             rows.append(f"| `{setting.key}`{mark} | {value} | {meaning} |")
         paragraphs.append("\n".join(rows) + "\n")
-    return "\n".join(paragraphs)
+    return "\n".join([*paragraphs, _registry_table()])
+
+
+def _registry_table() -> str:
+    rows = [f"| `[models.NAME]` | default | {_summary(REGISTRY)} |", "|---|---|---|"]
+    for field in msgspec.structs.fields(KnownModel):
+        meaning = manual(REGISTRY)[field.name].replace("|", r"\|")
+        rows.append(f"| `{field.encode_name}` | {_shown(field.default)} | {meaning} |")
+    return "\n".join(rows) + "\n"
 
 
 def _shown(value: Any) -> str:
@@ -180,6 +209,8 @@ def _summary(section: str) -> str:
 
 
 def _kind(section: str) -> type[msgspec.Struct]:
+    if section == REGISTRY:
+        return KnownModel
     kind: type[msgspec.Struct] = type(getattr(DaemonConfig(), section))
     return kind
 
