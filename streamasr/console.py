@@ -7,6 +7,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     Progress,
     ProgressColumn,
     Task,
@@ -62,6 +63,55 @@ class ProgressBar:
     def show(self, seconds: float) -> None:
         """So much audio has been done."""
         self._progress.update(self._task, completed=seconds)
+
+
+class StepProgress:
+    """The steps of a long piece of work on the terminal of stderr: a bar for the running one.
+
+    Where stderr is no terminal each step is a line, so that a log tells what took so long.
+    """
+
+    def __init__(self) -> None:
+        """Prepare; nothing is shown before `__enter__`."""
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            DownloadColumn(),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._what: str | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """So many bytes of this step have been done."""
+        if what != self._what:
+            self._begin(what, total)
+        if self._task is not None:
+            self._progress.update(self._task, completed=done, total=total)
+
+    def _begin(self, what: str, total: int) -> None:
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        self._what = what
+        self._task = self._progress.add_task(what, total=total)
+        if not self._console.is_terminal:
+            print(f"streamasr: {what}", file=sys.stderr, flush=True)
 
 
 class _AudioTimeColumn(ProgressColumn):
