@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -25,7 +26,11 @@ from streamasr.decoder.llama import (
     Rows,
     check_finite,
     check_version,
+    find_gpus,
+    self_test,
+    system_info,
 )
+from streamasr.decoder.placement import ALL_LAYERS, ON_CPU, Gpu, Placement
 from streamasr.errors import DecodeError, ModelError
 from streamasr.models.qwen3_asr import build_prompt
 from streamasr.units import Float32Array
@@ -270,14 +275,100 @@ def test_a_token_outside_the_vocabulary_is_refused(context: OneSequence, token: 
     assert context.read_tokens(TOKENS, 1).shape[0] == 1
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_embeddings_that_are_not_numbers_are_refused(
-    context: OneSequence, model: LlamaModel
+    context: OneSequence, model: LlamaModel, value: float
 ) -> None:
-    [output] = context.read_embeddings(np.full((3, model.n_embd), np.nan, np.float32), 1)
-    with pytest.raises(DecodeError, match="not finite"):
-        check_finite(output)
+    expected = context.read_tokens(TOKENS, 1)
+    embeddings = np.zeros((3, model.n_embd), np.float32)
+    embeddings[1, 7] = value
+    with pytest.raises(DecodeError, match="encoder gave numbers that are not finite"):
+        context.read_embeddings(embeddings, 1)
+    assert context.n_past == len(TOKENS)
     context.truncate(0)
-    check_finite(context.read_tokens(TOKENS, 1))
+    np.testing.assert_allclose(context.read_tokens(TOKENS, 1), expected, atol=TOLERANCE)
+
+
+def test_outputs_that_are_not_numbers_are_refused() -> None:
+    check_finite(np.zeros(3, np.float32))
+    with pytest.raises(DecodeError, match="computed numbers that are not finite"):
+        check_finite(np.array([0, np.nan], np.float32))
+
+
+# The self-test
+
+
+def test_a_sound_model_passes_and_leaves_its_context_empty(
+    sequences: LlamaContext, model: LlamaModel
+) -> None:
+    self_test(sequences)
+    assert lengths(sequences) == [0] * N_SEQUENCES
+    expected = alone(model, tokens_of(*TOKENS))
+    output = read(sequences, Rows(0, tokens_of(*TOKENS), 1))
+    np.testing.assert_array_equal(output, expected)
+    with LlamaContext(model, n_ctx=64, n_threads=1, hidden_states=True) as states:
+        self_test(states)
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [(np.nan, "numbers that are not finite"), (0.0, "the same number for every token")],
+)
+@pytest.mark.parametrize("placement", [ON_CPU, Placement(ALL_LAYERS)], ids=["cpu", "gpu"])
+def test_a_model_that_computes_nonsense_is_refused_with_its_likely_cause(
+    bundle: Path, tmp_path: Path, value: float, sentence: str, placement: Placement
+) -> None:
+    path = tmp_path / "decoder.gguf"
+    shutil.copy(bundle / "decoder.gguf", path)
+    spoil(path, "output_norm.weight", value)
+    # The CPU computes either way: this build of llama.cpp has nothing else.
+    with (
+        LlamaModel(path, placement) as broken,
+        LlamaContext(broken, n_ctx=64, n_threads=1) as context,
+        pytest.raises(ModelError, match=sentence) as raised,
+    ):
+        self_test(context)
+    assert ("GGML_VK_DISABLE_F16=1" in str(raised.value)) == placement.is_on_gpu
+
+
+def test_a_context_that_is_too_small_for_the_test_says_so(model: LlamaModel) -> None:
+    with (
+        LlamaContext(model, n_ctx=8, n_threads=1) as context,
+        pytest.raises(ModelError, match=r"does not run on the CPU: .* do not fit"),
+    ):
+        self_test(context)
+
+
+def spoil(path: Path, name: str, value: float) -> None:
+    """Overwrite a tensor in a GGUF file."""
+    reader = gguf.GGUFReader(path, "r+")
+    [tensor] = [tensor for tensor in reader.tensors if tensor.name == name]
+    tensor.data[...] = value
+    reader.data.flush()
+
+
+# Where it is computed
+
+
+def test_no_gpu_is_found_where_llama_cpp_has_none() -> None:
+    assert find_gpus() == []
+    assert "CPU" in system_info()
+
+
+@pytest.mark.parametrize("placement", [Placement(ALL_LAYERS), Placement(2)])
+def test_without_a_gpu_llama_cpp_computes_the_same_wherever_it_was_to(
+    bundle: Path, model: LlamaModel, placement: Placement
+) -> None:
+    with LlamaModel(bundle / "decoder.gguf", placement) as elsewhere:
+        expected = alone(model, tokens_of(*TOKENS))
+        np.testing.assert_array_equal(alone(elsewhere, tokens_of(*TOKENS)), expected)
+
+
+def test_a_named_device_is_handed_to_llama_cpp(bundle: Path, model: LlamaModel) -> None:
+    processor = Gpu(0, "CPU", "the only device here", is_integrated=False, free=0, total=0)
+    with LlamaModel(bundle / "decoder.gguf", Placement(ALL_LAYERS, processor)) as named:
+        expected = alone(model, tokens_of(*TOKENS))
+        np.testing.assert_allclose(alone(named, tokens_of(*TOKENS)), expected, atol=TOLERANCE)
 
 
 # Several sequences

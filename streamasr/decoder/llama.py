@@ -26,6 +26,7 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
+from streamasr.decoder.placement import ON_CPU, Gpu, Placement
 from streamasr.errors import DecodeError, ModelError
 from streamasr.units import Float32Array
 
@@ -37,6 +38,11 @@ OLDEST_LLAMA_CPP_PYTHON: Final = (0, 3, 36)
 _GGML_LOG_ERROR: Final = 4
 _ROPE_TYPES_WITH_PLANES: Final = (8, 40)  # multi-axis and interleaved multi-axis rotary positions
 _N_PLANES: Final = 4
+
+_DEDICATED_GPU, _INTEGRATED_GPU = 1, 2  # of ggml_backend_dev_type
+
+_N_TESTED: Final = 16
+"""Rows of embeddings in a self-test: enough for the kernels that take many at once."""
 
 _NO_SLOT = 1
 _ABORTED = 2
@@ -55,8 +61,12 @@ class NoRoomError(DecodeError):
 class LlamaModel:
     """A GGUF language model: its weights, memory-mapped and read-only, and its vocabulary."""
 
-    def __init__(self, path: Path, *, n_gpu_layers: int = 0) -> None:
+    def __init__(self, path: Path, placement: Placement = ON_CPU) -> None:
         """Load `path`.
+
+        Args:
+            path: the GGUF file.
+            placement: where it is to be computed.
 
         Raises:
             ModelError: the file is missing, is no GGUF, or llama.cpp cannot run it.
@@ -65,7 +75,9 @@ class LlamaModel:
             raise ModelError(f"{path} does not exist; a model needs its decoder as a GGUF file.")
         self._lib = load_library()
         parameters = self._lib.llama_model_default_params()
-        parameters.n_gpu_layers = n_gpu_layers
+        parameters.n_gpu_layers = placement.n_layers
+        devices = _device_list(placement)
+        parameters.devices = ctypes.cast(devices, ctypes.c_void_p)
         with _native_log.collect_errors() as complaints:
             self._model = self._lib.llama_model_load_from_file(os.fsencode(path), parameters)
         if not self._model:
@@ -73,6 +85,7 @@ class LlamaModel:
             raise ModelError(f"llama.cpp cannot load {path}: {why}")
         self._vocabulary = self._lib.llama_model_get_vocab(self._model)
         self.path = path
+        self.placement = placement
         self.n_embd: int = self._lib.llama_model_n_embd(self._model)
         self.n_vocab: int = self._lib.llama_vocab_n_tokens(self._vocabulary)
         self.n_ctx_train: int = self._lib.llama_model_n_ctx_train(self._model)
@@ -108,7 +121,7 @@ class LlamaModel:
         if len(tokens) != 1:
             raise ModelError(
                 f"{self.path} has no token {text} in its vocabulary, so it is not a Qwen3-ASR "
-                "decoder; name a model directory made by `streamasr export`."
+                "decoder; `streamasr models list` shows those that are."
             )
         return tokens[0]
 
@@ -232,7 +245,7 @@ class LlamaContext:
 
         Raises:
             NoRoomError: the cells are all taken.
-            DecodeError: llama.cpp refused, or the embeddings have another width.
+            DecodeError: llama.cpp refused, or the embeddings are not finite or have another width.
             Aborted: `abort` was set.
         """
         batch = [rows for rows in batch if len(rows.data)]
@@ -323,6 +336,8 @@ class LlamaContext:
         if batch[0].holds_tokens:
             return np.concatenate([rows.data for rows in batch]).astype(np.int32), None
         for rows in batch:
+            if not np.isfinite(rows.data).all():
+                raise DecodeError("the encoder gave numbers that are not finite.")
             if rows.data.ndim != 2 or rows.data.shape[1] != self.model.n_embd:
                 raise DecodeError(
                     f"the encoder gives embeddings of shape {rows.data.shape}, the decoder "
@@ -376,6 +391,115 @@ def check_finite(output: Float32Array) -> None:
             "the decoder computed numbers that are not finite; this model or this build of "
             "llama.cpp is broken on this machine."
         )
+
+
+def self_test(context: LlamaContext) -> None:
+    """Let a context that is still empty read tokens, embeddings, and tokens behind them.
+
+    Embeddings are what breaks on some GPUs: half precision overflows, or a kernel for many rows at
+    once is wrong.
+
+    Raises:
+        ModelError: outputs are not finite, or say nothing.
+    """
+    model = context.model
+    embeddings = np.random.default_rng(0).standard_normal((_N_TESTED, model.n_embd))
+    tokens = np.linspace(0, model.n_vocab - 1, 4, dtype=np.int32)
+    try:
+        context.read([Rows(0, tokens)])
+        outputs = [
+            np.array(context.read([Rows(0, data, 1)]))
+            for data in (embeddings.astype(np.float32), tokens)
+        ]
+        context.truncate(0, 0)
+    except DecodeError as error:
+        raise ModelError(f"{model.path} does not run on {model.placement}: {error}") from error
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise ModelError(_nonsense(model, "numbers that are not finite"))
+    if not all(np.ptp(output) for output in outputs):
+        raise ModelError(_nonsense(model, "the same number for every token"))
+
+
+def _nonsense(model: LlamaModel, what: str) -> str:
+    if model.placement.is_on_gpu:
+        causes = (
+            "half precision overflows with the Vulkan drivers of some GPUs: set "
+            "GGML_VK_DISABLE_F16=1, on AMD GGML_VK_DISABLE_COOPMAT=1 too, or use the CPU with "
+            "model.gpu_layers = 0. Else the file is damaged"
+        )
+    else:
+        causes = "the file is damaged, or was quantised too far: get the model again"
+    return f"{model.path}: on {model.placement} the decoder computes {what}; {causes}."
+
+
+def find_gpus() -> list[Gpu]:
+    """The GPUs that this build of llama.cpp can use, in its order.
+
+    Raises:
+        ModelError: llama-cpp-python cannot be loaded.
+    """
+    load_library()
+    ggml = _ggml()
+    gpus = []
+    for index in range(ggml.ggml_backend_dev_count()):
+        device = ggml.ggml_backend_dev_get(index)
+        kind = ggml.ggml_backend_dev_type(device)
+        if kind not in {_DEDICATED_GPU, _INTEGRATED_GPU}:
+            continue
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+        gpus.append(
+            Gpu(
+                index,
+                ggml.ggml_backend_dev_name(device).decode(errors="replace"),
+                ggml.ggml_backend_dev_description(device).decode(errors="replace"),
+                kind == _INTEGRATED_GPU,
+                free.value,
+                total.value,
+            )
+        )
+    return gpus
+
+
+def system_info() -> str:
+    """What llama.cpp says about the processor and how it was built for it.
+
+    Raises:
+        ModelError: llama-cpp-python cannot be loaded.
+    """
+    info: bytes = load_library().llama_print_system_info()
+    return info.decode(errors="replace").strip(" |")
+
+
+def _device_list(placement: Placement) -> Any:
+    """For llama.cpp: a list that ends with a null; no list where it may choose, none for the CPU.
+
+    Without layers on a GPU, one that is there would still be used for long batches.
+    """
+    if not placement.is_on_gpu:
+        return (ctypes.c_void_p * 1)(None)
+    if placement.gpu is None:
+        return None
+    return (ctypes.c_void_p * 2)(_ggml().ggml_backend_dev_get(placement.gpu.device), None)
+
+
+@functools.cache
+def _ggml() -> Any:
+    """The library below llama.cpp, which knows devices. llama-cpp-python does not bind them."""
+    from llama_cpp import _ggml as module
+
+    ggml = module.libggml
+    for name, result, arguments in (
+        ("count", ctypes.c_size_t, []),
+        ("get", ctypes.c_void_p, [ctypes.c_size_t]),
+        ("type", ctypes.c_int, [ctypes.c_void_p]),
+        ("name", ctypes.c_char_p, [ctypes.c_void_p]),
+        ("description", ctypes.c_char_p, [ctypes.c_void_p]),
+        ("memory", None, [ctypes.c_void_p, *[ctypes.POINTER(ctypes.c_size_t)] * 2]),
+    ):
+        function = getattr(ggml, f"ggml_backend_dev_{name}")
+        function.restype, function.argtypes = result, arguments
+    return ggml
 
 
 @functools.cache

@@ -15,9 +15,10 @@ from typing import Final, Self
 
 import numpy as np
 
-from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows, check_finite
+from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows, check_finite, self_test
+from streamasr.decoder.placement import ON_CPU, Placement
 from streamasr.errors import AudioError, ModelError
-from streamasr.models.bundle import ALIGNER, read_bundle
+from streamasr.models.bundle import ALIGNER, Bundle, read_bundle
 from streamasr.models.onnx import OnnxOptions
 from streamasr.models.qwen3_encoder import Qwen3Encoder
 from streamasr.units import Float32Array, to_seconds
@@ -41,19 +42,33 @@ class Timestamps:
 class ForcedAligner:
     """An aligner's encoder, language model and classifier, in the aligner process."""
 
-    def __init__(self, directory: Path, options: OnnxOptions, n_threads: int) -> None:
-        """Load a bundle.
+    def __init__(
+        self,
+        directory: Path,
+        options: OnnxOptions,
+        n_threads: int,
+        placement: Placement = ON_CPU,
+    ) -> None:
+        """Load a bundle, and see whether it works.
+
+        Args:
+            directory: the bundle.
+            options: how to run its graphs.
+            n_threads: for llama.cpp.
+            placement: where its language model is to be computed.
 
         Raises:
-            ModelError: a file is missing or broken, or they do not belong together.
+            ModelError: a file is missing or broken, they do not belong together, or what they
+                compute is no use.
         """
         bundle = read_bundle(directory, ALIGNER)
-        self._step_ms = int(bundle.facts.get("timestamp_step_ms", DEFAULT_STEP_MS))
+        self._step_ms = _step_ms(bundle)
         self._encoder = Qwen3Encoder.from_bundle(directory, options)
-        self._model = LlamaModel(bundle.decoder)
+        self._model = LlamaModel(bundle.decoder, placement)
         self._context = LlamaContext(
             self._model, n_ctx=_N_CTX, n_threads=n_threads, hidden_states=True
         )
+        self_test(self._context)
         self._classifier = _read_classifier(bundle.classifier, self._model.n_embd)
         self._slot = self._model.special_token(_TIMESTAMP)
         self._before = self._model.tokenize("<|audio_start|>", special=True)
@@ -114,6 +129,15 @@ class ForcedAligner:
         self.close()
 
 
+def _step_ms(bundle: Bundle) -> int:
+    step = bundle.facts.get("timestamp_step_ms", DEFAULT_STEP_MS)
+    if not isinstance(step, int) or isinstance(step, bool) or step < 1:
+        raise ModelError(
+            f"{bundle.directory}: timestamp_step_ms must be milliseconds, not {step!r}"
+        )
+    return step
+
+
 def _read_classifier(path: Path, n_embd: int) -> Float32Array:
     try:
         with path.open("rb") as file:
@@ -125,6 +149,8 @@ def _read_classifier(path: Path, n_embd: int) -> Float32Array:
             f"{path} holds {weights.dtype} of shape {weights.shape}, "
             f"a classifier over hidden states of {n_embd} is needed."
         )
+    if not np.isfinite(weights).all():
+        raise ModelError(f"{path} holds numbers that are not finite, so it is damaged.")
     classifier: Float32Array = weights.astype(np.float32)
     return classifier
 

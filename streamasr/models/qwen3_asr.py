@@ -13,7 +13,8 @@ from typing import Final, Self
 
 from streamasr.decoder.batching import MAX_ROWS, N_PREFIXES, Answer, Batcher, greedy
 from streamasr.decoder.generate import Generated, Prompt, Question, generate, token_budget
-from streamasr.decoder.llama import LlamaContext, LlamaModel
+from streamasr.decoder.llama import LlamaContext, LlamaModel, self_test
+from streamasr.decoder.placement import ON_CPU, Placement
 from streamasr.decoder.script import Script
 from streamasr.decoder.text import parse_answer
 from streamasr.errors import ConfigError
@@ -52,8 +53,9 @@ class Qwen3ASRDecoder:
         max_segment_s: float,
         reuse: bool = True,
         script: Script | None = None,
+        placement: Placement = ON_CPU,
     ) -> None:
-        """Load the decoder of a bundle.
+        """Load the decoder of a bundle, and see whether it works.
 
         Args:
             path: the GGUF file.
@@ -61,11 +63,12 @@ class Qwen3ASRDecoder:
             max_segment_s: the longest audio that will be decoded, in seconds.
             reuse: off, every hypothesis is decoded from scratch.
             script: for weights that have learned nothing: what they say in place of gibberish.
+            placement: where it is to be computed.
 
         Raises:
-            ModelError: the file cannot be used.
+            ModelError: the file cannot be used, or not there.
         """
-        self._model = LlamaModel(path)
+        self._model = LlamaModel(path, placement)
         self._reuse = reuse
         self._script = script
         self._text_marker = self._model.special_token(_TEXT_MARKER)
@@ -80,6 +83,7 @@ class Qwen3ASRDecoder:
             n_sequences=N_PREFIXES + _MAX_SEGMENTS,
             n_batch=MAX_ROWS,
         )
+        self_test(self._context)
         self._batcher = Batcher(self._context, N_PREFIXES + _MAX_SEGMENTS, reuse=reuse)
 
     def begin(
