@@ -1,8 +1,11 @@
-"""Exporting whole bundles: what is in them, what llama.cpp reads, and whole or not at all."""
+"""Making model directories: what is in them, what llama.cpp reads, and whole or not at all."""
 
 import errno
+import hashlib
 import json
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,10 @@ import pytest
 
 from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows
 from streamasr.errors import ConfigError, ModelError
-from streamasr.importing import bundle as module
-from streamasr.importing.bundle import DecoderWidth, EncoderWidth, export_checkpoint
+from streamasr.importing import pack as module
+from streamasr.importing.pack import DecoderWidth, EncoderWidth, Wish, hash_file, import_model
 from streamasr.importing.tokenizer import read_vocabulary
+from streamasr.models.bundle import open_bundle
 from streamasr.models.onnx import OnnxOptions
 from streamasr.models.qwen3_encoder import Qwen3Encoder
 from tests.checkpoints import (
@@ -45,53 +49,125 @@ def aligner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("aligner"), ALIGNER, style="original")
 
 
-def export(source: Path, destination: Path, **options: Any) -> Path:
-    export_checkpoint(source, destination, **({"encoder": "fp32", "decoder": "f32"} | options))
-    return destination
+def pack(source: Path, destination: Path, **wishes: Any) -> Path:
+    wish = Wish(**({"encoder": "fp32", "decoder": "f32"} | wishes))
+    return import_model(source, destination, wish).directory
 
 
-def test_a_bundle_holds_both_models_and_says_what_they_are(
-    tmp_path: Path, recogniser: Path, aligner: Path
+def test_a_model_directory_says_what_it_is_and_where_it_is_from(
+    tmp_path: Path, recogniser: Path
 ) -> None:
     steps: list[str] = []
-    bundle = export(
-        recogniser, tmp_path / "out" / "b", aligner=aligner, name="mine", progress=steps.append
+    wish = Wish("fp32", "f32", "mine", provenance={"repository": "some/where"})
+    bundle = import_model(
+        recogniser, tmp_path / "out" / "b", wish, lambda what, *_: steps.append(what)
     )
-    files = {"model.json", "encoder_frontend.onnx", "encoder_backend.onnx", "decoder.gguf"}
-    assert {path.name for path in bundle.iterdir()} == files | {"aligner"}
-    assert {path.name for path in (bundle / "aligner").iterdir()} == files | {"classifier.npy"}
-    facts = json.loads((bundle / "model.json").read_text())
-    assert facts["format"] == "streamasr-bundle"
-    assert facts["version"] == 1
+    facts = json.loads((bundle.directory / "model.json").read_text())
+    assert (facts["format"], facts["version"]) == ("streamasr-bundle", 1)
     assert (facts["family"], facts["name"]) == ("qwen3-asr", "mine")
-    assert facts["languages"] is None
-    aligner_facts = json.loads((bundle / "aligner" / "model.json").read_text())
-    assert aligner_facts["family"] == "qwen3-forced-aligner"
-    assert aligner_facts["languages"] == ["English", "Chinese"]
-    assert (aligner_facts["n_classes"], aligner_facts["timestamp_step_ms"]) == (50, 80)
-    assert steps == [
-        "mine: encoder, fp32",
-        "mine: decoder, f32",
-        f"{aligner.name}: encoder, fp32",
-        f"{aligner.name}: decoder, f32",
+    assert (facts["languages"], facts["licence"]) == (None, None)
+    assert facts["precision"] == {"encoder": "fp32", "decoder": "f32"}
+    assert facts["encoder_bits"] == 32
+    assert facts["source"]["repository"] == "some/where"
+    weights = recogniser / "model.safetensors"
+    assert facts["source"]["files"] == [
+        {
+            "path": str(weights),
+            "modified_ns": weights.stat().st_mtime_ns,
+            "bytes": weights.stat().st_size,
+            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        }
     ]
+    assert len(set(steps)) >= 3
+
+
+def test_every_file_of_a_model_directory_is_there_as_its_description_says(
+    tmp_path: Path, recogniser: Path
+) -> None:
+    bundle = import_model(recogniser, tmp_path / "b")
+    bundle.check_files()
+    assert {path.name for path in bundle.directory.iterdir()} == {*bundle.files, "model.json"}
+    for name, stored in bundle.files.items():
+        assert hash_file(bundle.directory / name) == stored.sha256
+
+
+def test_an_aligners_directory_tells_its_classes(tmp_path: Path, aligner: Path) -> None:
+    facts = open_bundle(pack(aligner, tmp_path / "b")).facts
+    assert facts["family"] == "qwen3-forced-aligner"
+    assert facts["languages"] == ["English", "Chinese"]
+    assert (facts["n_classes"], facts["timestamp_step_ms"]) == (50, 80)
+
+
+def test_a_folder_of_both_gives_a_recogniser_with_its_aligner(
+    tmp_path: Path, recogniser: Path, aligner: Path
+) -> None:
+    shutil.copytree(recogniser, tmp_path / "both" / "asr")
+    shutil.copytree(aligner, tmp_path / "both" / "aligner")
+    bundle = open_bundle(pack(tmp_path / "both", tmp_path / "b"))
+    assert bundle.family == "qwen3-asr"
+    assert bundle.aligner
+    assert open_bundle(bundle.aligner).family == "qwen3-forced-aligner"
+
+
+def test_a_folder_of_two_recognisers_is_ambiguous(tmp_path: Path, recogniser: Path) -> None:
+    for name in "ab":
+        shutil.copytree(recogniser, tmp_path / "both" / name)
+    with pytest.raises(ModelError, match=r"several models: name one of .*both/a, .*both/b"):
+        pack(tmp_path / "both", tmp_path / "out")
+
+
+def test_a_model_directory_can_be_imported_again_under_another_name(
+    tmp_path: Path, recogniser: Path
+) -> None:
+    first = import_model(recogniser, tmp_path / "a", Wish(decoder="f16"))
+    second = import_model(first.directory, tmp_path / "b", Wish(name="other"))
+    assert second.name == "other"
+    assert second.source == first.source
+    assert second.files == first.files
+    assert second.decoder.samefile(first.decoder)  # linked, not copied
+    third = import_model(first.directory, tmp_path / "c", Wish(decoder="q8_0"))
+    assert third.precision == {"encoder": "fp32", "decoder": "q8_0"}
+    with pytest.raises(ConfigError, match="leave --encoder out"):
+        import_model(first.directory, tmp_path / "d", Wish(encoder="int8"))
+
+
+def test_no_room_on_the_disk_is_found_out_before_the_work(
+    tmp_path: Path, recogniser: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(ConfigError, match=r"may need .* and only 0\.0 GB are free"):
+        pack(recogniser, tmp_path / "b")
+
+
+def test_what_a_killed_import_left_is_removed_by_the_next(tmp_path: Path, recogniser: Path) -> None:
+    process = subprocess.run(["sh", "-c", "echo $$"], check=True, capture_output=True, text=True)
+    left = tmp_path / f".b.{process.stdout.strip()}.partial"
+    alive = tmp_path / f".b.{os.getppid()}.partial"
+    other = tmp_path / f".c.{process.stdout.strip()}.partial"
+    for path in (left, alive, other):
+        path.mkdir()
+    pack(recogniser, tmp_path / "b")
+    assert not left.exists()
+    assert alive.exists()
+    assert other.exists()
 
 
 @pytest.mark.parametrize("width", ["fp32", "int8"])
 def test_the_encoder_of_a_bundle_runs(
     tmp_path: Path, recogniser: Path, width: EncoderWidth
 ) -> None:
-    bundle = export(recogniser, tmp_path / "b", encoder=width)
+    bundle = pack(recogniser, tmp_path / "b", encoder=width)
     encoder = Qwen3Encoder.from_bundle(bundle, OnnxOptions(threads=1))
     assert encoder.encode(speechlike(16_000)).shape == (13, 256)
 
 
 def test_the_classifier_is_the_aligners_head(tmp_path: Path, aligner: Path) -> None:
-    bundle = export(aligner, tmp_path / "b")
+    bundle = pack(aligner, tmp_path / "b")
     classifier = np.load(bundle / "classifier.npy")
     assert np.array_equal(classifier, random_tensors(ALIGNER, seed=0)["head.weight"])
     half = write_checkpoint(tmp_path / "half", ALIGNER, stored_type="BF16")
-    assert np.load(export(half, tmp_path / "h") / "classifier.npy").dtype == np.float16
+    assert np.load(pack(half, tmp_path / "h") / "classifier.npy").dtype == np.float16
 
 
 @pytest.mark.parametrize(
@@ -107,7 +183,7 @@ def test_the_classifier_is_the_aligners_head(tmp_path: Path, aligner: Path) -> N
 def test_every_width_of_the_decoder_runs_in_llama_cpp(
     tmp_path: Path, recogniser: Path, width: DecoderWidth, types: set[str]
 ) -> None:
-    path = export(recogniser, tmp_path / "b", decoder=width) / "decoder.gguf"
+    path = pack(recogniser, tmp_path / "b", decoder=width) / "decoder.gguf"
     tensors = gguf.GGUFReader(path).tensors
     assert {tensor.tensor_type.name for tensor in tensors} == types
     assert {t.tensor_type.name for t in tensors if "norm" in t.name} == {"F32"}
@@ -120,7 +196,7 @@ def test_every_width_of_the_decoder_runs_in_llama_cpp(
 
 
 def test_the_files_facts_are_the_checkpoints(tmp_path: Path, recogniser: Path) -> None:
-    fields = read_fields(export(recogniser, tmp_path / "b", name="mine") / "decoder.gguf")
+    fields = read_fields(pack(recogniser, tmp_path / "b", name="mine") / "decoder.gguf")
     assert fields["general.architecture"] == "qwen3"
     assert fields["general.name"] == "mine"
     assert fields["qwen3.block_count"] == 2
@@ -143,7 +219,7 @@ def test_weights_arrive_unchanged_and_an_output_only_where_there_is_one(
     tmp_path: Path, style: KeyStyle, shape: Shape
 ) -> None:
     checkpoint = write_checkpoint(tmp_path / "c", shape, style=style)
-    reader = gguf.GGUFReader(export(checkpoint, tmp_path / "b") / "decoder.gguf")
+    reader = gguf.GGUFReader(pack(checkpoint, tmp_path / "b") / "decoder.gguf")
     tensors = {tensor.name: tensor.data for tensor in reader.tensors}
     assert ("output.weight" in tensors) == (not shape.tied)
     expected = random_tensors(shape, seed=0)
@@ -174,7 +250,7 @@ def test_the_tokenizer_is_read_from_either_kind_of_file(tmp_path: Path, style: K
 
 @pytest.fixture(scope="module")
 def model(recogniser: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaModel]:
-    path = export(recogniser, tmp_path_factory.mktemp("model") / "b") / "decoder.gguf"
+    path = pack(recogniser, tmp_path_factory.mktemp("model") / "b") / "decoder.gguf"
     with LlamaModel(path) as model:
         yield model
 
@@ -237,7 +313,7 @@ def test_a_broken_tokenizer_is_named(
     checkpoint = write_checkpoint(tmp_path / "c")
     (checkpoint / file).write_text(content)
     with pytest.raises(ModelError, match=sentence):
-        export(checkpoint, tmp_path / "b")
+        pack(checkpoint, tmp_path / "b")
 
 
 @pytest.mark.parametrize("file", ["vocab.json", "merges.txt", "tokenizer_config.json"])
@@ -245,7 +321,7 @@ def test_a_missing_tokenizer_file_is_named(tmp_path: Path, file: str) -> None:
     checkpoint = write_checkpoint(tmp_path / "c", style="original")
     (checkpoint / file).unlink()
     with pytest.raises(ModelError, match=file):
-        export(checkpoint, tmp_path / "b")
+        pack(checkpoint, tmp_path / "b")
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
@@ -256,21 +332,21 @@ def test_a_weight_too_large_for_f16_is_named(
     tensors["language_model.layers.1.mlp.up_proj.weight"][3, 4] = 1e5
     monkeypatch.setattr("tests.checkpoints.random_tensors", lambda *_: tensors)
     checkpoint = write_checkpoint(tmp_path / "c")
-    export(checkpoint, tmp_path / "f32")
+    pack(checkpoint, tmp_path / "f32")
     with pytest.raises(ModelError, match=r"layers\.1\.mlp\.up_proj\.weight .* not finite in f16"):
-        export(checkpoint, tmp_path / "f16", decoder="f16")
+        pack(checkpoint, tmp_path / "f16", decoder="f16")
 
 
 def test_an_existing_destination_is_refused(tmp_path: Path, recogniser: Path) -> None:
     (tmp_path / "b").mkdir()
     with pytest.raises(ConfigError, match="exists already"):
-        export(recogniser, tmp_path / "b")
+        pack(recogniser, tmp_path / "b")
 
 
 def test_a_destination_that_cannot_be_made_is_refused(tmp_path: Path, recogniser: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot be made"):
-        export(recogniser, tmp_path / "file" / "b")
+        pack(recogniser, tmp_path / "file" / "b")
 
 
 @pytest.mark.parametrize(
@@ -280,7 +356,7 @@ def test_a_destination_that_cannot_be_made_is_refused(tmp_path: Path, recogniser
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), ConfigError),
     ],
 )
-def test_a_failed_export_leaves_nothing(
+def test_a_failed_import_leaves_nothing(
     tmp_path: Path,
     recogniser: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -292,15 +368,5 @@ def test_a_failed_export_leaves_nothing(
 
     monkeypatch.setattr(module, "write_decoder", fail)
     with pytest.raises(seen):
-        export(recogniser, tmp_path / "b")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_models_in_each_others_place_are_refused_before_anything_is_written(
-    tmp_path: Path, recogniser: Path, aligner: Path
-) -> None:
-    with pytest.raises(ModelError, match="this is a qwen3-asr, not a qwen3-forced-aligner"):
-        export(recogniser, tmp_path / "b", aligner=recogniser)
-    with pytest.raises(ModelError, match="this is a qwen3-forced-aligner, not a qwen3-asr"):
-        export(aligner, tmp_path / "b", aligner=aligner)
+        pack(recogniser, tmp_path / "b")
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,39 @@
+"""Make the embedded model directory of the trained checkpoints beside this file.
+
+    python -m tests.tiny.make_bundle streamasr/models/tiny
+
+Files of the model that are there already are replaced; others stay.
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from streamasr.importing.pack import Wish, import_model
+from streamasr.models.bundle import FACTS_FILE
+
+HERE: Final = Path(__file__).parent
+LICENCE: Final = "Apache-2.0"
+
+
+def make_bundle(destination: Path) -> Path:
+    """Make the directory, which must not exist, without a word of this machine in it."""
+    wish = Wish("fp32", "f16", "tiny", licence=LICENCE)
+    import_model(HERE / "asr", destination, wish)
+    wish = Wish("fp32", "f16", "aligner", licence=LICENCE)
+    import_model(HERE / "aligner", destination / "aligner", wish)
+    for directory, checkpoint in ((destination, "asr"), (destination / "aligner", "aligner")):
+        path = directory / FACTS_FILE
+        facts = json.loads(path.read_text("utf-8"))
+        facts["source"] = {"checkpoint": f"tests/tiny/{checkpoint}"}
+        path.write_text(json.dumps(facts, ensure_ascii=False, indent=2) + "\n", "utf-8")
+    return destination
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        made = make_bundle(Path(scratch) / "tiny")
+        shutil.copytree(made, sys.argv[1], dirs_exist_ok=True)
