@@ -1,0 +1,166 @@
+"""A checkpoint of transformers' native classes on disk, read tensor by tensor.
+
+Tensors have the names of `tests.checkpoints.random_tensors`: the native ones without their outer
+"model.", and `head.weight` for whatever head there is.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tests.checkpoints import Shape
+
+Float32Array = npt.NDArray[np.float32]
+
+HEAD: Final = "head.weight"
+EMBEDDINGS: Final = "language_model.embed_tokens.weight"
+IM_END: Final = "<|im_end|>"
+END_OF_TEXT: Final = "<|endoftext|>"
+
+_ITEMS: Final[dict[str, npt.DTypeLike]] = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a tensor is."""
+
+    path: Path
+    stored_type: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+class Weights:
+    """Dimensions and tensors of a checkpoint."""
+
+    def __init__(self, directory: Path) -> None:
+        """Read the headers of all safetensors files in `directory`."""
+        self.directory = directory
+        self.config: dict[str, Any] = _read_json(directory / "config.json")
+        self._places: dict[str, _Place] = {}
+        for path in sorted(directory.glob("*.safetensors")):
+            self._places |= _read_header(path)
+
+    @cached_property
+    def shape(self) -> Shape:
+        """All dimensions."""
+        audio, text = self.config["audio_config"], self.config["text_config"]
+        head = self._places.get(HEAD)
+        is_aligner = self.config["architectures"] == ["Qwen3ASRForTokenClassification"]
+        return Shape(
+            n_mels=audio["num_mel_bins"],
+            channels=audio["downsample_hidden_size"],
+            d_model=audio["d_model"],
+            encoder_layers=audio["encoder_layers"],
+            encoder_heads=audio["encoder_attention_heads"],
+            encoder_ffn=audio["encoder_ffn_dim"],
+            n_window=audio["n_window"],
+            n_window_infer=audio["n_window_infer"],
+            hidden=text["hidden_size"],
+            layers=text["num_hidden_layers"],
+            heads=text["num_attention_heads"],
+            kv_heads=text["num_key_value_heads"],
+            head_dim=text["head_dim"],
+            ffn=text["intermediate_size"],
+            vocab=text["vocab_size"],
+            rope_theta=text["rope_parameters"]["rope_theta"],
+            tied=head is None,
+            n_classes=head.shape[0] if head is not None and is_aligner else None,
+        )
+
+    @property
+    def rms_eps(self) -> float:
+        """Of the LLM's norms."""
+        return float(self.config["text_config"]["rms_norm_eps"])
+
+    @property
+    def max_positions(self) -> int:
+        """That the LLM was made for."""
+        return int(self.config["text_config"]["max_position_embeddings"])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all tensors in the files."""
+        return tuple(self._places)
+
+    def size(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor; that of a tied head is the embeddings'."""
+        return self._place(name).shape
+
+    def read(self, name: str) -> Float32Array:
+        """Read a tensor; a tied head is the embeddings."""
+        place = self._place(name)
+        count = int(np.prod(place.shape))
+        stored = np.memmap(place.path, _ITEMS[place.stored_type], "r", place.offset, (count,))
+        if place.stored_type == "BF16":
+            values = (stored.astype(np.uint32) << 16).view(np.float32)
+        else:
+            values = stored.astype(np.float32)
+        return values.reshape(place.shape)
+
+    def _place(self, name: str) -> _Place:
+        if name == HEAD and HEAD not in self._places:
+            return self._places[EMBEDDINGS]
+        return self._places[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """A byte-level BPE tokenizer."""
+
+    ordinary: dict[int, str]
+    """Bytes and what is merged from them, in GPT-2's alphabet of bytes."""
+    added: dict[int, str]
+    special: frozenset[int]
+    """Those of the added ones that vanish from decoded text."""
+    merges: tuple[str, ...]
+
+    @property
+    def texts(self) -> dict[int, str]:
+        """All tokens."""
+        return self.ordinary | self.added
+
+    def find(self, text: str) -> int:
+        """The id of an added token."""
+        return next(number for number, added in self.added.items() if added == text)
+
+
+def read_vocabulary(directory: Path) -> Vocabulary:
+    """Read the tokenizer of a checkpoint."""
+    tokenizer = _read_json(directory / "tokenizer.json")
+    added = tokenizer["added_tokens"]
+    merges = tokenizer["model"]["merges"]
+    return Vocabulary(
+        ordinary={number: text for text, number in tokenizer["model"]["vocab"].items()},
+        added={entry["id"]: entry["content"] for entry in added},
+        special=frozenset(entry["id"] for entry in added if entry["special"]),
+        merges=tuple(pair if isinstance(pair, str) else " ".join(pair) for pair in merges),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return content
+
+
+def _read_header(path: Path) -> dict[str, _Place]:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return {
+        _normal_name(name): _Place(
+            path, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
+        )
+        for name, entry in header.items()
+    }
+
+
+def _normal_name(name: str) -> str:
+    is_head = name in {"lm_head.weight", "score.weight"}
+    return HEAD if is_head else name.removeprefix("model.")
