@@ -158,6 +158,7 @@ def _add_transcribe(commands: _Commands, common: argparse.ArgumentParser) -> Non
     parser.add_argument(
         "--context", default="", metavar="TEXT", help="names and terms that may come up"
     )
+    _add_aligner(parser)
     parser.add_argument("--no-words", action="store_true", help="leave out the times of words")
     parser.add_argument(
         "--start", type=_seconds, default=0.0, metavar="S", help="begin S seconds into the audio"
@@ -176,6 +177,7 @@ def _add_transcribe(commands: _Commands, common: argparse.ArgumentParser) -> Non
 def _add_tuning(parser: argparse.ArgumentParser) -> None:
     tuning = parser.add_argument_group("tuning")
     tuning.add_argument("--threads", type=_count, metavar="N", help="default: one per processor")
+    _add_gpu(tuning)
     tuning.add_argument(
         "--provider",
         action="append",
@@ -202,6 +204,31 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
             f"--{name.replace('_', '-')}", type=_number, dest=name, metavar="X", help=text
         )
     _add_no_reuse(parser)
+
+
+def _add_gpu(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--gpu-layers",
+        type=_layers,
+        metavar="N",
+        help="layers of the decoder that run on a GPU, if there is one; -1, the default: all; 0: "
+        "none",
+    )
+    parser.add_argument(
+        "--gpu",
+        type=_number_or_name,
+        metavar="NAME|N",
+        help="that GPU; see `streamasr doctor`; default: llama.cpp's choice",
+    )
+
+
+def _add_aligner(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--aligner",
+        metavar="NAME|PATH",
+        help="the forced aligner that gives word times; none spreads words evenly; default: the "
+        "model's own, or one that is installed",
+    )
 
 
 def _add_no_reuse(parser: argparse.ArgumentParser) -> None:
@@ -232,6 +259,7 @@ def _add_run(commands: _Commands, common: argparse.ArgumentParser) -> None:
     )
     _add_config_option(parser)
     parser.add_argument("--model", metavar="NAME|PATH", help="default: the embedded tiny")
+    _add_aligner(parser)
     parser.add_argument(
         "--mic",
         action=argparse.BooleanOptionalAction,
@@ -260,6 +288,7 @@ def _add_run(commands: _Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--language", metavar="L", help="name or code; default: detected")
     parser.add_argument("--context", metavar="TEXT", help="names and terms that may come up")
     parser.add_argument("--threads", type=_count, metavar="N", help="default: one per processor")
+    _add_gpu(parser)
     _add_no_reuse(parser)
 
 
@@ -368,3 +397,14 @@ def _count(text: str) -> int:
     if value < 1 or value != int(value):
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
     return int(value)
+
+
+def _layers(text: str) -> int:
+    value = _number(text)
+    if not -1 <= value <= 10_000 or value != int(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of layers, nor -1 for all")
+    return int(value)
+
+
+def _number_or_name(text: str) -> int | str:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else text

@@ -103,6 +103,9 @@ class AlignerConfig:
     bundle: Path
     threads: int = 1
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    gpu_layers: int = 0
+    """As of `RecognitionConfig`."""
+    gpu: str | int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,9 @@ class RecognitionConfig:
     """From samples to words."""
 
     model: Path
-    """A model directory, as `streamasr export` writes it."""
+    """A model directory; see `models.bundle`."""
+    aligner: Path | None = None
+    """The directory of the forced aligner that gives word times; None spreads words evenly."""
     language: str | None = None
     """The model's name of the language to force; None lets it detect that of each segment."""
     context: str = ""
@@ -132,6 +137,12 @@ class RecognitionConfig:
     threads: int | None = None
     """Of each stage; None for as many as suit it."""
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    gpu_layers: int = -1
+    """Layers of the decoder that run on a GPU, if llama.cpp has one; -1 for all, 0 for none."""
+    gpu: str | int | None = None
+    """Which one, by its place in llama.cpp's list or by name; None leaves it to llama.cpp."""
+    aligner_gpu: bool = False
+    """Whether the aligner uses the GPU and the providers too, and not the CPU."""
     vad: VadConfig = field(default_factory=VadConfig)
     chunker: ChunkerConfig = field(default_factory=ChunkerConfig)
 
@@ -243,7 +254,20 @@ class ModelConfig(Section, kw_only=True, frozen=True):
     providers: Annotated[tuple[_Named, ...], RESTART, Meta(min_length=1)] = (
         "CPUExecutionProvider",
     )
-    """Execution providers of onnxruntime, in order of preference."""
+    """Execution providers of onnxruntime for the audio encoder, in order of preference; where one
+    does not work, the next one or the CPU takes its place."""
+    gpu_layers: Annotated[int, RESTART, Meta(ge=-1, le=10_000)] = -1
+    """Layers of the decoder that run on a GPU, where llama.cpp was built for one: -1 is all, 0 is
+    none. Where the GPU does not work the CPU takes its place."""
+    gpu: Annotated[_Named | Annotated[int, Meta(ge=0)] | None, RESTART, _example("CUDA0")] = None
+    """That GPU, by number or name (see `streamasr doctor`) or by a part of its description; left
+    out, llama.cpp chooses."""
+    aligner: Annotated[_Named | None, RESTART, _example("qwen3-aligner-0.6b")] = None
+    """The forced aligner that gives word times, by name or path; left out, the one in the model's
+    directory, or one that is installed; `none` spreads words evenly."""
+    aligner_gpu: Annotated[bool, RESTART] = False
+    """Whether the aligner too uses `gpu` and `providers`. Its times come after the text, so the CPU
+    mostly does."""
     encoder_window_s: Annotated[Literal[1, 2, 4, 8], RESTART] = 8
     """Seconds of audio that the encoder looks at together: 1, 2, 4 or 8. The models were trained
     with 8; with less, updates of long segments cost less, and their text may be worse."""
@@ -380,17 +404,24 @@ class DaemonConfig(Section, kw_only=True, frozen=True):
     """What the user adds to the models that are known by name; no settings of a daemon."""
 
     def recognition(
-        self, find_model: Callable[[str], Path], language_name: Callable[[str], str]
+        self,
+        find_model: Callable[[str], Path],
+        find_aligner: Callable[[str | None, Path], Path | None],
+        language_name: Callable[[str], str],
     ) -> RecognitionConfig:
         """What the engine needs of it.
 
         Args:
             find_model: the directory of a model given by name or path.
+            find_aligner: the directory of an aligner given by name or path, or of one that suits a
+                recogniser, if there is one.
             language_name: the model's name of a language given by name or code.
         """
         model, live = self.model, self.live
+        directory = find_model(model.name)
         return RecognitionConfig(
-            model=find_model(model.name),
+            model=directory,
+            aligner=find_aligner(model.aligner, directory) if live.words else None,
             language=language_name(model.language) if model.language else None,
             context=model.context,
             hotwords=model.hotwords,
@@ -401,6 +432,9 @@ class DaemonConfig(Section, kw_only=True, frozen=True):
             reuse=model.reuse,
             threads=model.threads,
             providers=model.providers,
+            gpu_layers=model.gpu_layers,
+            gpu=model.gpu,
+            aligner_gpu=model.aligner_gpu,
             vad=self.vad,
             chunker=self.segmentation,
         )

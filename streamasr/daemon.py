@@ -31,7 +31,7 @@ from streamasr.errors import AudioError, ConfigError, StorageError, StreamASRErr
 from streamasr.events import Wishes
 from streamasr.live import LIVE_PACE, SLICE, LiveSession
 from streamasr.metrics import Metrics, Readings
-from streamasr.models.bundle import find_model
+from streamasr.models.bundle import find_aligner, find_model
 from streamasr.models.languages import language_name
 from streamasr.protocols import v1
 from streamasr.recovery import Recovered, recover
@@ -73,7 +73,7 @@ class Daemon:
         """
         self._config = config
         self._load_config = load_config
-        recognition = config.recognition(find_model, language_name)
+        recognition = config.recognition(find_model, find_aligner, language_name)
         directory = config.storage.directory
         self._lock = Lock(directory)
         self._journal_path = journal_path(directory)

@@ -15,9 +15,12 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from typing import Self, TypeAlias, assert_never
 
 from streamasr.config import AlignerConfig, EncoderConfig, RecognitionConfig
+from streamasr.decoder.llama import find_gpus
+from streamasr.decoder.placement import ON_CPU, Placement, open_where_it_works, place
 from streamasr.decoder.script import Script
 from streamasr.events import (
     AbandonPass,
@@ -43,6 +46,7 @@ from streamasr.units import Samples
 from streamasr.workers.aligner import AlignerWorker, aligner_worker
 from streamasr.workers.encoder import EncoderWorker, encoder_worker
 from streamasr.workers.process import OnTrouble, Patience, Trouble
+from streamasr.workers.trial import Trial, try_apart
 
 logger = logging.getLogger(__name__)
 
@@ -64,15 +68,19 @@ class Engine:
         Args:
             config: what to load. Language and context are those of each order.
             patience: a child that is silent for longer is treated as dead.
-            on_trouble: hears of children that died, on threads of the engine.
+            on_trouble: hears of children that died, and once of each thing that is not as it was
+                asked to be; on threads of the engine.
 
         Raises:
             ModelError: the model directory cannot be used.
         """
         self._config = config
-        patience, on_trouble = patience or Patience(), on_trouble or _ignore
+        self._on_trouble = on_trouble or _ignore
+        self._told: set[str] = set()
+        patience = patience or Patience()
         threads = config.stage_threads
         self.bundle = read_bundle(config.model, RECOGNISER)
+        self.bundle.check_files()
         self.encoder: EncoderWorker = encoder_worker(
             EncoderConfig(
                 config.model,
@@ -82,17 +90,17 @@ class Engine:
                 reuse=config.reuse,
             ),
             patience,
-            on_trouble,
+            self._hear,
         )
         self._encoding = EncoderStage(self.encoder)
         self._decoding = DecoderStage(self._load_decoder)
         self.aligner: AlignerWorker | None = None
         self._aligning: WorkerStage[Align, Align, Aligned] | None = None
-        if config.words and self.bundle.aligner is not None:
+        if config.words and config.aligner is not None:
             self.aligner = aligner_worker(
-                AlignerConfig(self.bundle.aligner, threads.aligner, config.providers),
+                _aligner_config(config, config.aligner),
                 patience,
-                on_trouble,
+                self._hear,
                 config.aligner_idle_s,
             )
             self._aligning = WorkerStage(self.aligner.submit, _unchanged, _aligned)
@@ -147,6 +155,8 @@ class Engine:
             ConfigError: there is no room for the configured context.
             WorkerError: a child keeps dying.
         """
+        if self.bundle.warning:
+            self._warn(self.bundle.warning)
         self.encoder.start()
         if self.aligner:
             self.aligner.start()
@@ -252,13 +262,40 @@ class Engine:
             return {"encoder": self.encoder}
         return {"encoder": self.encoder, "aligner": self.aligner}
 
+    def _hear(self, trouble: Trouble, sentence: str) -> None:
+        """A child that is started again warns again, of the same."""
+        if trouble == "degraded":
+            with self._lock:
+                if sentence in self._told:
+                    return
+                self._told.add(sentence)
+        self._on_trouble(trouble, sentence)
+
+    def _warn(self, sentence: str) -> None:
+        logger.warning("%s", sentence)
+        self._hear("degraded", sentence)
+
     def _load_decoder(self) -> Qwen3ASRDecoder:
+        """On a GPU if one is wanted and works, else on the CPU."""
+        config = self._config
+        wanted = ON_CPU
+        if config.gpu_layers:
+            wanted, why = place(config.gpu_layers, config.gpu, find_gpus())
+            if why:
+                self._warn(why)
+        return open_where_it_works(wanted, self._decoder_at, self._warn)
+
+    def _decoder_at(self, placement: Placement) -> Qwen3ASRDecoder:
+        n_threads = self._config.stage_threads.decoder
+        if placement.is_on_gpu:
+            try_apart(Trial(self.bundle.decoder, placement, n_threads))
         return Qwen3ASRDecoder(
             self.bundle.decoder,
-            n_threads=self._config.stage_threads.decoder,
+            n_threads=n_threads,
             max_segment_s=self._config.chunker.max_segment,
             reuse=self._config.reuse,
             script=_script(self.bundle),
+            placement=placement,
         )
 
 
@@ -320,6 +357,13 @@ def _is_of(of: Pass) -> Callable[[Encode | Decode], bool]:
     return lambda order: order.of == of
 
 
+def _aligner_config(config: RecognitionConfig, bundle: Path) -> AlignerConfig:
+    threads = config.stage_threads.aligner
+    if not config.aligner_gpu:
+        return AlignerConfig(bundle, threads)
+    return AlignerConfig(bundle, threads, config.providers, config.gpu_layers, config.gpu)
+
+
 def _script(bundle: Bundle) -> Script | None:
     """What a bundle of random weights says; None for one that has learned something."""
     rate = bundle.facts.get("scripted_tokens_per_second")
@@ -345,4 +389,4 @@ def _aligned(order: Align, result: "Future[Aligned]") -> Answer:
 
 
 def _ignore(_trouble: Trouble, _sentence: str) -> None:
-    """The worker has logged it."""
+    """It has been logged."""

@@ -28,7 +28,7 @@ from streamasr.cli import EXIT_INPUT_FAILED
 from streamasr.config import RecognitionConfig, read_token
 from streamasr.engine import Engine
 from streamasr.models import tiny
-from streamasr.models.bundle import find_model
+from streamasr.models.bundle import find_aligner, find_model
 from streamasr.segmentation.chunker import ChunkerConfig
 from streamasr.units import to_seconds
 
@@ -207,7 +207,8 @@ def _recognition(options: argparse.Namespace, **others: Any) -> RecognitionConfi
         "threads": options.threads,
         "reuse": not options.no_reuse,
     }
-    return RecognitionConfig(find_model(options.model or tiny.NAME), **{**settings, **others})
+    model = find_model(options.model or tiny.NAME)
+    return RecognitionConfig(model, find_aligner(None, model), **{**settings, **others})
 
 
 def _model_name(options: argparse.Namespace) -> str:

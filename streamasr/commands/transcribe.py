@@ -15,18 +15,20 @@ from streamasr.audio.source import AudioSource
 from streamasr.cli import EXIT_INPUT_FAILED, complain
 from streamasr.config import RecognitionConfig
 from streamasr.console import ProgressBar, WatchView
+from streamasr.decoder.placement import ALL_LAYERS
 from streamasr.engine import Engine
 from streamasr.errors import AudioError, ConfigError, OutputError
 from streamasr.events import Final, Gap, Message, Words
 from streamasr.formats import format_transcript, write_whole
 from streamasr.models import tiny
-from streamasr.models.bundle import find_model
+from streamasr.models.bundle import find_aligner, find_model
 from streamasr.models.languages import language_name
 from streamasr.segmentation.chunker import ChunkerConfig
 from streamasr.segmentation.vad import VadConfig
 from streamasr.transcribe import Progress, transcribe
 from streamasr.transcript import Segment, Transcript, Word
 from streamasr.units import Samples, to_samples, to_seconds
+from streamasr.workers.process import Trouble
 
 STDIN = "-"
 _WATCH_INTERVAL_S = 0.5
@@ -85,7 +87,7 @@ def run_transcribe(options: argparse.Namespace) -> int:
         print(f"streamasr: {tiny.WARNING}", file=sys.stderr)
     outputs = output_paths(options.files, options.formats, options.output_dir)
     failed = False
-    with Engine(config) as engine:
+    with Engine(config, on_trouble=tell_degraded) as engine:
         for name in options.files:
             try:
                 _transcribe_one(engine, config, options, name, outputs[name])
@@ -97,8 +99,10 @@ def run_transcribe(options: argparse.Namespace) -> int:
 
 def recognition_config(options: argparse.Namespace) -> RecognitionConfig:
     """From options to configuration, defaults where nothing was said."""
+    model = find_model(options.model or tiny.NAME)
     return RecognitionConfig(
-        model=find_model(options.model or tiny.NAME),
+        model=model,
+        aligner=None if options.no_words else find_aligner(options.aligner, model),
         language=language_name(options.language) if options.language else None,
         context=options.context,
         partial_interval_s=_WATCH_INTERVAL_S if options.watch else None,
@@ -107,9 +111,17 @@ def recognition_config(options: argparse.Namespace) -> RecognitionConfig:
         reuse=not options.no_reuse,
         threads=options.threads,
         providers=tuple(options.providers or ("CPUExecutionProvider",)),
+        gpu_layers=ALL_LAYERS if options.gpu_layers is None else options.gpu_layers,
+        gpu=options.gpu,
         vad=VadConfig(**_given(options, VadConfig)),
         chunker=ChunkerConfig(**_given(options, ChunkerConfig)),
     )
+
+
+def tell_degraded(trouble: Trouble, sentence: str) -> None:
+    """Say on stderr what is not as it was asked to be; the rest is in the log."""
+    if trouble == "degraded":
+        print(f"streamasr: warning: {sentence}", file=sys.stderr, flush=True)
 
 
 def output_paths(

@@ -27,6 +27,11 @@ BACKEND_FILE: Final = "encoder_backend.onnx"
 DECODER_FILE: Final = "decoder.gguf"
 CLASSIFIER_FILE: Final = "classifier.npy"
 
+OWN_ALIGNER: Final = "aligner"
+"""Directory within a recogniser's."""
+NO_ALIGNER: Final = "none"
+"""In place of an aligner's name: words are spread evenly."""
+
 _EMBEDDED: Final = {tiny.NAME: tiny.BUNDLE}
 
 _ENOUGH_BITS: Final = 8
@@ -77,7 +82,7 @@ class Bundle:
     @property
     def aligner(self) -> Path | None:
         """The bundle of the forced aligner that came with a recogniser."""
-        directory = self.directory / "aligner"
+        directory = self.directory / OWN_ALIGNER
         return directory if directory.is_dir() else None
 
     @property
@@ -201,6 +206,24 @@ def is_bundle(directory: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(facts, dict) and facts.get("format") == FORMAT
+
+
+def find_aligner(name_or_path: str | None, recogniser: Path) -> Path | None:
+    """The directory of an aligner: the one that is named, or a recogniser's own.
+
+    Args:
+        name_or_path: as for `find_model`; `NO_ALIGNER` for none.
+        recogniser: the bundle of the recogniser.
+
+    Raises:
+        ModelError: there is none of this name.
+    """
+    if name_or_path == NO_ALIGNER:
+        return None
+    if name_or_path is not None:
+        return find_model(name_or_path)
+    own = recogniser / OWN_ALIGNER
+    return own if own.is_dir() else None
 
 
 def read_bundle(directory: Path, family: str) -> Bundle:

@@ -6,7 +6,7 @@ that only the children that run graphs ever load it.
 
 import ctypes
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -45,6 +45,9 @@ class OnnxOptions:
 
     log_level: int = 3
     """onnxruntime's own log: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal."""
+
+    warn: Callable[[str], None] = logger.warning
+    """Told where a graph is run otherwise than was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,18 +168,14 @@ def _open(path: Path, options: OnnxOptions) -> "onnxruntime.InferenceSession":
     if not path.is_file():
         raise ModelError(f"{path}: there is no such file")
     for name in missing:
-        logger.warning(
-            "this build of onnxruntime has no %s, so the next provider or the CPU is used; it has "
-            "%s.",
-            name,
-            ", ".join(built_in),
+        options.warn(
+            f"this build of onnxruntime has no {name}, so the next provider or the CPU is used; it "
+            f"has {', '.join(built_in)}."
         )
     session = _create(path, options, providers)
     for name in providers:
         if name not in (active := session.get_providers()):
-            logger.warning(
-                "onnxruntime's %s does not start on this machine, %s is used.", name, active[0]
-            )
+            options.warn(f"{name} of onnxruntime does not start here, so {active[0]} is used.")
     _return_freed_memory()
     return session
 
@@ -197,11 +196,8 @@ def _create(
     except _failures() as error:
         if providers != [CPU]:
             session = _create(path, options, [CPU])  # raises if it is the file's fault
-            logger.warning(
-                "onnxruntime cannot use %s (%s), so the CPU is used.",
-                " or ".join(name for name in providers if name != CPU),
-                _line(error),
-            )
+            tried = " or ".join(name for name in providers if name != CPU)
+            options.warn(f"onnxruntime cannot use {tried} ({_line(error)}), so the CPU is used.")
             return session
         raise ModelError(f"{path}: onnxruntime cannot load this file ({_line(error)})") from error
 

@@ -15,7 +15,6 @@ native port; the original package on CPU attends to the whole clip instead.
 """
 
 import json
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
@@ -27,8 +26,6 @@ from streamasr.features.log_mel import HOP, log_mel
 from streamasr.models.bundle import BACKEND_FILE, FRONTEND_FILE
 from streamasr.models.onnx import CPU, OnnxOptions, OnnxSession, open_session
 from streamasr.units import SAMPLE_RATE, Float32Array
-
-logger = logging.getLogger(__name__)
 
 MASKED: Final = np.float32(-10_000)
 """Added to the attention score of a masked key: nothing is left after the softmax, and
@@ -114,11 +111,7 @@ class Qwen3Encoder:
         except ModelError as error:
             if set(encoder.providers) == {CPU}:
                 raise
-            logger.warning(
-                "onnxruntime's %s cannot be used (%s), so the CPU is.",
-                encoder.providers[0],
-                error,
-            )
+            options.warn(f"{encoder.providers[0]} cannot be used, so the CPU is: {error}")
             encoder = cls(*graphs, n_window_infer, replace(options, providers=(CPU,)))
             encoder.self_test()
         return encoder

@@ -6,23 +6,20 @@ and finals may not.
 
 import contextlib
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Final, TypeAlias
 
 from streamasr.alignment import repair_times, split_words, word_score
 from streamasr.config import AlignerConfig
-from streamasr.errors import ModelError
+from streamasr.decoder.placement import ON_CPU, open_where_it_works, place
 from streamasr.events import Align, Aligned
 from streamasr.models.bundle import ALIGNER, read_bundle
 from streamasr.models.forced_aligner import ForcedAligner
-from streamasr.models.qwen3_encoder import BACKEND_FILE, FRONTEND_FILE
 from streamasr.transcript import time_words
 from streamasr.units import SAMPLE_RATE
 from streamasr.workers.on_demand import OnDemand
-from streamasr.workers.process import OnTrouble, Patience, Worker
+from streamasr.workers.process import Built, OnTrouble, Patience, Worker
 
 AlignerWorker: TypeAlias = OnDemand[Align, Aligned]
 
@@ -45,32 +42,30 @@ def aligner_worker(
         ModelError: a file of the model is missing. Whether they can be loaded is found out when
             they are needed.
     """
-    check_files(config.bundle)
+    read_bundle(config.bundle, ALIGNER).check_files()
     patience = replace(patience, answer=_SLOWNESS * patience.answer)
     return OnDemand(partial(Worker, "aligner", build_aligner, config, patience, on_trouble), idle_s)
 
 
-def check_files(directory: Path) -> None:
-    """Find out cheaply what can be found out.
-
-    Raises:
-        ModelError: a file of an aligner's bundle is missing.
-    """
-    bundle = read_bundle(directory, ALIGNER)
-    graphs = (directory / FRONTEND_FILE, directory / BACKEND_FILE)
-    for path in (*graphs, bundle.decoder, bundle.classifier):
-        if not path.is_file():
-            raise ModelError(f"{path}: there is no such file")
-
-
-def build_aligner(config: AlignerConfig) -> Callable[[Align], Aligned]:
+def build_aligner(config: AlignerConfig) -> Built[Align, Aligned]:
     """In the child: load the aligner of a bundle."""
     give_way()
+    from streamasr.decoder.llama import find_gpus
     from streamasr.models.onnx import OnnxOptions
 
-    options = OnnxOptions(providers=config.providers, threads=config.threads)
-    aligner = ForcedAligner(config.bundle, options, config.threads)
-    return lambda order: align(aligner, order)
+    warnings: list[str] = []
+    options = OnnxOptions(config.providers, config.threads, warn=warnings.append)
+    placement = ON_CPU
+    if config.gpu_layers:
+        placement, why = place(config.gpu_layers, config.gpu, find_gpus())
+        warnings += [why] if why else []
+    aligner = open_where_it_works(
+        placement,
+        lambda placement: ForcedAligner(config.bundle, options, config.threads, placement),
+        warnings.append,
+    )
+    answer = partial(align, aligner)
+    return Built(answer, tuple(dict.fromkeys(warnings)))
 
 
 def give_way() -> None:

@@ -15,7 +15,6 @@ import itertools
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -29,7 +28,7 @@ from streamasr.models.onnx import OnnxOptions
 from streamasr.models.qwen3_encoder import Qwen3Encoder
 from streamasr.models.qwen3_utterance import Utterance
 from streamasr.units import Float32Array
-from streamasr.workers.process import OnTrouble, Patience, Worker
+from streamasr.workers.process import Built, OnTrouble, Patience, Worker
 
 UTTERANCES_KEPT: Final = 16
 """On either side, if any are. One of 24 s takes about 5 MB of the child at full size."""
@@ -98,11 +97,13 @@ def encoder_worker(
     return EncoderWorker(process, _capacity(config))
 
 
-def build_encoder(config: EncoderConfig) -> Callable[[EncodeRequest], EncodeAnswer]:
+def build_encoder(config: EncoderConfig) -> Built[EncodeRequest, EncodeAnswer]:
     """In the child: load the encoder of a bundle."""
-    options = OnnxOptions(providers=config.providers, threads=config.threads)
+    warnings: list[str] = []
+    options = OnnxOptions(config.providers, config.threads, warn=warnings.append)
     encoder = Qwen3Encoder.from_bundle(config.bundle, options, window_s=config.window_s)
-    return UtteranceEncoder(encoder, _capacity(config)).answer
+    answer = UtteranceEncoder(encoder, _capacity(config)).answer
+    return Built(answer, tuple(dict.fromkeys(warnings)))  # both graphs may say the same
 
 
 def _capacity(config: EncoderConfig) -> int:

@@ -60,8 +60,9 @@ _PARENTS_SIGNALS: Final = (
 """Ctrl-C, a closing terminal and a service manager signal the whole group of processes, but it is
 the parent who decides what comes of it."""
 
-Trouble: TypeAlias = Literal["worker_died", "worker_lost"]
-"""What became of a child: it is being replaced; there will be no other."""
+Trouble: TypeAlias = Literal["worker_died", "worker_lost", "degraded"]
+"""What became of a child: it is being replaced; there will be no other; it works, but not as it was
+asked to."""
 
 OnTrouble: TypeAlias = Callable[[Trouble, str], None]
 """Hears of it, with a sentence for people. Called on the worker's thread; must not block."""
@@ -82,6 +83,19 @@ class Ready:
     """The child's first message: its models are loaded."""
 
     pid: int
+    warnings: tuple[str, ...] = ()
+    """Sentences: in what it is not as it was asked to be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Built(Generic[RequestT, AnswerT]):
+    """What a child answers requests with, and what its parent must be told of it."""
+
+    answer: Callable[[RequestT], AnswerT]
+    warnings: tuple[str, ...] = ()
+
+
+Build: TypeAlias = Callable[[ConfigT], Callable[[RequestT], AnswerT] | Built[RequestT, AnswerT]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +125,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
     def __init__(
         self,
         name: str,
-        build: Callable[[ConfigT], Callable[[RequestT], AnswerT]],
+        build: Build[ConfigT, RequestT, AnswerT],
         config: ConfigT,
         patience: Patience = Patience(),
         on_trouble: OnTrouble = lambda _trouble, _sentence: None,
@@ -125,7 +139,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
                 belong inside it.
             config: crosses into the child whole.
             patience: a child that is silent for longer is treated as dead.
-            on_trouble: hears of deaths.
+            on_trouble: hears of deaths, and of what its child warns of when it is ready.
         """
         self._name = name
         self._build = build
@@ -282,8 +296,11 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         self, connection: Connection, process: multiprocessing.process.BaseProcess
     ) -> None:
         match self._receive(connection, process, self._patience.start):
-            case Ready(pid):
+            case Ready(pid, warnings):
                 logger.info("%s is ready, process %d", self._name, pid)
+                for warning in warnings:
+                    logger.warning("%s: %s", self._name, warning)
+                    self._tell("degraded", f"{self._name}: {warning}")
                 if not self.ready.done():
                     self.ready.set_result(None)
             case Broken(message):
@@ -427,7 +444,7 @@ def _end(process: multiprocessing.process.BaseProcess) -> None:
 
 def _child_main(
     connection: Connection,
-    build: Callable[[ConfigT], Callable[[RequestT], AnswerT]],
+    build: Build[ConfigT, RequestT, AnswerT],
     config: ConfigT,
     log_level: int,
 ) -> None:
@@ -448,19 +465,21 @@ def _end_with_parent() -> None:
 
 def _answer_requests(
     connection: Connection,
-    build: Callable[[ConfigT], Callable[[RequestT], AnswerT]],
+    build: Build[ConfigT, RequestT, AnswerT],
     config: ConfigT,
 ) -> None:
     try:
-        answer = build(config)
+        built = build(config)
     except StreamASRError as error:
         connection.send(Broken(str(error)))
         return
-    connection.send(Ready(os.getpid()))
+    if not isinstance(built, Built):
+        built = Built(built)
+    connection.send(Ready(os.getpid(), built.warnings))
     while True:
         request = connection.recv()
         try:
-            result: AnswerT | Refused = answer(request)
+            result: AnswerT | Refused = built.answer(request)
         except StreamASRError as error:
             result = Refused(str(error))
         connection.send(result)
