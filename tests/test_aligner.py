@@ -23,7 +23,6 @@ from streamasr.workers.aligner import (
     NICENESS,
     AlignerWorker,
     aligner_worker,
-    check_files,
     give_way,
 )
 from streamasr.workers.process import Patience, Worker
@@ -89,7 +88,7 @@ def test_a_system_that_refuses_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_a_file_that_is_missing_is_known_before_it_is_needed(copy: Path, name: str) -> None:
-    check_files(copy)
+    worker_of(copy, 1)
     (copy / name).unlink()
     with pytest.raises(ModelError, match=name):
         worker_of(copy, 1)
@@ -147,7 +146,9 @@ def test_a_daemon_does_not_start_without_a_file_of_it(copy: Path, tmp_path: Path
 
 @pytest.fixture
 def engine(bundle: Path) -> Iterator[Engine]:
-    with Engine(RecognitionConfig(bundle, threads=1, aligner_idle_s=3600)) as running:
+    with Engine(
+        RecognitionConfig(bundle, bundle / "aligner", threads=1, aligner_idle_s=3600)
+    ) as running:
         yield running
 
 
@@ -181,7 +182,7 @@ def test_words_are_spread_where_it_cannot_be_loaded_and_that_is_said_once(
     model = Path(shutil.copytree(bundle, tmp_path / "model", ignore=ignored))
     classifier = model / "aligner" / "classifier.npy"
     classifier.write_bytes(classifier.read_bytes()[:1000])
-    config = RecognitionConfig(model, threads=1)
+    config = RecognitionConfig(model, model / "aligner", threads=1)
     troubles: list[tuple[str, str]] = []
     with Engine(
         replace(config, aligner_idle_s=1), on_trouble=lambda *told: troubles.append(told)

@@ -82,6 +82,10 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "model.hotwords": st.lists(a_name, max_size=3).map(tuple),
     "model.threads": st.none() | st.integers(1, 512),
     "model.providers": st.lists(a_name, min_size=1, max_size=3).map(tuple),
+    "model.gpu_layers": st.integers(-1, 10_000),
+    "model.gpu": st.none() | st.integers(0, 100) | a_name,
+    "model.aligner": st.none() | a_name.filter(lambda text: "/" not in text and "\0" not in text),
+    "model.aligner_gpu": st.booleans(),
     "model.encoder_window_s": st.sampled_from([1, 2, 4, 8]),
     "model.aligner_idle_s": st.floats(1, 1e9),
     "model.reuse": st.booleans(),
@@ -393,7 +397,7 @@ def test_what_the_command_line_says_wrong_is_not_blamed_on_the_file(path: Path) 
 
 def options(**given: Any) -> Namespace:
     """What `streamasr run` was started with."""
-    names = """model language context threads mic device input speed
+    names = """model aligner language context threads gpu gpu_layers mic device input speed
         host port socket token_file allow_origin"""
     silent = dict.fromkeys(names.split())
     return Namespace(**{**silent, "verbose": 0, "no_reuse": False, **given})
@@ -411,6 +415,12 @@ def test_a_silent_command_line_overrides_nothing() -> None:
         ({"language": "en"}, "model.language", "en"),
         ({"context": ""}, "model.context", ""),
         ({"threads": 3}, "model.threads", 3),
+        ({"gpu_layers": 0}, "model.gpu_layers", 0),
+        ({"gpu_layers": -1}, "model.gpu_layers", -1),
+        ({"gpu": 1}, "model.gpu", 1),
+        ({"gpu": "Vulkan0"}, "model.gpu", "Vulkan0"),
+        ({"aligner": "none"}, "model.aligner", "none"),
+        ({"aligner": "./its"}, "model.aligner", str(Path.cwd() / "its")),
         ({"no_reuse": True}, "model.reuse", False),
         ({"mic": False}, "microphone.enabled", False),
         ({"mic": True}, "microphone.enabled", True),
@@ -591,6 +601,25 @@ def test_a_reload_cannot_take_the_token_from_an_open_door() -> None:
 # What the engine gets
 
 
+def find_path(name: str) -> Path:
+    return Path("/models", name)
+
+
+def find_aligner(name: str | None, recogniser: Path) -> Path | None:
+    assert recogniser == Path("/models/mine")
+    return Path("/models", name) if name else None
+
+
+def no_aligner(_name: str | None, _recogniser: Path) -> None:
+    return None
+
+
+def test_no_aligner_is_looked_for_where_nobody_wants_words() -> None:
+    config = changed({"live.words": False, "model.aligner": "theirs"})
+    recognition = config.recognition(find_path, find_aligner, language_name)
+    assert (recognition.words, recognition.aligner) == (False, None)
+
+
 def test_the_engine_gets_what_was_set() -> None:
     config = changed(
         {
@@ -601,18 +630,26 @@ def test_the_engine_gets_what_was_set() -> None:
             "model.threads": 3,
             "model.encoder_window_s": 2,
             "model.aligner_idle_s": 60.0,
+            "model.gpu_layers": 12,
+            "model.gpu": "CUDA0",
+            "model.providers": ("CUDAExecutionProvider",),
+            "model.aligner": "theirs",
+            "model.aligner_gpu": True,
             "model.reuse": False,
             "live.partial_interval_s": 0.7,
             "live.commit_lag_tokens": 2,
             "live.commit_lag_s": 0.1,
-            "live.words": False,
         }
     )
-    recognition = config.recognition(lambda name: Path("/models", name), language_name)
+    recognition = config.recognition(find_path, find_aligner, language_name)
     assert recognition.model == Path("/models/mine")
     assert recognition.language == "English"
     assert (recognition.context, recognition.hotwords) == ("Ada", ("Grace",))
-    assert (recognition.threads, recognition.words) == (3, False)
+    assert (recognition.threads, recognition.words) == (3, True)
+    assert recognition.aligner == Path("/models/theirs")
+    assert (recognition.gpu_layers, recognition.gpu) == (12, "CUDA0")
+    assert recognition.providers == ("CUDAExecutionProvider",)
+    assert recognition.aligner_gpu
     assert recognition.partial_interval_s == 0.7
     assert (recognition.encoder_window_s, recognition.aligner_idle_s) == (2, 60)
     assert not recognition.reuse
@@ -621,7 +658,7 @@ def test_the_engine_gets_what_was_set() -> None:
 
 def test_the_engine_gets_no_number_for_what_is_switched_off() -> None:
     config = changed({"live.partials": False, "live.commit": "endpoint", "model.language": ""})
-    recognition = config.recognition(Path, language_name)
+    recognition = config.recognition(Path, no_aligner, language_name)
     assert recognition.partial_interval_s is None
     assert recognition.language is None
     assert recognition.threads is None
@@ -655,7 +692,7 @@ def test_threads_that_were_set_are_those_of_each_stage() -> None:
 
 def test_an_unknown_language_is_an_error_of_settings() -> None:
     with pytest.raises(ConfigError, match="Klingon"):
-        changed({"model.language": "Klingon"}).recognition(Path, language_name)
+        changed({"model.language": "Klingon"}).recognition(Path, no_aligner, language_name)
 
 
 # Where the file is

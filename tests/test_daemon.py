@@ -54,7 +54,7 @@ Expected = list[tuple[float, float, str, str | None]]
 @pytest.fixture(scope="module")
 def expected(speech: Float32Array, bundle: Path) -> Expected:
     """What `transcribe` makes of it."""
-    config = RecognitionConfig(model=bundle, threads=1)
+    config = RecognitionConfig(bundle, bundle / "aligner", threads=1)
     with Engine(config) as engine:
         messages = list(transcribe(engine, FakeSource(speech), config))
     words = {m.segment: m for m in messages if isinstance(m, Words)}

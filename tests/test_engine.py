@@ -1,6 +1,7 @@
 """The engine with the embedded model, its children killed now and then."""
 
 import contextlib
+import json
 import os
 import queue
 import random
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 from streamasr.config import RecognitionConfig
+from streamasr.decoder.placement import Gpu
 from streamasr.engine import Engine
 from streamasr.errors import ConfigError, ModelError, WorkerError
 from streamasr.events import (
@@ -43,7 +45,7 @@ from streamasr.transcribe import Progress, transcribe
 from streamasr.units import Float32Array, Samples
 from streamasr.workers.aligner import AlignerWorker
 from streamasr.workers.encoder import EncoderWorker
-from streamasr.workers.process import DEATHS_PER_REQUEST, Patience
+from streamasr.workers.process import DEATHS_PER_REQUEST, OnTrouble, Patience
 from tests.fakes import FakeSource, talk
 from tests.goldens import read_clip
 
@@ -54,7 +56,7 @@ SAMPLES = talk(1, 1.2, 0.8)
 
 @pytest.fixture(scope="module")
 def config(bundle: Path) -> RecognitionConfig:
-    return RecognitionConfig(model=bundle, threads=1)
+    return RecognitionConfig(bundle, bundle / "aligner", threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -361,7 +363,7 @@ def test_a_model_that_vanishes_ends_the_engine(config: RecognitionConfig, tmp_pa
     model = copy_of(config.model, tmp_path)
     troubles: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
     with Engine(
-        replace(config, model=model), on_trouble=lambda *trouble: troubles.put(trouble)
+        with_model(config, model), on_trouble=lambda *trouble: troubles.put(trouble)
     ) as engine:
         shutil.rmtree(model)
         kill(engine.pids["aligner"])
@@ -396,10 +398,8 @@ def kill(pid: int | None) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def test_without_an_aligner_words_are_spread(config: RecognitionConfig, tmp_path: Path) -> None:
-    model = copy_of(config.model, tmp_path)
-    shutil.rmtree(model / "aligner")
-    with Engine(replace(config, model=model)) as engine:
+def test_without_an_aligner_words_are_spread(config: RecognitionConfig) -> None:
+    with Engine(replace(config, aligner=None)) as engine:
         assert engine.aligner is None
         words = [m for m in outcome(engine, config) if isinstance(m, Words)]
     assert {m.method for m in words} == {"spread"}
@@ -426,6 +426,10 @@ def test_stopping_drops_what_is_being_decoded(config: RecognitionConfig) -> None
     assert answers.qsize() == n_delivered
 
 
+def with_model(config: RecognitionConfig, model: Path) -> RecognitionConfig:
+    return replace(config, model=model, aligner=model / "aligner")
+
+
 def copy_of(model: Path, directory: Path) -> Path:
     ignored = shutil.ignore_patterns("*.py", "__pycache__")
     return Path(shutil.copytree(model, directory / "model", ignore=ignored))
@@ -447,10 +451,104 @@ def test_a_broken_file_of_the_model_is_refused_in_a_sentence(
     wants_words = part.startswith("aligner")
     with (
         pytest.raises(ModelError, match=Path(part).name) as caught,
-        Engine(replace(config, model=model, words=wants_words)),
+        Engine(replace(with_model(config, model), words=wants_words)),
     ):
         pass
     assert "\n" not in str(caught.value)
+
+
+# What is not as it was asked to be
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+def listener(told: list[str]) -> OnTrouble:
+    def hear(trouble: str, sentence: str) -> None:
+        assert trouble == "degraded"
+        told.append(sentence)
+
+    return hear
+
+
+def test_a_gpu_that_is_not_there_is_told_and_the_cpu_recognises(
+    engine: Engine, config: RecognitionConfig, told: list[str]
+) -> None:
+    embeddings = embeddings_of(engine)
+    with Engine(replace(config, gpu=3, words=False), on_trouble=listener(told)) as other:
+        assert decode(other, embeddings) == decode(engine, embeddings)
+    [sentence] = told
+    assert sentence.startswith("there is no GPU 3: this build of llama.cpp finds none")
+
+
+def test_a_machine_without_gpu_has_nothing_to_tell(
+    config: RecognitionConfig, told: list[str]
+) -> None:
+    with Engine(replace(config, words=False), on_trouble=listener(told)):
+        assert told == []
+
+
+def test_a_gpu_that_fails_is_told_and_the_cpu_recognises(
+    engine: Engine, config: RecognitionConfig, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu(9, "CUDA0", "of a machine that is none", is_integrated=False, free=0, total=0)
+    monkeypatch.setattr("streamasr.engine.find_gpus", lambda: [gpu])
+    embeddings = embeddings_of(engine)
+    wanted = replace(config, gpu="cuda0", words=False)
+    with Engine(wanted, on_trouble=listener(told)) as other:
+        assert decode(other, embeddings) == decode(engine, embeddings)
+    [sentence] = told
+    assert sentence.startswith("the GPU CUDA0 (of a machine that is none) cannot be used, so the ")
+
+
+def test_what_a_child_warns_of_is_told_once(
+    engine: Engine, config: RecognitionConfig, told: list[str]
+) -> None:
+    wanted = replace(config, providers=("CUDAExecutionProvider",), words=False)
+    troubles: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+    with Engine(wanted, on_trouble=lambda *trouble: troubles.put(trouble)) as other:
+        kind, sentence = troubles.get(timeout=60)
+        assert kind == "degraded"
+        assert sentence.startswith("encoder: this build of onnxruntime has no CUDAExecutionP")
+        kill(other.pids["encoder"])
+        np.testing.assert_array_equal(embeddings_of(other), embeddings_of(engine))
+    assert [troubles.get(timeout=60)[0] for _ in range(troubles.qsize())] == ["worker_died"]
+
+
+def test_a_provider_that_nobody_knows_ends_the_start(config: RecognitionConfig) -> None:
+    with (
+        pytest.raises(ModelError, match="knows no provider Abacus"),
+        Engine(replace(config, providers=("Abacus",), words=False)),
+    ):
+        pass
+
+
+def test_an_encoder_of_few_bits_is_warned_of(
+    config: RecognitionConfig, tmp_path: Path, told: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = copy_of(config.model, tmp_path)
+    facts = json.loads((model / "model.json").read_text())
+    facts["precision"]["encoder"] = "int4"
+    (model / "model.json").write_text(json.dumps(facts))
+    with Engine(replace(config, model=model, words=False), on_trouble=listener(told)):
+        pass
+    [sentence] = told
+    assert "weights of 4 bits" in sentence
+    assert sentence in caplog.text
+
+
+def test_embeddings_that_are_not_numbers_fail_their_pass_alone(engine: Engine) -> None:
+    embeddings = embeddings_of(engine)
+    broken = embeddings.copy()
+    broken[3, 3] = np.nan
+    other = Pass(2, 2, Rank.FINAL)
+    answers = perform(engine, Decode(FINAL, broken), Decode(other, embeddings))
+    failed, decoded = sorted(answers, key=lambda answer: answer.of.segment)  # type: ignore[union-attr]
+    assert isinstance(failed, PassFailed)
+    assert "not finite" in failed.message
+    assert isinstance(decoded, Decoded)
 
 
 def test_a_context_that_cannot_fit_is_refused_at_the_start(config: RecognitionConfig) -> None:

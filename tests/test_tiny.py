@@ -27,7 +27,7 @@ CLIPS: list[dict[str, Any]] = json.loads((DATA / "clips.json").read_text(encodin
 TIMED_CLIPS = [clip for clip in CLIPS if "words" in clip]
 DEMO_TEXT = tiny.DEMO.with_suffix(".txt").read_text(encoding="utf-8").splitlines()
 
-CONFIG = RecognitionConfig(tiny.BUNDLE, partial_interval_s=0.5, threads=1)
+CONFIG = RecognitionConfig(tiny.BUNDLE, tiny.BUNDLE / "aligner", partial_interval_s=0.5, threads=1)
 
 
 @pytest.fixture(scope="module")
