@@ -2,10 +2,12 @@
 
 Written as architecture `qwen3`, plain one-dimensional positions: the multimodal ones of
 the original configuration carry the same index in every plane, so the arithmetic is the
-same. Matrices are f16 or f32, norms f32. Embeddings that are tied are stored once; an
-aligner never needs an output matrix, since its own head is applied outside llama.cpp.
+same. Matrices are f16, f32 or as they come, byte for byte; norms are f32. Embeddings that are
+tied are stored once; an aligner never needs an output matrix, since its own head is applied
+outside llama.cpp.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -16,54 +18,63 @@ import numpy.typing as npt
 
 from streamasr.errors import ModelError
 from streamasr.importing.checkpoint import HEAD, Checkpoint
-from streamasr.importing.tensors import Tensor
+from streamasr.importing.tensors import Progress, Tensor, silent
 from streamasr.importing.tokenizer import END_OF_TEXT, END_OF_TURN, Vocabulary
 from streamasr.models.bundle import RECOGNISER
 
-FloatWidth = Literal["f32", "f16"]
+WrittenWidth = Literal["f32", "f16", "keep"]
 
 _ARCHITECTURE: Final = gguf.MODEL_ARCH.QWEN3
 _FILE_TYPES: Final = {
     "f32": gguf.LlamaFileType.ALL_F32,
     "f16": gguf.LlamaFileType.MOSTLY_F16,
 }
+"""A file that is kept as it is gets none: llama.cpp then looks at the tensors."""
 
 
-def write_decoder(checkpoint: Checkpoint, path: Path, width: FloatWidth, name: str) -> None:
+def write_decoder(
+    checkpoint: Checkpoint,
+    path: Path,
+    width: WrittenWidth,
+    name: str,
+    progress: Progress = silent,
+) -> None:
     """Write the LLM of a checkpoint, one tensor in memory at a time.
 
     Args:
-        checkpoint: a recogniser's or an aligner's.
+        checkpoint: a recogniser's or an aligner's, without a decoder file of its own.
         path: the file to write.
-        width: how matrices are stored.
+        width: how matrices are stored; `keep` copies them without any change.
         name: what the model is called.
+        progress: told after every tensor.
 
     Raises:
-        ModelError: the tokenizer files are broken, or a weight does not fit into f16.
+        ModelError: the tokenizer is broken, or a weight does not fit into f16.
     """
     vocabulary = checkpoint.read_vocabulary()
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[_ARCHITECTURE])
-    _add_facts(writer, checkpoint, width, name)
+    _add_facts(writer, checkpoint, name)
+    if width in _FILE_TYPES:
+        writer.add_file_type(_FILE_TYPES[width])
     _add_vocabulary(writer, vocabulary)
     tensors = dict(_decoder_tensors(checkpoint))
-    for gguf_name, tensor in tensors.items():
-        dtype = _dtype(tensor, width)
-        n_bytes = int(np.prod(tensor.shape)) * dtype.itemsize
-        writer.add_tensor_info(gguf_name, tensor.shape, dtype, n_bytes)
+    sizes = {each: _add_tensor(writer, each, tensor, width) for each, tensor in tensors.items()}
+    done, total = 0, sum(sizes.values())
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for tensor in tensors.values():
+        for gguf_name, tensor in tensors.items():
             writer.write_tensor_data(_values(tensor, width))
+            done += sizes[gguf_name]
+            progress(f"decoder, {width}", done, total)
     finally:
         writer.close()
 
 
-def _add_facts(writer: gguf.GGUFWriter, checkpoint: Checkpoint, width: str, name: str) -> None:
+def _add_facts(writer: gguf.GGUFWriter, checkpoint: Checkpoint, name: str) -> None:
     text = checkpoint.text
     writer.add_name(name)
-    writer.add_file_type(_FILE_TYPES[width])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_block_count(text.n_layers)
     writer.add_context_length(text.max_positions)
@@ -107,14 +118,33 @@ def _decoder_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
         yield gguf_name, tensor
 
 
-def _dtype(tensor: Tensor, width: FloatWidth) -> np.dtype[Any]:
+def _type(tensor: Tensor, width: WrittenWidth) -> gguf.GGMLQuantizationType:
     """Norms are one-dimensional and stay f32, which is what llama.cpp multiplies them in."""
-    return np.dtype(np.float32 if len(tensor.shape) == 1 or width == "f32" else np.float16)
+    if len(tensor.shape) == 1 or width == "f32":
+        return gguf.GGMLQuantizationType.F32
+    return gguf.GGMLQuantizationType["F16" if width == "f16" else tensor.stored_type]
 
 
-def _values(tensor: Tensor, width: FloatWidth) -> npt.NDArray[Any]:
+def _add_tensor(writer: gguf.GGUFWriter, name: str, tensor: Tensor, width: WrittenWidth) -> int:
+    """Announce a tensor and return its bytes."""
+    kind = _type(tensor, width)
+    block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    n_bytes = math.prod(tensor.shape) // block * block_bytes
+    # The type decides; what numpy has it in would only be looked at for arrays of bytes.
+    writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), n_bytes, kind)
+    return n_bytes
+
+
+def _values(tensor: Tensor, width: WrittenWidth) -> npt.NDArray[Any]:
+    """Return the values as they are written."""
+    kind = _type(tensor, width)
+    if width == "keep" and kind.name == tensor.stored_type:
+        return tensor.stored()
+    dtype = np.float32 if kind == gguf.GGMLQuantizationType.F32 else np.float16
     with np.errstate(over="ignore"):
-        values = tensor.float32().astype(_dtype(tensor, width), copy=False)
+        values = tensor.float32().astype(dtype, copy=False)
     if not np.isfinite(values).all():
-        raise ModelError(f"{tensor.path}: {tensor.name} holds values that are not finite in f16")
+        raise ModelError(
+            f"{tensor.path}: {tensor.name} holds values that are not finite in {kind.name.lower()}"
+        )
     return values

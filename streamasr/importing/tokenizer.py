@@ -1,11 +1,14 @@
 """A checkpoint's byte-level BPE tokenizer, as a GGUF stores one.
 
 Released checkpoints carry vocab.json, merges.txt and tokenizer_config.json, those of
-transformers' native classes tokenizer.json; both say the same things.
+transformers' native classes tokenizer.json; both say the same things. GGUFs hold the tokens in the
+order of their ids. CrispASR's leave out what kinds they are, and its old ones the added tokens.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,9 +16,60 @@ from gguf import TokenType
 
 from streamasr.errors import ModelError
 from streamasr.importing.config_file import read_config
+from streamasr.importing.gguf_file import GGUFFile
+from streamasr.models.bundle import ALIGNER, RECOGNISER
 
 END_OF_TURN: Final = "<|im_end|>"
 END_OF_TEXT: Final = "<|endoftext|>"
+
+NEEDED: Final = {
+    RECOGNISER: ("<|im_start|>", END_OF_TURN, "<|audio_start|>", "<|audio_end|>", "<asr_text>"),
+    ALIGNER: ("<|audio_start|>", "<|audio_end|>", "<timestamp>"),
+}
+"""Tokens of the prompts of each family."""
+
+_RELEASED: Final = {
+    **dict(
+        enumerate(
+            (
+                END_OF_TEXT,
+                "<|im_start|>",
+                END_OF_TURN,
+                "<|object_ref_start|>",
+                "<|object_ref_end|>",
+                "<|box_start|>",
+                "<|box_end|>",
+                "<|quad_start|>",
+                "<|quad_end|>",
+                "<|vision_start|>",
+                "<|vision_end|>",
+                "<|vision_pad|>",
+                "<|image_pad|>",
+                "<|video_pad|>",
+                "<tool_call>",
+                "</tool_call>",
+                "<|fim_prefix|>",
+                "<|fim_middle|>",
+                "<|fim_suffix|>",
+                "<|fim_pad|>",
+                "<|repo_name|>",
+                "<|file_sep|>",
+                "<tool_response>",
+                "</tool_response>",
+                "<think>",
+                "</think>",
+                "<|audio_start|>",
+                "<|audio_end|>",
+            ),
+            start=151643,
+        )
+    ),
+    151676: "<|audio_pad|>",
+    **{151676 + number: f"<blank{number}>" for number in range(1, 28)},
+    151704: "<asr_text>",
+    151705: "<timestamp>",
+}
+"""Added tokens of the released models, which all have the same; the ids between are not used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +95,82 @@ class Vocabulary:
         return self.tokens.index(text) if text in self.tokens else None
 
 
+def vocabulary_of(file: GGUFFile, n_rows: int, needed: Iterable[str] = ()) -> Vocabulary:
+    """Read the tokenizer of a GGUF.
+
+    Args:
+        file: any with a byte-level BPE, with or without the kinds of its tokens.
+        n_rows: rows of the embedding table; rows without a token get a filler.
+        needed: tokens without which the model cannot be used.
+
+    Raises:
+        ModelError: it is missing, broken, not byte-level BPE, does not fit the table, or lacks a
+            token.
+    """
+    if (model := file.text("tokenizer.ggml.model")) != "gpt2":
+        raise ModelError(f"{file.path}: the tokenizer is {model!r}, not byte-level BPE ('gpt2')")
+    stored = file.texts("tokenizer.ggml.tokens")
+    if len(stored) > n_rows:
+        raise ModelError(f"{file.path}: {len(stored)} tokens have only {n_rows} embeddings")
+    fillers = [_filler(number) for number in range(len(stored), n_rows)]
+    tokens = _restored([*stored, *fillers])
+    if any("\ufffd" in token for token in tokens):
+        raise ModelError(f"{file.path}: its tokens are not UTF-8 throughout")
+    stated = file.metadata.get("tokenizer.ggml.token_type")
+    if stated is None or tokens[: len(stored)] != stored:
+        types = _derived_types(tokens)
+    else:
+        types = _stated_types(stated, file.path) + [TokenType.UNUSED] * len(fillers)
+    merges = file.texts("tokenizer.ggml.merges")
+    vocabulary = _checked(tokens, types, merges, file.path)
+    for text in needed:
+        if vocabulary.find(text) is None:
+            raise ModelError(f"{file.path}: its vocabulary has no token {text}")
+    return vocabulary
+
+
+def _filler(number: int) -> str:
+    return f"[PAD{number}]"
+
+
+def _restored(tokens: list[str]) -> list[str]:
+    """Put the released added tokens where an old conversion has lost them.
+
+    It took those of vocab.json alone, which ends before them.
+    """
+    lost = {n: text for n, text in _RELEASED.items() if tokens[n : n + 1] == [_filler(n)]}
+    if min(_RELEASED) not in lost:
+        return tokens
+    known = set(tokens)
+    return [
+        lost[number] if number in lost and lost[number] not in known else token
+        for number, token in enumerate(tokens)
+    ]
+
+
+def _stated_types(stated: Any, path: Path) -> list[TokenType]:
+    try:
+        return [TokenType(number) for number in stated]
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{path}: tokenizer.ggml.token_type is not as expected") from error
+
+
+def _derived_types(tokens: Sequence[str]) -> list[TokenType]:
+    """Tell added tokens by their place, behind all others, and special ones by their bars."""
+    first_added = tokens.index(END_OF_TEXT) if END_OF_TEXT in tokens else len(tokens)
+    types = []
+    for number, token in enumerate(tokens):
+        if token == _filler(number):
+            types.append(TokenType.UNUSED)
+        elif number < first_added:
+            types.append(TokenType.NORMAL)
+        elif token.startswith("<|") and token.endswith("|>"):
+            types.append(TokenType.CONTROL)
+        else:
+            types.append(TokenType.USER_DEFINED)
+    return types
+
+
 def read_vocabulary(directory: Path, n_rows: int) -> Vocabulary:
     """Read the tokenizer of a checkpoint.
 
@@ -55,7 +185,32 @@ def read_vocabulary(directory: Path, n_rows: int) -> Vocabulary:
         normal, merges, added = _read_tokenizer_json(directory / "tokenizer.json")
     else:
         normal, merges, added = _read_separate_files(directory)
-    return Vocabulary(*_fill(normal, added, n_rows, directory), merges)
+    return _checked(*_fill(normal, added, n_rows, directory), merges, directory)
+
+
+def _checked(
+    tokens: Sequence[str], types: Sequence[TokenType], merges: Sequence[str], path: Path
+) -> Vocabulary:
+    """Refuse what llama.cpp would abort the whole process for, or not understand.
+
+    Raises:
+        ModelError: tokens are there twice, have no kind, or are not put together of others.
+    """
+    if len(types) != len(tokens):
+        raise ModelError(f"{path}: {len(tokens)} tokens have {len(types)} kinds")
+    if len(set(tokens)) < len(tokens):  # it looks them up by text
+        repeated = next(text for text, count in Counter(tokens).items() if count > 1)
+        raise ModelError(f"{path}: token {repeated!r} has two ids")
+    if not merges:
+        raise ModelError(f"{path}: the tokenizer has no merges, so it cannot read any text")
+    for merge in merges:
+        if merge.find(" ", 1) in (-1, len(merge) - 1):
+            raise ModelError(f"{path}: {merge!r} is not a merge of two tokens")
+    try:
+        "".join(chain(tokens, merges)).encode()
+    except UnicodeEncodeError as error:
+        raise ModelError(f"{path}: tokens or merges are not text ({error.reason})") from error
+    return Vocabulary(tuple(tokens), tuple(types), tuple(merges))
 
 
 _Parts = tuple[Mapping[str, int], tuple[str, ...], Mapping[int, AddedToken]]
@@ -85,13 +240,19 @@ def _read_separate_files(directory: Path) -> _Parts:
     return normal, _read_merges(directory / "merges.txt"), added
 
 
-def _added_token(number: int, entry: Mapping[str, Any]) -> tuple[int, AddedToken]:
-    return number, AddedToken(entry["content"], bool(entry.get("special")))
+def _added_token(number: Any, entry: Mapping[str, Any]) -> tuple[int, AddedToken]:
+    text = entry["content"]
+    if not isinstance(number, int) or number < 0 or not isinstance(text, str):
+        raise ValueError(f"{number!r}: {text!r}")
+    return number, AddedToken(text, bool(entry.get("special")))
 
 
-def _merge(pair: str | tuple[str, str]) -> str:
+def _merge(pair: str | Iterable[str]) -> str:
     """Newer files write a merge as a pair, older ones as one text."""
-    return pair if isinstance(pair, str) else " ".join(pair)
+    if isinstance(pair, str):
+        return pair
+    left, right = pair
+    return f"{left} {right}"
 
 
 def _read_merges(path: Path) -> tuple[str, ...]:
@@ -107,7 +268,7 @@ def _fill(
     normal: Mapping[str, int], added: Mapping[int, AddedToken], n_rows: int, directory: Path
 ) -> tuple[tuple[str, ...], tuple[TokenType, ...]]:
     """Put every token at its id; an id that is in both mappings is an added token."""
-    tokens = [f"[PAD{number}]" for number in range(n_rows)]
+    tokens = [_filler(number) for number in range(n_rows)]
     types = [TokenType.UNUSED] * n_rows
     last = max([*normal.values(), *added, -1])
     if last >= n_rows:
@@ -117,8 +278,4 @@ def _fill(
     for number, token in added.items():
         tokens[number] = token.text
         types[number] = TokenType.CONTROL if token.is_special else TokenType.USER_DEFINED
-    # llama.cpp looks tokens up by text, and aborts the whole process on a repeated one.
-    if len(set(tokens)) < n_rows:
-        repeated = next(text for text in tokens if tokens.count(text) > 1)
-        raise ModelError(f"{directory}: token {repeated!r} has two ids")
     return tuple(tokens), tuple(types)

@@ -1,0 +1,151 @@
+"""CrispASR's single GGUF, architecture `qwen3asr`: encoder, LLM and vocabulary in one file.
+
+Its tensors have PyTorch's shapes and order throughout, and those of the LLM have llama.cpp's
+names. A forced aligner says so nowhere; its head has a row for each time class instead of each
+token. What such files leave out is the same for every released model, and is checked where a file
+does state it: windows of 50 and 800 frames, 16 kHz, Whisper's features.
+"""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from streamasr.errors import ModelError
+from streamasr.features.log_mel import HOP, N_MELS, WINDOW, mel_filters
+from streamasr.importing.checkpoint import (
+    AudioDimensions,
+    Checkpoint,
+    TextDimensions,
+    check_tensors,
+)
+from streamasr.importing.gguf_file import GGUFFile, describe
+from streamasr.importing.gguf_names import CRISPASR
+from streamasr.importing.tokenizer import NEEDED, vocabulary_of
+from streamasr.models.bundle import ALIGNER
+from streamasr.units import SAMPLE_RATE
+
+ARCHITECTURE: Final = "qwen3asr"
+
+_MEL_FILTERS: Final = "audio.mel_filters"
+_MEL_WINDOW: Final = "audio.mel_window"
+_CONV_OUT_BIAS: Final = "audio.conv_out.bias"
+_NOT_WEIGHTS: Final = frozenset({_MEL_FILTERS, _MEL_WINDOW, _CONV_OUT_BIAS})
+
+_N_WINDOW: Final = 50  # frames
+_N_WINDOW_INFER: Final = 800  # frames
+_MAX_POSITIONS: Final = 65536  # what the converter writes
+_CLOSE_ENOUGH: Final = 1e-3  # of the largest value; other scales and windows are far from this
+
+_MOST_TIME_CLASSES: Final = 10_000  # as CrispASR has it; the released head has 5000
+
+
+def read_crispasr(file: GGUFFile) -> Checkpoint:
+    """Understand CrispASR's GGUF of a recogniser or an aligner.
+
+    Raises:
+        ModelError: it is another model, or something is missing, contradictory or not supported.
+    """
+    if file.architecture != ARCHITECTURE:
+        raise ModelError(describe(file))
+    _check_features(file)
+    _check_conv_out_bias(file)
+    tensors = CRISPASR.normal_form(file.tensors, file.path, _NOT_WEIGHTS)
+    audio, text = _audio_dimensions(file), _text_dimensions(file)
+    family, ordered = check_tensors(tensors, audio, text, file.path)
+    if family == ALIGNER:
+        _check_time_classes(file)
+    vocabulary = vocabulary_of(file, text.vocab, NEEDED[family])
+    return Checkpoint(
+        path=file.path,
+        family=family,
+        audio=audio,
+        text=text,
+        tensors=ordered,
+        read_vocabulary=lambda: vocabulary,
+        licence=file.text("general.license"),
+    )
+
+
+def _audio_dimensions(file: GGUFFile) -> AudioDimensions:
+    prefix = f"{ARCHITECTURE}.audio"
+    dimensions = AudioDimensions(
+        n_mels=file.integer(f"{ARCHITECTURE}.n_mels"),
+        channels=file.integer(f"{prefix}.conv_channels"),
+        d_model=file.integer(f"{prefix}.d_model"),
+        n_layers=_n_layers(file, f"{prefix}.n_layers", "audio.blk"),
+        n_heads=file.integer(f"{prefix}.n_heads"),
+        ffn=file.integer(f"{prefix}.ff_dim"),
+        output_dim=file.integer(f"{prefix}.proj_dim"),
+        n_window=file.integer(f"{prefix}.n_window", _N_WINDOW),
+        n_window_infer=file.integer(f"{prefix}.n_window_infer", _N_WINDOW_INFER),
+    )
+    file.only(f"{prefix}.head_dim", dimensions.d_model / dimensions.n_heads)
+    return dimensions
+
+
+def _text_dimensions(file: GGUFFile) -> TextDimensions:
+    prefix = f"{ARCHITECTURE}.llm"
+    return TextDimensions(
+        vocab=file.integer(f"{prefix}.vocab_size"),
+        hidden=file.integer(f"{prefix}.d_model"),
+        n_layers=_n_layers(file, f"{prefix}.n_layers", "blk"),
+        n_heads=file.integer(f"{prefix}.n_heads"),
+        n_kv_heads=file.integer(f"{prefix}.n_kv_heads"),
+        head_dim=file.integer(f"{prefix}.head_dim"),
+        ffn=file.integer(f"{prefix}.ff_dim"),
+        max_positions=file.integer(f"{prefix}.max_pos", _MAX_POSITIONS),
+        rms_eps=file.number(f"{prefix}.rms_norm_eps"),
+        rope_theta=file.number(f"{prefix}.rope_theta"),
+    )
+
+
+def _n_layers(file: GGUFFile, name: str, prefix: str) -> int:
+    """A number of layers, which must be as many as there are: a claim of 2^31 would cost memory."""
+    claimed, found = file.integer(name), CRISPASR.count_blocks(file.tensors, prefix)
+    if claimed != found:
+        raise ModelError(f"{file.path}: {name} is {claimed}, but there are {found} layers")
+    return claimed
+
+
+def _check_features(file: GGUFFile) -> None:
+    """Refuse a model that was trained on other features than ours."""
+    for name, value in {
+        "sample_rate": SAMPLE_RATE,
+        "n_mels": N_MELS,
+        "n_fft": WINDOW,
+        "win_length": WINDOW,
+        "hop_length": HOP,
+    }.items():
+        file.only(f"{ARCHITECTURE}.{name}", value)
+    _check_table(file, _MEL_FILTERS, mel_filters(N_MELS))
+    _check_table(file, _MEL_WINDOW, np.hanning(WINDOW + 1)[:-1])
+
+
+def _check_table(file: GGUFFile, name: str, ours: npt.NDArray[np.float64]) -> None:
+    tensor = file.tensors.get(name)
+    if tensor is None:  # as in the oldest files
+        return
+    if tensor.shape != ours.shape:
+        raise ModelError(f"{file.path}: {name} is {tensor.shape}, not {ours.shape}")
+    if not np.allclose(tensor.float32(), ours, rtol=0, atol=_CLOSE_ENOUGH * ours.max()):
+        raise ModelError(
+            f"{file.path}: this model hears through another {name} than every released one, which "
+            "streamasr does not support"
+        )
+
+
+def _check_conv_out_bias(file: GGUFFile) -> None:
+    """Refuse a bias where no released model has one, unless it adds nothing."""
+    bias = file.tensors.get(_CONV_OUT_BIAS)
+    if bias is not None and (len(bias.shape) != 1 or bias.float32().any()):
+        raise ModelError(f"{file.path}: {_CONV_OUT_BIAS} is not supported")
+
+
+def _check_time_classes(file: GGUFFile) -> None:
+    rows = file.tensors["output.weight"].shape[0]
+    if rows > _MOST_TIME_CLASSES:
+        raise ModelError(
+            f"{file.path}: output.weight has {rows} rows, neither one for each token nor one for "
+            "each time class"
+        )

@@ -1,0 +1,135 @@
+"""What tensors are called in the dialects of GGUF, and their names in the normal form."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from streamasr.errors import ModelError
+from streamasr.importing.gguf_file import GGUFTensor
+
+_BLOCK: Final = re.compile(r"(.*\bblk)\.(0|[1-9][0-9]{0,3})\.(.+)\.(weight|bias)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """Names without `.weight` and `.bias`, and what the normal form calls them."""
+
+    single: Mapping[str, str]
+    """Of tensors that are there once."""
+    blocks: Mapping[str, tuple[str, Mapping[str, str]]]
+    """What stands before a layer's number: the same in the normal form, and the layer's tensors."""
+
+    def normal_name(self, name: str) -> str | None:
+        """Translate a name; None for one that this dialect does not have."""
+        if found := _BLOCK.fullmatch(name):
+            prefix, number, part, kind = found.groups()
+            if prefix not in self.blocks:
+                return None
+            normal_prefix, parts = self.blocks[prefix]
+            return f"{normal_prefix}.{number}.{parts[part]}.{kind}" if part in parts else None
+        stem, _, kind = name.rpartition(".")
+        if stem not in self.single or kind not in ("weight", "bias"):
+            return None
+        return f"{self.single[stem]}.{kind}"
+
+    def normal_form(
+        self, tensors: Mapping[str, GGUFTensor], path: Path, ignored: frozenset[str] = frozenset()
+    ) -> dict[str, GGUFTensor]:
+        """Give all tensors their normal names.
+
+        Raises:
+            ModelError: there is one that this dialect does not have.
+        """
+        normal = {}
+        for name, tensor in tensors.items():
+            if name in ignored:
+                continue
+            if (normal_name := self.normal_name(name)) is None:
+                raise ModelError(f"{path}: there is an unexpected tensor, {name}")
+            normal[normal_name] = tensor
+        return normal
+
+    def count_blocks(self, tensors: Mapping[str, GGUFTensor], prefix: str) -> int:
+        """Count the layers of a kind, by the highest number."""
+        found = (_BLOCK.fullmatch(name) for name in tensors)
+        return max(
+            (int(match[2]) + 1 for match in found if match and match[1] == prefix), default=0
+        )
+
+
+LLM: Final = Dialect(
+    single={
+        "token_embd": "language_model.embed_tokens",
+        "output_norm": "language_model.norm",
+        "output": "head",
+    },
+    blocks={
+        "blk": (
+            "language_model.layers",
+            {
+                "attn_norm": "input_layernorm",
+                "attn_q": "self_attn.q_proj",
+                "attn_k": "self_attn.k_proj",
+                "attn_v": "self_attn.v_proj",
+                "attn_output": "self_attn.o_proj",
+                "attn_q_norm": "self_attn.q_norm",
+                "attn_k_norm": "self_attn.k_norm",
+                "ffn_norm": "post_attention_layernorm",
+                "ffn_gate": "mlp.gate_proj",
+                "ffn_up": "mlp.up_proj",
+                "ffn_down": "mlp.down_proj",
+            },
+        )
+    },
+)
+"""llama.cpp's names of a Qwen3; CrispASR's are the same."""
+
+_ENCODER_BLOCK: Final = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_out": "self_attn.out_proj",
+    "ffn_up": "fc1",
+    "ffn_down": "fc2",
+}
+
+CRISPASR: Final = Dialect(
+    single={
+        **LLM.single,
+        **{f"audio.conv.{number}": f"audio_tower.conv2d{number}" for number in (1, 2, 3)},
+        "audio.conv_out": "audio_tower.conv_out",
+        "audio.ln_post": "audio_tower.ln_post",
+        "audio.proj1": "multi_modal_projector.linear_1",
+        "audio.proj2": "multi_modal_projector.linear_2",
+    },
+    blocks={
+        **LLM.blocks,
+        "audio.blk": (
+            "audio_tower.layers",
+            {
+                **_ENCODER_BLOCK,
+                "attn_norm": "self_attn_layer_norm",
+                "ffn_norm": "final_layer_norm",
+            },
+        ),
+    },
+)
+
+PROJECTOR: Final = Dialect(
+    single={
+        **{f"a.conv2d.{number}": f"audio_tower.conv2d{number}" for number in (1, 2, 3)},
+        "a.conv_out": "audio_tower.conv_out",
+        "a.post_ln": "audio_tower.ln_post",
+        "mm.a.mlp.1": "multi_modal_projector.linear_1",
+        "mm.a.mlp.2": "multi_modal_projector.linear_2",
+    },
+    blocks={
+        "a.blk": (
+            "audio_tower.layers",
+            {**_ENCODER_BLOCK, "ln1": "self_attn_layer_norm", "ln2": "final_layer_norm"},
+        )
+    },
+)
+"""The names of llama.cpp's `mmproj` files."""

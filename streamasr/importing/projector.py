@@ -1,0 +1,155 @@
+"""llama.cpp's pair of GGUFs: a text model, and the encoder as its `mmproj` file.
+
+The text model runs in llama.cpp as it is. Of the other file, architecture `clip` with projector
+`qwen3a`, the encoder's tensors are taken. It has PyTorch's shapes, but for the biases of the
+convolutions, which have two more axes, and it stores the table of positions, which is computed
+here. Windows of attention are stated nowhere; llama.cpp builds in those of the released models.
+
+Source: conversion/qwen3vl.py and tools/mtmd of llama.cpp, as in llama-cpp-python 0.3.36.
+"""
+
+import math
+from typing import Final
+
+import numpy as np
+
+from streamasr.errors import ModelError
+from streamasr.importing.checkpoint import (
+    AudioDimensions,
+    Checkpoint,
+    TextDimensions,
+    check_dimensions,
+    encoder_shapes,
+    in_order,
+)
+from streamasr.importing.gguf_file import GGUFFile, describe, is_speech_decoder, projector_type
+from streamasr.importing.gguf_names import PROJECTOR
+from streamasr.importing.tokenizer import NEEDED, vocabulary_of
+from streamasr.models.bundle import RECOGNISER
+
+ARCHITECTURE: Final = "clip"
+TEXT_ARCHITECTURES: Final = ("qwen3vl", "qwen3")
+PROJECTOR_TYPE: Final = "qwen3a"
+
+_POSITIONS: Final = "a.position_embd.weight"
+_N_WINDOW: Final = 50  # frames
+_N_WINDOW_INFER: Final = 800  # frames
+_LAYER_NORM_EPS: Final = 1e-5  # PyTorch's, which the graphs have
+_PADDING: Final = -100.0  # what fills the head of an aligner's decoder up to its vocabulary
+
+
+def read_projector(text: GGUFFile, projector: GGUFFile) -> Checkpoint:
+    """Understand a text GGUF and its `mmproj` GGUF as one recogniser.
+
+    Raises:
+        ModelError: one of them is something else, they do not belong together, or something is
+            missing, contradictory or not supported.
+    """
+    if text.architecture not in TEXT_ARCHITECTURES or not is_speech_decoder(text):
+        raise ModelError(describe(text))
+    if projector.architecture != ARCHITECTURE or projector_type(projector) != PROJECTOR_TYPE:
+        raise ModelError(describe(projector))
+    text_dimensions = _read_text(text)
+    audio = _audio_dimensions(projector)
+    if audio.output_dim != text_dimensions.hidden:
+        raise ModelError(
+            f"{projector.path} makes embeddings of {audio.output_dim} values and {text.path} reads "
+            f"{text_dimensions.hidden}: they are of two different models"
+        )
+    check_dimensions(audio, text_dimensions, projector.path)
+    vocabulary = vocabulary_of(text, text_dimensions.vocab, NEEDED[RECOGNISER])
+    squeezed = {name: tensor.squeezed() for name, tensor in projector.tensors.items()}
+    _check_positions(projector, audio)
+    tensors = PROJECTOR.normal_form(squeezed, projector.path, frozenset({_POSITIONS}))
+    return Checkpoint(
+        path=projector.path,
+        family=RECOGNISER,
+        audio=audio,
+        text=text_dimensions,
+        tensors=in_order(tensors, encoder_shapes(audio), projector.path),
+        read_vocabulary=lambda: vocabulary,
+        decoder_file=text.path,
+        licence=text.text("general.license"),
+    )
+
+
+def _read_text(text: GGUFFile) -> TextDimensions:
+    """Find the sizes of a text model, and that it is the one of a recogniser."""
+    prefix = text.architecture
+    embeddings = text.tensors.get("token_embd.weight")
+    if embeddings is None or len(embeddings.shape) != 2:
+        raise ModelError(f"{text.path}: token_embd.weight is missing")
+    text.only(f"{prefix}.n_deepstack_layers", 0)
+    dimensions = TextDimensions(
+        vocab=embeddings.shape[0],
+        hidden=text.integer(f"{prefix}.embedding_length"),
+        n_layers=text.integer(f"{prefix}.block_count"),
+        n_heads=text.integer(f"{prefix}.attention.head_count"),
+        n_kv_heads=text.integer(f"{prefix}.attention.head_count_kv"),
+        head_dim=text.integer(f"{prefix}.attention.key_length"),
+        ffn=text.integer(f"{prefix}.feed_forward_length"),
+        max_positions=text.integer(f"{prefix}.context_length"),
+        rms_eps=text.number(f"{prefix}.attention.layer_norm_rms_epsilon"),
+        rope_theta=text.number(f"{prefix}.rope.freq_base"),
+    )
+    if embeddings.shape[1] != dimensions.hidden:
+        raise ModelError(
+            f"{text.path}: token_embd.weight is {embeddings.shape}, but its "
+            f"{prefix}.embedding_length means {dimensions.hidden} columns"
+        )
+    _check_head(text)
+    return dimensions
+
+
+def _check_head(text: GGUFFile) -> None:
+    """Refuse the decoder of an aligner, whose head is filled up to the vocabulary."""
+    head = text.tensors.get("output.weight")
+    if head is None or len(head.shape) != 2:
+        return
+    if np.all(head.rows(head.shape[0] - 1, head.shape[0]) == _PADDING):
+        raise ModelError(
+            f"{text.path} is the decoder of a Qwen3-ForcedAligner, which needs the ONNX graphs "
+            "that were published with it"
+        )
+
+
+def _audio_dimensions(projector: GGUFFile) -> AudioDimensions:
+    prefix = "clip.audio"
+    eps = projector.metadata.get(f"{prefix}.attention.layer_norm_epsilon", _LAYER_NORM_EPS)
+    if not isinstance(eps, float) or not math.isclose(eps, _LAYER_NORM_EPS, rel_tol=1e-3):
+        raise ModelError(f"{projector.path}: a layer norm's epsilon of {eps} is not supported")
+    convolution = projector.tensors.get("a.conv2d.1.weight")
+    if convolution is None or len(convolution.shape) != 4:
+        raise ModelError(f"{projector.path}: the convolution a.conv2d.1.weight is missing")
+    return AudioDimensions(
+        n_mels=projector.integer(f"{prefix}.num_mel_bins"),
+        channels=convolution.shape[0],
+        d_model=projector.integer(f"{prefix}.embedding_length"),
+        n_layers=_n_layers(projector, f"{prefix}.block_count"),
+        n_heads=projector.integer(f"{prefix}.attention.head_count"),
+        ffn=projector.integer(f"{prefix}.feed_forward_length"),
+        output_dim=projector.integer(f"{prefix}.projection_dim"),
+        n_window=_N_WINDOW,
+        n_window_infer=_N_WINDOW_INFER,
+    )
+
+
+def _n_layers(projector: GGUFFile, name: str) -> int:
+    claimed, found = projector.integer(name), PROJECTOR.count_blocks(projector.tensors, "a.blk")
+    if claimed != found:
+        raise ModelError(f"{projector.path}: {name} is {claimed}, but there are {found} layers")
+    return claimed
+
+
+def _check_positions(projector: GGUFFile, audio: AudioDimensions) -> None:
+    """Refuse another table of positions than the one that is computed here."""
+    table = projector.tensors.get(_POSITIONS)
+    if table is None:
+        return
+    from streamasr.importing.graphs import sinusoids  # with onnx, which nothing else here needs
+
+    n_rows, d_model = audio.chunk_tokens, audio.d_model
+    if len(table.shape) != 2 or table.shape[0] < n_rows or table.shape[1] != d_model:
+        raise ModelError(f"{projector.path}: {_POSITIONS} is {table.shape}, not (n, {d_model})")
+    if not np.allclose(table.rows(0, n_rows), sinusoids(n_rows, d_model), atol=1e-2):
+        raise ModelError(f"{projector.path}: {_POSITIONS} holds other positions than sinusoids")
