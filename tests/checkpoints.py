@@ -28,6 +28,23 @@ SPECIAL_TOKENS: Final = (
     "<|audio_pad|>",
 )
 ORDINARY_ADDED_TOKENS: Final = ("<asr_text>", "<timestamp>")  # they survive in decoded text
+
+FIRST_RELEASED: Final = 151_643
+"""Id of the first added token of the released tokenizers."""
+RELEASED_TOKENS: Final = (
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>"),
+    *("<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>"),
+    *("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
+    *("<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"),
+    *("<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>"),
+    *("<think>", "</think>", "<|audio_start|>", "<|audio_end|>"),
+    *(f"<unknown{number}>" for number in range(5)),  # tokens of speech synthesis
+    "<|audio_pad|>",
+    *(f"<blank{number}>" for number in range(1, 28)),
+    *ORDINARY_ADDED_TOKENS,
+)
+"""All of them, in order."""
+
 MERGES: Final = ("l a", "n g", "la ng", "u a", "g e", "ua ge", "lang uage", "Ġ E", "h e")
 
 

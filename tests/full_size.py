@@ -1,17 +1,24 @@
-"""Models with the dimensions of the released 0.6B ones and random weights.
+"""Full size: models and sources with the released dimensions and random weights, and what they take.
 
-python -m tests.full_size DIRECTORY --encoder int8 --decoder q4_k --aligner
+python -m tests.full_size model DIR --encoder int8 --decoder q4_k --aligner
+python -m tests.full_size source DIR --model 1.7b --form crispasr --precision q8_0
+python -m tests.full_size check DIR --model 0.6b --model aligner
 
-Speed and memory depend on shapes, not on what the weights say, so these stand in for the released
-files where either is measured. Their text would be gibberish of chance length: `model.json` says
-that the decoder follows a script instead, so many tokens for each second of audio. With it come
-151,936 made-up words, each a token, so that text has its real length, too.
+Speed, memory and arithmetic depend on shapes, not on what the weights say, so these stand in for
+the released files wherever one of them is asked about.
 
-The checkpoint is written as safetensors (1.6 GB, with an aligner 3.6 GB) into DIRECTORY.checkpoint,
-goes through `streamasr export` like any other, and is deleted unless --keep is given. Two cores
-take a minute with `q8_0` and two with `q4_k`, twice that with an aligner; writing takes little
-memory, exporting 5 GB. DIRECTORY takes 1.0 GB (fp32, q8_0) or 0.6 GB (int8, q4_k), with an aligner
-about twice that.
+`model` makes a model directory for `streamasr bench`. The text of random weights would be gibberish
+of chance length: `model.json` says that the decoder follows a script instead, so many tokens for
+each second of audio, and the tokenizer holds 151,377 made-up words, so that text has its real
+length, too. The checkpoint (bf16: 1.6 GB, with an aligner 3.4 GB) is written beside DIR and deleted
+unless --keep is given.
+
+`source` writes a model as it is published, with the names, dimensions, types and metadata that the
+published files have.
+
+`check` writes every form below DIR, one after the other, has each imported by a process of its own
+and measures that, then compares what the encoder and, where its weights are f16, the decoder make
+of a clip with what transformers makes of the same weights, if it is installed with torch.
 """
 
 import argparse
@@ -20,136 +27,60 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from itertools import islice, product
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from string import ascii_lowercase
-from typing import Any, BinaryIO, Final
-
-import numpy as np
-import numpy.typing as npt
+from typing import Final
 
 from streamasr.bench.machine import SCRIPTED
-from tests import checkpoints
-from tests.checkpoints import Shape
+from tests.full_size_check import CHECKS, check
+from tests.sources.crispasr import write_crispasr
+from tests.sources.full_size import ALIGNER, SHAPES, SMALL_RECOGNISER, write_checkpoint
+from tests.sources.ggml_org import write_ggml_org
+from tests.sources.onnx_release import write_onnx_release
+from tests.sources.safetensors import write_safetensors
 
-RECOGNISER: Final = Shape(
-    channels=480,
-    d_model=896,
-    encoder_layers=18,
-    encoder_heads=14,
-    encoder_ffn=3584,
-    hidden=1024,
-    layers=28,
-    heads=16,
-    kv_heads=8,
-    head_dim=128,
-    ffn=3072,
-    vocab=151_936,
-)
-ALIGNER: Final = Shape(
-    channels=480,
-    d_model=1024,
-    encoder_layers=24,
-    encoder_heads=16,
-    encoder_ffn=4096,
-    hidden=1024,
-    layers=28,
-    heads=16,
-    kv_heads=8,
-    head_dim=128,
-    ffn=3072,
-    vocab=152_064,
-    tied=False,
-    n_classes=5000,
-)
 TOKENS_PER_SECOND: Final = 4.0
 """Of speech; people say two or three words a second."""
 
-_PIECE: Final = 1 << 22  # values made at a time
+PRECISIONS: Final = {
+    "onnx": ("fp32", "fp16", "int8", "int4"),
+    "crispasr": ("f16", "q8_0", "q4_k"),
+    "ggml-org": ("f16", "bf16", "q8_0"),
+    "safetensors": ("BF16", "F16", "F32"),
+}
+"""Of each form; the first is what is written where none is asked for."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
+    options.run(options)
+
+
+def make_model(options: argparse.Namespace) -> None:
+    """Make a model directory whose decoder follows a script."""
     destination: Path = options.directory
-    checkpoint = destination.with_name(destination.name + ".checkpoint")
-    began = time.monotonic()
-
-    def tell(what: str) -> None:
-        print(f"{time.monotonic() - began:6.1f} s  {what}", file=sys.stderr, flush=True)
-
-    if destination.exists() or checkpoint.exists():
-        sys.exit(f"{destination} or {checkpoint} exists already")
-    try:
+    tell = _clock()
+    with _beside(destination, keep=options.keep) as checkpoint:
         tell("writing the recogniser's checkpoint")
-        write_checkpoint(checkpoint / "recogniser", RECOGNISER)
+        write_checkpoint(checkpoint / "recogniser", SMALL_RECOGNISER)
         if options.aligner:
             tell("writing the aligner's checkpoint")
             write_checkpoint(checkpoint / "aligner", ALIGNER)
-        tell("exporting")
-        export(checkpoint, destination, options.encoder, options.decoder, options.aligner)
+        tell("importing")
+        name = f"random-0.6b-{options.encoder}-{options.decoder}"
+        widths = ["--encoder", options.encoder, "--decoder", options.decoder]
+        import_source(checkpoint / "recogniser", destination, ["--name", name, *widths])
+        if options.aligner:
+            import_source(checkpoint / "aligner", destination / "aligner", widths)
         add_script(destination, options.tokens_per_second)
-    finally:
-        if not options.keep:
-            shutil.rmtree(checkpoint, ignore_errors=True)
     tell(f"wrote {destination}")
 
 
-def write_checkpoint(directory: Path, shape: Shape, seed: int = 0) -> None:
-    """Write a checkpoint tensor by tensor, so that it need not fit into memory."""
-    directory.mkdir(parents=True)
-    config = json.dumps(checkpoints.native_config(shape), indent=2)
-    (directory / "config.json").write_text(config, "utf-8")
-    write_tokenizer(directory, shape.vocab)
-    sizes = dict(sorted(checkpoints.tensor_shapes(shape)))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, size in sizes.items():
-        begin, end = end, end + 2 * int(np.prod(size))
-        place = {"dtype": "BF16", "shape": size, "data_offsets": [begin, end]}
-        header[checkpoints.file_name(name, shape, "native")] = place
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8 bytes
-    rng = np.random.default_rng(seed)
-    with (directory / "model.safetensors").open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name, size in sizes.items():
-            _write_tensor(file, name, size, rng)
-
-
-def write_tokenizer(directory: Path, vocab: int) -> None:
-    """Write a byte-level BPE in which every id but a few is a word of four letters.
-
-    Those with a space before them come first, then, as what they are merged from, those without.
-    """
-    checkpoints.write_tokenizer(directory)
-    path = directory / "tokenizer.json"
-    tokenizer = json.loads(path.read_text("utf-8"))
-    known: dict[str, int] = tokenizer["model"]["vocab"]
-    n_added = len(tokenizer["added_tokens"])
-    pairs = [pair for pair in map("".join, product(ascii_lowercase, repeat=2)) if pair not in known]
-    n_words = (vocab - len(known) - n_added - len(pairs)) // 2
-    words = list(islice(_words(pairs), n_words))
-    made = [*pairs, *(f"Ġ{left}{right}" for left, right in words), *map("".join, words)]
-    first = len(known) + n_added  # behind the special tokens
-    known.update({text: first + number for number, text in enumerate(made)})
-    merges: list[list[str]] = tokenizer["model"]["merges"]
-    merges += [list(pair) for pair in pairs]
-    merges += [[left, right] for left, right in words]
-    merges += [["Ġ", left + right] for left, right in words]
-    path.write_text(json.dumps(tokenizer, ensure_ascii=False), "utf-8")
-
-
-def export(
-    checkpoint: Path, destination: Path, encoder: str, decoder: str, has_aligner: bool
-) -> None:
-    """Have the program itself make a model of it."""
-    command = [sys.executable, "-m", "streamasr", "export", str(checkpoint / "recogniser")]
-    command += [str(destination), "--encoder", encoder, "--decoder", decoder]
-    command += ["--name", f"random-0.6b-{encoder}-{decoder}"]
-    if has_aligner:
-        command += ["--aligner", str(checkpoint / "aligner")]
-    subprocess.run(command, check=True)
+def import_source(source: Path, destination: Path, options: Sequence[str]) -> None:
+    """Have the program itself make a model directory of it."""
+    command = [sys.executable, "-m", "streamasr", "models", "import", str(source)]
+    subprocess.run([*command, "--output", str(destination), *options], check=True)
 
 
 def add_script(bundle: Path, tokens_per_second: float) -> None:
@@ -159,42 +90,96 @@ def add_script(bundle: Path, tokens_per_second: float) -> None:
     path.write_text(json.dumps(facts, ensure_ascii=False, indent=2) + "\n", "utf-8")
 
 
-def _words(pairs: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Two pairs each; the same letter pair twice is left out, as it would merge otherwise."""
-    return ((left, right) for left, right in product(pairs, repeat=2) if left != right)
+def make_source(options: argparse.Namespace) -> None:
+    """Write one form of one model."""
+    destination: Path = options.directory
+    tell = _clock()
+    with _beside(destination, keep=options.keep) as checkpoint:
+        tell("writing the weights")
+        write_checkpoint(checkpoint, SHAPES[options.model])
+        tell(f"writing them as {options.form}")
+        destination.mkdir(parents=True)
+        write_form(checkpoint, destination, options)
+    tell(f"wrote {destination}")
 
 
-def _write_tensor(
-    file: BinaryIO, name: str, size: tuple[int, ...], rng: np.random.Generator
-) -> None:
-    """Values as `checkpoints.random_tensors` has them, of another generator."""
-    n_values, rest = int(np.prod(size)), int(np.prod(size[1:]))
-    scale = 0.3 if len(size) == 1 else 1.5 / float(np.sqrt(rest))
-    is_norm = name.endswith(("norm.weight", "ln_post.weight"))
-    for begin in range(0, n_values, _PIECE):
-        n = min(_PIECE, n_values - begin)
-        if is_norm:
-            values = 0.5 + rng.random(n, np.float32)
-        else:
-            values = rng.standard_normal(n, np.float32) * np.float32(scale)
-        file.write(_bf16(values))
+def write_form(checkpoint: Path, destination: Path, options: argparse.Namespace) -> None:
+    """Write a form into an empty directory."""
+    precision = options.precision or PRECISIONS[options.form][0]
+    match options.form:
+        case "onnx":
+            write_onnx_release(
+                checkpoint, destination, precision, options.decoder, infix=not options.no_infix
+            )
+        case "crispasr":
+            name = f"qwen3-asr-{options.model}-{precision}.gguf"
+            write_crispasr(checkpoint, destination / name, precision, generation=options.generation)
+        case "ggml-org":
+            write_ggml_org(checkpoint, destination, precision, precision)
+        case "safetensors":
+            write_safetensors(checkpoint, destination, options.style, precision, options.shards)
 
 
-def _bf16(values: npt.NDArray[np.float32]) -> bytes:
-    """The upper half of the bits; rounding does not matter here."""
-    return bytes((values.view(np.uint32) >> 16).astype("<u2").tobytes())
+def check_forms(options: argparse.Namespace) -> None:
+    """Import every form of some models, and print what it took."""
+    check(options.directory, options.model or list(SHAPES), options.form, options.json)
+
+
+@contextmanager
+def _beside(destination: Path, *, keep: bool) -> Iterator[Path]:
+    """A place for a checkpoint beside what is made of it."""
+    checkpoint = destination.with_name(destination.name + ".checkpoint")
+    if destination.exists() or checkpoint.exists():
+        sys.exit(f"{destination} or {checkpoint} exists already")
+    try:
+        yield checkpoint
+    finally:
+        if not keep:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _clock() -> Callable[[str], None]:
+    began = time.monotonic()
+
+    def tell(what: str) -> None:
+        print(f"{time.monotonic() - began:6.1f} s  {what}", file=sys.stderr, flush=True)
+
+    return tell
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("directory", type=Path, help="of the model; must not exist yet")
-    parser.add_argument("--encoder", choices=("fp32", "int8"), default="fp32")
-    parser.add_argument("--decoder", choices=("f16", "q8_0", "q4_k"), default="q8_0")
-    parser.add_argument("--aligner", action="store_true", help="with an aligner of its size")
-    parser.add_argument("--tokens-per-second", type=float, default=TOKENS_PER_SECOND)
-    parser.add_argument("--keep", action="store_true", help="the checkpoint")
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    model = commands.add_parser("model", help="a model directory for `streamasr bench`")
+    model.add_argument("directory", type=Path, help="of the model; must not exist yet")
+    model.add_argument("--encoder", choices=("fp32", "fp16", "int8"), default="fp32")
+    model.add_argument("--decoder", choices=("f16", "q8_0", "q4_k"), default="q8_0")
+    model.add_argument("--aligner", action="store_true", help="with an aligner of its size")
+    model.add_argument("--tokens-per-second", type=float, default=TOKENS_PER_SECOND)
+    model.add_argument("--keep", action="store_true", help="the checkpoint")
+    model.set_defaults(run=make_model)
+
+    source = commands.add_parser("source", help="a model as it is published")
+    source.add_argument("directory", type=Path, help="for its files; must not exist yet")
+    source.add_argument("--model", choices=SHAPES, default="0.6b")
+    source.add_argument("--form", choices=PRECISIONS, default="onnx")
+    source.add_argument("--precision", help="of the form's own; see the file's PRECISIONS")
+    source.add_argument("--decoder", choices=("f16", "q8_0", "q5_k", "q4_k"), default="q4_k")
+    source.add_argument("--no-infix", action="store_true", help="no precisions in ONNX file names")
+    source.add_argument("--generation", choices=("new", "old"), default="new", help="of CrispASR")
+    source.add_argument("--style", choices=("original", "native"), default="original")
+    source.add_argument("--shards", type=int, default=1, help="of safetensors")
+    source.add_argument("--keep", action="store_true", help="the checkpoint")
+    source.set_defaults(run=make_source)
+
+    checking = commands.add_parser("check", help="import every form, compare and measure")
+    checking.add_argument("directory", type=Path, help="for files that are deleted again")
+    checking.add_argument("--model", choices=SHAPES, action="append", help="all, if none is named")
+    checking.add_argument("--form", choices=CHECKS, action="append", help="all, if none is named")
+    checking.add_argument("--json", action="store_true", help="instead of a table")
+    checking.set_defaults(run=check_forms)
     return parser.parse_args(arguments)
 
 

@@ -7,6 +7,7 @@ their own; both files are alike but for the output matrix, the end tokens and a 
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -170,7 +171,7 @@ def _token_type(vocabulary: Vocabulary, row: int) -> TokenType:
 def _entries(weights: Weights, options: DecoderOptions) -> Iterator[Entry]:
     for name, ours in decoder_names(weights.shape.layers):
         size = weights.size(ours)
-        yield Entry(name, size, _type(size, options.kind), lambda ours=ours: weights.read(ours))
+        yield Entry(name, size, _type(size, options.kind), partial(weights.read, ours))
     if options.has_output:
         size = (weights.shape.vocab, weights.shape.hidden)
         kind = _type(size, options.kind)

@@ -45,7 +45,7 @@ def write_safetensors(
     if n_shards == 1:
         _write_file(directory / "model.safetensors", weights, names, ordered, stored_type)
         return directory
-    places = {}
+    places: dict[str, str] = {}
     for shard in range(n_shards):
         path = directory / f"model-{shard + 1:05}-of-{n_shards:05}.safetensors"
         own = ordered[shard::n_shards]
@@ -151,12 +151,11 @@ def write_header(file: BinaryIO, header: Mapping[str, Any]) -> None:
     file.write(len(text).to_bytes(8, "little") + text)
 
 
-def _store(values: Float32Array, stored_type: StoredType) -> memoryview:
+def _store(values: Float32Array, stored_type: StoredType) -> bytes:
     match stored_type:
         case "F32":
-            return memoryview(values)
+            return values.tobytes()
         case "F16":
-            return memoryview(values.astype(np.float16))
+            return values.astype(np.float16).tobytes()
         case "BF16":
-            upper = (values.view(np.uint32) >> 16).astype(np.uint16)
-            return memoryview(np.ascontiguousarray(upper))
+            return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
