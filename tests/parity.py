@@ -14,8 +14,8 @@ import onnx
 
 from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows
 from streamasr.features.log_mel import log_mel
-from streamasr.importing.bundle import export_checkpoint
-from streamasr.importing.graphs import build_backend
+from streamasr.importing.graphs import write_backend
+from streamasr.importing.pack import Wish, import_model
 from streamasr.importing.safetensors_checkpoint import read_checkpoint
 from streamasr.models.forced_aligner import ForcedAligner
 from streamasr.models.onnx import OnnxOptions, open_session
@@ -49,7 +49,7 @@ class Recogniser:
 
     def __init__(self, checkpoint: Path, directory: Path) -> None:
         """Export into `directory`, which must not exist."""
-        export_checkpoint(checkpoint, directory, encoder="fp32", decoder="f32")
+        import_model(checkpoint, directory, Wish(encoder="fp32", decoder="f32"))
         self.encoder = Qwen3Encoder.from_bundle(directory, OPTIONS)
         self._inside = open_inside(checkpoint, directory / "inside.onnx")
         self.model = LlamaModel(directory / "decoder.gguf")
@@ -123,7 +123,8 @@ class Recogniser:
 
 def open_inside(checkpoint: Path, path: Path) -> Any:
     """Open the transformer once more, with the value before the projector as an output."""
-    backend = build_backend(read_checkpoint(checkpoint))
+    write_backend(read_checkpoint(checkpoint), path)
+    backend = onnx.load(path, load_external_data=False)
     d_model = backend.graph.input[0].type.tensor_type.shape.dim[2].dim_value
     backend.graph.output.append(
         onnx.helper.make_tensor_value_info(
@@ -141,7 +142,7 @@ def open_inside(checkpoint: Path, path: Path) -> Any:
 
 def open_aligner(checkpoint: Path, directory: Path) -> ForcedAligner:
     """Export an aligner's checkpoint into `directory`, which must not exist, and open it."""
-    export_checkpoint(checkpoint, directory, encoder="fp32", decoder="f32")
+    import_model(checkpoint, directory, Wish(encoder="fp32", decoder="f32"))
     return ForcedAligner(directory, OPTIONS, n_threads=1)
 
 

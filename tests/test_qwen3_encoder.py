@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from streamasr.errors import AudioError, ConfigError, ModelError
 from streamasr.features.log_mel import log_mel
-from streamasr.importing.graphs import build_backend, build_frontend
+from streamasr.importing.graphs import write_backend, write_frontend
 from streamasr.importing.safetensors_checkpoint import read_checkpoint
 from streamasr.models.bundle import BACKEND_FILE, FRONTEND_FILE
 from streamasr.models.onnx import CPU, OnnxOptions, open_session
@@ -26,9 +26,9 @@ OPTIONS = OnnxOptions(threads=1)
 
 def write_graphs(directory: Path, shape: Shape) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     checkpoint = read_checkpoint(write_checkpoint(directory / "checkpoint", shape))
-    frontend, backend = build_frontend(checkpoint), build_backend(checkpoint)
-    save(directory, frontend, backend)
-    return frontend, backend
+    write_frontend(checkpoint, directory / "frontend.onnx")
+    write_backend(checkpoint, directory / "backend.onnx")
+    return onnx.load(directory / "frontend.onnx"), onnx.load(directory / "backend.onnx")
 
 
 def save(directory: Path, frontend: onnx.ModelProto, backend: onnx.ModelProto) -> None:

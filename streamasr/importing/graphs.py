@@ -1,4 +1,4 @@
-"""The audio encoder as two ONNX graphs, built from the weights.
+"""The audio encoder as two ONNX graphs, written from the weights.
 
 Nothing is traced: the graphs are written node by node, so that names, shapes and free
 axes are exactly what the contract says, and no torch is needed.
@@ -8,23 +8,41 @@ axes are exactly what the contract says, and no torch is needed.
                 attention_mask [n_windows, 1, time, time], additive
                 -> last_hidden_state [n_windows, time, output_dim]
 
-All arithmetic is float32 and GELU is the exact one (erf). Weights of a half precision
-checkpoint are stored as they are, with a cast behind each: the file is half the size
-and nothing is lost, and onnxruntime folds the casts when it loads the graph.
+Matrices and convolutions lie beside the graph, in `NAME.onnx.data` (ONNX calls it external data):
+they are read, converted and written one by one, so that writing takes the memory of the largest
+tensor instead of all of them, and no file meets the 2 GB that protobuf ends at. Norms, biases and
+constants are in the graph itself.
+
+All arithmetic between tensors of activations is float32 and GELU is the exact one (erf). Widths:
+
+    fp32   weights lose nothing: half precision as it is stored, float16 also where it happens to
+           hold every value, with a cast behind each that onnxruntime folds when it loads the graph
+    fp16   float16 with such a cast: half the size, rounded once where the source has more
+    int8   linear layers of the back end in 8 bits, see quantize.py; everything else as fp32
+
+Blocks of quantised values (Q8_0 and the like) are a scale times a whole number, which takes more
+digits than float16 has: fp32 stores those as float32.
 Source: `Qwen3ASREncoder` and `Qwen3ASRMultiModalProjector` of transformers 5.13 and later.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from streamasr.errors import ModelError
 from streamasr.importing.checkpoint import AudioDimensions, Checkpoint
+from streamasr.importing.quantize import quantize_rows
+from streamasr.importing.tensors import Progress, Tensor, silent
 from streamasr.units import Float32Array
+
+EncoderWidth = Literal["fp32", "fp16", "int8"]
 
 OPSET: Final = 17  # the first with LayerNormalization
 IR_VERSION: Final = 8  # what belongs to that opset; onnxruntime from 1.12 on reads it
@@ -32,56 +50,87 @@ IR_VERSION: Final = 8  # what belongs to that opset; onnxruntime from 1.12 on re
 NORM_EPS: Final = 1e-5
 MAX_TIMESCALE: Final = 10_000  # of the sinusoidal positions
 
+_ALIGNMENT: Final = 4096  # bytes; pages, so that what maps the file need not copy
 _ONNX_TYPES: Final[dict[str, int]] = {
     "F32": TensorProto.FLOAT,
     "F16": TensorProto.FLOAT16,
     "BF16": TensorProto.BFLOAT16,
+    "I8": TensorProto.INT8,
 }
 
 
-def build_frontend(checkpoint: Checkpoint) -> onnx.ModelProto:
-    """Build the graph of the convolutions and positions."""
-    audio = checkpoint.audio
-    graph = _Graph(checkpoint, keep_half=True)
-    hidden = graph.add("Unsqueeze", "chunk_mel", graph.constant(np.array([1])))
-    for number in (1, 2, 3):
-        hidden = _convolve(graph, hidden, f"audio_tower.conv2d{number}")
-    # (chunks, channels, mels, time) -> (chunks, time, channels * mels)
-    hidden = graph.add("Transpose", hidden, perm=[0, 3, 1, 2])
-    width = audio.channels * audio.convolved_mels
-    hidden = graph.add("Reshape", hidden, graph.constant(np.array([0, 0, width])))
-    hidden = graph.add("MatMul", hidden, graph.weight("audio_tower.conv_out.weight", turned=True))
-    positions = sinusoids(audio.chunk_tokens, audio.d_model)
-    graph.add("Add", hidden, graph.constant(positions), output="chunk_out")
-    return graph.model(
-        inputs={"chunk_mel": ("n_chunks", audio.n_mels, audio.chunk_frames)},
-        outputs={"chunk_out": ("n_chunks", audio.chunk_tokens, audio.d_model)},
-    )
-
-
-def build_backend(checkpoint: Checkpoint, *, keep_half: bool = True) -> onnx.ModelProto:
-    """Build the graph of the transformer and the projection into the LLM.
+def write_frontend(
+    checkpoint: Checkpoint,
+    path: Path,
+    width: EncoderWidth = "fp32",
+    progress: Progress = silent,
+) -> None:
+    """Write the graph of the convolutions and positions, and its weights beside it.
 
     Args:
         checkpoint: where the weights come from.
-        keep_half: store half precision weights as they are; False widens them, as the
-            quantiser needs it.
+        path: the `.onnx` file to write.
+        width: `int8` means what `fp32` does: onnxruntime's 8-bit convolutions are slower than its
+            float32 ones.
+        progress: told how many bytes of weights, as float32, are done.
+
+    Raises:
+        ModelError: a weight is not finite, or does not fit into float16.
     """
     audio = checkpoint.audio
-    graph = _Graph(checkpoint, keep_half=keep_half)
-    hidden = "hidden_states"
-    for layer in range(audio.n_layers):
-        hidden = _encoder_layer(graph, hidden, f"audio_tower.layers.{layer}.", audio)
-    hidden = _normalise(graph, hidden, "audio_tower.ln_post", output="encoder_output")
-    hidden = _gelu(graph, _linear(graph, hidden, "multi_modal_projector.linear_1"))
-    _linear(graph, hidden, "multi_modal_projector.linear_2", output="last_hidden_state")
-    return graph.model(
-        inputs={
-            "hidden_states": ("n_windows", "time", audio.d_model),
-            "attention_mask": ("n_windows", 1, "time", "time"),
-        },
-        outputs={"last_hidden_state": ("n_windows", "time", audio.output_dim)},
-    )
+    names = [name for name in checkpoint.tensors if name.startswith("audio_tower.conv")]
+    with _Graph(checkpoint, path, width, names, progress) as graph:
+        hidden = graph.add("Unsqueeze", "chunk_mel", graph.constant(np.array([1])))
+        for number in (1, 2, 3):
+            hidden = _convolve(graph, hidden, f"audio_tower.conv2d{number}")
+        # (chunks, channels, mels, time) -> (chunks, time, channels * mels)
+        hidden = graph.add("Transpose", hidden, perm=[0, 3, 1, 2])
+        flat = graph.constant(np.array([0, 0, audio.channels * audio.convolved_mels]))
+        hidden = graph.add("Reshape", hidden, flat)
+        weight = graph.weight("audio_tower.conv_out.weight", turned=True)
+        hidden = graph.add("MatMul", hidden, weight)
+        positions = sinusoids(audio.chunk_tokens, audio.d_model)
+        graph.add("Add", hidden, graph.constant(positions), output="chunk_out")
+        graph.close(
+            inputs={"chunk_mel": ("n_chunks", audio.n_mels, audio.chunk_frames)},
+            outputs={"chunk_out": ("n_chunks", audio.chunk_tokens, audio.d_model)},
+        )
+
+
+def write_backend(
+    checkpoint: Checkpoint,
+    path: Path,
+    width: EncoderWidth = "fp32",
+    progress: Progress = silent,
+) -> None:
+    """Write the graph of the transformer and the projection into the LLM, and its weights.
+
+    Args:
+        checkpoint: where the weights come from.
+        path: the `.onnx` file to write.
+        width: how the weights are stored.
+        progress: told how many bytes of weights, as float32, are done.
+
+    Raises:
+        ModelError: a weight is not finite, or does not fit into float16.
+    """
+    audio = checkpoint.audio
+    prefixes = ("audio_tower.layers.", "audio_tower.ln_post.", "multi_modal_projector.")
+    names = [name for name in checkpoint.tensors if name.startswith(prefixes)]
+    with _Graph(checkpoint, path, width, names, progress) as graph:
+        hidden = "hidden_states"
+        for layer in range(audio.n_layers):
+            hidden = _encoder_layer(graph, hidden, f"audio_tower.layers.{layer}.", audio)
+        hidden = _normalise(graph, hidden, "audio_tower.ln_post", output="encoder_output")
+        hidden = _gelu(graph, _linear(graph, hidden, "multi_modal_projector.linear_1"))
+        _linear(graph, hidden, "multi_modal_projector.linear_2", output="last_hidden_state")
+        graph.close(
+            inputs={
+                "hidden_states": ("n_windows", "time", audio.d_model),
+                "attention_mask": ("n_windows", 1, "time", "time"),
+            },
+            outputs={"last_hidden_state": ("n_windows", "time", audio.output_dim)},
+        )
 
 
 def sinusoids(length: int, width: int) -> Float32Array:
@@ -99,7 +148,7 @@ def _convolve(graph: "_Graph", hidden: str, name: str) -> str:
         "Conv",
         hidden,
         graph.weight(f"{name}.weight"),
-        graph.weight(f"{name}.bias"),
+        graph.vector(f"{name}.bias"),
         kernel_shape=[3, 3],
         strides=[2, 2],
         pads=[1, 1, 1, 1],
@@ -138,12 +187,24 @@ def _attention(graph: "_Graph", hidden: str, prefix: str, audio: AudioDimensions
 
 
 def _linear(graph: "_Graph", hidden: str, name: str, *, output: str | None = None) -> str:
-    product = graph.add("MatMul", hidden, graph.weight(f"{name}.weight", turned=True))
-    return graph.add("Add", product, graph.weight(f"{name}.bias"), output=output)
+    if graph.width == "int8":
+        product = _multiply_int8(graph, hidden, f"{name}.weight")
+    else:
+        product = graph.add("MatMul", hidden, graph.weight(f"{name}.weight", turned=True))
+    return graph.add("Add", product, graph.vector(f"{name}.bias"), output=output)
+
+
+def _multiply_int8(graph: "_Graph", hidden: str, name: str) -> str:
+    """Add a product of whole numbers, in the form that onnxruntime fuses into one kernel."""
+    values, scale, zero = graph.quantize(hidden)
+    weight, weight_scale = graph.weight_int8(name)
+    product = graph.add("MatMulInteger", values, weight, zero)
+    product = graph.add("Cast", product, to=TensorProto.FLOAT)
+    return graph.add("Mul", product, graph.add("Mul", scale, weight_scale))
 
 
 def _normalise(graph: "_Graph", hidden: str, name: str, *, output: str | None = None) -> str:
-    scale, shift = graph.weight(f"{name}.weight"), graph.weight(f"{name}.bias")
+    scale, shift = graph.vector(f"{name}.weight"), graph.vector(f"{name}.bias")
     return graph.add(
         "LayerNormalization", hidden, scale, shift, output=output, axis=-1, epsilon=NORM_EPS
     )
@@ -158,20 +219,62 @@ def _gelu(graph: "_Graph", hidden: str) -> str:
 
 
 class _Graph:
-    """Nodes and initialisers as they are added; values are known by their names."""
+    """Nodes and small values as they are added, large ones on disk; all known by their names."""
 
-    def __init__(self, checkpoint: Checkpoint, *, keep_half: bool) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        path: Path,
+        width: EncoderWidth,
+        names: Sequence[str],
+        progress: Progress,
+    ) -> None:
+        """Begin the file of the weights.
+
+        Args:
+            checkpoint: where they come from.
+            path: the graph's file.
+            width: how they are stored.
+            names: of the tensors that will be used.
+            progress: told about each of them.
+        """
+        self.width = width
         self._checkpoint = checkpoint
-        self._keep_half = keep_half
+        self._path = path
+        self._data = path.with_name(f"{path.name}.data").open("wb")
+        self._progress = progress
+        self._total = sum(_float32_bytes(checkpoint.tensors[name]) for name in names)
+        self._done = 0
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[tuple[object, ...], str] = {}
+        self._quantized: dict[str, tuple[str, str, str]] = {}
         self._initializers: dict[str, TensorProto] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        self._data.close()
 
     def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         """Add a node and return the name of its output."""
         output = output or f"{operator}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(operator, inputs, [output], output, **attributes))
         return output
+
+    def quantize(self, hidden: str) -> tuple[str, str, str]:
+        """Quantise an activation, once, and return its values, their scale and their zero."""
+        if hidden not in self._quantized:
+            outputs = (f"{hidden}.values", f"{hidden}.scale", f"{hidden}.zero")
+            name = f"{hidden}.quantized"
+            self._nodes.append(helper.make_node("DynamicQuantizeLinear", [hidden], outputs, name))
+            self._quantized[hidden] = outputs
+        return self._quantized[hidden]
 
     def constant(self, value: npt.NDArray[Any] | np.float32) -> str:
         """Add a constant and return its name; equal constants are stored once."""
@@ -181,6 +284,11 @@ class _Graph:
         self._initializers[name] = numpy_helper.from_array(array, name)
         return name
 
+    def vector(self, name: str) -> str:
+        """Add a bias or a norm's scale as float32, in the graph itself, and return its name."""
+        self._initializers[name] = numpy_helper.from_array(self._read(name), name)
+        return name
+
     def weight(self, name: str, *, turned: bool = False) -> str:
         """Add a tensor of the checkpoint as float32 and return its name.
 
@@ -188,24 +296,25 @@ class _Graph:
             name: the tensor's normal name.
             turned: transpose it: linear layers are stored (out, in), MatMul wants (in, out).
         """
-        tensor = self._checkpoint.tensors[name]
-        as_stored = self._keep_half and tensor.stored_type in ("F16", "BF16")
-        values = tensor.stored() if as_stored else tensor.float32()
-        stored_type = tensor.stored_type if as_stored else "F32"
-        stored_name = f"{name}.{stored_type}" if as_stored else name
-        self._initializers[stored_name] = _initializer(
-            stored_name, values.T if turned else values, stored_type
-        )
-        if not as_stored:
-            return name
-        return self.add("Cast", stored_name, output=name, to=TensorProto.FLOAT)
+        stored_type, values = self._as_stored(name)
+        if stored_type == "F32":
+            return self._write(name, stored_type, values.T if turned else values)
+        half = self._write(f"{name}.{stored_type}", stored_type, values.T if turned else values)
+        return self.add("Cast", half, output=name, to=TensorProto.FLOAT)
 
-    def model(
+    def weight_int8(self, name: str) -> tuple[str, str]:
+        """Add a linear layer's matrix, quantised; return the names of its values and scales."""
+        values, scales = quantize_rows(self._read(name))
+        scale = f"{name}.scale"
+        self._initializers[scale] = numpy_helper.from_array(scales, scale)
+        return self._write(f"{name}.I8", "I8", values.T), scale
+
+    def close(
         self,
         inputs: dict[str, tuple[str | int, ...]],
         outputs: dict[str, tuple[str | int, ...]],
-    ) -> onnx.ModelProto:
-        """Close the graph; axes are lengths, or names where any length goes."""
+    ) -> None:
+        """Write the graph; axes are lengths, or names where any length goes."""
         graph = helper.make_graph(
             self._nodes,
             "qwen3_encoder",
@@ -213,23 +322,63 @@ class _Graph:
             [_value(name, shape) for name, shape in outputs.items()],
             list(self._initializers.values()),
         )
-        return helper.make_model(
+        model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
             producer_name="streamasr",
         )
+        self._path.write_bytes(model.SerializeToString())
+
+    def _as_stored(self, name: str) -> tuple[str, npt.NDArray[Any]]:
+        """Read a tensor in the type that it is to be stored in."""
+        tensor, values = self._checkpoint.tensors[name], self._read(name)
+        if self.width != "fp16" and tensor.stored_type in ("F16", "BF16"):
+            return tensor.stored_type, tensor.stored()
+        with np.errstate(over="ignore", under="ignore"):
+            half = values.astype(np.float16)
+        if self.width != "fp16":
+            return ("F16", half) if np.array_equal(half, values) else ("F32", values)
+        if not np.isfinite(half).all():
+            raise ModelError(
+                f"{tensor.path}: {tensor.name} reaches {np.abs(values).max():g}, which fp16 cannot "
+                "hold; choose fp32 or int8 for the encoder"
+            )
+        return "F16", half
+
+    def _read(self, name: str) -> Float32Array:
+        tensor = self._checkpoint.tensors[name]
+        values = tensor.float32()
+        if not np.isfinite(values).all():
+            raise ModelError(f"{tensor.path}: {tensor.name} holds values that are not finite")
+        self._done += _float32_bytes(tensor)
+        self._progress("encoder", self._done, self._total)
+        return values
+
+    def _write(self, name: str, stored_type: str, values: npt.NDArray[Any]) -> str:
+        """Append values to the file of the weights and refer to them."""
+        self._data.write(bytes(-self._data.tell() % _ALIGNMENT))
+        tensor = TensorProto(
+            name=name,
+            data_type=_ONNX_TYPES[stored_type],
+            dims=values.shape,
+            data_location=TensorProto.EXTERNAL,
+        )
+        place = {
+            "location": Path(self._data.name).name,
+            "offset": self._data.tell(),
+            "length": values.nbytes,
+        }
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=str(value))
+        self._data.write(np.ascontiguousarray(values).data)
+        self._initializers[name] = tensor
+        return name
+
+
+def _float32_bytes(tensor: Tensor) -> int:
+    return 4 * math.prod(tensor.shape)
 
 
 def _value(name: str, shape: Sequence[str | int]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-
-
-def _initializer(name: str, values: npt.NDArray[Any], stored_type: str) -> TensorProto:
-    return helper.make_tensor(
-        name,
-        _ONNX_TYPES[stored_type],
-        values.shape,
-        np.ascontiguousarray(values).tobytes(),
-        raw=True,
-    )

@@ -1,47 +1,18 @@
-"""Fewer bits: int8 encoders, q8_0 and q4_k decoders."""
+"""Fewer bits: int8 linear layers for encoders, q8_0 and q4_k decoders."""
 
 import os
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-import onnx
+import numpy as np
+import numpy.typing as npt
 
-from streamasr.decoder.llama import load_library
 from streamasr.errors import ModelError
+from streamasr.units import Float32Array
 
 QuantizedWidth = Literal["q8_0", "q4_k"]
 
-
-def quantize_backend(model: onnx.ModelProto, path: Path) -> None:
-    """Write the transformer graph with 8-bit linear layers, one scale per output channel.
-
-    Activations are quantised while the graph runs; norms and attention itself stay
-    float32. Weights are signed and use 7 of the 8 bits: the fast kernels multiply
-    unsigned activations with signed weights and add pairs in 16 bits, which overflows
-    with 8-bit weights on processors without VNNI, so that results would depend on the
-    machine. On a processor with VNNI this takes about a third of float32's time, and
-    unsigned weights almost all of it.
-
-    There is no such function for the front end: 8-bit convolutions are slower than
-    float32 ones in onnxruntime.
-
-    Args:
-        model: float32 initialisers, as `keep_half=False` builds them.
-        path: the file to write.
-    """
-    from onnxruntime.quantization import QuantType, quant_utils, quantize_dynamic
-
-    # The quantiser warns about graphs that its own preparation has not seen; ours need none.
-    quant_utils.add_pre_process_metadata(model)
-    quantize_dynamic(
-        model,
-        path,
-        op_types_to_quantize=["MatMul"],
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        reduce_range=True,
-    )
-
+_LARGEST: Final = 64  # of a quantised weight: 7 of the 8 bits
 
 _FILE_TYPES: Final[dict[QuantizedWidth, str]] = {
     "q8_0": "LLAMA_FTYPE_MOSTLY_Q8_0",
@@ -49,24 +20,49 @@ _FILE_TYPES: Final[dict[QuantizedWidth, str]] = {
 }
 
 
-def quantize_decoder(source: Path, destination: Path, width: QuantizedWidth) -> None:
-    """Quantise a GGUF through llama.cpp's own quantiser.
+def quantize_rows(weight: Float32Array) -> tuple[npt.NDArray[np.int8], Float32Array]:
+    """Quantise a linear layer's matrix, with one scale for each output.
 
-    Rows that a block size does not divide fall back to a neighbouring type, as
-    llama.cpp decides.
+    Weights are signed, symmetric and use 7 of the 8 bits: the fast kernels multiply
+    unsigned activations with signed weights and add pairs in 16 bits, which overflows
+    with 8-bit weights on processors without VNNI, so that results would depend on the
+    machine. On a processor with VNNI this takes about a third of float32's time, and
+    unsigned weights almost all of it. The values are those that onnxruntime's own
+    quantiser gives, which holds the whole model several times while it works.
 
     Args:
-        source: an f16 or f32 GGUF.
+        weight: (out, in).
+
+    Returns:
+        (out, in) and (out,); their product is the weight.
+    """
+    scales = np.abs(weight).max(axis=1) / np.float32(_LARGEST)
+    scales[scales < np.finfo(np.float32).tiny] = 1  # a row of zeros
+    values = np.rint(weight / scales[:, None])
+    return np.clip(values, -_LARGEST, _LARGEST).astype(np.int8), scales
+
+
+def quantize_decoder(source: Path, destination: Path, width: QuantizedWidth) -> None:
+    """Quantise a GGUF through llama.cpp's own quantiser, which takes one tensor after the other.
+
+    A source may be quantised already: what it has lost stays lost, and a little more goes. Rows
+    that a block size does not divide fall back to a neighbouring type, as llama.cpp decides.
+
+    Args:
+        source: a GGUF of any types that llama.cpp can turn back into numbers.
         destination: the file to write.
         width: the target; q4_k is the medium mix, with more bits for some tensors.
 
     Raises:
         ModelError: llama.cpp refused.
     """
-    library = load_library()
+    from streamasr.decoder.llama import load_library
+
+    library: Any = load_library()
     parameters = library.llama_model_quantize_default_params()
     parameters.ftype = getattr(library, _FILE_TYPES[width])
     parameters.nthread = os.cpu_count() or 1
+    parameters.allow_requantize = True
     code = library.llama_model_quantize(os.fsencode(source), os.fsencode(destination), parameters)
     if code:
-        raise ModelError(f"{source}: llama.cpp could not quantise this file (code {code})")
+        raise ModelError(f"{source}: llama.cpp could not quantise this file (code {code}).")

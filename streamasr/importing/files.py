@@ -1,0 +1,47 @@
+"""Bringing users' files into a model directory without touching them."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from streamasr.importing.tensors import Progress, silent
+
+_PIECE: Final = 1 << 22  # bytes
+
+
+def link_or_copy(source: Path, destination: Path, progress: Progress = silent) -> None:
+    """Make a file appear under another name, without taking space where that is possible.
+
+    A link is a hard one to the file itself, whatever links lead to it: it stays when the source
+    is removed. Where there can be none (another file system, no right to it) the file is copied.
+
+    Args:
+        source: a file, which is only read.
+        destination: must not exist.
+        progress: told while bytes are copied.
+
+    Raises:
+        OSError: neither is possible; nothing is left behind.
+    """
+    source = source.resolve(strict=True)
+    try:
+        # A link to a link would point out of the directory.
+        os.link(source, destination, follow_symlinks=False)
+    except FileExistsError:
+        raise
+    except OSError:
+        _copy(source, destination, progress)
+
+
+def _copy(source: Path, destination: Path, progress: Progress) -> None:
+    with source.open("rb") as reader, destination.open("xb") as writer:
+        size, done = os.fstat(reader.fileno()).st_size, 0
+        try:
+            while piece := reader.read(_PIECE):
+                writer.write(piece)
+                done += len(piece)
+                progress(f"copying {source.name}", done, size)
+            writer.flush()
+        except BaseException:
+            destination.unlink(missing_ok=True)
+            raise

@@ -1,0 +1,365 @@
+"""Reading what an ONNX graph says of itself, but not its weights.
+
+A graph is one protobuf message with the weights inside, and the package `onnx` reads all of it or
+nothing: hundreds of megabytes for the names of two inputs. Here the fields of the file are walked,
+and what is large is stepped over; inputs and outputs are then parsed by `onnx`. Every length is
+held against what is left of the file before anything is taken.
+
+Source: protobuf's encoding (https://protobuf.dev/programming-guides/encoding) and `onnx.proto` of
+https://github.com/onnx/onnx.
+"""
+
+import mmap
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, Final
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import TensorProto
+
+from streamasr.errors import ModelError
+
+_MAX_FIELDS: Final = 1 << 20  # an encoder of 24 layers has some ten thousand
+_MAX_PARSED_BYTES: Final = 1 << 16  # of one input, name or attribute
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+# Numbers of the fields that are looked at.
+_MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_OPSET, _MODEL_FUNCTION = 1, 7, 8, 25
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
+_FUNCTION_NODE: Final = 7
+_NODE_OPERATOR, _NODE_ATTRIBUTE = 4, 5
+_ATTRIBUTE_TENSOR: Final = 5
+_TENSOR_TYPE, _TENSOR_NAME, _TENSOR_EXTERNAL = 2, 8, 13
+_TENSOR_VALUES: Final = frozenset({4, 5, 6, 7, 9, 10, 11})  # one for each kind of number
+
+_WHOLE_NUMBER_OPERATORS: Final = frozenset(
+    {
+        "ConvInteger",
+        "DynamicQuantizeLSTM",
+        "DynamicQuantizeMatMul",
+        "MatMulInteger",
+        "MatMulInteger16",
+        "MatMulIntegerToFloat",
+        "QAttention",
+        "QGemm",
+        "QLinearConv",
+        "QLinearMatMul",
+    }
+)
+_BLOCKS: Final = "MatMulNBits"
+_BLOCK_BITS: Final = 4  # where the operator does not say
+_HALF: Final = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+_BYTE: Final = frozenset({TensorProto.INT8, TensorProto.UINT8})
+_NIBBLE: Final = frozenset({TensorProto.INT4, TensorProto.UINT4})
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """An input or output of a graph."""
+
+    dtype: str
+    """As onnx calls it: `FLOAT`, `FLOAT16`."""
+    shape: tuple[int | None, ...]
+    """None where any length goes, or where the graph does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphFacts:
+    """What is known of a graph without its weights."""
+
+    path: Path
+    inputs: Mapping[str, Value]
+    """Without initialisers, which old graphs list among their inputs."""
+    outputs: Mapping[str, Value]
+    opset: int
+    """Of ONNX's own operators."""
+    operators: frozenset[str]
+    initializer_bytes: int
+    """Of the weights, be they in the file or beside it."""
+    bits: int
+    """Of a weight where it has fewest, attention and convolutions aside."""
+    data_files: tuple[Path, ...]
+    """Files with weights, beside the graph."""
+
+    @property
+    def precision(self) -> str:
+        """`fp32`, `fp16`, `int8`, `int4`."""
+        return f"{'fp' if self.bits >= 16 else 'int'}{self.bits}"
+
+
+def read_graph(path: Path) -> GraphFacts:
+    """Read a graph's inputs, outputs and precision; its weights stay on disk.
+
+    Raises:
+        ModelError: the file is missing, cut short, broken, or no ONNX graph.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: there is no such file.")
+    try:
+        with path.open("rb") as file:
+            if not path.stat().st_size:
+                raise ModelError(f"{path} is empty.")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _read(_Message(data, path))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+class _Message:
+    """A file whose fields are walked, with the number of them bounded."""
+
+    def __init__(self, data: mmap.mmap, path: Path) -> None:
+        self._data = data
+        self.path = path
+        self.size = len(data)
+        self._fields_left = _MAX_FIELDS
+
+    def fields(self, begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+        """Step over the fields of one message.
+
+        Yields:
+            Number, wire type, and where the content begins and ends; a number that is its own
+            content begins with its value and ends nowhere (-1).
+        """
+        position = begin
+        while position < end:
+            self._fields_left -= 1
+            if self._fields_left < 0:
+                raise ModelError(f"{self.path} has more parts than any encoder's graph.")
+            tag, position = self._varint(position, end)
+            number, wire_type = tag >> 3, tag & 7
+            if number == 0:
+                raise self.broken()
+            match wire_type:
+                case 0:
+                    value, position = self._varint(position, end)
+                    yield number, wire_type, value, -1
+                    continue
+                case 1 | 5:
+                    length = 8 if wire_type == _FIXED64 else 4
+                case 2:
+                    length, position = self._varint(position, end)
+                case _:
+                    raise self.broken()
+            if length > end - position:
+                raise self.broken()
+            yield number, wire_type, position, position + length
+            position += length
+
+    def take(self, begin: int, end: int) -> bytes:
+        """Copy a field's content, which must be small."""
+        if end - begin > _MAX_PARSED_BYTES:
+            raise ModelError(f"{self.path}: a name or a shape in this graph is too long.")
+        return self._data[begin:end]
+
+    def text(self, begin: int, end: int) -> str:
+        """Read a field as a text."""
+        return self.take(begin, end).decode("utf-8", "replace")
+
+    def broken(self) -> ModelError:
+        """What to raise where the file makes no sense."""
+        return ModelError(f"{self.path} is no ONNX graph, or it is damaged or cut short.")
+
+    def _varint(self, position: int, end: int) -> tuple[int, int]:
+        value = 0
+        for shift in range(0, 70, 7):
+            if position >= end:
+                break
+            byte = self._data[position]
+            position += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value, position
+        raise self.broken()
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the walk has met so far."""
+
+    inputs: dict[str, Value] = field(default_factory=dict)
+    outputs: dict[str, Value] = field(default_factory=dict)
+    operators: set[str] = field(default_factory=set)
+    block_bits: set[int] = field(default_factory=set)
+    """Of weights in blocks."""
+    bytes_of: Counter[int] = field(default_factory=Counter)
+    """Bytes of weights by their type."""
+    weights: set[str] = field(default_factory=set)
+    """Their names."""
+    ends: dict[str, int] = field(default_factory=dict)
+    """Files with weights, and how much of each is needed."""
+
+
+def _read(message: _Message) -> GraphFacts:
+    found, opset, graph, has_version = _Found(), 0, None, False
+    for number, wire_type, begin, end in message.fields(0, message.size):
+        if number == _MODEL_IR_VERSION:
+            has_version = wire_type == _VARINT
+        elif number == _MODEL_OPSET and wire_type == _BYTES:
+            opset = opset or _own_opset(message, begin, end)
+        elif number == _MODEL_FUNCTION and wire_type == _BYTES:
+            _read_function(message, begin, end, found)
+        elif number == _MODEL_GRAPH:
+            if wire_type != _BYTES or graph is not None:
+                raise message.broken()
+            graph = begin, end
+    if graph is None or not has_version or not opset:
+        raise message.broken()
+    _read_graph(message, *graph, found)
+    return GraphFacts(
+        path=message.path,
+        inputs={name: v for name, v in found.inputs.items() if name not in found.weights},
+        outputs=found.outputs,
+        opset=opset,
+        operators=frozenset(found.operators),
+        initializer_bytes=found.bytes_of.total(),
+        bits=_bits(found),
+        data_files=tuple(_data_files(message.path, found.ends)),
+    )
+
+
+def _own_opset(message: _Message, begin: int, end: int) -> int:
+    """The version that one entry states, if it is that of ONNX's own operators."""
+    entry = _parse(message, onnx.OperatorSetIdProto, begin, end)
+    return int(entry.version) if entry.domain in {"", "ai.onnx"} else 0
+
+
+def _read_graph(message: _Message, begin: int, end: int, found: _Found) -> None:
+    for number, wire_type, start, stop in message.fields(begin, end):
+        if number not in {_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT}:
+            continue
+        if wire_type != _BYTES:
+            raise message.broken()
+        if number == _GRAPH_NODE:
+            _read_node(message, start, stop, found)
+        elif number == _GRAPH_INITIALIZER:
+            _read_tensor(message, start, stop, found)
+        else:
+            values = found.inputs if number == _GRAPH_INPUT else found.outputs
+            name, value = _value(message, start, stop)
+            if name in values:
+                raise message.broken()
+            values[name] = value
+
+
+def _read_function(message: _Message, begin: int, end: int, found: _Found) -> None:
+    for number, wire_type, start, stop in message.fields(begin, end):
+        if (number, wire_type) == (_FUNCTION_NODE, _BYTES):
+            _read_node(message, start, stop, found)
+
+
+def _read_node(message: _Message, begin: int, end: int, found: _Found) -> None:
+    """Note an operator, and the weights that some exporters put into nodes of their own."""
+    operator, attributes = "", []
+    for number, wire_type, start, stop in message.fields(begin, end):
+        if number == _NODE_OPERATOR and wire_type == _BYTES:
+            operator = message.text(start, stop)
+        elif number == _NODE_ATTRIBUTE and wire_type == _BYTES:
+            attributes.append((start, stop))
+    found.operators.add(operator)
+    if operator == _BLOCKS:
+        found.block_bits.add(_block_bits(message, attributes))
+    if operator == "Constant":
+        for attribute in attributes:
+            for number, wire_type, start, stop in message.fields(*attribute):
+                if (number, wire_type) == (_ATTRIBUTE_TENSOR, _BYTES):
+                    _read_tensor(message, start, stop, found)
+
+
+def _block_bits(message: _Message, attributes: list[tuple[int, int]]) -> int:
+    for begin, end in attributes:
+        attribute = _parse(message, onnx.AttributeProto, begin, end)
+        if attribute.name == "bits":
+            return int(attribute.i)
+    return _BLOCK_BITS
+
+
+def _read_tensor(message: _Message, begin: int, end: int, found: _Found) -> None:
+    """Note the type and size of a weight, and where it is."""
+    data_type, n_bytes, place = 0, 0, {}
+    for number, wire_type, start, stop in message.fields(begin, end):
+        if number == _TENSOR_TYPE and wire_type == _VARINT:
+            data_type = start
+        elif number == _TENSOR_NAME and wire_type == _BYTES:
+            found.weights.add(message.text(start, stop))
+        elif number in _TENSOR_VALUES and wire_type == _BYTES:
+            n_bytes += stop - start
+        elif number == _TENSOR_EXTERNAL and wire_type == _BYTES:
+            entry = _parse(message, onnx.StringStringEntryProto, start, stop)
+            place[entry.key] = entry.value
+    if "location" in place:
+        n_bytes += _note_place(message, place, found)
+    found.bytes_of[data_type] += n_bytes
+
+
+def _note_place(message: _Message, place: Mapping[str, str], found: _Found) -> int:
+    """Note how much of a file beside the graph a weight needs; return the weight's bytes."""
+    location = place["location"]
+    try:
+        offset, length = int(place.get("offset", "0")), int(place.get("length", "0"))
+    except ValueError as error:
+        raise message.broken() from error
+    if offset < 0 or length < 0:
+        raise message.broken()
+    found.ends[location] = max(found.ends.get(location, 0), offset + length)
+    return length
+
+
+def _value(message: _Message, begin: int, end: int) -> tuple[str, Value]:
+    value = _parse(message, onnx.ValueInfoProto, begin, end)
+    tensor = value.type.tensor_type
+    try:
+        dtype = TensorProto.DataType.Name(tensor.elem_type)
+    except ValueError as error:
+        raise message.broken() from error
+    axes = (axis.dim_value if axis.HasField("dim_value") else 0 for axis in tensor.shape.dim)
+    return value.name, Value(dtype, tuple(length if length > 0 else None for length in axes))
+
+
+def _parse(message: _Message, kind: Any, begin: int, end: int) -> Any:
+    try:
+        return kind.FromString(message.take(begin, end))
+    except DecodeError as error:
+        raise message.broken() from error
+
+
+def _bits(found: _Found) -> int:
+    """Tell the precision by what computes with the weights, else by how most are stored.
+
+    A graph in float16 takes float16 in, too, but its norms may be float32.
+    """
+    types, sizes = frozenset(found.bytes_of), found.bytes_of
+    is_widened = "DequantizeLinear" in found.operators
+    n_half = sum(sizes[kind] for kind in _HALF)
+    if found.block_bits or (is_widened and types & _NIBBLE):
+        return min(found.block_bits, default=4)
+    if found.operators & _WHOLE_NUMBER_OPERATORS or (is_widened and types & _BYTE):
+        return 8
+    takes_half = any(value.dtype == "FLOAT16" for value in found.inputs.values())
+    return 16 if takes_half or n_half > sizes.total() // 2 else 32
+
+
+def _data_files(path: Path, ends: Mapping[str, int]) -> Iterator[Path]:
+    """The files that a graph's weights are in, which must lie beside it.
+
+    Raises:
+        ModelError: one lies elsewhere, is missing or is too short.
+    """
+    for location, end in ends.items():
+        is_plain = PurePosixPath(location).name == PureWindowsPath(location).name == location
+        if not is_plain or location in {"", ".", ".."} or "\0" in location:
+            raise ModelError(
+                f"{path} keeps its weights in {location!r}; they must be in a file beside it."
+            )
+        file = path.with_name(location)
+        if not file.is_file():
+            raise ModelError(
+                f"{file}: there is no such file, and {path.name} has its weights there."
+            )
+        if (missing := end - file.stat().st_size) > 0:
+            raise ModelError(f"{file} is cut short, {missing:,} bytes are missing.")
+        yield file

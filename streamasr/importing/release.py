@@ -1,0 +1,371 @@
+"""Releases of ONNX graphs with a decoder as GGUF, which are used as they are.
+
+Published folders hold, for a recogniser, an aligner, or both side by side, a front end, a back end
+and a decoder, each perhaps in several precisions. Names differ from publisher to publisher and the
+0.6B and 1.7B models have the same ones, so a file's role follows from its content:
+
+    front end    takes `chunk_mel`
+    back end     takes `hidden_states` and `attention_mask`
+    decoder      a GGUF of `qwen3vl` or `qwen3` that knows `<|audio_start|>`; it is an aligner's
+                 when the last rows of its output matrix are one constant: the head has a row for
+                 each time class, filled up to the size of the vocabulary
+
+The three belong together when their widths fit. Where a recogniser's and an aligner's encoder both
+fit a decoder, the wider one is the aligner's, which is true of all that was released (896 against
+1024). Only where the widths are the same (1.7B beside an aligner) do other things decide: exports
+that went through the same version of the operators, and in the end names.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from streamasr.errors import ModelError
+from streamasr.importing.gguf_file import (
+    GGUFFile,
+    GGUFTensor,
+    describe,
+    is_speech_decoder,
+    read_gguf,
+)
+from streamasr.importing.onnx_file import GraphFacts, read_graph
+from streamasr.models.bundle import ALIGNER, RECOGNISER
+
+_ARCHITECTURES: Final = frozenset({"qwen3vl", "qwen3"})
+_GGUF_MAGIC: Final = b"GGUF"
+_EMBEDDINGS: Final = "token_embd.weight"
+_HEAD: Final = "output.weight"
+
+_FRONTEND_INPUTS: Final = {"chunk_mel": 3}
+_BACKEND_INPUTS: Final = {"hidden_states": 3, "attention_mask": 4}
+"""With their numbers of axes."""
+
+_ENOUGH_BITS: Final = 8
+_ROWS_AT_ONCE: Final = 4096
+_COMMON_WORDS: Final = re.compile(r"frontend|backend|encoder|llm|decoder|fp?\d+|int\d+|q\d\w*|\W|_")
+"""What names of files of one model may differ in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Two graphs and a decoder that belong together; only their headers have been read."""
+
+    family: str
+    """RECOGNISER or ALIGNER."""
+    name: str
+    """What the model might be called: like its folder."""
+    frontend: Path
+    backend: Path
+    decoder: Path
+    data_files: tuple[Path, ...]
+    """Weights that the graphs keep in files beside them, under names that must stay."""
+    precision: str
+    """Of the back end: `fp32`, `fp16`, `int8`, `int4`."""
+    encoder_bits: int
+    """Of a weight in whichever graph has fewer."""
+    n_mels: int
+    chunk_frames: int
+    d_model: int
+    hidden: int
+    """Width of the decoder and of what the encoder gives."""
+    vocab: int
+    n_classes: int | None
+    """Time classes of an aligner."""
+    head: GGUFTensor | None
+    """An aligner's output matrix, whose first rows are its classes."""
+
+    @property
+    def classifier(self) -> npt.NDArray[Any] | None:
+        """An aligner's head, (n_classes, hidden), without the rows that fill it up."""
+        if self.head is None or self.n_classes is None:
+            return None
+        rows = self.head.rows(0, self.n_classes)
+        return rows.astype(np.float16) if self.head.stored_type == "F16" else rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Frontend:
+    facts: GraphFacts
+    n_mels: int
+    chunk_frames: int
+    d_model: int | None
+    """None where the graph does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Backend:
+    facts: GraphFacts
+    d_model: int
+    output_dim: int | None
+    """None where the graph does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoder:
+    file: GGUFFile
+    family: str
+    hidden: int
+    vocab: int
+    n_classes: int | None
+
+    @property
+    def bits(self) -> float:
+        """Bits that a weight takes on average."""
+        tensors = self.file.tensors.values()
+        return 8 * sum(t.n_bytes for t in tensors) / sum(math.prod(t.shape) for t in tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a folder holds."""
+
+    frontends: Sequence[_Frontend]
+    backends: Sequence[_Backend]
+    decoders: Sequence[_Decoder]
+    other: str | None
+    """What a GGUF is that is none of them."""
+
+
+def read_releases(directory: Path) -> list[Release]:
+    """Find the models whose parts are in a folder, or in the folders right in it.
+
+    Args:
+        directory: holds the files themselves or, in folders of their own, those of each model.
+
+    Returns:
+        A recogniser, an aligner or both; more where there are several sizes of them.
+
+    Raises:
+        ModelError: a file is damaged, or no model is complete.
+    """
+    entries = _entries(directory)
+    is_flat = any(path.suffix.lower() == ".onnx" for path in entries)
+    folders = [directory] if is_flat else [path for path in entries if path.is_dir()]
+    all_parts = [_read_parts(folder) for folder in folders]
+    releases = [release for parts in all_parts for release in _combine(parts)]
+    if not releases:
+        raise ModelError(_what_is_missing(directory, all_parts))
+    return releases
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return sorted(path for path in directory.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise ModelError(f"{directory} cannot be read: {error.strerror}.") from error
+
+
+def _read_parts(folder: Path) -> _Parts:
+    frontends, backends, decoders, other = [], [], [], None
+    for path in _entries(folder):
+        if path.suffix.lower() == ".onnx":
+            match _tell_role(read_graph(path)):
+                case _Frontend() as frontend:
+                    frontends.append(frontend)
+                case _Backend() as backend:
+                    backends.append(backend)
+        elif _is_gguf(path):
+            file = read_gguf(path)
+            if file.architecture in _ARCHITECTURES and is_speech_decoder(file):
+                decoders.append(_read_decoder(file))
+            else:
+                other = describe(file)
+    return _Parts(frontends, backends, decoders, other)
+
+
+def _is_gguf(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _tell_role(facts: GraphFacts) -> _Frontend | _Backend | None:
+    """Tell what a graph is by its inputs; None where it is no part of an encoder like ours."""
+    axes = {name: len(value.shape) for name, value in facts.inputs.items()}
+    if axes == _FRONTEND_INPUTS:
+        _, n_mels, n_frames = facts.inputs["chunk_mel"].shape
+        if n_mels is None or n_frames is None:
+            raise ModelError(f"{facts.path}: chunk_mel must state its mel bins and frames.")
+        return _Frontend(facts, n_mels, n_frames, _last_axis(facts, "chunk_out"))
+    if axes == _BACKEND_INPUTS:
+        d_model = facts.inputs["hidden_states"].shape[-1]
+        if d_model is None:
+            raise ModelError(f"{facts.path}: hidden_states must state its width.")
+        return _Backend(facts, d_model, _last_axis(facts, "last_hidden_state"))
+    return None
+
+
+def _last_axis(facts: GraphFacts, name: str) -> int | None:
+    if name not in facts.outputs:
+        raise ModelError(f"{facts.path}: the graph has no output named {name}.")
+    shape = facts.outputs[name].shape
+    return shape[-1] if shape else None
+
+
+def _read_decoder(file: GGUFFile) -> _Decoder:
+    hidden = file.integer(f"{file.architecture}.embedding_length")
+    embeddings = file.tensors.get(_EMBEDDINGS)
+    if embeddings is None or len(embeddings.shape) != 2 or embeddings.shape[1] != hidden:
+        raise ModelError(f"{file.path}: its token embeddings are missing or not {hidden} wide.")
+    vocab, n_classes = embeddings.shape[0], None
+    if (head := file.tensors.get(_HEAD)) is not None:
+        if len(head.shape) != 2 or head.shape[1] != hidden:
+            raise ModelError(f"{file.path}: its output matrix is not {hidden} wide.")
+        n_classes = _count_classes(head)
+    family = RECOGNISER if n_classes is None else ALIGNER
+    return _Decoder(file, family, hidden, vocab, n_classes)
+
+
+def _count_classes(head: GGUFTensor) -> int | None:
+    """Count the rows before those that only fill an aligner's head up; None where there are none.
+
+    Rows are compared as they are stored: equal ones stay equal in every type, as no block of
+    quantised values reaches over two rows.
+    """
+    n_rows = head.shape[0]
+    last = head.rows(n_rows - 1, n_rows)
+    # The padding is -100; zeros are what other converters fill a vocabulary up with.
+    if n_rows < 2 or last.min() != last.max() or last.max() >= 0:
+        return None
+    stored = head.stored()
+    for end in range(n_rows, 0, -_ROWS_AT_ONCE):
+        begin = max(0, end - _ROWS_AT_ONCE)
+        differs = np.flatnonzero((stored[begin:end] != stored[-1]).any(axis=1))
+        if differs.size:
+            n_classes = begin + int(differs[-1]) + 1
+            return n_classes if n_classes < n_rows - 1 else None
+    return None
+
+
+def _combine(parts: _Parts) -> Iterator[Release]:
+    """Put together what fits, the best where there is more than one of the same."""
+    for hidden in sorted({decoder.hidden for decoder in parts.decoders}):
+        alike = [decoder for decoder in parts.decoders if decoder.hidden == hidden]
+        decoders = {family: _best_decoder(alike, family) for family in {d.family for d in alike}}
+        backends = [each for each in parts.backends if each.output_dim in {hidden, None}]
+        for family, candidates in _share(backends, decoders).items():
+            backend = _best_graph(candidates)
+            frontends = [
+                each for each in parts.frontends if each.d_model in {backend.d_model, None}
+            ]
+            if frontends:
+                frontend = _best_graph(_companions(frontends, backend))
+                yield _release(frontend, backend, decoders[family])
+
+
+def _best_decoder(decoders: Iterable[_Decoder], family: str) -> _Decoder:
+    """The one nearest to 8 bits from above, as that costs no accuracy; else the one with most."""
+
+    def rank(decoder: _Decoder) -> tuple[bool, float]:
+        return decoder.bits < _ENOUGH_BITS, abs(decoder.bits - _ENOUGH_BITS)
+
+    return min((decoder for decoder in decoders if decoder.family == family), key=rank)
+
+
+def _share(
+    backends: Sequence[_Backend], decoders: Mapping[str, _Decoder]
+) -> dict[str, list[_Backend]]:
+    """Give to each family the back ends that may be its own, all of one width."""
+    widths = sorted({backend.d_model for backend in backends})
+    shares: dict[str, list[_Backend]] = {}
+    for family, decoder in decoders.items():
+        width = widths[-1 if family == ALIGNER else 0] if widths else None
+        shares[family] = [backend for backend in backends if backend.d_model == width]
+        if len(widths) == 1 and len(decoders) > 1:
+            key = _key(decoder.file.path)
+            shares[family] = [each for each in shares[family] if _key(each.facts.path) == key]
+    if backends and not any(shares.values()):
+        names = " and ".join(decoder.file.path.name for decoder in decoders.values())
+        raise ModelError(
+            f"{backends[0].facts.path} could belong to either of {names}: put the files of the "
+            "recogniser and of the aligner into folders of their own."
+        )
+    return {family: share for family, share in shares.items() if share}
+
+
+def _companions(frontends: Sequence[_Frontend], backend: _Backend) -> Sequence[_Frontend]:
+    """Of front ends whose width fits, those that were exported along with a back end."""
+    facts = backend.facts
+    exported = [each for each in frontends if each.facts.opset == facts.opset] or frontends
+    return [each for each in exported if _key(each.facts.path) == _key(facts.path)] or exported
+
+
+def _key(path: Path) -> str:
+    """What names of all files of one model have in common."""
+    return _COMMON_WORDS.sub("", path.stem.lower())
+
+
+_Part = TypeVar("_Part", _Frontend, _Backend)
+
+
+def _best_graph(graphs: Sequence[_Part]) -> _Part:
+    """The one with most bits."""
+    best = max(graphs, key=lambda graph: graph.facts.bits)
+    equals = [graph for graph in graphs if graph.facts.bits == best.facts.bits]
+    if len(equals) > 1:
+        names = " and ".join(graph.facts.path.name for graph in equals)
+        raise ModelError(
+            f"{best.facts.path.parent} holds {names}, which cannot be told apart: put the files of "
+            "each model into a folder of its own."
+        )
+    return best
+
+
+def _release(frontend: _Frontend, backend: _Backend, decoder: _Decoder) -> Release:
+    is_aligner = decoder.family == ALIGNER
+    return Release(
+        family=decoder.family,
+        name=decoder.file.path.resolve().parent.name,
+        frontend=frontend.facts.path,
+        backend=backend.facts.path,
+        decoder=decoder.file.path,
+        data_files=tuple(dict.fromkeys((*frontend.facts.data_files, *backend.facts.data_files))),
+        precision=backend.facts.precision,
+        encoder_bits=min(frontend.facts.bits, backend.facts.bits),
+        n_mels=frontend.n_mels,
+        chunk_frames=frontend.chunk_frames,
+        d_model=backend.d_model,
+        hidden=decoder.hidden,
+        vocab=decoder.vocab,
+        n_classes=decoder.n_classes,
+        head=decoder.file.tensors[_HEAD] if is_aligner else None,
+    )
+
+
+def _what_is_missing(directory: Path, all_parts: Sequence[_Parts]) -> str:
+    """Say in one sentence why there is no model."""
+    frontends = [each for parts in all_parts for each in parts.frontends]
+    backends = [each for parts in all_parts for each in parts.backends]
+    decoders = [each for parts in all_parts for each in parts.decoders]
+    other = next((parts.other for parts in all_parts if parts.other), None)
+    if not (frontends or backends or decoders):
+        return other or f"{directory} holds no graph of a Qwen3-ASR encoder."
+    lacks = []
+    if not frontends:
+        lacks.append("the encoder's front end (an ONNX graph that takes chunk_mel)")
+    if not backends:
+        lacks.append("the encoder's back end (an ONNX graph that takes hidden_states)")
+    if not decoders:
+        lacks.append("the decoder (a GGUF of qwen3vl)")
+    if lacks:
+        reason = f"; {other}" if other and not decoders else "."
+        return f"{directory} lacks {' and '.join(lacks)}{reason}"
+    widths = [
+        *(f"{each.facts.path.name} gives {each.d_model or '?'}" for each in frontends),
+        *(
+            f"{each.facts.path.name} takes {each.d_model} and gives {each.output_dim or '?'}"
+            for each in backends
+        ),
+        *(f"{each.file.path.name} takes {each.hidden}" for each in decoders),
+    ]
+    return f"{directory} holds files of different models: by their widths, {', '.join(widths)}."
