@@ -189,8 +189,8 @@ def _check_size(members: Sequence[zipfile.ZipInfo], path: Path) -> None:
     size, total = path.stat().st_size, sum(member.file_size for member in members)
     if total > max(_ALWAYS_ALLOWED, _MAX_RATIO * size):
         raise ModelError(
-            f"{path} has {_megabytes(size)} and claims to hold {_megabytes(total)}: no model shrinks "
-            "like that."
+            f"{path} has {_megabytes(size)} and claims to hold {_megabytes(total)}, which no "
+            "archive of a model does."
         )
 
 
