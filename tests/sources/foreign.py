@@ -13,8 +13,8 @@ from tests.sources.decoder import DecoderOptions, write_decoder
 from tests.sources.gguf_file import Entry, write_gguf
 from tests.sources.weights import Weights
 
-BOMB_BYTES: Final = 64 << 20
-"""That a few kilobytes of zip claim to be."""
+BOMB_BYTES: Final = 128 << 20
+"""That a hundred kilobytes of zip claim to be."""
 
 
 def write_predict_woo(path: Path) -> Path:
@@ -79,8 +79,10 @@ def write_linking_zip(path: Path, target: str = "/etc/passwd") -> Path:
 
 def write_bomb(path: Path) -> Path:
     """An archive of which almost nothing becomes a lot."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        with archive.open("qwen3_asr_llm.gguf", "w") as member:
-            for _ in range(BOMB_BYTES >> 20):
-                member.write(bytes(1 << 20))
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
+        archive.open("qwen3_asr_llm.gguf", "w") as member,
+    ):
+        for _ in range(BOMB_BYTES >> 20):
+            member.write(bytes(1 << 20))
     return path

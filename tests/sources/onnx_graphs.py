@@ -10,6 +10,7 @@ transformers (type "bert", level 1), which fuses into operators of `com.microsof
 its float16 converter (inputs and outputs too), its dynamic quantiser or its 4-bit one.
 """
 
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -253,6 +254,7 @@ def _to_int8(path: Path) -> None:
 def _to_int4(path: Path) -> None:
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
+    logging.getLogger().setLevel(logging.WARNING)  # the module itself turns everything on
     quantizer = MatMulNBitsQuantizer(
         onnx.load(path), bits=4, block_size=_INT4_BLOCK, is_symmetric=False, accuracy_level=None
     )
