@@ -14,6 +14,7 @@ from typing import Final, NoReturn, TypeAlias
 
 from streamasr import __version__
 from streamasr.bench.options import add_bench
+from streamasr.catalogue.options import add_models
 from streamasr.errors import ConfigError, ModelError, StreamASRError
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
@@ -62,10 +63,10 @@ def run(options: argparse.Namespace) -> int:
             from streamasr.commands.transcribe import run_transcribe
 
             return run_transcribe(options)
-        case "export":
-            from streamasr.commands.export import run_export
+        case "models":
+            from streamasr.commands.models import run_models
 
-            return run_export(options)
+            return run_models(options)
         case "run":
             from streamasr.commands.run import run_daemon
 
@@ -118,7 +119,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _add_config(commands, common)
     _add_devices(commands, common)
     _add_history(commands, common)
-    _add_export(commands, common)
+    add_models(commands, common)
     add_bench(commands, common)
     options = parser.parse_args(argv)
     if options.command == "transcribe":
@@ -142,7 +143,7 @@ def _add_transcribe(commands: _Commands, common: argparse.ArgumentParser) -> Non
     parser.add_argument(
         "--model",
         metavar="NAME|PATH",
-        help="a directory that `streamasr export` wrote; default: the embedded tiny",
+        help="see `streamasr models list`; default: the embedded tiny",
     )
     parser.add_argument(
         "--format",
@@ -331,23 +332,6 @@ def _add_history(commands: _Commands, common: argparse.ArgumentParser) -> None:
 
 def _add_config_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="see `streamasr config --path`")
-
-
-def _add_export(commands: _Commands, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser(
-        "export",
-        parents=[common],
-        help="make a model directory from a checkpoint",
-        description="Make a model directory from a safetensors checkpoint of Qwen3-ASR.",
-    )
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="directory")
-    parser.add_argument("destination", type=Path, metavar="DIR", help="must not exist yet")
-    parser.add_argument(
-        "--aligner", type=Path, metavar="CHECKPOINT", help="of Qwen3-ForcedAligner, for word times"
-    )
-    parser.add_argument("--encoder", choices=("fp32", "int8"), default="fp32")
-    parser.add_argument("--decoder", choices=("f32", "f16", "q8_0", "q4_k"), default="q8_0")
-    parser.add_argument("--name", help="what the model is called; default: the directory's name")
 
 
 def _check_transcribe(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

@@ -47,7 +47,7 @@ Answer = Callable[["Handler"], None]
 """What is done with one request in place of serving the file."""
 
 
-def status(code: int, **headers: str) -> Answer:
+def status(code: int, /, **headers: str) -> Answer:
     """Answer with a status and no body; `Retry_After` becomes Retry-After."""
 
     def answer(handler: "Handler") -> None:
@@ -64,7 +64,7 @@ def redirect(location: str, code: int = 302) -> Answer:
     return status(code, Location=location)
 
 
-def reply(content: bytes, code: int = 200, **headers: str) -> Answer:
+def reply(content: bytes, code: int = 200, /, **headers: str) -> Answer:
     """Answer with exactly these headers and this body, and hang up."""
 
     def answer(handler: "Handler") -> None:

@@ -1,0 +1,182 @@
+"""From the name of a known model to its files on disk, whichever way they are published."""
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import requests
+
+from streamasr.catalogue.download import Downloaded, Policy, download
+from streamasr.catalogue.hashes import Noted, NotedFile, check_same, note, read_noted
+from streamasr.catalogue.hub import HubFile, Snapshot, choose_files, is_document, read_snapshot
+from streamasr.catalogue.known import KnownModel
+from streamasr.errors import ConfigError
+from streamasr.importing.tensors import Progress, silent
+
+_DOWNLOADS: Final = ".downloads"
+
+
+@dataclass(frozen=True, slots=True)
+class Web:
+    """How the web is reached."""
+
+    endpoint: str
+    session: requests.Session
+    policy: Policy
+    progress: Progress = silent
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The files of a model, as they were published."""
+
+    path: Path
+    """What can be imported: a directory, or a file."""
+    provenance: Mapping[str, str]
+    """Where it came from."""
+
+
+def download_place(models: Path, name: str) -> Path:
+    """Where the files of a model are while it is being fetched and imported.
+
+    Beside the models, so that what is used as it is becomes a link and not a copy.
+    """
+    return models / _DOWNLOADS / name
+
+
+def fetch_model(
+    name: str, model: KnownModel, models: Path, web: Web, *, accept_changed: bool = False
+) -> Fetched:
+    """Fetch the files of a model, or what is missing of them.
+
+    Args:
+        name: what it is called.
+        model: where it comes from.
+        models: the directory of installed models.
+        web: how the web is reached.
+        accept_changed: do not insist on the files of the first download.
+
+    Raises:
+        DownloadError: something cannot be had.
+        ModelError: it is not what it was the first time.
+        ConfigError: it cannot be written.
+    """
+    place = download_place(models, name)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{place} cannot be made: {error.strerror}.") from error
+    noted = None if accept_changed else read_noted(models, name)
+    if model.url is not None:
+        return _fetch_file(name, model, models, web, noted)
+    return _fetch_repository(name, model, models, web, noted)
+
+
+def _fetch_file(
+    name: str, model: KnownModel, models: Path, web: Web, noted: Noted | None
+) -> Fetched:
+    assert model.url is not None
+    place, file = download_place(models, name), model.file_name
+    _keep_only(place, [file])
+    if model.sha256 is not None:
+        noted = None  # what the registry states goes before what was found
+    if noted is not None:
+        check_same(name, noted, model.source, {file: (model.size, None)})
+    expected = model.sha256 or (noted.files[file].sha256 if noted else None)
+    found = download(
+        model.url,
+        place / file,
+        size=model.size,
+        sha256=expected,
+        session=web.session,
+        policy=web.policy,
+        progress=web.progress,
+    )
+    if model.sha256 is None:
+        note(models, name, Noted(source=model.source, files={file: _noted(found)}))
+    return Fetched(found.path, {"name": name, "url": model.url})
+
+
+def _fetch_repository(
+    name: str, model: KnownModel, models: Path, web: Web, noted: Noted | None
+) -> Fetched:
+    assert model.repository is not None
+    place = download_place(models, name)
+    snapshot = read_snapshot(
+        web.endpoint,
+        model.repository,
+        model.revision,
+        place,
+        session=web.session,
+        policy=web.policy,
+    )
+    chosen = choose_files(snapshot, model.files)
+    if noted is not None:
+        announced = {file.name: (file.size, file.sha256) for file in _lasting(chosen)}
+        check_same(name, noted, model.source, announced)
+    _keep_only(place, [file.name for file in chosen])
+    found = {file.name: _fetch_one(snapshot, file, place, web) for file in chosen}
+    files = {file.name: _noted(found[file.name]) for file in _lasting(chosen)}
+    if noted is not None:
+        fetched = {file: (one.size, one.sha256) for file, one in files.items()}
+        check_same(name, noted, model.source, fetched)
+    note(models, name, Noted(source=model.source, commit=snapshot.commit, files=files))
+    provenance = {
+        "name": name,
+        "repository": model.repository,
+        "revision": model.revision,
+        "commit": snapshot.commit,
+    }
+    return Fetched(place, provenance)
+
+
+def _fetch_one(snapshot: Snapshot, file: HubFile, place: Path, web: Web) -> Downloaded:
+    path = place / file.name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path.parent} cannot be made: {error.strerror}.") from error
+    return download(
+        snapshot.url(file),
+        path,
+        size=file.size,
+        sha256=file.sha256,
+        session=web.session,
+        policy=web.policy,
+        progress=web.progress,
+    )
+
+
+def _lasting(files: Iterable[HubFile]) -> list[HubFile]:
+    """Those that must not change."""
+    return [file for file in files if not is_document(file.name)]
+
+
+def _noted(found: Downloaded) -> NotedFile:
+    return NotedFile(found.size, found.sha256)
+
+
+def _keep_only(place: Path, names: Iterable[str]) -> None:
+    """Remove what an earlier download left that does not belong to this one."""
+    kept = {place / name for name in names}
+    kept |= {path.with_name(path.name + end) for path in kept for end in _PARTS}
+    for path in sorted(place.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            if not any(path in each.parents for each in kept):
+                path.rmdir()
+        elif path not in kept:
+            path.unlink(missing_ok=True)
+
+
+_PARTS: Final = (".partial", ".partial.json")
+
+
+def forget_download(models: Path, name: str) -> None:
+    """Remove what was fetched of a model; what was imported stays."""
+    place = download_place(models, name)
+    shutil.rmtree(place, ignore_errors=True)
+    if place.parent.is_dir() and not os.listdir(place.parent):  # noqa: PTH208
+        place.parent.rmdir()

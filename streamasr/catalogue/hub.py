@@ -1,0 +1,248 @@
+"""Repositories of a model hub, through its public HTTP interface.
+
+    ENDPOINT/api/models/REPOSITORY/revision/REVISION?blobs=true   which files, how large, which hash
+    ENDPOINT/REPOSITORY/resolve/COMMIT/FILE                       a file; it may be redirected
+
+Everything is fetched from the commit that the listing names, so that a push meanwhile does no harm.
+
+Why not the package huggingface_hub (read in version 2.4.0): it takes a file's hash as a name for
+its cache but never computes it, a file counts as right once its size is; it tries again after a
+second, up to five times, whatever was answered, and starts over on a server that only ever sends
+half; it knows nothing but the hub, while releases elsewhere are plain zips; and its cache would
+hold every model twice. The two requests above are all that we need of it.
+"""
+
+import fnmatch
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Final
+from urllib.parse import quote
+
+import msgspec
+import requests
+from msgspec import Meta
+
+from streamasr.catalogue.download import DownloadError, Policy, download
+from streamasr.catalogue.known import check_url
+from streamasr.errors import ConfigError
+
+ENDPOINT_VARIABLE: Final = "HF_ENDPOINT"
+TOKEN_VARIABLE: Final = "HF_TOKEN"  # noqa: S105 - where it is, not what it is
+
+_LONGEST_LISTING: Final = 1 << 24
+_MOST_FILES: Final = 1000
+"""Of one model; the largest has three files of weights."""
+
+_CHECKPOINT: Final = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "model.safetensors.index.json",
+    "*.safetensors",
+)
+"""What a model in the form of transformers is made of, as far as it is there."""
+
+_DOCUMENTS: Final = ("README.md", "LICENSE*", "LICENCE*", "NOTICE*")
+"""These name the licence and change nothing that is recognised."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file of a repository."""
+
+    name: str
+    """With its folders, if any: a relative path."""
+    size: int | None
+    sha256: str | None
+    """Announced for large files only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A repository at one commit."""
+
+    endpoint: str
+    repository: str
+    commit: str
+    files: tuple[HubFile, ...]
+
+    def url(self, file: HubFile) -> str:
+        """Where a file is."""
+        name = quote(file.name)
+        return f"{self.endpoint}/{self.repository}/resolve/{self.commit}/{name}"
+
+
+_Size = Annotated[int, Meta(ge=0, le=1 << 50)]
+
+
+class _Lfs(msgspec.Struct):
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    size: _Size
+
+
+class _Sibling(msgspec.Struct):
+    rfilename: Annotated[str, Meta(min_length=1, max_length=500)]
+    size: _Size | None = None
+    lfs: _Lfs | None = None
+
+
+class _Listing(msgspec.Struct):
+    sha: Annotated[str, Meta(pattern=r"^[0-9a-f]{7,64}\Z")]
+    siblings: list[_Sibling]
+
+
+def find_endpoint(configured: str, asked: str | None = None) -> str:
+    """The hub's address: what was asked for, else HF_ENDPOINT, else what is configured.
+
+    Raises:
+        ConfigError: it is no address.
+    """
+    environment = os.environ.get(ENDPOINT_VARIABLE, "").strip()
+    endpoint = asked or environment or configured
+    try:
+        check_url(endpoint)
+    except ValueError as error:
+        where = "--endpoint" if asked else ENDPOINT_VARIABLE if environment else "download.endpoint"
+        raise ConfigError(f"{where}: {error}.") from error
+    return endpoint.rstrip("/")
+
+
+def find_token() -> str | None:
+    """What opens gated repositories, from HF_TOKEN.
+
+    Raises:
+        ConfigError: it cannot be a token.
+    """
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()
+    if token and not re.fullmatch(r"[!-~]{1,500}", token):
+        raise ConfigError(f"{TOKEN_VARIABLE} holds what cannot be a token.")
+    return token or None
+
+
+def read_snapshot(
+    endpoint: str,
+    repository: str,
+    revision: str,
+    scratch: Path,
+    *,
+    session: requests.Session | None = None,
+    policy: Policy | None = None,
+) -> Snapshot:
+    """Ask which files a repository has.
+
+    Args:
+        endpoint: the hub's address, without a slash at its end.
+        repository: OWNER/NAME.
+        revision: a branch, tag or commit.
+        scratch: a directory that a file can be written into for a moment.
+        session: see `download`.
+        policy: see `download`.
+
+    Raises:
+        DownloadError: it cannot be asked, or its answer makes no sense.
+        ConfigError: nothing can be written into `scratch`.
+    """
+    url = f"{endpoint}/api/models/{repository}/revision/{quote(revision, safe='')}?blobs=true"
+    path = scratch / ".listing.json"
+    try:
+        download(url, path, limit=_LONGEST_LISTING, session=session, policy=policy)
+        return Snapshot(endpoint, repository, *_parse(path.read_bytes()))
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise DownloadError(
+            f"{endpoint} does not answer for {repository} as a model hub does: {error}."
+        ) from error
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _parse(answer: bytes) -> tuple[str, tuple[HubFile, ...]]:
+    listing = msgspec.json.decode(answer, type=_Listing)
+    files = {}
+    for each in listing.siblings:
+        check_file_name(each.rfilename)
+        size = each.lfs.size if each.lfs else each.size
+        files[each.rfilename] = HubFile(each.rfilename, size, each.lfs.sha256 if each.lfs else None)
+    return listing.sha, tuple(files.values())
+
+
+def check_file_name(name: str) -> None:
+    """Refuse the name of a file that would lead anywhere but into its directory.
+
+    Raises:
+        ValueError: it would, or is hidden, or cannot be shown.
+    """
+    parts = PurePosixPath(name).parts
+    is_plain = name.isprintable() and "\\" not in name and "//" not in name and ":" not in name
+    if not is_plain or not parts or "/".join(parts) != name:
+        raise ValueError(f"it names a file {name!r}")
+    if parts[0] == "/" or ".." in parts or any(len(part.encode()) > 200 for part in parts):
+        raise ValueError(f"it names a file {name!r}")
+
+
+def choose_files(snapshot: Snapshot, patterns: Sequence[str] = ()) -> list[HubFile]:
+    """Those files of a repository that make a model.
+
+    Args:
+        snapshot: of the repository.
+        patterns: names that may hold `*`; empty for whatever makes a model.
+
+    Raises:
+        DownloadError: there is no model, or it must be said which.
+    """
+    if patterns:
+        return _choose_named(snapshot, patterns)
+    top = [file for file in snapshot.files if "/" not in file.name]
+    chosen = [file for file in top if is_match(file.name, _CHECKPOINT + _DOCUMENTS)]
+    if any(file.name.endswith(".safetensors") for file in chosen):
+        return _bounded(snapshot, chosen)
+    ggufs = [file for file in top if file.name.endswith(".gguf")]
+    texts = [file.name for file in ggufs if not file.name.startswith("mmproj")]
+    if not ggufs:
+        raise DownloadError(
+            f"{snapshot.repository} holds neither safetensors nor a GGUF, so it is no model that "
+            "could be imported."
+        )
+    if len(texts) > 1 or len(ggufs) - len(texts) > 1:
+        raise DownloadError(
+            f"{snapshot.repository} holds several models: name in `files` of [models.NAME] which "
+            f"of {', '.join(file.name for file in ggufs[:20])}."
+        )
+    return _bounded(snapshot, ggufs + [file for file in top if is_document(file.name)])
+
+
+def _choose_named(snapshot: Snapshot, patterns: Sequence[str]) -> list[HubFile]:
+    for pattern in patterns:
+        if not any(is_match(file.name, [pattern]) for file in snapshot.files):
+            raise DownloadError(
+                f"{snapshot.repository} has no file {pattern!r} at commit {snapshot.commit[:12]}."
+            )
+    return _bounded(
+        snapshot,
+        [file for file in snapshot.files if is_match(file.name, [*patterns, *_DOCUMENTS])],
+    )
+
+
+def _bounded(snapshot: Snapshot, files: list[HubFile]) -> list[HubFile]:
+    if len(files) > _MOST_FILES:
+        raise DownloadError(f"{snapshot.repository} holds {len(files)} files, which is no model.")
+    return files
+
+
+def is_match(name: str, patterns: Iterable[str]) -> bool:
+    """Tell whether one of the patterns stands for this name; `*` stands for any part of it."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def is_document(name: str) -> bool:
+    """Tell whether a file only describes the model."""
+    return is_match(name, _DOCUMENTS)

@@ -1,0 +1,437 @@
+"""`streamasr models`: what there is, and getting, importing, checking and removing it."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from streamasr.catalogue.installed import (
+    Installed,
+    find_by_source,
+    find_installed,
+    list_installed,
+    need_installed,
+    place_of,
+    remove_installed,
+)
+from streamasr.catalogue.known import EMBEDDED, KnownModel, find_known, known_models
+from streamasr.cli import EXIT_CONFIG, EXIT_INPUT_FAILED, complain
+from streamasr.config import DaemonConfig, DownloadConfig, find_config, load_config
+from streamasr.errors import ConfigError, ModelError, StreamASRError
+from streamasr.models import tiny
+from streamasr.models.bundle import Bundle, open_bundle
+
+if TYPE_CHECKING:
+    from streamasr.catalogue.download import Policy
+    from streamasr.importing.pack import Wish
+
+logger = logging.getLogger(__name__)
+
+_FEW: Final = 2
+"""Languages that are named; more are counted."""
+
+
+def run_models(options: argparse.Namespace) -> int:
+    """Do what was asked for; the exit code.
+
+    Raises:
+        StreamASRError: it cannot be done.
+    """
+    if options.action == "verify":
+        from streamasr.commands.verify import run_verify
+
+        return run_verify(options)
+    config = load_config(find_config(options.config))
+    match options.action:
+        case "list":
+            return _list(config, as_json=options.json)
+        case "pull":
+            return _pull(options, config)
+        case "import":
+            return _import(options, config)
+        case "remove":
+            return _each(options.names, lambda name: _remove(config.storage.models, name))
+        case "path":
+            print(_path(config, options.name))
+            return 0
+        case other:
+            raise AssertionError(other)
+
+
+def _each(names: Sequence[str], act: Callable[[str], None]) -> int:
+    """Do something with each model; what fails does not keep the others from it."""
+    code = 0
+    for name in dict.fromkeys(names):
+        try:
+            act(name)
+        except (ConfigError, ModelError) as error:
+            complain(error)
+            code = EXIT_CONFIG
+        except StreamASRError as error:
+            complain(error)
+            code = code or EXIT_INPUT_FAILED
+    return code
+
+
+# What there is
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A model of the list."""
+
+    name: str
+    state: str
+    """installed, broken, embedded, or known: it can be pulled."""
+    family: str
+    parameters: str
+    precision: str
+    languages: tuple[str, ...] | None
+    licence: str
+    n_bytes: int | None
+    """On disk."""
+    download_bytes: int | None
+    source: str
+    title: str
+    path: str | None
+    problem: str | None
+
+
+def _list(config: DaemonConfig, *, as_json: bool) -> int:
+    rows = [*_rows(config)]
+    if as_json:
+        print(json.dumps([_described(row) for row in rows], ensure_ascii=False))
+    elif (console := Console()).is_terminal:
+        console.print(_rich_table(rows))
+    else:
+        print(_plain_table(rows))
+    return 0
+
+
+def _rows(config: DaemonConfig) -> list[_Row]:
+    """The embedded model, those installed, and those that could be."""
+    known = known_models(config.models)
+    found = list_installed(config.storage.models)
+    names = {each.name for each in found}
+    return [
+        _row(Installed(EMBEDDED, tiny.BUNDLE, open_bundle(tiny.BUNDLE), None), None, "embedded"),
+        *(_row(each, known.get(each.name), "installed") for each in found),
+        *(_known_row(name, model) for name, model in known.items() if name not in names),
+    ]
+
+
+def _row(each: Installed, known: KnownModel | None, state: str) -> _Row:
+    bundle = each.bundle
+    return _Row(
+        name=each.name,
+        state=state if bundle else "broken",
+        family=bundle.family if bundle else (known.family or "" if known else ""),
+        parameters=known.parameters if known else "",
+        precision=_precision(bundle),
+        languages=(bundle.languages if bundle else None) or (known.languages if known else None),
+        licence=(bundle.licence if bundle else None) or (known.licence if known else ""),
+        n_bytes=each.n_bytes,
+        download_bytes=known.size if known else None,
+        source=each.source or (known.source if known else ""),
+        title=known.title if known else "",
+        path=str(each.directory),
+        problem=each.problem,
+    )
+
+
+def _known_row(name: str, model: KnownModel) -> _Row:
+    return _Row(
+        name=name,
+        state="known",
+        family=model.family or "",
+        parameters=model.parameters,
+        precision="",
+        languages=model.languages or None,
+        licence=model.licence,
+        n_bytes=None,
+        download_bytes=model.size,
+        source=model.source,
+        title=model.title,
+        path=None,
+        problem=None,
+    )
+
+
+def _precision(bundle: Bundle | None) -> str:
+    """Encoder and decoder: fp32/q8_0."""
+    parts = bundle.precision if bundle else {}
+    return "/".join(parts[part] for part in ("encoder", "decoder") if part in parts)
+
+
+def _described(row: _Row) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "state": row.state,
+        "family": row.family or None,
+        "title": row.title or None,
+        "parameters": row.parameters or None,
+        "precision": row.precision or None,
+        "languages": row.languages,
+        "licence": row.licence or None,
+        "bytes": row.n_bytes,
+        "download_bytes": row.download_bytes,
+        "source": row.source or None,
+        "path": row.path,
+        "problem": row.problem,
+    }
+
+
+_HEADS: Final = (
+    "NAME",
+    "STATE",
+    "FAMILY",
+    "SIZE",
+    "PRECISION",
+    "LANGUAGES",
+    "LICENCE",
+    "DISK",
+    "SOURCE",
+)
+
+
+def _cells(row: _Row) -> tuple[str, ...]:
+    """What a table shows; what is not known is a dash."""
+    cells = (
+        row.name,
+        row.state,
+        row.family,
+        row.parameters,
+        row.precision,
+        _some_languages(row.languages),
+        row.licence,
+        _some_bytes(row),
+        row.problem or row.source,
+    )
+    return tuple(printable(cell) or "-" for cell in cells)
+
+
+def _some_bytes(row: _Row) -> str:
+    if row.n_bytes is not None:
+        return size_text(row.n_bytes)
+    return f"{size_text(row.download_bytes)} to get" if row.download_bytes else ""
+
+
+def _some_languages(names: tuple[str, ...] | None) -> str:
+    if not names:
+        return ""
+    return ", ".join(names) if len(names) <= _FEW else str(len(names))
+
+
+def _plain_table(rows: Sequence[_Row]) -> str:
+    """Lines that stay apart in a pipe too."""
+    lines = [_HEADS, *map(_cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _rich_table(rows: Sequence[_Row]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
+    for head in _HEADS:
+        table.add_column(head, no_wrap=head in {"NAME", "STATE", "DISK"}, overflow="fold")
+    styles = {"installed": "green", "broken": "red", "embedded": "green", "known": "dim"}
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in _cells(row)), style=styles[row.state])
+    return table
+
+
+def size_text(n_bytes: int) -> str:
+    """A size as people read it: 1.9 GB."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= scale:
+            return f"{n_bytes / scale:.1f} {unit}"
+    return f"{n_bytes} B"
+
+
+def printable(text: str) -> str:
+    """A text from a file or a web page, without what would move the cursor."""
+    return "".join(letter if letter.isprintable() else "�" for letter in text)
+
+
+# Getting models
+
+
+def _pull(options: argparse.Namespace, config: DaemonConfig) -> int:
+    # What is misspelt is said before anything is fetched.
+    known = {name: find_known(name, config.models) for name in options.names if name != EMBEDDED}
+    return _each(options.names, lambda name: _pull_one(options, config, name, known))
+
+
+def _pull_one(
+    options: argparse.Namespace, config: DaemonConfig, name: str, known: Mapping[str, KnownModel]
+) -> None:
+    models = config.storage.models
+    if name == EMBEDDED:
+        print(f"{name} is embedded; there is nothing to get.")
+        return
+    place = place_of(models, name)
+    if found := find_installed(models, name):
+        if found.problem:
+            raise ModelError(
+                f"{name} is installed, but broken ({found.problem}); remove it first, with "
+                f"`streamasr models remove {name}`."
+            )
+        print(f"{name} is installed already, in {place}.")
+        return
+    from streamasr.catalogue.download import open_session
+    from streamasr.catalogue.fetch import Web, download_place, fetch_model, forget_download
+    from streamasr.catalogue.hub import find_endpoint, find_token
+
+    endpoint = find_endpoint(config.download.endpoint, options.endpoint)
+    with open_session(endpoint, find_token()) as session, _Steps() as steps:
+        web = Web(endpoint, session, _policy(config.download), steps.show)
+        fetched = fetch_model(name, known[name], models, web, accept_changed=options.accept_changed)
+        wish = _wish(
+            options,
+            name,
+            licence=known[name].licence or None,
+            languages=known[name].languages or None,
+            provenance=fetched.provenance,
+        )
+        _make(fetched.path, place, wish, steps)
+    if options.keep_download:
+        print(f"What was fetched is kept in {download_place(models, name)}.")
+    else:
+        forget_download(models, name)
+    _announce(name, place)
+
+
+def _policy(settings: DownloadConfig) -> "Policy":
+    from streamasr.catalogue.download import Policy
+
+    return Policy(silence_s=settings.timeout_s, attempts=settings.attempts)
+
+
+def _import(options: argparse.Namespace, config: DaemonConfig) -> int:
+    from streamasr.importing.pack import name_of
+
+    models = config.storage.models
+    if options.output is not None:
+        with _Steps() as steps:
+            wish = _wish(options, name_of(options.output))
+            _make(options.source, options.output, wish, steps)
+        where = options.output
+        print(f"Wrote {where}; use it with `streamasr transcribe --model {where} FILE`.")
+        return 0
+    name = options.name or name_of(options.source)
+    place = place_of(models, name)
+    same = find_by_source(models, options.source)
+    if same is not None and same.name == name:
+        print(f"{name} is installed already, in {place}, from the same files.")
+        return 0
+    with _Steps() as steps:
+        _make(options.source, place, _wish(options, name), steps)
+    _announce(name, place)
+    return 0
+
+
+def _make(source: Path, place: Path, wish: "Wish", steps: "_Steps") -> None:
+    """Make a model directory of a source."""
+    from streamasr.importing.pack import import_model
+
+    bundle = import_model(source, place, wish, steps.show)
+    if bundle.warning:
+        logger.warning("%s", bundle.warning)
+
+
+def _wish(options: argparse.Namespace, name: str, **known: Any) -> "Wish":
+    from streamasr.importing.pack import Wish
+
+    return Wish(encoder=options.encoder, decoder=options.decoder, name=name, **known)
+
+
+def _announce(name: str, place: Path) -> None:
+    bundle = open_bundle(place)
+    size = size_text(Installed(name, place, bundle, None).n_bytes)
+    print(f"{name} is installed in {place} ({size}).")
+
+
+class _Steps:
+    """How far it is, on the terminal of stderr; nothing when that is piped."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),
+            disable=not self._console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._what = ""
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """So much of something has been done."""
+        if what != self._what:
+            logger.info("%s", what)
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(Text(what).markup, total=None)
+            self._what = what
+        assert self._task is not None
+        self._bar.update(self._task, completed=done, total=total or None)
+
+
+# What is there
+
+
+def _remove(models: Path, name: str) -> None:
+    from streamasr.catalogue.fetch import download_place, forget_download
+
+    if name == EMBEDDED:
+        raise ModelError(f"{name} is embedded and cannot be removed.")
+    place_of(models, name)
+    was_fetched = download_place(models, name).is_dir()
+    forget_download(models, name)
+    if was_fetched and find_installed(models, name) is None:
+        print(f"What had been fetched of {name} is removed.")
+        return
+    print(f"{name} is removed, which frees {size_text(remove_installed(models, name))}.")
+
+
+def _path(config: DaemonConfig, name: str) -> Path:
+    if name == EMBEDDED:
+        return tiny.BUNDLE
+    return need_installed(config.storage.models, name, config.models).directory
