@@ -73,7 +73,7 @@ def _audio_dimensions(file: GGUFFile) -> AudioDimensions:
         n_mels=file.integer(f"{ARCHITECTURE}.n_mels"),
         channels=file.integer(f"{prefix}.conv_channels"),
         d_model=file.integer(f"{prefix}.d_model"),
-        n_layers=_n_layers(file, f"{prefix}.n_layers", "audio.blk"),
+        n_layers=CRISPASR.n_layers(file, f"{prefix}.n_layers", "audio.blk"),
         n_heads=file.integer(f"{prefix}.n_heads"),
         ffn=file.integer(f"{prefix}.ff_dim"),
         output_dim=file.integer(f"{prefix}.proj_dim"),
@@ -89,7 +89,7 @@ def _text_dimensions(file: GGUFFile) -> TextDimensions:
     return TextDimensions(
         vocab=file.integer(f"{prefix}.vocab_size"),
         hidden=file.integer(f"{prefix}.d_model"),
-        n_layers=_n_layers(file, f"{prefix}.n_layers", "blk"),
+        n_layers=CRISPASR.n_layers(file, f"{prefix}.n_layers", "blk"),
         n_heads=file.integer(f"{prefix}.n_heads"),
         n_kv_heads=file.integer(f"{prefix}.n_kv_heads"),
         head_dim=file.integer(f"{prefix}.head_dim"),
@@ -98,14 +98,6 @@ def _text_dimensions(file: GGUFFile) -> TextDimensions:
         rms_eps=file.number(f"{prefix}.rms_norm_eps"),
         rope_theta=file.number(f"{prefix}.rope_theta"),
     )
-
-
-def _n_layers(file: GGUFFile, name: str, prefix: str) -> int:
-    """A number of layers, which must be as many as there are: a claim of 2^31 would cost memory."""
-    claimed, found = file.integer(name), CRISPASR.count_blocks(file.tensors, prefix)
-    if claimed != found:
-        raise ModelError(f"{file.path}: {name} is {claimed}, but there are {found} layers")
-    return claimed
 
 
 def _check_features(file: GGUFFile) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from streamasr.errors import ModelError
-from streamasr.importing.gguf_file import GGUFTensor
+from streamasr.importing.gguf_file import GGUFFile, GGUFTensor
 
 _BLOCK: Final = re.compile(r"(.*\bblk)\.(0|[1-9][0-9]{0,3})\.(.+)\.(weight|bias)", re.ASCII)
 
@@ -51,12 +51,20 @@ class Dialect:
             normal[normal_name] = tensor
         return normal
 
-    def count_blocks(self, tensors: Mapping[str, GGUFTensor], prefix: str) -> int:
-        """Count the layers of a kind, by the highest number."""
-        found = (_BLOCK.fullmatch(name) for name in tensors)
-        return max(
-            (int(match[2]) + 1 for match in found if match and match[1] == prefix), default=0
-        )
+    def n_layers(self, file: GGUFFile, fact: str, prefix: str) -> int:
+        """Return the number of layers that a fact states, if as many are there.
+
+        Sizes are computed for each layer, and a claim of 2^31 of them would cost time and memory.
+
+        Raises:
+            ModelError: there are more or fewer.
+        """
+        claimed = file.integer(fact)
+        blocks = (_BLOCK.fullmatch(name) for name in file.tensors)
+        found = max((int(b[2]) + 1 for b in blocks if b and b[1] == prefix), default=0)
+        if claimed != found:
+            raise ModelError(f"{file.path}: {fact} is {claimed}, but there are {found} layers")
+        return claimed
 
 
 LLM: Final = Dialect(

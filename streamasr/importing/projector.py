@@ -20,22 +20,22 @@ from streamasr.importing.checkpoint import (
     TextDimensions,
     check_dimensions,
     encoder_shapes,
+    expected_shapes,
     in_order,
 )
-from streamasr.importing.gguf_file import GGUFFile, describe, is_speech_decoder, projector_type
-from streamasr.importing.gguf_names import PROJECTOR
+from streamasr.importing.gguf_file import GGUFFile, describe, projector_type
+from streamasr.importing.gguf_names import LLM, PROJECTOR
+from streamasr.importing.gguf_text import read_text_model
 from streamasr.importing.tokenizer import NEEDED, vocabulary_of
 from streamasr.models.bundle import RECOGNISER
 
 ARCHITECTURE: Final = "clip"
-TEXT_ARCHITECTURES: Final = ("qwen3vl", "qwen3")
 PROJECTOR_TYPE: Final = "qwen3a"
 
 _POSITIONS: Final = "a.position_embd.weight"
 _N_WINDOW: Final = 50  # frames
 _N_WINDOW_INFER: Final = 800  # frames
 _LAYER_NORM_EPS: Final = 1e-5  # PyTorch's, which the graphs have
-_PADDING: Final = -100.0  # what fills the head of an aligner's decoder up to its vocabulary
 
 
 def read_projector(text: GGUFFile, projector: GGUFFile) -> Checkpoint:
@@ -45,11 +45,9 @@ def read_projector(text: GGUFFile, projector: GGUFFile) -> Checkpoint:
         ModelError: one of them is something else, they do not belong together, or something is
             missing, contradictory or not supported.
     """
-    if text.architecture not in TEXT_ARCHITECTURES or not is_speech_decoder(text):
-        raise ModelError(describe(text))
+    text_dimensions = read_text_model(text)
     if projector.architecture != ARCHITECTURE or projector_type(projector) != PROJECTOR_TYPE:
         raise ModelError(describe(projector))
-    text_dimensions = _read_text(text)
     audio = _audio_dimensions(projector)
     if audio.output_dim != text_dimensions.hidden:
         raise ModelError(
@@ -57,6 +55,7 @@ def read_projector(text: GGUFFile, projector: GGUFFile) -> Checkpoint:
             f"{text_dimensions.hidden}: they are of two different models"
         )
     check_dimensions(audio, text_dimensions, projector.path)
+    _check_text(text, audio, text_dimensions)
     vocabulary = vocabulary_of(text, text_dimensions.vocab, NEEDED[RECOGNISER])
     squeezed = {name: tensor.squeezed() for name, tensor in projector.tensors.items()}
     _check_positions(projector, audio)
@@ -73,44 +72,12 @@ def read_projector(text: GGUFFile, projector: GGUFFile) -> Checkpoint:
     )
 
 
-def _read_text(text: GGUFFile) -> TextDimensions:
-    """Find the sizes of a text model, and that it is the one of a recogniser."""
-    prefix = text.architecture
-    embeddings = text.tensors.get("token_embd.weight")
-    if embeddings is None or len(embeddings.shape) != 2:
-        raise ModelError(f"{text.path}: token_embd.weight is missing")
-    text.only(f"{prefix}.n_deepstack_layers", 0)
-    dimensions = TextDimensions(
-        vocab=embeddings.shape[0],
-        hidden=text.integer(f"{prefix}.embedding_length"),
-        n_layers=text.integer(f"{prefix}.block_count"),
-        n_heads=text.integer(f"{prefix}.attention.head_count"),
-        n_kv_heads=text.integer(f"{prefix}.attention.head_count_kv"),
-        head_dim=text.integer(f"{prefix}.attention.key_length"),
-        ffn=text.integer(f"{prefix}.feed_forward_length"),
-        max_positions=text.integer(f"{prefix}.context_length"),
-        rms_eps=text.number(f"{prefix}.attention.layer_norm_rms_epsilon"),
-        rope_theta=text.number(f"{prefix}.rope.freq_base"),
-    )
-    if embeddings.shape[1] != dimensions.hidden:
-        raise ModelError(
-            f"{text.path}: token_embd.weight is {embeddings.shape}, but its "
-            f"{prefix}.embedding_length means {dimensions.hidden} columns"
-        )
-    _check_head(text)
-    return dimensions
-
-
-def _check_head(text: GGUFFile) -> None:
-    """Refuse the decoder of an aligner, whose head is filled up to the vocabulary."""
-    head = text.tensors.get("output.weight")
-    if head is None or len(head.shape) != 2:
-        return
-    if np.all(head.rows(head.shape[0] - 1, head.shape[0]) == _PADDING):
-        raise ModelError(
-            f"{text.path} is the decoder of a Qwen3-ForcedAligner, which needs the ONNX graphs "
-            "that were published with it"
-        )
+def _check_text(file: GGUFFile, audio: AudioDimensions, text: TextDimensions) -> None:
+    """Compare shapes before llama.cpp does: over some contradictions it ends the whole process."""
+    shapes = expected_shapes(audio, text)
+    for name in encoder_shapes(audio):
+        del shapes[name]
+    in_order(LLM.normal_form(file.tensors, file.path), shapes, file.path)
 
 
 def _audio_dimensions(projector: GGUFFile) -> AudioDimensions:
@@ -125,20 +92,13 @@ def _audio_dimensions(projector: GGUFFile) -> AudioDimensions:
         n_mels=projector.integer(f"{prefix}.num_mel_bins"),
         channels=convolution.shape[0],
         d_model=projector.integer(f"{prefix}.embedding_length"),
-        n_layers=_n_layers(projector, f"{prefix}.block_count"),
+        n_layers=PROJECTOR.n_layers(projector, f"{prefix}.block_count", "a.blk"),
         n_heads=projector.integer(f"{prefix}.attention.head_count"),
         ffn=projector.integer(f"{prefix}.feed_forward_length"),
         output_dim=projector.integer(f"{prefix}.projection_dim"),
         n_window=_N_WINDOW,
         n_window_infer=_N_WINDOW_INFER,
     )
-
-
-def _n_layers(projector: GGUFFile, name: str) -> int:
-    claimed, found = projector.integer(name), PROJECTOR.count_blocks(projector.tensors, "a.blk")
-    if claimed != found:
-        raise ModelError(f"{projector.path}: {name} is {claimed}, but there are {found} layers")
-    return claimed
 
 
 def _check_positions(projector: GGUFFile, audio: AudioDimensions) -> None:

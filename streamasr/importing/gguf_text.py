@@ -1,0 +1,59 @@
+"""What a language model's GGUF says of itself, where llama.cpp is to run it as it is."""
+
+from typing import Final
+
+import numpy as np
+
+from streamasr.errors import ModelError
+from streamasr.importing.checkpoint import TextDimensions
+from streamasr.importing.gguf_file import GGUFFile, describe, is_speech_decoder
+from streamasr.importing.gguf_names import LLM
+
+ARCHITECTURES: Final = ("qwen3vl", "qwen3")
+
+_PADDING: Final = -100.0  # what fills the head of an aligner's decoder up to its vocabulary
+
+
+def read_text_model(file: GGUFFile) -> TextDimensions:
+    """Find the sizes of a recogniser's language model.
+
+    Raises:
+        ModelError: it is another model, or something is missing, contradictory or not supported.
+    """
+    if file.architecture not in ARCHITECTURES or not is_speech_decoder(file):
+        raise ModelError(describe(file))
+    prefix = file.architecture
+    embeddings = file.tensors.get("token_embd.weight")
+    if embeddings is None or len(embeddings.shape) != 2:
+        raise ModelError(f"{file.path}: tensor token_embd.weight is missing")
+    head_dim = file.integer(f"{prefix}.attention.key_length")
+    file.only(f"{prefix}.attention.value_length", head_dim)
+    file.only(f"{prefix}.n_deepstack_layers", 0)
+    dimensions = TextDimensions(
+        vocab=embeddings.shape[0],
+        hidden=file.integer(f"{prefix}.embedding_length"),
+        n_layers=LLM.n_layers(file, f"{prefix}.block_count", "blk"),
+        n_heads=file.integer(f"{prefix}.attention.head_count"),
+        n_kv_heads=file.integer(f"{prefix}.attention.head_count_kv"),
+        head_dim=head_dim,
+        ffn=file.integer(f"{prefix}.feed_forward_length"),
+        max_positions=file.integer(f"{prefix}.context_length"),
+        rms_eps=file.number(f"{prefix}.attention.layer_norm_rms_epsilon"),
+        rope_theta=file.number(f"{prefix}.rope.freq_base"),
+    )
+    _check_head(file, dimensions)
+    return dimensions
+
+
+def _check_head(file: GGUFFile, dimensions: TextDimensions) -> None:
+    """Refuse a head of another size, and one of an aligner, filled up to the vocabulary."""
+    head = file.tensors.get("output.weight")
+    if head is None:
+        return
+    if head.shape != (dimensions.vocab, dimensions.hidden):
+        raise ModelError(f"{file.path}: output.weight is {head.shape}, unlike the embeddings")
+    if np.all(head.rows(dimensions.vocab - 1, dimensions.vocab) == _PADDING):
+        raise ModelError(
+            f"{file.path} is the decoder of a Qwen3-ForcedAligner; give the folder of it and the "
+            "ONNX graphs that it was published with"
+        )
