@@ -129,6 +129,7 @@ def test_help_loads_nothing_but_the_arguments(arguments: list[str]) -> None:
         [sys.executable, "-c", IMPORTS, *arguments], check=True, capture_output=True, text=True
     )
     ours = ["streamasr", "streamasr.bench", "streamasr.bench.options"]
+    ours += ["streamasr.catalogue", "streamasr.catalogue.options"]
     ours += ["streamasr.cli", "streamasr.errors"]
     assert result.stdout.splitlines()[-1].split() == ["streamasr", *ours]
 
