@@ -75,18 +75,29 @@ def run(options: argparse.Namespace) -> int:
             from streamasr.commands.run import run_control
 
             return run_control(options)
-        case "config":
-            from streamasr.commands.config import run_config
-
-            return run_config(options)
         case "bench":
             from streamasr.commands.bench import run_bench
 
             return run_bench(options)
+        case _:
+            return _show(options)
+
+
+def _show(options: argparse.Namespace) -> int:
+    """What only looks at settings, machine and history; the exit code."""
+    match options.command:
+        case "config":
+            from streamasr.commands.config import run_config
+
+            return run_config(options)
         case "devices":
             from streamasr.commands.devices import run_devices
 
             return run_devices(options)
+        case "doctor":
+            from streamasr.commands.doctor import run_doctor
+
+            return run_doctor(options)
         case "history":
             from streamasr.commands.history import run_history
             from streamasr.config import find_config, load_config
@@ -118,6 +129,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _add_control(commands, common)
     _add_config(commands, common)
     _add_devices(commands, common)
+    _add_doctor(commands, common)
     _add_history(commands, common)
     add_models(commands, common)
     add_bench(commands, common)
@@ -313,6 +325,19 @@ def _add_config(commands: _Commands, common: argparse.ArgumentParser) -> None:
 
 def _add_devices(commands: _Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("devices", parents=[common], help="list microphones")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _add_doctor(commands: _Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        parents=[common],
+        help="find out what is right and wrong with this installation",
+        description="Look at versions, processor, GPUs, microphones, models, memory, disk, "
+        "settings and the daemon; exits with 1 if there is a problem.",
+    )
+    _add_config_option(parser)
+    parser.add_argument("--deep", action="store_true", help="compare the hashes of the model too")
     parser.add_argument("--json", action="store_true", help="for programs")
 
 

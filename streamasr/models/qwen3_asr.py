@@ -73,12 +73,9 @@ class Qwen3ASRDecoder:
         self._script = script
         self._text_marker = self._model.special_token(_TEXT_MARKER)
         self._ends = frozenset(self._model.special_token(text) for text in _ENDS)
-        n_audio = round(max_segment_s + 1) * TOKENS_PER_SECOND
-        n_longest = n_audio + _TURN_TOKENS + MAX_CONTEXT_TOKENS + token_budget(n_audio)
-        n_usual = n_audio + _TURN_TOKENS + n_audio // 2
         self._context = LlamaContext(
             self._model,
-            n_ctx=n_longest + _USUAL_SEGMENTS * n_usual,
+            n_ctx=context_cells(max_segment_s),
             n_threads=n_threads,
             n_sequences=N_PREFIXES + _MAX_SEGMENTS,
             n_batch=MAX_ROWS,
@@ -221,6 +218,14 @@ class Qwen3ASRDecoder:
             ends=parsed.ends,
             is_suspicious=generated.stop != "end",
         )
+
+
+def context_cells(max_segment_s: float) -> int:
+    """How many positions a decoder has room for, of all segments together."""
+    n_audio = round(max_segment_s + 1) * TOKENS_PER_SECOND
+    n_longest = n_audio + _TURN_TOKENS + MAX_CONTEXT_TOKENS + token_budget(n_audio)
+    n_usual = n_audio + _TURN_TOKENS + n_audio // 2
+    return n_longest + _USUAL_SEGMENTS * n_usual
 
 
 def build_prompt(
