@@ -20,6 +20,7 @@ from tests.sources.onnx_release import pack, write_onnx_release
 from tests.sources.safetensors import write_safetensors
 
 ENDS: Final = ("<|im_end|>", "<|endoftext|>")
+_PLACEHOLDER: Final = "<|audio_pad|>"  # transformers takes it for more audio
 EXACT: Final = 0.9999
 """Cosine of encoder outputs that differ in rounding alone."""
 NARROW: Final = 0.999
@@ -114,9 +115,13 @@ class Recogniser:
         self._context = LlamaContext(self.model, n_ctx=1024, n_threads=n_threads)
 
     def greedy(self, embeddings: Float32Array, n_tokens: int = 48) -> tuple[int, ...]:
-        """The likeliest answer without its end: no guards, no language, no context."""
+        """The likeliest answer without its end: no guards, no language, no context.
+
+        An audio placeholder ends it too.
+        """
         ends = frozenset(self.model.special_token(text) for text in ENDS)
         prompt = build_prompt(self.model, "", None, ends)
+        ends |= {self.model.special_token(_PLACEHOLDER)}
         self._context.truncate(0, 0)
         self._read(prompt.before)
         self._context.read([Rows(0, embeddings)])

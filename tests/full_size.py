@@ -1,4 +1,4 @@
-"""Full size: models and sources with the released dimensions and random weights, and what they take.
+"""Full size: models and sources of the released dimensions with random weights, and what they take.
 
 python -m tests.full_size model DIR --encoder int8 --decoder q4_k --aligner
 python -m tests.full_size source DIR --model 1.7b --form crispasr --precision q8_0
@@ -30,7 +30,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from streamasr.bench.machine import SCRIPTED
 from tests.full_size_check import CHECKS, check
@@ -93,6 +93,9 @@ def add_script(bundle: Path, tokens_per_second: float) -> None:
 def make_source(options: argparse.Namespace) -> None:
     """Write one form of one model."""
     destination: Path = options.directory
+    choices = PRECISIONS[options.form]
+    if options.precision not in {None, *choices}:
+        sys.exit(f"the precisions of {options.form} are {', '.join(choices)}")
     tell = _clock()
     with _beside(destination, keep=options.keep) as checkpoint:
         tell("writing the weights")
@@ -105,7 +108,7 @@ def make_source(options: argparse.Namespace) -> None:
 
 def write_form(checkpoint: Path, destination: Path, options: argparse.Namespace) -> None:
     """Write a form into an empty directory."""
-    precision = options.precision or PRECISIONS[options.form][0]
+    precision: Any = options.precision or PRECISIONS[options.form][0]
     match options.form:
         case "onnx":
             write_onnx_release(
@@ -165,7 +168,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     source.add_argument("directory", type=Path, help="for its files; must not exist yet")
     source.add_argument("--model", choices=SHAPES, default="0.6b")
     source.add_argument("--form", choices=PRECISIONS, default="onnx")
-    source.add_argument("--precision", help="of the form's own; see the file's PRECISIONS")
+    source.add_argument("--precision", help="one that the form comes in")
     source.add_argument("--decoder", choices=("f16", "q8_0", "q5_k", "q4_k"), default="q4_k")
     source.add_argument("--no-infix", action="store_true", help="no precisions in ONNX file names")
     source.add_argument("--generation", choices=("new", "old"), default="new", help="of CrispASR")

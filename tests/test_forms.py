@@ -209,10 +209,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda d: foreign.truncate(write_crispasr(TINY_RECOGNISER, d / "m.gguf"), 0.002),
         "cut short",
     ),
-    "zip that climbs": (lambda d: foreign.write_climbing_zip(d / "m.zip"), "outside"),
+    "zip that climbs": (lambda d: foreign.write_climbing_zip(d / "m.zip"), "unsafe name"),
     "zip with a full path": (
         lambda d: foreign.write_climbing_zip(d / "m.zip", "/tmp/climbed.onnx"),
-        "outside",
+        "unsafe name",
     ),
     "zip with a link": (lambda d: foreign.write_linking_zip(d / "m.zip"), "link"),
     "bomb": (lambda d: foreign.write_bomb(d / "m.zip"), "archive"),
