@@ -63,6 +63,16 @@ class DownloadError(StreamASRError):
     """A file cannot be fetched, or is not what it should be."""
 
 
+class OtherFileError(DownloadError):
+    """It is not the file that was meant."""
+
+    def __init__(self, sentence: str, size: int | None = None, sha256: str | None = None) -> None:
+        """Keep what was found in its place, as far as it is known."""
+        super().__init__(sentence)
+        self.size = size
+        self.sha256 = sha256
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """How patient a download is."""
@@ -171,7 +181,8 @@ def download(
         progress: told how far it is, and what is being waited for.
 
     Raises:
-        DownloadError: it cannot be had, or is not what it should be.
+        OtherFileError: it is not what it should be.
+        DownloadError: it cannot be had.
         ConfigError: it cannot be written.
     """
     if sha256 is not None and (found := _already_there(path, sha256, progress)):
@@ -231,11 +242,13 @@ class _Fetch:
             self._partial.restart()
             self._fetch()
         if not self._is_right():
+            size, sha256 = self._partial.position, self._partial.sha256
             self._partial.remove()
-            raise self._failure(
-                f"its SHA-256 is {self._partial.sha256} instead of {self._wanted.sha256}, so it is "
-                "not the file that was meant; it has been deleted"
+            sentence = self._failure(
+                f"its SHA-256 is {sha256} instead of {self._wanted.sha256}, so it is not the file "
+                "that was meant; it has been deleted"
             )
+            raise OtherFileError(str(sentence), size, sha256)
         return self._partial.finish()
 
     def _is_right(self) -> bool:
@@ -407,7 +420,8 @@ class _Fetch:
     def _check_total(self, total: int) -> None:
         wanted = self._wanted
         if wanted.size is not None and total != wanted.size:
-            raise self._failure(f"{total} bytes are announced, it should have {wanted.size}")
+            sentence = self._failure(f"{total} bytes are announced, it should have {wanted.size}")
+            raise OtherFileError(str(sentence), size=total)
         if total > wanted.limit:
             raise self._failure(f"{total} bytes are announced, more than {wanted.limit}")
         self._total = total

@@ -9,7 +9,7 @@ from typing import Final
 
 import requests
 
-from streamasr.catalogue.download import Downloaded, Policy, download
+from streamasr.catalogue.download import Downloaded, OtherFileError, Policy, download
 from streamasr.catalogue.hashes import Noted, NotedFile, check_same, note, read_noted
 from streamasr.catalogue.hub import HubFile, Snapshot, choose_files, is_document, read_snapshot
 from streamasr.catalogue.known import KnownModel
@@ -83,18 +83,23 @@ def _fetch_file(
     _keep_only(place, [file])
     if model.sha256 is not None:
         noted = None  # what the registry states goes before what was found
+    then = noted.files.get(file) if noted else None
     if noted is not None:
         check_same(name, noted, model.source, {file: (model.size, None)})
-    expected = model.sha256 or (noted.files[file].sha256 if noted else None)
-    found = download(
-        model.url,
-        place / file,
-        size=model.size,
-        sha256=expected,
-        session=web.session,
-        policy=web.policy,
-        progress=web.progress,
-    )
+    try:
+        found = download(
+            model.url,
+            place / file,
+            size=then.size if then else model.size,
+            sha256=then.sha256 if then else model.sha256,
+            session=web.session,
+            policy=web.policy,
+            progress=web.progress,
+        )
+    except OtherFileError as error:
+        if noted is not None:
+            check_same(name, noted, model.source, {file: (error.size, error.sha256)})
+        raise
     if model.sha256 is None:
         note(models, name, Noted(source=model.source, files={file: _noted(found)}))
     return Fetched(found.path, {"name": name, "url": model.url})

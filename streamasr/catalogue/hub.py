@@ -36,6 +36,9 @@ _LONGEST_LISTING: Final = 1 << 24
 _MOST_FILES: Final = 1000
 """Of one model; the largest has three files of weights."""
 
+_LONGEST_NAME: Final = 200
+"""Bytes; file systems take 255, and `.partial.json` comes behind it for a while."""
+
 _CHECKPOINT: Final = (
     "config.json",
     "generation_config.json",
@@ -169,24 +172,23 @@ def _parse(answer: bytes) -> tuple[str, tuple[HubFile, ...]]:
     listing = msgspec.json.decode(answer, type=_Listing)
     files = {}
     for each in listing.siblings:
-        check_file_name(each.rfilename)
         size = each.lfs.size if each.lfs else each.size
         files[each.rfilename] = HubFile(each.rfilename, size, each.lfs.sha256 if each.lfs else None)
     return listing.sha, tuple(files.values())
 
 
-def check_file_name(name: str) -> None:
+def check_file_name(repository: str, name: str) -> None:
     """Refuse the name of a file that would lead anywhere but into its directory.
 
     Raises:
-        ValueError: it would, or is hidden, or cannot be shown.
+        DownloadError: it would, or cannot be shown.
     """
     parts = PurePosixPath(name).parts
-    is_plain = name.isprintable() and "\\" not in name and "//" not in name and ":" not in name
-    if not is_plain or not parts or "/".join(parts) != name:
-        raise ValueError(f"it names a file {name!r}")
-    if parts[0] == "/" or ".." in parts or any(len(part.encode()) > 200 for part in parts):
-        raise ValueError(f"it names a file {name!r}")
+    is_plain = name.isprintable() and not {"\\", ":"} & {*name} and "/".join(parts) == name
+    if not is_plain or not parts or name[0] == "/" or ".." in parts:
+        raise DownloadError(f"{repository} names a file {name!r}, which is not written anywhere.")
+    if any(len(part.encode()) > _LONGEST_NAME for part in parts):
+        raise DownloadError(f"{repository} names a file that is too long: {name[:40]!r}...")
 
 
 def choose_files(snapshot: Snapshot, patterns: Sequence[str] = ()) -> list[HubFile]:
@@ -235,6 +237,8 @@ def _choose_named(snapshot: Snapshot, patterns: Sequence[str]) -> list[HubFile]:
 def _bounded(snapshot: Snapshot, files: list[HubFile]) -> list[HubFile]:
     if len(files) > _MOST_FILES:
         raise DownloadError(f"{snapshot.repository} holds {len(files)} files, which is no model.")
+    for file in files:
+        check_file_name(snapshot.repository, file.name)
     return files
 
 

@@ -41,6 +41,12 @@ def check_name(name: str) -> None:
         raise ValueError(f"{EMBEDDED!r} is the name of the embedded model")
 
 
+def usable_name(text: str) -> str:
+    """The name for a model that comes nearest to a text."""
+    name = re.sub(r"[^A-Za-z0-9._+-]+", "-", text).lstrip("._+-")[:90]
+    return name if name and name != EMBEDDED else f"model-{name}".rstrip("-")
+
+
 class KnownModel(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """A model that `streamasr models pull NAME` fetches, from a `repository` or a `url`."""
 

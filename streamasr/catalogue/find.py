@@ -1,0 +1,104 @@
+"""From what a user calls a model to the directory that the engine runs.
+
+    a name    embedded, or installed
+    a path    a model directory, or a source in any published form, which is imported on first use
+
+Nothing here uses the network.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from streamasr.catalogue.installed import find_by_source, list_installed, need_installed, place_of
+from streamasr.catalogue.known import KnownModel, usable_name
+from streamasr.config import find_config, load_config
+from streamasr.errors import ModelError
+from streamasr.models import tiny
+from streamasr.models.bundle import ALIGNER, OWN_ALIGNER, is_bundle
+
+NO_ALIGNER: Final = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Finder:
+    """Finds models by name or path."""
+
+    models: Path
+    """Where models are installed."""
+    own: Mapping[str, KnownModel]
+    """The models that the configuration adds to those that are known."""
+
+    def model(self, name_or_path: str) -> Path:
+        """The directory of a model.
+
+        Raises:
+            ModelError: there is none, or a source cannot be used.
+            ConfigError: a source cannot be imported for want of room or rights.
+        """
+        if name_or_path == tiny.NAME:
+            return tiny.BUNDLE
+        path = Path(name_or_path)
+        if os.sep not in name_or_path and (self.models / name_or_path).is_dir():
+            installed = need_installed(self.models, name_or_path, self.own)
+            if installed.problem:
+                raise ModelError(installed.problem)
+            return installed.directory
+        if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where it may not look
+            if os.sep in name_or_path:
+                raise ModelError(f"there is no file and no directory {name_or_path}.")
+            return need_installed(self.models, name_or_path, self.own).directory
+        return path if is_bundle(path) else self._imported(path)
+
+    def aligner(self, name_or_path: str | None, recogniser: Path) -> Path | None:
+        """The directory of a forced aligner: the one that is named, or one that is there.
+
+        Args:
+            name_or_path: as for `model`; `NO_ALIGNER` for none. None takes the recogniser's own,
+                else one that is installed.
+            recogniser: the directory of the recogniser.
+
+        Raises:
+            ModelError: there is none of this name.
+        """
+        if name_or_path == NO_ALIGNER:
+            return None
+        if name_or_path is not None:
+            return self.model(name_or_path)
+        own = recogniser / OWN_ALIGNER
+        if own.is_dir():
+            return own
+        installed = (each.bundle for each in list_installed(self.models) if each.bundle)
+        return next((each.directory for each in installed if each.family == ALIGNER), None)
+
+    def _imported(self, path: Path) -> Path:
+        """The model directory that a source has become, now or earlier."""
+        if earlier := find_by_source(self.models, path):
+            return earlier.directory
+        # Most runs import nothing, and this loads onnx and gguf.
+        from streamasr.console import StepProgress
+        from streamasr.importing.pack import Wish, import_model, name_of
+
+        name = self._free_name(usable_name(name_of(path)))
+        destination = place_of(self.models, name)
+        print(f"streamasr: importing {path}, this once, as {name}", file=sys.stderr, flush=True)
+        with StepProgress() as steps:
+            return import_model(path, destination, Wish(name=name), steps.show).directory
+
+    def _free_name(self, wanted: str) -> str:
+        """A name that no installed model has."""
+        names = (wanted if number == 1 else f"{wanted}-{number}" for number in range(1, 10_000))
+        return next(name for name in names if not place_of(self.models, name).exists())
+
+
+def users_finder() -> Finder:
+    """The finder for what the user has configured.
+
+    Raises:
+        ConfigError: the file of settings says what cannot be.
+    """
+    config = load_config(find_config())
+    return Finder(config.storage.models, config.models)
