@@ -98,7 +98,7 @@ class Engine:
         self._aligning: WorkerStage[Align, Align, Aligned] | None = None
         if config.words and config.aligner is not None:
             self.aligner = aligner_worker(
-                _aligner_config(config, config.aligner),
+                aligner_config(config, config.aligner),
                 patience,
                 self._hear,
                 config.aligner_idle_s,
@@ -357,7 +357,8 @@ def _is_of(of: Pass) -> Callable[[Encode | Decode], bool]:
     return lambda order: order.of == of
 
 
-def _aligner_config(config: RecognitionConfig, bundle: Path) -> AlignerConfig:
+def aligner_config(config: RecognitionConfig, bundle: Path) -> AlignerConfig:
+    """How an aligner is run: on the CPU, unless it is asked for otherwise."""
     threads = config.stage_threads.aligner
     if not config.aligner_gpu:
         return AlignerConfig(bundle, threads)

@@ -30,7 +30,8 @@ from rich.table import Table
 from rich.text import Text
 
 from streamasr import __version__, diagnosis
-from streamasr.catalogue.installed import list_installed
+from streamasr.catalogue.find import Finder
+from streamasr.catalogue.installed import find_by_source, list_installed
 from streamasr.cli import EXIT_INPUT_FAILED
 from streamasr.commands.verify import check_files
 from streamasr.config import (
@@ -44,7 +45,7 @@ from streamasr.decoder.placement import Gpu, place
 from streamasr.diagnosis import Finding, Level
 from streamasr.errors import AudioError, ConfigError, ModelError, StreamASRError
 from streamasr.models import tiny
-from streamasr.models.bundle import RECOGNISER, Bundle, find_aligner, find_model, read_bundle
+from streamasr.models.bundle import RECOGNISER, Bundle, is_bundle, read_bundle
 from streamasr.models.qwen3_asr import context_cells
 
 _PATIENCE_S: Final = 60.0
@@ -254,13 +255,27 @@ def _sound(config: DaemonConfig) -> diagnosis.Sound:
 
 def _bundles(config: DaemonConfig) -> tuple[Bundle | None, Path | None, str | None]:
     """The recogniser, its aligner, and why there is none."""
+    finder = Finder(config.storage.models, config.models)
     try:
-        bundle = read_bundle(find_model(config.model.name), RECOGNISER)
+        _check_imported(config)
+        bundle = read_bundle(finder.model(config.model.name), RECOGNISER)
         bundle.check_files()
-        aligner = find_aligner(config.model.aligner, bundle.directory)
+        aligner = finder.aligner(config.model.aligner, bundle.directory)
     except StreamASRError as error:
         return None, None, str(error)
     return bundle, aligner, None
+
+
+def _check_imported(config: DaemonConfig) -> None:
+    """Finding a source that was never imported would import it, which takes minutes."""
+    for name in (config.model.name, config.model.aligner):
+        if name is None or os.sep not in name or not os.path.exists(name):  # noqa: PTH110 - Path.exists may raise
+            continue
+        path = Path(name)
+        if not is_bundle(path) and find_by_source(config.storage.models, path) is None:
+            raise ModelError(
+                f"{name} has not been imported yet; `streamasr models import {name}` does it."
+            )
 
 
 def _configured(
@@ -283,10 +298,14 @@ def _configured(
         trouble=trouble,
         warning=bundle.warning,
         n_bytes=_files_size(bundle.directory),
-        aligner=None if aligner is None else aligner.name,
+        aligner=None if aligner is None else _aligner_name(bundle, aligner),
         is_embedded=bundle.directory == tiny.BUNDLE,
         hashes=hashes,
     )
+
+
+def _aligner_name(bundle: Bundle, aligner: Path) -> str:
+    return "its own aligner" if aligner.parent == bundle.directory else aligner.name
 
 
 def _installed(config: DaemonConfig) -> list[diagnosis.Model]:

@@ -19,18 +19,18 @@ from rich.text import Text
 from streamasr.audio.file import open_audio
 from streamasr.bench.file import costs_of
 from streamasr.bench.processes import usage
+from streamasr.catalogue.find import Finder
 from streamasr.cli import EXIT_INPUT_FAILED
-from streamasr.config import AlignerConfig, RecognitionConfig
-from streamasr.engine import Engine
+from streamasr.config import ModelConfig, RecognitionConfig, find_config, load_config
+from streamasr.engine import Engine, aligner_config
 from streamasr.errors import AudioError, ConfigError, ModelError, WorkerError
 from streamasr.events import Align, Aligned, Answer, Order, Words
 from streamasr.events import Final as FinalText
 from streamasr.models import clip
 from streamasr.models.bundle import (
     ALIGNER,
+    RECOGNISER,
     Bundle,
-    find_aligner,
-    find_model,
     open_bundle,
     read_bundle,
 )
@@ -84,19 +84,24 @@ def run_verify(options: argparse.Namespace) -> int:
 
     Args:
         options: `name` of a model, recogniser or aligner; `clip` and `expect`, in place of the
-            built-in clip and its text; `threads` of each stage; `json`.
+            built-in clip and its text; `config`, the file of settings, which says what it is to
+            run on; `json`.
 
     Raises:
-        ConfigError: there is no text without a clip.
+        ConfigError: there is no text without a clip; the settings cannot be used.
         ModelError: there is no such model.
         AudioError: the clip cannot be read.
     """
     if options.expect is not None and options.clip is None:
         raise ConfigError("--expect says what --clip FILE holds: name the file too.")
-    bundle = open_bundle(find_model(options.name))
+    config = load_config(find_config(options.config))
+    finder = Finder(config.storage.models, config.models)
+    bundle = open_bundle(finder.model(options.name))
     chosen = Clip(options.clip, options.expect) if options.clip else built_in_clip()
+    is_recogniser = bundle.family == RECOGNISER
+    aligner = finder.aligner(config.model.aligner, bundle.directory) if is_recogniser else None
     with _progress() as show:
-        report = verify(bundle, chosen, options.threads, show)
+        report = verify(bundle, aligner, chosen, config.model, show)
     if options.json:
         print(json.dumps({"passed": report.passed, **asdict(report)}, ensure_ascii=False, indent=1))
     else:
@@ -111,8 +116,17 @@ def built_in_clip() -> Clip:
     return Clip(clip.CLIP, facts["text"], facts["language"], words)
 
 
-def verify(bundle: Bundle, chosen: Clip, threads: int | None, show: _Show) -> Report:
+def verify(
+    bundle: Bundle, aligner: Path | None, chosen: Clip, settings: ModelConfig, show: _Show
+) -> Report:
     """Look at everything, as far as one thing does not need another that failed.
+
+    Args:
+        bundle: what is verified.
+        aligner: the directory of the aligner that comes with a recogniser.
+        chosen: what is heard.
+        settings: threads, GPU and providers are taken from it.
+        show: told what is being done.
 
     Raises:
         AudioError: the clip cannot be read.
@@ -122,16 +136,23 @@ def verify(bundle: Bundle, chosen: Clip, threads: int | None, show: _Show) -> Re
     files = check_files(bundle)
     if files.passed is False:
         return _report(bundle, [files])
-    aligner = None if bundle.family == ALIGNER else find_aligner(None, bundle.directory)
     checks = [files]
     if aligner:
         checks.append(check_files(read_bundle(aligner, ALIGNER), "files of the aligner"))
     warnings: list[str] = []
+    config = RecognitionConfig(
+        bundle.directory,
+        bundle.directory if bundle.family == ALIGNER else aligner,
+        threads=settings.threads,
+        providers=settings.providers,
+        gpu_layers=settings.gpu_layers,
+        gpu=settings.gpu,
+        aligner_gpu=settings.aligner_gpu,
+    )
     try:
         if bundle.family == ALIGNER:
-            heard = align_clip(bundle, chosen, threads, show, warnings)
+            heard = align_clip(config, chosen, show, warnings)
         else:
-            config = RecognitionConfig(bundle.directory, aligner, threads=threads)
             heard = recognise_clip(config, chosen, show, warnings)
     except (ModelError, WorkerError) as error:
         return _report(bundle, [*checks, Check("loading", False, str(error))])
@@ -259,17 +280,14 @@ def recognise_clip(
     )
 
 
-def align_clip(
-    bundle: Bundle, chosen: Clip, threads: int | None, show: _Show, warnings: list[str]
-) -> Heard:
+def align_clip(config: RecognitionConfig, chosen: Clip, show: _Show, warnings: list[str]) -> Heard:
     """Let an aligner find the words of a clip whose text is known."""
     if chosen.text is None:
         raise ConfigError("an aligner finds words that are known: say them with --expect TEXT.")
     samples = read_samples(chosen.path)
     show("loading the model")
-    n_threads = threads or RecognitionConfig(bundle.directory).stage_threads.aligner
     worker = aligner_worker(
-        AlignerConfig(bundle.directory, n_threads),
+        aligner_config(config, config.model),
         Patience(),
         lambda _, sentence: warnings.append(sentence),
     )

@@ -6,7 +6,6 @@ aligner's in `aligner/`.
 """
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from streamasr.errors import ModelError
-from streamasr.models import tiny
 
 FORMAT: Final = "streamasr-bundle"
 VERSION: Final = 1
@@ -29,10 +27,6 @@ CLASSIFIER_FILE: Final = "classifier.npy"
 
 OWN_ALIGNER: Final = "aligner"
 """Directory within a recogniser's."""
-NO_ALIGNER: Final = "none"
-"""In place of an aligner's name: words are spread evenly."""
-
-_EMBEDDED: Final = {tiny.NAME: tiny.BUNDLE}
 
 _ENOUGH_BITS: Final = 8
 
@@ -183,22 +177,6 @@ def _stored(fact: object) -> StoredFile:
     )
 
 
-def find_model(name_or_path: str) -> Path:
-    """The directory of an embedded model, by name, or of any other, by path.
-
-    Raises:
-        ModelError: there is none.
-    """
-    if name_or_path in _EMBEDDED:
-        return _EMBEDDED[name_or_path]
-    if os.path.isdir(name_or_path):  # noqa: PTH112 - Path.is_dir raises where a path cannot be looked at
-        return Path(name_or_path)
-    names = ", ".join(_EMBEDDED)
-    raise ModelError(
-        f"there is no model {name_or_path!r}: name an embedded one ({names}) or a model directory."
-    )
-
-
 def is_bundle(directory: Path) -> bool:
     """Tell whether a directory says of itself that it is a bundle, whole or not."""
     try:
@@ -206,24 +184,6 @@ def is_bundle(directory: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(facts, dict) and facts.get("format") == FORMAT
-
-
-def find_aligner(name_or_path: str | None, recogniser: Path) -> Path | None:
-    """The directory of an aligner: the one that is named, or a recogniser's own.
-
-    Args:
-        name_or_path: as for `find_model`; `NO_ALIGNER` for none.
-        recogniser: the bundle of the recogniser.
-
-    Raises:
-        ModelError: there is none of this name.
-    """
-    if name_or_path == NO_ALIGNER:
-        return None
-    if name_or_path is not None:
-        return find_model(name_or_path)
-    own = recogniser / OWN_ALIGNER
-    return own if own.is_dir() else None
 
 
 def read_bundle(directory: Path, family: str) -> Bundle:

@@ -1,0 +1,120 @@
+"""Which providers of onnxruntime are tried, and what becomes of those that fail."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from streamasr.errors import ModelError
+from streamasr.models.onnx import CPU, OnnxOptions, OnnxSession, open_session, usable_providers
+
+CUDA = "CUDAExecutionProvider"
+DML = "DmlExecutionProvider"
+KNOWN = (CUDA, DML, CPU)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "built_in", "tried", "missing"),
+    [
+        ([CPU], [CPU], [CPU], []),
+        ([CUDA], [CUDA, CPU], [CUDA, CPU], []),
+        ([CUDA, CPU], [CUDA, CPU], [CUDA, CPU], []),
+        ([CPU, CUDA], [CUDA, CPU], [CPU, CUDA], []),
+        ([CUDA], [CPU], [CPU], [CUDA]),
+        ([DML, CUDA], [CUDA, CPU], [CUDA, CPU], [DML]),
+    ],
+)
+def test_providers_of_this_build_are_tried_in_order_and_the_cpu_at_last(
+    wanted: list[str], built_in: list[str], tried: list[str], missing: list[str]
+) -> None:
+    assert usable_providers(wanted, KNOWN, built_in) == (tried, missing)
+
+
+@given(
+    wanted=st.lists(st.sampled_from([*KNOWN, "Abacus"]), max_size=4, unique=True),
+    built_in=st.sets(st.sampled_from(KNOWN)).map(lambda names: names | {CPU}),
+)
+def test_whatever_is_wanted_something_can_be_tried_or_nobody_knows_it(
+    wanted: list[str], built_in: set[str]
+) -> None:
+    if "Abacus" in wanted:
+        with pytest.raises(ModelError, match="knows no provider Abacus"):
+            usable_providers(wanted, KNOWN, built_in)
+        return
+    tried, missing = usable_providers(wanted, KNOWN, built_in)
+    assert CPU in tried
+    assert set(tried) <= built_in
+    assert {*tried, *missing} == {*wanted, CPU}
+
+
+def write_graph(path: Path, *, data: str | None = None) -> Path:
+    """y = x + w, its weights perhaps in another file."""
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [4], np.arange(4, dtype=np.float32))
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["y"])],
+        "add",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "width"])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    onnx.save(model, path, save_as_external_data=data is not None, location=data, size_threshold=0)
+    return path
+
+
+def opened(path: Path, options: OnnxOptions) -> OnnxSession:
+    return open_session(path, options, inputs={"x": 2}, outputs={"y": 2})
+
+
+def test_a_provider_that_fails_gives_way_to_the_cpu_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # This build has the name, and the provider does not work: as with a GPU's driver that is gone.
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [CUDA, CPU])
+    warnings: list[str] = []
+    session = opened(write_graph(tmp_path / "a.onnx"), OnnxOptions((CUDA,), warn=warnings.append))
+    assert session.providers == (CPU,)
+    np.testing.assert_array_equal(session.run("y", x=np.zeros((1, 4), np.float32)), [[0, 1, 2, 3]])
+    [warning] = warnings
+    assert CUDA in warning
+
+
+def test_a_broken_file_is_not_blamed_on_a_provider(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [CUDA, CPU])
+    warnings: list[str] = []
+    path = tmp_path / "a.onnx"
+    path.write_bytes(b"nonsense")
+    with pytest.raises(ModelError, match=r"a\.onnx: onnxruntime cannot load this file"):
+        opened(path, OnnxOptions((CUDA,), warn=warnings.append))
+    assert warnings == []
+
+
+def test_weights_in_a_file_of_their_own_are_found(tmp_path: Path) -> None:
+    write_graph(tmp_path / "a.onnx", data="a.onnx.data")
+    session = opened(tmp_path / "a.onnx", OnnxOptions())
+    np.testing.assert_array_equal(session.run("y", x=np.ones((1, 4), np.float32)), [[1, 2, 3, 4]])
+
+
+def test_weights_that_are_missing_are_a_sentence(tmp_path: Path) -> None:
+    write_graph(tmp_path / "a.onnx", data="a.onnx.data")
+    (tmp_path / "a.onnx.data").unlink()
+    with pytest.raises(ModelError, match=r"a\.onnx: onnxruntime cannot load") as raised:
+        opened(tmp_path / "a.onnx", OnnxOptions())
+    assert "\n" not in str(raised.value)
+
+
+def test_a_width_is_stated_or_found_out(tmp_path: Path) -> None:
+    session = opened(write_graph(tmp_path / "a.onnx"), OnnxOptions())
+    assert session.width("y", x=(1, 4)) == 4
+
+
+def test_inputs_that_a_graph_does_not_take_are_a_sentence(tmp_path: Path) -> None:
+    session = opened(write_graph(tmp_path / "a.onnx"), OnnxOptions())
+    with pytest.raises(ModelError, match=r"a\.onnx: onnxruntime cannot run it"):
+        session.run("y", x=np.zeros((1, 7), np.float32))
