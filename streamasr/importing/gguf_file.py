@@ -9,6 +9,7 @@ arrays in arrays, tensors one after the other), except that headers may not be l
 `_MAX_HEADER_BYTES`.
 """
 
+import contextlib
 import math
 import mmap
 import struct
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamasr.errors import ModelError
+from streamasr.importing.tensors import Tensor
 from streamasr.units import Float32Array
 
 _MAGIC: Final = b"GGUF"
@@ -91,11 +93,11 @@ class GGUFTensor:
 
     def float32(self) -> Float32Array:
         """Read all values as float32."""
-        return self._dequantized(self.stored())
+        return to_float32(self, self.stored())
 
     def rows(self, begin: int, end: int) -> Float32Array:
         """Read some rows of a matrix as float32, without touching the others."""
-        return self._dequantized(self.stored()[begin:end])
+        return to_float32(self, self.stored()[begin:end])
 
     def squeezed(self) -> "GGUFTensor":
         """The same tensor without axes of size 1 at its end."""
@@ -103,24 +105,6 @@ class GGUFTensor:
         while len(shape) > 1 and shape[-1] == 1:
             shape = shape[:-1]
         return replace(self, shape=shape)
-
-    def _dequantized(self, stored: npt.NDArray[Any]) -> Float32Array:
-        match self.stored_type:
-            case "F32" | "F16":
-                return stored.astype(np.float32, copy=False)
-            case "BF16":
-                return (stored.astype(np.uint32) << 16).view(np.float32)
-        if self.stored_type not in _NOT_WEIGHTS:
-            import gguf
-
-            kind = gguf.GGMLQuantizationType[self.stored_type]
-            try:
-                return np.asarray(gguf.quants.dequantize(stored, kind), np.float32)
-            except NotImplementedError:
-                pass
-        raise ModelError(
-            f"{self.path}: {self.name} is stored as {self.stored_type}, which cannot be read here"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +174,32 @@ class GGUFFile:
 def _short(value: Any) -> str:
     text = repr(value[:3]) if isinstance(value, list) else repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def to_float32(tensor: Tensor, stored: npt.NDArray[Any]) -> Float32Array:
+    """Turn stored values, or some rows of them, into float32.
+
+    Args:
+        tensor: the one that they are from, of whatever source.
+        stored: whole rows of what it has stored.
+
+    Raises:
+        ModelError: values of its type cannot be read.
+    """
+    match tensor.stored_type:
+        case "F32" | "F16":
+            return stored.astype(np.float32, copy=False)
+        case "BF16":
+            return (stored.astype(np.uint32) << 16).view(np.float32)
+    if tensor.stored_type not in _NOT_WEIGHTS:
+        import gguf
+
+        kind = gguf.GGMLQuantizationType[tensor.stored_type]
+        with contextlib.suppress(NotImplementedError):
+            return np.asarray(gguf.quants.dequantize(stored, kind), np.float32)
+    raise ModelError(
+        f"{tensor.path}: {tensor.name} is stored as {tensor.stored_type}, which cannot be read here"
+    )
 
 
 def read_gguf(path: Path) -> GGUFFile:

@@ -9,8 +9,9 @@ outside llama.cpp.
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, BinaryIO, Final, Literal, cast
 
 import gguf
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from streamasr.errors import ModelError
 from streamasr.importing.checkpoint import HEAD, Checkpoint
+from streamasr.importing.gguf_file import to_float32
 from streamasr.importing.tensors import Progress, Tensor, silent
 from streamasr.importing.tokenizer import END_OF_TEXT, END_OF_TURN, Vocabulary
 from streamasr.models.bundle import RECOGNISER
@@ -31,6 +33,8 @@ _FILE_TYPES: Final = {
 }
 """A file that is kept as it is gets none: llama.cpp then looks at the tensors."""
 
+_PIECE: Final = 1 << 24  # bytes, about what is converted at a time
+
 
 def write_decoder(
     checkpoint: Checkpoint,
@@ -39,7 +43,7 @@ def write_decoder(
     name: str,
     progress: Progress = silent,
 ) -> None:
-    """Write the LLM of a checkpoint, one tensor in memory at a time.
+    """Write the LLM of a checkpoint, a part of one tensor in memory at a time.
 
     Args:
         checkpoint: a recogniser's or an aligner's, without a decoder file of its own.
@@ -65,7 +69,8 @@ def write_decoder(
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for gguf_name, tensor in tensors.items():
-            writer.write_tensor_data(_values(tensor, width))
+            # All that it does with an array is to ask for its size and let it write itself.
+            writer.write_tensor_data(cast("Any", _Values(tensor, width, sizes[gguf_name])))
             done += sizes[gguf_name]
             progress(f"decoder, {width}", done, total)
     finally:
@@ -135,16 +140,31 @@ def _add_tensor(writer: gguf.GGUFWriter, name: str, tensor: Tensor, width: Writt
     return n_bytes
 
 
-def _values(tensor: Tensor, width: WrittenWidth) -> npt.NDArray[Any]:
-    """Return the values as they are written."""
-    kind = _type(tensor, width)
-    if width == "keep" and kind.name == tensor.stored_type:
-        return tensor.stored()
-    dtype = np.float32 if kind == gguf.GGMLQuantizationType.F32 else np.float16
-    with np.errstate(over="ignore"):
-        values = tensor.float32().astype(dtype, copy=False)
-    if not np.isfinite(values).all():
-        raise ModelError(
-            f"{tensor.path}: {tensor.name} holds values that are not finite in {kind.name.lower()}"
-        )
-    return values
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """A tensor as it is written, converted some rows at a time."""
+
+    tensor: Tensor
+    width: WrittenWidth
+    nbytes: int
+
+    def tofile(self, file: BinaryIO) -> None:
+        """Write all values."""
+        step = max(1, _PIECE * len(self.tensor.stored()) // self.nbytes)
+        for begin in range(0, len(self.tensor.stored()), step):
+            # Mapped anew each time: pages that have been read count as memory until then.
+            self._convert(self.tensor.stored()[begin : begin + step]).tofile(file)
+
+    def _convert(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        kind = _type(self.tensor, self.width)
+        if self.width == "keep" and kind.name == self.tensor.stored_type:
+            return stored
+        dtype = np.float32 if kind == gguf.GGMLQuantizationType.F32 else np.float16
+        with np.errstate(over="ignore"):
+            values = to_float32(self.tensor, stored).astype(dtype, copy=False)
+        if not np.isfinite(values).all():
+            raise ModelError(
+                f"{self.tensor.path}: {self.tensor.name} holds values that are not finite in "
+                f"{kind.name.lower()}"
+            )
+        return values
