@@ -160,8 +160,21 @@ def usable_providers(
     return (there if CPU in there else [*there, CPU]), missing
 
 
+def load_onnxruntime() -> ModuleType:
+    """Import onnxruntime, and keep it from reporting to its makers.
+
+    Its Linux wheels send what is run where to their makers, under an identifier that they leave in
+    the user's cache. It reads these variables, of which releases know one or the other, only while
+    it is being imported; and its own function for that comes too late for the first report.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = os.environ["ORT_TELEMETRY_DISABLED"] = "1"
+    import onnxruntime
+
+    return onnxruntime
+
+
 def _open(path: Path, options: OnnxOptions) -> "onnxruntime.InferenceSession":
-    import onnxruntime as ort
+    ort = load_onnxruntime()
 
     built_in = ort.get_available_providers()
     providers, missing = usable_providers(options.providers, ort.get_all_providers(), built_in)
@@ -172,18 +185,34 @@ def _open(path: Path, options: OnnxOptions) -> "onnxruntime.InferenceSession":
             f"this build of onnxruntime has no {name}, so the next provider or the CPU is used; it "
             f"has {', '.join(built_in)}."
         )
-    session = _create(path, options, providers)
+    session = _create_anywhere(path, options, providers)
+    _return_freed_memory()
+    return session
+
+
+def _create_anywhere(
+    path: Path, options: OnnxOptions, providers: list[str]
+) -> "onnxruntime.InferenceSession":
+    """Create a session with these providers, or else with the CPU alone, with a warning."""
+    if providers == [CPU]:
+        return _create(path, options, [CPU])
+    try:
+        session = _create(path, options, providers)
+    except ModelError as error:
+        session = _create(path, options, [CPU])  # raises if it is the file's fault
+        tried = " or ".join(name for name in providers if name != CPU)
+        options.warn(f"onnxruntime cannot use {tried}, so the CPU is used: {error}")
+        return session
     for name in providers:
         if name not in (active := session.get_providers()):
             options.warn(f"{name} of onnxruntime does not start here, so {active[0]} is used.")
-    _return_freed_memory()
     return session
 
 
 def _create(
     path: Path, options: OnnxOptions, providers: list[str]
 ) -> "onnxruntime.InferenceSession":
-    import onnxruntime as ort
+    ort = load_onnxruntime()
 
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.threads
@@ -194,11 +223,6 @@ def _create(
     try:
         return ort.InferenceSession(str(path), settings, providers=providers)
     except _failures() as error:
-        if providers != [CPU]:
-            session = _create(path, options, [CPU])  # raises if it is the file's fault
-            tried = " or ".join(name for name in providers if name != CPU)
-            options.warn(f"onnxruntime cannot use {tried} ({_line(error)}), so the CPU is used.")
-            return session
         raise ModelError(f"{path}: onnxruntime cannot load this file ({_line(error)})") from error
 
 
