@@ -25,13 +25,13 @@ from streamasr.access import Access
 from streamasr.audio.capture import Capture, Captured, CaptureEvent, Missed, Troubled
 from streamasr.audio.microphone import Microphone
 from streamasr.audio.paced import PacedFile
+from streamasr.catalogue.find import Finder
 from streamasr.config import Changes, DaemonConfig, compare, is_loopback, read_token, reload
 from streamasr.engine import Engine
 from streamasr.errors import AudioError, ConfigError, StorageError, StreamASRError
 from streamasr.events import Wishes
 from streamasr.live import LIVE_PACE, SLICE, LiveSession
 from streamasr.metrics import Metrics, Readings
-from streamasr.models.bundle import find_aligner, find_model
 from streamasr.models.languages import language_name
 from streamasr.protocols import v1
 from streamasr.recovery import Recovered, recover
@@ -73,7 +73,8 @@ class Daemon:
         """
         self._config = config
         self._load_config = load_config
-        recognition = config.recognition(find_model, find_aligner, language_name)
+        finder = Finder(config.storage.models, config.models)
+        recognition = config.recognition(finder.model, finder.aligner, language_name)
         directory = config.storage.directory
         self._lock = Lock(directory)
         self._journal_path = journal_path(directory)

@@ -17,7 +17,8 @@ import pytest
 from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows
 from streamasr.errors import ConfigError, ModelError
 from streamasr.importing import pack as module
-from streamasr.importing.pack import DecoderWidth, EncoderWidth, Wish, hash_file, import_model
+from streamasr.importing.graphs import EncoderWidth
+from streamasr.importing.pack import DecoderWidth, Wish, hash_file, import_model
 from streamasr.importing.tokenizer import read_vocabulary
 from streamasr.models.bundle import open_bundle
 from streamasr.models.onnx import OnnxOptions

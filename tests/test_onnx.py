@@ -1,5 +1,8 @@
 """Which providers of onnxruntime are tried, and what becomes of those that fail."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
 from streamasr.errors import ModelError
+from streamasr.models import tiny
 from streamasr.models.onnx import CPU, OnnxOptions, OnnxSession, open_session, usable_providers
 
 CUDA = "CUDAExecutionProvider"
@@ -136,3 +140,15 @@ def test_inputs_that_a_graph_does_not_take_are_a_sentence(tmp_path: Path) -> Non
     session = opened(write_graph(tmp_path / "a.onnx"), OnnxOptions())
     with pytest.raises(ModelError, match=r"a\.onnx: onnxruntime cannot run it"):
         session.run("y", x=np.zeros((1, 7), np.float32))
+
+
+def test_onnxruntime_reports_to_nobody_and_leaves_nothing_in_the_users_cache(
+    tmp_path: Path,
+) -> None:
+    program = "from streamasr.models.onnx import load_onnxruntime as f; f().InferenceSession({!r})"
+    command = [sys.executable, "-c", program.format(str(tiny.BUNDLE / "encoder_frontend.onnx"))]
+    # In continuous integration it keeps quiet of itself.
+    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run(command, env=kept | home, cwd=Path(__file__).parents[1], check=True)
+    assert list(tmp_path.iterdir()) == []

@@ -20,9 +20,9 @@ from streamasr.models import tiny
 from streamasr.transcribe import transcribe
 from streamasr.transcript import Word, join_texts
 from streamasr.units import to_seconds
+from tests.tiny.make_bundle import make_bundle
 
 DATA = Path(__file__).parent / "data" / "tiny_clips"
-CHECKPOINTS = Path(__file__).parent / "tiny"
 CLIPS: list[dict[str, Any]] = json.loads((DATA / "clips.json").read_text(encoding="utf-8"))["clips"]
 TIMED_CLIPS = [clip for clip in CLIPS if "words" in clip]
 DEMO_TEXT = tiny.DEMO.with_suffix(".txt").read_text(encoding="utf-8").splitlines()
@@ -84,18 +84,8 @@ def test_demo_shows_partials_finals_and_words(engine: Engine) -> None:
     assert all(word.start < word.end for word in words)
 
 
-def test_embedded_bundle_is_what_the_export_makes_of_the_checkpoints(tmp_path: Path) -> None:
-    from streamasr.importing.bundle import export_checkpoint
-
-    bundle = tmp_path / "tiny"
-    export_checkpoint(
-        CHECKPOINTS / "asr",
-        bundle,
-        encoder="fp32",
-        decoder="f16",
-        aligner=CHECKPOINTS / "aligner",
-        name=tiny.NAME,
-    )
+def test_the_embedded_model_is_what_the_import_makes_of_the_checkpoints(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "tiny")
     for path in (path for path in bundle.rglob("*") if path.is_file()):
         assert filecmp.cmp(path, tiny.BUNDLE / path.relative_to(bundle), shallow=False), path
 

@@ -24,11 +24,11 @@ from streamasr.bench.throughput import DecodeRow, measure_decoding
 from streamasr.bench.update import Plan
 from streamasr.bench.update import measure as measure_update
 from streamasr.bench.update import result_of as update_result
+from streamasr.catalogue.find import users_finder
 from streamasr.cli import EXIT_INPUT_FAILED
 from streamasr.config import RecognitionConfig, read_token
 from streamasr.engine import Engine
 from streamasr.models import tiny
-from streamasr.models.bundle import find_aligner, find_model
 from streamasr.segmentation.chunker import ChunkerConfig
 from streamasr.units import to_seconds
 
@@ -207,15 +207,16 @@ def _recognition(options: argparse.Namespace, **others: Any) -> RecognitionConfi
         "threads": options.threads,
         "reuse": not options.no_reuse,
     }
-    model = find_model(options.model or tiny.NAME)
-    return RecognitionConfig(model, find_aligner(None, model), **{**settings, **others})
+    finder = users_finder()
+    model = finder.model(options.model or tiny.NAME)
+    return RecognitionConfig(model, finder.aligner(None, model), **{**settings, **others})
 
 
 def _model_name(options: argparse.Namespace) -> str:
     """As a daemon's settings name it, from wherever it is started."""
     if options.model in (None, tiny.NAME):
         return tiny.NAME
-    return str(find_model(options.model).absolute())
+    return str(users_finder().model(options.model).absolute())
 
 
 def _rules(options: argparse.Namespace) -> Endpointing:
@@ -234,7 +235,7 @@ def _facts(options: argparse.Namespace) -> ModelFacts | None:
     """Of the model; None where the daemon is somebody else's."""
     if getattr(options, "server", None):
         return None
-    return model_facts(find_model(options.model or tiny.NAME))
+    return model_facts(users_finder().model(options.model or tiny.NAME))
 
 
 def _setting(options: argparse.Namespace, speech: Speech | None, *names: str) -> report.Setting:

@@ -46,6 +46,7 @@ from streamasr.diagnosis import Finding, Level
 from streamasr.errors import AudioError, ConfigError, ModelError, StreamASRError
 from streamasr.models import tiny
 from streamasr.models.bundle import RECOGNISER, Bundle, is_bundle, read_bundle
+from streamasr.models.onnx import load_onnxruntime
 from streamasr.models.qwen3_asr import context_cells
 
 _PATIENCE_S: Final = 60.0
@@ -185,7 +186,7 @@ class Native:
 
 def probe_native() -> Native:
     """In a child: load the native libraries and ask them."""
-    import onnxruntime as ort
+    ort = load_onnxruntime()
 
     from streamasr.decoder.llama import find_gpus, system_info
 

@@ -12,6 +12,7 @@ from typing import Any
 from streamasr.audio.file import open_audio
 from streamasr.audio.raw import RawAudio
 from streamasr.audio.source import AudioSource
+from streamasr.catalogue.find import users_finder
 from streamasr.cli import EXIT_INPUT_FAILED, complain
 from streamasr.config import RecognitionConfig
 from streamasr.console import ProgressBar, WatchView
@@ -21,7 +22,6 @@ from streamasr.errors import AudioError, ConfigError, OutputError
 from streamasr.events import Final, Gap, Message, Words
 from streamasr.formats import format_transcript, write_whole
 from streamasr.models import tiny
-from streamasr.models.bundle import find_aligner, find_model
 from streamasr.models.languages import language_name
 from streamasr.segmentation.chunker import ChunkerConfig
 from streamasr.segmentation.vad import VadConfig
@@ -99,10 +99,11 @@ def run_transcribe(options: argparse.Namespace) -> int:
 
 def recognition_config(options: argparse.Namespace) -> RecognitionConfig:
     """From options to configuration, defaults where nothing was said."""
-    model = find_model(options.model or tiny.NAME)
+    finder = users_finder()
+    model = finder.model(options.model or tiny.NAME)
     return RecognitionConfig(
         model=model,
-        aligner=None if options.no_words else find_aligner(options.aligner, model),
+        aligner=None if options.no_words else finder.aligner(options.aligner, model),
         language=language_name(options.language) if options.language else None,
         context=options.context,
         partial_interval_s=_WATCH_INTERVAL_S if options.watch else None,

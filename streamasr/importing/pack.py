@@ -30,9 +30,9 @@ from streamasr.errors import ConfigError
 from streamasr.importing.checkpoint import HEAD, Checkpoint, encoder_shapes
 from streamasr.importing.files import link_or_copy
 from streamasr.importing.gguf_file import read_gguf
-from streamasr.importing.gguf_writer import write_decoder
-from streamasr.importing.graphs import write_backend, write_frontend
-from streamasr.importing.quantize import quantize_decoder
+from streamasr.importing.gguf_writer import WrittenWidth, write_decoder
+from streamasr.importing.graphs import EncoderWidth, write_backend, write_frontend
+from streamasr.importing.quantize import QuantizedWidth, quantize_decoder
 from streamasr.importing.release import Release
 from streamasr.importing.source import Source, is_archive, open_sources
 from streamasr.importing.tensors import FLOAT_TYPES, Progress, Tensor, silent
@@ -49,7 +49,6 @@ from streamasr.models.bundle import (
     open_bundle,
 )
 
-EncoderWidth: TypeAlias = Literal["fp32", "fp16", "int8"]
 DecoderWidth: TypeAlias = Literal["f32", "f16", "q8_0", "q4_k", "keep"]
 
 _SCRATCH: Final = ".unpacked"
@@ -108,7 +107,9 @@ def import_model(
 
 def name_of(path: Path) -> str:
     """What a source is called when nobody says it."""
-    path = path.resolve()
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - links keep their name; what they lead to may have none
+    if path.parent.name == "snapshots":  # of a hub's cache: models--OWNER--NAME/snapshots/COMMIT
+        return path.parent.parent.name.rpartition("--")[2]
     return path.name if path.is_dir() else path.stem
 
 
@@ -175,8 +176,8 @@ class _Packer:
                 facts = self._pack_release(source, directory)
             case Bundle():
                 facts = self._pack_bundle(source, directory)
-        facts = {"format": FORMAT, "version": VERSION, "family": source.family} | facts
-        facts["name"] = name
+        of_all = {"format": FORMAT, "version": VERSION, "family": source.family, "name": name}
+        facts = of_all | facts | of_all
         facts["licence"] = facts.get("licence") or self._wish.licence
         facts["languages"] = facts.get("languages") or self._wish.languages
         facts["source"] = self._describe_source(given or _files(source), source)
@@ -218,6 +219,8 @@ class _Packer:
             )
         link_or_copy(source.frontend, directory / FRONTEND_FILE, self._progress)
         link_or_copy(source.backend, directory / BACKEND_FILE, self._progress)
+        for path in source.data_files:
+            link_or_copy(path, directory / path.name, self._progress)
         self._keep_decoder(source.decoder, directory / DECODER_FILE)
         facts: dict[str, Any] = {
             "n_mels": source.n_mels,
@@ -255,18 +258,15 @@ class _Packer:
         if source.decoder_file is not None:
             self._keep_decoder(source.decoder_file, path)
             return
-        is_quantized = _is_quantized(source)
         width = self._wish.decoder or ("keep" if source.path.is_file() else "q8_0")
-        match width:
-            case "keep" | "f32" | "f16" if width == "keep" or not is_quantized:
-                write_decoder(source, path, width, name, self._progress)
-            case _:
-                whole = path.with_suffix(".whole.gguf")
-                write_decoder(
-                    source, whole, "keep" if is_quantized else "f16", name, self._progress
-                )
-                self._quantize(whole, path, width)
-                whole.unlink()
+        if width == "q8_0" or width == "q4_k":  # noqa: PLR1714 - which a type checker understands
+            whole = path.with_suffix(".whole.gguf")
+            own: WrittenWidth = "keep" if _is_quantized(source) else "f16"
+            write_decoder(source, whole, own, name, self._progress)
+            self._quantize(whole, path, width)
+            whole.unlink()
+        else:
+            write_decoder(source, path, width, name, self._progress)
 
     def _keep_decoder(self, source: Path, path: Path) -> None:
         width = self._wish.decoder or "keep"
@@ -275,7 +275,7 @@ class _Packer:
         else:
             self._quantize(source, path, width)
 
-    def _quantize(self, source: Path, path: Path, width: DecoderWidth) -> None:
+    def _quantize(self, source: Path, path: Path, width: QuantizedWidth) -> None:
         size = source.stat().st_size
         self._progress(f"decoder, to {width}", 0, size)
         quantize_decoder(source, path, width)
@@ -341,7 +341,7 @@ def _files(source: Source) -> list[Path]:
             paths = {tensor.path for tensor in source.tensors.values()}
             return sorted(paths | ({source.decoder_file} if source.decoder_file else set()))
         case Release():
-            return [source.frontend, source.backend, source.decoder]
+            return [source.frontend, source.backend, *source.data_files, source.decoder]
         case Bundle():
             named = [source.directory / name for name in source.files]
             usual = [source.frontend, source.backend, source.decoder]

@@ -6,10 +6,11 @@ that only the children that run graphs ever load it.
 
 import ctypes
 import logging
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -160,7 +161,7 @@ def usable_providers(
     return (there if CPU in there else [*there, CPU]), missing
 
 
-def load_onnxruntime() -> ModuleType:
+def load_onnxruntime() -> Any:  # it ships no types
     """Import onnxruntime, and keep it from reporting to its makers.
 
     Its Linux wheels send what is run where to their makers, under an identifier that they leave in

@@ -8,8 +8,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from streamasr.importing.bundle import export_checkpoint
 from streamasr.features.log_mel import log_mel
+from streamasr.importing.pack import Wish, import_model
 from streamasr.models.qwen3_encoder import Qwen3Encoder
 from tests.checkpoints import KeyStyle, Shape, write_checkpoint
 from tests.parity import OPTIONS, assert_same, open_inside
@@ -51,7 +51,7 @@ def test_the_encoder_is_equal_stage_by_stage(tmp_path: Path, name: str, style: K
     # transformers reads the native style only; the weights are the same.
     native = write_checkpoint(tmp_path / "native", shape)
     ours = write_checkpoint(tmp_path / style, shape, style=style)
-    export_checkpoint(ours, tmp_path / "bundle", encoder="fp32", decoder="f16")
+    import_model(ours, tmp_path / "bundle", Wish("fp32", "f16"))
     compare(native, tmp_path / "bundle", is_aligner=shape.n_classes is not None)
 
 
