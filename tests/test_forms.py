@@ -112,7 +112,7 @@ def test_a_clip_is_transcribed_with_a_model_in_any_form(
     clip = clip_facts()["espeak_1"]
     source = source_of(name, TINY_RECOGNISER)
     assert transcribe(source, tmp_path / "cache", clip["file"]) == clip["text"]
-    # The second time nothing is imported, and a model's own directory works as well.
+    # What was imported is a model as well; with it, nothing is written anywhere.
     (imported,) = (path.parent for path in (tmp_path / "cache").rglob("model.json"))
     assert transcribe(imported, tmp_path / "other", clip["file"]) == clip["text"]
     assert not (tmp_path / "other").exists()
@@ -174,8 +174,15 @@ def tensors_of(path: Path) -> dict[str, gguf.ReaderTensor]:
     return {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
 
 
-def test_old_files_get_their_lost_tokens_back(golden: dict[str, Any], tmp_path: Path) -> None:
-    wide = write_released_ids(TINY_RECOGNISER, tmp_path / "wide")
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recogniser with the released ids."""
+    return write_released_ids(TINY_RECOGNISER, tmp_path_factory.mktemp("released") / "wide")
+
+
+def test_old_files_get_their_lost_tokens_back(
+    golden: dict[str, Any], wide: Path, tmp_path: Path
+) -> None:
     path = write_crispasr(wide, tmp_path / "old.gguf", "f16", generation="old", mel=False)
     bundle = import_model(path, tmp_path / "bundle")
     with Recogniser(bundle.directory) as recogniser:
@@ -184,8 +191,7 @@ def test_old_files_get_their_lost_tokens_back(golden: dict[str, Any], tmp_path: 
         assert list(recogniser.greedy(embeddings)) == expected
 
 
-def test_old_files_of_4_bits_are_warned_of(tmp_path: Path) -> None:
-    wide = write_released_ids(TINY_RECOGNISER, tmp_path / "wide")
+def test_old_files_of_4_bits_are_warned_of(wide: Path, tmp_path: Path) -> None:
     path = write_crispasr(wide, tmp_path / "old.gguf", "q4_k", generation="old")
     warning = import_model(path, tmp_path / "bundle").warning
     assert warning is not None

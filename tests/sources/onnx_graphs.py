@@ -21,6 +21,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from streamasr.models.onnx import load_onnxruntime
 from tests.sources.weights import Float32Array, Weights
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
@@ -36,6 +37,7 @@ _INT4_BLOCK: Final = 128
 
 def write_graphs(weights: Weights, frontend: Path, backend: Path, precision: Precision) -> None:
     """Write both graphs."""
+    load_onnxruntime()  # which has it report to nobody
     opset = RECOGNISER_OPSET if weights.shape.n_classes is None else ALIGNER_OPSET
     for path, model in (
         (frontend, _frontend(weights, opset)),
