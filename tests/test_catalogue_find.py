@@ -1,0 +1,102 @@
+"""From names and paths to model directories: what is there, and what is imported on first use."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from streamasr.catalogue.find import NO_ALIGNER, Finder
+from streamasr.errors import ModelError
+from streamasr.importing.pack import Wish, import_model
+from streamasr.models import tiny
+from streamasr.models.bundle import open_bundle
+from tests.checkpoints import Shape, write_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("sources") / "my model", Shape())
+
+
+@pytest.fixture(scope="module")
+def aligner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("sources") / "aligner", Shape(n_classes=50))
+
+
+@pytest.fixture
+def finder(tmp_path: Path) -> Finder:
+    return Finder(tmp_path / "models", {})
+
+
+def test_the_embedded_model_is_found_by_its_name(finder: Finder) -> None:
+    assert finder.model("tiny") == tiny.BUNDLE
+
+
+def test_a_model_directory_is_used_where_it_is(finder: Finder) -> None:
+    assert finder.model(str(tiny.BUNDLE)) == tiny.BUNDLE
+    assert not finder.models.exists()
+
+
+def test_an_installed_model_is_found_by_its_name(finder: Finder, checkpoint: Path) -> None:
+    import_model(checkpoint, finder.models / "mine")
+    assert finder.model("mine") == finder.models / "mine"
+
+
+def test_a_source_is_imported_once(
+    finder: Finder, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = finder.model(str(checkpoint))
+    assert found == finder.models / "my-model"
+    assert open_bundle(found).name == "my-model"
+    assert "this once, as my-model" in capsys.readouterr().err
+    (found / "mark").touch()
+    for same in (checkpoint, checkpoint / "model.safetensors", checkpoint / ".." / "my model"):
+        assert finder.model(str(same)) == found
+    assert capsys.readouterr().err == ""
+
+
+def test_a_source_that_changed_is_imported_again_beside_the_old_one(
+    finder: Finder, tmp_path: Path
+) -> None:
+    source = write_checkpoint(tmp_path / "source")
+    first = finder.model(str(source))
+    shutil.rmtree(source)
+    write_checkpoint(source, seed=1)
+    second = finder.model(str(source))
+    assert (first.name, second.name) == ("source", "source-2")
+    assert open_bundle(first).files != open_bundle(second).files
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("qwen3-asr-0.6b", "`streamasr models pull qwen3-asr-0.6b` gets it"),
+        ("qwen3-asr-0.6", "did you mean qwen3-asr-0.6b"),
+        ("nothing-like-it", "`streamasr models list` shows all"),
+        ("/no/such/place", "there is no file and no directory /no/such/place"),
+    ],
+)
+def test_what_is_not_there_is_said_with_what_to_do(
+    finder: Finder, name: str, sentence: str
+) -> None:
+    with pytest.raises(ModelError, match=sentence):
+        finder.model(name)
+
+
+def test_a_broken_model_is_named(finder: Finder, checkpoint: Path) -> None:
+    bundle = import_model(checkpoint, finder.models / "mine")
+    bundle.decoder.unlink()
+    with pytest.raises(ModelError, match=r"decoder\.gguf: there is no such file"):
+        finder.model("mine")
+
+
+def test_the_recognisers_own_aligner_comes_first_then_any_that_is_installed(
+    finder: Finder, checkpoint: Path, aligner: Path
+) -> None:
+    recogniser = finder.model(str(checkpoint))
+    assert finder.aligner(None, recogniser) is None
+    import_model(aligner, finder.models / "times", Wish(decoder="f16"))
+    assert finder.aligner(None, recogniser) == finder.models / "times"
+    assert finder.aligner(None, tiny.BUNDLE) == tiny.BUNDLE / "aligner"
+    assert finder.aligner("times", tiny.BUNDLE) == finder.models / "times"
+    assert finder.aligner(NO_ALIGNER, recogniser) is None
