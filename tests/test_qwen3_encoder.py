@@ -284,7 +284,7 @@ def test_an_encoder_that_computes_nonsense_is_refused(
     backend = onnx.load(bundle / BACKEND_FILE)
     for weight in backend.graph.initializer:
         if "linear_2" in weight.name:
-            values = np.full(tuple(weight.dims), weights, np.float16)
+            values = np.full_like(numpy_helper.to_array(weight), weights)
             weight.CopyFrom(numpy_helper.from_array(values, weight.name))
     onnx.save(backend, tmp_path / BACKEND_FILE)
     with pytest.raises(ModelError, match=sentence):

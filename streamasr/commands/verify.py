@@ -331,7 +331,8 @@ def read_samples(path: Path) -> Float32Array:
 
 def show_report(report: Report, console: Console) -> None:
     """Print a report as tables."""
-    console.print(f"{report.model}, a {report.family}: {report.directory}", soft_wrap=True)
+    title = f"{report.model}, a {report.family}: {report.directory}"
+    console.print(title, soft_wrap=True, markup=False)
     console.print(_check_table(report))
     for warning in report.warnings:
         console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
