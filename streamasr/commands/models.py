@@ -3,23 +3,12 @@
 import argparse
 import json
 import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -32,9 +21,16 @@ from streamasr.catalogue.installed import (
     place_of,
     remove_installed,
 )
-from streamasr.catalogue.known import EMBEDDED, KnownModel, find_known, known_models
+from streamasr.catalogue.known import (
+    EMBEDDED,
+    KnownModel,
+    find_known,
+    known_models,
+    usable_name,
+)
 from streamasr.cli import EXIT_CONFIG, EXIT_INPUT_FAILED, complain
 from streamasr.config import DaemonConfig, DownloadConfig, find_config, load_config
+from streamasr.console import StepProgress
 from streamasr.errors import ConfigError, ModelError, StreamASRError
 from streamasr.models import tiny
 from streamasr.models.bundle import Bundle, open_bundle
@@ -299,11 +295,21 @@ def _pull_one(
         print(f"{name} is installed already, in {place}.")
         return
     from streamasr.catalogue.download import open_session
-    from streamasr.catalogue.fetch import Web, download_place, fetch_model, forget_download
+    from streamasr.catalogue.fetch import (
+        Web,
+        download_place,
+        fetch_model,
+        forget_download,
+        sole_download,
+    )
     from streamasr.catalogue.hub import find_endpoint, find_token
 
     endpoint = find_endpoint(config.download.endpoint, options.endpoint)
-    with open_session(endpoint, find_token()) as session, _Steps() as steps:
+    with (
+        sole_download(models, name),
+        open_session(endpoint, find_token()) as session,
+        StepProgress() as steps,
+    ):
         web = Web(endpoint, session, _policy(config.download), steps.show)
         fetched = fetch_model(name, known[name], models, web, accept_changed=options.accept_changed)
         wish = _wish(
@@ -314,10 +320,10 @@ def _pull_one(
             provenance=fetched.provenance,
         )
         _make(fetched.path, place, wish, steps)
+        if not options.keep_download:
+            forget_download(models, name)
     if options.keep_download:
         print(f"What was fetched is kept in {download_place(models, name)}.")
-    else:
-        forget_download(models, name)
     _announce(name, place)
 
 
@@ -332,25 +338,25 @@ def _import(options: argparse.Namespace, config: DaemonConfig) -> int:
 
     models = config.storage.models
     if options.output is not None:
-        with _Steps() as steps:
+        with StepProgress() as steps:
             wish = _wish(options, name_of(options.output))
             _make(options.source, options.output, wish, steps)
         where = options.output
         print(f"Wrote {where}; use it with `streamasr transcribe --model {where} FILE`.")
         return 0
-    name = options.name or name_of(options.source)
+    name = options.name or usable_name(name_of(options.source))
     place = place_of(models, name)
     same = find_by_source(models, options.source)
     if same is not None and same.name == name:
         print(f"{name} is installed already, in {place}, from the same files.")
         return 0
-    with _Steps() as steps:
+    with StepProgress() as steps:
         _make(options.source, place, _wish(options, name), steps)
     _announce(name, place)
     return 0
 
 
-def _make(source: Path, place: Path, wish: "Wish", steps: "_Steps") -> None:
+def _make(source: Path, place: Path, wish: "Wish", steps: StepProgress) -> None:
     """Make a model directory of a source."""
     from streamasr.importing.pack import import_model
 
@@ -369,49 +375,6 @@ def _announce(name: str, place: Path) -> None:
     bundle = open_bundle(place)
     size = size_text(Installed(name, place, bundle, None).n_bytes)
     print(f"{name} is installed in {place} ({size}).")
-
-
-class _Steps:
-    """How far it is, on the terminal of stderr; nothing when that is piped."""
-
-    def __init__(self) -> None:
-        self._console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(compact=True),
-            console=self._console,
-            transient=True,
-            redirect_stdout=sys.stdout.isatty(),
-            disable=not self._console.is_terminal,
-        )
-        self._task: TaskID | None = None
-        self._what = ""
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
-
-    def show(self, what: str, done: int, total: int) -> None:
-        """So much of something has been done."""
-        if what != self._what:
-            logger.info("%s", what)
-            if self._task is not None:
-                self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(Text(what).markup, total=None)
-            self._what = what
-        assert self._task is not None
-        self._bar.update(self._task, completed=done, total=total or None)
 
 
 # What is there
