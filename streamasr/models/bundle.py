@@ -181,7 +181,7 @@ def is_bundle(directory: Path) -> bool:
     """Tell whether a directory says of itself that it is a bundle, whole or not."""
     try:
         facts = _read_facts(directory / FACTS_FILE)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(facts, dict) and facts.get("format") == FORMAT
 
@@ -212,7 +212,7 @@ def open_bundle(directory: Path) -> Bundle:
             f"{directory} has no {FACTS_FILE}, so it is not a model directory; "
             "make one with `streamasr models import`."
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise ModelError(f"{path} does not describe a streamasr model.")
@@ -221,7 +221,7 @@ def open_bundle(directory: Path) -> Bundle:
             f"{path} has version {facts.get('version')!r}, this streamasr reads version {VERSION}; "
             "import the model again."
         )
-    if facts.get("family") not in {RECOGNISER, ALIGNER}:
+    if facts.get("family") not in (RECOGNISER, ALIGNER):
         raise ModelError(f"{path}: this streamasr knows no model family {facts.get('family')!r}.")
     return Bundle(directory, facts["family"], str(facts.get("name", directory.name)), facts)
 
