@@ -62,16 +62,18 @@ def test_broken_models_are_listed_as_such(models: Path) -> None:
     (install(models, "no-decoder") / "decoder.gguf").unlink()
     (install(models, "no-json") / "model.json").unlink()
     (install(models, "bad-json") / "model.json").write_text("{")
+    (install(models, "deep-json") / "model.json").write_text("[" * 100_000)
     install(models, "newer", version=99)
     install(models, "short", files={"decoder.gguf": {"bytes": 2000, "sha256": "0" * 64}})
     install(models, "climbing", files={"../x": {"bytes": 1}})
     install(models, "odd name")
     problems = {each.name: each.problem for each in list_installed(models)}
-    assert len(problems) == 7
+    assert len(problems) == 8
     for name, what in {
         "no-decoder": "no such file",
         "no-json": "has no model.json",
         "bad-json": "cannot be read",
+        "deep-json": "cannot be read",
         "newer": "version 99",
         "short": "has 1000 bytes instead of 2000",
         "climbing": "no file of the model",
