@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from streamasr.errors import ModelError
 from streamasr.importing.gguf_file import GGUFFile, describe, read_gguf
 from tests.checkpoints import write_checkpoint
+from tests.sources import foreign
 from tests.sources.ggml_org import write_ggml_org
 
 RNG = np.random.default_rng(5)
@@ -408,6 +409,25 @@ def test_a_file_of_no_use_is_described_by_its_content(
 def test_half_of_a_pair_is_described(pair: dict[str, GGUFFile]) -> None:
     assert "encoder of a Qwen3-ASR without its language model" in describe(pair["clip"])
     assert "language model of a Qwen3-ASR without its encoder" in describe(pair["qwen3vl"])
+
+
+def test_files_that_are_about_are_described(tmp_path: Path) -> None:
+    dialect = describe(read_gguf(foreign.write_predict_woo(tmp_path / "p.gguf")))
+    assert "models pull qwen3-asr-0.6b" in dialect
+    aligner = describe(read_gguf(foreign.write_ctc_aligner(tmp_path / "a.gguf")))
+    assert "models pull qwen3-aligner-0.6b" in aligner
+    vision = describe(read_gguf(foreign.write_vision_projector(tmp_path / "v.gguf")))
+    assert "a Qwen3-ASR's has the projector qwen3a" in vision
+
+
+def test_a_file_that_vanishes_or_shrinks_is_named(scratch: Path, read: Read) -> None:
+    tensor = read(SOUND).tensors["one.weight"]
+    scratch.write_bytes(SOUND[:-60])
+    with pytest.raises(ModelError, match="removed or cut while it was read"):
+        tensor.float32()
+    scratch.unlink()
+    with pytest.raises(ModelError, match="removed or cut while it was read"):
+        tensor.stored()
 
 
 def test_a_large_vocabulary_is_read_in_a_moment(scratch: Path) -> None:

@@ -117,6 +117,7 @@ def test_what_is_wrong_with_an_encoder_is_named(
     [
         ({"tokenizer.ggml.tokens": ["a"]}, "for text .qwen3vl. without the tokens of speech"),
         ({"tokenizer.ggml.merges": []}, "has no merges"),
+        ({"split.count": 2}, "one part of a model that was split"),
         ({"qwen3vl.block_count": 3}, "is 3, but there are 2 layers"),
         ({"qwen3vl.attention.head_count": 8}, r"blk\.0\.attn_q\.weight is .* configuration means"),
         ({"qwen3vl.attention.value_length": 64}, "value_length = 64 is not supported"),

@@ -85,9 +85,17 @@ class GGUFTensor:
     n_bytes: int
 
     def stored(self) -> npt.NDArray[Any]:
-        """Map the values as they are stored; types in blocks show as the bytes of each row."""
+        """Map the values as they are stored; types in blocks show as the bytes of each row.
+
+        Raises:
+            ModelError: the file is not what it was.
+        """
         dtype = _FLOATS.get(self.stored_type, np.dtype("u1"))
-        values = np.memmap(self.path, dtype, "r", self.offset, (self.n_bytes // dtype.itemsize,))
+        count = self.n_bytes // dtype.itemsize
+        try:
+            values = np.memmap(self.path, dtype, "r", self.offset, (count,))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{self.path}: it was removed or cut while it was read") from error
         is_plain = self.stored_type in _FLOATS
         return np.asarray(values).reshape(self.shape if is_plain else (*self.shape[:-1], -1))
 
@@ -410,10 +418,15 @@ def is_speech_decoder(file: GGUFFile) -> bool:
     return all(token in tokens for token in _SPEECH_TOKENS)
 
 
+def is_part(file: GGUFFile) -> bool:
+    """Tell whether a file holds some of a model's tensors, and others the rest."""
+    return file.metadata.get("split.count", 0) not in (0, 1)
+
+
 def describe(file: GGUFFile) -> str:
     """Say in a sentence what a file is that cannot be used, or not alone, and what could be."""
     architecture = file.architecture
-    if file.metadata.get("split.count", 0) not in (0, 1):
+    if is_part(file):
         return (
             f"{file.path} is one part of a model that was split into several files; join them with "
             "llama.cpp's `llama-gguf-split --merge`, and give the whole."
@@ -436,10 +449,8 @@ def describe(file: GGUFFile) -> str:
             return f"{file.path} does not say what model it is (general.architecture); {_READABLE}."
         case _ if "ctc" in architecture or architecture.startswith(("wav2vec", "hubert")):
             return (
-                f"{file.path} is a CTC model ({_plain(architecture)}), which streamasr neither "
-                "recognises nor aligns with; "
-                + _GET_ONE.format("qwen3-aligner-0.6b")
-                + " for word times."
+                f"{file.path} is a CTC model ({_plain(architecture)}), which streamasr does not "
+                "use; for word times, `streamasr models pull qwen3-aligner-0.6b`."
             )
         case _:
             return (

@@ -6,7 +6,7 @@ import numpy as np
 
 from streamasr.errors import ModelError
 from streamasr.importing.checkpoint import TextDimensions
-from streamasr.importing.gguf_file import GGUFFile, describe, is_speech_decoder
+from streamasr.importing.gguf_file import GGUFFile, describe, is_part, is_speech_decoder
 from streamasr.importing.gguf_names import LLM
 
 ARCHITECTURES: Final = ("qwen3vl", "qwen3")
@@ -20,7 +20,8 @@ def read_text_model(file: GGUFFile) -> TextDimensions:
     Raises:
         ModelError: it is another model, or something is missing, contradictory or not supported.
     """
-    if file.architecture not in ARCHITECTURES or not is_speech_decoder(file):
+    is_right = file.architecture in ARCHITECTURES and is_speech_decoder(file)
+    if not is_right or is_part(file):
         raise ModelError(describe(file))
     prefix = file.architecture
     embeddings = file.tensors.get("token_embd.weight")
