@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,22 @@ def test_the_file_type_is_only_stated_where_one_is_chosen(tmp_path: Path) -> Non
         write_decoder(checkpoint, tmp_path / f"{width}.gguf", width, "m")
         metadata = read_gguf(tmp_path / f"{width}.gguf").metadata
         assert metadata.get("general.file_type") == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"rope_theta": 1e308}, r"rope_theta cannot be 1e\+308"),
+        ({"rope_theta": -1.0}, "rope_theta cannot be -1.0"),
+        ({"rms_eps": float("nan")}, "rms_norm_eps cannot be nan"),
+        ({"max_positions": 1 << 40}, "a context of 1099511627776 is impossible"),
+    ],
+)
+def test_numbers_that_a_gguf_cannot_hold_are_named(
+    tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    checkpoint = read_checkpoint(write_checkpoint(tmp_path / "c"))
+    checkpoint = replace(checkpoint, text=replace(checkpoint.text, **changes))
+    with pytest.raises(ModelError, match=sentence):
+        write_decoder(checkpoint, tmp_path / "d.gguf", "f16", "m")
+    assert not (tmp_path / "d.gguf").exists()

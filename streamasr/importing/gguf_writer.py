@@ -33,6 +33,10 @@ _FILE_TYPES: Final = {
 }
 """A file that is kept as it is gets none: llama.cpp then looks at the tensors."""
 
+_SMALLEST: Final = 1e-30
+_LARGEST: Final = 1e30
+_MOST_POSITIONS: Final = 1 << 31
+
 _PIECE: Final = 1 << 24  # bytes, about what is converted at a time
 
 
@@ -53,8 +57,9 @@ def write_decoder(
         progress: told after every tensor.
 
     Raises:
-        ModelError: the tokenizer is broken, or a weight does not fit into f16.
+        ModelError: the tokenizer is broken, a number is impossible, or a weight does not fit.
     """
+    _check_numbers(checkpoint)
     vocabulary = checkpoint.read_vocabulary()
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[_ARCHITECTURE])
     _add_facts(writer, checkpoint, name)
@@ -75,6 +80,16 @@ def write_decoder(
             progress(f"decoder, {width}", done, total)
     finally:
         writer.close()
+
+
+def _check_numbers(checkpoint: Checkpoint) -> None:
+    """Refuse numbers that a GGUF cannot hold, or that no model can have."""
+    text = checkpoint.text
+    for what, value in (("rms_norm_eps", text.rms_eps), ("rope_theta", text.rope_theta)):
+        if not _SMALLEST < value < _LARGEST:
+            raise ModelError(f"{checkpoint.path}: {what} cannot be {value}")
+    if not 0 < text.max_positions < _MOST_POSITIONS:
+        raise ModelError(f"{checkpoint.path}: a context of {text.max_positions} is impossible")
 
 
 def _add_facts(writer: gguf.GGUFWriter, checkpoint: Checkpoint, name: str) -> None:
