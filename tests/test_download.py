@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import itertools
 import resource
 import threading
 from collections.abc import Iterator
@@ -229,6 +230,15 @@ def test_a_server_that_only_stalls_is_given_up(
     server.script(PATH, stall(1000), stall(0))
     said = refusal(url, path, replace(policy, silence_s=0.2, attempts=2))
     assert "nothing came for 0 s, 2 times in a row; what has come is kept" in said
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_left(
+    server: FileServer, url: str, path: Path, policy: Policy, waited: list[float]
+) -> None:
+    server.script(PATH, stall(1000))
+    times = itertools.chain([0.0, 121.0], itertools.repeat(200.0))
+    assert fetch(url, path, replace(policy, now=lambda: next(times))).sha256 == SHA256
+    assert waited == [1]
 
 
 def test_nobody_there_is_said_after_some_tries(

@@ -53,6 +53,9 @@ _PIECE: Final = 1 << 17
 _ADVANCE: Final = 1 << 20
 """New bytes that make earlier failures forgotten."""
 
+_SLOWEST: Final = 100
+"""Bytes per second; a server that sends less hardly means it."""
+
 _MOST_REDIRECTS: Final = 10
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Answers that may be another one later."""
@@ -429,6 +432,7 @@ class _Fetch:
 
     def _copy(self, response: requests.Response) -> None:
         partial, total = self._partial, self._total
+        pace = _Pace(self._policy)
         self._tell(self._wanted.name)
         for piece in self._pieces(response):
             if partial.position + len(piece) > (self._wanted.limit if total is None else total):
@@ -436,6 +440,8 @@ class _Fetch:
                 raise self._failure("more bytes come than were announced")
             partial.write(piece)
             self._tell(self._wanted.name)
+            if pace.is_hopeless(len(piece)) and partial.position != total:
+                raise _PassingError("hardly anything comes")
         if partial.position < (1 if total is None else total):
             raise _PassingError("the connection ended early")
 
@@ -487,6 +493,25 @@ class _Fetch:
 
     def _failure(self, reason: str) -> DownloadError:
         return DownloadError(f"{self._wanted.url} cannot be fetched: {reason}.")
+
+
+class _Pace:
+    """Notices a server that sends a byte now and then, which no time limit of a read does."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._since = policy.now()
+        self._n_bytes = 0
+
+    def is_hopeless(self, n_bytes: int) -> bool:
+        """So many more have come; whether that is too little for the time that has passed."""
+        self._n_bytes += n_bytes
+        seconds = self._policy.now() - self._since
+        if seconds <= 2 * self._policy.silence_s:
+            return False
+        is_slow = self._n_bytes < _SLOWEST * seconds
+        self._since, self._n_bytes = self._since + seconds, 0
+        return is_slow
 
 
 def _causes(error: BaseException) -> list[BaseException]:

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +38,6 @@ from streamasr.models.bundle import Bundle, open_bundle
 if TYPE_CHECKING:
     from streamasr.catalogue.download import Policy
     from streamasr.importing.pack import Wish
-
-logger = logging.getLogger(__name__)
 
 _FEW: Final = 2
 """Languages that are named; more are counted."""
@@ -362,7 +360,7 @@ def _make(source: Path, place: Path, wish: "Wish", steps: StepProgress) -> None:
 
     bundle = import_model(source, place, wish, steps.show)
     if bundle.warning:
-        logger.warning("%s", bundle.warning)
+        print(f"streamasr: warning: {bundle.warning}", file=sys.stderr)
 
 
 def _wish(options: argparse.Namespace, name: str, **known: Any) -> "Wish":
