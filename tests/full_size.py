@@ -35,7 +35,7 @@ from typing import Any, Final
 from streamasr.bench.machine import SCRIPTED
 from tests.full_size_check import CHECKS, check
 from tests.sources.crispasr import write_crispasr
-from tests.sources.full_size import ALIGNER, SHAPES, SMALL_RECOGNISER, write_checkpoint
+from tests.sources.full_size import SHAPES, write_checkpoint
 from tests.sources.ggml_org import write_ggml_org
 from tests.sources.onnx_release import write_onnx_release
 from tests.sources.safetensors import write_safetensors
@@ -61,19 +61,19 @@ def make_model(options: argparse.Namespace) -> None:
     """Make a model directory whose decoder follows a script."""
     destination: Path = options.directory
     tell = _clock()
-    with _beside(destination, keep=options.keep) as checkpoint:
-        tell("writing the recogniser's checkpoint")
-        write_checkpoint(checkpoint / "recogniser", SMALL_RECOGNISER)
+    widths = ["--encoder", options.encoder, "--decoder", options.decoder]
+    with _beside(destination, keep=options.keep) as place:
+        tell("writing the recogniser's weights")
+        recogniser = write_checkpoint(place / "recogniser", SHAPES["0.6b"])
+        tell("importing them")
+        import_source(recogniser, destination, widths)
         if options.aligner:
-            tell("writing the aligner's checkpoint")
-            write_checkpoint(checkpoint / "aligner", ALIGNER)
-        tell("importing")
+            tell("writing the aligner's weights")
+            aligner = write_checkpoint(place / "aligner", SHAPES["aligner"])
+            tell("importing them")
+            import_source(aligner, destination / "aligner", widths)
         name = f"random-0.6b-{options.encoder}-{options.decoder}"
-        widths = ["--encoder", options.encoder, "--decoder", options.decoder]
-        import_source(checkpoint / "recogniser", destination, ["--name", name, *widths])
-        if options.aligner:
-            import_source(checkpoint / "aligner", destination / "aligner", widths)
-        add_script(destination, options.tokens_per_second)
+        add_script(destination, name, options.tokens_per_second)
     tell(f"wrote {destination}")
 
 
@@ -83,10 +83,10 @@ def import_source(source: Path, destination: Path, options: Sequence[str]) -> No
     subprocess.run([*command, "--output", str(destination), *options], check=True)
 
 
-def add_script(bundle: Path, tokens_per_second: float) -> None:
-    """Say that the decoder's weights mean nothing."""
+def add_script(bundle: Path, name: str, tokens_per_second: float) -> None:
+    """Name a model, and say that its decoder's weights mean nothing."""
     path = bundle / "model.json"
-    facts = json.loads(path.read_text("utf-8")) | {SCRIPTED: tokens_per_second}
+    facts = json.loads(path.read_text("utf-8")) | {"name": name, SCRIPTED: tokens_per_second}
     path.write_text(json.dumps(facts, ensure_ascii=False, indent=2) + "\n", "utf-8")
 
 

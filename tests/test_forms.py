@@ -200,7 +200,11 @@ def test_old_files_of_4_bits_are_warned_of(wide: Path, tmp_path: Path) -> None:
 
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "predict-woo": (lambda d: foreign.write_predict_woo(d / "m.gguf"), "qwen3-asr.cpp"),
-    "text only": (lambda d: foreign.write_text_only(TINY_RECOGNISER, d / "m.gguf"), "mmproj"),
+    "text only": (lambda d: foreign.write_text_only(TINY_RECOGNISER, d / "m.gguf"), "text"),
+    "decoder alone": (
+        lambda d: foreign.write_decoder_alone(TINY_RECOGNISER, d / "m.gguf"),
+        "without its encoder",
+    ),
     "CTC aligner": (lambda d: foreign.write_ctc_aligner(d / "m.gguf"), "canary_ctc"),
     "vision": (lambda d: foreign.write_vision_projector(d / "m.gguf"), "mmproj"),
     "old with other ids": (

@@ -6,7 +6,7 @@ their own; both files are alike but for the output matrix, the end tokens and a 
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -17,6 +17,7 @@ from gguf import GGMLQuantizationType as Type
 from gguf import LlamaFileType, TokenType
 
 from streamasr.decoder.llama import load_library
+from tests.checkpoints import ORDINARY_ADDED_TOKENS
 from tests.sources.gguf_file import Entry, fits, write_gguf
 from tests.sources.weights import (
     EMBEDDINGS,
@@ -77,6 +78,7 @@ class DecoderOptions:
     """Store the head even where it is tied to the embeddings."""
     architecture: Literal["qwen3vl", "qwen3"] = "qwen3vl"
     has_chat_template: bool = False
+    has_audio_tokens: bool = True
     begin: str | None = None
     """The token that is said to begin a text."""
 
@@ -90,7 +92,10 @@ def write_decoder(weights: Weights, path: Path, options: DecoderOptions) -> None
     _add_dimensions(writer, weights, options)
     writer.add_file_type(_FILE_TYPES[options.kind])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    add_vocabulary(writer, read_vocabulary(weights.directory), weights.shape.vocab, options)
+    vocabulary = read_vocabulary(weights.directory)
+    if not options.has_audio_tokens:
+        vocabulary = _without_audio(vocabulary)
+    add_vocabulary(writer, vocabulary, weights.shape.vocab, options)
     write_gguf(writer, path, list(_entries(weights, options)))
 
 
@@ -154,6 +159,15 @@ def add_vocabulary(
     writer.add_add_bos_token(False)
     if options.has_chat_template:
         writer.add_chat_template(CHAT_TEMPLATE)
+
+
+def _without_audio(vocabulary: Vocabulary) -> Vocabulary:
+    others = {
+        number: text
+        for number, text in vocabulary.added.items()
+        if "audio" not in text and text not in ORDINARY_ADDED_TOKENS
+    }
+    return replace(vocabulary, added=others)
 
 
 def _token_type(vocabulary: Vocabulary, row: int) -> TokenType:

@@ -29,7 +29,14 @@ def write_predict_woo(path: Path) -> Path:
 
 def write_text_only(checkpoint: Path, path: Path) -> Path:
     """A language model that hears nothing: Qwen3 as anyone may have it."""
-    write_decoder(Weights(checkpoint), path, DecoderOptions(architecture="qwen3"))
+    options = DecoderOptions(architecture="qwen3", has_audio_tokens=False)
+    write_decoder(Weights(checkpoint), path, options)
+    return path
+
+
+def write_decoder_alone(checkpoint: Path, path: Path) -> Path:
+    """The half of a model that was forgotten to be downloaded with the other."""
+    write_decoder(Weights(checkpoint), path, DecoderOptions())
     return path
 
 
