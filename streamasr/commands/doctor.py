@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import importlib.metadata
 import json
-import logging
 import multiprocessing
 import os
 import platform
@@ -62,7 +61,6 @@ def run_doctor(options: argparse.Namespace) -> int:
     Args:
         options: `config`, a file of settings; `deep`, to compare hashes too; `json`.
     """
-    logging.getLogger("streamasr").setLevel(logging.CRITICAL)  # the findings say it
     findings = list(examine(options.config, is_deep=options.deep))
     if options.json:
         shown = [{**asdict(finding), "level": finding.level.value} for finding in findings]
@@ -106,10 +104,16 @@ def show(findings: list[Finding], console: Console) -> None:
         if finding.advice:
             text.append(f"\n→ {finding.advice}", style="cyan")
         mark = Text(finding.level.value, styles[finding.level])
-        table.add_row(mark, finding.subject, text)
+        table.add_row(mark, Text(finding.subject), text)
     console.print(table)
     counts = {level: sum(each.level is level for each in findings) for level in Level}
-    console.print(f"{counts[Level.PROBLEM]} problems, {counts[Level.WARNING]} warnings")
+    console.print(
+        f"{_count(counts[Level.PROBLEM], 'problem')}, {_count(counts[Level.WARNING], 'warning')}"
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'s' * (number != 1)}"
 
 
 # Settings and software
