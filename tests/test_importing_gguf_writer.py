@@ -157,10 +157,14 @@ def test_the_file_type_is_only_stated_where_one_is_chosen(tmp_path: Path) -> Non
         ({"rope_theta": 1e308}, r"rope_theta cannot be 1e\+308"),
         ({"rope_theta": -1.0}, "rope_theta cannot be -1.0"),
         ({"rms_eps": float("nan")}, "rms_norm_eps cannot be nan"),
-        ({"max_positions": 1 << 40}, "a context of 1099511627776 is impossible"),
+        ({"max_positions": 1 << 40}, "a context of 1099511627776 positions is impossible"),
+        ({"n_heads": 3}, "3 heads cannot share 2 heads of keys and values"),
+        ({"n_kv_heads": 8}, "4 heads cannot share 8 heads of keys and values"),
+        ({"head_dim": 33}, "heads of 33 values cannot be rotated in pairs"),
+        ({"n_layers": 513}, "512 layers at most, not 513"),
     ],
 )
-def test_numbers_that_a_gguf_cannot_hold_are_named(
+def test_numbers_that_llama_cpp_would_abort_over_are_named(
     tmp_path: Path, changes: dict[str, Any], sentence: str
 ) -> None:
     checkpoint = read_checkpoint(write_checkpoint(tmp_path / "c"))

@@ -1,5 +1,6 @@
 """What a language model's GGUF says of itself, where llama.cpp is to run it as it is."""
 
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -11,6 +12,10 @@ from streamasr.importing.gguf_names import LLM
 
 ARCHITECTURES: Final = ("qwen3vl", "qwen3")
 
+_MOST_LAYERS: Final = 512
+_MOST_POSITIONS: Final = 1 << 31
+_SMALLEST: Final = 1e-30  # of numbers that are stored in single precision
+_LARGEST: Final = 1e30
 _PADDING: Final = -100.0  # what fills the head of an aligner's decoder up to its vocabulary
 
 
@@ -42,8 +47,32 @@ def read_text_model(file: GGUFFile) -> TextDimensions:
         rms_eps=file.number(f"{prefix}.attention.layer_norm_rms_epsilon"),
         rope_theta=file.number(f"{prefix}.rope.freq_base"),
     )
+    check_runnable(dimensions, file.path)
     _check_head(file, dimensions)
     return dimensions
+
+
+def check_runnable(text: TextDimensions, path: Path) -> None:
+    """Refuse what llama.cpp would end the whole process over.
+
+    Raises:
+        ModelError: no Qwen3 can be like this.
+    """
+    if text.n_heads % text.n_kv_heads:
+        raise ModelError(
+            f"{path}: {text.n_heads} heads cannot share {text.n_kv_heads} heads of keys and values"
+        )
+    if text.head_dim < 2 or text.head_dim % 2:
+        raise ModelError(f"{path}: heads of {text.head_dim} values cannot be rotated in pairs")
+    if text.n_layers > _MOST_LAYERS:
+        raise ModelError(
+            f"{path}: llama.cpp runs {_MOST_LAYERS} layers at most, not {text.n_layers}"
+        )
+    if not 0 < text.max_positions < _MOST_POSITIONS:
+        raise ModelError(f"{path}: a context of {text.max_positions} positions is impossible")
+    for what, value in (("rms_norm_eps", text.rms_eps), ("rope_theta", text.rope_theta)):
+        if not _SMALLEST < value < _LARGEST:
+            raise ModelError(f"{path}: {what} cannot be {value}")
 
 
 def _check_head(file: GGUFFile, dimensions: TextDimensions) -> None:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from streamasr.errors import ModelError
 from streamasr.importing.checkpoint import HEAD, Checkpoint
 from streamasr.importing.gguf_file import to_float32
+from streamasr.importing.gguf_text import check_runnable
 from streamasr.importing.tensors import Progress, Tensor, silent
 from streamasr.importing.tokenizer import END_OF_TEXT, END_OF_TURN, Vocabulary
 from streamasr.models.bundle import RECOGNISER
@@ -32,10 +33,6 @@ _FILE_TYPES: Final = {
     "f16": gguf.LlamaFileType.MOSTLY_F16,
 }
 """A file that is kept as it is gets none: llama.cpp then looks at the tensors."""
-
-_SMALLEST: Final = 1e-30
-_LARGEST: Final = 1e30
-_MOST_POSITIONS: Final = 1 << 31
 
 _PIECE: Final = 1 << 24  # bytes, about what is converted at a time
 
@@ -57,9 +54,9 @@ def write_decoder(
         progress: told after every tensor.
 
     Raises:
-        ModelError: the tokenizer is broken, a number is impossible, or a weight does not fit.
+        ModelError: the tokenizer is broken, llama.cpp cannot run it, or a weight does not fit.
     """
-    _check_numbers(checkpoint)
+    check_runnable(checkpoint.text, checkpoint.path)
     vocabulary = checkpoint.read_vocabulary()
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[_ARCHITECTURE])
     _add_facts(writer, checkpoint, name)
@@ -80,16 +77,6 @@ def write_decoder(
             progress(f"decoder, {width}", done, total)
     finally:
         writer.close()
-
-
-def _check_numbers(checkpoint: Checkpoint) -> None:
-    """Refuse numbers that a GGUF cannot hold, or that no model can have."""
-    text = checkpoint.text
-    for what, value in (("rms_norm_eps", text.rms_eps), ("rope_theta", text.rope_theta)):
-        if not _SMALLEST < value < _LARGEST:
-            raise ModelError(f"{checkpoint.path}: {what} cannot be {value}")
-    if not 0 < text.max_positions < _MOST_POSITIONS:
-        raise ModelError(f"{checkpoint.path}: a context of {text.max_positions} is impossible")
 
 
 def _add_facts(writer: gguf.GGUFWriter, checkpoint: Checkpoint, name: str) -> None:
