@@ -74,6 +74,8 @@ FORMS: Final[dict[str, Form]] = {
     ),
     "crispasr q8_0": Form(lambda source, to: write_crispasr(source, _file(to), "q8_0"), NARROW),
     "crispasr q4_k": Form(lambda source, to: write_crispasr(source, _file(to), "q4_k"), NARROW),
+    "crispasr q5_0": Form(lambda source, to: write_crispasr(source, _file(to), "q5_0"), NARROW),
+    "crispasr q3_k": Form(lambda source, to: write_crispasr(source, _file(to), "q3_k"), NARROW),
     "ggml-org f16": Form(
         lambda source, to: write_ggml_org(source, to, "f16", "f16"), EXACT, True, ("recogniser",)
     ),

@@ -45,7 +45,7 @@ TOKENS_PER_SECOND: Final = 4.0
 
 PRECISIONS: Final = {
     "onnx": ("fp32", "fp16", "int8", "int4"),
-    "crispasr": ("f16", "q8_0", "q4_k"),
+    "crispasr": ("f16", "q8_0", "q5_0", "q4_k", "q3_k"),
     "ggml-org": ("f16", "bf16", "q8_0"),
     "safetensors": ("BF16", "F16", "F32"),
 }

@@ -7,6 +7,7 @@ encoders against golden arrays of the reference, answers and time classes agains
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -15,13 +16,17 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from streamasr.errors import ModelError
 from streamasr.importing.pack import import_model
 from streamasr.models.bundle import Bundle
 from streamasr.models.forced_aligner import ForcedAligner
 from streamasr.models.onnx import OnnxOptions
-from tests.forms import FORMS, LOSSY, Form, Recogniser, cosine
+from streamasr.units import Float32Array
+from tests.checkpoints import Shape, write_checkpoint
+from tests.forms import EXACT, FORMS, LOSSY, Form, Recogniser, cosine
 from tests.goldens import (
     TINY_ALIGNER,
     TINY_CLIPS,
@@ -32,6 +37,7 @@ from tests.goldens import (
     read_clip,
     words_of,
 )
+from tests.signals import speechlike
 from tests.sources import foreign
 from tests.sources.crispasr import write_crispasr
 from tests.sources.onnx_release import write_onnx_release
@@ -39,6 +45,7 @@ from tests.sources.released_ids import released_id, write_released_ids
 
 RECOGNISERS = [name for name, form in FORMS.items() if "recogniser" in form.families]
 ALIGNERS = [name for name, form in FORMS.items() if "aligner" in form.families]
+EXACT_RECOGNISERS = ["onnx fp32, f16", "crispasr f16", "ggml-org f16", "safetensors f16"]
 SPOKEN = [name for name in TINY_GOLDEN_CLIPS if name != "noise"]
 
 Sources = Callable[[str, Path], Path]
@@ -128,6 +135,41 @@ def transcribe(model: Path, cache: Path, clip: str) -> str:
         check=True,
     )
     return done.stdout.strip()
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> Shape:
+    """Small ones of any proportions, rows that no block fits among them."""
+    encoder_heads, kv_heads = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    return Shape(
+        channels=draw(st.integers(1, 9)),
+        d_model=encoder_heads * draw(st.sampled_from([8, 20, 32])),
+        encoder_layers=draw(st.integers(1, 3)),
+        encoder_heads=encoder_heads,
+        encoder_ffn=draw(st.sampled_from([24, 64, 96])),
+        hidden=draw(st.sampled_from([32, 40, 64])),
+        layers=draw(st.integers(1, 3)),
+        heads=kv_heads * draw(st.integers(1, 3)),
+        kv_heads=kv_heads,
+        head_dim=draw(st.sampled_from([16, 32, 64])),
+        ffn=draw(st.sampled_from([32, 72, 96])),
+        tied=draw(st.booleans()),
+    )
+
+
+@settings(max_examples=12)
+@given(shape=shapes(), name=st.sampled_from(EXACT_RECOGNISERS), seed=st.integers(0, 99))
+def test_a_model_of_any_shape_is_the_same_in_any_form(shape: Shape, name: str, seed: int) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        checkpoint = write_checkpoint(Path(place) / "checkpoint", shape, seed=seed)
+        embeddings: list[Float32Array] = []
+        for form in (FORMS["safetensors f16"], FORMS[name]):
+            source = form.write(checkpoint, Path(place) / f"source-{len(embeddings)}")
+            bundle = import_model(source, Path(place) / f"bundle-{len(embeddings)}", form.wish)
+            with Recogniser(bundle.directory) as recogniser:
+                embeddings.append(recogniser.encoder.encode(speechlike(20_000)))
+                assert len(recogniser.greedy(embeddings[-1], 3)) <= 3
+        assert cosine(*embeddings) >= EXACT
 
 
 def test_a_folder_of_both_releases_becomes_a_model_with_its_aligner(tmp_path: Path) -> None:

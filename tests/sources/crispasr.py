@@ -20,12 +20,17 @@ from tests.sources.gguf_file import Entry, fits, write_gguf
 from tests.sources.weights import HEAD, Float32Array, Vocabulary, Weights, read_vocabulary
 
 Generation = Literal["new", "old"]
-Types = Literal["f16", "q8_0", "q4_k"]
+Types = Literal["f16", "q8_0", "q5_0", "q4_k", "q3_k"]
 
 ARCHITECTURE: Final = "qwen3asr"
 
-_NARROW: Final = {"q8_0": Type.Q8_0, "q4_k": Type.Q4_K}
-_FALLBACK: Final = {Type.Q4_K: Type.Q4_0}
+_NARROW: Final = {
+    "q8_0": Type.Q8_0,
+    "q5_0": Type.Q5_0,
+    "q4_k": Type.Q4_K,
+    "q3_k": Type.Q3_K,
+}
+_FALLBACK: Final = {Type.Q4_K: Type.Q4_0, Type.Q3_K: Type.Q4_0}
 """Where rows are no multiple of the block."""
 
 _AUDIO_LAYER_NAMES: Final = {
@@ -115,7 +120,7 @@ def _add_vocabulary(
 
 
 def _audio_entries(weights: Weights, types: Types, generation: Generation) -> Iterator[Entry]:
-    narrow: Types = "q8_0" if types == "q4_k" and generation == "new" else types
+    narrow: Types = types if types == "f16" or generation == "old" else "q8_0"
     for name, ours in _audio_names(weights.shape.encoder_layers):
         for suffix in ("weight", "bias"):
             if f"{ours}.{suffix}" in weights.names:
