@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import zipfile
@@ -97,10 +98,10 @@ def test_the_list_shows_what_is_embedded_and_what_can_be_had(home: Home) -> None
     lines = home.out.splitlines()
     assert lines[0].split()[:3] == ["NAME", "STATE", "FAMILY"]
     rows = {line.split()[0]: line.split() for line in lines[1:]}
-    assert rows["tiny"][1:3] == ["embedded", "qwen3-asr"]
-    known = ["known", "qwen3-asr", "0.6B", "-", "30", "Apache-2.0", "-", REPOSITORY]
+    assert rows["tiny"][1:3] == ["embedded", "asr"]
+    known = ["known", "asr", "0.6B", "-", "30", "Apache-2.0", "-", REPOSITORY]
     assert rows[NAME][1:] == known
-    assert rows["qwen3-asr-1.7b-q5_k"][-4:-1] == ["GB", "to", "get"]
+    assert rows["qwen3-asr-1.7b-q5_k"][-3:-1] == ["(2.0", "GB)"]
     assert not home.models.exists()
 
 
@@ -125,21 +126,26 @@ def test_a_user_adds_models_in_his_settings(home: Home) -> None:
 def test_a_broken_model_is_listed_with_its_problem(home: Home) -> None:
     (home.models / "old").mkdir(parents=True)
     assert home.run("list") == 0
-    (line,) = (line for line in home.out.splitlines() if line.startswith("old"))
+    line, problem = (line for line in home.out.splitlines() if line.startswith("old"))
     assert "broken" in line
-    assert "has no model.json" in line
+    assert problem.startswith("old: ")
+    assert "has no model.json" in problem
 
 
-def test_on_a_terminal_the_list_is_a_table(home: Home) -> None:
+@pytest.mark.parametrize(("columns", "n_shown"), [(200, 9), (80, 7), (48, 4)])
+def test_on_a_terminal_the_list_is_a_table_of_what_fits(
+    columns: int, n_shown: int, home: Home
+) -> None:
     master, slave = pty.openpty()
-    environment = os.environ | {"COLUMNS": "200", "TERM": "xterm"}
+    environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm"}
     command = [sys.executable, "-m", "streamasr", "models", "list"]
     subprocess.run(command, stdout=slave, env=environment, check=True)  # a terminal holds 4 kB
-    shown = os.read(master, 65536)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", os.read(master, 65536).decode()).splitlines()
     os.close(slave)
     os.close(master)
-    assert b"\x1b[" in shown
-    assert b"qwen3-asr-0.6b" in shown
+    assert len(lines[0].split()) == n_shown
+    assert len(lines) == 8
+    assert all(len(line.rstrip()) <= columns for line in lines)
 
 
 # Getting models

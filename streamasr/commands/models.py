@@ -114,9 +114,13 @@ def _list(config: DaemonConfig, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps([_described(row) for row in rows], ensure_ascii=False))
     elif (console := Console()).is_terminal:
-        console.print(_rich_table(rows))
+        console.print(_rich_table(rows, console.width))
     else:
         print(_plain_table(rows))
+    if not as_json:
+        for row in rows:
+            if row.problem:
+                print(printable(f"{row.name}: {row.problem}"))
     return 0
 
 
@@ -199,11 +203,14 @@ _HEADS: Final = (
     "FAMILY",
     "SIZE",
     "PRECISION",
-    "LANGUAGES",
+    "LANG.",
     "LICENCE",
     "DISK",
     "SOURCE",
 )
+_DROPPED: Final = ("SOURCE", "LICENCE", "LANG.", "FAMILY", "PRECISION")
+"""On a narrow terminal, in this order."""
+_GAP: Final = 2
 
 
 def _cells(row: _Row) -> tuple[str, ...]:
@@ -211,21 +218,22 @@ def _cells(row: _Row) -> tuple[str, ...]:
     cells = (
         row.name,
         row.state,
-        row.family,
+        row.family.removeprefix("qwen3-"),
         row.parameters,
         row.precision,
         _some_languages(row.languages),
         row.licence,
         _some_bytes(row),
-        row.problem or row.source,
+        row.source,
     )
     return tuple(printable(cell) or "-" for cell in cells)
 
 
 def _some_bytes(row: _Row) -> str:
+    """What it takes, or in brackets what will be fetched."""
     if row.n_bytes is not None:
         return size_text(row.n_bytes)
-    return f"{size_text(row.download_bytes)} to get" if row.download_bytes else ""
+    return f"({size_text(row.download_bytes)})" if row.download_bytes else ""
 
 
 def _some_languages(names: tuple[str, ...] | None) -> str:
@@ -237,20 +245,35 @@ def _some_languages(names: tuple[str, ...] | None) -> str:
 def _plain_table(rows: Sequence[_Row]) -> str:
     """Lines that stay apart in a pipe too."""
     lines = [_HEADS, *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    widths = _widths(lines)
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        (" " * _GAP)
+        .join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        .rstrip()
         for line in lines
     )
 
 
-def _rich_table(rows: Sequence[_Row]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
-    for head in _HEADS:
-        table.add_column(head, no_wrap=head in {"NAME", "STATE", "DISK"}, overflow="fold")
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*lines, strict=True)]
+
+
+def _rich_table(rows: Sequence[_Row], width: int) -> Table:
+    """As many columns as fit."""
+    cells = [*map(_cells, rows)]
+    widths = dict(zip(_HEADS, _widths([_HEADS, *cells]), strict=True))
+    for head in _DROPPED:
+        if sum(widths.values()) + _GAP * (len(widths) - 1) > width:
+            del widths[head]
+    shown = [index for index, head in enumerate(_HEADS) if head in widths]
+    table = Table(
+        box=None, padding=(0, _GAP, 0, 0), show_edge=False, pad_edge=False, header_style="dim"
+    )
+    for head in widths:
+        table.add_column(head, no_wrap=True)
     styles = {"installed": "green", "broken": "red", "embedded": "green", "known": "dim"}
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in _cells(row)), style=styles[row.state])
+    for row, line in zip(rows, cells, strict=True):
+        table.add_row(*(Text(line[index]) for index in shown), style=styles[row.state])
     return table
 
 
