@@ -49,9 +49,9 @@ class Given:
         return self.values
 
 
-def given(tensor: Tensor, values: npt.NDArray[Any], stored_type: str = "F32") -> Given:
-    values = np.broadcast_to(values, tensor.shape).astype(np.float32)
-    return Given(tensor.path, tensor.name, tensor.shape, stored_type, values)
+def given(tensor: Tensor, values: npt.ArrayLike, stored_type: str = "F32") -> Given:
+    array = np.broadcast_to(np.asarray(values, np.float32), tensor.shape)
+    return Given(tensor.path, tensor.name, tensor.shape, stored_type, array)
 
 
 def with_tensors(checkpoint: Checkpoint, changed: dict[str, Tensor]) -> Checkpoint:

@@ -55,7 +55,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def first_logits(path: Path) -> Float32Array:
     with LlamaModel(path) as model:
         context = LlamaContext(model, n_ctx=32, n_threads=1)
-        [logits] = np.array(context.read([Rows(0, np.array([1, 2, 3], np.int32), 1)]))
+        logits = context.read([Rows(0, np.array([1, 2, 3], np.int32), 1)])[0].copy()
         context.close()
     return logits
 

@@ -7,6 +7,7 @@ harm, and archives within archives stay closed.
 """
 
 import io
+import os
 import shutil
 import stat
 import unicodedata
@@ -102,6 +103,11 @@ class _Bounded(io.BufferedReader):
         if size is not None and size > _MAX_READ_BYTES:
             raise zipfile.BadZipFile("its list of members is longer than any model's")
         return super().read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        if whence == os.SEEK_SET and offset < 0:
+            raise zipfile.BadZipFile("a member begins before the file")
+        return super().seek(offset, whence)
 
 
 def _choose(members: Sequence[zipfile.ZipInfo], path: Path) -> list[zipfile.ZipInfo]:
