@@ -353,7 +353,8 @@ class Daemon:
             self._loop.call_soon_threadsafe(self._on_trouble, code, message)
 
     def _on_trouble(self, code: str, message: str) -> None:
-        logger.warning("%s", message)
+        if code != "degraded":  # the engine has logged it
+            logger.warning("%s", message)
         for live in self.sessions:
             live.warn(code, message)
         if self._is_lost() and not self._stop.is_set():
