@@ -75,7 +75,7 @@ class StepProgress:
         """Prepare; nothing is shown before `__enter__`."""
         self._console = Console(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # names of files may hold brackets
             BarColumn(bar_width=24),
             DownloadColumn(),
             TimeRemainingColumn(compact=True),
@@ -99,17 +99,17 @@ class StepProgress:
         self._progress.stop()
 
     def show(self, what: str, done: int, total: int) -> None:
-        """So many bytes of this step have been done."""
+        """So many bytes of this step have been done; a total of 0 is one that is not known."""
         if what != self._what:
             self._begin(what, total)
         if self._task is not None:
-            self._progress.update(self._task, completed=done, total=total)
+            self._progress.update(self._task, completed=done, total=total or None)
 
     def _begin(self, what: str, total: int) -> None:
         if self._task is not None:
             self._progress.remove_task(self._task)
         self._what = what
-        self._task = self._progress.add_task(what, total=total)
+        self._task = self._progress.add_task(what, total=total or None)
         if not self._console.is_terminal:
             print(f"streamasr: {what}", file=sys.stderr, flush=True)
 

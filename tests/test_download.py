@@ -253,7 +253,7 @@ def test_nobody_there_is_said_after_some_tries(
 
 def test_an_unknown_host_is_said(path: Path, policy: Policy) -> None:
     said = refusal("http://no-such-host.invalid/x", path, replace(policy, attempts=1))
-    assert "no-such-host.invalid is not found; is there a network?" in said
+    assert "no-such-host.invalid is not found (no network?)." in said
 
 
 def test_waits_grow_up_to_a_bound_and_are_spread() -> None:
@@ -307,9 +307,7 @@ def test_what_an_interrupted_call_left_is_not_fetched_again(
 ) -> None:
     server.script(PATH, truncate(100_000))
     once = replace(policy, attempts=1)
-    assert "the connection was dropped, 1 times in a row; what has come is kept" in refusal(
-        url, path, once
-    )
+    assert "the connection was dropped; what has come is kept" in refusal(url, path, once)
     assert left(path) == {"model.gguf.partial", "model.gguf.partial.json"}
     assert fetch(url, path, policy).sha256 == SHA256
     assert ranges(server) == [None, "bytes=100000-"]

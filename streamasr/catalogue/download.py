@@ -166,6 +166,7 @@ def download(
     size: int | None = None,
     sha256: str | None = None,
     limit: int = MOST_BYTES,
+    label: str | None = None,
     session: requests.Session | None = None,
     policy: Policy | None = None,
     progress: Progress = silent,
@@ -179,6 +180,7 @@ def download(
         size: its bytes, where they are known.
         sha256: its hash in lower case hexadecimal, where it is known.
         limit: bytes that are never exceeded, whatever the server sends.
+        label: what `progress` is told that it is; by default its name.
         session: from `open_session`, which several downloads may share.
         policy: how patient to be.
         progress: told how far it is, and what is being waited for.
@@ -194,7 +196,7 @@ def download(
         if session is None:
             session = stack.enter_context(open_session())
         partial = stack.enter_context(_Partial(path, url, progress))
-        wanted = _Wanted(url, path.name, size, sha256, limit)
+        wanted = _Wanted(url, label or path.name, size, sha256, limit)
         return _Fetch(wanted, partial, session, policy or Policy(), progress).run()
 
 
@@ -271,7 +273,8 @@ class _Fetch:
     def _wait(self, error: _PassingError, n_failures: int) -> None:
         policy = self._policy
         if n_failures >= policy.attempts:
-            raise self._failure(f"{error}, {n_failures} times in a row{self._kept()}") from error
+            times = f", {n_failures} times in a row" if n_failures > 1 else ""
+            raise self._failure(f"{error}{times}{self._kept()}") from error
         wait_s = policy.wait_s(n_failures)
         if error.asked_s is not None:
             if error.asked_s > policy.longest_asked_s:
@@ -486,7 +489,7 @@ class _Fetch:
         if any(isinstance(each, ReadTimeout | ReadTimeoutError) for each in inner):
             return f"nothing came for {self._policy.silence_s:.0f} s"
         if any(isinstance(each, NameResolutionError) for each in inner):
-            return f"{urlsplit(self._wanted.url).hostname} is not found; is there a network?"
+            return f"{urlsplit(self._wanted.url).hostname} is not found (no network?)"
         if any(isinstance(each, ConnectionRefusedError) for each in inner):
             return "the connection was refused"
         return "the connection was dropped"

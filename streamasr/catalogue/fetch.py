@@ -142,6 +142,7 @@ def _fetch_repository(
         place,
         session=web.session,
         policy=web.policy,
+        progress=web.progress,
     )
     chosen = choose_files(snapshot, model.files)
     if noted is not None:

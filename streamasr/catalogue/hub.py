@@ -28,6 +28,7 @@ from msgspec import Meta
 from streamasr.catalogue.download import DownloadError, Policy, download
 from streamasr.catalogue.known import check_url
 from streamasr.errors import ConfigError
+from streamasr.importing.tensors import Progress, silent
 
 ENDPOINT_VARIABLE: Final = "HF_ENDPOINT"
 TOKEN_VARIABLE: Final = "HF_TOKEN"  # noqa: S105 - where it is, not what it is
@@ -140,6 +141,7 @@ def read_snapshot(
     *,
     session: requests.Session | None = None,
     policy: Policy | None = None,
+    progress: Progress = silent,
 ) -> Snapshot:
     """Ask which files a repository has.
 
@@ -150,6 +152,7 @@ def read_snapshot(
         scratch: a directory that a file can be written into for a moment.
         session: see `download`.
         policy: see `download`.
+        progress: see `download`.
 
     Raises:
         DownloadError: it cannot be asked, or its answer makes no sense.
@@ -158,7 +161,15 @@ def read_snapshot(
     url = f"{endpoint}/api/models/{repository}/revision/{quote(revision, safe='')}?blobs=true"
     path = scratch / ".listing.json"
     try:
-        download(url, path, limit=_LONGEST_LISTING, session=session, policy=policy)
+        download(
+            url,
+            path,
+            limit=_LONGEST_LISTING,
+            label=f"asking for {repository}",
+            session=session,
+            policy=policy,
+            progress=progress,
+        )
         return Snapshot(endpoint, repository, *_parse(path.read_bytes()))
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise DownloadError(
