@@ -122,6 +122,11 @@ def test_what_is_wrong_with_an_encoder_is_named(
         ({"qwen3vl.attention.head_count": 8}, r"blk\.0\.attn_q\.weight is .* configuration means"),
         ({"qwen3vl.attention.value_length": 64}, "value_length = 64 is not supported"),
         ({"qwen3vl.n_deepstack_layers": 3}, "n_deepstack_layers = 3 is not supported"),
+        ({"qwen3vl.rope.dimension_count": 7}, "dimension_count = 7 is not supported"),
+        ({"qwen3vl.rope.dimension_sections": [0] * 4}, r"sections = \[0, 0, 0, 0\] is not"),
+        ({"qwen3vl.rope.dimension_sections": 24}, "sections = 24 is not supported"),
+        ({"qwen3vl.expert_count": 4}, "expert_count = 4 is not supported"),
+        ({"qwen3vl.nextn_predict_layers": 1}, "nextn_predict_layers = 1 is not supported"),
         ({"qwen3vl.rope.freq_base": None}, "rope.freq_base is missing"),
     ],
 )

@@ -12,6 +12,14 @@ from streamasr.importing.gguf_names import LLM
 
 ARCHITECTURES: Final = ("qwen3vl", "qwen3")
 
+_MUST_BE_NONE: Final = (
+    "n_deepstack_layers",
+    "expert_count",
+    "expert_used_count",
+    "nextn_predict_layers",
+)
+"""Of models that are more than this one."""
+
 _MOST_LAYERS: Final = 512
 _MOST_POSITIONS: Final = 1 << 31
 _SMALLEST: Final = 1e-30  # of numbers that are stored in single precision
@@ -34,7 +42,10 @@ def read_text_model(file: GGUFFile) -> TextDimensions:
         raise ModelError(f"{file.path}: tensor token_embd.weight is missing")
     head_dim = file.integer(f"{prefix}.attention.key_length")
     file.only(f"{prefix}.attention.value_length", head_dim)
-    file.only(f"{prefix}.n_deepstack_layers", 0)
+    file.only(f"{prefix}.rope.dimension_count", head_dim)
+    for name in _MUST_BE_NONE:
+        file.only(f"{prefix}.{name}", 0)
+    _check_sections(file, f"{prefix}.rope.dimension_sections")
     dimensions = TextDimensions(
         vocab=embeddings.shape[0],
         hidden=file.integer(f"{prefix}.embedding_length"),
@@ -50,6 +61,17 @@ def read_text_model(file: GGUFFile) -> TextDimensions:
     check_runnable(dimensions, file.path)
     _check_head(file, dimensions)
     return dimensions
+
+
+def _check_sections(file: GGUFFile, name: str) -> None:
+    """Refuse to divide the rotated pairs among no axis at all."""
+    sections = file.metadata.get(name)
+    if sections is None:
+        return
+    if not isinstance(sections, list) or not any(
+        isinstance(width, int) and width > 0 for width in sections
+    ):
+        raise ModelError(f"{file.path}: {name} = {sections!r:.60} is not supported")
 
 
 def check_runnable(text: TextDimensions, path: Path) -> None:
