@@ -72,4 +72,4 @@ def test_an_aligner_in_any_form_classifies_alike(tmp_path: Path, shape: str, nam
             if form.is_greedy_exact:
                 assert_chosen(logits.argmax(axis=-1), expected)
             elif form.cosine > LOSSY:
-                assert cosine(logits, expected) >= 0.9  # of 4 bits; others are nearer
+                assert cosine(logits, expected) >= 0.8  # of 3 bits; others are nearer
