@@ -5,6 +5,7 @@ import hashlib
 import json
 import socket
 import struct
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -150,6 +151,11 @@ class FileServer(ThreadingHTTPServer):
 
     def asked_for(self, path: str) -> list[Asked]:
         return [each for each in self.asked if each.path == path]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that hang up are what is being tested; all else is shown."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self.serve_forever, args=[0.01], daemon=True)

@@ -298,6 +298,8 @@ def test_two_processes_do_not_pull_the_same_model(home: Home, hub: Hub) -> None:
     try:
         assert home.run("pull", NAME) == 1
         assert f"{NAME} is being fetched by another process." in home.err
+        assert home.run("remove", NAME) == 1
+        assert place.is_dir()
     finally:
         os.close(fd)
     assert home.run("pull", NAME) == 0

@@ -194,12 +194,15 @@ def _keep_only(place: Path, names: Iterable[str]) -> None:
     """Remove what an earlier download left that does not belong to this one."""
     kept = {place / name for name in names}
     kept |= {path.with_name(path.name + end) for path in kept for end in _PARTS}
-    for path in sorted(place.rglob("*"), reverse=True):
-        if path.is_dir() and not path.is_symlink():
-            if not any(path in each.parents for each in kept):
-                path.rmdir()
-        elif path not in kept:
-            path.unlink(missing_ok=True)
+    try:
+        for path in sorted(place.rglob("*"), reverse=True):
+            if path.is_dir() and not path.is_symlink():
+                if not any(path in each.parents for each in kept):
+                    path.rmdir()
+            elif path not in kept:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{place} cannot be cleaned up: {error.strerror}.") from error
 
 
 _PARTS: Final = (".partial", ".partial.json")
@@ -209,5 +212,5 @@ def forget_download(models: Path, name: str) -> None:
     """Remove what was fetched of a model; what was imported stays."""
     place = download_place(models, name)
     shutil.rmtree(place, ignore_errors=True)
-    if place.parent.is_dir() and not os.listdir(place.parent):  # noqa: PTH208
+    with contextlib.suppress(OSError):  # others are being fetched
         place.parent.rmdir()

@@ -4,6 +4,7 @@ A directory is what `streamasr.importing.pack` writes. What is hidden is not a m
 notes, and what is half made.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -71,7 +72,8 @@ def list_installed(models: Path) -> list[Installed]:
         return []
     except OSError as error:
         raise ConfigError(f"{models} cannot be read: {error.strerror}.") from error
-    return [_look_at(path) for path in directories if path.name[0] != "." and path.is_dir()]
+    shown = (path for path in directories if path.name[0] != ".")
+    return [_look_at(path) for path in shown if os.path.isdir(path)]  # noqa: PTH112 - never raises
 
 
 def _look_at(directory: Path) -> Installed:
@@ -190,6 +192,7 @@ def size_on_disk(directory: Path) -> int:
     sizes = {}
     for parent, _, names in os.walk(directory):
         for name in names:
-            status = os.lstat(Path(parent, name))
-            sizes[status.st_dev, status.st_ino] = status.st_size
+            with contextlib.suppress(FileNotFoundError):  # it is being removed
+                status = os.lstat(Path(parent, name))
+                sizes[status.st_dev, status.st_ino] = status.st_size
     return sum(sizes.values())

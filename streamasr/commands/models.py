@@ -402,13 +402,14 @@ def _announce(name: str, place: Path) -> None:
 
 
 def _remove(models: Path, name: str) -> None:
-    from streamasr.catalogue.fetch import download_place, forget_download
+    from streamasr.catalogue.fetch import download_place, forget_download, sole_download
 
     if name == EMBEDDED:
         raise ModelError(f"{name} is embedded and cannot be removed.")
     place_of(models, name)
-    was_fetched = download_place(models, name).is_dir()
-    forget_download(models, name)
+    if was_fetched := download_place(models, name).is_dir():
+        with sole_download(models, name):
+            forget_download(models, name)
     if was_fetched and find_installed(models, name) is None:
         print(f"What had been fetched of {name} is removed.")
         return
