@@ -1,4 +1,8 @@
-"""What a language model's GGUF says of itself, where llama.cpp is to run it as it is."""
+"""What a language model's GGUF says of itself, where llama.cpp is to run it as it is.
+
+Most contradictions llama.cpp refuses. Over some, and over tokens that are there twice, it ends the
+whole process; so these are looked for before it gets the file.
+"""
 
 from pathlib import Path
 from typing import Final
@@ -6,9 +10,29 @@ from typing import Final
 import numpy as np
 
 from streamasr.errors import ModelError
-from streamasr.importing.checkpoint import TextDimensions
+from streamasr.importing.checkpoint import (
+    AudioDimensions,
+    TextDimensions,
+    expected_shapes,
+    in_order,
+)
 from streamasr.importing.gguf_file import GGUFFile, describe, is_part, is_speech_decoder
 from streamasr.importing.gguf_names import LLM
+from streamasr.importing.tokenizer import NEEDED, Vocabulary, vocabulary_of
+from streamasr.models.bundle import RECOGNISER
+
+_ANY_ENCODER: Final = AudioDimensions(
+    n_mels=8,
+    channels=1,
+    d_model=2,
+    n_layers=0,
+    n_heads=1,
+    ffn=1,
+    output_dim=1,
+    n_window=4,
+    n_window_infer=8,
+)
+"""Of its tensors nothing is asked."""
 
 ARCHITECTURES: Final = ("qwen3vl", "qwen3")
 
@@ -27,14 +51,17 @@ _LARGEST: Final = 1e30
 _PADDING: Final = -100.0  # what fills the head of an aligner's decoder up to its vocabulary
 
 
-def read_text_model(file: GGUFFile) -> TextDimensions:
-    """Find the sizes of a recogniser's language model.
+def read_text_model(file: GGUFFile, family: str = RECOGNISER) -> tuple[TextDimensions, Vocabulary]:
+    """Find the sizes and the tokens of a language model, and that llama.cpp can run it.
+
+    Args:
+        file: the model; an aligner's head is filled up to its vocabulary.
+        family: RECOGNISER or ALIGNER.
 
     Raises:
         ModelError: it is another model, or something is missing, contradictory or not supported.
     """
-    is_right = file.architecture in ARCHITECTURES and is_speech_decoder(file)
-    if not is_right or is_part(file):
+    if file.architecture not in ARCHITECTURES or not is_speech_decoder(file) or is_part(file):
         raise ModelError(describe(file))
     prefix = file.architecture
     embeddings = file.tensors.get("token_embd.weight")
@@ -59,8 +86,14 @@ def read_text_model(file: GGUFFile) -> TextDimensions:
         rope_theta=file.number(f"{prefix}.rope.freq_base"),
     )
     check_runnable(dimensions, file.path)
-    _check_head(file, dimensions)
-    return dimensions
+    in_order(LLM.normal_form(file.tensors, file.path), _shapes(dimensions), file.path)
+    _check_head(file, dimensions, family)
+    return dimensions, vocabulary_of(file, dimensions.vocab, NEEDED[family])
+
+
+def _shapes(text: TextDimensions) -> dict[str, tuple[int, ...]]:
+    shapes = expected_shapes(_ANY_ENCODER, text)
+    return {name: shape for name, shape in shapes.items() if name.startswith("language_model.")}
 
 
 def _check_sections(file: GGUFFile, name: str) -> None:
@@ -97,14 +130,15 @@ def check_runnable(text: TextDimensions, path: Path) -> None:
             raise ModelError(f"{path}: {what} cannot be {value}")
 
 
-def _check_head(file: GGUFFile, dimensions: TextDimensions) -> None:
-    """Refuse a head of another size, and one of an aligner, filled up to the vocabulary."""
+def _check_head(file: GGUFFile, dimensions: TextDimensions, family: str) -> None:
+    """Refuse a head of another size, and an aligner's where a recogniser is needed."""
     head = file.tensors.get("output.weight")
     if head is None:
         return
     if head.shape != (dimensions.vocab, dimensions.hidden):
         raise ModelError(f"{file.path}: output.weight is {head.shape}, unlike the embeddings")
-    if np.all(head.rows(dimensions.vocab - 1, dimensions.vocab) == _PADDING):
+    last_row = head.rows(dimensions.vocab - 1, dimensions.vocab)
+    if family == RECOGNISER and np.all(last_row == _PADDING):
         raise ModelError(
             f"{file.path} is the decoder of a Qwen3-ForcedAligner; give the folder of it and the "
             "ONNX graphs that it was published with"

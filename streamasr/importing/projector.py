@@ -17,16 +17,13 @@ from streamasr.errors import ModelError
 from streamasr.importing.checkpoint import (
     AudioDimensions,
     Checkpoint,
-    TextDimensions,
     check_dimensions,
     encoder_shapes,
-    expected_shapes,
     in_order,
 )
 from streamasr.importing.gguf_file import GGUFFile, describe, projector_type
-from streamasr.importing.gguf_names import LLM, PROJECTOR
+from streamasr.importing.gguf_names import PROJECTOR
 from streamasr.importing.gguf_text import read_text_model
-from streamasr.importing.tokenizer import NEEDED, vocabulary_of
 from streamasr.models.bundle import RECOGNISER
 
 ARCHITECTURE: Final = "clip"
@@ -45,7 +42,7 @@ def read_projector(text: GGUFFile, projector: GGUFFile) -> Checkpoint:
         ModelError: one of them is something else, they do not belong together, or something is
             missing, contradictory or not supported.
     """
-    text_dimensions = read_text_model(text)
+    text_dimensions, vocabulary = read_text_model(text)
     if projector.architecture != ARCHITECTURE or projector_type(projector) != PROJECTOR_TYPE:
         raise ModelError(describe(projector))
     audio = _audio_dimensions(projector)
@@ -55,8 +52,6 @@ def read_projector(text: GGUFFile, projector: GGUFFile) -> Checkpoint:
             f"{text_dimensions.hidden}: they are of two different models"
         )
     check_dimensions(audio, text_dimensions, projector.path)
-    _check_text(text, audio, text_dimensions)
-    vocabulary = vocabulary_of(text, text_dimensions.vocab, NEEDED[RECOGNISER])
     squeezed = {name: tensor.squeezed() for name, tensor in projector.tensors.items()}
     _check_positions(projector, audio)
     tensors = PROJECTOR.normal_form(squeezed, projector.path, frozenset({_POSITIONS}))
@@ -70,14 +65,6 @@ def read_projector(text: GGUFFile, projector: GGUFFile) -> Checkpoint:
         decoder_file=text.path,
         licence=text.text("general.license"),
     )
-
-
-def _check_text(file: GGUFFile, audio: AudioDimensions, text: TextDimensions) -> None:
-    """Compare shapes before llama.cpp does: over some contradictions it ends the whole process."""
-    shapes = expected_shapes(audio, text)
-    for name in encoder_shapes(audio):
-        del shapes[name]
-    in_order(LLM.normal_form(file.tensors, file.path), shapes, file.path)
 
 
 def _audio_dimensions(projector: GGUFFile) -> AudioDimensions:
