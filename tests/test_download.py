@@ -4,6 +4,9 @@ import gzip
 import hashlib
 import itertools
 import resource
+import shutil
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -677,6 +680,36 @@ def test_a_connection_that_should_be_encrypted_and_is_not_is_no_success(
 )
 def test_what_is_no_address_is_said(address: str, path: Path, policy: Policy) -> None:
     assert "cannot be fetched: " in refusal(address, path, replace(policy, attempts=1))
+
+
+@pytest.fixture
+def encrypted(tmp_path: Path) -> Iterator[FileServer]:
+    """A server whose certificate nobody has signed but itself, in `certificate.pem`."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl, which makes the certificate, is not installed")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
+    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with FileServer() as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server.put(PATH, CONTENT)
+        yield server
+
+
+def test_a_certificate_must_be_one_that_is_trusted(
+    encrypted: FileServer, tmp_path: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = encrypted.url.replace("http://", "https://")
+    path = tmp_path / "model.gguf"
+    assert "certificate of its host cannot be verified" in refusal(address + PATH, path, policy)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "certificate.pem"))
+    assert fetch(address + PATH, path, policy).sha256 == SHA256
+    encrypted.script("/a", redirect(f"{encrypted.url}{PATH}"))
+    assert "redirected to 127.0.0.1 without encryption" in refusal(f"{address}/a", path, policy)
 
 
 # Files that are not what they should be
