@@ -181,7 +181,7 @@ def test_words_are_spread_where_it_cannot_be_loaded_and_that_is_said_once(
     ignored = shutil.ignore_patterns("*.py", "__pycache__")
     model = Path(shutil.copytree(bundle, tmp_path / "model", ignore=ignored))
     classifier = model / "aligner" / "classifier.npy"
-    classifier.write_bytes(classifier.read_bytes()[:1000])
+    classifier.write_bytes(bytes(classifier.stat().st_size))
     config = RecognitionConfig(model, model / "aligner", threads=1)
     troubles: list[tuple[str, str]] = []
     with Engine(

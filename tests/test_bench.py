@@ -344,7 +344,7 @@ def test_a_daemon_for_measurements_leaves_nothing() -> None:
 
 
 def test_a_daemon_that_does_not_start_says_why() -> None:
-    with pytest.raises(ModelError, match="there is no model 'nonesuch'"):
+    with pytest.raises(ModelError, match="no model 'nonesuch' is installed"):
         ScratchDaemon(settings_for(model="nonesuch")).__enter__()
 
 

@@ -530,7 +530,7 @@ def test_an_encoder_of_few_bits_is_warned_of(
 ) -> None:
     model = copy_of(config.model, tmp_path)
     facts = json.loads((model / "model.json").read_text())
-    facts["precision"]["encoder"] = "int4"
+    facts["encoder_bits"] = 4
     (model / "model.json").write_text(json.dumps(facts))
     with Engine(replace(config, model=model, words=False), on_trouble=listener(told)):
         pass
