@@ -271,6 +271,17 @@ def test_weights_in_a_file_beside_the_graph_belong_to_the_release(
         read_releases(directory)
 
 
+@pytest.mark.parametrize("name", ["model.json", "Model.JSON", "decoder.gguf", "classifier.npy"])
+def test_weights_must_not_take_the_name_of_another_file(
+    tmp_path: Path, small: Path, name: str
+) -> None:
+    directory = shutil.copytree(small, tmp_path / "r")
+    path = only(directory).backend
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location=name)
+    with pytest.raises(ModelError, match="has the name of another file"):
+        read_releases(directory)
+
+
 def test_widths_that_the_outputs_do_not_state_are_not_needed(tmp_path: Path, small: Path) -> None:
     directory = shutil.copytree(small, tmp_path / "r")
     expected = only(directory)

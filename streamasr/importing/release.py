@@ -35,7 +35,15 @@ from streamasr.importing.gguf_file import (
     read_gguf,
 )
 from streamasr.importing.onnx_file import GraphFacts, read_graph
-from streamasr.models.bundle import ALIGNER, RECOGNISER
+from streamasr.models.bundle import (
+    ALIGNER,
+    BACKEND_FILE,
+    CLASSIFIER_FILE,
+    DECODER_FILE,
+    FACTS_FILE,
+    FRONTEND_FILE,
+    RECOGNISER,
+)
 
 _ARCHITECTURES: Final = frozenset({"qwen3vl", "qwen3"})
 _GGUF_MAGIC: Final = b"GGUF"
@@ -45,6 +53,10 @@ _HEAD: Final = "output.weight"
 _FRONTEND_INPUTS: Final = {"chunk_mel": 3}
 _BACKEND_INPUTS: Final = {"hidden_states": 3, "attention_mask": 4}
 """With their numbers of axes."""
+
+_NAMES_TAKEN: Final = frozenset(
+    {FACTS_FILE, FRONTEND_FILE, BACKEND_FILE, DECODER_FILE, CLASSIFIER_FILE, "aligner"}
+)
 
 _ENOUGH_BITS: Final = 8
 _ROWS_AT_ONCE: Final = 4096
@@ -323,13 +335,20 @@ def _best_graph(graphs: Sequence[_Part]) -> _Part:
 
 def _release(frontend: _Frontend, backend: _Backend, decoder: _Decoder) -> Release:
     is_aligner = decoder.family == ALIGNER
+    data_files = tuple(dict.fromkeys((*frontend.facts.data_files, *backend.facts.data_files)))
+    for path in data_files:
+        # It keeps its name, and must not be taken for another file of the model directory.
+        if path.name.lower() in _NAMES_TAKEN:
+            raise ModelError(
+                f"{path} has the name of another file, but a graph's weights are in it."
+            )
     return Release(
         family=decoder.family,
         name=decoder.file.path.resolve().parent.name,
         frontend=frontend.facts.path,
         backend=backend.facts.path,
         decoder=decoder.file.path,
-        data_files=tuple(dict.fromkeys((*frontend.facts.data_files, *backend.facts.data_files))),
+        data_files=data_files,
         precision=backend.facts.precision,
         encoder_bits=min(frontend.facts.bits, backend.facts.bits),
         n_mels=frontend.n_mels,

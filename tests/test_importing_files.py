@@ -1,0 +1,80 @@
+"""Users' files under another name: linked where that is possible, else copied, never changed."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from streamasr.importing.files import link_or_copy
+
+CONTENT = bytes(range(256)) * 40_000
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "source.gguf"
+    path.write_bytes(CONTENT)
+    return path
+
+
+def no_links(*_: object, **__: object) -> None:
+    raise PermissionError(1, "Operation not permitted")
+
+
+def test_a_link_takes_no_space(tmp_path: Path, source: Path) -> None:
+    link_or_copy(source, tmp_path / "new")
+    assert (tmp_path / "new").samefile(source)
+    source.unlink()
+    assert (tmp_path / "new").read_bytes() == CONTENT
+
+
+def test_links_lead_to_the_file_itself(tmp_path: Path, source: Path) -> None:
+    (tmp_path / "one").symlink_to("source.gguf")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    link_or_copy(tmp_path / "two", tmp_path / "new")
+    assert not (tmp_path / "new").is_symlink()
+    assert (tmp_path / "new").samefile(source)
+
+
+def test_a_file_is_copied_in_pieces_where_there_can_be_no_link(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", no_links)
+    source.chmod(0o444)
+    told: list[tuple[str, int, int]] = []
+    link_or_copy(source, tmp_path / "new", lambda *step: told.append(step))
+    assert (tmp_path / "new").read_bytes() == CONTENT
+    assert not (tmp_path / "new").samefile(source)
+    assert [done for _, done, _ in told] == [1 << 22, 1 << 23, len(CONTENT)]
+    assert told[-1] == ("copying source.gguf", len(CONTENT), len(CONTENT))
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_what_is_there_already_stays(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, *, links: bool
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    (tmp_path / "new").write_bytes(b"mine")
+    with pytest.raises(FileExistsError):
+        link_or_copy(source, tmp_path / "new")
+    assert (tmp_path / "new").read_bytes() == b"mine"
+
+
+def test_a_copy_that_fails_leaves_nothing(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", no_links)
+
+    def stop(_: str, done: int, __: int) -> None:
+        if done == 1 << 23:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        link_or_copy(source, tmp_path / "new", stop)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        link_or_copy(tmp_path / "none", tmp_path / "new")
