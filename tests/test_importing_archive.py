@@ -271,6 +271,7 @@ def test_what_is_no_zip_is_refused(tmp_path: Path, inside: Path, head: bytes) ->
     path.write_bytes(head)
     refused(path, inside, "is no zip, or it is damaged")
     refused(tmp_path / "none.zip", inside, "cannot be read: No such file")
+    refused(tmp_path, inside, "is no file")
 
 
 @pytest.mark.parametrize(

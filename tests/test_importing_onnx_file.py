@@ -260,9 +260,10 @@ def test_more_parts_than_any_graph_has_are_refused(
 
 def test_names_and_shapes_beyond_measure_are_refused(tmp_path: Path) -> None:
     long_name = graph([helper.make_node("N" * (1 << 17), ["x"], ["y"])])
+    many_names = graph([helper.make_node(f"{n}{'N' * 60_000}", [], []) for n in range(300)])
     many_axes = graph([])
     many_axes.graph.input.append(helper.make_tensor_value_info("z", 1, [1] * (1 << 15)))
-    for model in (long_name, many_axes):
+    for model in (long_name, many_names, many_axes):
         with pytest.raises(ModelError, match="too long"):
             read_graph(save(tmp_path / "g.onnx", model))
 

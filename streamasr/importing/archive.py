@@ -82,6 +82,8 @@ def unpack(path: Path, directory: Path, progress: Progress = silent) -> None:
 
 def name_other_archive(path: Path) -> str | None:
     """Say what kind of archive a file is if it is one that `unpack` cannot read."""
+    if path.exists() and not path.is_file():
+        raise ModelError(f"{path} is no file.")
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)

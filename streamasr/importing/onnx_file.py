@@ -24,6 +24,7 @@ from streamasr.errors import ModelError
 
 _MAX_FIELDS: Final = 1 << 20  # an encoder of 24 layers has some ten thousand
 _MAX_PARSED_BYTES: Final = 1 << 16  # of one input, name or attribute
+_MAX_ALL_PARSED_BYTES: Final = 1 << 24  # of all of them
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -117,6 +118,7 @@ class _Message:
         self.path = path
         self.size = len(data)
         self._fields_left = _MAX_FIELDS
+        self._bytes_left = _MAX_ALL_PARSED_BYTES
 
     def fields(self, begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:
         """Step over the fields of one message.
@@ -152,8 +154,9 @@ class _Message:
 
     def take(self, begin: int, end: int) -> bytes:
         """Copy a field's content, which must be small."""
-        if end - begin > _MAX_PARSED_BYTES:
-            raise ModelError(f"{self.path}: a name or a shape in this graph is too long.")
+        self._bytes_left -= end - begin
+        if end - begin > _MAX_PARSED_BYTES or self._bytes_left < 0:
+            raise ModelError(f"{self.path}: the names or shapes in this graph are too long.")
         return self._data[begin:end]
 
     def text(self, begin: int, end: int) -> str:
