@@ -16,7 +16,7 @@ import pytest
 
 from streamasr.cli import FORMATS, SEGMENTATION_HELP, parse
 from streamasr.commands.transcribe import output_paths, recognition_config
-from streamasr.errors import ConfigError
+from streamasr.errors import ConfigError, ModelError
 from streamasr.segmentation.chunker import ChunkerConfig
 from streamasr.segmentation.vad import VadConfig, VoiceDetector
 from tests.fakes import pcm, talk, write_wav
@@ -100,6 +100,55 @@ def test_options_become_configuration() -> None:
 def test_the_encoder_and_its_reuse_can_be_set() -> None:
     config = recognition_config(parse(["transcribe", "a", "--encoder-window", "2", "--no-reuse"]))
     assert (config.encoder_window_s, config.reuse) == (2, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "layers", "gpu"),
+    [
+        ([], -1, None),
+        (["--gpu-layers", "0"], 0, None),
+        (["--gpu-layers", "-1", "--gpu", "CUDA0"], -1, "CUDA0"),
+        (["--gpu-layers", "12", "--gpu", "1"], 12, 1),
+        (["--gpu", "³"], -1, "³"),
+    ],
+)
+def test_a_gpu_is_given_by_number_or_name(
+    arguments: list[str], layers: int, gpu: int | str | None
+) -> None:
+    config = recognition_config(parse(["transcribe", "a", *arguments]))
+    assert (config.gpu_layers, config.gpu) == (layers, gpu)
+
+
+@pytest.mark.parametrize("layers", ["-2", "1.5", "nan", "inf", "all", "100000"])
+def test_other_numbers_of_layers_are_refused(
+    layers: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(["transcribe", "a", f"--gpu-layers={layers}"])
+    assert f"{layers} is not a number" in capsys.readouterr().err
+
+
+def test_an_aligner_is_given_by_path_or_left_out(bundle: Path) -> None:
+    def aligner(*arguments: str) -> Path | None:
+        return recognition_config(parse(["transcribe", "a", *arguments])).aligner
+
+    assert aligner() == bundle / "aligner"
+    assert aligner("--aligner", "none") is None
+    assert aligner("--no-words") is None
+    assert aligner("--aligner", str(bundle / "aligner")) == bundle / "aligner"
+    with pytest.raises(ModelError, match="no-such-aligner"):
+        aligner("--aligner", "no-such-aligner")
+
+
+def test_what_is_not_as_it_was_asked_to_be_is_said_and_the_text_comes(clip: Path) -> None:
+    result = run(clip, "--gpu", "3", "--provider", "CUDAExecutionProvider")
+    assert result.returncode == 0
+    assert result.stdout.strip()
+    for sentence in (
+        "streamasr: warning: there is no GPU 3: this build of llama.cpp finds none",
+        "streamasr: warning: encoder: this build of onnxruntime has no CUDAExecutionProvider",
+    ):
+        assert result.stderr.count(sentence) == 1
 
 
 def test_the_help_states_the_defaults_of_segmentation() -> None:
