@@ -240,7 +240,8 @@ class ModelConfig(Section, kw_only=True, frozen=True):
     """What recognises, and what it is told beforehand."""
 
     name: Annotated[_Named, RESTART] = "tiny"
-    """The embedded model `tiny`, or the path of a directory that `streamasr export` wrote."""
+    """The embedded model `tiny`, the name of one that is installed, or the path of one in any
+    published form, which is imported on first use."""
     language: Annotated[str | None, RELOAD, _example("English")] = None
     """The language that is spoken, by name or code (`English`, `en`); left out, it is detected for
     each segment. A client may ask for another one."""
