@@ -3,6 +3,7 @@
     StreamASRError
     ├── ConfigError     the operator asked for something that cannot be: one line, exit 78
     ├── ModelError      a model file is missing, broken or not supported: one line, exit 78
+    ├── DownloadError   a model cannot be fetched: say so, go on with the next
     ├── AudioError      this input cannot be read: say so, go on with the next
     ├── OutputError     a result cannot be written: say so, go on with the next
     ├── WorkerError     a child process keeps dying: restart has been tried, the segment is lost
@@ -24,6 +25,10 @@ class ConfigError(StreamASRError):
 
 class ModelError(StreamASRError):
     """A model file is missing, broken, of an unknown kind or not supported."""
+
+
+class DownloadError(StreamASRError):
+    """A file cannot be fetched, or is not what it should be."""
 
 
 class AudioError(StreamASRError):

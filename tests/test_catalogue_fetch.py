@@ -10,17 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamasr.catalogue.download import DownloadError, Policy, open_session
-from streamasr.catalogue.fetch import (
-    Fetched,
-    Web,
-    download_place,
-    fetch_model,
-    forget_download,
-)
+from streamasr.catalogue.download import Policy, open_session
+from streamasr.catalogue.fetch import Fetched, Web, fetch_model
 from streamasr.catalogue.hashes import BOOK, Noted, NotedFile, check_same, note, read_noted
 from streamasr.catalogue.known import KnownModel
-from streamasr.errors import ConfigError, ModelError
+from streamasr.catalogue.places import download_place, forget_download
+from streamasr.errors import ConfigError, DownloadError, ModelError
 from tests.hubs import COMMIT, Hub, open_hub, truncate
 
 MODEL = KnownModel(repository="Qwen/Qwen3-ASR-0.6B")

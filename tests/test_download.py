@@ -20,12 +20,11 @@ from hypothesis import strategies as st
 from streamasr.catalogue.download import (
     MOST_BYTES,
     Downloaded,
-    DownloadError,
     Policy,
     download,
     open_session,
 )
-from streamasr.errors import ConfigError
+from streamasr.errors import ConfigError, DownloadError
 from tests.hubs import (
     FileServer,
     drop,
@@ -554,7 +553,7 @@ def test_a_server_that_asks_for_too_much_patience_is_told_no(
     [
         (404, "has no such file (404 Not Found)."),
         (410, "has no such file (410 Gone)."),
-        (401, "answered 401 Unauthorized: where a repository is gated, accept its terms"),
+        (401, "answered 401 Unauthorized: it does not exist, or is not open to all; for a"),
         (403, "into the variable HF_TOKEN."),
         (418, "answered 418"),
         (304, "answered 304 Not Modified."),

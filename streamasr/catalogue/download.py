@@ -43,7 +43,7 @@ from requests.exceptions import (
 from urllib3.exceptions import DecodeError, HTTPError, NameResolutionError, ReadTimeoutError
 
 from streamasr import __version__
-from streamasr.errors import ConfigError, StreamASRError
+from streamasr.errors import ConfigError, DownloadError
 from streamasr.importing.tensors import Progress, silent
 
 MOST_BYTES: Final = 1 << 36
@@ -60,10 +60,6 @@ _MOST_REDIRECTS: Final = 10
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Answers that may be another one later."""
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-
-
-class DownloadError(StreamASRError):
-    """A file cannot be fetched, or is not what it should be."""
 
 
 class OtherFileError(DownloadError):
@@ -365,8 +361,9 @@ class _Fetch:
                 )
             if status in (401, 403):
                 raise self._failure(
-                    f"{host} answered {_described(status)}: where a repository is gated, accept "
-                    "its terms on its page and put a token of yours into the variable HF_TOKEN"
+                    f"{host} answered {_described(status)}: it does not exist, or is not open to "
+                    "all; for a gated repository, accept the terms on its page and put a token of "
+                    "yours into the variable HF_TOKEN"
                 )
             if status in (404, 410):
                 raise self._failure(f"{host} has no such file ({_described(status)})")

@@ -1,24 +1,19 @@
 """From the name of a known model to its files on disk, whichever way they are published."""
 
-import contextlib
-import fcntl
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import requests
 
-from streamasr.catalogue.download import Downloaded, DownloadError, OtherFileError, Policy, download
+from streamasr.catalogue.download import Downloaded, OtherFileError, Policy, download
 from streamasr.catalogue.hashes import Noted, NotedFile, check_same, note, read_noted
 from streamasr.catalogue.hub import HubFile, Snapshot, choose_files, is_document, read_snapshot
 from streamasr.catalogue.known import KnownModel
+from streamasr.catalogue.places import download_place
 from streamasr.errors import ConfigError
 from streamasr.importing.tensors import Progress, silent
-
-_DOWNLOADS: Final = ".downloads"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,37 +34,6 @@ class Fetched:
     """What can be imported: a directory, or a file."""
     provenance: Mapping[str, str]
     """Where it came from."""
-
-
-def download_place(models: Path, name: str) -> Path:
-    """Where the files of a model are while it is being fetched and imported.
-
-    Beside the models, so that what is used as it is becomes a link and not a copy.
-    """
-    return models / _DOWNLOADS / name
-
-
-@contextlib.contextmanager
-def sole_download(models: Path, name: str) -> Iterator[None]:
-    """Keep other processes from fetching the same model meanwhile.
-
-    Raises:
-        DownloadError: another process is at it.
-        ConfigError: nothing can be written there.
-    """
-    place = download_place(models, name)
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise ConfigError(f"{place} cannot be made: {error.strerror}.") from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise DownloadError(f"{name} is being fetched by another process.") from error
-    finally:
-        os.close(fd)
 
 
 def fetch_model(
@@ -206,11 +170,3 @@ def _keep_only(place: Path, names: Iterable[str]) -> None:
 
 
 _PARTS: Final = (".partial", ".partial.json")
-
-
-def forget_download(models: Path, name: str) -> None:
-    """Remove what was fetched of a model; what was imported stays."""
-    place = download_place(models, name)
-    shutil.rmtree(place, ignore_errors=True)
-    with contextlib.suppress(OSError):  # others are being fetched
-        place.parent.rmdir()

@@ -25,9 +25,9 @@ import msgspec
 import requests
 from msgspec import Meta
 
-from streamasr.catalogue.download import DownloadError, Policy, download
+from streamasr.catalogue.download import Policy, download
 from streamasr.catalogue.known import check_url
-from streamasr.errors import ConfigError
+from streamasr.errors import ConfigError, DownloadError
 from streamasr.importing.tensors import Progress, silent
 
 ENDPOINT_VARIABLE: Final = "HF_ENDPOINT"

@@ -28,6 +28,7 @@ from streamasr.catalogue.known import (
     known_models,
     usable_name,
 )
+from streamasr.catalogue.places import download_place, forget_download, sole_download
 from streamasr.cli import EXIT_CONFIG, EXIT_INPUT_FAILED, complain
 from streamasr.config import DaemonConfig, DownloadConfig, find_config, load_config
 from streamasr.console import StepProgress
@@ -316,13 +317,7 @@ def _pull_one(
         print(f"{name} is installed already, in {place}.")
         return
     from streamasr.catalogue.download import open_session
-    from streamasr.catalogue.fetch import (
-        Web,
-        download_place,
-        fetch_model,
-        forget_download,
-        sole_download,
-    )
+    from streamasr.catalogue.fetch import Web, fetch_model
     from streamasr.catalogue.hub import find_endpoint, find_token
 
     endpoint = find_endpoint(config.download.endpoint, options.endpoint)
@@ -402,8 +397,6 @@ def _announce(name: str, place: Path) -> None:
 
 
 def _remove(models: Path, name: str) -> None:
-    from streamasr.catalogue.fetch import download_place, forget_download, sole_download
-
     if name == EMBEDDED:
         raise ModelError(f"{name} is embedded and cannot be removed.")
     place_of(models, name)
