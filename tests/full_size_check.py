@@ -8,7 +8,6 @@ mapped files that the system can drop at any time, and what the process had of i
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from streamasr.importing.pack import import_model
 from streamasr.models.forced_aligner import ForcedAligner
 from streamasr.models.onnx import OnnxOptions
 from streamasr.units import SAMPLE_RATE, Float32Array
-from tests.forms import FORMS, Form, Recogniser, cosine
+from tests.forms import FORMS, LOSSY, Form, Recogniser, cosine
 from tests.signals import speechlike
 from tests.sources.crispasr import write_crispasr
 from tests.sources.full_size import SHAPES, write_checkpoint
@@ -43,6 +42,7 @@ CHECKS: Final[dict[str, Form]] = {
     "crispasr q4_k, old": replace(
         FORMS["crispasr q4_k"],
         write=lambda source, to: write_crispasr(source, _in(to), "q4_k", generation="old"),
+        cosine=LOSSY,
     ),
 }
 
@@ -273,11 +273,12 @@ def _measured() -> Iterator[Callable[[], Taken]]:
 
     def watch() -> None:
         while not is_over.wait(_SAMPLE_S):
-            own[0] = max(own[0], _own_kib())
+            own[0] = max(own[0], _kib("RssAnon"))
 
     def taken() -> Taken:
-        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return Taken(round(time.monotonic() - began, 1), resident >> 10, own[0] >> 10)
+        # Not getrusage's figure, which begins with that of the process that started this one.
+        seconds = round(time.monotonic() - began, 1)
+        return Taken(seconds, _kib("VmHWM") >> 10, own[0] >> 10)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -288,9 +289,9 @@ def _measured() -> Iterator[Callable[[], Taken]]:
         watcher.join()
 
 
-def _own_kib() -> int:
+def _kib(what: str) -> int:
     lines = Path("/proc/self/status").read_text("ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:"))
 
 
 def _cores() -> int:
