@@ -12,7 +12,7 @@ import pytest
 
 from streamasr import client
 from streamasr.config import AlignerConfig, RecognitionConfig
-from streamasr.engine import Engine
+from streamasr.engine import Engine, aligner_config
 from streamasr.errors import ModelError, WorkerError
 from streamasr.events import Align, Aligned, Answer, Encode, Pass, Rank
 from streamasr.models import tiny
@@ -23,6 +23,7 @@ from streamasr.workers.aligner import (
     NICENESS,
     AlignerWorker,
     aligner_worker,
+    build_aligner,
     give_way,
 )
 from streamasr.workers.process import Patience, Worker
@@ -97,6 +98,35 @@ def test_a_file_that_is_missing_is_known_before_it_is_needed(copy: Path, name: s
 def test_another_model_is_no_aligner(bundle: Path) -> None:
     with pytest.raises(ModelError, match="a qwen3-forced-aligner is needed"):
         worker_of(bundle, 1)
+
+
+# Where it runs
+
+
+def test_it_runs_on_the_cpu_unless_it_is_asked_for_otherwise(bundle: Path) -> None:
+    asked = RecognitionConfig(
+        bundle, bundle / "aligner", providers=("CUDAExecutionProvider",), gpu_layers=4, gpu="CUDA0"
+    )
+    directory = bundle / "aligner"
+    expected = AlignerConfig(directory, asked.stage_threads.aligner)
+    assert aligner_config(asked, directory) == expected
+    config = aligner_config(replace(asked, aligner_gpu=True), directory)
+    assert (config.providers, config.gpu_layers, config.gpu) == (asked.providers, 4, "CUDA0")
+
+
+def test_a_gpu_that_it_cannot_have_is_warned_of_and_its_words_are_the_same(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamasr.workers.aligner.give_way", lambda: None)  # these are the tests
+    plain = build_aligner(AlignerConfig(directory))
+    assert plain.warnings == ()
+    config = AlignerConfig(directory, 1, ("CUDAExecutionProvider",), gpu_layers=-1, gpu=3)
+    elsewhere = build_aligner(config)
+    assert [warning[:20] for warning in elsewhere.warnings] == [
+        "there is no GPU 3: t",
+        "this build of onnxru",
+    ]
+    assert elsewhere.answer(ORDER) == plain.answer(ORDER)
 
 
 # When it is there
