@@ -166,6 +166,37 @@ def test_a_model_that_cannot_be_loaded_fails(
     assert "onnxruntime cannot load this file" in report["checks"][-1]["detail"]
 
 
+def test_an_aligner_that_is_none_fails(
+    capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
+) -> None:
+    model = copy_of(bundle, tmp_path / "model")
+    shutil.copy(model / "model.json", model / "aligner" / "model.json")
+    code, report = verified(capsys, str(model))
+    assert code == 1
+    assert outcomes(report) == {"files": True, "files of the aligner": False, "loading": False}
+    assert "a qwen3-forced-aligner is needed" in report["checks"][1]["detail"]
+
+
+def test_a_random_file_in_place_of_settings_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "settings.toml").write_bytes(b"\xff\x00 = ?")
+    with pytest.raises(ConfigError):
+        verified(capsys, tiny.NAME, config=tmp_path / "settings.toml")
+
+
+def test_an_encoder_of_few_bits_is_warned_of(
+    capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
+) -> None:
+    model = copy_of(bundle, tmp_path / "model")
+    facts = json.loads((model / "model.json").read_text())
+    (model / "model.json").write_text(json.dumps({**facts, "encoder_bits": 4}))
+    code, report = verified(capsys, str(model))
+    assert code == 0
+    [warning] = report["warnings"]
+    assert "weights of 4 bits" in warning
+
+
 def test_files_without_hashes_are_not_judged(bundle: Path, tmp_path: Path) -> None:
     model = copy_of(bundle, tmp_path / "model")
     facts = json.loads((model / "model.json").read_text())

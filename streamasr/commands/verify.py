@@ -138,7 +138,7 @@ def verify(
         return _report(bundle, [files])
     checks = [files]
     if aligner:
-        checks.append(check_files(read_bundle(aligner, ALIGNER), "files of the aligner"))
+        checks.append(_check_aligner(aligner))
     warnings: list[str] = []
     config = RecognitionConfig(
         bundle.directory,
@@ -206,6 +206,14 @@ def check_files(bundle: Bundle, name: str = "files") -> Check:
     if not noted:
         return Check(name, None, "all there; no hashes were noted when it was stored")
     return Check(name, True, f"all there, {len(noted)} hashes as noted")
+
+
+def _check_aligner(directory: Path) -> Check:
+    name = "files of the aligner"
+    try:
+        return check_files(read_bundle(directory, ALIGNER), name)
+    except ModelError as error:
+        return Check(name, False, str(error))
 
 
 @dataclass(slots=True)
