@@ -20,6 +20,7 @@ from streamasr.commands.models import printable, size_text
 from streamasr.models.bundle import open_bundle
 from tests.checkpoints import write_checkpoint
 from tests.hubs import COMMIT, Hub, open_hub, stall, status, truncate
+from tests.sources.ggml_org import write_ggml_org
 
 NAME = "qwen3-asr-0.6b"
 REPOSITORY = "Qwen/Qwen3-ASR-0.6B"
@@ -272,6 +273,24 @@ def test_a_zip_from_elsewhere_is_pulled_too(home: Home, hub: Hub, checkpoint: Pa
     assert home.run("pull", "zipped") == 0
     assert home.listed()["zipped"]["source"] == url
     assert home.left() == {"zipped"}
+
+
+def test_of_a_repository_of_ggufs_the_named_pair_is_pulled(
+    home: Home, hub: Hub, checkpoint: Path
+) -> None:
+    pair = write_ggml_org(checkpoint, home.path / "ggufs", "f16", "f16")
+    text, projector = sorted(path.name for path in pair.iterdir())
+    names = {text: "Qwen3-ASR-0.6B-Q8_0.gguf", projector: "mmproj-Qwen3-ASR-0.6B-Q8_0.gguf"}
+    files = {names[path.name]: path.read_bytes() for path in pair.iterdir()}
+    others = {"Qwen3-ASR-0.6B-BF16.gguf": b"other", "mmproj-Qwen3-ASR-0.6B-BF16.gguf": b"other"}
+    hub.publish("ggml-org/Qwen3-ASR-0.6B-GGUF", files | others)
+    assert home.run("pull", "qwen3-asr-0.6b-q8_0") == 0
+    row = home.listed()["qwen3-asr-0.6b-q8_0"]
+    assert (row["state"], row["source"]) == ("installed", "ggml-org/Qwen3-ASR-0.6B-GGUF")
+    assert len(row["languages"]) == 30
+    decoder = (home.models / "qwen3-asr-0.6b-q8_0/decoder.gguf").read_bytes()
+    assert decoder == files["Qwen3-ASR-0.6B-Q8_0.gguf"]
+    assert home.left() == {"qwen3-asr-0.6b-q8_0"}
 
 
 def test_files_that_are_no_model_are_said_and_kept_for_a_look(home: Home, hub: Hub) -> None:
