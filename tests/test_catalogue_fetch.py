@@ -43,7 +43,11 @@ def web(hub: Hub) -> Iterator[Web]:
 
 
 def fetch(models: Path, web: Web, model: KnownModel = MODEL, **options: bool) -> Fetched:
-    return fetch_model("mine", model, models, web, **options)
+    """Fetch what turns out to be a model."""
+    fetched = fetch_model("mine", model, models, web, **options)
+    if fetched.noted is not None:
+        note(models, "mine", fetched.noted)
+    return fetched
 
 
 def sha256(content: bytes) -> str:

@@ -293,12 +293,30 @@ def test_of_a_repository_of_ggufs_the_named_pair_is_pulled(
     assert home.left() == {"qwen3-asr-0.6b-q8_0"}
 
 
-def test_files_that_are_no_model_are_said_and_kept_for_a_look(home: Home, hub: Hub) -> None:
+def test_files_that_are_no_model_are_said(home: Home, hub: Hub) -> None:
     hub.publish("me/broken", {"config.json": b"{}", "model.safetensors": b"not at all"})
     home.configure('[models.broken]\nrepository = "me/broken"')
     assert home.run("pull", "broken") == 78
-    assert home.err.count("\n") >= 1
+    assert home.err.splitlines()[-1].startswith("streamasr: ")
     assert not (home.models / "broken").exists()
+
+
+def test_what_was_no_model_is_not_believed_the_next_time(
+    home: Home, hub: Hub, checkpoint: Path
+) -> None:
+    log_in = hub.server.put("/model.gguf", b"<html>Accept our terms, then go on</html>")
+    home.configure(f'[models.mine]\nurl = "{log_in}"')
+    assert home.run("pull", "mine") == 78
+    release = write_ggml_org(checkpoint, home.path / "ggufs")
+    with zipfile.ZipFile(home.path / "real.zip", "w") as file:
+        for path in release.iterdir():
+            file.write(path, path.name)
+    hub.server.put("/model.gguf", (home.path / "real.zip").read_bytes())
+    assert home.run("pull", "mine") == 0
+    assert home.run("remove", "mine") == 0
+    hub.server.put("/model.gguf", b"something else")
+    assert home.run("pull", "mine") == 78
+    assert "--accept-changed" in home.err
 
 
 def test_a_broken_model_must_be_removed_before_it_is_pulled(home: Home, hub: Hub) -> None:

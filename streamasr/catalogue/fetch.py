@@ -8,7 +8,7 @@ from typing import Final
 import requests
 
 from streamasr.catalogue.download import Downloaded, OtherFileError, Policy, download
-from streamasr.catalogue.hashes import Noted, NotedFile, check_same, note, read_noted
+from streamasr.catalogue.hashes import Noted, NotedFile, check_same, read_noted
 from streamasr.catalogue.hub import HubFile, Snapshot, choose_files, is_document, read_snapshot
 from streamasr.catalogue.known import KnownModel
 from streamasr.catalogue.places import download_place
@@ -34,6 +34,9 @@ class Fetched:
     """What can be imported: a directory, or a file."""
     provenance: Mapping[str, str]
     """Where it came from."""
+    noted: Noted | None
+    """What later downloads must match, once it has turned out to be a model: a page that asks to
+    log in would be believed otherwise. None if the registry states the hash."""
 
 
 def fetch_model(
@@ -89,9 +92,9 @@ def _fetch_file(
         if noted is not None:
             check_same(name, noted, model.source, {file: (error.size, error.sha256)})
         raise
-    if model.sha256 is None:
-        note(models, name, Noted(source=model.source, files={file: _noted(found)}))
-    return Fetched(found.path, {"name": name, "url": model.url})
+    first = Noted(source=model.source, files={file: _noted(found)})
+    provenance = {"name": name, "url": model.url}
+    return Fetched(found.path, provenance, first if model.sha256 is None else None)
 
 
 def _fetch_repository(
@@ -118,14 +121,14 @@ def _fetch_repository(
     if noted is not None:
         fetched = {file: (one.size, one.sha256) for file, one in files.items()}
         check_same(name, noted, model.source, fetched)
-    note(models, name, Noted(source=model.source, commit=snapshot.commit, files=files))
     provenance = {
         "name": name,
         "repository": model.repository,
         "revision": model.revision,
         "commit": snapshot.commit,
     }
-    return Fetched(place, provenance)
+    first = Noted(source=model.source, commit=snapshot.commit, files=files)
+    return Fetched(place, provenance, first)
 
 
 def _fetch_one(snapshot: Snapshot, file: HubFile, place: Path, web: Web) -> Downloaded:

@@ -1,7 +1,8 @@
 """What was fetched the first time, so that it is the same the next time.
 
-A hash that the registry states is checked against that. Of all other files the first download is
-believed and noted in `hashes.json` among the models, and later ones of the same name must match.
+A hash that the registry states is checked against that. Of all other files the first download that
+turns out to be a model is believed and noted in `hashes.json` among the models, and later ones of
+the same name must match.
 """
 
 import contextlib

@@ -318,6 +318,7 @@ def _pull_one(
         return
     from streamasr.catalogue.download import open_session
     from streamasr.catalogue.fetch import Web, fetch_model
+    from streamasr.catalogue.hashes import note
     from streamasr.catalogue.hub import find_endpoint, find_token
 
     endpoint = find_endpoint(config.download.endpoint, options.endpoint)
@@ -336,6 +337,8 @@ def _pull_one(
             provenance=fetched.provenance,
         )
         _make(fetched.path, place, wish, steps)
+        if fetched.noted is not None:
+            note(models, name, fetched.noted)
         if not options.keep_download:
             forget_download(models, name)
     if options.keep_download:
