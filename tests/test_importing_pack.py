@@ -20,6 +20,7 @@ from streamasr.importing import pack as module
 from streamasr.importing.graphs import EncoderWidth
 from streamasr.importing.pack import DecoderWidth, Wish, hash_file, import_model
 from streamasr.importing.tokenizer import read_vocabulary
+from streamasr.models import tiny
 from streamasr.models.bundle import open_bundle
 from streamasr.models.onnx import OnnxOptions
 from streamasr.models.qwen3_encoder import Qwen3Encoder
@@ -34,7 +35,9 @@ from tests.checkpoints import (
     token_id,
     write_checkpoint,
 )
+from tests.goldens import TINY_RECOGNISER
 from tests.signals import speechlike
+from tests.sources.crispasr import write_crispasr
 
 RECOGNISER = Shape(hidden=256, ffn=512)  # rows that q4_k can hold
 ALIGNER = Shape(n_classes=50)
@@ -130,6 +133,39 @@ def test_a_model_directory_can_be_imported_again_under_another_name(
     assert third.precision == {"encoder": "fp32", "decoder": "q8_0"}
     with pytest.raises(ConfigError, match="leave --encoder out"):
         import_model(first.directory, tmp_path / "d", Wish(encoder="int8"))
+
+
+def test_the_aligner_in_a_model_directory_comes_along(tmp_path: Path) -> None:
+    bundle = import_model(tiny.BUNDLE, tmp_path / "b")
+    assert bundle.aligner is not None
+    assert open_bundle(bundle.aligner).files == open_bundle(tiny.BUNDLE / "aligner").files
+
+
+def test_a_description_that_names_itself_is_not_written_through(
+    tmp_path: Path, recogniser: Path
+) -> None:
+    bundle = import_model(recogniser, tmp_path / "a")
+    path = bundle.directory / "model.json"
+    mine = {"model.json": {}, "sub/model.json": {}} | bundle.facts["files"]
+    path.write_text(json.dumps(bundle.facts | {"files": mine}))
+    (bundle.directory / "sub").mkdir()
+    (bundle.directory / "sub" / "model.json").touch()
+    before = path.read_bytes()
+    import_model(bundle.directory, tmp_path / "b", Wish(name="other"))
+    assert path.read_bytes() == before
+
+
+def test_quantised_towers_become_half_precision(tmp_path: Path) -> None:
+    source = write_crispasr(TINY_RECOGNISER, tmp_path / "m.gguf", "q8_0")
+    bundle = import_model(source, tmp_path / "b")
+    assert bundle.precision == {"encoder": "fp16", "decoder": "q8_0"}
+    assert bundle.encoder_bits == 8
+
+
+def test_other_archives_are_named(tmp_path: Path) -> None:
+    (tmp_path / "m.7z").write_bytes(b"7z\xbc\xaf\x27\x1c" + bytes(32))
+    with pytest.raises(ModelError, match=r"m\.7z is a 7-Zip archive, .*: unpack it first"):
+        import_model(tmp_path / "m.7z", tmp_path / "b")
 
 
 def test_no_room_on_the_disk_is_found_out_before_the_work(

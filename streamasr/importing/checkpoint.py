@@ -28,6 +28,13 @@ from streamasr.models.bundle import ALIGNER, RECOGNISER
 HEAD: Final = "head.weight"
 EMBEDDINGS: Final = "language_model.embed_tokens.weight"
 
+MOST_LAYERS: Final = 512  # that llama.cpp runs
+
+_MOST_POSITIONS: Final = 1 << 31
+_SMALLEST: Final = 1e-30  # of numbers that are stored in single precision
+_LARGEST: Final = 1e30
+_BYTES_AT_ONCE: Final = 1 << 24
+
 DEFAULT_TIMESTAMP_MS: Final = 80  # the processor's default; most sources leave it out
 
 
@@ -135,22 +142,49 @@ def check_tensors(
 
 
 def check_dimensions(audio: AudioDimensions, text: TextDimensions, path: Path) -> None:
-    """Refuse sizes that no such model can have.
+    """Refuse sizes that no such model can have, before anything is computed of them.
 
     Raises:
-        ModelError: they contradict each other.
+        ModelError: they contradict each other, or are impossible.
     """
     if audio.output_dim != text.hidden:
         raise ModelError(
             f"{path}: the encoder's output_dim {audio.output_dim} is not the LLM's "
             f"hidden_size {text.hidden}"
         )
-    if audio.d_model % audio.n_heads or audio.d_model % 2:
+    # Positions of a width of 2 would divide by zero.
+    if audio.d_model % audio.n_heads or audio.d_model % 2 or audio.d_model < 4:
         raise ModelError(
             f"{path}: d_model {audio.d_model} cannot be split into {audio.n_heads} heads"
         )
     if audio.n_window_infer % audio.chunk_frames:
         raise ModelError(f"{path}: n_window_infer is not a multiple of 2 * n_window")
+    if audio.n_layers > MOST_LAYERS:
+        raise ModelError(f"{path}: an encoder of {audio.n_layers} layers is impossible")
+    check_text_dimensions(text, path)
+
+
+def check_text_dimensions(text: TextDimensions, path: Path) -> None:
+    """Refuse sizes of an LLM over which llama.cpp would end the whole process.
+
+    Raises:
+        ModelError: no Qwen3 can be like this.
+    """
+    if text.n_heads % text.n_kv_heads:
+        raise ModelError(
+            f"{path}: {text.n_heads} heads cannot share {text.n_kv_heads} heads of keys and values"
+        )
+    if text.head_dim < 2 or text.head_dim % 2:
+        raise ModelError(f"{path}: heads of {text.head_dim} values cannot be rotated in pairs")
+    if text.n_layers > MOST_LAYERS:
+        raise ModelError(
+            f"{path}: llama.cpp runs {MOST_LAYERS} layers at most, not {text.n_layers}"
+        )
+    if not 0 < text.max_positions < _MOST_POSITIONS:
+        raise ModelError(f"{path}: a context of {text.max_positions} positions is impossible")
+    for what, value in (("rms_norm_eps", text.rms_eps), ("rope_theta", text.rope_theta)):
+        if not _SMALLEST < value < _LARGEST:
+            raise ModelError(f"{path}: {what} cannot be {value}")
 
 
 def in_order(
@@ -176,8 +210,14 @@ def in_order(
 
 def is_same(one: Tensor, other: Tensor) -> bool:
     """Tell whether two tensors are stored alike, bit by bit."""
-    is_alike = (one.stored_type, one.shape) == (other.stored_type, other.shape)
-    return is_alike and np.array_equal(one.stored(), other.stored())
+    if (one.stored_type, one.shape) != (other.stored_type, other.shape):
+        return False
+    n_rows = max(1, _BYTES_AT_ONCE * one.shape[0] // max(1, one.stored().nbytes))
+    # Each piece is mapped anew, so that what has been compared leaves the memory.
+    return all(
+        np.array_equal(one.stored()[row : row + n_rows], other.stored()[row : row + n_rows])
+        for row in range(0, one.shape[0], n_rows)
+    )
 
 
 def encoder_shapes(audio: AudioDimensions) -> dict[str, tuple[int, ...]]:
@@ -198,6 +238,11 @@ def _tell_family(tensors: Mapping[str, Tensor], text: TextDimensions, path: Path
 def expected_shapes(audio: AudioDimensions, text: TextDimensions) -> dict[str, tuple[int, ...]]:
     """State every tensor but the head, with its shape, in the order of the forward pass."""
     return dict([*_audio_shapes(audio), *_projector_shapes(audio), *_text_shapes(text)])
+
+
+def text_shapes(text: TextDimensions) -> dict[str, tuple[int, ...]]:
+    """State every tensor of the LLM but its head, with its shape."""
+    return dict(_text_shapes(text))
 
 
 def _audio_shapes(audio: AudioDimensions) -> Iterator[tuple[str, tuple[int, ...]]]:

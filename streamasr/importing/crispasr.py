@@ -21,7 +21,6 @@ from streamasr.importing.checkpoint import (
 )
 from streamasr.importing.gguf_file import GGUFFile, describe
 from streamasr.importing.gguf_names import CRISPASR
-from streamasr.importing.gguf_text import check_runnable
 from streamasr.importing.tokenizer import NEEDED, vocabulary_of
 from streamasr.models.bundle import ALIGNER
 from streamasr.units import SAMPLE_RATE
@@ -53,7 +52,6 @@ def read_crispasr(file: GGUFFile) -> Checkpoint:
     _check_conv_out_bias(file)
     tensors = CRISPASR.normal_form(file.tensors, file.path, _NOT_WEIGHTS)
     audio, text = _audio_dimensions(file), _text_dimensions(file)
-    check_runnable(text, file.path)
     family, ordered = check_tensors(tensors, audio, text, file.path)
     if family == ALIGNER:
         _check_time_classes(file)

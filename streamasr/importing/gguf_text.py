@@ -4,35 +4,21 @@ Most contradictions llama.cpp refuses. Over some, and over tokens that are there
 whole process; so these are looked for before it gets the file.
 """
 
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from streamasr.errors import ModelError
 from streamasr.importing.checkpoint import (
-    AudioDimensions,
     TextDimensions,
-    expected_shapes,
+    check_text_dimensions,
     in_order,
+    text_shapes,
 )
 from streamasr.importing.gguf_file import GGUFFile, describe, is_part, is_speech_decoder
 from streamasr.importing.gguf_names import LLM
 from streamasr.importing.tokenizer import NEEDED, Vocabulary, vocabulary_of
 from streamasr.models.bundle import RECOGNISER
-
-_ANY_ENCODER: Final = AudioDimensions(
-    n_mels=8,
-    channels=1,
-    d_model=2,
-    n_layers=0,
-    n_heads=1,
-    ffn=1,
-    output_dim=1,
-    n_window=4,
-    n_window_infer=8,
-)
-"""Of its tensors nothing is asked."""
 
 ARCHITECTURES: Final = ("qwen3vl", "qwen3")
 
@@ -44,10 +30,6 @@ _MUST_BE_NONE: Final = (
 )
 """Of models that are more than this one."""
 
-_MOST_LAYERS: Final = 512
-_MOST_POSITIONS: Final = 1 << 31
-_SMALLEST: Final = 1e-30  # of numbers that are stored in single precision
-_LARGEST: Final = 1e30
 _PADDING: Final = -100.0  # what fills the head of an aligner's decoder up to its vocabulary
 
 
@@ -85,15 +67,10 @@ def read_text_model(file: GGUFFile, family: str = RECOGNISER) -> tuple[TextDimen
         rms_eps=file.number(f"{prefix}.attention.layer_norm_rms_epsilon"),
         rope_theta=file.number(f"{prefix}.rope.freq_base"),
     )
-    check_runnable(dimensions, file.path)
-    in_order(LLM.normal_form(file.tensors, file.path), _shapes(dimensions), file.path)
+    check_text_dimensions(dimensions, file.path)
+    in_order(LLM.normal_form(file.tensors, file.path), text_shapes(dimensions), file.path)
     _check_head(file, dimensions, family)
     return dimensions, vocabulary_of(file, dimensions.vocab, NEEDED[family])
-
-
-def _shapes(text: TextDimensions) -> dict[str, tuple[int, ...]]:
-    shapes = expected_shapes(_ANY_ENCODER, text)
-    return {name: shape for name, shape in shapes.items() if name.startswith("language_model.")}
 
 
 def _check_sections(file: GGUFFile, name: str) -> None:
@@ -105,29 +82,6 @@ def _check_sections(file: GGUFFile, name: str) -> None:
         isinstance(width, int) and width > 0 for width in sections
     ):
         raise ModelError(f"{file.path}: {name} = {sections!r:.60} is not supported")
-
-
-def check_runnable(text: TextDimensions, path: Path) -> None:
-    """Refuse what llama.cpp would end the whole process over.
-
-    Raises:
-        ModelError: no Qwen3 can be like this.
-    """
-    if text.n_heads % text.n_kv_heads:
-        raise ModelError(
-            f"{path}: {text.n_heads} heads cannot share {text.n_kv_heads} heads of keys and values"
-        )
-    if text.head_dim < 2 or text.head_dim % 2:
-        raise ModelError(f"{path}: heads of {text.head_dim} values cannot be rotated in pairs")
-    if text.n_layers > _MOST_LAYERS:
-        raise ModelError(
-            f"{path}: llama.cpp runs {_MOST_LAYERS} layers at most, not {text.n_layers}"
-        )
-    if not 0 < text.max_positions < _MOST_POSITIONS:
-        raise ModelError(f"{path}: a context of {text.max_positions} positions is impossible")
-    for what, value in (("rms_norm_eps", text.rms_eps), ("rope_theta", text.rope_theta)):
-        if not _SMALLEST < value < _LARGEST:
-            raise ModelError(f"{path}: {what} cannot be {value}")
 
 
 def _check_head(file: GGUFFile, dimensions: TextDimensions, family: str) -> None:

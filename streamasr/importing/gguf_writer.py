@@ -20,7 +20,6 @@ import numpy.typing as npt
 from streamasr.errors import ModelError
 from streamasr.importing.checkpoint import HEAD, Checkpoint
 from streamasr.importing.gguf_file import to_float32
-from streamasr.importing.gguf_text import check_runnable
 from streamasr.importing.tensors import Progress, Tensor, silent
 from streamasr.importing.tokenizer import END_OF_TEXT, END_OF_TURN, Vocabulary
 from streamasr.models.bundle import RECOGNISER
@@ -56,7 +55,6 @@ def write_decoder(
     Raises:
         ModelError: the tokenizer is broken, llama.cpp cannot run it, or a weight does not fit.
     """
-    check_runnable(checkpoint.text, checkpoint.path)
     vocabulary = checkpoint.read_vocabulary()
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[_ARCHITECTURE])
     _add_facts(writer, checkpoint, name)

@@ -62,7 +62,7 @@ class Wish:
     """What a model directory shall be like; None leaves it to the source."""
 
     encoder: EncoderWidth | None = None
-    """Of graphs that are made: float32 by default."""
+    """Of graphs that are made: by default fp16 where the source is quantised, else fp32."""
     decoder: DecoderWidth | None = None
     """By default a GGUF's blocks are kept, and safetensors become q8_0."""
     name: str | None = None
@@ -184,10 +184,13 @@ class _Packer:
         names = sorted(path.name for path in directory.iterdir() if path.is_file())
         facts["files"] = {name: self._describe_file(directory / name) for name in names}
         text = json.dumps(facts, ensure_ascii=False, indent=2)
-        (directory / FACTS_FILE).write_text(f"{text}\n", "utf-8")
+        with (directory / FACTS_FILE).open("x", encoding="utf-8") as file:
+            file.write(f"{text}\n")
 
     def _pack_checkpoint(self, source: Checkpoint, directory: Path, name: str) -> dict[str, Any]:
-        width = self._wish.encoder or "fp32"
+        bits = _encoder_bits(source)
+        # Blocks of 8 bits and fewer lose nothing that matters in half precision.
+        width = self._wish.encoder or ("fp32" if bits >= 16 else "fp16")
         write_frontend(source, directory / FRONTEND_FILE, width, self._progress)
         write_backend(source, directory / BACKEND_FILE, width, self._progress)
         self._write_decoder(source, directory / DECODER_FILE, name)
@@ -204,7 +207,7 @@ class _Packer:
             "hidden": text.hidden,
             "vocab": text.vocab,
             "precision": {"encoder": width, "decoder": _decoder_type(directory / DECODER_FILE)},
-            "encoder_bits": min(_encoder_bits(source), {"fp32": 32, "fp16": 16, "int8": 8}[width]),
+            "encoder_bits": min(bits, {"fp32": 32, "fp16": 16, "int8": 8}[width]),
         }
         if source.family == ALIGNER:
             facts["n_classes"] = source.tensors[HEAD].shape[0]
@@ -343,7 +346,9 @@ def _files(source: Source) -> list[Path]:
         case Release():
             return [source.frontend, source.backend, *source.data_files, source.decoder]
         case Bundle():
-            named = [source.directory / name for name in source.files]
+            # What stands in a description is not believed: it may name anything.
+            names = {Path(name).name for name in source.files} - {FACTS_FILE}
+            named = [source.directory / name for name in sorted(names)]
             usual = [source.frontend, source.backend, source.decoder]
             usual += [source.classifier] if source.family == ALIGNER else []
             return named or usual

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from streamasr.errors import ModelError
-from streamasr.importing.archive import unpack
+from streamasr.importing.archive import name_other_archive, unpack
 from streamasr.importing.checkpoint import Checkpoint
 from streamasr.importing.crispasr import read_crispasr
 from streamasr.importing.gguf_file import GGUFFile, describe, read_gguf
@@ -86,6 +86,8 @@ def open_sources(path: Path, scratch: Path | None = None, progress: Progress = s
             )
         case _ if path.suffix.lower() in _PARTS_OF_FOLDERS:
             return _choose(_in_folder(path.parent), path.parent)
+        case _ if what := name_other_archive(path):
+            raise ModelError(f"{path} is {what}, and only zips can be read: unpack it first.")
         case _:
             raise ModelError(f"{path} is no model file; {WHAT_WORKS}.")
 
@@ -140,7 +142,10 @@ def _in_folder(folder: Path) -> list[Source]:
 
 def _right_in_folder(folder: Path) -> Iterator[Source]:
     if is_bundle(folder):
-        yield open_bundle(folder)
+        bundle = open_bundle(folder)
+        yield bundle
+        if bundle.aligner is not None:
+            yield open_bundle(bundle.aligner)
         return
     files = [path for path in _entries(folder) if path.is_file()]
     if any(path.suffix == ".onnx" for path in files):
