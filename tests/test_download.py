@@ -231,7 +231,7 @@ def test_a_server_that_only_stalls_is_given_up(
 ) -> None:
     server.script(PATH, stall(1000), stall(0))
     said = refusal(url, path, replace(policy, silence_s=0.2, attempts=2))
-    assert "nothing came for 0 s, 2 times in a row; what has come is kept" in said
+    assert "nothing came for 0 s, 2 times in a row" in said
 
 
 def test_a_server_that_sends_a_byte_now_and_then_is_left(
