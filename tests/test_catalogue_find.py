@@ -55,6 +55,15 @@ def test_a_source_is_imported_once(
     assert capsys.readouterr().err == ""
 
 
+def test_the_working_directory_can_be_a_model(
+    finder: Finder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny.BUNDLE)
+    assert finder.model(".").samefile(tiny.BUNDLE)
+    monkeypatch.chdir(tiny.BUNDLE.parent)
+    assert finder.model("./tiny").samefile(tiny.BUNDLE)
+
+
 def test_a_source_that_changed_is_imported_again_beside_the_old_one(
     finder: Finder, tmp_path: Path
 ) -> None:

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from streamasr.catalogue.installed import find_by_source, list_installed, need_installed, place_of
+from streamasr.catalogue.installed import (
+    find_by_source,
+    find_installed,
+    list_installed,
+    need_installed,
+    place_of,
+)
 from streamasr.catalogue.known import KnownModel, usable_name
 from streamasr.config import find_config, load_config
 from streamasr.errors import ModelError
@@ -41,17 +47,16 @@ class Finder:
         """
         if name_or_path == tiny.NAME:
             return tiny.BUNDLE
-        path = Path(name_or_path)
-        if os.sep not in name_or_path and (self.models / name_or_path).is_dir():
-            installed = need_installed(self.models, name_or_path, self.own)
+        if installed := find_installed(self.models, name_or_path):
             if installed.problem:
                 raise ModelError(installed.problem)
             return installed.directory
-        if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where it may not look
-            if os.sep in name_or_path:
-                raise ModelError(f"there is no file and no directory {name_or_path}.")
-            return need_installed(self.models, name_or_path, self.own).directory
-        return path if is_bundle(path) else self._imported(path)
+        path = Path(name_or_path)
+        if os.path.exists(path):  # noqa: PTH110 - Path.exists raises where it may not look
+            return path if is_bundle(path) else self._imported(path)
+        if os.sep in name_or_path:
+            raise ModelError(f"there is no file and no directory {name_or_path}.")
+        return need_installed(self.models, name_or_path, self.own).directory
 
     def aligner(self, name_or_path: str | None, recogniser: Path) -> Path | None:
         """The directory of a forced aligner: the one that is named, or one that is there.

@@ -91,7 +91,8 @@ def _add_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--encoder",
         choices=ENCODERS,
-        help="precision of an encoder that has to be made; default fp32",
+        help="precision of an encoder that has to be made; default: fp16 for quantised sources, "
+        "fp32 for others",
     )
     parser.add_argument(
         "--decoder",
