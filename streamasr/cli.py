@@ -100,7 +100,7 @@ def _show(options: argparse.Namespace) -> int:
             return run_doctor(options)
         case "history":
             from streamasr.commands.history import run_history
-            from streamasr.config import find_config, load_config
+            from streamasr.config.file import find_config, load_config
             from streamasr.storage.places import journal_path
 
             config = load_config(find_config(options.config))

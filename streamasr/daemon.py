@@ -26,7 +26,9 @@ from streamasr.audio.capture import Capture, Captured, CaptureEvent, Missed, Tro
 from streamasr.audio.microphone import Microphone
 from streamasr.audio.paced import PacedFile
 from streamasr.catalogue.find import Finder
-from streamasr.config import Changes, DaemonConfig, compare, is_loopback, read_token, reload
+from streamasr.config.changes import Changes, compare, reload
+from streamasr.config.door import is_loopback, read_token
+from streamasr.config.sections import DaemonConfig
 from streamasr.engine import Engine
 from streamasr.errors import AudioError, ConfigError, StorageError, StreamASRError
 from streamasr.events import Wishes

@@ -18,7 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self, TypeAlias, assert_never
 
-from streamasr.config import AlignerConfig, EncoderConfig, RecognitionConfig
+from streamasr.config.recognition import RecognitionConfig
+from streamasr.config.workers import AlignerConfig, EncoderConfig
 from streamasr.decoder.llama import find_gpus
 from streamasr.decoder.placement import ON_CPU, Placement, open_where_it_works, place
 from streamasr.decoder.script import Script

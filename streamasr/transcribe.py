@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from streamasr.audio.source import AudioSource
-from streamasr.config import RecognitionConfig
+from streamasr.config.recognition import RecognitionConfig
 from streamasr.errors import AudioError
 from streamasr.events import Answer, End, Gap, Message, Partial, Publish, Speech, Wishes, Words
 from streamasr.events import Final as FinalText

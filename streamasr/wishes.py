@@ -6,7 +6,7 @@ from typing import Final, Self
 
 from msgspec import UNSET, structs
 
-from streamasr.config import DaemonConfig
+from streamasr.config.sections import DaemonConfig
 from streamasr.events import Wishes
 from streamasr.protocols import v1
 

@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from websockets.exceptions import ConnectionClosed
 
 from streamasr.access import Access
-from streamasr.config import DaemonConfig
+from streamasr.config.sections import DaemonConfig
 from streamasr.engine import Deliver
 from streamasr.events import Answer, Durable, Order, Publish, Wishes
 from streamasr.live import LiveSession

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from streamasr import client
-from streamasr.config import AlignerConfig, RecognitionConfig
+from streamasr.config.recognition import RecognitionConfig
+from streamasr.config.workers import AlignerConfig
 from streamasr.engine import Engine, aligner_config
 from streamasr.errors import ModelError, WorkerError
 from streamasr.events import Align, Aligned, Answer, Encode, Pass, Rank

@@ -25,7 +25,7 @@ from streamasr.bench.soak import memory_growth
 from streamasr.bench.speech import load_speech
 from streamasr.bench.telemetry import Look, consumption, read_metrics
 from streamasr.commands.bench import run_bench
-from streamasr.config import load_config
+from streamasr.config.file import load_config
 from streamasr.errors import AudioError, ConfigError, ModelError
 from streamasr.metrics import Metrics, Readings
 from streamasr.models import tiny

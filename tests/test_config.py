@@ -14,30 +14,23 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from streamasr import config as config_module
 from streamasr.catalogue.known import KnownModel
 from streamasr.commands.config import manual, markdown, overrides_from, run_config, toml
-from streamasr.config import (
+from streamasr.config import listing
+from streamasr.config.changes import compare, reload
+from streamasr.config.cores import (
     MAX_THREADS,
-    RELOAD,
-    RESTART,
-    DaemonConfig,
-    RecognitionConfig,
-    ServerConfig,
-    Setting,
     Threads,
     available_cores,
-    compare,
-    config_places,
     cores_of_quota,
-    find_config,
-    is_loopback,
-    load_config,
-    read_token,
-    reload,
-    settings,
     share_cores,
 )
+from streamasr.config.door import is_loopback, read_token
+from streamasr.config.file import config_places, find_config, load_config
+from streamasr.config.listing import Setting, settings
+from streamasr.config.notes import RELOAD, RESTART
+from streamasr.config.recognition import RecognitionConfig
+from streamasr.config.sections import DaemonConfig, ServerConfig
 from streamasr.errors import ConfigError
 from streamasr.models.languages import language_name
 from streamasr.segmentation.chunker import ChunkerConfig
@@ -550,7 +543,7 @@ def test_a_new_setting_that_does_not_say_so_is_an_error(monkeypatch: pytest.Monk
         silent: Silent = Silent()
         spoken: Annotated[Silent, RELOAD] = Silent()
 
-    monkeypatch.setattr(config_module, "DaemonConfig", Sections)
+    monkeypatch.setattr(listing, "DaemonConfig", Sections)
     with pytest.raises(TypeError, match=r"silent\.new is neither for RELOAD nor for RESTART"):
         settings.__wrapped__()
 
@@ -836,17 +829,29 @@ def test_the_tables_of_the_readme_are_in_step(
 # What it costs
 
 SPY = """
-import json, sys
-import streamasr.config
+import importlib, json, sys
+importlib.import_module(sys.argv[1])
 print(json.dumps(sorted(sys.modules)))
 """
 
 
+def loaded_by(module: str) -> set[str]:
+    command = [sys.executable, "-c", SPY, module]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    return set(json.loads(result.stdout))
+
+
 def test_settings_load_nothing_heavy() -> None:
-    result = subprocess.run([sys.executable, "-c", SPY], check=True, capture_output=True, text=True)
-    loaded = set(json.loads(result.stdout))
     heavy = {"onnxruntime", "llama_cpp", "av", "rich", "websockets", "asyncio", "platformdirs"}
-    assert not loaded & heavy
+    assert not loaded_by("streamasr.config.file") & heavy
+
+
+@pytest.mark.parametrize("child", ["encoder", "aligner"])
+def test_a_child_loads_no_settings_but_the_values_it_is_given(child: str) -> None:
+    loaded = {
+        name for name in loaded_by(f"streamasr.workers.{child}") if "streamasr.config" in name
+    }
+    assert loaded == {"streamasr.config", "streamasr.config.workers"}
 
 
 @pytest.mark.parametrize(

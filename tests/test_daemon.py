@@ -17,7 +17,8 @@ from streamasr.audio.file import open_audio
 from streamasr.bench.latency import Server, speak
 from streamasr.bench.recording import Recording
 from streamasr.bench.speech import load_speech
-from streamasr.config import DaemonConfig, LiveConfig, RecognitionConfig
+from streamasr.config.recognition import RecognitionConfig
+from streamasr.config.sections import DaemonConfig, LiveConfig
 from streamasr.daemon import stream_settings
 from streamasr.engine import Engine
 from streamasr.errors import ProtocolError

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamasr.config import EncoderConfig
+from streamasr.config.workers import EncoderConfig
 from streamasr.errors import AudioError, ModelError, StreamASRError, WorkerError
 from streamasr.models import tiny
 from streamasr.models.onnx import OnnxOptions

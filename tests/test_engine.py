@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamasr.config import RecognitionConfig
+from streamasr.config.recognition import RecognitionConfig
 from streamasr.decoder.placement import Gpu
 from streamasr.engine import Engine
 from streamasr.errors import ConfigError, ModelError, WorkerError

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from streamasr.audio.file import open_audio
-from streamasr.config import RecognitionConfig
+from streamasr.config.recognition import RecognitionConfig
 from streamasr.engine import Engine
 from streamasr.events import Final, Message, Partial, Words
 from streamasr.models import tiny

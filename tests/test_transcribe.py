@@ -11,7 +11,7 @@ from typing import Any, Self, cast
 import numpy as np
 import pytest
 
-from streamasr.config import RecognitionConfig
+from streamasr.config.recognition import RecognitionConfig
 from streamasr.engine import Deliver, Engine
 from streamasr.errors import AudioError
 from streamasr.events import (

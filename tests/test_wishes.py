@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from streamasr.config import DaemonConfig
+from streamasr.config.sections import DaemonConfig
 from streamasr.errors import ConfigError
 from streamasr.events import Wishes
 from streamasr.models.languages import language_name

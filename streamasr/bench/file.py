@@ -8,7 +8,7 @@ from pathlib import Path
 from streamasr.audio.file import open_audio
 from streamasr.bench.figures import ratio
 from streamasr.bench.processes import usage
-from streamasr.config import RecognitionConfig
+from streamasr.config.recognition import RecognitionConfig
 from streamasr.engine import Engine
 from streamasr.events import Answer, Decoded, Encoded, Final, Order
 from streamasr.stream import Channel, Recogniser

@@ -21,7 +21,7 @@ from streamasr.catalogue.installed import (
     place_of,
 )
 from streamasr.catalogue.known import KnownModel, usable_name
-from streamasr.config import find_config, load_config
+from streamasr.config.file import find_config, load_config
 from streamasr.errors import ModelError
 from streamasr.models import tiny
 from streamasr.models.bundle import ALIGNER, OWN_ALIGNER, is_bundle

@@ -26,7 +26,8 @@ from streamasr.bench.update import measure as measure_update
 from streamasr.bench.update import result_of as update_result
 from streamasr.catalogue.find import users_finder
 from streamasr.cli import EXIT_INPUT_FAILED
-from streamasr.config import RecognitionConfig, read_token
+from streamasr.config.door import read_token
+from streamasr.config.recognition import RecognitionConfig
 from streamasr.engine import Engine
 from streamasr.models import tiny
 from streamasr.segmentation.chunker import ChunkerConfig

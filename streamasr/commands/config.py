@@ -18,16 +18,10 @@ from typing import Any, Final
 import msgspec
 
 from streamasr.catalogue.known import KnownModel
-from streamasr.config import (
-    REGISTRY,
-    RESTART,
-    DaemonConfig,
-    Setting,
-    config_places,
-    find_config,
-    load_config,
-    settings,
-)
+from streamasr.config.file import config_places, find_config, load_config
+from streamasr.config.listing import Setting, settings
+from streamasr.config.notes import RESTART
+from streamasr.config.sections import REGISTRY, DaemonConfig
 from streamasr.errors import ConfigError
 
 _WIDTH: Final = 96

@@ -33,13 +33,9 @@ from streamasr.catalogue.find import Finder
 from streamasr.catalogue.installed import find_by_source, list_installed
 from streamasr.cli import EXIT_INPUT_FAILED
 from streamasr.commands.verify import check_files
-from streamasr.config import (
-    DaemonConfig,
-    available_cores,
-    find_config,
-    load_config,
-    share_cores,
-)
+from streamasr.config.cores import available_cores, share_cores
+from streamasr.config.file import find_config, load_config
+from streamasr.config.sections import DaemonConfig
 from streamasr.decoder.placement import Gpu, place
 from streamasr.diagnosis import Finding, Level
 from streamasr.errors import AudioError, ConfigError, ModelError, StreamASRError

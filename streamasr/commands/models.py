@@ -30,7 +30,8 @@ from streamasr.catalogue.known import (
 )
 from streamasr.catalogue.places import download_place, forget_download, sole_download
 from streamasr.cli import EXIT_CONFIG, EXIT_INPUT_FAILED, complain
-from streamasr.config import DaemonConfig, DownloadConfig, find_config, load_config
+from streamasr.config.file import find_config, load_config
+from streamasr.config.sections import DaemonConfig, DownloadConfig
 from streamasr.console import StepProgress
 from streamasr.errors import ConfigError, ModelError, StreamASRError
 from streamasr.models import tiny

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from streamasr.cli import EXIT_INPUT_FAILED
 from streamasr.commands.config import overrides_from
-from streamasr.config import DaemonConfig, find_config, load_config
+from streamasr.config.file import find_config, load_config
+from streamasr.config.sections import DaemonConfig
 from streamasr.errors import AudioError, ConfigError
 from streamasr.models import tiny
 

@@ -14,7 +14,7 @@ from streamasr.audio.raw import RawAudio
 from streamasr.audio.source import AudioSource
 from streamasr.catalogue.find import users_finder
 from streamasr.cli import EXIT_INPUT_FAILED, complain
-from streamasr.config import RecognitionConfig
+from streamasr.config.recognition import RecognitionConfig
 from streamasr.console import ProgressBar, WatchView
 from streamasr.decoder.placement import ALL_LAYERS
 from streamasr.engine import Engine

@@ -21,7 +21,9 @@ from streamasr.bench.file import costs_of
 from streamasr.bench.processes import usage
 from streamasr.catalogue.find import Finder
 from streamasr.cli import EXIT_INPUT_FAILED
-from streamasr.config import ModelConfig, RecognitionConfig, find_config, load_config
+from streamasr.config.file import find_config, load_config
+from streamasr.config.recognition import RecognitionConfig
+from streamasr.config.sections import ModelConfig
 from streamasr.engine import Engine, aligner_config
 from streamasr.errors import AudioError, ConfigError, ModelError, WorkerError
 from streamasr.events import Align, Aligned, Answer, Order, Words

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from streamasr.alignment import repair_times, split_words, word_score
-from streamasr.config import AlignerConfig
+from streamasr.config.workers import AlignerConfig
 from streamasr.decoder.placement import ON_CPU, open_where_it_works, place
 from streamasr.events import Align, Aligned
 from streamasr.models.bundle import ALIGNER, read_bundle

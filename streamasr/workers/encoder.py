@@ -21,7 +21,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from streamasr.config import EncoderConfig
+from streamasr.config.workers import EncoderConfig
 from streamasr.errors import AudioError, StreamASRError, WorkerError
 from streamasr.features.log_mel import check_form
 from streamasr.models.onnx import OnnxOptions

@@ -1,0 +1,50 @@
+"""What differs between two readings of the file, and what a running daemon takes over of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from streamasr.config.door import check_access
+from streamasr.config.listing import settings
+from streamasr.config.notes import RELOAD, RESTART
+from streamasr.config.sections import DaemonConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What differs between the settings of a running daemon and new ones, by path."""
+
+    applied: tuple[str, ...]
+    """These can be taken over at once."""
+    needs_restart: tuple[str, ...]
+
+
+def compare(old: DaemonConfig, new: DaemonConfig) -> Changes:
+    """Which settings have changed."""
+    changed = [one for one in settings() if one.value(old) != one.value(new)]
+    return Changes(
+        applied=tuple(one.path for one in changed if one.effect is RELOAD),
+        needs_restart=tuple(one.path for one in changed if one.effect is RESTART),
+    )
+
+
+def reload(running: DaemonConfig, wanted: DaemonConfig) -> DaemonConfig:
+    """The settings that hold once a running daemon has taken over what it can.
+
+    Raises:
+        ConfigError: they cannot hold together: the token was to go with the address, which stays.
+    """
+    taken: dict[str, dict[str, Any]] = {}
+    for one in settings():
+        source = wanted if one.effect is RELOAD else running
+        taken.setdefault(one.section, {})[one.name] = one.value(source)
+    config = DaemonConfig(
+        **{
+            section: msgspec.structs.replace(getattr(running, section), **values)
+            for section, values in taken.items()
+        },
+        models=wanted.models,
+    )
+    check_access(config.server)
+    return config

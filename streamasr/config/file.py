@@ -1,0 +1,85 @@
+"""The file of settings: where it is looked for, how it is read, what goes before it."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from streamasr.config.door import check_access, read_token
+from streamasr.config.listing import section_types
+from streamasr.config.places import config_directories
+from streamasr.config.sections import DaemonConfig
+from streamasr.config.tables import convert
+from streamasr.errors import ConfigError
+
+CONFIG_VARIABLE: Final = "STREAMASR_CONFIG"
+"""Environment variable that names the file of settings."""
+
+Overrides: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""Section -> key -> value, as TOML would have it; paths are absolute."""
+
+_COMMAND_LINE: Final = "command line"
+
+
+def config_places() -> list[Path]:
+    """Where the file of settings is looked for, in this order.
+
+    That is `$STREAMASR_CONFIG` alone if it is set, else the user's and the system's directories of
+    the XDG base directory specification.
+    """
+    if named := os.environ.get(CONFIG_VARIABLE):
+        return [Path(named)]
+    return [directory / "config.toml" for directory in config_directories()]
+
+
+def find_config(explicit: Path | None = None) -> Path | None:
+    """The file of settings: the one that was named, or the first that is there, if any.
+
+    One that was named need not exist: reading it will say so.
+    """
+    if explicit is not None:
+        return explicit
+    places = config_places()
+    if os.environ.get(CONFIG_VARIABLE):
+        return places[0]
+    return next((place for place in places if os.path.lexists(place)), None)
+
+
+def load_config(path: Path | None, overrides: Overrides | None = None) -> DaemonConfig:
+    """Read the file of settings, if any, and put what the command line says over it.
+
+    Relative paths in the file count from its directory.
+
+    Raises:
+        ConfigError: file or command line say what cannot be.
+    """
+    base = Path("/") if path is None else path.absolute().parent
+    tables = {} if path is None else _read(path)
+    config = convert(tables, base, str(path))
+    if overrides:
+        merged = {
+            name: {**tables.get(name, {}), **overrides.get(name, {})} for name in section_types()
+        }
+        config = convert(merged, base, _COMMAND_LINE)
+    try:
+        check_access(config.server)
+        if config.server.token_file is not None:
+            read_token(config.server.token_file)
+    except ConfigError as error:
+        is_file_at_fault = path is not None and not (overrides or {}).get("server")
+        raise ConfigError(f"{path if is_file_at_fault else _COMMAND_LINE}: {error}") from error
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8-sig"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: there is no such file.") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8: {error.reason} at byte {error.start}.") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}.") from error

@@ -1,0 +1,82 @@
+"""The settings one by one, as their sections state them."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+import msgspec
+from msgspec import Meta
+
+from streamasr.config.notes import HIDDEN, Effect, Except, notes, without_notes
+from streamasr.config.sections import REGISTRY, DaemonConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key of the file."""
+
+    section: str
+    name: str
+    """Of the field."""
+    key: str
+    """In the file; there the times of segmentation name their unit."""
+    effect: Effect
+    choices: tuple[str, ...] = ()
+    """The only values, if there are few."""
+    example: str | int | None = None
+    is_hidden: bool = False
+
+    @property
+    def path(self) -> str:
+        """Section and key."""
+        return f"{self.section}.{self.key}"
+
+    def value(self, config: DaemonConfig) -> Any:
+        """What it is set to."""
+        return getattr(getattr(config, self.section), self.name)
+
+
+def section_types() -> dict[str, Any]:
+    """Table of the file -> its type; `models`, which holds no settings, is one of them."""
+    return {one.name: one.type for one in msgspec.structs.fields(DaemonConfig)}
+
+
+@functools.cache
+def settings() -> tuple[Setting, ...]:
+    """All that can be set, in the order of the file.
+
+    Raises:
+        TypeError: a field does not say when it holds.
+    """
+    return tuple(
+        _setting(section, key)
+        for section in msgspec.structs.fields(DaemonConfig)
+        if section.name != REGISTRY
+        for key in msgspec.structs.fields(without_notes(section.type))
+    )
+
+
+def _setting(section: msgspec.structs.FieldInfo, key: msgspec.structs.FieldInfo) -> Setting:
+    kind = without_notes(key.type)
+    examples = [note.examples for note in notes(key.type) if isinstance(note, Meta)]
+    return Setting(
+        section.name,
+        key.name,
+        key.encode_name,
+        _effect(section, key),
+        choices=tuple(map(str, get_args(kind))) if get_origin(kind) is Literal else (),
+        example=next((some[0] for some in examples if some), None),
+        is_hidden=HIDDEN in notes(key.type),
+    )
+
+
+def _effect(section: msgspec.structs.FieldInfo, key: msgspec.structs.FieldInfo) -> Effect:
+    """What the field says, or an exception in its section, or all of its section."""
+    of_section = notes(section.type)
+    exceptions = [
+        note.effect for note in of_section if isinstance(note, Except) and note.name == key.name
+    ]
+    plain = [note for note in (*notes(key.type), *of_section) if isinstance(note, Effect)]
+    if not exceptions and not plain:
+        raise TypeError(f"{section.name}.{key.name} is neither for RELOAD nor for RESTART")
+    return [*exceptions, *plain][0]

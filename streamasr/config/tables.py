@@ -1,0 +1,85 @@
+"""From the tables of a file to the sections, each value checked."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from streamasr.catalogue.known import KnownModel, check_name
+from streamasr.config.complaints import located, refuse_unknown
+from streamasr.config.listing import section_types
+from streamasr.config.sections import REGISTRY, DaemonConfig
+from streamasr.errors import ConfigError
+
+
+def convert(tables: dict[str, Any], base: Path, source: str) -> DaemonConfig:
+    """Check the tables that a source holds.
+
+    Args:
+        tables: as TOML has them.
+        base: the directory from which relative paths count.
+        source: what is blamed: a file, or the command line.
+
+    Raises:
+        ConfigError: they say what cannot be.
+    """
+    refuse_unknown(tables, source)
+
+    def to_path(kind: type, value: Any) -> Any:
+        if kind is not Path or not isinstance(value, str):
+            raise TypeError(f"Expected a path, got `{type(value).__name__}`")
+        return _anchored(value, base)
+
+    sections: dict[str, Any] = {}
+    for name, kind in section_types().items():
+        if name == REGISTRY:
+            sections[name] = _registry(tables.get(name, {}), source)
+            continue
+        try:
+            sections[name] = msgspec.convert(tables.get(name, {}), kind, dec_hook=to_path)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{source}: {located(name, str(error))}.") from error
+        except ConfigError as error:
+            raise ConfigError(f"{source}: [{name}] {error}") from error
+    config = DaemonConfig(**sections)
+    try:
+        return _with_model_path(config, base)
+    except ValueError as error:
+        raise ConfigError(f"{source}: {located('model', f'{error} - at `$.name`')}.") from error
+
+
+def _registry(tables: dict[str, Any], source: str) -> dict[str, KnownModel]:
+    """The models that a source adds to those that are known."""
+    models = {}
+    for name, table in tables.items():
+        try:
+            check_name(name)
+            models[name] = msgspec.convert(table, KnownModel)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{source}: {located(f'models.{name}', str(error))}.") from error
+        except ValueError as error:
+            raise ConfigError(f"{source}: models: {error}.") from error
+    return models
+
+
+def _with_model_path(config: DaemonConfig, base: Path) -> DaemonConfig:
+    """Take a model's name that has a slash for a path."""
+    if os.sep not in config.model.name:
+        return config
+    path = str(_anchored(config.model.name, base))
+    return msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, name=path))
+
+
+def _anchored(path: str, base: Path) -> Path:
+    """A path of the file, absolute.
+
+    Raises:
+        ValueError: it cannot be one.
+    """
+    if not path or "\0" in path:
+        raise ValueError("Expected a path")
+    try:
+        return base / Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"Expected a path, {path} has no home directory") from error
