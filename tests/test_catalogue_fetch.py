@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamasr.catalogue.download import Policy, open_session
+from streamasr.catalogue.connection import open_session
 from streamasr.catalogue.fetch import Fetched, Web, fetch_model
 from streamasr.catalogue.hashes import BOOK, Noted, NotedFile, check_same, note, read_noted
 from streamasr.catalogue.known import KnownModel
+from streamasr.catalogue.patience import Policy
 from streamasr.catalogue.places import download_place, forget_download
 from streamasr.errors import ConfigError, DownloadError, ModelError
 from tests.hubs import COMMIT, Hub, open_hub, truncate

@@ -17,13 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamasr.catalogue.download import (
-    MOST_BYTES,
-    Downloaded,
-    Policy,
-    download,
-    open_session,
-)
+from streamasr.catalogue.connection import open_session
+from streamasr.catalogue.download import MOST_BYTES, download
+from streamasr.catalogue.partial_file import Downloaded
+from streamasr.catalogue.patience import Policy
 from streamasr.errors import ConfigError, DownloadError
 from tests.hubs import (
     FileServer,

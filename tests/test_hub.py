@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamasr.catalogue.download import Policy, open_session
+from streamasr.catalogue.connection import open_session
 from streamasr.catalogue.hub import (
     HubFile,
     Snapshot,
@@ -20,6 +20,7 @@ from streamasr.catalogue.hub import (
     is_document,
     read_snapshot,
 )
+from streamasr.catalogue.patience import Policy
 from streamasr.errors import ConfigError, DownloadError
 from tests.hubs import COMMIT, Hub, open_hub, raw, reply, status
 

@@ -94,7 +94,16 @@ def test_only_its_command_knows_the_daemon() -> None:
             "gguf",
             {"importing/gguf_file.py", "importing/gguf_writer.py", "importing/tokenizer.py"},
         ),
-        ("requests", {"catalogue/download.py", "catalogue/fetch.py", "catalogue/hub.py"}),
+        (
+            "requests",
+            {
+                "catalogue/connection.py",
+                "catalogue/download.py",
+                "catalogue/fetch.py",
+                "catalogue/hub.py",
+                "catalogue/remote_file.py",
+            },
+        ),
         ("llama_cpp", {"decoder/llama.py"}),
         ("av", {"audio/decode.py", "audio/file.py"}),
         ("soxr", {"audio/resample.py"}),

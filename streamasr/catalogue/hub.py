@@ -25,8 +25,9 @@ import msgspec
 import requests
 from msgspec import Meta
 
-from streamasr.catalogue.download import Policy, download
+from streamasr.catalogue.download import download
 from streamasr.catalogue.known import check_url
+from streamasr.catalogue.patience import Policy
 from streamasr.errors import ConfigError, DownloadError
 from streamasr.importing.tensors import Progress, silent
 

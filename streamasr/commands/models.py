@@ -28,6 +28,7 @@ from streamasr.catalogue.known import (
     known_models,
     usable_name,
 )
+from streamasr.catalogue.patience import Policy
 from streamasr.catalogue.places import download_place, forget_download, sole_download
 from streamasr.cli import EXIT_CONFIG, EXIT_INPUT_FAILED, complain
 from streamasr.config.file import find_config, load_config
@@ -38,7 +39,6 @@ from streamasr.models import tiny
 from streamasr.models.bundle import Bundle, open_bundle
 
 if TYPE_CHECKING:
-    from streamasr.catalogue.download import Policy
     from streamasr.importing.pack import Wish
 
 _FEW: Final = 2
@@ -317,7 +317,7 @@ def _pull_one(
             )
         print(f"{name} is installed already, in {place}.")
         return
-    from streamasr.catalogue.download import open_session
+    from streamasr.catalogue.connection import open_session
     from streamasr.catalogue.fetch import Web, fetch_model
     from streamasr.catalogue.hashes import note
     from streamasr.catalogue.hub import find_endpoint, find_token
@@ -347,9 +347,7 @@ def _pull_one(
     _announce(name, place)
 
 
-def _policy(settings: DownloadConfig) -> "Policy":
-    from streamasr.catalogue.download import Policy
-
+def _policy(settings: DownloadConfig) -> Policy:
     return Policy(silence_s=settings.timeout_s, attempts=settings.attempts)
 
 

@@ -1,0 +1,214 @@
+"""A file while it is being fetched.
+
+What has come stands in `FILE.partial`, and beside it in `FILE.partial.json` which version of the
+file that is.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from streamasr.errors import ConfigError, DownloadError
+from streamasr.importing.tensors import Progress
+
+_PIECE: Final = 1 << 17
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """A file that has come whole."""
+
+    path: Path
+    size: int
+    sha256: str
+
+
+def already_there(path: Path, sha256: str, progress: Progress) -> Downloaded | None:
+    """The file, if it is there already with this hash.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    with _on_disk(path):
+        if not path.is_file():
+            return None
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            found = _hash(file.fileno(), size, path.name, progress).hexdigest()
+    return Downloaded(path, size, sha256) if found == sha256 else None
+
+
+class PartialFile:
+    """What there is of a file so far. One process at a time has it."""
+
+    def __init__(self, path: Path, url: str, progress: Progress) -> None:
+        self._final = path
+        self._path = path.with_name(f"{path.name}.partial")
+        self._note = path.with_name(f"{path.name}.partial.json")
+        self._url = url
+        self._progress = progress
+        self._fd = -1
+        self.position = 0
+        """Bytes that are there."""
+        self.furthest = 0
+        """Bytes that there have ever been."""
+        self.version: str | None = None
+        self.is_patchwork = False
+        """Whether not all of it came through one connection."""
+
+    def __enter__(self) -> Self:
+        """Take it over from an earlier call, if there was one."""
+        with _on_disk(self._path):
+            self._fd = self._open()
+            try:
+                self.position = self.furthest = os.lseek(self._fd, 0, os.SEEK_END)
+                self.is_patchwork = self.position > 0
+                self.version = self._noted_version()
+                self._digest = _hash(self._fd, self.position, self._final.name, self._progress)
+            except BaseException:
+                os.close(self._fd)
+                raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with _on_disk(self._path):
+            if self._fd >= 0 and self.position == 0 and kind is not None:
+                self._path.unlink(missing_ok=True)
+                self._note.unlink(missing_ok=True)
+            self._close()
+
+    def _open(self) -> int:
+        while True:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Whoever had it may have given it its name just now.
+                if os.path.samestat(os.fstat(fd), self._path.lstat()):
+                    return fd
+            except FileNotFoundError:
+                pass
+            except BlockingIOError as error:
+                os.close(fd)
+                raise DownloadError(
+                    f"{self._final} is being fetched by another process."
+                ) from error
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+
+    def _noted_version(self) -> str | None:
+        try:
+            note = json.loads(self._note.read_bytes())
+        except (OSError, ValueError):
+            return None
+        if not isinstance(note, dict) or note.get("url") != self._url:
+            return None
+        version = note.get("version")
+        return version if isinstance(version, str) and version.isprintable() else None
+
+    @property
+    def sha256(self) -> str:
+        """Of what is there."""
+        return self._digest.hexdigest()
+
+    def begin(self, version: str | None) -> None:
+        """Note which version of the file comes now, from its beginning."""
+        self.version = version
+        with _on_disk(self._note):
+            if version is None:
+                self._note.unlink(missing_ok=True)
+            else:
+                self._note.write_text(json.dumps({"url": self._url, "version": version}), "utf-8")
+
+    def write(self, piece: bytes) -> None:
+        """Put more behind what is there."""
+        rest = memoryview(piece)
+        with _on_disk(self._final):
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+        self._digest.update(piece)
+        self.position += len(piece)
+        self.furthest = max(self.furthest, self.position)
+
+    def restart(self) -> None:
+        """Forget what is there."""
+        with _on_disk(self._path):
+            os.ftruncate(self._fd, 0)
+            os.lseek(self._fd, 0, os.SEEK_SET)
+        self.begin(None)
+        self._digest = hashlib.sha256()
+        self.position = 0
+        self.is_patchwork = False
+
+    def check_room(self, total: int) -> None:
+        """Find out before it is written whether the file fits.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        with _on_disk(self._final):
+            free = shutil.disk_usage(self._final.parent).free
+        if total - self.position > free:
+            raise ConfigError(
+                f"{self._final.parent}: {(total - self.position) / 1e9:.1f} GB are to be written, "
+                f"and only {free / 1e9:.1f} GB are free."
+            )
+
+    def remove(self) -> None:
+        """Leave nothing of it."""
+        with _on_disk(self._path):
+            self._path.unlink(missing_ok=True)
+            self._note.unlink(missing_ok=True)
+            self._close()
+
+    def finish(self) -> Downloaded:
+        """Give the file its name."""
+        with _on_disk(self._final):
+            os.fsync(self._fd)
+            self._path.replace(self._final)
+            self._note.unlink(missing_ok=True)
+            self._close()
+        return Downloaded(self._final, self.position, self.sha256)
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+
+def _hash(fd: int, size: int, name: str, progress: Progress) -> "hashlib._Hash":
+    """The hash of what an open file holds; its position is then behind it."""
+    digest, done = hashlib.sha256(), 0
+    os.lseek(fd, 0, os.SEEK_SET)
+    while done < size and (piece := os.read(fd, min(_PIECE, size - done))):
+        digest.update(piece)
+        done += len(piece)
+        progress(f"checking what is there of {name}", done, size)
+    return digest
+
+
+@contextlib.contextmanager
+def _on_disk(path: Path) -> Iterator[None]:
+    """Explain what a file system refuses.
+
+    Raises:
+        ConfigError: it did.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
