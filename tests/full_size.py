@@ -9,7 +9,7 @@ the released files wherever one of them is asked about.
 
 `model` makes a model directory for `streamasr bench`. The text of random weights would be gibberish
 of chance length: `model.json` says that the decoder follows a script instead, so many tokens for
-each second of audio, and the tokenizer holds 151,377 made-up words, so that text has its real
+each second of audio, and the tokenizer holds 150,000 made-up words, so that text has its real
 length, too. The checkpoint (bf16: 1.6 GB, with an aligner 3.4 GB) is written beside DIR and deleted
 unless --keep is given.
 
