@@ -57,13 +57,8 @@ def _refuse_unknown_keys(models: dict[str, Any], source: str) -> None:
             if key not in known:
                 unknown = repr(f"models.{name}.{key}")
                 quoted = f'; a name with dots is quoted, as in [models."{name}.{key}"].'
-                hint = quoted if isinstance(value, dict) else _end(key, known)
+                hint = quoted if isinstance(value, dict) else _model_hint(key, known)
                 raise ConfigError(f"{source}: there is no setting {unknown}{hint}")
-
-
-def _end(key: str, known: Collection[str]) -> str:
-    close = _nearest(key, known)
-    return f"; did you mean {close}?" if close else f"; there are {', '.join(sorted(known))}."
 
 
 def _hint(section: str, key: str) -> str:
@@ -76,6 +71,12 @@ def _hint(section: str, key: str) -> str:
         if close := _nearest(key, known):
             return f"; did you mean {known[close]}?"
     return "."
+
+
+def _model_hint(key: str, known: Collection[str]) -> str:
+    """The same about an unknown key of a model."""
+    close = _nearest(key, known)
+    return f"; did you mean {close}?" if close else f"; there are {', '.join(sorted(known))}."
 
 
 def _nearest(key: str, known: Collection[str]) -> str | None:
