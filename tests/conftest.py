@@ -1,5 +1,6 @@
 """Settings and fixtures for all tests."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -17,6 +18,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("streamasr")
+
+# Some tests import onnxruntime by themselves, which else reports that to its makers.
+os.environ["ORT_DISABLE_TELEMETRY"] = os.environ["ORT_TELEMETRY_DISABLED"] = "1"
 
 # Shells start background jobs with Ctrl-C ignored, and programs under test would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
