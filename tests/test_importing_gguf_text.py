@@ -7,11 +7,13 @@ from gguf import GGMLQuantizationType as Type
 
 from streamasr.errors import ModelError
 from streamasr.importing.gguf_file import GGUFFile, read_gguf
-from streamasr.importing.gguf_text import read_text_model
+from streamasr.importing.gguf_text import check_decoder, read_text_model
+from streamasr.importing.gguf_writer import write_decoder as write_own_decoder
 from streamasr.importing.safetensors_checkpoint import read_checkpoint
 from streamasr.models.bundle import ALIGNER, RECOGNISER
 from tests.checkpoints import Shape, write_checkpoint
 from tests.sources.decoder import DecoderOptions, write_decoder
+from tests.sources.onnx_release import DecoderType, write_release_decoder
 from tests.sources.weights import Weights
 
 
@@ -54,6 +56,27 @@ def test_an_aligners_decoder_is_only_an_aligners(padded: GGUFFile) -> None:
     assert dimensions.vocab == len(vocabulary.tokens) == 320
     with pytest.raises(ModelError, match="is the decoder of a Qwen3-ForcedAligner"):
         read_text_model(padded, RECOGNISER)
+
+
+@pytest.mark.parametrize("decoder", ["f16", "q8_0", "q4_k", "q5_k"])
+def test_an_aligners_decoder_is_told_from_a_recognisers_in_every_type(
+    tmp_path: Path, decoder: DecoderType
+) -> None:
+    shape = Shape(hidden=256, ffn=256, n_classes=50)
+    weights = Weights(write_checkpoint(tmp_path / "c", shape))
+    write_release_decoder(weights, tmp_path / "a.gguf", decoder)
+    check_decoder(tmp_path / "a.gguf", ALIGNER)
+    with pytest.raises(ModelError, match="is the decoder of a Qwen3-ForcedAligner"):
+        check_decoder(tmp_path / "a.gguf", RECOGNISER)
+
+
+@pytest.mark.parametrize("shape", [Shape(), Shape(n_classes=50)])
+def test_our_own_decoders_are_checked_by_their_path(tmp_path: Path, shape: Shape) -> None:
+    checkpoint = read_checkpoint(write_checkpoint(tmp_path / "c", shape))
+    write_own_decoder(checkpoint, tmp_path / "d.gguf", "f16", "a model")
+    check_decoder(tmp_path / "d.gguf", checkpoint.family)
+    with pytest.raises(ModelError, match="there is no such file"):
+        check_decoder(tmp_path / "missing.gguf", checkpoint.family)
 
 
 @pytest.mark.parametrize(

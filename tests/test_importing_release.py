@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamasr.errors import ModelError
-from streamasr.importing import release as module
+from streamasr.importing import gguf_text as module
 from streamasr.importing.gguf_file import GGUFTensor
 from streamasr.importing.release import Release, read_releases
 from streamasr.models.bundle import ALIGNER, RECOGNISER
@@ -321,7 +321,7 @@ class Head:
 
 
 def count_classes(values: Float32Array) -> int | None:
-    return module._count_classes(cast("GGUFTensor", Head(values)))
+    return module.count_classes(cast("GGUFTensor", Head(values)))
 
 
 def sizes() -> Iterator[tuple[int, int]]:

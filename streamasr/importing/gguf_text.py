@@ -4,6 +4,7 @@ Most contradictions llama.cpp refuses. Over some, and over tokens that are there
 whole process; so these are looked for before it gets the file.
 """
 
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -15,7 +16,14 @@ from streamasr.importing.checkpoint import (
     in_order,
     text_shapes,
 )
-from streamasr.importing.gguf_file import GGUFFile, describe, is_part, is_speech_decoder
+from streamasr.importing.gguf_file import (
+    GGUFFile,
+    GGUFTensor,
+    describe,
+    is_part,
+    is_speech_decoder,
+    read_gguf,
+)
 from streamasr.importing.gguf_names import LLM
 from streamasr.importing.tokenizer import NEEDED, Vocabulary, vocabulary_of
 from streamasr.models.bundle import RECOGNISER
@@ -30,7 +38,21 @@ _MUST_BE_NONE: Final = (
 )
 """Of models that are more than this one."""
 
-_PADDING: Final = -100.0  # what fills the head of an aligner's decoder up to its vocabulary
+_ROWS_AT_ONCE: Final = 4096
+
+
+def check_decoder(path: Path, family: str) -> None:
+    """Find out whether llama.cpp can run a decoder, before it gets the file.
+
+    Args:
+        path: a GGUF; with or without a head, as a tied one may be left out, and an aligner's be
+            stored elsewhere.
+        family: RECOGNISER or ALIGNER.
+
+    Raises:
+        ModelError: it is another model, or something is missing, contradictory or not supported.
+    """
+    read_text_model(read_gguf(path), family)
 
 
 def read_text_model(file: GGUFFile, family: str = RECOGNISER) -> tuple[TextDimensions, Vocabulary]:
@@ -91,9 +113,29 @@ def _check_head(file: GGUFFile, dimensions: TextDimensions, family: str) -> None
         return
     if head.shape != (dimensions.vocab, dimensions.hidden):
         raise ModelError(f"{file.path}: output.weight is {head.shape}, unlike the embeddings")
-    last_row = head.rows(dimensions.vocab - 1, dimensions.vocab)
-    if family == RECOGNISER and np.all(last_row == _PADDING):
+    if family == RECOGNISER and count_classes(head) is not None:
         raise ModelError(
             f"{file.path} is the decoder of a Qwen3-ForcedAligner; give the folder of it and the "
             "ONNX graphs that it was published with"
         )
+
+
+def count_classes(head: GGUFTensor) -> int | None:
+    """Count the rows before those that only fill an aligner's head up; None where there are none.
+
+    Rows are compared as they are stored: equal ones stay equal in every type, as no block of
+    quantised values reaches over two rows.
+    """
+    n_rows = head.shape[0]
+    last = head.rows(n_rows - 1, n_rows)
+    # The padding is -100, or near it in blocks; zeros are what other converters fill up with.
+    if n_rows < 2 or last.min() != last.max() or last.max() >= 0:
+        return None
+    stored = head.stored()
+    for end in range(n_rows, 0, -_ROWS_AT_ONCE):
+        begin = max(0, end - _ROWS_AT_ONCE)
+        differs = np.flatnonzero((stored[begin:end] != stored[-1]).any(axis=1))
+        if differs.size:
+            n_classes = begin + int(differs[-1]) + 1
+            return n_classes if n_classes < n_rows - 1 else None
+    return None

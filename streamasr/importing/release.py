@@ -34,6 +34,7 @@ from streamasr.importing.gguf_file import (
     is_speech_decoder,
     read_gguf,
 )
+from streamasr.importing.gguf_text import count_classes
 from streamasr.importing.onnx_file import GraphFacts, read_graph
 from streamasr.models.bundle import (
     ALIGNER,
@@ -59,7 +60,6 @@ _NAMES_TAKEN: Final = frozenset(
 )
 
 _ENOUGH_BITS: Final = 8
-_ROWS_AT_ONCE: Final = 4096
 _COMMON_WORDS: Final = re.compile(r"frontend|backend|encoder|llm|decoder|fp?\d+|int\d+|q\d\w*|\W|_")
 """What names of files of one model may differ in."""
 
@@ -233,30 +233,9 @@ def _read_decoder(file: GGUFFile) -> _Decoder:
     if (head := file.tensors.get(_HEAD)) is not None:
         if len(head.shape) != 2 or head.shape[1] != hidden:
             raise ModelError(f"{file.path}: its output matrix is not {hidden} wide.")
-        n_classes = _count_classes(head)
+        n_classes = count_classes(head)
     family = RECOGNISER if n_classes is None else ALIGNER
     return _Decoder(file, family, hidden, vocab, n_classes)
-
-
-def _count_classes(head: GGUFTensor) -> int | None:
-    """Count the rows before those that only fill an aligner's head up; None where there are none.
-
-    Rows are compared as they are stored: equal ones stay equal in every type, as no block of
-    quantised values reaches over two rows.
-    """
-    n_rows = head.shape[0]
-    last = head.rows(n_rows - 1, n_rows)
-    # The padding is -100; zeros are what other converters fill a vocabulary up with.
-    if n_rows < 2 or last.min() != last.max() or last.max() >= 0:
-        return None
-    stored = head.stored()
-    for end in range(n_rows, 0, -_ROWS_AT_ONCE):
-        begin = max(0, end - _ROWS_AT_ONCE)
-        differs = np.flatnonzero((stored[begin:end] != stored[-1]).any(axis=1))
-        if differs.size:
-            n_classes = begin + int(differs[-1]) + 1
-            return n_classes if n_classes < n_rows - 1 else None
-    return None
 
 
 def _combine(parts: _Parts) -> Iterator[Release]:
