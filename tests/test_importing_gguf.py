@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamasr.errors import ModelError
-from streamasr.importing.gguf_file import GGUFFile, describe, read_gguf
+from streamasr.importing.gguf_file import GGUFFile, describe, is_speech_decoder, read_gguf
 from tests.checkpoints import write_checkpoint
 from tests.sources import foreign
 from tests.sources.ggml_org import write_ggml_org
@@ -404,6 +404,22 @@ def test_a_file_of_no_use_is_described_by_its_content(
     described = describe(read(build(facts)))
     assert re.search(sentence, described), described
     assert "\n" not in described
+
+
+@pytest.mark.parametrize(
+    ("tokens", "is_one"),
+    [
+        (["<|audio_start|>", "<asr_text>"], True),
+        (["<|audio_start|>", "<timestamp>"], True),
+        (["<|audio_start|>"], False),
+        (["<asr_text>", "<timestamp>"], False),
+    ],
+)
+def test_a_recognisers_or_an_aligners_tokens_make_a_decoder_of_speech(
+    read: Read, tokens: list[str], *, is_one: bool
+) -> None:
+    file = read(build({"tokenizer.ggml.tokens": Fact("[str]", tokens)}))
+    assert is_speech_decoder(file) == is_one
 
 
 def test_half_of_a_pair_is_described(pair: dict[str, GGUFFile]) -> None:

@@ -54,7 +54,9 @@ _NUMBERS: Final[dict[int, np.dtype[Any]]] = {
 }
 """Types of facts that have one size."""
 
-_SPEECH_TOKENS: Final = ("<|audio_start|>", "<asr_text>")
+_AUDIO_START: Final = "<|audio_start|>"
+_ANSWERS: Final = frozenset({"<asr_text>", "<timestamp>"})
+"""Tokens of a recogniser's answer and of an aligner's question; each needs its own alone."""
 _TEXT_ARCHITECTURES: Final = ("qwen3", "qwen3vl", "qwen3moe", "qwen3vlmoe")
 _GET_ONE: Final = "`streamasr models pull {}` gets one that works"
 _READABLE: Final = (
@@ -413,9 +415,9 @@ def projector_type(file: GGUFFile) -> str | None:
 
 
 def is_speech_decoder(file: GGUFFile) -> bool:
-    """Tell whether a language model has the tokens of a recogniser's prompt."""
+    """Tell whether a language model has the tokens of a recogniser's or an aligner's prompt."""
     tokens = file.texts("tokenizer.ggml.tokens")
-    return all(token in tokens for token in _SPEECH_TOKENS)
+    return _AUDIO_START in tokens and not _ANSWERS.isdisjoint(tokens)
 
 
 def is_part(file: GGUFFile) -> bool:
