@@ -125,7 +125,10 @@ def vocabulary_of(file: GGUFFile, n_rows: int, needed: Iterable[str] = ()) -> Vo
     vocabulary = _checked(tokens, types, merges, file.path)
     for text in needed:
         if vocabulary.find(text) is None:
-            raise ModelError(f"{file.path}: its vocabulary has no token {text}")
+            raise ModelError(
+                f"{file.path}: its vocabulary has no token {text}, as in some old conversions; get "
+                "a newer one of the same model, or its original safetensors"
+            )
     return vocabulary
 
 
