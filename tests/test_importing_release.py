@@ -248,6 +248,41 @@ def test_a_model_for_text_is_no_decoder(tmp_path: Path, small: Path) -> None:
         read_releases(directory)
 
 
+def change_fact(path: Path, name: str, values: list[object]) -> None:
+    """Overwrite a number in a GGUF's header, or an array of them."""
+    field = gguf.GGUFReader(path, "r+").fields[name]
+    for index, value in zip(field.data, values, strict=True):
+        field.parts[index][:] = value
+        field.parts[index].flush()
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "sentence"),
+    [
+        ("block_count", [100_000], "block_count is 100000, but there are 2 layers"),
+        ("attention.layer_norm_rms_epsilon", [-1], "epsilon must be a positive number"),
+        ("rope.freq_base", [0], "freq_base must be a positive number"),
+        ("rope.dimension_sections", [0] * 4, r"sections = \[0, 0, 0, 0\] is not supported"),
+        ("attention.head_count_kv", [3], "4 heads cannot share 3"),
+    ],
+)
+def test_a_decoder_that_llama_cpp_would_stumble_over_is_refused(
+    tmp_path: Path, small: Path, name: str, values: list[object], sentence: str
+) -> None:
+    directory = shutil.copytree(small, tmp_path / "r")
+    change_fact(only(directory).decoder, f"qwen3vl.{name}", values)
+    with pytest.raises(ModelError, match=sentence):
+        read_releases(directory)
+
+
+def test_a_decoder_with_a_token_twice_is_refused(tmp_path: Path, small: Path) -> None:
+    directory = shutil.copytree(small, tmp_path / "r")
+    path = only(directory).decoder
+    path.write_bytes(path.read_bytes().replace(b"[PAD300]", b"[PAD301]"))
+    with pytest.raises(ModelError, match=r"token '\[PAD301\]' has two ids"):
+        read_releases(directory)
+
+
 @pytest.mark.parametrize("role", ["frontend", "backend", "decoder"])
 def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, small: Path, role: str) -> None:
     directory = shutil.copytree(small, tmp_path / "r")

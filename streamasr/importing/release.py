@@ -34,7 +34,7 @@ from streamasr.importing.gguf_file import (
     is_speech_decoder,
     read_gguf,
 )
-from streamasr.importing.gguf_text import count_classes
+from streamasr.importing.gguf_text import count_classes, read_text_model
 from streamasr.importing.onnx_file import GraphFacts, read_graph
 from streamasr.models.bundle import (
     ALIGNER,
@@ -313,6 +313,7 @@ def _best_graph(graphs: Sequence[_Part]) -> _Part:
 
 
 def _release(frontend: _Frontend, backend: _Backend, decoder: _Decoder) -> Release:
+    read_text_model(decoder.file, decoder.family)
     is_aligner = decoder.family == ALIGNER
     data_files = tuple(dict.fromkeys((*frontend.facts.data_files, *backend.facts.data_files)))
     for path in data_files:
