@@ -1,12 +1,16 @@
 """From names and paths to model directories: what is there, and what is imported on first use."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from streamasr.catalogue.find import NO_ALIGNER, Finder
+from streamasr.catalogue.installed import list_installed
 from streamasr.errors import ModelError
+from streamasr.importing.gguf_file import read_gguf
 from streamasr.importing.pack import Wish, import_model
 from streamasr.models import tiny
 from streamasr.models.bundle import open_bundle
@@ -64,16 +68,82 @@ def test_the_working_directory_can_be_a_model(
     assert finder.model("./tiny").samefile(tiny.BUNDLE)
 
 
-def test_a_source_that_changed_is_imported_again_beside_the_old_one(
-    finder: Finder, tmp_path: Path
+def test_a_source_that_changed_is_imported_again_in_place_of_the_old_one(
+    finder: Finder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write_checkpoint(tmp_path / "source")
-    first = finder.model(str(source))
+    before = open_bundle(finder.model(str(source))).files
     shutil.rmtree(source)
     write_checkpoint(source, seed=1)
-    second = finder.model(str(source))
-    assert (first.name, second.name) == ("source", "source-2")
-    assert open_bundle(first).files != open_bundle(second).files
+    found = finder.model(str(source))
+    assert found.name == "source"
+    assert "again, since it has changed, as source" in capsys.readouterr().err
+    assert open_bundle(found).files != before
+    assert [each.name for each in list_installed(finder.models)] == ["source"]
+
+
+def test_a_change_of_the_configuration_is_a_change(finder: Finder, tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source")
+    finder.model(str(source))
+    config = (source / "config.json").read_text("utf-8")
+    (source / "config.json").write_text(config.replace("1000000.0", "500000.0"), "utf-8")
+    decoder = read_gguf(finder.model(str(source)) / "decoder.gguf")
+    assert decoder.metadata["qwen3.rope.freq_base"] == 500_000
+
+
+def test_files_that_are_links_are_known_again(finder: Finder, checkpoint: Path) -> None:
+    snapshot = finder.models.parent / "models--Some--Model" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    for path in checkpoint.iterdir():
+        (snapshot / path.name).symlink_to(path)
+    found = {finder.model(str(snapshot)) for _ in range(3)}
+    assert found == {finder.models / "Model"}
+
+
+def test_a_folder_above_a_model_is_not_that_model(finder: Finder, tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "above" / "below" / "source")
+    finder.model(str(source))
+    with pytest.raises(ModelError, match="holds no model"):
+        finder.model(str(tmp_path / "above"))
+
+
+def test_an_import_that_was_asked_for_is_not_replaced(finder: Finder, tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source")
+    import_model(source, finder.models / "mine")
+    assert finder.model(str(source)) == finder.models / "mine"
+    shutil.rmtree(source)
+    write_checkpoint(source, seed=1)
+    assert finder.model(str(source)) == finder.models / "source"
+    assert finder.model("mine") == finder.models / "mine"
+
+
+def test_names_of_models_that_can_be_pulled_stay_free(finder: Finder, tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "qwen3-asr-0.6b")
+    assert finder.model(str(source)) == finder.models / "qwen3-asr-0.6b-2"
+
+
+def test_a_directory_of_an_installed_models_name_is_pointed_at(
+    finder: Finder,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import_model(checkpoint, finder.models / "mine")
+    write_checkpoint(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    assert finder.model("mine") == finder.models / "mine"
+    assert "what is here is ./mine" in capsys.readouterr().err
+
+
+def test_whoever_comes_while_another_imports_waits_and_takes_the_result(
+    finder: Finder, checkpoint: Path
+) -> None:
+    program = "from streamasr.catalogue.find import *; print(Finder(Path({!r}), {{}}).model({!r}))"
+    command = [sys.executable, "-c", program.format(str(finder.models), str(checkpoint))]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    answers = [process.communicate()[0].strip() for process in started]
+    assert answers == [str(finder.models / "my-model")] * 3
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamasr.catalogue.installed import (
+    alone,
     find_by_source,
     find_installed,
     list_installed,
@@ -21,6 +24,7 @@ from streamasr.catalogue.installed import (
 )
 from streamasr.catalogue.known import KnownModel
 from streamasr.errors import ConfigError, ModelError
+from streamasr.importing.origin import given_path
 from streamasr.importing.pack import Wish, import_model
 from tests.checkpoints import write_checkpoint
 
@@ -194,37 +198,26 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return source, base / "models"
 
 
-def test_what_was_imported_is_found_again_by_its_path(
-    imported: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_imported_is_found_again_by_its_path(imported: tuple[Path, Path]) -> None:
     source, models = imported
-    indirect = source.parent / "models/../checkpoint"
-    for path in (source, source / "model.safetensors", indirect, source.parent):
-        found = find_by_source(models, path)
-        assert found
-        assert found.name == "mine"
-        assert found.source == str(source / "model.safetensors")
-    monkeypatch.chdir(source.parent)
-    assert find_by_source(models, Path("checkpoint"))
-    (source.parent / "link").symlink_to(source)
-    assert find_by_source(models, source.parent / "link")
-    for path in (source / "config.json", source.parent.parent, Path("/"), Path("none")):
+    found = find_by_source(models, given_path(source / "config.json"))
+    assert found
+    assert found.name == "mine"
+    assert found.source == str(source)
+    for path in (source.parent, source.parent.parent, Path("/"), Path("none")):
         assert find_by_source(models, path) is None
 
 
-def test_a_source_that_was_only_touched_is_the_same_and_a_changed_one_is_not(
-    imported: tuple[Path, Path],
-) -> None:
-    source, models = imported
-    weights = source / "model.safetensors"
-    os.utime(weights, ns=(0, 0))
-    assert find_by_source(models, source)
-    content = weights.read_bytes()
-    try:
-        weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        assert find_by_source(models, source) is None
-        weights.write_bytes(content + b"x")
-        assert find_by_source(models, source) is None
-    finally:
-        weights.write_bytes(content)
-    assert find_by_source(models, source)
+def test_nobody_installs_while_another_does(tmp_path: Path) -> None:
+    waited: list[str] = []
+    program = (
+        "import sys; from pathlib import Path; from streamasr.catalogue.installed import alone\n"
+        "with alone(Path(sys.argv[1]), lambda: print('waits', flush=True)): print('in')"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with alone(tmp_path, lambda: waited.append("here")):
+        other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert other.stdout
+        assert other.stdout.readline() == "waits\n"
+    assert other.communicate()[0] == "in\n"
+    assert waited == []

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,10 @@ import pytest
 from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows
 from streamasr.errors import ConfigError, ModelError
 from streamasr.importing import pack as module
+from streamasr.importing.gguf_writer import write_decoder
 from streamasr.importing.graphs import EncoderWidth
 from streamasr.importing.pack import DecoderWidth, Wish, hash_file, import_model
+from streamasr.importing.placing import PARTIAL, whole_or_nothing
 from streamasr.importing.tokenizer import read_vocabulary
 from streamasr.models import tiny
 from streamasr.models.bundle import open_bundle
@@ -38,6 +39,7 @@ from tests.checkpoints import (
 from tests.goldens import TINY_RECOGNISER
 from tests.signals import speechlike
 from tests.sources.crispasr import write_crispasr
+from tests.sources.onnx_release import write_onnx_release
 
 RECOGNISER = Shape(hidden=256, ffn=512)  # rows that q4_k can hold
 ALIGNER = Shape(n_classes=50)
@@ -126,8 +128,10 @@ def test_a_model_directory_can_be_imported_again_under_another_name(
     first = import_model(recogniser, tmp_path / "a", Wish(decoder="f16"))
     second = import_model(first.directory, tmp_path / "b", Wish(name="other"))
     assert second.name == "other"
-    assert second.source == first.source
-    assert second.files == first.files
+    assert second.source["path"] == str(first.directory)
+    assert {n: f.sha256 for n, f in second.files.items()} == {
+        n: f.sha256 for n, f in first.files.items()
+    }
     assert second.decoder.samefile(first.decoder)  # linked, not copied
     third = import_model(first.directory, tmp_path / "c", Wish(decoder="q8_0"))
     assert third.precision == {"encoder": "fp32", "decoder": "q8_0"}
@@ -135,10 +139,14 @@ def test_a_model_directory_can_be_imported_again_under_another_name(
         import_model(first.directory, tmp_path / "d", Wish(encoder="int8"))
 
 
+OWN = tiny.BUNDLE / "aligner"
+
+
 def test_the_aligner_in_a_model_directory_comes_along(tmp_path: Path) -> None:
     bundle = import_model(tiny.BUNDLE, tmp_path / "b")
     assert bundle.aligner is not None
-    assert open_bundle(bundle.aligner).files == open_bundle(tiny.BUNDLE / "aligner").files
+    assert open_bundle(bundle.aligner).files.keys() == open_bundle(OWN).files.keys()
+    assert bundle.source["checkpoint"] == "tests/tiny/asr"
 
 
 def test_a_description_that_names_itself_is_not_written_through(
@@ -173,21 +181,86 @@ def test_no_room_on_the_disk_is_found_out_before_the_work(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(ConfigError, match=r"may need .* and only 0\.0 GB are free"):
+    with pytest.raises(ConfigError, match=r"may need .* MB, and only 0 MB are free"):
         pack(recogniser, tmp_path / "b")
 
 
-def test_what_a_killed_import_left_is_removed_by_the_next(tmp_path: Path, recogniser: Path) -> None:
-    process = subprocess.run(["sh", "-c", "echo $$"], check=True, capture_output=True, text=True)
-    left = tmp_path / f".b.{process.stdout.strip()}.partial"
-    alive = tmp_path / f".b.{os.getppid()}.partial"
-    other = tmp_path / f".c.{process.stdout.strip()}.partial"
-    for path in (left, alive, other):
-        path.mkdir()
-    pack(recogniser, tmp_path / "b")
-    assert not left.exists()
-    assert alive.exists()
-    assert other.exists()
+def test_what_killed_imports_left_is_removed_by_the_next(tmp_path: Path, recogniser: Path) -> None:
+    left = tmp_path / f".b.1234{PARTIAL}"
+    left.mkdir()
+    (left / "decoder.gguf").touch()
+    with whole_or_nothing(tmp_path / "c") as held:
+        pack(recogniser, tmp_path / "b")
+        assert not left.exists()
+        assert held.exists()
+
+
+def test_of_two_imports_to_one_place_the_later_is_refused(tmp_path: Path, recogniser: Path) -> None:
+    def import_late() -> None:
+        with whole_or_nothing(tmp_path / "b") as held:
+            (held / "mine").touch()
+            pack(recogniser, tmp_path / "b")
+
+    with pytest.raises(ConfigError, match="exists already"):
+        import_late()
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_model_is_replaced_when_all_has_gone_well(tmp_path: Path, recogniser: Path) -> None:
+    (tmp_path / "b").mkdir()
+    with pytest.raises(ModelError, match="there is no such file"):
+        import_model(tmp_path / "nothing", tmp_path / "b", replaces=True)
+    assert (tmp_path / "b").exists()
+    import_model(recogniser, tmp_path / "b", replaces=True).check_files()
+
+
+def test_a_linked_file_that_was_changed_is_not_used(tmp_path: Path) -> None:
+    release = write_onnx_release(TINY_RECOGNISER, tmp_path / "release", "fp32", "q8_0")
+    bundle = import_model(release, tmp_path / "b")
+    [decoder] = release.glob("*.gguf")
+    os.utime(decoder)
+    bundle.check_files()  # only touched
+    with decoder.open("r+b") as file:
+        file.seek(-9, os.SEEK_END)
+        file.write(b"x")
+    with pytest.raises(ModelError, match=r"a link to a file that was changed .* import it again"):
+        bundle.check_files()
+
+
+def test_a_source_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_checkpoint(tmp_path / "source")
+
+    def change(*arguments: Any) -> None:
+        (source / "config.json").write_text("{}")
+        write_decoder(*arguments)
+
+    monkeypatch.setattr(module, "write_decoder", change)
+    with pytest.raises(ModelError, match="was changed while it was imported"):
+        import_model(source, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_damage_to_a_model_directory_is_not_imported_with_it(
+    tmp_path: Path, recogniser: Path
+) -> None:
+    bundle = import_model(recogniser, tmp_path / "a")
+    with bundle.decoder.open("r+b") as file:
+        file.seek(-9, os.SEEK_END)
+        file.write(b"x")
+    with pytest.raises(ModelError, match=r"decoder\.gguf is damaged: its SHA-256"):
+        import_model(bundle.directory, tmp_path / "b")
+
+
+@pytest.mark.parametrize("files", [{}, {"decoder.gguf": {}}])
+def test_a_description_may_name_too_few_files(
+    tmp_path: Path, recogniser: Path, files: dict[str, Any]
+) -> None:
+    bundle = import_model(recogniser, tmp_path / "a")
+    (bundle.directory / "model.json").write_text(json.dumps(bundle.facts | {"files": files}))
+    again = import_model(bundle.directory, tmp_path / "b")
+    assert again.files.keys() == bundle.files.keys()
 
 
 @pytest.mark.parametrize("width", ["fp32", "int8"])

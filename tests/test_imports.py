@@ -142,7 +142,7 @@ from streamasr.cli import main
 try:
     main(sys.argv[1:])
 finally:
-    for name in ("onnxruntime", "onnx", "gguf", "torch", "streamasr.importing"):
+    for name in ("onnxruntime", "onnx", "gguf", "torch", "streamasr.importing.pack"):
         assert name not in sys.modules, name
     assert "llama_cpp" in sys.modules
 """

@@ -373,7 +373,7 @@ def test_a_name_that_is_taken_by_another_model_is_refused(
 ) -> None:
     (home.models / "mine").mkdir(parents=True)
     assert home.run("import", str(checkpoint), "--name", "mine") == 78
-    assert "this exists already; remove it or choose another name" in home.err
+    assert "mine is installed already, from other files; choose another --name" in home.err
     for name in ("tiny", "a/b", "..", ""):
         assert home.run("import", str(checkpoint), f"--name={name}") == (78 if name else 0)
     assert not (tmp_path / "b").exists()

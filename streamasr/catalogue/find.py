@@ -14,15 +14,19 @@ from pathlib import Path
 from typing import Final
 
 from streamasr.catalogue.installed import (
+    Installed,
+    alone,
     find_by_source,
     find_installed,
+    is_automatic,
     list_installed,
     need_installed,
     place_of,
 )
-from streamasr.catalogue.known import KnownModel, usable_name
+from streamasr.catalogue.known import KnownModel, known_models, usable_name
 from streamasr.config.file import find_config, load_config
 from streamasr.errors import ModelError
+from streamasr.importing.origin import given_path, is_unchanged
 from streamasr.models import tiny
 from streamasr.models.bundle import ALIGNER, OWN_ALIGNER, is_bundle
 
@@ -47,12 +51,17 @@ class Finder:
         """
         if name_or_path == tiny.NAME:
             return tiny.BUNDLE
+        path = Path(name_or_path)
+        is_there = os.path.exists(path)  # noqa: PTH110 - Path.exists raises where it may not look
         if installed := find_installed(self.models, name_or_path):
+            if is_there and _is_made_of(installed, path):
+                return self._imported(path)
+            if is_there:
+                _tell(f"{name_or_path} is an installed model; what is here is ./{name_or_path}")
             if installed.problem:
                 raise ModelError(installed.problem)
             return installed.directory
-        path = Path(name_or_path)
-        if os.path.exists(path):  # noqa: PTH110 - Path.exists raises where it may not look
+        if is_there:
             return path if is_bundle(path) else self._imported(path)
         if os.sep in name_or_path:
             raise ModelError(f"there is no file and no directory {name_or_path}.")
@@ -81,22 +90,41 @@ class Finder:
 
     def _imported(self, path: Path) -> Path:
         """The model directory that a source has become, now or earlier."""
-        if earlier := find_by_source(self.models, path):
-            return earlier.directory
-        # Most runs import nothing, and this loads onnx and gguf.
-        from streamasr.console import StepProgress
-        from streamasr.importing.pack import Wish, import_model, name_of
+        given = given_path(path)
+        with alone(self.models, lambda: _tell("another process is importing; waiting for it")):
+            earlier = find_by_source(self.models, given)
+            if earlier and earlier.bundle and is_unchanged(earlier.bundle.source, given):
+                return earlier.directory
+            # Most runs import nothing, and this loads onnx and gguf.
+            from streamasr.console import StepProgress
+            from streamasr.importing.pack import Wish, import_model, name_of
 
-        name = self._free_name(usable_name(name_of(path)))
-        destination = place_of(self.models, name)
-        print(f"streamasr: importing {path}, this once, as {name}", file=sys.stderr, flush=True)
-        with StepProgress() as steps:
-            return import_model(path, destination, Wish(name=name), steps.show).directory
+            is_again = earlier is not None and is_automatic(earlier)
+            name = earlier.name if earlier and is_again else self._free_name(name_of(given))
+            why = "again, since it has changed" if is_again else "this once"
+            _tell(f"importing {path}, {why}, as {name}")
+            place = place_of(self.models, name)
+            wish = Wish(name=name, is_automatic=True)
+            with StepProgress() as steps:
+                import_model(given, place, wish, steps.show, replaces=is_again)
+            return place
 
     def _free_name(self, wanted: str) -> str:
-        """A name that no installed model has."""
+        """A name that no other model has, be it installed or only known."""
+        wanted, known = usable_name(wanted), known_models(self.own)
         names = (wanted if number == 1 else f"{wanted}-{number}" for number in range(1, 10_000))
-        return next(name for name in names if not place_of(self.models, name).exists())
+        return next(
+            name for name in names if name not in known and not place_of(self.models, name).exists()
+        )
+
+
+def _is_made_of(installed: Installed, path: Path) -> bool:
+    source = installed.bundle.source if installed.bundle else {}
+    return is_automatic(installed) and source.get("path") == str(given_path(path))
+
+
+def _tell(sentence: str) -> None:
+    print(f"streamasr: {sentence}", file=sys.stderr, flush=True)
 
 
 def users_finder() -> Finder:

@@ -5,19 +5,16 @@ notes, and what is half made.
 """
 
 import contextlib
-import hashlib
+import fcntl
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from streamasr.catalogue.known import EMBEDDED, KnownModel, check_name, known_models
 from streamasr.errors import ConfigError, ModelError
+from streamasr.importing.placing import remove_whole
 from streamasr.models.bundle import Bundle, open_bundle
-
-_PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +40,7 @@ class Installed:
         for key in ("repository", "url"):
             if isinstance(source.get(key), str):
                 return str(source[key])
-        files = [each["path"] for each in _source_files(source)]
-        return os.path.commonpath(files) if files else ""
+        return str(source.get("path", ""))
 
 
 def place_of(models: Path, name: str) -> Path:
@@ -124,7 +120,10 @@ def need_installed(models: Path, name: str, own: Mapping[str, KnownModel]) -> In
 
 
 def remove_installed(models: Path, name: str) -> int:
-    """Remove a model, in one step as others see it; the bytes that it took.
+    """Remove a model, in one step as others see it.
+
+    Returns:
+        The bytes that are free now: none of a file that has another name elsewhere.
 
     Raises:
         ModelError: it is not installed.
@@ -133,66 +132,75 @@ def remove_installed(models: Path, name: str) -> int:
     found = find_installed(models, name)
     if found is None:
         raise ModelError(f"{name!r} is not installed; `streamasr models list` shows what is.")
-    n_bytes = found.n_bytes
     try:
         if found.directory.is_symlink():
             found.directory.unlink()
             return 0
-        doomed = models / f".{name}.{os.getpid()}.partial"  # whoever imports next cleans up
-        found.directory.rename(doomed)
-        shutil.rmtree(doomed)
+        n_bytes = size_on_disk(found.directory, n_links=1)
+        remove_whole(found.directory)
     except OSError as error:
         raise ConfigError(f"{found.directory} cannot be removed: {error.strerror}.") from error
     return n_bytes
 
 
 def find_by_source(models: Path, path: Path) -> Installed | None:
-    """The model that was imported from a file or a directory that is unchanged since.
+    """The usable model that was made of what is under a path, be it unchanged or not.
 
     Args:
         models: where models are installed.
-        path: what was given: a directory, or one of the files.
+        path: from `given_path`.
     """
-    path = Path(os.path.realpath(path))
-    for each in list_installed(models):
-        files = list(_source_files(each.bundle.source)) if each.bundle else []
-        places = [Path(os.path.realpath(file["path"])) for file in files]
-        is_of_it = path in places or all(path in [*place.parents][:2] for place in places)
-        if files and is_of_it and all(_is_unchanged(file) for file in files):
-            return each
-    return None
+    found = [each for each in list_installed(models) if each.bundle]
+    found = [each for each in found if each.bundle and each.bundle.source.get("path") == str(path)]
+    # One that was made by itself follows its source, and so comes first.
+    return min(found, key=lambda each: not is_automatic(each), default=None)
 
 
-def _source_files(source: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    files = source.get("files")
-    for file in files if isinstance(files, list) else []:
-        if isinstance(file, dict) and isinstance(file.get("path"), str):
-            yield file
+def is_automatic(installed: Installed) -> bool:
+    """Whether nobody asked for the import of a model, but only for the use of its source."""
+    return bool(installed.bundle and installed.bundle.source.get("automatic"))
 
 
-def _is_unchanged(file: Mapping[str, Any]) -> bool:
-    """Whether a file is what it was: by its size and time, and by its hash if it was touched."""
-    path = Path(file["path"])
+@contextlib.contextmanager
+def alone(models: Path, wait: Callable[[], None]) -> Iterator[None]:
+    """Look up and install while nobody else does.
+
+    Args:
+        models: where models are installed.
+        wait: called once if somebody is at it.
+
+    Raises:
+        ConfigError: the directory cannot be made.
+    """
     try:
-        status = path.stat()
-        if status.st_size != file.get("bytes"):
-            return False
-        return status.st_mtime_ns == file.get("modified_ns") or _sha256(path) == file.get("sha256")
-    except (OSError, ValueError):
-        return False
+        models.mkdir(parents=True, exist_ok=True)
+        lock = os.open(models / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(
+            f"{models}: models cannot be installed here ({error.strerror}); set storage.models."
+        ) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            wait()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def size_on_disk(directory: Path, *, n_links: int | None = None) -> int:
+    """The bytes that the files of a directory take; a file with several names counts once.
 
-
-def size_on_disk(directory: Path) -> int:
-    """The bytes that the files of a directory take; a file with several names counts once."""
+    Args:
+        directory: with all that is in it.
+        n_links: counts only files with so many names.
+    """
     sizes = {}
     for parent, _, names in os.walk(directory):
         for name in names:
-            with contextlib.suppress(FileNotFoundError):  # it is being removed
-                status = os.lstat(Path(parent, name))
+            status = os.lstat(Path(parent, name))
+            if n_links in (None, status.st_nlink):
                 sizes[status.st_dev, status.st_ino] = status.st_size
     return sum(sizes.values())

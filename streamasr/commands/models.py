@@ -14,7 +14,6 @@ from rich.text import Text
 
 from streamasr.catalogue.installed import (
     Installed,
-    find_by_source,
     find_installed,
     list_installed,
     need_installed,
@@ -35,6 +34,7 @@ from streamasr.config.file import find_config, load_config
 from streamasr.config.sections import DaemonConfig, DownloadConfig
 from streamasr.console import StepProgress
 from streamasr.errors import ConfigError, ModelError, StreamASRError
+from streamasr.importing.origin import given_path, is_unchanged
 from streamasr.models import tiny
 from streamasr.models.bundle import Bundle, open_bundle
 
@@ -315,6 +315,7 @@ def _pull_one(
                 f"{name} is installed, but broken ({found.problem}); remove it first, with "
                 f"`streamasr models remove {name}`."
             )
+        _check_wish(found, _wish(options, name))
         print(f"{name} is installed already, in {place}.")
         return
     from streamasr.catalogue.connection import open_session
@@ -362,16 +363,55 @@ def _import(options: argparse.Namespace, config: DaemonConfig) -> int:
         where = options.output
         print(f"Wrote {where}; use it with `streamasr transcribe --model {where} FILE`.")
         return 0
-    name = options.name or usable_name(name_of(options.source))
+    given = given_path(options.source)
+    name = options.name or usable_name(name_of(given))
     place = place_of(models, name)
-    same = find_by_source(models, options.source)
-    if same is not None and same.name == name:
+    wish = _wish(options, name)
+    if found := find_installed(models, name):
+        _check_same(found, given, wish)
         print(f"{name} is installed already, in {place}, from the same files.")
         return 0
     with StepProgress() as steps:
-        _make(options.source, place, _wish(options, name), steps)
+        _make(given, place, wish, steps)
     _announce(name, place)
     return 0
+
+
+def _check_same(found: Installed, given: Path, wish: "Wish") -> None:
+    """Refuse to call two models by one name.
+
+    Raises:
+        ConfigError: what is installed is not what would be.
+    """
+    source = found.bundle.source if found.bundle else {}
+    if source.get("path") != str(given) or not is_unchanged(source, given):
+        where = f" ({found.source})" if found.source else ""
+        raise _taken(found, f"from other files{where}")
+    _check_wish(found, wish)
+
+
+def _check_wish(found: Installed, wish: "Wish") -> None:
+    """Refuse to pass over what is wished of a model that is there already.
+
+    Raises:
+        ConfigError: it was made otherwise.
+    """
+    from streamasr.importing.pack import wish_facts
+
+    made = found.bundle.source.get("wish") if found.bundle else None
+    if made != wish_facts(wish) and (wish.encoder or wish.decoder):
+        parts = found.bundle.precision if found.bundle else {}
+        raise _taken(
+            found,
+            f"with an encoder in {parts.get('encoder')} and a decoder in {parts.get('decoder')}",
+        )
+
+
+def _taken(found: Installed, how: str) -> ConfigError:
+    return ConfigError(
+        f"{found.name} is installed already, {how}; choose another --name, or remove it first with "
+        f"`streamasr models remove {found.name}`."
+    )
 
 
 def _make(source: Path, place: Path, wish: "Wish", steps: StepProgress) -> None:

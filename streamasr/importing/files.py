@@ -9,7 +9,7 @@ from streamasr.importing.tensors import Progress, silent
 _PIECE: Final = 1 << 22  # bytes
 
 
-def link_or_copy(source: Path, destination: Path, progress: Progress = silent) -> None:
+def link_or_copy(source: Path, destination: Path, progress: Progress = silent) -> bool:
     """Make a file appear under another name, without taking space where that is possible.
 
     A link is a hard one to the file itself, whatever links lead to it: it stays when the source
@@ -19,6 +19,9 @@ def link_or_copy(source: Path, destination: Path, progress: Progress = silent) -
         source: a file, which is only read.
         destination: must not exist.
         progress: told while bytes are copied.
+
+    Returns:
+        Whether it is a link: then a change of the source changes it too.
 
     Raises:
         OSError: neither is possible; nothing is left behind.
@@ -31,6 +34,8 @@ def link_or_copy(source: Path, destination: Path, progress: Progress = silent) -
         raise
     except OSError:
         _copy(source, destination, progress)
+        return False
+    return True
 
 
 def _copy(source: Path, destination: Path, progress: Progress) -> None:

@@ -10,15 +10,13 @@ DIR/aligner/               a model directory of its own, where the source has bo
 Files that can be used as they are become hard links where the file system allows it, else copies.
 """
 
-import glob
 import hashlib
 import json
 import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
@@ -26,15 +24,18 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from streamasr.errors import ConfigError
+from streamasr.errors import ConfigError, ModelError
 from streamasr.importing.checkpoint import HEAD, Checkpoint, encoder_shapes
 from streamasr.importing.files import link_or_copy
 from streamasr.importing.gguf_file import read_gguf
 from streamasr.importing.gguf_writer import WrittenWidth, write_decoder
 from streamasr.importing.graphs import EncoderWidth, write_backend, write_frontend
+from streamasr.importing.onnx_file import read_graph
+from streamasr.importing.origin import given_path, stamp_of
+from streamasr.importing.placing import whole_or_nothing
 from streamasr.importing.quantize import QuantizedWidth, quantize_decoder
 from streamasr.importing.release import Release
-from streamasr.importing.source import Source, is_archive, open_sources
+from streamasr.importing.source import Source, open_sources
 from streamasr.importing.tensors import FLOAT_TYPES, Progress, Tensor, silent
 from streamasr.models.bundle import (
     ALIGNER,
@@ -51,6 +52,7 @@ from streamasr.models.bundle import (
 
 DecoderWidth: TypeAlias = Literal["f32", "f16", "q8_0", "q4_k", "keep"]
 
+_PUBLISHED: Final = ("repository", "revision", "commit", "url", "checkpoint")
 _SCRATCH: Final = ".unpacked"
 _ALIGNER: Final = "aligner"
 _WINDOW_CHUNKS: Final = 8  # of an attention window of the released models, 8 s
@@ -73,36 +75,66 @@ class Wish:
     """Where the source does not list them."""
     provenance: Mapping[str, str] | None = None
     """Where the source was downloaded from."""
+    is_automatic: bool = False
+    """Whether nobody asked for an import, but only for the use of the source."""
 
 
 def import_model(
-    path: Path, destination: Path, wish: Wish | None = None, progress: Progress = silent
+    path: Path,
+    destination: Path,
+    wish: Wish | None = None,
+    progress: Progress = silent,
+    *,
+    replaces: bool = False,
 ) -> Bundle:
     """Make a model directory, whole or not at all. The source is only read.
 
     Args:
         path: a source in any of the forms of `source.py`.
-        destination: the directory, which must not exist.
+        destination: the directory.
         wish: what it shall be like.
         progress: told about every step.
+        replaces: whether the directory may exist already; then it is replaced at the end.
 
     Raises:
         ConfigError: the destination exists, cannot be written or has no room, or a wish cannot be
             fulfilled.
-        ModelError: the source cannot be used.
+        ModelError: the source cannot be used, or changes meanwhile.
     """
     wish = wish or Wish()
-    with whole_or_nothing(destination) as partial:
+    name = wish.name or name_of(path)
+    with whole_or_nothing(destination, replaces=replaces) as partial:
+        given = given_path(path)
+        origin = _begin_origin(given, wish)
         scratch = partial / _SCRATCH
         sources = open_sources(path, scratch, progress)
-        packer = _Packer(wish, progress, destination.parent)
-        given = [path] if is_archive(path) else None
-        packer.pack(sources.main, partial, wish.name or name_of(path), given)
+        packer = _Packer(wish, progress, origin, [given] if scratch.exists() else None)
+        packer.pack(sources.main, partial, name)
         if sources.recogniser and sources.aligner:
             (partial / _ALIGNER).mkdir()
-            packer.pack(sources.aligner, partial / _ALIGNER, f"{name_of(path)}-aligner", given)
+            packer.pack(sources.aligner, partial / _ALIGNER, f"{name}-aligner")
+        if stamp_of(given) != origin["stamp"]:
+            raise ModelError(f"{path} was changed while it was imported; import it again.")
         shutil.rmtree(scratch, ignore_errors=True)
+        open_bundle(partial).check_files()
     return open_bundle(destination)
+
+
+def wish_facts(wish: Wish) -> dict[str, Any]:
+    """What a model directory notes of a wish, to know it again."""
+    return {"encoder": wish.encoder, "decoder": wish.decoder}
+
+
+def _begin_origin(given: Path, wish: Wish) -> dict[str, Any]:
+    """Note what a model is made from before any of it is read."""
+    try:
+        origin = dict(wish.provenance or {}) | {"path": str(given), "stamp": stamp_of(given)}
+        json.dumps(origin).encode()
+    except FileNotFoundError as error:
+        raise ModelError(f"{given}: there is no such file or directory.") from error
+    except OSError as error:
+        raise ModelError(f"{given} cannot be read: {error.strerror}.") from error
+    return origin | {"wish": wish_facts(wish), "automatic": wish.is_automatic}
 
 
 def name_of(path: Path) -> str:
@@ -113,62 +145,40 @@ def name_of(path: Path) -> str:
     return path.name if path.is_dir() else path.stem
 
 
-@contextmanager
-def whole_or_nothing(destination: Path) -> Iterator[Path]:
-    """Make a directory that becomes the destination when all has gone well, and else vanishes.
-
-    What a killed process has left of an earlier try is removed.
-
-    Raises:
-        ConfigError: the destination exists already, or cannot be written.
-    """
-    if destination.exists():
-        raise ConfigError(f"{destination}: this exists already; remove it or choose another name.")
-    partial = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(destination)
-        partial.mkdir()
-    except OSError as error:
-        raise ConfigError(f"{destination}: cannot be made ({error.strerror}).") from error
-    try:
-        yield partial
-        partial.rename(destination)
-    except OSError as error:
-        raise ConfigError(f"{destination}: cannot be written ({error.strerror}).") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _remove_leftovers(destination: Path) -> None:
-    """Remove partial directories of this destination whose process is gone."""
-    for path in destination.parent.glob(f".{glob.escape(destination.name)}.*.partial"):
-        pid = path.suffixes[-2].removeprefix(".")
-        if pid.isdecimal() and not Path("/proc", pid).exists():
-            shutil.rmtree(path, ignore_errors=True)
-
-
 class _Packer:
     """Writes bundles, and hashes each file once, however many names it has."""
 
-    def __init__(self, wish: Wish, progress: Progress, parent: Path) -> None:
+    def __init__(
+        self,
+        wish: Wish,
+        progress: Progress,
+        origin: Mapping[str, Any],
+        archives: Sequence[Path] | None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            wish: what the bundles shall be like.
+            progress: told about every step.
+            origin: what is noted of where they are from.
+            archives: what the user has, where the sources are only unpacked from it.
+        """
         self._wish = wish
         self._progress = progress
-        self._parent = parent
+        self._origin = origin
+        self._archives = archives
         self._hashes: dict[tuple[int, int], str] = {}
+        self._linked: set[Path] = set()
 
-    def pack(
-        self, source: Source, directory: Path, name: str, given: Sequence[Path] | None
-    ) -> None:
+    def pack(self, source: Source, directory: Path, name: str) -> None:
         """Write one bundle.
 
         Args:
             source: of one family.
             directory: where to; it exists.
             name: what the model is called.
-            given: the files that the user has, if they are not the source's own.
         """
-        self._check_room(source)
+        self._check_room(source, directory)
         match source:
             case Checkpoint():
                 facts = self._pack_checkpoint(source, directory, name)
@@ -180,9 +190,9 @@ class _Packer:
         facts = of_all | facts | of_all
         facts["licence"] = facts.get("licence") or self._wish.licence
         facts["languages"] = facts.get("languages") or self._wish.languages
-        facts["source"] = self._describe_source(given or _files(source), source)
-        names = sorted(path.name for path in directory.iterdir() if path.is_file())
-        facts["files"] = {name: self._describe_file(directory / name) for name in names}
+        facts["source"] = self._describe_source(source)
+        paths = sorted(path for path in directory.iterdir() if path.is_file())
+        facts["files"] = {path.name: self._describe_stored(path) for path in paths}
         text = json.dumps(facts, ensure_ascii=False, indent=2)
         with (directory / FACTS_FILE).open("x", encoding="utf-8") as file:
             file.write(f"{text}\n")
@@ -206,6 +216,7 @@ class _Packer:
             "d_model": audio.d_model,
             "hidden": text.hidden,
             "vocab": text.vocab,
+            "parameters": _n_weights(directory / DECODER_FILE),
             "precision": {"encoder": width, "decoder": _decoder_type(directory / DECODER_FILE)},
             "encoder_bits": min(bits, {"fp32": 32, "fp16": 16, "int8": 8}[width]),
         }
@@ -220,10 +231,10 @@ class _Packer:
                 f"the encoder of {source.frontend.parent} is a finished graph "
                 f"({source.precision}), which is used as it is: leave --encoder out."
             )
-        link_or_copy(source.frontend, directory / FRONTEND_FILE, self._progress)
-        link_or_copy(source.backend, directory / BACKEND_FILE, self._progress)
+        self._keep(source.frontend, directory / FRONTEND_FILE)
+        self._keep(source.backend, directory / BACKEND_FILE)
         for path in source.data_files:
-            link_or_copy(path, directory / path.name, self._progress)
+            self._keep(path, directory / path.name)
         self._keep_decoder(source.decoder, directory / DECODER_FILE)
         facts: dict[str, Any] = {
             "n_mels": source.n_mels,
@@ -232,6 +243,7 @@ class _Packer:
             "d_model": source.d_model,
             "hidden": source.hidden,
             "vocab": source.vocab,
+            "parameters": _n_weights(source.decoder),
             "precision": {
                 "encoder": source.precision,
                 "decoder": _decoder_type(directory / DECODER_FILE),
@@ -250,11 +262,19 @@ class _Packer:
             )
         source.check_files()
         for path in _files(source):
+            stated = source.files.get(path.name)
+            if stated and stated.sha256 and stated.sha256 != self._hash(path):
+                raise ModelError(f"{path} is damaged: its SHA-256 is not the one in {FACTS_FILE}.")
             if path.name != DECODER_FILE:
-                link_or_copy(path, directory / path.name, self._progress)
+                self._keep(path, directory / path.name)
         self._keep_decoder(source.decoder, directory / DECODER_FILE)
         precision = dict(source.precision) | {"decoder": _decoder_type(directory / DECODER_FILE)}
         return source.facts | {"precision": precision}
+
+    def _keep(self, source: Path, path: Path) -> None:
+        """Take a file as it is."""
+        if link_or_copy(source, path, self._progress) and self._archives is None:
+            self._linked.add(path)
 
     def _write_decoder(self, source: Checkpoint, path: Path, name: str) -> None:
         """Write the decoder of a checkpoint: kept, or through a file that is then quantised."""
@@ -274,7 +294,7 @@ class _Packer:
     def _keep_decoder(self, source: Path, path: Path) -> None:
         width = self._wish.decoder or "keep"
         if width == "keep":
-            link_or_copy(source, path, self._progress)
+            self._keep(source, path)
         else:
             self._quantize(source, path, width)
 
@@ -284,19 +304,27 @@ class _Packer:
         quantize_decoder(source, path, width)
         self._progress(f"decoder, to {width}", size, size)
 
-    def _describe_source(self, files: Sequence[Path], source: Source) -> dict[str, Any]:
-        """Where the model is from; that of a bundle is what the bundle itself was made from."""
-        if isinstance(source, Bundle) and source.source:
-            return dict(source.source)
-        described: dict[str, Any] = dict(self._wish.provenance or {})
-        described["files"] = [
+    def _describe_source(self, source: Source) -> dict[str, Any]:
+        """Where a model is from."""
+        files = self._archives or _files(source)
+        described = [
             {
-                "path": str(path.absolute()),
+                "path": str(path),
                 "modified_ns": path.stat().st_mtime_ns,
                 **self._describe_file(path),
             }
             for path in files
         ]
+        # What a bundle was made of is gone perhaps, but not where it had been published.
+        published = source.source if isinstance(source, Bundle) else {}
+        known = {key: published[key] for key in _PUBLISHED if key in published}
+        return known | dict(self._origin) | {"files": described}
+
+    def _describe_stored(self, path: Path) -> dict[str, Any]:
+        """What a file of the bundle must be; of one that others can change, also its time."""
+        described = self._describe_file(path)
+        if path in self._linked:
+            described["modified_ns"] = path.stat().st_mtime_ns
         return described
 
     def _describe_file(self, path: Path) -> dict[str, Any]:
@@ -310,18 +338,18 @@ class _Packer:
             self._hashes[key] = hash_file(path, self._progress)
         return self._hashes[key]
 
-    def _check_room(self, source: Source) -> None:
-        """Find out before hours of work whether there is room for the result.
+    def _check_room(self, source: Source, directory: Path) -> None:
+        """Find out before minutes of work whether there is room for the result.
 
         Raises:
             ConfigError: there is not.
         """
-        needed = _most_bytes(source, self._wish)
-        free = shutil.disk_usage(self._parent).free
+        needed = _most_bytes(source, self._wish, directory)
+        free = shutil.disk_usage(directory).free
         if needed > free:
             raise ConfigError(
-                f"{self._parent}: importing may need {_gigabytes(needed)}, and only "
-                f"{_gigabytes(free)} are free."
+                f"{directory.parent}: importing may need {_megabytes(needed)}, and only "
+                f"{_megabytes(free)} are free."
             )
 
 
@@ -346,12 +374,16 @@ def _files(source: Source) -> list[Path]:
         case Release():
             return [source.frontend, source.backend, *source.data_files, source.decoder]
         case Bundle():
-            # What stands in a description is not believed: it may name anything.
+            # What stands in a description is not believed: it may name anything, or too little.
             names = {Path(name).name for name in source.files} - {FACTS_FILE}
-            named = [source.directory / name for name in sorted(names)]
-            usual = [source.frontend, source.backend, source.decoder]
-            usual += [source.classifier] if source.family == ALIGNER else []
-            return named or usual
+            names |= {FRONTEND_FILE, BACKEND_FILE, DECODER_FILE}
+            names |= {CLASSIFIER_FILE} if source.family == ALIGNER else set()
+            data = {
+                p
+                for graph in (source.frontend, source.backend)
+                for p in read_graph(graph).data_files
+            }
+            return sorted(data | {source.directory / name for name in names})
 
 
 def _classifier(head: Tensor) -> npt.NDArray[Any]:
@@ -381,18 +413,45 @@ def _decoder_type(path: Path) -> str:
     return sizes.most_common(1)[0][0].lower()
 
 
-def _most_bytes(source: Source, wish: Wish) -> float:
+def _most_bytes(source: Source, wish: Wish, directory: Path) -> float:
     """What a bundle of this source takes at most, with what is only there meanwhile."""
-    given = sum(path.stat().st_size for path in _files(source))
+    width = _DECODER_BYTES[wish.decoder or "q8_0"]
     if not isinstance(source, Checkpoint):
-        return given
+        kept = _copied(_files(source), directory)
+        return kept + (_n_weights(source.decoder) * width if wish.decoder not in _KEPT else 0)
     n_encoder = sum(math.prod(shape) for shape in encoder_shapes(source.audio).values())
-    n_decoder = sum(math.prod(tensor.shape) for tensor in source.tensors.values()) - n_encoder
     encoder = {"fp32": 4, "fp16": 2, "int8": 1}[wish.encoder or "fp32"] * n_encoder
-    kept = source.decoder_file.stat().st_size if source.decoder_file else 0
-    # Half precision, and beside it, for a while, at most 8.5 bits of each weight.
-    return encoder + max(kept, 4 * n_decoder if wish.decoder == "f32" else 3.1 * n_decoder)
+    if source.decoder_file is not None:
+        if wish.decoder in _KEPT:
+            return encoder + _copied([source.decoder_file], directory)
+        return encoder + _n_weights(source.decoder_file) * width
+    n_decoder = sum(math.prod(tensor.shape) for tensor in source.tensors.values()) - n_encoder
+    # Before it is quantised it is there in half precision.
+    return encoder + n_decoder * (width if wish.decoder in {"f32", "f16"} else 2 + width)
 
 
-def _gigabytes(n_bytes: float) -> str:
-    return f"{n_bytes / 1e9:.1f} GB"
+_KEPT: Final = (None, "keep")
+_DECODER_BYTES: Final[dict[DecoderWidth, float]] = {
+    "f32": 4,
+    "f16": 2,
+    "q8_0": 1.1,
+    "q4_k": 0.7,
+    "keep": 2,
+}
+"""Of a weight, at most."""
+
+
+def _copied(files: Iterable[Path], directory: Path) -> int:
+    """Bytes of files that cannot be linked."""
+    here = directory.stat().st_dev
+    return sum(path.stat().st_size for path in files if path.stat().st_dev != here)
+
+
+def _n_weights(decoder: Path) -> int:
+    """Weights of an LLM as people count them: without the encoder, tied embeddings once."""
+    tensors = read_gguf(decoder).tensors.items()
+    return sum(math.prod(tensor.shape) for name, tensor in tensors if name != "output.weight")
+
+
+def _megabytes(n_bytes: float) -> str:
+    return f"{n_bytes / 1e6:,.0f} MB"

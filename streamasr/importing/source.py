@@ -92,11 +92,6 @@ def open_sources(path: Path, scratch: Path | None = None, progress: Progress = s
             raise ModelError(f"{path} is no model file; {WHAT_WORKS}.")
 
 
-def is_archive(path: Path) -> bool:
-    """Tell whether a path is a file whose content has to be unpacked first."""
-    return path.is_file() and _kind(path) == "zip"
-
-
 def _kind(path: Path) -> str | None:
     """What the first bytes of a file say that it is."""
     try:

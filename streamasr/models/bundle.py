@@ -5,6 +5,7 @@ encoder, the decoder, and for a forced aligner its classifier. A recogniser's bu
 aligner's in `aligner/`.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -41,6 +42,8 @@ class StoredFile:
     bytes: int | None
     sha256: str | None
     """In hexadecimal, lower case."""
+    modified_ns: int | None = None
+    """When it was changed last, of a file that others can change: it is a link to theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,8 @@ class Bundle:
         """Find out cheaply whether all is there.
 
         Raises:
-            ModelError: a file is missing, or has another size than when it was stored.
+            ModelError: a file is missing, has another size than when it was stored, or is a link
+                to a file that was changed since.
         """
         files = self.files
         wanted = [FRONTEND_FILE, BACKEND_FILE, DECODER_FILE]
@@ -153,12 +157,25 @@ class Bundle:
             path = self.directory / name
             if not path.is_file():
                 raise ModelError(f"{path}: there is no such file; get the model again.")
-            expected = files[name].bytes if name in files else None
-            if expected is not None and (found := path.stat().st_size) != expected:
-                raise ModelError(
-                    f"{path} has {found} bytes instead of {expected}, so it is damaged; get the "
-                    "model again."
-                )
+            if name in files:
+                _check_file(path, files[name])
+
+
+def _check_file(path: Path, stored: StoredFile) -> None:
+    status = path.stat()
+    if stored.bytes is not None and status.st_size != stored.bytes:
+        raise ModelError(
+            f"{path} has {status.st_size} bytes instead of {stored.bytes}, so it is damaged; get "
+            "the model again."
+        )
+    if stored.modified_ns in (None, status.st_mtime_ns):
+        return
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != stored.sha256:
+        raise ModelError(
+            f"{path} is a link to a file that was changed after it was imported; import it again."
+        )
 
 
 def _inner(directory: Path, name: str) -> str:
@@ -170,10 +187,11 @@ def _inner(directory: Path, name: str) -> str:
 
 def _stored(fact: object) -> StoredFile:
     fact = fact if isinstance(fact, dict) else {}
-    n_bytes, sha256 = fact.get("bytes"), fact.get("sha256")
+    n_bytes, sha256, modified_ns = (fact.get(name) for name in ("bytes", "sha256", "modified_ns"))
     return StoredFile(
         n_bytes if isinstance(n_bytes, int) else None,
         sha256.lower() if isinstance(sha256, str) else None,
+        modified_ns if isinstance(modified_ns, int) else None,
     )
 
 

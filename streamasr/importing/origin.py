@@ -1,0 +1,67 @@
+"""What a model directory was made from, so that it is made once, and anew when that has changed."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+_PARTS_OF_FOLDERS: Final = frozenset({".onnx", ".data", ".safetensors", ".json"})
+_LOOKED_AT: Final = _PARTS_OF_FOLDERS | {".gguf", ".txt", ".md"}
+"""Endings of the files of a folder that may matter to what is made of it."""
+
+
+def given_path(path: Path) -> Path:
+    """The path that a source is known by, however it was written.
+
+    A file that is only a part of a folder stands for that folder. What a link in a folder leads to
+    does not matter: a hub's cache is full of them.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` would follow the last link too
+    if path.is_dir():
+        return path.resolve()
+    folder = path.parent.resolve()
+    return folder if path.suffix.lower() in _PARTS_OF_FOLDERS else folder / path.name
+
+
+def stamp_of(path: Path) -> str:
+    """Something that changes with what is under a path: names, sizes and times of its files.
+
+    Args:
+        path: from `given_path`.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    files = [path]
+    if path.is_dir():
+        inner = [each for each in path.iterdir() if each.is_dir() and each.name[0] != "."]
+        files = [each for folder in (path, *inner) for each in folder.iterdir()]
+        files = [each for each in files if each.suffix.lower() in _LOOKED_AT and each.is_file()]
+    seen = sorted((str(each.relative_to(path)), *_size_and_time(each)) for each in files)
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+
+
+def is_unchanged(source: Mapping[str, Any], path: Path) -> bool:
+    """Whether all that a model was made from is as it was.
+
+    Args:
+        source: what its description says of that.
+        path: from `given_path`.
+    """
+    try:
+        if source.get("stamp") != stamp_of(path):
+            return False
+        return all(
+            _size_and_time(Path(file["path"])) == (file["bytes"], file["modified_ns"])
+            for file in source["files"]
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes, and nanoseconds of the last change."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
