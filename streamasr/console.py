@@ -1,13 +1,16 @@
 """What a person sees while a file is being transcribed."""
 
 import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
-    DownloadColumn,
     Progress,
     ProgressColumn,
     Task,
@@ -15,10 +18,13 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.progress_bar import ProgressBar as BarOfRich
+from rich.table import Column, Table
 from rich.text import Text
 
-from streamasr.events import End, Final, Gap, Message, Partial, Speech, Words
+from streamasr.events import End, Gap, Message, Partial, Speech, Words
+from streamasr.events import Final as FinalText
+from streamasr.sizes import size_text
 from streamasr.units import to_seconds
 
 
@@ -68,22 +74,33 @@ class ProgressBar:
 class StepProgress:
     """The steps of a long piece of work on the terminal of stderr: a bar for the running one.
 
-    Where stderr is no terminal each step is a line, so that a log tells what took so long.
+    A step has a line of its own above its bar, as names of files are long. Where stderr is no
+    terminal each step is a line, so that a log tells what took so long.
     """
 
-    def __init__(self) -> None:
-        """Prepare; nothing is shown before `__enter__`."""
-        self._console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),  # names of files may hold brackets
-            BarColumn(bar_width=24),
-            DownloadColumn(),
-            TimeRemainingColumn(compact=True),
+    def __init__(
+        self, console: Console | None = None, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Prepare; nothing is shown before `__enter__`.
+
+        Args:
+            console: where it is shown; by default stderr.
+            now: seconds from any beginning.
+        """
+        self._console = console or Console(stderr=True)
+        self._now = now
+        self._progress = _Steps(
+            _StepBar(now),
+            _BytesColumn(),
+            _StepSpeedColumn(now),
+            _StepTimeColumn(now),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
+            get_time=now,
         )
         self._what: str | None = None
+        self._said: set[str] = set()
         self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
@@ -98,20 +115,133 @@ class StepProgress:
     ) -> None:
         self._progress.stop()
 
+    def __rich__(self) -> RenderableType:
+        """What a terminal shows now."""
+        return self._progress.get_renderable()
+
     def show(self, what: str, done: int, total: int) -> None:
         """So many bytes of this step have been done; a total of 0 is one that is not known."""
         if what != self._what:
             self._begin(what, total)
         if self._task is not None:
-            self._progress.update(self._task, completed=done, total=total or None)
+            self._progress.update(self._task, completed=done, total=total or None, told=self._now())
+
+    def note(self, sentence: str) -> None:
+        """Say something that stays, above the bar."""
+        if self._console.is_terminal:
+            self._console.print(Text(f"streamasr: {sentence}"), soft_wrap=True)
+        else:
+            self._say(sentence)
 
     def _begin(self, what: str, total: int) -> None:
         if self._task is not None:
             self._progress.remove_task(self._task)
         self._what = what
-        self._task = self._progress.add_task(what, total=total or None)
-        if not self._console.is_terminal:
-            print(f"streamasr: {what}", file=sys.stderr, flush=True)
+        self._task = self._progress.add_task(what, total=total or None, told=self._now())
+        if not self._console.is_terminal and what not in self._said:
+            self._said.add(what)  # a step that is gone back to is not said again
+            self._say(what)
+
+    def _say(self, text: str) -> None:
+        print(f"streamasr: {text}", file=self._console.file, flush=True)
+
+
+_STANDING_S: Final = 1.0
+"""Without news, after which a bar no longer claims to know how far things are."""
+
+
+def _is_standing(task: Task, now: float) -> bool:
+    return task.total is None or now - float(task.fields["told"]) > _STANDING_S
+
+
+class _Steps(Progress):
+    """The running step, and below it its bar."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """See `Progress.get_renderables`."""
+        for task in self.tasks:
+            yield Text(
+                shorten(task.description, self.console.width), no_wrap=True, overflow="ellipsis"
+            )
+        yield self.make_tasks_table(self.tasks)
+
+
+class _Narrow(ProgressColumn):
+    """A column that stays on its line."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(Column(no_wrap=True))
+        self._now = now
+
+
+class _StepBar(_Narrow):
+    """How much is done; a pulse where that is not known."""
+
+    def render(self, task: Task) -> RenderableType:
+        is_standing = _is_standing(task, self._now())
+        return BarOfRich(
+            total=None if is_standing else task.total,
+            completed=task.completed,
+            width=24,
+            pulse=is_standing,
+            animation_time=self._now(),
+        )
+
+
+class _BytesColumn(_Narrow):
+    """Bytes done, and of how many."""
+
+    def render(self, task: Task) -> Text:
+        done = size_text(task.completed) if task.completed or task.total else ""
+        text = done if task.total is None else f"{done} of {size_text(task.total)}"
+        return Text(text, style="progress.download")
+
+
+class _StepSpeedColumn(_Narrow):
+    """Bytes for each second that passes."""
+
+    def render(self, task: Task) -> Text:
+        is_known = task.speed and not _is_standing(task, self._now())
+        return Text(f"{size_text(task.speed or 0)}/s" if is_known else "", style="dim")
+
+
+class _StepTimeColumn(_Narrow):
+    """Time left; where that is not known, how long it has taken so far."""
+
+    def render(self, task: Task) -> Text:
+        if _is_standing(task, self._now()):
+            return Text(f"for {_minutes(task.elapsed or 0)}", style="progress.elapsed")
+        left = task.time_remaining
+        return Text("" if left is None else f"{_minutes(left)} left", style="progress.remaining")
+
+
+def _minutes(seconds: float) -> str:
+    """Minutes and seconds: 61:05."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def shorten(text: str, width: int) -> str:
+    """A text that is too long without its middle: both ends of a file's name tell more."""
+    if len(text) <= width:
+        return text
+    kept = max(0, width - 1)
+    return f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+
+
+@contextmanager
+def busy(what: str) -> Iterator[Callable[[str], None]]:
+    """Say on the terminal of stderr what is being done; nothing where that is piped.
+
+    Yields:
+        What tells the next thing that is being done.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status(escape(what)) as status:
+        yield lambda text: status.update(escape(text))
 
 
 class _AudioTimeColumn(ProgressColumn):
@@ -145,7 +275,7 @@ class WatchView:
                 pass
             case Partial(text=text, end=end):
                 self._print(clock(to_seconds(end)), "partial", Text(text, style="dim"))
-            case Final(text=text, language=language, end=end):
+            case FinalText(text=text, language=language, end=end):
                 shown = Text(text or "(no speech)", style="bold" if text else "dim")
                 if language:
                     shown.append(f"  [{language}]", style="cyan")
