@@ -97,7 +97,7 @@ def test_a_file_that_is_missing_is_known_before_it_is_needed(copy: Path, name: s
 
 
 def test_another_model_is_no_aligner(bundle: Path) -> None:
-    with pytest.raises(ModelError, match="a qwen3-forced-aligner is needed"):
+    with pytest.raises(ModelError, match="is a recogniser, not a forced aligner"):
         worker_of(bundle, 1)
 
 

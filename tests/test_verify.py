@@ -174,7 +174,7 @@ def test_an_aligner_that_is_none_fails(
     code, report = verified(capsys, str(model))
     assert code == 1
     assert outcomes(report) == {"files": True, "files of the aligner": False, "loading": False}
-    assert "a qwen3-forced-aligner is needed" in report["checks"][1]["detail"]
+    assert "is a recogniser, not a forced aligner" in report["checks"][1]["detail"]
 
 
 def test_a_random_file_in_place_of_settings_is_refused(

@@ -36,7 +36,7 @@ from streamasr.console import StepProgress
 from streamasr.errors import ConfigError, ModelError, StreamASRError
 from streamasr.importing.origin import given_path, is_unchanged
 from streamasr.models import tiny
-from streamasr.models.bundle import Bundle, open_bundle
+from streamasr.models.bundle import RECOGNISER, Bundle, open_bundle
 
 if TYPE_CHECKING:
     from streamasr.importing.pack import Wish
@@ -433,6 +433,10 @@ def _announce(name: str, place: Path) -> None:
     bundle = open_bundle(place)
     size = size_text(Installed(name, place, bundle, None).n_bytes)
     print(f"{name} is installed in {place} ({size}).")
+    if bundle.family == RECOGNISER:
+        print(f"Try it with `streamasr transcribe --model {name} FILE`.")
+    else:
+        print("It gives the times of words from now on, to models that have no aligner themselves.")
 
 
 # What is there

@@ -7,6 +7,7 @@ tied are stored once; an aligner never needs an output matrix, since its own hea
 outside llama.cpp.
 """
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from streamasr.importing.tensors import Progress, Tensor, silent
 from streamasr.importing.tokenizer import END_OF_TEXT, END_OF_TURN, Vocabulary
 from streamasr.models.bundle import RECOGNISER
 
+logging.getLogger("gguf").setLevel(logging.WARNING)  # it tells each file that it writes
 WrittenWidth = Literal["f32", "f16", "keep"]
 
 _ARCHITECTURE: Final = gguf.MODEL_ARCH.QWEN3

@@ -33,7 +33,7 @@ from streamasr.importing.graphs import EncoderWidth, write_backend, write_fronte
 from streamasr.importing.onnx_file import read_graph
 from streamasr.importing.origin import given_path, stamp_of
 from streamasr.importing.placing import whole_or_nothing
-from streamasr.importing.quantize import QuantizedWidth, quantize_decoder
+from streamasr.importing.quantize import quantize_decoder
 from streamasr.importing.release import Release
 from streamasr.importing.source import Source, open_sources
 from streamasr.importing.tensors import FLOAT_TYPES, Progress, Tensor, silent
@@ -286,7 +286,7 @@ class _Packer:
             whole = path.with_suffix(".whole.gguf")
             own: WrittenWidth = "keep" if _is_quantized(source) else "f16"
             write_decoder(source, whole, own, name, self._progress)
-            self._quantize(whole, path, width)
+            quantize_decoder(whole, path, width, self._progress)
             whole.unlink()
         else:
             write_decoder(source, path, width, name, self._progress)
@@ -296,13 +296,7 @@ class _Packer:
         if width == "keep":
             self._keep(source, path)
         else:
-            self._quantize(source, path, width)
-
-    def _quantize(self, source: Path, path: Path, width: QuantizedWidth) -> None:
-        size = source.stat().st_size
-        self._progress(f"decoder, to {width}", 0, size)
-        quantize_decoder(source, path, width)
-        self._progress(f"decoder, to {width}", size, size)
+            quantize_decoder(source, path, width, self._progress)
 
     def _describe_source(self, source: Source) -> dict[str, Any]:
         """Where a model is from."""

@@ -1,6 +1,7 @@
 """Fewer bits: int8 linear layers for encoders, q8_0 and q4_k decoders."""
 
 import os
+import threading
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -9,6 +10,7 @@ import numpy.typing as npt
 
 from streamasr.errors import ModelError
 from streamasr.importing.gguf_file import read_gguf
+from streamasr.importing.tensors import Progress, silent
 from streamasr.units import Float32Array
 
 QuantizedWidth = Literal["f32", "f16", "q8_0", "q4_k"]
@@ -18,6 +20,9 @@ _LARGEST: Final = 64  # of a quantised weight: 7 of the 8 bits
 _BUFFER_BYTES: Final = 1 << 26
 """Rows in llama.cpp's memory at a time. Left alone it takes whole tensors: of the 0.6B model 940 MB
 instead of 270, with the same result."""
+
+_LOOK_S: Final = 0.3
+"""Seconds between two looks at how far it is."""
 
 _FILE_TYPES: Final[dict[QuantizedWidth, str]] = {
     "f32": "LLAMA_FTYPE_ALL_F32",
@@ -49,7 +54,9 @@ def quantize_rows(weight: Float32Array) -> tuple[npt.NDArray[np.int8], Float32Ar
     return np.clip(values, -_LARGEST, _LARGEST).astype(np.int8), scales
 
 
-def quantize_decoder(source: Path, destination: Path, width: QuantizedWidth) -> None:
+def quantize_decoder(
+    source: Path, destination: Path, width: QuantizedWidth, progress: Progress = silent
+) -> None:
     """Quantise a GGUF through llama.cpp's own quantiser, which takes one tensor after the other.
 
     A source may be quantised already: what it has lost stays lost, and a little more goes. Rows
@@ -59,6 +66,7 @@ def quantize_decoder(source: Path, destination: Path, width: QuantizedWidth) -> 
         source: a GGUF of any types that llama.cpp can turn back into numbers.
         destination: the file to write.
         width: the target; q4_k is the medium mix, with more bits for some tensors.
+        progress: told how much of the destination there is.
 
     Raises:
         ModelError: the source is damaged, or llama.cpp refused it; there is no destination then.
@@ -72,8 +80,18 @@ def quantize_decoder(source: Path, destination: Path, width: QuantizedWidth) -> 
     parameters.nthread = os.cpu_count() or 1
     parameters.allow_requantize = True
     parameters.max_buf_size = _BUFFER_BYTES
-    code = library.llama_model_quantize(os.fsencode(source), os.fsencode(destination), parameters)
-    if code:
+    arguments = (os.fsencode(source), os.fsencode(destination), parameters)
+    codes: list[int] = []
+    # In a thread, as no signal reaches a call into llama.cpp; whoever is interrupted leaves it be.
+    work = threading.Thread(
+        target=lambda: codes.append(library.llama_model_quantize(*arguments)), daemon=True
+    )
+    work.start()
+    while work.is_alive():
+        work.join(_LOOK_S)
+        size = destination.stat().st_size if destination.exists() else 0
+        progress(f"quantising the decoder to {width}", size, 0)
+    if codes != [0]:
         destination.unlink(missing_ok=True)
         raise ModelError(
             f"{source}: llama.cpp cannot quantise this file to {width} (-vv shows why); import it "

@@ -132,6 +132,8 @@ def _in_folder(folder: Path) -> list[Source]:
     if found:
         return found
     inner = sorted(path for path in _entries(folder) if path.is_dir())
+    if (snapshots := folder / "snapshots") in inner:  # a hub's cache of one repository
+        inner = sorted(path for path in _entries(snapshots) if path.is_dir())
     return list(chain.from_iterable(_right_in_folder(path) for path in inner))
 
 

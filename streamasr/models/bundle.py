@@ -26,6 +26,13 @@ BACKEND_FILE: Final = "encoder_backend.onnx"
 DECODER_FILE: Final = "decoder.gguf"
 CLASSIFIER_FILE: Final = "classifier.npy"
 
+_OF_OTHER_USE: Final = {
+    RECOGNISER: "{} is a forced aligner, which finds the times of words and recognises none: use "
+    "it as --aligner, beside a recogniser.",
+    ALIGNER: "{} is a recogniser, not a forced aligner: use it as --model.",
+}
+"""What is said where a model of a family is needed, and another is given."""
+
 OWN_ALIGNER: Final = "aligner"
 """Directory within a recogniser's."""
 
@@ -212,7 +219,7 @@ def read_bundle(directory: Path, family: str) -> Bundle:
     """
     bundle = open_bundle(directory)
     if bundle.family != family:
-        raise ModelError(f"{directory} holds a {bundle.family}, a {family} is needed.")
+        raise ModelError(_OF_OTHER_USE[family].format(bundle.name))
     return bundle
 
 
