@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeAlias
 
+from streamasr.config.workers import AlignerConfig, EncoderConfig
 from streamasr.errors import ModelError, StreamASRError
-from streamasr.workers.process import Worker
+from streamasr.workers.process import Built, Worker
 
 Request: TypeAlias = int | Callable[[], Any]
 Answer: TypeAlias = Callable[[Request], Any]
@@ -38,6 +39,45 @@ def build_broken(reason: str) -> Answer:
 
 def build_dying(_: None) -> Answer:
     die()
+
+
+def build_unless_negative(base: int) -> Answer:
+    """Dies of a number below 0 and hangs with 0, as with a driver that is no good."""
+    if base < 0:
+        die()
+    if base == 0:
+        hang()
+    return build_calculator(base)
+
+
+def build_mortal(is_mortal: bool) -> Answer:
+    """Dies of requests above 1, if it dies at all."""
+    calculate = build_calculator(0)
+
+    def answer(request: Request) -> Any:
+        if is_mortal and isinstance(request, int) and request > 1:
+            die()
+        return calculate(request)
+
+    return answer
+
+
+def build_encoder_on_cpu(config: EncoderConfig) -> Built[Any, Any]:
+    """The encoder of a machine whose driver kills whoever comes near it."""
+    from streamasr.workers.encoder import build_encoder
+
+    if config.providers != ("CPUExecutionProvider",):
+        die()
+    return build_encoder(config)
+
+
+def build_aligner_on_cpu(config: AlignerConfig) -> Built[Any, Any]:
+    """The aligner of that machine."""
+    from streamasr.workers.aligner import build_aligner
+
+    if config.providers != ("CPUExecutionProvider",) or config.gpu_layers:
+        die()
+    return build_aligner(config)
 
 
 def build_dying_once(marker: Path) -> Answer:

@@ -20,7 +20,7 @@ import pytest
 
 from streamasr.config.recognition import RecognitionConfig
 from streamasr.decoder.placement import Gpu
-from streamasr.engine import Engine
+from streamasr.engine import Engine, aligner_config
 from streamasr.errors import ConfigError, ModelError, WorkerError
 from streamasr.events import (
     AbandonPass,
@@ -43,9 +43,11 @@ from streamasr.events import (
 )
 from streamasr.transcribe import Progress, transcribe
 from streamasr.units import Float32Array, Samples
-from streamasr.workers.aligner import AlignerWorker
+from streamasr.workers.aligner import AlignerWorker, aligner_worker
 from streamasr.workers.encoder import EncoderWorker
-from streamasr.workers.process import DEATHS_PER_REQUEST, OnTrouble, Patience
+from streamasr.workers.process import OnTrouble, Patience
+from streamasr.workers.retreat import DEATHS_PER_REQUEST
+from tests import children
 from tests.fakes import FakeSource, talk
 from tests.goldens import read_clip
 
@@ -515,6 +517,43 @@ def test_what_a_child_warns_of_is_told_once(
         kill(other.pids["encoder"])
         np.testing.assert_array_equal(embeddings_of(other), embeddings_of(engine))
     assert [troubles.get(timeout=60)[0] for _ in range(troubles.qsize())] == ["worker_died"]
+
+
+def test_a_provider_that_kills_the_encoder_is_told_and_the_cpu_recognises(
+    engine: Engine, config: RecognitionConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamasr.workers.encoder.build_encoder", children.build_encoder_on_cpu)
+    troubles: list[tuple[str, str]] = []
+    wanted = replace(config, providers=("CUDAExecutionProvider",), words=False)
+    with Engine(wanted, on_trouble=lambda *trouble: troubles.append(trouble)) as other:
+        np.testing.assert_array_equal(embeddings_of(other), embeddings_of(engine))
+        assert other.restarts == {"encoder": 1}
+    assert [trouble for trouble, _ in troubles] == ["worker_died", "degraded"]
+    assert troubles[1][1] == (
+        "encoder: CUDAExecutionProvider cannot be used, so the CPU is: the process died "
+        "(signal SIGKILL)."
+    )
+
+
+@pytest.mark.parametrize(
+    "wishes", [{"providers": ("CUDAExecutionProvider",), "gpu_layers": 0}, {"gpu_layers": 5}]
+)
+def test_a_gpu_that_kills_the_aligner_is_told_and_the_cpu_aligns(
+    engine: Engine,
+    config: RecognitionConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    wishes: dict[str, Any],
+) -> None:
+    monkeypatch.setattr("streamasr.workers.aligner.build_aligner", children.build_aligner_on_cpu)
+    troubles: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+    order = Align(7, Samples(0), SAMPLES, "one two", "English")
+    wanted = aligner_config(replace(config, aligner_gpu=True, **wishes), config.model / "aligner")
+    with aligner_worker(wanted, Patience(), lambda *trouble: troubles.put(trouble)) as worker:
+        worker.wait_ready()
+        assert [worker.submit(order).result(60)] == perform(engine, order)
+    told = [troubles.get() for _ in range(troubles.qsize())]
+    assert [trouble for trouble, _ in told] == ["worker_died", "degraded"]
+    assert "so the CPU is: the process died (signal SIGKILL)" in told[1][1]
 
 
 def test_a_provider_that_nobody_knows_ends_the_start(config: RecognitionConfig) -> None:

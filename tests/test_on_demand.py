@@ -14,7 +14,8 @@ import pytest
 
 from streamasr.errors import ModelError, WorkerError
 from streamasr.workers.on_demand import OnDemand
-from streamasr.workers.process import FAILED_STARTS, OnTrouble, Worker
+from streamasr.workers.process import OnTrouble, Worker
+from streamasr.workers.retreat import FAILED_STARTS, Retreat
 from tests import children
 from tests.processes import wait_gone
 
@@ -185,6 +186,23 @@ def test_a_child_that_keeps_dying_at_its_start_is_tried_again_after_a_rest(
         while isinstance(answer.exception(PATIENCE_S), WorkerError):  # it rests for a moment
             answer = worker.submit(1)
         assert answer.result() == 1
+
+
+def test_what_one_child_died_of_the_next_ones_do_without() -> None:
+    troubles: list[str] = []
+    retreat = Retreat(7, "the GPU")
+    on_trouble: OnTrouble = lambda trouble, _: troubles.append(trouble)  # noqa: E731
+    with OnDemand(
+        lambda: Worker(
+            "calculator", children.build_unless_negative, -7, on_trouble=on_trouble, retreat=retreat
+        ),
+        0,
+    ) as worker:
+        for _ in range(3):
+            assert worker.submit(1).result(PATIENCE_S) == 8
+            wait_gone(worker.submit(os.getpid).result(PATIENCE_S))
+        assert worker.restarts == 1
+    assert troubles == ["worker_died", "degraded"]
 
 
 def test_while_it_rests_requests_fail_at_once_and_do_not_prolong_it(tmp_path: Path) -> None:

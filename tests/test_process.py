@@ -18,13 +18,8 @@ from typing import Any
 import pytest
 
 from streamasr.errors import ModelError, WorkerError
-from streamasr.workers.process import (
-    DEATHS_PER_REQUEST,
-    FAILED_STARTS,
-    Patience,
-    Worker,
-    restart_pause,
-)
+from streamasr.workers.process import Patience, Worker, restart_pause
+from streamasr.workers.retreat import DEATHS_PER_REQUEST, FAILED_STARTS, Retreat
 from tests import children
 from tests.processes import wait_gone
 
@@ -233,6 +228,71 @@ def test_a_child_that_never_gets_ready_is_given_up() -> None:
         pytest.raises(WorkerError, match="while starting"),
     ):
         worker.wait_ready()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why"), [(-1, "signal SIGKILL"), (0, "it did not answer within 5 s")]
+)
+def test_what_kills_or_hangs_a_child_while_it_starts_is_done_without(wanted: int, why: str) -> None:
+    troubles: list[tuple[str, str]] = []
+    worker = Worker(
+        "w",
+        children.build_unless_negative,
+        wanted,
+        Patience(start=5 if wanted == 0 else 300),
+        lambda *trouble: troubles.append(trouble),
+        retreat=Retreat(100, "the GPU"),
+    )
+    with worker:
+        answer = worker.submit(1)
+        worker.wait_ready()
+        assert answer.result(PATIENCE_S) == 101
+        assert worker.restarts == 1
+        kill(worker.pid)
+        assert worker.submit(1).result(PATIENCE_S) == 101
+    assert [trouble for trouble, _ in troubles] == ["worker_died", "degraded", "worker_died"]
+    assert troubles[1][1] == (
+        f"w: the GPU cannot be used, so the CPU is: the process died ({why})."
+    )
+
+
+def test_where_there_is_nothing_else_to_do_without_a_child_is_given_up() -> None:
+    worker = Worker("w", children.build_unless_negative, -1, retreat=Retreat(-2, "the GPU"))
+    with worker, pytest.raises(WorkerError, match=f"died {FAILED_STARTS} times in a row"):
+        worker.wait_ready()
+    assert worker.restarts == FAILED_STARTS
+
+
+def test_a_request_that_would_be_given_up_is_first_tried_otherwise() -> None:
+    troubles: list[str] = []
+    worker = Worker(
+        "w",
+        children.build_mortal,
+        True,
+        on_trouble=lambda trouble, _: troubles.append(trouble),
+        retreat=Retreat(False, "the GPU"),
+    )
+    with worker:
+        worker.wait_ready()
+        assert worker.submit(1).result(PATIENCE_S) == 1
+        answer, after = worker.submit(2), worker.submit(1)
+        assert answer.result(PATIENCE_S) == 2
+        assert after.result(PATIENCE_S) == 1
+        assert worker.restarts == DEATHS_PER_REQUEST
+        with pytest.raises(WorkerError, match=f"died {DEATHS_PER_REQUEST} times over the same"):
+            worker.submit(children.die).result(PATIENCE_S)
+    died = ["worker_died"] * DEATHS_PER_REQUEST
+    assert troubles == [*died, "degraded", *died]
+
+
+def test_deaths_that_cost_no_request_change_nothing(tmp_path: Path) -> None:
+    retreat = Retreat(0, "the GPU")
+    with Worker("w", children.build_calculator, 100, retreat=retreat) as worker:
+        for n in range(FAILED_STARTS):
+            answer = worker.submit(partial(children.die_once, tmp_path / f"died {n}"))
+            assert answer.result(PATIENCE_S) == "survived"
+        assert worker.submit(1).result(PATIENCE_S) == 101
+    assert not retreat.is_taken
 
 
 def test_once_ready_a_worker_keeps_trying_to_start(tmp_path: Path) -> None:

@@ -161,6 +161,11 @@ def usable_providers(
     return (there if CPU in there else [*there, CPU]), missing
 
 
+def accelerators(providers: Sequence[str]) -> list[str]:
+    """Those that are not the CPU."""
+    return [name for name in providers if name != CPU]
+
+
 def load_onnxruntime() -> Any:  # it ships no types
     """Import onnxruntime, and keep it from reporting to its makers.
 
@@ -201,7 +206,7 @@ def _create_anywhere(
         session = _create(path, options, providers)
     except ModelError as error:
         session = _create(path, options, [CPU])  # raises if it is the file's fault
-        tried = " or ".join(name for name in providers if name != CPU)
+        tried = " or ".join(accelerators(providers))
         options.warn(f"onnxruntime cannot use {tried}, so the CPU is used: {error}")
         return session
     for name in providers:

@@ -16,10 +16,12 @@ from streamasr.decoder.placement import ON_CPU, open_where_it_works, place
 from streamasr.events import Align, Aligned
 from streamasr.models.bundle import ALIGNER, read_bundle
 from streamasr.models.forced_aligner import ForcedAligner
+from streamasr.models.onnx import CPU, accelerators
 from streamasr.transcript import time_words
 from streamasr.units import SAMPLE_RATE
 from streamasr.workers.on_demand import OnDemand
 from streamasr.workers.process import Built, OnTrouble, Patience, Worker
+from streamasr.workers.retreat import Retreat
 
 AlignerWorker: TypeAlias = OnDemand[Align, Aligned]
 
@@ -44,7 +46,9 @@ def aligner_worker(
     """
     read_bundle(config.bundle, ALIGNER).check_files()
     patience = replace(patience, answer=_SLOWNESS * patience.answer)
-    return OnDemand(partial(Worker, "aligner", build_aligner, config, patience, on_trouble), idle_s)
+    retreat = aligner_retreat(config)  # of all that come: what one died of the next ones do without
+    hire = partial(Worker, "aligner", build_aligner, config, patience, on_trouble, retreat=retreat)
+    return OnDemand(hire, idle_s)
 
 
 def build_aligner(config: AlignerConfig) -> Built[Align, Aligned]:
@@ -66,6 +70,17 @@ def build_aligner(config: AlignerConfig) -> Built[Align, Aligned]:
     )
     answer = partial(align, aligner)
     return Built(answer, tuple(dict.fromkeys(warnings)))
+
+
+def aligner_retreat(config: AlignerConfig) -> Retreat[AlignerConfig] | None:
+    """To the CPU with all of it; None for an aligner that runs there already."""
+    avoided = accelerators(config.providers)
+    if config.gpu_layers:
+        avoided.append("the GPU")
+    if not avoided:
+        return None
+    on_cpu = replace(config, providers=(CPU,), gpu_layers=0, gpu=None)
+    return Retreat(on_cpu, " or ".join(avoided))
 
 
 def give_way() -> None:

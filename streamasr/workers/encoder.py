@@ -16,7 +16,7 @@ import threading
 import time
 from collections import OrderedDict
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -24,11 +24,12 @@ import numpy as np
 from streamasr.config.workers import EncoderConfig
 from streamasr.errors import AudioError, StreamASRError, WorkerError
 from streamasr.features.log_mel import check_form
-from streamasr.models.onnx import OnnxOptions
+from streamasr.models.onnx import CPU, OnnxOptions, accelerators
 from streamasr.models.qwen3_encoder import Qwen3Encoder
 from streamasr.models.qwen3_utterance import Utterance
 from streamasr.units import Float32Array
 from streamasr.workers.process import Built, OnTrouble, Patience, Worker
+from streamasr.workers.retreat import Retreat
 
 UTTERANCES_KEPT: Final = 16
 """On either side, if any are. One of 24 s takes about 5 MB of the child at full size."""
@@ -93,7 +94,9 @@ def encoder_worker(
     config: EncoderConfig, patience: Patience, on_trouble: OnTrouble
 ) -> "EncoderWorker":
     """The parent's end of an encoder process; `start` it."""
-    process = Worker("encoder", build_encoder, config, patience, on_trouble)
+    process = Worker(
+        "encoder", build_encoder, config, patience, on_trouble, retreat=encoder_retreat(config)
+    )
     return EncoderWorker(process, _capacity(config))
 
 
@@ -104,6 +107,14 @@ def build_encoder(config: EncoderConfig) -> Built[EncodeRequest, EncodeAnswer]:
     encoder = Qwen3Encoder.from_bundle(config.bundle, options, window_s=config.window_s)
     answer = UtteranceEncoder(encoder, _capacity(config)).answer
     return Built(answer, tuple(dict.fromkeys(warnings)))  # both graphs may say the same
+
+
+def encoder_retreat(config: EncoderConfig) -> Retreat[EncoderConfig] | None:
+    """To the CPU; None for an encoder that runs there already."""
+    avoided = accelerators(config.providers)
+    if not avoided:
+        return None
+    return Retreat(replace(config, providers=(CPU,)), " or ".join(avoided))
 
 
 def _capacity(config: EncoderConfig) -> int:

@@ -3,7 +3,8 @@
 The parent keeps every request until its answer has come. When the child dies (a crash in a native
 library, the kernel's out-of-memory killer, a person), a new one is started and the requests are
 sent again, so that a death costs time and never an answer. A request that has killed its child
-several times is given up with a `WorkerError`; the next one goes on.
+several times is given up with a `WorkerError`; the next one goes on. Where a child may be dying of
+what it was asked to run on, the next one is built otherwise first (`Retreat`).
 
 A child that never gets ready ends the worker: something is wrong with the machine, and the program
 can say so before it has promised anything. Once it was ready, a worker keeps trying, with longer
@@ -32,19 +33,19 @@ from multiprocessing.connection import Connection
 from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar
 
 from streamasr.errors import ModelError, StreamASRError, WorkerError
+from streamasr.workers.retreat import (
+    DEATHS_PER_REQUEST,
+    FAILED_STARTS,
+    Death,
+    Retreat,
+    is_hopeless,
+)
 
 logger = logging.getLogger(__name__)
 
 ConfigT = TypeVar("ConfigT")
 RequestT = TypeVar("RequestT")
 AnswerT = TypeVar("AnswerT")
-
-DEATHS_PER_REQUEST: Final = 3
-"""How often a child may die over a request before it is given up. A request that kills its child
-does so every time; chance does not."""
-
-FAILED_STARTS: Final = 5
-"""How often in a row the first child may die before it is ready, until the worker is given up."""
 
 _STOP_TIMEOUT_S: Final = 2.0
 _SHORTEST_PAUSE_S: Final = 0.1
@@ -129,6 +130,8 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         config: ConfigT,
         patience: Patience = Patience(),
         on_trouble: OnTrouble = lambda _trouble, _sentence: None,
+        *,
+        retreat: Retreat[ConfigT] | None = None,
     ) -> None:
         """Prepare a worker; `start` makes the process.
 
@@ -140,12 +143,14 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
             config: crosses into the child whole.
             patience: a child that is silent for longer is treated as dead.
             on_trouble: hears of deaths, and of what its child warns of when it is ready.
+            retreat: what the child is built with instead, should it die of `config`.
         """
         self._name = name
         self._build = build
         self._config = config
         self._patience = patience
         self._on_trouble = on_trouble
+        self._retreat = retreat
         self._jobs: collections.deque[_Job[RequestT, AnswerT]] = collections.deque()
         self._wake_receiver, self._wake_sender = multiprocessing.Pipe(duplex=False)
         self._lock = threading.Lock()
@@ -256,11 +261,14 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
                 self._has_ready_child = True
                 self._serve(connection, process)
             except _ChildDied as death:
-                self._has_ready_child = False
+                was_ready, self._has_ready_child = self._has_ready_child, False
                 process.kill()  # it may also hang, or be busy with what nobody waits for any more
                 self._report_death(process, str(death))
-                self._blame()
                 deaths = 1 if self._has_answered else deaths + 1
+                if self._retreats(was_ready, deaths, str(death)):
+                    deaths = 0
+                else:
+                    self._blame()
             except ModelError as error:
                 self._give_up(error)
                 return
@@ -279,9 +287,11 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
     def _spawn(self) -> tuple[Connection, multiprocessing.process.BaseProcess]:
         spawn = multiprocessing.get_context("spawn")
         ours, theirs = spawn.Pipe()
+        retreat = self._retreat
+        config = retreat.config if retreat and retreat.is_taken else self._config
         process = spawn.Process(
             target=_child_main,
-            args=(theirs, self._build, self._config, logging.getLogger().getEffectiveLevel()),
+            args=(theirs, self._build, config, logging.getLogger().getEffectiveLevel()),
             name=f"streamasr {self._name}",
             daemon=True,
         )
@@ -299,8 +309,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
             case Ready(pid, warnings):
                 logger.info("%s is ready, process %d", self._name, pid)
                 for warning in warnings:
-                    logger.warning("%s: %s", self._name, warning)
-                    self._tell("degraded", f"{self._name}: {warning}")
+                    self._warn(warning)
                 if not self.ready.done():
                     self.ready.set_result(None)
             case Broken(message):
@@ -377,6 +386,21 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
             logger.warning("%s (process %s) died: %s", self._name, process.pid, why)
             self._tell("worker_died", f"the {self._name} died ({why}) and is being started again.")
 
+    def _retreats(self, was_ready: bool, deaths: int, why: str) -> bool:
+        """Build the next child otherwise if that may help; its requests are blamed for nothing."""
+        retreat, job = self._retreat, self._serving
+        over_request = job.deaths + 1 if job else 0
+        if retreat is None or retreat.is_taken or self._stopping.is_set():
+            return False
+        if not is_hopeless(Death(was_ready, deaths, over_request)):
+            return False
+        retreat.is_taken = True
+        self._serving = None
+        if job:
+            job.deaths = 0
+        self._warn(retreat.warning(why))
+        return True
+
     def _blame(self) -> None:
         """Count the death against the request that was being served, if any."""
         job, self._serving = self._serving, None
@@ -396,6 +420,10 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
             self._stopping.set()
         self._fail_all(error)
         self._tell("worker_lost", f"the {self._name} is given up: {error}")
+
+    def _warn(self, sentence: str) -> None:
+        logger.warning("%s: %s", self._name, sentence)
+        self._tell("degraded", f"{self._name}: {sentence}")
 
     def _tell(self, trouble: Trouble, sentence: str) -> None:
         try:
