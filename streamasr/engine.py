@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Self, TypeAlias, assert_never
+from typing import Final, Self, TypeAlias, assert_never
 
 from streamasr.config.recognition import RecognitionConfig
 from streamasr.config.workers import AlignerConfig, EncoderConfig
 from streamasr.decoder.llama import find_gpus
 from streamasr.decoder.placement import ON_CPU, Placement, open_where_it_works, place
 from streamasr.decoder.script import Script
+from streamasr.errors import ModelError
 from streamasr.events import (
     AbandonPass,
     Align,
@@ -82,6 +83,7 @@ class Engine:
         threads = config.stage_threads
         self.bundle = read_bundle(config.model, RECOGNISER)
         self.bundle.check_files()
+        self._script = _script(self.bundle)
         self.encoder: EncoderWorker = encoder_worker(
             EncoderConfig(
                 config.model,
@@ -295,7 +297,7 @@ class Engine:
             n_threads=n_threads,
             max_segment_s=self._config.chunker.max_segment,
             reuse=self._config.reuse,
-            script=_script(self.bundle),
+            script=self._script,
             placement=placement,
         )
 
@@ -366,10 +368,26 @@ def aligner_config(config: RecognitionConfig, bundle: Path) -> AlignerConfig:
     return AlignerConfig(bundle, threads, config.providers, config.gpu_layers, config.gpu)
 
 
+_MOST_SCRIPTED: Final = 1000
+"""Tokens for each second. Nobody speaks so fast, and answers are cut long before."""
+
+
 def _script(bundle: Bundle) -> Script | None:
-    """What a bundle of random weights says; None for one that has learned something."""
+    """What a bundle of random weights says; None for one that has learned something.
+
+    Raises:
+        ModelError: its script is no number of tokens.
+    """
     rate = bundle.facts.get("scripted_tokens_per_second")
-    return None if rate is None else Script(float(rate) / TOKENS_PER_SECOND)
+    if rate is None:
+        return None
+    is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
+    if not (is_number and 0 <= rate <= _MOST_SCRIPTED):
+        raise ModelError(
+            f"{bundle.directory}/model.json: scripted_tokens_per_second must be a number from 0 to "
+            f"{_MOST_SCRIPTED}, not {rate!r:.60}."
+        )
+    return Script(rate / TOKENS_PER_SECOND)
 
 
 def spread(order: Align) -> Aligned:

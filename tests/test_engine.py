@@ -578,6 +578,21 @@ def test_an_encoder_of_few_bits_is_warned_of(
     assert sentence in caplog.text
 
 
+@pytest.mark.parametrize(
+    "rate",
+    ["abc", "4", True, [4], {}, -1, 1e9, 10**400, float("nan")],
+    ids=lambda rate: f"{rate}"[:9],
+)
+def test_a_script_that_is_no_number_of_tokens_is_refused_at_once(
+    config: RecognitionConfig, tmp_path: Path, rate: object
+) -> None:
+    model = copy_of(config.model, tmp_path)
+    facts = json.loads((model / "model.json").read_text())
+    (model / "model.json").write_text(json.dumps({**facts, "scripted_tokens_per_second": rate}))
+    with pytest.raises(ModelError, match=r"scripted_tokens_per_second must be a number from 0"):
+        Engine(replace(config, model=model, words=False))
+
+
 def test_embeddings_that_are_not_numbers_fail_their_pass_alone(engine: Engine) -> None:
     embeddings = embeddings_of(engine)
     broken = embeddings.copy()

@@ -300,7 +300,37 @@ def test_a_window_that_is_no_multiple_of_a_chunk_is_refused(
         open_encoder(tmp_path, n_window_infer)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"n_window_infer": "long"}'])
+@pytest.mark.parametrize("shape", [(None, 128, 0), (None, 0, 100), (0, 128, 100)])
+def test_a_front_end_of_empty_chunks_is_refused(
+    tmp_path: Path, shape: tuple[int | None, int, int]
+) -> None:
+    write_graphs(tmp_path, Shape())
+    frontend = onnx.load(tmp_path / "frontend.onnx")
+    stated = frontend.graph.input[0].type.tensor_type.shape
+    for axis, length in zip(stated.dim, shape, strict=True):
+        if length is not None:
+            axis.dim_value = length
+    onnx.save(frontend, tmp_path / "frontend.onnx")
+    with pytest.raises(ModelError, match=r"frontend\.onnx"):
+        open_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"n_window_infer": "long"}',
+        '{"n_window_infer": true}',
+        '{"n_window_infer": NaN}',
+        '{"n_window_infer": 1e999}',
+        '{"n_window_infer": 1' + 400 * "0" + "}",
+        '{"n_window_infer": 1' + 5000 * "0" + "}",
+        100_000 * "[",
+    ],
+    ids=lambda text: text[:30],
+)
 def test_a_bundle_that_does_not_state_its_window_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "model.json").write_text(text, encoding="utf-8")
     with pytest.raises(ModelError, match=r"model\.json: n_window_infer"):

@@ -36,6 +36,10 @@ _NOISE_LEVEL: Final = 1e-3  # of full scale: -60 dB
 _FRAMES_PER_SECOND: Final = SAMPLE_RATE // HOP
 
 
+_LONGEST_WINDOW: Final = 3600 * _FRAMES_PER_SECOND
+"""Frames. No segment is longer, and longer numbers need not be understood."""
+
+
 class Qwen3Encoder:
     """Both graphs of one encoder, with the geometry read from them."""
 
@@ -216,6 +220,8 @@ def _chunk_shape(frontend: OnnxSession) -> tuple[int, int]:
     n_chunks, n_mels, n_frames = frontend.inputs["chunk_mel"].shape
     if n_mels is None or n_frames is None:
         raise ModelError(f"{frontend.path}: chunk_mel must state its mel bins and frames")
+    if n_mels < 1 or n_frames < 1:
+        raise ModelError(f"{frontend.path}: chunk_mel holds nothing, {n_mels} mels by {n_frames}")
     if n_chunks not in {None, 1}:
         raise ModelError(f"{frontend.path}: the graph takes {n_chunks} chunks at a time, not any")
     return n_mels, n_frames
@@ -224,11 +230,16 @@ def _chunk_shape(frontend: OnnxSession) -> tuple[int, int]:
 def _read_n_window_infer(path: Path) -> int:
     try:
         n_window_infer = json.loads(path.read_text("utf-8"))["n_window_infer"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: n_window_infer cannot be read ({error!r})") from error
-    if not isinstance(n_window_infer, int):
-        raise ModelError(f"{path}: n_window_infer must be a whole number, not {n_window_infer!r}")
-    return n_window_infer
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelError(f"{path}: n_window_infer cannot be read ({error!r:.200})") from error
+    is_whole = isinstance(n_window_infer, int) and not isinstance(n_window_infer, bool)
+    if not is_whole or n_window_infer > _LONGEST_WINDOW:
+        raise ModelError(
+            f"{path}: n_window_infer must be a whole number up to {_LONGEST_WINDOW}, "
+            f"not {n_window_infer!r:.60}"
+        )
+    frames: int = n_window_infer
+    return frames
 
 
 def _shorten(n_window_infer: int, window_s: int) -> int:
