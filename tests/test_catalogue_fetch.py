@@ -4,6 +4,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,13 @@ from streamasr.catalogue.fetch import Fetched, Web, fetch_model
 from streamasr.catalogue.hashes import BOOK, Noted, NotedFile, check_same, note, read_noted
 from streamasr.catalogue.known import KnownModel
 from streamasr.catalogue.patience import Policy
-from streamasr.catalogue.places import download_place, forget_download
+from streamasr.catalogue.places import (
+    download_place,
+    fetched_bytes,
+    forget_download,
+    list_downloads,
+    sole_download,
+)
 from streamasr.errors import ConfigError, DownloadError, ModelError
 from tests.hubs import COMMIT, Hub, open_hub, truncate
 
@@ -174,6 +181,30 @@ def test_a_name_that_comes_from_elsewhere_now_is_noticed(
         fetch(tmp_path, web, KnownModel(repository="fork/model"))
 
 
+def test_consent_is_given_with_the_options_of_this_time(hub: Hub, tmp_path: Path, web: Web) -> None:
+    fetch(tmp_path, web)
+    hub.publish("fork/model", FILES)
+    mirror = replace(web, again="--endpoint https://mirror.example")
+    again = r"`streamasr models pull mine --endpoint https://mirror\.example --accept-changed`"
+    with pytest.raises(ModelError, match=again):
+        fetch(tmp_path, mirror, KnownModel(repository="fork/model"))
+
+
+def test_it_is_told_which_file_of_how_many_comes(hub: Hub, tmp_path: Path, web: Web) -> None:
+    told: list[str] = []
+    web = replace(web, progress=lambda what, *_: told.append(what))
+    fetch(tmp_path, web)
+    assert [*dict.fromkeys(told)] == [
+        "asking for Qwen/Qwen3-ASR-0.6B",
+        "fetching README.md (file 1 of 3)",
+        "fetching config.json (file 2 of 3)",
+        "fetching model.safetensors (file 3 of 3)",
+    ]
+    told.clear()
+    fetch(tmp_path, web)
+    assert told[-1] == "checking what has been fetched"
+
+
 def test_many_differences_are_summed_up() -> None:
     noted = Noted(source="a/b", files={f"{n}.bin": NotedFile(1, "0" * 64) for n in range(5)})
     with pytest.raises(ModelError, match=r"0\.bin is no more; .*; and 2 more\. If that"):
@@ -272,6 +303,30 @@ def test_places_that_cannot_be_written_are_said(tmp_path: Path, web: Web) -> Non
         fetch(tmp_path / "models", web)
     with pytest.raises(ConfigError, match="cannot be written"):
         note(tmp_path / "models", "a", Noted(source="s", files={}))
+
+
+def test_a_download_of_which_nothing_came_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DownloadError), sole_download(tmp_path, "a"):
+        raise DownloadError("no network")
+    assert not [*tmp_path.iterdir()]
+    with sole_download(tmp_path, "a"):
+        (download_place(tmp_path, "a") / "x.partial").write_bytes(b"123")
+        with sole_download(tmp_path, "b"):
+            assert list_downloads(tmp_path) == ["a"]
+    assert list_downloads(tmp_path) == ["a"]
+    assert [path.name for path in (tmp_path / ".downloads").iterdir()] == ["a"]
+    assert fetched_bytes(tmp_path, "a") == 3
+    assert fetched_bytes(tmp_path, "b") == 0
+
+
+def test_one_process_at_a_time_fetches_a_model(tmp_path: Path) -> None:
+    with sole_download(tmp_path, "a"):
+        with (
+            pytest.raises(DownloadError, match="being fetched by another"),
+            sole_download(tmp_path, "a"),
+        ):
+            pass
+        assert download_place(tmp_path, "a").is_dir()
 
 
 def test_forgetting_leaves_other_downloads(tmp_path: Path) -> None:

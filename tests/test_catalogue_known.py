@@ -17,6 +17,7 @@ from streamasr.catalogue.known import (
     check_url,
     find_known,
     known_models,
+    usable_name,
 )
 from streamasr.errors import ModelError
 from streamasr.models import tiny
@@ -85,6 +86,12 @@ def test_what_cannot_be_a_directory_beside_others_is_no_name(name: str) -> None:
 def test_the_name_of_the_embedded_model_is_taken() -> None:
     with pytest.raises(ValueError, match="'tiny' is the name of the embedded model"):
         check_name("tiny")
+
+
+def test_what_stands_for_no_aligner_is_no_name() -> None:
+    with pytest.raises(ValueError, match="'none' cannot be a model's name: as an aligner it means"):
+        check_name("none")
+    assert usable_name("none") == "model-none"
 
 
 @given(st.text(max_size=10))

@@ -105,6 +105,31 @@ def test_what_no_hub_would_answer_is_said(
     assert not [*tmp_path.iterdir()]
 
 
+def test_a_web_page_in_place_of_a_listing_is_named(
+    hub: Hub, tmp_path: Path, policy: Policy
+) -> None:
+    hub.server.script(LISTING, reply(b"<html>Log in", Content_Type="text/html"))
+    with pytest.raises(DownloadError, match=r"as a model hub does: it sends a web page\."):
+        read_snapshot(hub.url, REPOSITORY, "main", tmp_path, policy=policy)
+
+
+def test_errors_of_a_listing_are_about_the_repository(
+    hub: Hub, tmp_path: Path, policy: Policy
+) -> None:
+    with pytest.raises(DownloadError) as said:
+        read_snapshot(hub.url, REPOSITORY, "main", tmp_path, policy=policy)
+    assert str(said.value) == (
+        f"{REPOSITORY} cannot be fetched: 127.0.0.1 has no such repository, or no such revision of "
+        "it (404 Not Found)."
+    )
+    with pytest.raises(DownloadError) as said:
+        read_snapshot("http://hub.invalid", REPOSITORY, "main", tmp_path, policy=policy)
+    assert str(said.value) == (
+        f"{REPOSITORY} cannot be fetched: hub.invalid is not found (no network?); a mirror is "
+        "named with --endpoint, a proxy with HTTPS_PROXY."
+    )
+
+
 def test_a_listing_without_end_is_not_read_to_its_end(
     hub: Hub, tmp_path: Path, policy: Policy
 ) -> None:
@@ -263,6 +288,15 @@ def test_an_endpoint_that_is_none_is_said_with_where_it_stands(
     monkeypatch.setenv("HF_ENDPOINT", address)
     with pytest.raises(ConfigError, match=r"^HF_ENDPOINT: "):
         find_endpoint("https://set.example")
+
+
+def test_an_endpoint_is_said_how_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "notaurl")
+    with pytest.raises(ConfigError) as caught:
+        find_endpoint("https://set.example")
+    assert str(caught.value) == (
+        "HF_ENDPOINT: 'notaurl' is no address; it begins with https:// or http://."
+    )
 
 
 def test_a_token_is_read_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,24 +10,32 @@ an answer that waiting does not change, there is one sentence about it.
 
 import contextlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import requests
 
 from streamasr.catalogue.connection import open_session
 from streamasr.catalogue.partial_file import Downloaded, PartialFile, already_there
-from streamasr.catalogue.patience import Pace, PassingError, Policy
-from streamasr.catalogue.remote_file import RemoteFile, version_of
+from streamasr.catalogue.patience import STUBBORN_ATTEMPTS, Pace, PassingError, Policy
+from streamasr.catalogue.remote_file import RemoteFile, is_page, looks_like_page, version_of
 from streamasr.errors import DownloadError
 from streamasr.importing.tensors import Progress, silent
+
+Notice: TypeAlias = Callable[[str], None]
+"""Told in a sentence what is worth knowing and passes."""
 
 MOST_BYTES: Final = 1 << 36
 """64 GiB: no model that we know is larger, and no file without a stated size may be."""
 
 _ADVANCE: Final = 1 << 20
 """New bytes that make earlier failures forgotten."""
+
+
+def unheard(_sentence: str) -> None:
+    """Tell nobody."""
 
 
 class OtherFileError(DownloadError):
@@ -48,9 +56,11 @@ def download(
     sha256: str | None = None,
     limit: int = MOST_BYTES,
     label: str | None = None,
+    repository: str | None = None,
     session: requests.Session | None = None,
     policy: Policy | None = None,
     progress: Progress = silent,
+    notice: Notice = unheard,
 ) -> Downloaded:
     """Fetch a file, or what is missing of it.
 
@@ -61,10 +71,12 @@ def download(
         size: its bytes, where they are known.
         sha256: its hash in lower case hexadecimal, where it is known.
         limit: bytes that are never exceeded, whatever the server sends.
-        label: what `progress` is told that it is; by default its name.
+        label: what `progress` is told that is done; by default that its name is fetched.
+        repository: of a hub, if that is what is asked for: then errors are about it.
         session: from `open_session`, which several downloads may share.
         policy: how patient to be.
-        progress: told how far it is, and what is being waited for.
+        progress: told how far it is.
+        notice: told what is being waited for.
 
     Raises:
         OtherFileError: it is not what it should be.
@@ -78,17 +90,20 @@ def download(
             session = stack.enter_context(open_session())
         partial = stack.enter_context(PartialFile(path, url, progress))
         policy = policy or Policy()
-        remote = RemoteFile(url, session, policy)
-        wanted = _Wanted(label or path.name, size, sha256, limit)
-        return _Fetch(wanted, remote, partial, policy, progress).run()
+        remote = RemoteFile(url, session, policy, repository)
+        may_be_page = repository is not None  # a hub's own answers are looked at elsewhere
+        label = label or f"fetching {path.name}"
+        wanted = _Wanted(label, size, sha256, limit, may_be_page)
+        return _Fetch(wanted, remote, partial, policy, progress=progress, notice=notice).run()
 
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    name: str
+    label: str
     size: int | None
     sha256: str | None
     limit: int
+    may_be_page: bool
 
 
 class _Fetch:
@@ -100,8 +115,11 @@ class _Fetch:
         remote: RemoteFile,
         partial: PartialFile,
         policy: Policy,
+        *,
         progress: Progress,
+        notice: Notice,
     ) -> None:
+        self._notice = notice
         self._wanted = wanted
         self._remote = remote
         self._partial = partial
@@ -144,8 +162,9 @@ class _Fetch:
 
     def _wait(self, error: PassingError, n_failures: int) -> None:
         policy = self._policy
-        if n_failures >= policy.attempts:
-            times = f", {n_failures} times in a row" if n_failures > 1 else ""
+        if n_failures >= policy.attempts or (error.is_stubborn and n_failures >= STUBBORN_ATTEMPTS):
+            is_counted = n_failures > 1 and not error.is_stubborn
+            times = f", {n_failures} times in a row" if is_counted else ""
             raise self._remote.failure(f"{error}{times}{self._kept()}") from error
         wait_s = policy.wait_s(n_failures)
         if error.asked_s is not None:
@@ -154,7 +173,7 @@ class _Fetch:
                     f"{error} and asks to be left alone for {error.asked_s:.0f} s{self._kept()}"
                 ) from error
             wait_s = max(wait_s, error.asked_s)
-        self._tell(f"{self._wanted.name}: {error}; trying again in {wait_s:.0f} s")
+        self._notice(f"{self._wanted.label}: {error}; trying again in {wait_s:.0f} s")
         policy.sleep(wait_s)
 
     def _kept(self) -> str:
@@ -191,6 +210,8 @@ class _Fetch:
 
     def _begin(self, response: requests.Response) -> None:
         """Find out which part of which version of the file comes."""
+        if is_page(response) and not self._wanted.may_be_page:
+            raise self._remote.page()
         partial, version = self._partial, version_of(response)
         encoding = response.headers.get("Content-Encoding", "identity").lower()
         announced = response.headers.get("Content-Length", "")
@@ -234,17 +255,19 @@ class _Fetch:
     def _copy(self, response: requests.Response) -> None:
         partial, total = self._partial, self._total
         pace = Pace(self._policy)
-        self._tell(self._wanted.name)
+        self._tell()
         for piece in self._remote.pieces(response):
             if partial.position + len(piece) > (self._wanted.limit if total is None else total):
                 partial.restart()
                 raise self._remote.failure("more bytes come than were announced")
+            if not partial.position and not self._wanted.may_be_page and looks_like_page(piece):
+                raise self._remote.page()
             partial.write(piece)
-            self._tell(self._wanted.name)
+            self._tell()
             if pace.is_hopeless(len(piece)) and partial.position != total:
                 raise PassingError("hardly anything comes")
         if partial.position < (1 if total is None else total):
             raise PassingError("the connection ended early")
 
-    def _tell(self, what: str) -> None:
-        self._progress(what, self._partial.position, self._total or 0)
+    def _tell(self) -> None:
+        self._progress(self._wanted.label, self._partial.position, self._total or 0)

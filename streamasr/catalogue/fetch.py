@@ -7,7 +7,7 @@ from typing import Final
 
 import requests
 
-from streamasr.catalogue.download import OtherFileError, download
+from streamasr.catalogue.download import Notice, OtherFileError, download, unheard
 from streamasr.catalogue.hashes import Noted, NotedFile, check_same, read_noted
 from streamasr.catalogue.hub import HubFile, Snapshot, choose_files, is_document, read_snapshot
 from streamasr.catalogue.known import KnownModel
@@ -26,6 +26,10 @@ class Web:
     session: requests.Session
     policy: Policy
     progress: Progress = silent
+    notice: Notice = unheard
+    """Told of what is tried again."""
+    again: str = ""
+    """Options that a command to try again must repeat, such as `--endpoint URL`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ def _fetch_file(
         noted = None  # what the registry states goes before what was found
     then = noted.files.get(file) if noted else None
     if noted is not None:
-        check_same(name, noted, model.source, {file: (model.size, None)})
+        check_same(name, noted, model.source, {file: (model.size, None)}, web.again)
     try:
         found = download(
             model.url,
@@ -89,10 +93,12 @@ def _fetch_file(
             session=web.session,
             policy=web.policy,
             progress=web.progress,
+            notice=web.notice,
         )
     except OtherFileError as error:
         if noted is not None:
-            check_same(name, noted, model.source, {file: (error.size, error.sha256)})
+            differing = {file: (error.size, error.sha256)}
+            check_same(name, noted, model.source, differing, web.again)
         raise
     first = Noted(source=model.source, files={file: _noted(found)})
     provenance = {"name": name, "url": model.url}
@@ -112,17 +118,21 @@ def _fetch_repository(
         session=web.session,
         policy=web.policy,
         progress=web.progress,
+        notice=web.notice,
     )
     chosen = choose_files(snapshot, model.files)
     if noted is not None:
         announced = {file.name: (file.size, file.sha256) for file in _lasting(chosen)}
-        check_same(name, noted, model.source, announced)
+        check_same(name, noted, model.source, announced, web.again)
     _keep_only(place, [file.name for file in chosen])
-    found = {file.name: _fetch_one(snapshot, file, place, web) for file in chosen}
+    found = {}
+    for number, file in enumerate(chosen, 1):
+        label = f"fetching {file.name} (file {number} of {len(chosen)})"
+        found[file.name] = _fetch_one(snapshot, file, place, web, label)
     files = {file.name: _noted(found[file.name]) for file in _lasting(chosen)}
     if noted is not None:
         fetched = {file: (one.size, one.sha256) for file, one in files.items()}
-        check_same(name, noted, model.source, fetched)
+        check_same(name, noted, model.source, fetched, web.again)
     provenance = {
         "name": name,
         "repository": model.repository,
@@ -133,7 +143,7 @@ def _fetch_repository(
     return Fetched(place, provenance, first)
 
 
-def _fetch_one(snapshot: Snapshot, file: HubFile, place: Path, web: Web) -> Downloaded:
+def _fetch_one(snapshot: Snapshot, file: HubFile, place: Path, web: Web, label: str) -> Downloaded:
     path = place / file.name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,9 +154,11 @@ def _fetch_one(snapshot: Snapshot, file: HubFile, place: Path, web: Web) -> Down
         path,
         size=file.size,
         sha256=file.sha256,
+        label=label,
         session=web.session,
         policy=web.policy,
         progress=web.progress,
+        notice=web.notice,
     )
 
 

@@ -104,7 +104,11 @@ def _read(path: Path) -> _Book:
 
 
 def check_same(
-    name: str, noted: Noted, source: str, found: Mapping[str, tuple[int | None, str | None]]
+    name: str,
+    noted: Noted,
+    source: str,
+    found: Mapping[str, tuple[int | None, str | None]],
+    again: str = "",
 ) -> None:
     """Refuse a model that is not the one that was fetched the first time.
 
@@ -113,6 +117,7 @@ def check_same(
         noted: what was noted then.
         source: where it would come from now.
         found: file -> its size and hash now, as far as they are known.
+        again: options that the same command must have again.
 
     Raises:
         ModelError: something differs.
@@ -124,7 +129,7 @@ def check_same(
     shown = "; ".join(differences[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
     raise ModelError(
         f"{name} is not what it was when it was first fetched: {shown}. If that is meant to be so, "
-        f"say `streamasr models pull {name} --accept-changed`."
+        f"say `streamasr models pull {name}{' ' * bool(again)}{again} --accept-changed`."
     )
 
 

@@ -25,9 +25,10 @@ import msgspec
 import requests
 from msgspec import Meta
 
-from streamasr.catalogue.download import download
+from streamasr.catalogue.download import Notice, download, unheard
 from streamasr.catalogue.known import check_url
 from streamasr.catalogue.patience import Policy
+from streamasr.catalogue.remote_file import looks_like_page
 from streamasr.errors import ConfigError, DownloadError
 from streamasr.importing.tensors import Progress, silent
 
@@ -143,6 +144,7 @@ def read_snapshot(
     session: requests.Session | None = None,
     policy: Policy | None = None,
     progress: Progress = silent,
+    notice: Notice = unheard,
 ) -> Snapshot:
     """Ask which files a repository has.
 
@@ -154,6 +156,7 @@ def read_snapshot(
         session: see `download`.
         policy: see `download`.
         progress: see `download`.
+        notice: see `download`.
 
     Raises:
         DownloadError: it cannot be asked, or its answer makes no sense.
@@ -167,9 +170,11 @@ def read_snapshot(
             path,
             limit=_LONGEST_LISTING,
             label=f"asking for {repository}",
+            repository=repository,
             session=session,
             policy=policy,
             progress=progress,
+            notice=notice,
         )
         return Snapshot(endpoint, repository, *_parse(path.read_bytes()))
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, RecursionError) as error:
@@ -181,6 +186,8 @@ def read_snapshot(
 
 
 def _parse(answer: bytes) -> tuple[str, tuple[HubFile, ...]]:
+    if looks_like_page(answer):
+        raise ValueError("it sends a web page")
     listing = msgspec.json.decode(answer, type=_Listing)
     files = {}
     for each in listing.siblings:

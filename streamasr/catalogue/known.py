@@ -16,6 +16,9 @@ from streamasr.errors import ModelError
 EMBEDDED: Final = "tiny"
 """The model that comes with the package; no other can have its name."""
 
+NOTHING: Final = "none"
+"""In place of an aligner's name: there shall be none."""
+
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _REPOSITORY: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*\Z"
 _REVISION: Final = r"^[A-Za-z0-9][A-Za-z0-9._/-]*\Z"
@@ -30,21 +33,23 @@ def check_name(name: str) -> None:
     """Refuse what cannot be the name of a model, which is also that of a directory.
 
     Raises:
-        ValueError: it is hidden, a path, too long, or that of the embedded model.
+        ValueError: it is hidden, a path, too long, or has a meaning of its own.
     """
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f"{name!r} cannot be a model's name: letters, digits, '.', '_', '+' and '-' can stand "
-            "in it, 100 at most, and a letter or digit comes first"
+            f"{name!r} cannot be a model's name: Latin letters, digits, '.', '_', '+' and '-' can "
+            "stand in it, 100 at most, and a letter or digit comes first"
         )
     if name == EMBEDDED:
         raise ValueError(f"{EMBEDDED!r} is the name of the embedded model")
+    if name == NOTHING:
+        raise ValueError(f"{NOTHING!r} cannot be a model's name: as an aligner it means no aligner")
 
 
 def usable_name(text: str) -> str:
     """The name for a model that comes nearest to a text."""
     name = re.sub(r"[^A-Za-z0-9._+-]+", "-", text).lstrip("._+-")[:90]
-    return name if name and name != EMBEDDED else f"model-{name}".rstrip("-")
+    return name if name and name not in (EMBEDDED, NOTHING) else f"model-{name}".rstrip("-")
 
 
 class KnownModel(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -107,8 +112,10 @@ def check_url(url: str) -> None:
     """
     parts = urlsplit(url)
     _ = parts.port  # which is looked at only now, and may be no number
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url!r} is no address of a file: https://HOST/PATH")
+    if parts.scheme not in ("http", "https"):
+        raise ValueError(f"{url!r} is no address; it begins with https:// or http://")
+    if not parts.hostname:
+        raise ValueError(f"{url!r} is no address; it names no host")
     if "@" in parts.netloc:
         raise ValueError("an address holds no user and no password")
     if not url.isascii() or not url.isprintable() or " " in url:

@@ -18,8 +18,12 @@ from typing import Final, Self
 
 from streamasr.errors import ConfigError, DownloadError
 from streamasr.importing.tensors import Progress
+from streamasr.sizes import size_text
 
 _PIECE: Final = 1 << 17
+
+CHECKING: Final = "checking what has been fetched"
+"""What `progress` is told while files of an earlier call are read, be they one or many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ def already_there(path: Path, sha256: str, progress: Progress) -> Downloaded | N
             return None
         size = path.stat().st_size
         with path.open("rb") as file:
-            found = _hash(file.fileno(), size, path.name, progress).hexdigest()
+            found = _hash(file.fileno(), size, progress).hexdigest()
     return Downloaded(path, size, sha256) if found == sha256 else None
 
 
@@ -72,7 +76,7 @@ class PartialFile:
                 self.position = self.furthest = os.lseek(self._fd, 0, os.SEEK_END)
                 self.is_patchwork = self.position > 0
                 self.version = self._noted_version()
-                self._digest = _hash(self._fd, self.position, self._final.name, self._progress)
+                self._digest = _hash(self._fd, self.position, self._progress)
             except BaseException:
                 os.close(self._fd)
                 raise
@@ -164,8 +168,8 @@ class PartialFile:
             free = shutil.disk_usage(self._final.parent).free
         if total - self.position > free:
             raise ConfigError(
-                f"{self._final.parent}: {(total - self.position) / 1e9:.1f} GB are to be written, "
-                f"and only {free / 1e9:.1f} GB are free."
+                f"{self._final.parent}: {size_text(total - self.position)} are to be written, and "
+                f"only {size_text(free)} are free."
             )
 
     def remove(self) -> None:
@@ -190,14 +194,14 @@ class PartialFile:
             os.close(fd)
 
 
-def _hash(fd: int, size: int, name: str, progress: Progress) -> "hashlib._Hash":
+def _hash(fd: int, size: int, progress: Progress) -> "hashlib._Hash":
     """The hash of what an open file holds; its position is then behind it."""
     digest, done = hashlib.sha256(), 0
     os.lseek(fd, 0, os.SEEK_SET)
     while done < size and (piece := os.read(fd, min(_PIECE, size - done))):
         digest.update(piece)
         done += len(piece)
-        progress(f"checking what is there of {name}", done, size)
+        progress(CHECKING, done, size)
     return digest
 
 

@@ -9,6 +9,9 @@ from typing import Final
 _SLOWEST: Final = 100
 """Bytes per second; a server that sends less hardly means it."""
 
+STUBBORN_ATTEMPTS: Final = 2
+"""At what hardly ever passes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -37,10 +40,19 @@ class Policy:
 class PassingError(Exception):
     """It did not work this time."""
 
-    def __init__(self, reason: str, asked_s: float | None = None) -> None:
-        """Say why, and how long the server asks to be left alone."""
+    def __init__(
+        self, reason: str, asked_s: float | None = None, *, is_stubborn: bool = False
+    ) -> None:
+        """Say why.
+
+        Args:
+            reason: the middle of a sentence.
+            asked_s: how long the server asks to be left alone.
+            is_stubborn: whether it hardly ever passes, so that a second try is enough.
+        """
         super().__init__(reason)
         self.asked_s = asked_s
+        self.is_stubborn = is_stubborn
 
 
 class Pace:

@@ -31,17 +31,60 @@ def sole_download(models: Path, name: str) -> Iterator[None]:
     """
     place = download_place(models, name)
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = _take(place)
+    except BlockingIOError as error:
+        raise DownloadError(f"{name} is being fetched by another process.") from error
     except OSError as error:
         raise ConfigError(f"{place} cannot be made: {error.strerror}.") from error
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-    except BlockingIOError as error:
-        raise DownloadError(f"{name} is being fetched by another process.") from error
     finally:
+        for path in (place, place.parent):
+            with contextlib.suppress(OSError):  # something has come
+                path.rmdir()
         os.close(fd)
+
+
+def _take(place: Path) -> int:
+    """Make a directory and hold a lock on it."""
+    while True:
+        place.mkdir(parents=True, exist_ok=True)
+        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever had it may have removed it just now.
+            if os.path.samestat(os.fstat(fd), place.lstat()):
+                return fd
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def list_downloads(models: Path) -> list[str]:
+    """The names of models of which something was fetched and is kept."""
+    try:
+        return sorted(
+            path.name for path in (models / _DOWNLOADS).iterdir() if any(_files_below(path))
+        )
+    except OSError:  # there are none
+        return []
+
+
+def fetched_bytes(models: Path, name: str) -> int:
+    """The bytes on disk of what was fetched of a model and is kept, whole or in part."""
+    total = 0
+    for path in _files_below(download_place(models, name)):
+        with contextlib.suppress(FileNotFoundError):  # it has got its name meanwhile
+            total += path.lstat().st_size
+    return total
+
+
+def _files_below(place: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(place):
+        yield from (Path(parent, name) for name in names if not name.endswith(".partial.json"))
 
 
 def forget_download(models: Path, name: str) -> None:

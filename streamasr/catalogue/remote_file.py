@@ -35,9 +35,19 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 class RemoteFile:
     """An address, as often as it is asked."""
 
-    def __init__(self, url: str, session: requests.Session, policy: Policy) -> None:
-        """Ask nothing yet."""
+    def __init__(
+        self, url: str, session: requests.Session, policy: Policy, repository: str | None = None
+    ) -> None:
+        """Ask nothing yet.
+
+        Args:
+            url: the address.
+            session: from `open_session`.
+            policy: how patient to be.
+            repository: of a hub, if that is what is asked for: then errors are about it.
+        """
         self._url = url
+        self._repository = repository
         self._session = session
         self._policy = policy
 
@@ -86,7 +96,13 @@ class RemoteFile:
 
     def failure(self, reason: str) -> DownloadError:
         """The error that says why the file cannot be had."""
-        return DownloadError(f"{self._url} cannot be fetched: {reason}.")
+        return DownloadError(f"{self._repository or self._url} cannot be fetched: {reason}.")
+
+    def page(self) -> DownloadError:
+        """The error that says that a web page came in place of a file."""
+        return DownloadError(
+            f"what {self._url} sent is a web page, not a model; open the address in a browser."
+        )
 
     def _get(self, url: str, headers: dict[str, str]) -> requests.Response:
         with self._explained():
@@ -127,7 +143,8 @@ class RemoteFile:
                     "yours into the variable HF_TOKEN"
                 )
             if status in (404, 410):
-                raise self.failure(f"{host} has no such file ({_described(status)})")
+                what = "repository, or no such revision of it" if self._repository else "file"
+                raise self.failure(f"{host} has no such {what} ({_described(status)})")
             raise self.failure(f"{host} answered {_described(status)}")
 
     def _asked_s(self, response: requests.Response) -> float | None:
@@ -160,7 +177,9 @@ class RemoteFile:
                 ) from error
             raise PassingError("the encrypted connection failed") from error
         except (RequestException, HTTPError) as error:
-            raise PassingError(self._reason(error)) from error
+            is_unknown = any(isinstance(each, NameResolutionError) for each in _causes(error))
+            is_stubborn = is_unknown and not isinstance(error, ProxyError)
+            raise PassingError(self._reason(error), is_stubborn=is_stubborn) from error
 
     def _reason(self, error: RequestException | HTTPError) -> str:
         inner = _causes(error)
@@ -171,7 +190,9 @@ class RemoteFile:
         if any(isinstance(each, ReadTimeout | ReadTimeoutError) for each in inner):
             return f"nothing came for {self._policy.silence_s:.0f} s"
         if any(isinstance(each, NameResolutionError) for each in inner):
-            return f"{urlsplit(self._url).hostname} is not found (no network?)"
+            mirror = "a mirror is named with --endpoint, a proxy with HTTPS_PROXY"
+            advice = mirror if self._repository else "a proxy is named with HTTPS_PROXY"
+            return f"{urlsplit(self._url).hostname} is not found (no network?); {advice}"
         if any(isinstance(each, ConnectionRefusedError) for each in inner):
             return "the connection was refused"
         return "the connection was dropped"
@@ -197,6 +218,17 @@ def _described(status: int) -> str:
         return f"{status} {http.HTTPStatus(status).phrase}"
     except ValueError:
         return str(status)
+
+
+def is_page(response: requests.Response) -> bool:
+    """Tell whether a server says that it sends a web page: to log in, or to accept terms."""
+    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    return kind in ("text/html", "application/xhtml+xml")
+
+
+def looks_like_page(piece: bytes) -> bool:
+    """Tell whether the first bytes of a file are those of a web page."""
+    return piece.lstrip(b"\xef\xbb\xbf \t\r\n")[:9].lower().startswith((b"<!doctype", b"<html"))
 
 
 def version_of(response: requests.Response) -> str | None:

@@ -25,8 +25,8 @@ def test_a_file_comes_whole_and_gets_its_name(url: str, path: Path, policy: Poli
     assert found == Downloaded(path, len(CONTENT), SHA256)
     assert path.read_bytes() == CONTENT
     assert left(path) == {"model.gguf"}
-    assert told[0] == ("model.gguf", 0, len(CONTENT))
-    assert told[-1] == ("model.gguf", len(CONTENT), len(CONTENT))
+    assert told[0] == ("fetching model.gguf", 0, len(CONTENT))
+    assert told[-1] == ("fetching model.gguf", len(CONTENT), len(CONTENT))
     done = [step[1] for step in told]
     assert done == sorted(done)
 

@@ -69,9 +69,24 @@ def test_nobody_there_is_said_after_some_tries(
     assert not left(path)
 
 
-def test_an_unknown_host_is_said(path: Path, policy: Policy) -> None:
-    said = refusal("http://no-such-host.invalid/x", path, replace(policy, attempts=1))
-    assert "no-such-host.invalid is not found (no network?)." in said
+def test_an_unknown_host_is_asked_for_once_more_and_said(
+    path: Path, policy: Policy, waited: list[float]
+) -> None:
+    said = refusal("http://no-such-host.invalid/x", path, policy)
+    assert said == (
+        "http://no-such-host.invalid/x cannot be fetched: no-such-host.invalid is not found (no "
+        "network?); a proxy is named with HTTPS_PROXY."
+    )
+    assert waited == [1]
+
+
+def test_what_is_tried_again_is_said(
+    server: FileServer, url: str, path: Path, policy: Policy
+) -> None:
+    server.script(PATH, status(503))
+    said: list[str] = []
+    fetch(url, path, policy, label="fetching it", notice=said.append)
+    assert said == ["fetching it: 127.0.0.1 answered 503 Service Unavailable; trying again in 1 s"]
 
 
 def test_waits_grow_up_to_a_bound_and_are_spread() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from streamasr.catalogue.patience import Policy
 from tests.download.fetching import PATH, SHA256, fetch, left, ranges, refusal
-from tests.hubs import FileServer, redirect, status, truncate
+from tests.hubs import FileServer, redirect, reply, status, truncate
 
 
 @pytest.mark.parametrize(
@@ -83,3 +83,35 @@ def test_redirects_that_lead_nowhere_are_said(
 )
 def test_what_is_no_address_is_said(address: str, path: Path, policy: Policy) -> None:
     assert "cannot be fetched: " in refusal(address, path, replace(policy, attempts=1))
+
+
+PAGE = b"<!DOCTYPE html><html><body>Log in</body></html>"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (PAGE, "text/html; charset=utf-8"),
+        (b"Please log in", "Text/HTML"),
+        (PAGE, "application/octet-stream"),
+        (b"\xef\xbb\xbf\r\n  <html>", "application/octet-stream"),
+        (b"<HTML lang=de>", "binary/octet-stream"),
+    ],
+)
+def test_a_web_page_in_place_of_a_file_is_said_and_not_kept(
+    *, content: bytes, kind: str, server: FileServer, url: str, path: Path, policy: Policy
+) -> None:
+    server.script(PATH, reply(content, Content_Type=kind, Content_Length=str(len(content))))
+    assert refusal(url, path, policy) == (
+        f"what {url} sent is a web page, not a model; open the address in a browser."
+    )
+    assert not left(path)
+
+
+def test_a_web_page_does_no_harm_to_what_has_come_before(
+    server: FileServer, url: str, path: Path, policy: Policy
+) -> None:
+    server.script(PATH, truncate(100_000), reply(PAGE, Content_Type="text/html"))
+    refusal(url, path, policy)
+    assert fetch(url, path, policy).sha256 == SHA256
+    assert ranges(server)[-1] == "bytes=100000-"
