@@ -15,7 +15,7 @@ from typing import Final, NoReturn, TypeAlias
 from streamasr import __version__
 from streamasr.bench.options import add_bench
 from streamasr.catalogue.options import add_models
-from streamasr.errors import ConfigError, ModelError, StreamASRError
+from streamasr.errors import ConfigError, ModelError, StreamASRError, log_to_stderr, printable
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
 
@@ -372,12 +372,12 @@ def _check_transcribe(parser: argparse.ArgumentParser, options: argparse.Namespa
 def complain(error: Exception, about: str | None = None) -> None:
     """One sentence on stderr."""
     sentence = f"{about}: {error}" if about else str(error)
-    print(f"streamasr: {sentence}", file=sys.stderr)
+    print(f"streamasr: {printable(sentence)}", file=sys.stderr)
 
 
 def _set_up_logging(verbosity: int) -> None:
     level = {0: logging.ERROR, 1: logging.INFO}.get(verbosity, logging.DEBUG)
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    log_to_stderr(level)
 
 
 def _seconds(text: str) -> float:

@@ -22,6 +22,7 @@ from rich.progress_bar import ProgressBar as BarOfRich
 from rich.table import Column, Table
 from rich.text import Text
 
+from streamasr.errors import printable
 from streamasr.events import End, Gap, Message, Partial, Speech, Words
 from streamasr.events import Final as FinalText
 from streamasr.sizes import size_text
@@ -42,7 +43,7 @@ class ProgressBar:
         console = Console(stderr=True)
         # On a screen, text on stdout goes above the bar; to a pipe it goes as it is.
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # a name of a file may hold brackets
             BarColumn(bar_width=24),
             _AudioTimeColumn(),
             _SpeedColumn(),
@@ -52,7 +53,7 @@ class ProgressBar:
             redirect_stdout=sys.stdout.isatty(),
             disable=not (is_wanted and console.is_terminal),
         )
-        self._task: TaskID = self._progress.add_task(name, total=duration)
+        self._task: TaskID = self._progress.add_task(printable(name), total=duration)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -122,12 +123,14 @@ class StepProgress:
     def show(self, what: str, done: int, total: int) -> None:
         """So many bytes of this step have been done; a total of 0 is one that is not known."""
         if what != self._what:
-            self._begin(what, total)
+            self._what = what
+            self._begin(printable(what), total)
         if self._task is not None:
             self._progress.update(self._task, completed=done, total=total or None, told=self._now())
 
     def note(self, sentence: str) -> None:
         """Say something that stays, above the bar."""
+        sentence = printable(sentence)
         if self._console.is_terminal:
             self._console.print(Text(f"streamasr: {sentence}"), soft_wrap=True)
         else:
@@ -136,7 +139,6 @@ class StepProgress:
     def _begin(self, what: str, total: int) -> None:
         if self._task is not None:
             self._progress.remove_task(self._task)
-        self._what = what
         self._task = self._progress.add_task(what, total=total or None, told=self._now())
         if not self._console.is_terminal and what not in self._said:
             self._said.add(what)  # a step that is gone back to is not said again
@@ -274,16 +276,16 @@ class WatchView:
             case Speech() | End():
                 pass
             case Partial(text=text, end=end):
-                self._print(clock(to_seconds(end)), "partial", Text(text, style="dim"))
+                self._print(clock(to_seconds(end)), "partial", Text(printable(text), style="dim"))
             case FinalText(text=text, language=language, end=end):
-                shown = Text(text or "(no speech)", style="bold" if text else "dim")
+                shown = Text(printable(text) or "(no speech)", style="bold" if text else "dim")
                 if language:
-                    shown.append(f"  [{language}]", style="cyan")
+                    shown.append(printable(f"  [{language}]"), style="cyan")
                 self._print(clock(to_seconds(end)), "final", shown)
             case Words():
                 self._console.print(_word_table(message))
             case Gap(reason=why, end=end):
-                self._print(clock(to_seconds(end)), "gap", Text(why, style="red"))
+                self._print(clock(to_seconds(end)), "gap", Text(printable(why), style="red"))
 
     def _print(self, time: str, kind: str, text: Text) -> None:
         line = Text(f"{time:>8}  {kind:<8}", style="green" if kind == "final" else "dim")
@@ -299,7 +301,7 @@ def _word_table(message: Words) -> Table:
     for word in message.words:
         start, end = to_seconds(word.start), to_seconds(word.end)
         score = "" if word.score is None else f"{word.score:.2f}"
-        table.add_row("", f"{start:.2f}", f"{end:.2f}", score, Text(word.text))
+        table.add_row("", f"{start:.2f}", f"{end:.2f}", score, Text(printable(word.text)))
     return table
 
 

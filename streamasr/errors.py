@@ -1,4 +1,4 @@
-"""What can go wrong, split by whose fault it is, since that decides the reaction.
+"""What can go wrong, split by whose fault it is, since that decides the reaction; how it is said.
 
     StreamASRError
     ├── ConfigError     the operator asked for something that cannot be: one line, exit 78
@@ -12,7 +12,13 @@
     └── ProtocolError   the other end of a connection broke the rules: say how, close it
 
 Silence, empty text and dropped partials are outcomes, not exceptions.
+
+Sentences quote names from files and from the web, which may hold anything. They are made harmless
+where they are shown, by `printable`, and kept as they are until then.
 """
+
+import logging
+import unicodedata
 
 
 class StreamASRError(Exception):
@@ -53,3 +59,36 @@ class StorageError(StreamASRError):
 
 class ProtocolError(StreamASRError):
     """A client sent what the protocol does not allow, or a server answered so."""
+
+
+def printable(text: str) -> str:
+    """A sentence or a name as a terminal may get it: one line, and nothing that moves the cursor.
+
+    Nor what turns the direction of reading, nor bytes of a file name that are no text.
+    """
+    return "".join(letter if letter.isprintable() else _shown(letter) for letter in text)
+
+
+def _shown(letter: str) -> str:
+    if unicodedata.category(letter) == "Zs":  # the wide space of Chinese, and others
+        return letter
+    return " " if letter.isspace() else "\ufffd"
+
+
+class PrintableFormatter(logging.Formatter):
+    """A log for a terminal: a line for each message, whatever it quotes."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """The line without a traceback."""
+        return printable(super().formatMessage(record))
+
+    def format(self, record: logging.LogRecord) -> str:
+        """All of it; a traceback keeps its lines."""
+        return "\n".join(map(printable, super().format(record).split("\n")))
+
+
+def log_to_stderr(level: int) -> None:
+    """Set up this process's log, as the program and its children have it."""
+    stderr = logging.StreamHandler()
+    stderr.setFormatter(PrintableFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[stderr])

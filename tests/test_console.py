@@ -117,3 +117,13 @@ def test_a_shortened_text_fits_and_keeps_both_ends(text: str, width: int) -> Non
     elif width >= 3:
         assert short[0] == text[0]
         assert short[-1] == text[-1]
+
+
+def test_names_in_steps_move_no_cursor() -> None:
+    pipe = Console(file=io.StringIO())
+    with StepProgress(pipe) as steps:
+        for _ in range(2):
+            steps.show("fetching a\x1b[2J\nb", 1, 2)
+        steps.note("c\x9bd")
+    assert isinstance(pipe.file, io.StringIO)
+    assert pipe.file.getvalue() == ("streamasr: fetching a\ufffd[2J b\nstreamasr: c\ufffdd\n")

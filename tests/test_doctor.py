@@ -135,6 +135,14 @@ def test_a_person_sees_a_table(capsys: pytest.CaptureFixture[str], home: Path, p
     assert "no problems, 1 warning" in shown
 
 
+def test_what_is_shown_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "a\x1b[2Jb\x9b\rc\nd"
+    show([Finding(evil, Level.OK, evil, evil)], Console(width=100))
+    shown = capsys.readouterr().out
+    assert shown.count("a\ufffd[2Jb\ufffd c d") == 3
+    assert {letter for letter in shown if not letter.isprintable()} == {"\n"}
+
+
 def test_what_looks_like_markup_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     show([Finding("a [b]", Level.PROBLEM, "/x/[red]y", "[do] it")], Console(width=100))
     shown = capsys.readouterr().out

@@ -3,6 +3,7 @@
 import json
 import shutil
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,17 @@ def test_files_without_hashes_are_not_judged(bundle: Path, tmp_path: Path) -> No
     (model / "model.json").write_text(json.dumps(facts))
     assert check_files(open_bundle(model)).passed is None
     assert check_files(open_bundle(bundle)).passed is True
+
+
+def test_a_report_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "a\x1b[2Jb\x9b\rc\nd"
+    check = Check("loading", False, evil)
+    report = Report(evil, "f", evil, (check,), text=evil, expected=evil, warnings=(evil,))
+    report = replace(report, word_error_rate=0.0)
+    show_report(report, Console())
+    shown = capsys.readouterr().out
+    assert shown.count("a\ufffd[2Jb\ufffd c d") == 7
+    assert {letter for letter in shown if not letter.isprintable()} == {"\n"}
 
 
 def test_a_report_of_nothing_but_a_failure_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

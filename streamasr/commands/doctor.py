@@ -38,7 +38,7 @@ from streamasr.config.file import find_config, load_config
 from streamasr.config.sections import DaemonConfig
 from streamasr.decoder.placement import Gpu, place
 from streamasr.diagnosis import Finding, Level
-from streamasr.errors import AudioError, ConfigError, ModelError, StreamASRError
+from streamasr.errors import AudioError, ConfigError, ModelError, StreamASRError, printable
 from streamasr.models import tiny
 from streamasr.models.bundle import RECOGNISER, Bundle, is_bundle, read_bundle
 from streamasr.models.onnx import load_onnxruntime
@@ -96,11 +96,11 @@ def show(findings: list[Finding], console: Console) -> None:
     table.add_column(overflow="fold")
     styles = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
     for finding in findings:
-        text = Text(finding.text)
+        text = Text(printable(finding.text))
         if finding.advice:
-            text.append(f"\n→ {finding.advice}", style="cyan")
+            text.append(f"\n→ {printable(finding.advice)}", style="cyan")
         mark = Text(finding.level.value, styles[finding.level])
-        table.add_row(mark, Text(finding.subject), text)
+        table.add_row(mark, Text(printable(finding.subject)), text)
     console.print(table)
     counts = {level: sum(each.level is level for each in findings) for level in Level}
     console.print(

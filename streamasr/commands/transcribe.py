@@ -18,7 +18,7 @@ from streamasr.config.recognition import RecognitionConfig
 from streamasr.console import ProgressBar, WatchView
 from streamasr.decoder.placement import ALL_LAYERS
 from streamasr.engine import Engine
-from streamasr.errors import AudioError, ConfigError, OutputError
+from streamasr.errors import AudioError, ConfigError, OutputError, printable
 from streamasr.events import Final, Gap, Message, Words
 from streamasr.formats import format_transcript, write_whole
 from streamasr.models import tiny
@@ -122,7 +122,7 @@ def recognition_config(options: argparse.Namespace) -> RecognitionConfig:
 def tell_degraded(trouble: Trouble, sentence: str) -> None:
     """Say on stderr what is not as it was asked to be; the rest is in the log."""
     if trouble == "degraded":
-        print(f"streamasr: warning: {sentence}", file=sys.stderr, flush=True)
+        print(f"streamasr: warning: {printable(sentence)}", file=sys.stderr, flush=True)
 
 
 def output_paths(
@@ -188,7 +188,7 @@ def _transcribe_one(
                     print(message.text, flush=True)
         except AudioError as error:
             broken = error  # what came before it was recognised, and is kept
-    transcript = collector.transcript(_printable(name), engine.bundle.name)
+    transcript = collector.transcript(_as_text(name), engine.bundle.name)
     for kind, path in outputs:
         _write(path, format_transcript(transcript, kind))
     if not outputs and not watch and not prints_text:
@@ -200,7 +200,7 @@ def _transcribe_one(
         raise AudioError(_describe_gaps(name, collector.gaps))
 
 
-def _printable(name: str) -> str:
+def _as_text(name: str) -> str:
     """A file name as text: names on Linux may be bytes that are no UTF-8."""
     return os.fsencode(name).decode(errors="replace")
 

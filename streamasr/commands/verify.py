@@ -25,7 +25,7 @@ from streamasr.config.file import find_config, load_config
 from streamasr.config.recognition import RecognitionConfig
 from streamasr.config.sections import ModelConfig
 from streamasr.engine import Engine, aligner_config
-from streamasr.errors import AudioError, ConfigError, ModelError, WorkerError
+from streamasr.errors import AudioError, ConfigError, ModelError, WorkerError, printable
 from streamasr.events import Align, Aligned, Answer, Order, Words
 from streamasr.events import Final as FinalText
 from streamasr.models import clip
@@ -342,17 +342,17 @@ def read_samples(path: Path) -> Float32Array:
 def show_report(report: Report, console: Console) -> None:
     """Print a report as tables."""
     title = f"{report.model}, a {report.family}: {report.directory}"
-    console.print(title, soft_wrap=True, markup=False)
+    console.print(printable(title), soft_wrap=True, markup=False)
     console.print(_check_table(report))
     for warning in report.warnings:
-        console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
+        console.print(Text(printable(f"warning: {warning}"), style="yellow"), soft_wrap=True)
     if report.text or report.expected:
         console.print(_text_table(report))
     if report.stages:
         console.print(_stage_table(report))
         console.print(_memory_line(report.peak_memory), soft_wrap=True)
     verdict = Text("passed", style="bold green") if report.passed else Text("failed", "bold red")
-    console.print(Text(f"{report.model}: ") + verdict)
+    console.print(Text(printable(f"{report.model}: ")) + verdict)
 
 
 _MARKS: Final = {True: ("ok", "green"), False: ("failed", "bold red"), None: ("-", "dim")}
@@ -362,16 +362,16 @@ def _check_table(report: Report) -> Table:
     table = _table("", "", "")
     for check in report.checks:
         mark, style = _MARKS[check.passed]
-        table.add_row(check.name, Text(mark, style), Text(check.detail))
+        table.add_row(check.name, Text(mark, style), Text(printable(check.detail)))
     return table
 
 
 def _text_table(report: Report) -> Table:
     table = _table("", "")
     if report.expected is not None:
-        table.add_row("said", Text(report.expected))
+        table.add_row("said", Text(printable(report.expected)))
     if report.word_error_rate is not None or report.expected is None:
-        table.add_row("heard", Text(report.text or "(nothing)"))
+        table.add_row("heard", Text(printable(report.text) or "(nothing)"))
     return table
 
 

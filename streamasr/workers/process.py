@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar
 
-from streamasr.errors import ModelError, StreamASRError, WorkerError
+from streamasr.errors import ModelError, StreamASRError, WorkerError, log_to_stderr
 from streamasr.workers.retreat import (
     DEATHS_PER_REQUEST,
     FAILED_STARTS,
@@ -478,7 +478,7 @@ def _child_main(
 ) -> None:
     """The child: say `Ready`, then answer one request after the other until the pipe closes."""
     threading.Thread(target=_end_with_parent, name="watch the parent", daemon=True).start()
-    logging.basicConfig(level=log_level, format="%(levelname)s %(name)s: %(message)s")
+    log_to_stderr(log_level)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         _answer_requests(connection, build, config)
 
