@@ -8,7 +8,8 @@ import pytest
 
 from streamasr.errors import AudioError, DecodeError, ModelError
 from streamasr.events import Align
-from streamasr.models.forced_aligner import ForcedAligner, _read_classifier, _softmax
+from streamasr.models.bundle import ALIGNER, Bundle
+from streamasr.models.forced_aligner import ForcedAligner, _read_classifier, _softmax, _step_ms
 from streamasr.models.onnx import OnnxOptions
 from streamasr.units import SAMPLE_RATE, Samples
 from streamasr.workers.aligner import align
@@ -54,6 +55,19 @@ def test_a_later_word_does_not_change_the_logits_of_an_earlier_one(
     embeddings = np.ones((13, n_embd), np.float32)
     both = aligner.classify(embeddings, ["one", "two"])
     np.testing.assert_allclose(aligner.classify(embeddings, ["one"]), both[:2], atol=5e-2)
+
+
+@pytest.mark.parametrize("step", [0, 9, 1001, -80, 0.08, 80.0, True, "80", None, [80] * 999])
+def test_a_step_that_is_no_number_of_milliseconds_is_refused(tmp_path: Path, step: object) -> None:
+    bundle = Bundle(tmp_path, ALIGNER, "x", {"timestamp_step_ms": step})
+    with pytest.raises(ModelError, match="must be 10 to 1000 milliseconds, not") as caught:
+        _step_ms(bundle)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_step_may_be_any_of_milliseconds(tmp_path: Path) -> None:
+    steps = [_step_ms(Bundle(tmp_path, ALIGNER, "x", {"timestamp_step_ms": n})) for n in (10, 1000)]
+    assert steps == [10, 1000]
 
 
 def test_audio_beyond_the_last_class_is_refused(aligner: ForcedAligner) -> None:

@@ -24,6 +24,7 @@ from streamasr.models.qwen3_encoder import Qwen3Encoder
 from streamasr.units import Float32Array, to_seconds
 
 DEFAULT_STEP_MS: Final = 80
+_STEPS_MS: Final = range(10, 1001)
 
 _N_CTX: Final = 4096  # 24 s of audio are 312 positions, its words and slots a few hundred
 _TIMESTAMP: Final = "<timestamp>"
@@ -131,9 +132,10 @@ class ForcedAligner:
 
 def _step_ms(bundle: Bundle) -> int:
     step = bundle.facts.get("timestamp_step_ms", DEFAULT_STEP_MS)
-    if not isinstance(step, int) or isinstance(step, bool) or step < 1:
+    if not isinstance(step, int) or isinstance(step, bool) or step not in _STEPS_MS:
         raise ModelError(
-            f"{bundle.directory}: timestamp_step_ms must be milliseconds, not {step!r}"
+            f"{bundle.directory}: timestamp_step_ms must be {_STEPS_MS.start} to "
+            f"{_STEPS_MS.stop - 1} milliseconds, not {step!r:.60}"
         )
     return step
 
