@@ -30,12 +30,20 @@ EMBEDDINGS: Final = "language_model.embed_tokens.weight"
 
 MOST_LAYERS: Final = 512  # that llama.cpp runs
 
+_MOST_CHUNK_FRAMES: Final = 3000  # 30 s, what Whisper hears at once; released are 100
+_MOST_WINDOW_FRAMES: Final = 1 << 16
+_MOST_MELS: Final = 1024
+_MOST_CHANNELS: Final = 1 << 13
+_WIDEST: Final = 1 << 17  # of any layer; the largest language models stay below
+_MOST_TOKENS: Final = 1 << 20
 _MOST_POSITIONS: Final = 1 << 31
 _SMALLEST: Final = 1e-30  # of numbers that are stored in single precision
 _LARGEST: Final = 1e30
 _BYTES_AT_ONCE: Final = 1 << 24
 
 DEFAULT_TIMESTAMP_MS: Final = 80  # the processor's default; most sources leave it out
+TIMESTAMPS_MS: Final = range(10, 1001)
+"""Durations that a time class may have; what is below is in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +160,17 @@ def check_dimensions(audio: AudioDimensions, text: TextDimensions, path: Path) -
             f"{path}: the encoder's output_dim {audio.output_dim} is not the LLM's "
             f"hidden_size {text.hidden}"
         )
+    _check_sizes(
+        path,
+        ("mel bins", audio.n_mels, _MOST_MELS),
+        ("channels", audio.channels, _MOST_CHANNELS),
+        ("values in d_model", audio.d_model, _WIDEST),
+        ("values within its layers", audio.ffn, _WIDEST),
+        ("frames in a chunk", audio.chunk_frames, _MOST_CHUNK_FRAMES),
+        ("frames in a window of attention", audio.n_window_infer, _MOST_WINDOW_FRAMES),
+        ("layers", audio.n_layers, MOST_LAYERS),
+        part="an encoder",
+    )
     # Positions of a width of 2 would divide by zero.
     if audio.d_model % audio.n_heads or audio.d_model % 2 or audio.d_model < 4:
         raise ModelError(
@@ -159,8 +178,6 @@ def check_dimensions(audio: AudioDimensions, text: TextDimensions, path: Path) -
         )
     if audio.n_window_infer % audio.chunk_frames:
         raise ModelError(f"{path}: n_window_infer is not a multiple of 2 * n_window")
-    if audio.n_layers > MOST_LAYERS:
-        raise ModelError(f"{path}: an encoder of {audio.n_layers} layers is impossible")
     check_text_dimensions(text, path)
 
 
@@ -170,6 +187,14 @@ def check_text_dimensions(text: TextDimensions, path: Path) -> None:
     Raises:
         ModelError: no Qwen3 can be like this.
     """
+    _check_sizes(
+        path,
+        ("tokens", text.vocab, _MOST_TOKENS),
+        ("values in hidden_size", text.hidden, _WIDEST),
+        ("values within its layers", text.ffn, _WIDEST),
+        ("values in its heads", text.n_heads * text.head_dim, _WIDEST),
+        part="a language model",
+    )
     if text.n_heads % text.n_kv_heads:
         raise ModelError(
             f"{path}: {text.n_heads} heads cannot share {text.n_kv_heads} heads of keys and values"
@@ -185,6 +210,13 @@ def check_text_dimensions(text: TextDimensions, path: Path) -> None:
     for what, value in (("rms_norm_eps", text.rms_eps), ("rope_theta", text.rope_theta)):
         if not _SMALLEST < value < _LARGEST:
             raise ModelError(f"{path}: {what} cannot be {value}")
+
+
+def _check_sizes(path: Path, *sizes: tuple[str, int, int], part: str) -> None:
+    """Refuse sizes beyond any model's, over which memory would end; each is (what, n, limit)."""
+    for what, size, largest in sizes:
+        if size > largest:
+            raise ModelError(f"{path}: {part} of {size} {what} is impossible")
 
 
 def in_order(

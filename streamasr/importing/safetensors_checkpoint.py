@@ -15,13 +15,14 @@ transformers' native classes (`model.audio_tower.*`). Both become the normal for
 import re
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
 
 from streamasr.errors import ModelError
 from streamasr.importing.checkpoint import (
     DEFAULT_TIMESTAMP_MS,
     HEAD,
+    TIMESTAMPS_MS,
     AudioDimensions,
     Checkpoint,
     TextDimensions,
@@ -46,12 +47,11 @@ _RENAMES: Final = {
 }
 """Prefixes, the more specific one first."""
 
-_LICENCE: Final = re.compile(
-    r"\A---\n.*?^license:\s*([\w.+-]+)\s*$.*?^---$", re.DOTALL | re.MULTILINE
-)
-"""Of the front matter that hubs show."""
+_LICENCE: Final = re.compile(r"license:[ \t]*([\w.+-]{1,100})[ \t]*", re.ASCII)
+_FENCE: Final = "---"
+"""Around the front matter that hubs show, at the start of a README."""
 
-_MAX_README_BYTES: Final = 1 << 20
+_MOST_FRONT_MATTER: Final = 1 << 16  # bytes
 
 
 def read_checkpoint(directory: Path) -> Checkpoint:
@@ -87,14 +87,23 @@ def read_checkpoint(directory: Path) -> Checkpoint:
 def _list_tensors(directory: Path) -> dict[str, SafeTensor]:
     """List the tensors of the single file, or of all shards that the index names."""
     index_path = directory / "model.safetensors.index.json"
-    if not index_path.is_file():
+    if not index_path.exists():
         return read_header(directory / "model.safetensors")
     shard_of = read_config(index_path).section("weight_map").strings()
+    for shard in shard_of.values():
+        if not _is_plain(shard):
+            raise ModelError(f"{index_path} names {shard!r:.100}, which is no file beside it")
     shards = {shard: read_header(directory / shard) for shard in set(shard_of.values())}
     for name, shard in shard_of.items():
         if name not in shards[shard]:
             raise ModelError(f"{directory / shard}: tensor {name} is missing")
     return {name: shards[shard][name] for name, shard in shard_of.items()}
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name leads to no other folder."""
+    is_one_part = PurePosixPath(name).name == PureWindowsPath(name).name == name
+    return is_one_part and name not in {"", ".", ".."} and name.isprintable()
 
 
 def _normal_form(tensors: Mapping[str, SafeTensor], directory: Path) -> dict[str, SafeTensor]:
@@ -176,14 +185,28 @@ def _timestamp_ms(config: Config, directory: Path) -> int:
     processor_path = directory / "processor_config.json"
     if name not in config and processor_path.is_file():
         config = read_config(processor_path)
-    return round(config.number(name)) if name in config else DEFAULT_TIMESTAMP_MS
+    if name not in config:
+        return DEFAULT_TIMESTAMP_MS
+    step = round(config.number(name))
+    if step not in TIMESTAMPS_MS:
+        raise ModelError(
+            f"{config.path}: {name} is {config.number(name)}, but a time class lasts "
+            f"{TIMESTAMPS_MS.start} to {TIMESTAMPS_MS.stop - 1} milliseconds"
+        )
+    return step
 
 
 def _licence(readme: Path) -> str | None:
     """The licence that the front matter of a hub's README states."""
+    if not readme.is_file():
+        return None
     try:
-        with readme.open(encoding="utf-8", errors="replace") as file:
-            found = _LICENCE.match(file.read(_MAX_README_BYTES))
+        with readme.open("rb") as file:
+            text = file.read(_MOST_FRONT_MATTER).decode("utf-8", "replace")
     except OSError:
         return None
-    return found[1] if found else None
+    first, *lines = text.splitlines() or [""]
+    if first.rstrip() != _FENCE or _FENCE not in (ends := [line.rstrip() for line in lines]):
+        return None
+    found = (_LICENCE.fullmatch(line) for line in lines[: ends.index(_FENCE)])
+    return next((match[1] for match in found if match), None)

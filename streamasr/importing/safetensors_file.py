@@ -22,6 +22,8 @@ StoredType = Literal["F32", "F16", "BF16"]
 _ITEM_TYPES: Final[dict[str, npt.DTypeLike]] = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _LENGTH_BYTES: Final = 8
 _MAX_HEADER_BYTES: Final = 100_000_000  # the limit that the format sets
+_MOST_AXES: Final = 8  # a convolution's weight has 4
+_LONGEST_SHOWN: Final = 100  # characters of a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,17 @@ class SafeTensor:
     """Bytes from the start of the file."""
 
     def stored(self) -> npt.NDArray[Any]:
-        """Map the values as they are stored; bfloat16 shows as its 16 bits, uint16."""
+        """Map the values as they are stored; bfloat16 shows as its 16 bits, uint16.
+
+        Raises:
+            ModelError: the file is not what it was.
+        """
         count = math.prod(self.shape)
         dtype = _ITEM_TYPES[self.stored_type]
-        values = np.memmap(self.path, dtype, "r", self.offset, shape=(count,))
+        try:
+            values = np.memmap(self.path, dtype, "r", self.offset, shape=(count,))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{self.path}: it was removed or cut while it was read") from error
         return np.asarray(values).reshape(self.shape)
 
     def float32(self) -> Float32Array:
@@ -58,13 +67,19 @@ def read_header(path: Path) -> dict[str, SafeTensor]:
     """
     try:
         size = path.stat().st_size
+        if not path.is_file():
+            raise ModelError(f"{path}: this is not a file")
         with path.open("rb") as file:
             length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
             if not 2 <= length <= min(size - _LENGTH_BYTES, _MAX_HEADER_BYTES):
                 raise ModelError(f"{path}: this is not a safetensors file")
             header = json.loads(file.read(length))
+    except RecursionError as error:
+        raise ModelError(f"{path}: this is not a safetensors file") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read as safetensors ({error})") from error
+    if not isinstance(header, dict):
+        raise ModelError(f"{path}: this is not a safetensors file")
     start = _LENGTH_BYTES + length
     return {
         name: _parse_entry(path, name, entry, start, size)
@@ -74,12 +89,18 @@ def read_header(path: Path) -> dict[str, SafeTensor]:
 
 
 def _parse_entry(path: Path, name: str, entry: Any, start: int, size: int) -> SafeTensor:
+    shown = name if name.isprintable() and len(name) <= _LONGEST_SHOWN else ascii(name)[:100]
     try:
         stored_type, shape = entry["dtype"], tuple(entry["shape"])
         begin, end = entry["data_offsets"]
-        n_bytes = math.prod(shape) * np.dtype(_ITEM_TYPES[stored_type]).itemsize
+        item_bytes = np.dtype(_ITEM_TYPES[stored_type]).itemsize
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path}: tensor {name} is not a float tensor as expected") from error
-    if end - begin != n_bytes or begin < 0 or start + end > size:
-        raise ModelError(f"{path}: the file is cut short or broken at tensor {name}")
+        raise ModelError(f"{path}: tensor {shown} is not a float tensor as expected") from error
+    # In JSON, true and 1.0 are no whole numbers, but Python takes them for some.
+    if not all(type(number) is int for number in (*shape, begin, end)) or min(shape, default=1) < 1:
+        raise ModelError(f"{path}: tensor {shown} has sizes that are no whole numbers above 0")
+    if len(shape) > _MOST_AXES:
+        raise ModelError(f"{path}: tensor {shown} has {len(shape)} axes")
+    if end - begin != math.prod(shape) * item_bytes or begin < 0 or start + end > size:
+        raise ModelError(f"{path}: the file is cut short or broken at tensor {shown}")
     return SafeTensor(path, name, stored_type, shape, start + begin)

@@ -15,7 +15,7 @@ from typing import Any, Final
 from gguf import TokenType
 
 from streamasr.errors import ModelError
-from streamasr.importing.config_file import read_config
+from streamasr.importing.config_file import read_config, read_text
 from streamasr.importing.gguf_file import GGUFFile
 from streamasr.models.bundle import ALIGNER, RECOGNISER
 
@@ -259,10 +259,7 @@ def _merge(pair: str | Iterable[str]) -> str:
 
 
 def _read_merges(path: Path) -> tuple[str, ...]:
-    try:
-        lines = path.read_text("utf-8").split("\n")
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read ({error})") from error
+    lines = read_text(path).replace("\r\n", "\n").split("\n")
     is_header = lines[0].startswith("#version")
     return tuple(line for line in lines[is_header:] if line)
 
