@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import zipfile
@@ -16,8 +17,9 @@ from typing import Any
 import pytest
 
 from streamasr.cli import main
-from streamasr.commands.models import printable, size_text
+from streamasr.commands.models import count_text, printable, spdx
 from streamasr.models.bundle import open_bundle
+from streamasr.sizes import size_text
 from tests.checkpoints import write_checkpoint
 from tests.hubs import COMMIT, Hub, open_hub, stall, status, truncate
 from tests.sources.ggml_org import write_ggml_org
@@ -133,6 +135,19 @@ def test_a_broken_model_is_listed_with_its_problem(home: Home) -> None:
     assert "has no model.json" in problem
 
 
+def test_of_models_that_are_named_all_is_shown(home: Home) -> None:
+    assert home.run("list", NAME, "tiny") == 0
+    blocks = home.out.split("\n\n")
+    assert [block.splitlines()[0] for block in blocks] == [NAME, "tiny"]
+    assert f"  source      {REPOSITORY}" in blocks[0].splitlines()
+    assert "Chinese, English, Cantonese" in blocks[0]
+    assert "  licence     Apache-2.0" in blocks[0]
+    assert home.run("list", "--json", NAME) == 0
+    assert [row["name"] for row in json.loads(home.out)] == [NAME]
+    assert home.run("list", "qwen3-asr-0.7b") == 78
+    assert "did you mean" in home.err
+
+
 @pytest.mark.parametrize(("columns", "n_shown"), [(200, 9), (80, 7), (48, 4)])
 def test_on_a_terminal_the_list_is_a_table_of_what_fits(
     columns: int, n_shown: int, home: Home
@@ -145,7 +160,8 @@ def test_on_a_terminal_the_list_is_a_table_of_what_fits(
     os.close(slave)
     os.close(master)
     assert len(lines[0].split()) == n_shown
-    assert len(lines) == 8
+    assert len(lines) == 8 + (n_shown < 9)
+    assert (lines[-1] == "more: streamasr models list NAME") == (n_shown < 9)
     assert all(len(line.rstrip()) <= columns for line in lines)
 
 
@@ -184,6 +200,9 @@ def test_precisions_and_what_was_fetched_are_as_wished(home: Home, hub: Hub) -> 
     assert (kept / "model.safetensors").exists()
     assert not (kept / "extra.bin").exists()
     assert home.listed()[NAME]["precision"] == "fp16/f16"
+    assert home.listed()[NAME]["kept_bytes"] > 100_000
+    assert home.run("list") == 0
+    assert f"{NAME}: what was fetched is kept too, " in home.out
     assert home.run("remove", NAME) == 0
     assert home.left() == set()
 
@@ -201,9 +220,14 @@ def test_what_was_fetched_in_vain_can_be_removed(home: Home, hub: Hub) -> None:
     home.configure("[download]\nattempts = 1")
     hub.server.script(WEIGHTS, truncate(100_000))
     home.run("pull", NAME)
+    row = home.listed()[NAME]
+    assert row["state"] == "partial"
+    assert 100_000 < row["bytes"] < 200_000
     assert home.run("remove", NAME) == 0
-    assert home.out == f"What had been fetched of {NAME} is removed.\n"
+    size = size_text(row["bytes"])
+    assert home.out == f"What had been fetched of {NAME} is removed, which frees {size}.\n"
     assert home.left() == set()
+    assert home.listed()[NAME]["state"] == "known"
 
 
 def test_a_wrong_file_is_refused_and_nothing_installed(home: Home, hub: Hub) -> None:
@@ -237,8 +261,8 @@ def test_a_misspelt_name_is_said_before_anything_is_fetched(home: Home, hub: Hub
 
 def test_what_fails_does_not_keep_the_others_from_being_pulled(home: Home, hub: Hub) -> None:
     assert home.run("pull", "qwen3-asr-1.7b", NAME, "tiny") == 1
-    assert home.err.count("streamasr: http") == 1
-    assert "has no such file (404 Not Found)" in home.err
+    assert "Qwen/Qwen3-ASR-1.7B cannot be fetched: 127.0.0.1 has no such repository" in home.err
+    assert home.left() == {NAME}
     assert f"{NAME} is installed in" in home.out
     assert "tiny is embedded; there is nothing to get." in home.out
 
@@ -304,7 +328,7 @@ def test_files_that_are_no_model_are_said(home: Home, hub: Hub) -> None:
 def test_what_was_no_model_is_not_believed_the_next_time(
     home: Home, hub: Hub, checkpoint: Path
 ) -> None:
-    log_in = hub.server.put("/model.gguf", b"<html>Accept our terms, then go on</html>")
+    log_in = hub.server.put("/model.gguf", b"Accept our terms, then go on")
     home.configure(f'[models.mine]\nurl = "{log_in}"')
     assert home.run("pull", "mine") == 78
     release = write_ggml_org(checkpoint, home.path / "ggufs")
@@ -353,6 +377,32 @@ def test_a_killed_pull_goes_on_where_it_was(home: Home, hub: Hub) -> None:
         process.kill()
     assert home.run("pull", NAME) == 0
     assert hub.server.asked_for(WEIGHTS)[-1].headers["Range"] == "bytes=200000-"
+
+
+def test_a_pull_that_is_stopped_says_that_it_can_go_on(home: Home, hub: Hub) -> None:
+    hub.server.script(WEIGHTS, stall(200_000))
+    command = [sys.executable, "-m", "streamasr", "models", "pull", NAME]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        partial = home.models / ".downloads" / NAME / "model.safetensors.partial"
+        while not partial.exists() or partial.stat().st_size < 200_000:
+            assert process.poll() is None
+            os.sched_yield()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == (
+        "streamasr: stopped; what was fetched is kept, and the same command goes on from there."
+    )
+    assert "Traceback" not in said
+
+
+def test_a_pull_without_a_network_leaves_nothing_and_names_no_interface(home: Home) -> None:
+    assert home.run("pull", NAME, "--endpoint", "https://hub.invalid") == 1
+    assert home.err.splitlines()[-1] == (
+        f"streamasr: {REPOSITORY} cannot be fetched: hub.invalid is not found (no network?); a "
+        "mirror is named with --endpoint, a proxy with HTTPS_PROXY."
+    )
+    assert home.left() == set()
 
 
 # Models of files that are there
@@ -441,6 +491,20 @@ def test_removing_says_what_is_not_there(home: Home) -> None:
     assert "'../x' cannot be a model's name" in home.err
 
 
+def test_removing_links_to_files_that_stay_frees_nothing(home: Home, checkpoint: Path) -> None:
+    pair = write_ggml_org(checkpoint, home.path / "ggufs")
+    assert home.run("import", str(pair), "--name", "linked") == 0
+    decoder = home.models / "linked/decoder.gguf"
+    made = sum(path.stat().st_size for path in decoder.parent.iterdir() if path != decoder)
+    kept = decoder.stat().st_size
+    assert decoder.stat().st_nlink == 2
+    assert home.run("remove", "linked") == 0
+    assert home.out == (
+        f"linked is removed, which frees {size_text(made)}; {size_text(kept)} stay, as those files "
+        "are in another place too.\n"
+    )
+
+
 def test_the_directory_of_models_can_be_set(home: Home, checkpoint: Path, tmp_path: Path) -> None:
     home.configure(f'[storage]\nmodels = "{tmp_path / "elsewhere"}"')
     assert home.run("import", str(checkpoint)) == 0
@@ -460,6 +524,20 @@ def test_a_wrong_use_ends_with_2(arguments: list[str], home: Home) -> None:
 )
 def test_sizes_are_shown_as_people_read_them(n_bytes: int, text: str) -> None:
     assert size_text(n_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(780_000_000, "0.8B"), (1_700_000_000, "1.7B"), (5_300_000, "5M"), (300_000, "0.3M")],
+)
+def test_weights_are_counted_as_models_are_named(number: int, text: str) -> None:
+    assert count_text(number) == text
+
+
+def test_licences_are_written_as_spdx_does() -> None:
+    assert spdx("apache-2.0") == "Apache-2.0"
+    assert spdx("mine") == "mine"
+    assert spdx("") == ""
 
 
 def test_what_would_move_the_cursor_is_not_shown() -> None:

@@ -40,6 +40,9 @@ def _add_list(actions: _Commands, shared: list[argparse.ArgumentParser]) -> None
     parser = actions.add_parser(
         "list", parents=shared, help="show the models that are installed or known"
     )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="all that is known of these; default: a table"
+    )
     parser.add_argument("--json", action="store_true", help="for programs, in place of a table")
 
 

@@ -84,7 +84,7 @@ def fetched_bytes(models: Path, name: str) -> int:
 
 def _files_below(place: Path) -> Iterator[Path]:
     for parent, _, names in os.walk(place):
-        yield from (Path(parent, name) for name in names if not name.endswith(".partial.json"))
+        yield from (Path(parent, name) for name in names)
 
 
 def forget_download(models: Path, name: str) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from streamasr.catalogue.installed import (
     need_installed,
     place_of,
     remove_installed,
+    size_on_disk,
 )
 from streamasr.catalogue.known import (
     EMBEDDED,
@@ -28,8 +30,14 @@ from streamasr.catalogue.known import (
     usable_name,
 )
 from streamasr.catalogue.patience import Policy
-from streamasr.catalogue.places import download_place, forget_download, sole_download
-from streamasr.cli import EXIT_CONFIG, EXIT_INPUT_FAILED, complain
+from streamasr.catalogue.places import (
+    download_place,
+    fetched_bytes,
+    forget_download,
+    list_downloads,
+    sole_download,
+)
+from streamasr.cli import EXIT_CONFIG, EXIT_INPUT_FAILED, EXIT_INTERRUPTED, complain
 from streamasr.config.file import find_config, load_config
 from streamasr.config.sections import DaemonConfig, DownloadConfig
 from streamasr.console import StepProgress
@@ -37,6 +45,7 @@ from streamasr.errors import ConfigError, ModelError, StreamASRError
 from streamasr.importing.origin import given_path, is_unchanged
 from streamasr.models import tiny
 from streamasr.models.bundle import RECOGNISER, Bundle, open_bundle
+from streamasr.sizes import size_text
 
 if TYPE_CHECKING:
     from streamasr.importing.pack import Wish
@@ -58,7 +67,7 @@ def run_models(options: argparse.Namespace) -> int:
     config = load_config(find_config(options.config))
     match options.action:
         case "list":
-            return _list(config, as_json=options.json)
+            return _list(config, options.names, as_json=options.json)
         case "pull":
             return _pull(options, config)
         case "import":
@@ -96,60 +105,95 @@ class _Row:
 
     name: str
     state: str
-    """installed, broken, embedded, or known: it can be pulled."""
+    """installed, broken, embedded, partial: not all of it has been fetched, or known."""
     family: str
     parameters: str
     precision: str
     languages: tuple[str, ...] | None
     licence: str
     n_bytes: int | None
-    """On disk."""
+    """On disk; of a partial one, what has been fetched."""
     download_bytes: int | None
+    kept_bytes: int
+    """Of what was fetched and is kept, in part or beside what was made of it."""
     source: str
     title: str
     path: str | None
     problem: str | None
 
 
-def _list(config: DaemonConfig, *, as_json: bool) -> int:
-    rows = [*_rows(config)]
+def _list(config: DaemonConfig, names: Sequence[str], *, as_json: bool) -> int:
+    rows = _rows(config)
+    if names:
+        listed = {row.name: row for row in rows}
+        for name in names:
+            if name not in listed:
+                find_known(name, config.models)  # which says what was probably meant
+        rows = [listed[name] for name in dict.fromkeys(names)]
     if as_json:
-        print(json.dumps([_described(row) for row in rows], ensure_ascii=False))
-    elif (console := Console()).is_terminal:
-        console.print(_rich_table(rows, console.width))
+        described = [_described(row) for row in rows]
+        print(json.dumps(described, ensure_ascii=False, indent=1))
+    elif names:
+        print("\n\n".join(map(_details, rows)))
     else:
-        print(_plain_table(rows))
-    if not as_json:
-        for row in rows:
-            if row.problem:
-                print(printable(f"{row.name}: {row.problem}"))
+        _show_list(rows, config.storage.models)
     return 0
 
 
+def _show_list(rows: Sequence[_Row], models: Path) -> None:
+    console = Console()
+    shown: Sequence[str] = _HEADS
+    if console.is_terminal:
+        shown = _fitting([*map(_cells, rows)], console.width)
+        console.print(_rich_table(rows, shown))
+    else:
+        print(_plain_table(rows))
+    for row in rows:
+        if row.problem:
+            print(printable(f"{row.name}: {row.problem}"))
+        if row.kept_bytes and row.state == "installed":
+            place = download_place(models, row.name)
+            print(
+                f"{row.name}: what was fetched is kept too, {size_text(row.kept_bytes)} in {place}"
+            )
+    if len(shown) < len(_HEADS):
+        print("more: streamasr models list NAME")
+
+
 def _rows(config: DaemonConfig) -> list[_Row]:
-    """The embedded model, those installed, and those that could be."""
+    """The embedded model, those installed, those fetched in part, and those that could be."""
+    models = config.storage.models
     known = known_models(config.models)
-    found = list_installed(config.storage.models)
-    names = {each.name for each in found}
+    found = {each.name: each for each in list_installed(models)}
+    kept = {name: fetched_bytes(models, name) for name in list_downloads(models)}
+    embedded = Installed(EMBEDDED, tiny.BUNDLE, open_bundle(tiny.BUNDLE), None)
     return [
-        _row(Installed(EMBEDDED, tiny.BUNDLE, open_bundle(tiny.BUNDLE), None), None, "embedded"),
-        *(_row(each, known.get(each.name), "installed") for each in found),
-        *(_known_row(name, model) for name, model in known.items() if name not in names),
+        _row(embedded, None, "embedded"),
+        *(
+            _row(each, known.get(name), "installed", kept.get(name, 0))
+            for name, each in found.items()
+        ),
+        *(
+            _known_row(name, known.get(name), kept.get(name, 0))
+            for name in dict.fromkeys([*known, *kept])
+            if name not in found
+        ),
     ]
 
 
-def _row(each: Installed, known: KnownModel | None, state: str) -> _Row:
+def _row(each: Installed, known: KnownModel | None, state: str, kept_bytes: int = 0) -> _Row:
     bundle = each.bundle
     return _Row(
         name=each.name,
         state=state if bundle else "broken",
         family=bundle.family if bundle else (known.family or "" if known else ""),
-        parameters=known.parameters if known else "",
+        parameters=(known.parameters if known else "") or _parameters(bundle),
         precision=_precision(bundle),
         languages=(bundle.languages if bundle else None) or (known.languages if known else None),
-        licence=(bundle.licence if bundle else None) or (known.licence if known else ""),
+        licence=spdx((bundle.licence if bundle else None) or (known.licence if known else "")),
         n_bytes=each.n_bytes,
         download_bytes=known.size if known else None,
+        kept_bytes=kept_bytes,
         source=each.source or (known.source if known else ""),
         title=known.title if known else "",
         path=str(each.directory),
@@ -157,22 +201,61 @@ def _row(each: Installed, known: KnownModel | None, state: str) -> _Row:
     )
 
 
-def _known_row(name: str, model: KnownModel) -> _Row:
+def _known_row(name: str, model: KnownModel | None, kept_bytes: int) -> _Row:
+    """A model that is not installed; it is not even known if it was taken out of the settings."""
     return _Row(
         name=name,
-        state="known",
-        family=model.family or "",
-        parameters=model.parameters,
+        state="partial" if kept_bytes else "known",
+        family=(model.family if model else None) or "",
+        parameters=model.parameters if model else "",
         precision="",
-        languages=model.languages or None,
-        licence=model.licence,
-        n_bytes=None,
-        download_bytes=model.size,
-        source=model.source,
-        title=model.title,
+        languages=(model.languages if model else None) or None,
+        licence=spdx(model.licence if model else ""),
+        n_bytes=kept_bytes or None,
+        download_bytes=model.size if model else None,
+        kept_bytes=kept_bytes,
+        source=model.source if model else "",
+        title=model.title if model else "",
         path=None,
         problem=None,
     )
+
+
+def _parameters(bundle: Bundle | None) -> str:
+    """How many weights a model has, as its description says."""
+    number = bundle.facts.get("parameters") if bundle else None
+    is_number = isinstance(number, int) and not isinstance(number, bool) and number > 0
+    return count_text(number) if number and is_number else ""
+
+
+def count_text(number: int) -> str:
+    """A number of weights as models are named for it: 0.6B, 5M."""
+    if number >= _HALF_A_BILLION:
+        return f"{number / 1e9:.1f}B"
+    return f"{number / 1e6:.0f}M" if number >= _A_MILLION else f"{number / 1e6:.1g}M"
+
+
+_HALF_A_BILLION: Final = 500_000_000
+_A_MILLION: Final = 1_000_000
+
+_LICENCES: Final = (
+    "Apache-2.0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "CC-BY-4.0",
+    "CC-BY-NC-4.0",
+    "CC-BY-NC-SA-4.0",
+    "CC-BY-SA-4.0",
+    "CC0-1.0",
+    "GPL-3.0",
+    "MIT",
+    "MPL-2.0",
+)
+
+
+def spdx(licence: str) -> str:
+    """A licence as SPDX writes it; hubs write all in lower case."""
+    return next((name for name in _LICENCES if name.casefold() == licence.casefold()), licence)
 
 
 def _precision(bundle: Bundle | None) -> str:
@@ -193,10 +276,32 @@ def _described(row: _Row) -> dict[str, Any]:
         "licence": row.licence or None,
         "bytes": row.n_bytes,
         "download_bytes": row.download_bytes,
+        "kept_bytes": row.kept_bytes or None,
         "source": row.source or None,
         "path": row.path,
         "problem": row.problem,
     }
+
+
+def _details(row: _Row) -> str:
+    """All that is known of a model."""
+    facts = {
+        "state": row.state,
+        "family": row.family,
+        "title": row.title,
+        "parameters": row.parameters,
+        "precision": row.precision,
+        "languages": ", ".join(row.languages or ()),
+        "licence": row.licence,
+        "disk": size_text(row.n_bytes) if row.n_bytes is not None else "",
+        "to fetch": size_text(row.download_bytes) if row.download_bytes else "",
+        "kept": size_text(row.kept_bytes) if row.kept_bytes else "",
+        "source": row.source,
+        "path": row.path or "",
+        "problem": row.problem or "",
+    }
+    lines = [f"  {name:<12}{printable(text)}" for name, text in facts.items() if text]
+    return "\n".join([printable(row.name), *lines])
 
 
 _HEADS: Final = (
@@ -260,31 +365,27 @@ def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
     return [max(map(len, column)) for column in zip(*lines, strict=True)]
 
 
-def _rich_table(rows: Sequence[_Row], width: int) -> Table:
-    """As many columns as fit."""
-    cells = [*map(_cells, rows)]
+def _fitting(cells: Sequence[Sequence[str]], width: int) -> list[str]:
+    """The heads of as many columns as fit."""
     widths = dict(zip(_HEADS, _widths([_HEADS, *cells]), strict=True))
     for head in _DROPPED:
         if sum(widths.values()) + _GAP * (len(widths) - 1) > width:
             del widths[head]
-    shown = [index for index, head in enumerate(_HEADS) if head in widths]
+    return [*widths]
+
+
+def _rich_table(rows: Sequence[_Row], shown: Sequence[str]) -> Table:
     table = Table(
         box=None, padding=(0, _GAP, 0, 0), show_edge=False, pad_edge=False, header_style="dim"
     )
-    for head in widths:
+    for head in shown:
         table.add_column(head, no_wrap=True)
-    styles = {"installed": "green", "broken": "red", "embedded": "green", "known": "dim"}
-    for row, line in zip(rows, cells, strict=True):
-        table.add_row(*(Text(line[index]) for index in shown), style=styles[row.state])
+    styles = {"broken": "red", "known": "dim", "partial": "yellow"}
+    for row in rows:
+        cells = dict(zip(_HEADS, _cells(row), strict=True))
+        texts = (Text(cells[head]) for head in shown)
+        table.add_row(*texts, style=styles.get(row.state, "green"))
     return table
-
-
-def size_text(n_bytes: int) -> str:
-    """A size as people read it: 1.9 GB."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n_bytes >= scale:
-            return f"{n_bytes / scale:.1f} {unit}"
-    return f"{n_bytes} B"
 
 
 def printable(text: str) -> str:
@@ -298,7 +399,12 @@ def printable(text: str) -> str:
 def _pull(options: argparse.Namespace, config: DaemonConfig) -> int:
     # What is misspelt is said before anything is fetched.
     known = {name: find_known(name, config.models) for name in options.names if name != EMBEDDED}
-    return _each(options.names, lambda name: _pull_one(options, config, name, known))
+    try:
+        return _each(options.names, lambda name: _pull_one(options, config, name, known))
+    except KeyboardInterrupt:
+        sentence = "stopped; what was fetched is kept, and the same command goes on from there."
+        print(f"streamasr: {sentence}", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 def _pull_one(
@@ -329,7 +435,8 @@ def _pull_one(
         open_session(endpoint, find_token()) as session,
         StepProgress() as steps,
     ):
-        web = Web(endpoint, session, _policy(config.download), steps.show)
+        again = f"--endpoint {shlex.quote(options.endpoint)}" if options.endpoint else ""
+        web = Web(endpoint, session, _policy(config.download), steps.show, steps.note, again)
         fetched = fetch_model(name, known[name], models, web, accept_changed=options.accept_changed)
         wish = _wish(
             options,
@@ -446,13 +553,20 @@ def _remove(models: Path, name: str) -> None:
     if name == EMBEDDED:
         raise ModelError(f"{name} is embedded and cannot be removed.")
     place_of(models, name)
+    freed = linked = 0
     if was_fetched := download_place(models, name).is_dir():
         with sole_download(models, name):
+            # What was linked into the model counts with that: it has one name less then.
+            freed = size_on_disk(download_place(models, name), n_links=1)
             forget_download(models, name)
-    if was_fetched and find_installed(models, name) is None:
-        print(f"What had been fetched of {name} is removed.")
-        return
-    print(f"{name} is removed, which frees {size_text(remove_installed(models, name))}.")
+    what = f"What had been fetched of {name}"
+    if (found := find_installed(models, name)) or not was_fetched:
+        what = name
+        n_bytes = found.n_bytes if found else 0
+        own = remove_installed(models, name)
+        freed, linked = freed + own, n_bytes - own
+    stays = f"; {size_text(linked)} stay, as those files are in another place too" if linked else ""
+    print(f"{what} is removed, which frees {size_text(freed)}{stays}.")
 
 
 def _path(config: DaemonConfig, name: str) -> Path:
