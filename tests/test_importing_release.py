@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -155,6 +155,72 @@ def test_names_decide_where_all_else_is_the_same(
         read_releases(tmp_path / "r")
 
 
+@pytest.mark.parametrize(("own", "other"), [("small", "aligning"), ("aligning", "small")])
+def test_an_encoder_that_is_named_for_the_other_family_is_refused(
+    tmp_path: Path, checkpoints: dict[str, Path], own: str, other: str
+) -> None:
+    releases = {
+        name: only(write_onnx_release(checkpoints[name], tmp_path / name, "int8", "q8_0"))
+        for name in (own, other)
+    }
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for path in (releases[own].decoder, releases[other].frontend, releases[other].backend):
+        shutil.copy(path, mixed)
+    word = "recogniser" if own == "small" else "aligner"
+    with pytest.raises(ModelError, match=f"there is no encoder of the {word} in .*mixed: qwen3_"):
+        read_releases(mixed)
+
+
+def test_a_front_end_that_is_named_for_the_other_family_is_refused(
+    tmp_path: Path, small: Path
+) -> None:
+    directory = shutil.copytree(small, tmp_path / "r")
+    path = only(directory).frontend
+    path.rename(directory / "qwen3_aligner_encoder_frontend.onnx")
+    with pytest.raises(ModelError, match="there is no encoder of the recogniser in"):
+        read_releases(directory)
+
+
+@pytest.fixture(scope="module")
+def released_widths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Release]:
+    """One layer each, as wide as Qwen3-ASR-0.6B and Qwen3-ForcedAligner-0.6B are."""
+    directory = tmp_path_factory.mktemp("widths")
+    thin = Shape(encoder_layers=1, encoder_ffn=32, layers=1, hidden=1024, ffn=256, heads=2)
+    shapes = {
+        "asr": replace(thin, d_model=896),
+        "aligner": replace(thin, d_model=1024, n_classes=50),
+    }
+    return {
+        name: only(
+            write_onnx_release(
+                write_checkpoint(directory / f"{name}-c", shape), directory / name, "fp16"
+            )
+        )
+        for name, shape in shapes.items()
+    }
+
+
+@pytest.mark.parametrize(("own", "other"), [("asr", "aligner"), ("aligner", "asr")])
+def test_released_widths_tell_an_encoder_from_the_other_familys_under_any_names(
+    tmp_path: Path, released_widths: dict[str, Release], own: str, other: str
+) -> None:
+    shutil.copy(released_widths[own].decoder, tmp_path / "0.gguf")
+    for number, role in enumerate(("frontend", "backend")):
+        shutil.copy(getattr(released_widths[other], role), tmp_path / f"{number}.onnx")
+    with pytest.raises(
+        ModelError, match=r"there is no encoder of the .* in .* by its name or size"
+    ):
+        read_releases(tmp_path)
+    # With the other's decoder beside them, they are its own.
+    shutil.copy(released_widths[other].decoder, tmp_path / "1.gguf")
+    assert only(tmp_path).family == released_widths[other].family
+    for number, role in enumerate(("frontend", "backend")):
+        shutil.copy(getattr(released_widths[own], role), tmp_path / f"{number + 2}.onnx")
+    both = {release.family: release.d_model for release in read_releases(tmp_path)}
+    assert both == {RECOGNISER: 896, ALIGNER: 1024}
+
+
 def test_of_several_precisions_the_finest_encoder_and_an_8_bit_decoder_are_taken(
     tmp_path: Path, checkpoints: dict[str, Path]
 ) -> None:
@@ -252,8 +318,9 @@ def change_fact(path: Path, name: str, values: list[object]) -> None:
     """Overwrite a number in a GGUF's header, or an array of them."""
     field = gguf.GGUFReader(path, "r+").fields[name]
     for index, value in zip(field.data, values, strict=True):
-        field.parts[index][:] = value
-        field.parts[index].flush()
+        part: Any = field.parts[index]
+        part[:] = value
+        part.flush()
 
 
 @pytest.mark.parametrize(

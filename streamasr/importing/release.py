@@ -13,7 +13,8 @@ and a decoder, each perhaps in several precisions. Names differ from publisher t
 The three belong together when their widths fit. Where a recogniser's and an aligner's encoder both
 fit a decoder, the wider one is the aligner's, which is true of all that was released (896 against
 1024). Only where the widths are the same (1.7B beside an aligner) do other things decide: exports
-that went through the same version of the operators, and in the end names.
+that went through the same version of the operators, and in the end names. A part whose name says
+that it is of the other family is not taken, whatever its width.
 """
 
 import math
@@ -58,6 +59,11 @@ _BACKEND_INPUTS: Final = {"hidden_states": 3, "attention_mask": 4}
 _NAMES_TAKEN: Final = frozenset(
     {FACTS_FILE, FRONTEND_FILE, BACKEND_FILE, DECODER_FILE, CLASSIFIER_FILE, "aligner"}
 )
+
+_RELEASED_MISMATCHES: Final = frozenset({(RECOGNISER, 1024, 1024), (ALIGNER, 1024, 896)})
+"""Family and width of a decoder, and d_model of an encoder that is not its own though it gives as
+many values: Qwen3-ASR-0.6B (decoder 1024, encoder 896) against Qwen3-ForcedAligner-0.6B (1024 and
+1024). Widths of other models say nothing."""
 
 _ENOUGH_BITS: Final = 8
 _COMMON_WORDS: Final = re.compile(r"frontend|backend|encoder|llm|decoder|fp?\d+|int\d+|q\d\w*|\W|_")
@@ -245,13 +251,15 @@ def _combine(parts: _Parts) -> Iterator[Release]:
         decoders = {family: _best_decoder(alike, family) for family in {d.family for d in alike}}
         backends = [each for each in parts.backends if each.output_dim in {hidden, None}]
         for family, candidates in _share(backends, decoders).items():
+            decoder = decoders[family]
             backend = _best_graph(candidates)
-            frontends = [
-                each for each in parts.frontends if each.d_model in {backend.d_model, None}
-            ]
+            fitting = [each for each in parts.frontends if each.d_model in {backend.d_model, None}]
+            frontends = [each for each in fitting if _may_belong(each, decoder)]
+            if fitting and not frontends:
+                raise _no_encoder(fitting[0], decoder)
             if frontends:
                 frontend = _best_graph(_companions(frontends, backend))
-                yield _release(frontend, backend, decoders[family])
+                yield _release(frontend, backend, decoder)
 
 
 def _best_decoder(decoders: Iterable[_Decoder], family: str) -> _Decoder:
@@ -266,13 +274,22 @@ def _best_decoder(decoders: Iterable[_Decoder], family: str) -> _Decoder:
 def _share(
     backends: Sequence[_Backend], decoders: Mapping[str, _Decoder]
 ) -> dict[str, list[_Backend]]:
-    """Give to each family the back ends that may be its own, all of one width."""
-    widths = sorted({backend.d_model for backend in backends})
+    """Give to each family the back ends that may be its own, all of one width.
+
+    Raises:
+        ModelError: there are some, but none that is a family's own.
+    """
     shares: dict[str, list[_Backend]] = {}
     for family, decoder in decoders.items():
-        width = widths[-1 if family == ALIGNER else 0] if widths else None
-        shares[family] = [backend for backend in backends if backend.d_model == width]
-        if len(widths) == 1 and len(decoders) > 1:
+        possible = [backend for backend in backends if _may_belong(backend, decoder)]
+        widths = {backend.d_model for backend in possible}
+        width = max(widths, default=None) if family == ALIGNER else min(widths, default=None)
+        shares[family] = [backend for backend in possible if backend.d_model == width]
+    if backends and not any(shares.values()):
+        raise _no_encoder(backends[0], next(iter(decoders.values())))
+    taken = [backend.facts.path for share in shares.values() for backend in share]
+    if len(set(taken)) < len(taken):
+        for family, decoder in decoders.items():
             key = _key(decoder.file.path)
             shares[family] = [each for each in shares[family] if _key(each.facts.path) == key]
     if backends and not any(shares.values()):
@@ -282,6 +299,30 @@ def _share(
             "recogniser and of the aligner into folders of their own."
         )
     return {family: share for family, share in shares.items() if share}
+
+
+def _may_belong(part: _Frontend | _Backend, decoder: _Decoder) -> bool:
+    """Whether neither released sizes nor the names say that a graph is of the other family."""
+    if (decoder.family, decoder.hidden, part.d_model) in _RELEASED_MISMATCHES:
+        return False
+    named = _family_in_name(part.facts.path), _family_in_name(decoder.file.path)
+    return None in named or named[0] == named[1]
+
+
+def _family_in_name(path: Path) -> str | None:
+    """What a name says of the family; the aligner's may have the recogniser's in it."""
+    name = path.name.lower()
+    return ALIGNER if "align" in name else RECOGNISER if "asr" in name else None
+
+
+def _no_encoder(part: _Frontend | _Backend, decoder: _Decoder) -> ModelError:
+    words = ("recogniser", "aligner")
+    own, other = words if decoder.family == RECOGNISER else words[::-1]
+    return ModelError(
+        f"there is no encoder of the {own} in {part.facts.path.parent}: {part.facts.path.name} is "
+        f"the {other}'s by its name or size; put the graphs that were published with "
+        f"{decoder.file.path.name} beside it."
+    )
 
 
 def _companions(frontends: Sequence[_Frontend], backend: _Backend) -> Sequence[_Frontend]:
