@@ -231,6 +231,23 @@ def shorten(text: str, width: int) -> str:
     return f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
 
 
+def print_table(table: Table, console: Console) -> None:
+    """Print a table: as wide as the terminal, and in a pipe as wide as it is.
+
+    Paths in a log stay whole then, and no line ends in blanks.
+    """
+    if console.is_terminal:
+        console.print(table)
+        return
+    wide = console.options.update(width=_WIDER_THAN_ANY)
+    for line in console.render_lines(table, wide, pad=False):
+        print("".join(part.text for part in line).rstrip(), file=console.file)
+
+
+_WIDER_THAN_ANY: Final = 1 << 16
+"""Columns of a table whose cells are sentences."""
+
+
 @contextmanager
 def busy(what: str) -> Iterator[Callable[[str], None]]:
     """Say on the terminal of stderr what is being done; nothing where that is piped.

@@ -10,16 +10,21 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from streamasr.sizes import size_text
+
 _GIB: Final = 1 << 30
 _MIB: Final = 1 << 20
 
 OLDEST_PYTHON: Final = (3, 11)
 
-_LITTLE_STATE: Final = 512 * _MIB
-"""Of disk, for the journal and the audio that is not final: 115 MB for each hour of it."""
+_LITTLE_STATE: Final = 500_000_000
+"""Of disk, for the journal and the audio that is not final."""
+_STATE_HOUR: Final = 115_000_000
+"""Of disk, for each hour of audio that is not final."""
 
-_LITTLE_CACHE: Final = 3 * _GIB
-"""Of disk, for models: the largest that is known has about 2 GiB."""
+_FETCHED: Final = {"0.6B": 1_900_000_000, "1.7B": 4_700_000_000}
+"""Bytes of the safetensors of a released model, which are fetched before a model is made of them.
+That takes as much again at most."""
 
 PROCESSES_BYTES: Final = 350 * _MIB
 """Of memory, whatever the model: three processes with their libraries (embedded model: 330 MiB)."""
@@ -306,7 +311,7 @@ def judge_configured_model(model: Model, wants_words: bool) -> Iterator[Finding]
         advice = "`streamasr models list` shows what there is; set model.name to one of them."
         yield problem("model", model.trouble, advice)
         return
-    text = f"{model.name}, {_size(model.n_bytes)}"
+    text = f"{model.name}, {size_text(model.n_bytes)}"
     if model.hashes:
         text += f", {model.hashes}"
     if model.warning:
@@ -337,8 +342,9 @@ def judge_installed(models: Sequence[Model]) -> Iterator[Finding]:
         if model.trouble:
             advice = f"`streamasr models remove {model.name}`, and get it again."
             yield problem("installed", f"{model.name}: {model.trouble}", advice)
-    good = [f"{model.name} ({_size(model.n_bytes)})" for model in models if not model.trouble]
-    yield ok("installed", ", ".join(good) or "no models but the embedded one")
+    good = [f"{model.name} ({size_text(model.n_bytes)})" for model in models if not model.trouble]
+    if good or not models:
+        yield ok("installed", ", ".join(good) or "no models but the embedded one")
 
 
 # Memory and disk
@@ -375,19 +381,33 @@ def judge_room(room: Room) -> Iterator[Finding]:
         yield warning("memory", text, "it will be slow: close other programs.")
     else:
         yield ok("memory", text)
-    for subject, free, least in (
-        ("disk (state)", room.state_free, _LITTLE_STATE),
-        ("disk (models)", room.cache_free, _LITTLE_CACHE),
-    ):
-        if free is None:
-            continue
-        if free < least:
-            yield warning(subject, f"{_size(free)} free", f"make room: {_size(least)} is little.")
-        else:
-            yield ok(subject, f"{_size(free)} free")
+    if room.state_free is not None:
+        yield _judge_state_room(room.state_free)
+    if room.cache_free is not None:
+        yield _judge_cache_room(room.cache_free)
+
+
+def _judge_state_room(free: int) -> Finding:
+    text = f"{size_text(free)} free"
+    if free < _LITTLE_STATE:
+        advice = f"make room: audio that is not final takes {size_text(_STATE_HOUR)} an hour."
+        return warning("disk (state)", text, advice)
+    return ok("disk (state)", text)
+
+
+def _judge_cache_room(free: int) -> Finding:
+    """Compare what is free with what getting a model takes."""
+    needs = {name: 2 * fetched for name, fetched in _FETCHED.items()}
+    text = f"{size_text(free)} free"
+    lacking = [f"{name} {size_text(need)}" for name, need in needs.items() if free < need]
+    takes = f"getting a model takes twice its published files: {', '.join(lacking)}"
+    if len(lacking) == len(needs):
+        return warning("disk (models)", text, f"make room: {takes}.")
+    return ok("disk (models)", f"{text}; {takes}" if lacking else text)
 
 
 def _size(n_bytes: int) -> str:
+    """A size of memory."""
     if n_bytes < _GIB:
         return f"{n_bytes / _MIB:.0f} MiB"
     return f"{n_bytes / _GIB:.1f} GiB"
@@ -430,6 +450,33 @@ def judge_state(directory: str, trouble: str | None) -> Finding:
     if trouble:
         return problem("state", trouble, "set storage.directory to one that you may write to.")
     return ok("state", f"{directory} can be written")
+
+
+def judge_models_place(directory: str, trouble: str | None) -> Finding:
+    """Where models are installed."""
+    if trouble:
+        return problem("models", trouble, "set storage.models to one that you may write to.")
+    return ok("models", f"{directory} can be written")
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """What imports that were killed have left."""
+
+    directory: str
+    number: int
+    n_bytes: int
+
+
+def judge_leftovers(found: Leftovers) -> Iterator[Finding]:
+    """Directories among the models that nobody will finish."""
+    if found.number:
+        yield warning(
+            "leftovers",
+            f"{found.number} import{'s' * (found.number != 1)} ended half way and left {size_text(found.n_bytes)} in "
+            f"{found.directory}",
+            "the next `streamasr models import` or `pull` removes them.",
+        )
 
 
 def judge_unit(unit: Mapping[str, str] | None) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from streamasr.diagnosis import (
     Accelerators,
     Door,
     Finding,
+    Leftovers,
     Level,
     Model,
     Package,
@@ -25,6 +26,8 @@ from streamasr.diagnosis import (
     judge_configured_model,
     judge_door,
     judge_installed,
+    judge_leftovers,
+    judge_models_place,
     judge_processor,
     judge_room,
     judge_software,
@@ -173,8 +176,9 @@ def test_installed_models_are_listed_and_broken_ones_named() -> None:
     findings = list(judge_installed([Model("a", n_bytes=GIB), Model("b", "it is cut short")]))
     assert [finding.level for finding in findings] == [PROBLEM, OK]
     assert "`streamasr models remove b`" in str(findings[0].advice)
-    assert findings[1].text == "a (1.0 GiB)"
+    assert findings[1].text == "a (1.1 GB)"
     assert levels(judge_installed([])) == {"installed": OK}
+    assert [finding.level for finding in judge_installed([Model("b", "it is gone")])] == [PROBLEM]
 
 
 # Memory and disk
@@ -221,6 +225,27 @@ def test_little_disk_is_warned_of() -> None:
     assert found == {"memory": OK, "disk (state)": OK, "disk (models)": WARNING}
 
 
+@pytest.mark.parametrize(
+    ("free", "level", "says"),
+    [
+        (3_799_000_000, WARNING, "make room: getting a model takes twice its published files: "),
+        (3_800_000_000, OK, "3.8 GB free; getting a model takes twice its published files: 1.7B 9"),
+        (9_400_000_000, OK, "9.4 GB free"),
+    ],
+)
+def test_room_for_models_is_what_getting_one_takes(free: int, level: Level, says: str) -> None:
+    *_, finding = judge_room(Room(64 * GIB, GIB, GIB, state_free=None, cache_free=free))
+    assert finding.level is level
+    assert (finding.advice or finding.text).startswith(says)
+
+
+def test_what_killed_imports_left_is_warned_of() -> None:
+    assert levels(judge_leftovers(Leftovers("/m", 0, 0))) == {}
+    [finding] = judge_leftovers(Leftovers("/m", 2, 1_900_000_000))
+    assert finding.level is WARNING
+    assert finding.text == "2 imports ended half way and left 1.9 GB in /m"
+
+
 def test_a_position_of_the_released_models_takes_112_kib() -> None:
     assert context_bytes(1, 28, 8, 128) == 112 * 1024
 
@@ -239,6 +264,8 @@ def test_the_server_s_address_is_judged(state: str, level: Level) -> None:
 def test_settings_and_state_are_judged() -> None:
     assert levels([judge_configuration(None, None)]) == {"configuration": OK}
     assert levels([judge_configuration("/a", "a: no")]) == {"configuration": PROBLEM}
+    assert levels([judge_models_place("/a", None)]) == {"models": OK}
+    assert levels([judge_models_place("/a", "/a cannot be written")]) == {"models": PROBLEM}
     assert levels([judge_state("/a", None)]) == {"state": OK}
     assert levels([judge_state("/a", "/a cannot be written")]) == {"state": PROBLEM}
 

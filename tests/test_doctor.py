@@ -23,6 +23,7 @@ from streamasr.commands.doctor import (
     show,
 )
 from streamasr.diagnosis import Finding, Level
+from streamasr.importing.placing import whole_or_nothing
 from tests.daemons import RunningDaemon, free_port
 
 
@@ -133,6 +134,45 @@ def test_a_person_sees_a_table(capsys: pytest.CaptureFixture[str], home: Path, p
     assert shown.count("\nok ") > 8
     assert "→ `streamasr models pull" in shown
     assert "no problems, 1 warning" in shown
+
+
+def test_in_a_pipe_no_line_is_wrapped_or_padded(capsys: pytest.CaptureFixture[str]) -> None:
+    path = "/a/very/long/path" * 20
+    show(
+        [Finding("model", Level.WARNING, path, f"remove {path}"), Finding("x", Level.OK, "y")],
+        Console(highlight=False),
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["warning", "model", path]
+    assert lines[1].strip() == f"→ remove {path}"
+    assert all(line == line.rstrip() for line in lines)
+    assert len(lines) == 4
+
+
+def test_models_that_cannot_be_written_are_a_problem(
+    capsys: pytest.CaptureFixture[str], home: Path, port: int
+) -> None:
+    (home / "file").touch()
+    code, found = examined(capsys, settings(home, port, f'[storage]\nmodels = "{home}/file/x"'))
+    assert code == 1
+    assert found["models"]["level"] == "problem"
+    assert "is no directory" in found["models"]["text"]
+
+
+def test_what_a_killed_import_left_is_found_and_what_is_at_work_is_not(
+    capsys: pytest.CaptureFixture[str], home: Path, port: int
+) -> None:
+    left = home / "models/.a.1234.streamasr-partial"
+    left.mkdir(parents=True)
+    (left / "decoder.gguf").write_bytes(bytes(2_000_000))
+    path = settings(home, port, f'[storage]\nmodels = "{home}/models"')
+    _, found = examined(capsys, path)
+    assert found["leftovers"]["level"] == "warning"
+    assert "left 2.0 MB in" in found["leftovers"]["text"]
+    with whole_or_nothing(home / "models/b"):
+        _, found = examined(capsys, path)
+        assert "leftovers" not in found
+    assert not left.exists()
 
 
 def test_what_is_shown_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:

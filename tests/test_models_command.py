@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from streamasr.cli import main
-from streamasr.commands.models import count_text, printable, spdx
+from streamasr.commands.models import count_text, spdx
 from streamasr.models.bundle import open_bundle
 from streamasr.sizes import size_text
 from tests.checkpoints import write_checkpoint
@@ -538,7 +538,3 @@ def test_licences_are_written_as_spdx_does() -> None:
     assert spdx("apache-2.0") == "Apache-2.0"
     assert spdx("mine") == "mine"
     assert spdx("") == ""
-
-
-def test_what_would_move_the_cursor_is_not_shown() -> None:
-    assert printable("a\x1b[2Jb\n") == "a\ufffd[2Jb\ufffd"

@@ -6,6 +6,7 @@ one that was built for another machine ends whoever loads it.
 
 import argparse
 import contextlib
+import fcntl
 import importlib.metadata
 import json
 import multiprocessing
@@ -30,15 +31,18 @@ from rich.text import Text
 
 from streamasr import __version__, diagnosis
 from streamasr.catalogue.find import Finder
-from streamasr.catalogue.installed import find_by_source, list_installed
+from streamasr.catalogue.installed import find_by_source, list_installed, size_on_disk
 from streamasr.cli import EXIT_INPUT_FAILED
 from streamasr.commands.verify import check_files
 from streamasr.config.cores import available_cores, share_cores
 from streamasr.config.file import find_config, load_config
 from streamasr.config.sections import DaemonConfig
+from streamasr.console import busy, print_table
 from streamasr.decoder.placement import Gpu, place
 from streamasr.diagnosis import Finding, Level
 from streamasr.errors import AudioError, ConfigError, ModelError, StreamASRError, printable
+from streamasr.importing.origin import given_path
+from streamasr.importing.placing import PARTIAL
 from streamasr.models import tiny
 from streamasr.models.bundle import RECOGNISER, Bundle, is_bundle, read_bundle
 from streamasr.models.onnx import load_onnxruntime
@@ -57,7 +61,8 @@ def run_doctor(options: argparse.Namespace) -> int:
     Args:
         options: `config`, a file of settings; `deep`, to compare hashes too; `json`.
     """
-    findings = list(examine(options.config, is_deep=options.deep))
+    with busy("looking at this machine"):
+        findings = list(examine(options.config, is_deep=options.deep))
     if options.json:
         shown = [{**asdict(finding), "level": finding.level.value} for finding in findings]
         print(json.dumps({"findings": shown}, ensure_ascii=False, indent=1))
@@ -81,8 +86,12 @@ def examine(explicit: Path | None, *, is_deep: bool) -> Iterator[Finding]:
     yield from diagnosis.judge_configured_model(configured, config.live.words)
     yield from diagnosis.judge_installed(_installed(config))
     yield from diagnosis.judge_room(_room(config, bundle, aligner))
+    yield diagnosis.judge_models_place(
+        str(config.storage.models), _place_trouble(config.storage.models)
+    )
+    yield from diagnosis.judge_leftovers(_leftovers(config.storage.models))
     yield diagnosis.judge_state(
-        str(config.storage.directory), _state_trouble(config.storage.directory)
+        str(config.storage.directory), _place_trouble(config.storage.directory)
     )
     yield diagnosis.judge_door(_door(config))
     yield from diagnosis.judge_unit(_unit())
@@ -101,7 +110,7 @@ def show(findings: list[Finding], console: Console) -> None:
             text.append(f"\n→ {printable(finding.advice)}", style="cyan")
         mark = Text(finding.level.value, styles[finding.level])
         table.add_row(mark, Text(printable(finding.subject)), text)
-    console.print(table)
+    print_table(table, console)
     counts = {level: sum(each.level is level for each in findings) for level in Level}
     console.print(
         f"{_count(counts[Level.PROBLEM], 'problem')}, {_count(counts[Level.WARNING], 'warning')}"
@@ -273,10 +282,15 @@ def _check_imported(config: DaemonConfig) -> None:
         if name is None or os.sep not in name or not os.path.exists(name):  # noqa: PTH110 - Path.exists may raise
             continue
         path = Path(name)
-        if not is_bundle(path) and find_by_source(config.storage.models, path) is None:
+        if not is_bundle(path) and _is_new(config.storage.models, path):
             raise ModelError(
                 f"{name} has not been imported yet; `streamasr models import {name}` does it."
             )
+
+
+def _is_new(models: Path, path: Path) -> bool:
+    """Whether a source has never been imported."""
+    return find_by_source(models, given_path(path)) is None
 
 
 def _configured(
@@ -397,7 +411,7 @@ def _existing(path: Path) -> Path:
     return next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
 
 
-def _state_trouble(directory: Path) -> str | None:
+def _place_trouble(directory: Path) -> str | None:
     try:
         place = _existing(directory)
         if not place.is_dir():
@@ -407,6 +421,27 @@ def _state_trouble(directory: Path) -> str | None:
     except OSError as error:
         return f"{directory} cannot be looked at: {error.strerror}"
     return None
+
+
+def _leftovers(models: Path) -> diagnosis.Leftovers:
+    """What imports that were killed have left among the models."""
+    sizes = [size_on_disk(path) for path in models.glob(f".*{PARTIAL}") if not _is_held(path)]
+    return diagnosis.Leftovers(str(models), len(sizes), sum(sizes))
+
+
+def _is_held(directory: Path) -> bool:
+    """Whether a process is at work in a directory that is being made."""
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:  # it has got its name meanwhile
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 # The daemon

@@ -41,7 +41,7 @@ from streamasr.cli import EXIT_CONFIG, EXIT_INPUT_FAILED, EXIT_INTERRUPTED, comp
 from streamasr.config.file import find_config, load_config
 from streamasr.config.sections import DaemonConfig, DownloadConfig
 from streamasr.console import StepProgress
-from streamasr.errors import ConfigError, ModelError, StreamASRError
+from streamasr.errors import ConfigError, ModelError, StreamASRError, printable
 from streamasr.importing.origin import given_path, is_unchanged
 from streamasr.models import tiny
 from streamasr.models.bundle import RECOGNISER, Bundle, open_bundle
@@ -386,11 +386,6 @@ def _rich_table(rows: Sequence[_Row], shown: Sequence[str]) -> Table:
         texts = (Text(cells[head]) for head in shown)
         table.add_row(*texts, style=styles.get(row.state, "green"))
     return table
-
-
-def printable(text: str) -> str:
-    """A text from a file or a web page, without what would move the cursor."""
-    return "".join(letter if letter.isprintable() else "�" for letter in text)
 
 
 # Getting models

@@ -1,12 +1,11 @@
 """`streamasr models verify`: load a model, let it hear a clip, and compare."""
 
 import argparse
-import contextlib
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
@@ -24,6 +23,7 @@ from streamasr.cli import EXIT_INPUT_FAILED
 from streamasr.config.file import find_config, load_config
 from streamasr.config.recognition import RecognitionConfig
 from streamasr.config.sections import ModelConfig
+from streamasr.console import busy, print_table
 from streamasr.engine import Engine, aligner_config
 from streamasr.errors import AudioError, ConfigError, ModelError, WorkerError, printable
 from streamasr.events import Align, Aligned, Answer, Order, Words
@@ -102,7 +102,7 @@ def run_verify(options: argparse.Namespace) -> int:
     chosen = Clip(options.clip, options.expect) if options.clip else built_in_clip()
     is_recogniser = bundle.family == RECOGNISER
     aligner = finder.aligner(config.model.aligner, bundle.directory) if is_recogniser else None
-    with _progress() as show:
+    with busy("looking at the files") as show:
         report = verify(bundle, aligner, chosen, config.model, show)
     if options.json:
         print(json.dumps({"passed": report.passed, **asdict(report)}, ensure_ascii=False, indent=1))
@@ -343,13 +343,13 @@ def show_report(report: Report, console: Console) -> None:
     """Print a report as tables."""
     title = f"{report.model}, a {report.family}: {report.directory}"
     console.print(printable(title), soft_wrap=True, markup=False)
-    console.print(_check_table(report))
+    print_table(_check_table(report), console)
     for warning in report.warnings:
         console.print(Text(printable(f"warning: {warning}"), style="yellow"), soft_wrap=True)
     if report.text or report.expected:
-        console.print(_text_table(report))
+        print_table(_text_table(report), console)
     if report.stages:
-        console.print(_stage_table(report))
+        print_table(_stage_table(report), console)
         console.print(_memory_line(report.peak_memory), soft_wrap=True)
     verdict = Text("passed", style="bold green") if report.passed else Text("failed", "bold red")
     console.print(Text(printable(f"{report.model}: ")) + verdict)
@@ -398,14 +398,3 @@ def _table(*names: str) -> Table:
     for name in names:
         table.add_column(name, overflow="fold")
     return table
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[_Show]:
-    """Say on the terminal what is being done; nothing where stderr is piped."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda _: None
-        return
-    with console.status("") as status:
-        yield status.update
