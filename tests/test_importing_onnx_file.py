@@ -161,6 +161,46 @@ def test_inputs_that_are_weights_do_not_count(tmp_path: Path) -> None:
     assert read_graph(save(tmp_path / "g.onnx", model)).inputs.keys() == {"x"}
 
 
+MATRIX = numpy_helper.from_array(np.zeros((4, 6), np.float32), "m")
+BIAS = numpy_helper.from_array(np.zeros(6, np.float32), "b")
+HALF_BIAS = numpy_helper.from_array(np.zeros(6, np.float16), "h")
+node = helper.make_node
+
+
+@pytest.mark.parametrize(
+    ("nodes", "width"),
+    [
+        ([node("MatMul", ["x", "m"], ["y"])], 6),
+        ([node("MatMul", ["x", "m"], ["c"]), node("Add", ["b", "c"], ["y"])], 6),
+        ([node("MatMul", ["x", "m"], ["c"]), node("Cast", ["c"], ["y"], to=1)], 6),
+        ([node("Gemm", ["x", "m", "b"], ["y"])], 6),
+        ([node("Gemm", ["x", "m"], ["y"])], None),
+        (
+            [
+                node("MatMul", ["x", "q"], ["c"]),
+                node("Cast", ["h"], ["d"], to=1),
+                node("Add", ["c", "d"], ["y"]),
+            ],
+            6,
+        ),
+        ([node("Relu", ["x"], ["y"])], None),
+        ([node("Identity", ["y"], ["y"])], None),
+        ([node("Identity", ["x"], ["y"])], None),
+        ([node("MatMul", ["x", "x"], ["y"])], None),
+        ([node("Add", [], ["y"])], None),
+        ([], None),
+    ],
+)
+def test_a_width_that_is_not_stated_is_that_of_the_last_weights(
+    tmp_path: Path, nodes: list[onnx.NodeProto], width: int | None
+) -> None:
+    model = graph(nodes, [MATRIX, BIAS, HALF_BIAS])
+    shape = model.graph.output[0].type.tensor_type.shape
+    for name in ("n", "width"):
+        shape.dim.add().dim_param = name
+    assert read_graph(save(tmp_path / "g.onnx", model)).outputs["y"].shape == (None, width)
+
+
 def test_operators_of_functions_count(tmp_path: Path) -> None:
     model = graph([helper.make_node("Mine", ["x"], ["y"], domain="mine")])
     inner = [helper.make_node("MatMulInteger", ["a", "a"], ["b"])]
@@ -272,7 +312,10 @@ def test_names_and_shapes_beyond_measure_are_refused(tmp_path: Path) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> bytes:
     directory = tmp_path_factory.mktemp("whole")
     write_graphs(Weights(checkpoint), directory / "f.onnx", directory / "b.onnx", "int8")
-    return (directory / "b.onnx").read_bytes()
+    model = onnx.load(directory / "b.onnx")
+    # So that weights and operators are looked at for it.
+    model.graph.output[0].type.tensor_type.shape.dim[2].dim_param = "width"
+    return bytes(model.SerializeToString())
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)

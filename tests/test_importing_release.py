@@ -394,6 +394,23 @@ def test_widths_that_the_outputs_do_not_state_are_not_needed(tmp_path: Path, sma
     assert only(directory) == expected
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_widths_that_no_output_states_are_those_of_the_weights(
+    tmp_path: Path, checkpoints: dict[str, Path], precision: Precision
+) -> None:
+    """A recogniser's back end that takes as much as an aligner's, and has more bits."""
+    write_onnx_release(checkpoints["large"], tmp_path, "fp32", "q8_0")
+    write_onnx_release(checkpoints["aligning"], tmp_path, precision, "q8_0")
+    for number, path in enumerate(sorted(tmp_path.glob("*backend*.onnx"))):
+        model = onnx.load(path)
+        model.graph.output[0].type.tensor_type.shape.dim[2].dim_param = "width"
+        onnx.save(model, tmp_path / f"{number}.onnx")
+        path.unlink()
+    found = {release.family: release for release in read_releases(tmp_path)}
+    assert found[RECOGNISER].backend.name == "1.onnx"
+    assert found[ALIGNER].backend.name == "0.onnx"
+
+
 def test_inputs_must_state_their_widths(tmp_path: Path, small: Path) -> None:
     for role, name in (("frontend", "chunk_mel"), ("backend", "hidden_states")):
         directory = shutil.copytree(small, tmp_path / role)

@@ -11,8 +11,8 @@ https://github.com/onnx/onnx.
 
 import mmap
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Final
 
@@ -32,9 +32,9 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_OPSET, _MODEL_FUNCTION = 1, 7, 8, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
 _FUNCTION_NODE: Final = 7
-_NODE_OPERATOR, _NODE_ATTRIBUTE = 4, 5
+_NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE = 1, 2, 4, 5
 _ATTRIBUTE_TENSOR: Final = 5
-_TENSOR_TYPE, _TENSOR_NAME, _TENSOR_EXTERNAL = 2, 8, 13
+_TENSOR_AXES, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_EXTERNAL = 1, 2, 8, 13
 _TENSOR_VALUES: Final = frozenset({4, 5, 6, 7, 9, 10, 11})  # one for each kind of number
 
 _WHOLE_NUMBER_OPERATORS: Final = frozenset(
@@ -51,6 +51,11 @@ _WHOLE_NUMBER_OPERATORS: Final = frozenset(
         "QLinearMatMul",
     }
 )
+_KEEP_WIDTH: Final = frozenset({"Add", "Cast", "Clip", "Identity", "Mul"})
+"""Operators behind a matrix, such as that of its bias, which leave the last axis as it is."""
+_WIDEN: Final = frozenset({"Cast", "DequantizeLinear", "Identity"})
+_MOST_STEPS: Final = 16  # from an output back to its matrix
+
 _BLOCKS: Final = "MatMulNBits"
 _BLOCK_BITS: Final = 4  # where the operator does not say
 _HALF: Final = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
@@ -76,6 +81,7 @@ class GraphFacts:
     inputs: Mapping[str, Value]
     """Without initialisers, which old graphs list among their inputs."""
     outputs: Mapping[str, Value]
+    """Where the graph does not state the last axis, it is that of the weights behind it."""
     opset: int
     """Of ONNX's own operators."""
     operators: frozenset[str]
@@ -163,6 +169,16 @@ class _Message:
         """Read a field as a text."""
         return self.take(begin, end).decode("utf-8", "replace")
 
+    def numbers(self, begin: int, end: int) -> Iterator[int]:
+        """Read a field of whole numbers one after the other."""
+        position = begin
+        while position < end:
+            self._fields_left -= 1
+            if self._fields_left < 0:
+                raise self.broken()
+            value, position = self._varint(position, end)
+            yield value
+
     def broken(self) -> ModelError:
         """What to raise where the file makes no sense."""
         return ModelError(f"{self.path} is no ONNX graph, or it is damaged or cut short.")
@@ -213,6 +229,8 @@ def _read(message: _Message) -> GraphFacts:
     if graph is None or not has_version or not opset:
         raise message.broken()
     _read_graph(message, *graph, found)
+    if any(value.shape and value.shape[-1] is None for value in found.outputs.values()):
+        _learn_widths(message, *graph, found)
     return GraphFacts(
         path=message.path,
         inputs={name: v for name, v in found.inputs.items() if name not in found.weights},
@@ -310,6 +328,82 @@ def _note_place(message: _Message, place: Mapping[str, str], found: _Found) -> i
         raise message.broken()
     found.ends[location] = max(found.ends.get(location, 0), offset + length)
     return length
+
+
+_Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    operator: str
+    inputs: Sequence[str]
+
+
+def _learn_widths(message: _Message, begin: int, end: int, found: _Found) -> None:
+    """Find the last axes of outputs that do not state them, from the weights they come of."""
+    makers: dict[str, _Node] = {}
+    shapes: _Shapes = {}
+    for number, wire_type, start, stop in message.fields(begin, end):
+        if (number, wire_type) == (_GRAPH_NODE, _BYTES):
+            _note_maker(message, start, stop, makers)
+        elif (number, wire_type) == (_GRAPH_INITIALIZER, _BYTES):
+            name, shape = _name_and_shape(message, start, stop)
+            shapes[name] = shape
+    for name, value in found.outputs.items():
+        if value.shape and value.shape[-1] is None:
+            width = _width(name, makers, shapes)
+            found.outputs[name] = replace(value, shape=(*value.shape[:-1], width))
+
+
+def _note_maker(message: _Message, begin: int, end: int, makers: dict[str, _Node]) -> None:
+    operator = ""
+    inputs: list[str] = []
+    outputs: list[str] = []
+    for number, wire_type, start, stop in message.fields(begin, end):
+        if number in {_NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR} and wire_type == _BYTES:
+            text = message.text(start, stop)
+            if number == _NODE_OPERATOR:
+                operator = text
+            else:
+                (inputs if number == _NODE_INPUT else outputs).append(text)
+    makers.update(dict.fromkeys(outputs, _Node(operator, inputs)))
+
+
+def _name_and_shape(message: _Message, begin: int, end: int) -> tuple[str, tuple[int, ...]]:
+    name, axes = "", list[int]()
+    for number, wire_type, start, stop in message.fields(begin, end):
+        if number == _TENSOR_NAME and wire_type == _BYTES:
+            name = message.text(start, stop)
+        elif number == _TENSOR_AXES:
+            axes += [start] if wire_type == _VARINT else message.numbers(start, stop)
+    return name, tuple(axes)
+
+
+def _width(name: str, makers: Mapping[str, _Node], shapes: _Shapes) -> int | None:
+    """Walk from an output back to the first weights that give it its width."""
+    for _ in range(_MOST_STEPS):
+        node = makers.get(name)
+        if node is None:
+            return None
+        weights = [_weight(each, makers, shapes) for each in node.inputs]
+        widths = [shape[-1] for shape in weights if shape and shape[-1] > 1]
+        if node.operator == "Gemm":  # its matrix may be turned, its bias is not
+            return widths[-1] if len(widths) > 1 else None
+        if widths and node.operator in {"MatMul", *_KEEP_WIDTH}:
+            return widths[0]
+        if node.operator not in _KEEP_WIDTH:
+            return None
+        others = (each for each, w in zip(node.inputs, weights, strict=True) if w is None)
+        name = next(others, "")
+    return None
+
+
+def _weight(name: str, makers: Mapping[str, _Node], shapes: _Shapes) -> tuple[int, ...] | None:
+    """The shape of a weight, also of one that is widened first; None of what is computed."""
+    node = makers.get(name)
+    if node is not None and node.operator in _WIDEN and node.inputs:
+        name = node.inputs[0]
+    return shapes.get(name)
 
 
 def _value(message: _Message, begin: int, end: int) -> tuple[str, Value]:
