@@ -167,7 +167,9 @@ def test_positions_may_be_missing_but_not_others(
 def test_an_aligners_decoder_is_told_by_its_padding(
     tmp_path: Path, pair: tuple[GGUFFile, GGUFFile]
 ) -> None:
-    padded = in_a_file(tmp_path / "h", "output.weight", np.full((320, 48), -100))
+    rows = np.full((320, 48), -100.0249)  # as blocks of 8 bits have it
+    rows[:50] = np.random.default_rng(5).normal(size=(50, 48))
+    padded = in_a_file(tmp_path / "h", "output.weight", rows)
     with pytest.raises(ModelError, match="the decoder of a Qwen3-ForcedAligner"):
         read_projector(with_tensor(pair[0], padded.name, padded), pair[1])
     short = in_a_file(tmp_path / "s", "output.weight", np.zeros((50, 48)))
