@@ -473,8 +473,8 @@ def judge_leftovers(found: Leftovers) -> Iterator[Finding]:
     if found.number:
         yield warning(
             "leftovers",
-            f"{found.number} import{'s' * (found.number != 1)} ended half way and left {size_text(found.n_bytes)} in "
-            f"{found.directory}",
+            f"{found.number} import{'s' * (found.number != 1)} ended half way and left "
+            f"{size_text(found.n_bytes)} in {found.directory}",
             "the next `streamasr models import` or `pull` removes them.",
         )
 

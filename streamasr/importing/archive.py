@@ -18,7 +18,9 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from streamasr.errors import ConfigError, ModelError
+from streamasr.importing.placing import PARTIAL
 from streamasr.importing.tensors import Progress, silent
+from streamasr.sizes import size_text
 
 _WEIGHTS: Final = frozenset({".onnx", ".data", ".gguf", ".safetensors"})
 _TEXTS: Final = frozenset({".json", ".txt"})
@@ -188,7 +190,7 @@ def _check_member(member: zipfile.ZipInfo, path: Path) -> None:
         )
     if _suffix(member) not in _WEIGHTS and member.file_size > _MAX_TEXT_BYTES:
         raise ModelError(
-            f"{path} holds {name} of {_megabytes(member.file_size)}: no model has that."
+            f"{path} holds {name} of {size_text(member.file_size)}: no model has that."
         )
 
 
@@ -197,20 +199,30 @@ def _check_size(members: Sequence[zipfile.ZipInfo], path: Path) -> None:
     size, total = path.stat().st_size, sum(member.file_size for member in members)
     if total > max(_ALWAYS_ALLOWED, _MAX_RATIO * size):
         raise ModelError(
-            f"{path} has {_megabytes(size)} and claims to hold {_megabytes(total)}, which no "
+            f"{path} has {size_text(size)} and claims to hold {size_text(total)}, which no "
             "archive of a model does."
         )
 
 
 def _check_room(members: Sequence[zipfile.ZipInfo], path: Path, directory: Path) -> None:
-    existing = next(parent for parent in (directory, *directory.parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    needed = sum(member.file_size for member in members) + _RESERVE
-    if needed > free:
+    place = _named_place(directory)
+    free = shutil.disk_usage(place).free
+    needed = sum(member.file_size for member in members)
+    if needed + _RESERVE > free:
         raise ConfigError(
-            f"{directory}: unpacking {path.name} takes {_megabytes(needed)}, and only "
-            f"{_megabytes(free)} are free."
+            f"unpacking {path.name} takes {size_text(needed)}, {size_text(_RESERVE)} shall stay "
+            f"free, and there are {size_text(free)} in {place}."
         )
+
+
+def _named_place(directory: Path) -> Path:
+    """The nearest directory that is there and that a user knows: no hidden one of ours."""
+    parents = (directory, *directory.parents)
+    return next(
+        parent
+        for parent in parents
+        if parent.exists() and not any(part.endswith(PARTIAL) for part in parent.parts)
+    )
 
 
 def _extract_all(
@@ -234,7 +246,3 @@ def _extract_all(
                 progress(f"unpacking {destination.name}", done, total)
             if written != member.file_size:
                 raise zipfile.BadZipFile(f"{member.filename} is smaller than it says")
-
-
-def _megabytes(n_bytes: int) -> str:
-    return f"{n_bytes / 1e6:,.0f} MB"
