@@ -100,6 +100,7 @@ class StepProgress:
             disable=not self._console.is_terminal,
             get_time=now,
         )
+        self._rate = _Rate(now)
         self._what: str | None = None
         self._said: set[str] = set()
         self._task: TaskID | None = None
@@ -125,8 +126,16 @@ class StepProgress:
         if what != self._what:
             self._what = what
             self._begin(printable(what), total)
+            self._rate.begin(what, done)
+        self._rate.advance(done)
         if self._task is not None:
-            self._progress.update(self._task, completed=done, total=total or None, told=self._now())
+            self._progress.update(
+                self._task,
+                completed=done,
+                total=total or None,
+                told=self._now(),
+                speed=self._rate.speed(),
+            )
 
     def note(self, sentence: str) -> None:
         """Say something that stays, above the bar."""
@@ -139,13 +148,42 @@ class StepProgress:
     def _begin(self, what: str, total: int) -> None:
         if self._task is not None:
             self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(what, total=total or None, told=self._now())
+        self._task = self._progress.add_task(
+            what, total=total or None, told=self._now(), speed=None
+        )
         if not self._console.is_terminal and what not in self._said:
             self._said.add(what)  # a step that is gone back to is not said again
             self._say(what)
 
     def _say(self, text: str) -> None:
         print(f"streamasr: {text}", file=self._console.file, flush=True)
+
+
+class _Rate:
+    """Bytes for each second, over all steps in a row that do the same: over all files, say."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._verb = ""
+        self._since = 0.0
+        self._moved = self._last = 0
+
+    def begin(self, what: str, done: int) -> None:
+        """A step begins, of which so much was done before."""
+        verb = what.partition(" ")[0]
+        if verb != self._verb:
+            self._verb, self._since, self._moved = verb, self._now(), 0
+        self._last = done
+
+    def advance(self, done: int) -> None:
+        """So much of the step has been done; it may be less than before, if it starts over."""
+        self._moved += max(0, done - self._last)
+        self._last = done
+
+    def speed(self) -> float | None:
+        """None as long as nothing can be said."""
+        seconds = self._now() - self._since
+        return self._moved / seconds if self._moved and seconds >= _STANDING_S else None
 
 
 _STANDING_S: Final = 1.0
@@ -203,8 +241,9 @@ class _StepSpeedColumn(_Narrow):
     """Bytes for each second that passes."""
 
     def render(self, task: Task) -> Text:
-        is_known = task.speed and not _is_standing(task, self._now())
-        return Text(f"{size_text(task.speed or 0)}/s" if is_known else "", style="dim")
+        speed = task.fields["speed"]
+        is_known = speed is not None and not _is_standing(task, self._now())
+        return Text(f"{size_text(speed)}/s" if is_known else "", style="dim")
 
 
 class _StepTimeColumn(_Narrow):
@@ -213,8 +252,9 @@ class _StepTimeColumn(_Narrow):
     def render(self, task: Task) -> Text:
         if _is_standing(task, self._now()):
             return Text(f"for {_minutes(task.elapsed or 0)}", style="progress.elapsed")
-        left = task.time_remaining
-        return Text("" if left is None else f"{_minutes(left)} left", style="progress.remaining")
+        speed = task.fields["speed"]
+        left = "" if speed is None else f"{_minutes((task.remaining or 0) / speed)} left"
+        return Text(left, style="progress.remaining")
 
 
 def _minutes(seconds: float) -> str:

@@ -39,10 +39,24 @@ def test_a_step_stands_above_its_bar_with_size_speed_and_time_left() -> None:
     steps = StepProgress(terminal(), clock)
     for done in (0, 100_000_000, 200_000_000):
         steps.show(LONG, done, 1_000_000_000)
-        clock.seconds += 1
+        clock.seconds += done < 200_000_000
     what, bar = lines(steps)
     assert what == LONG
     assert bar.endswith("200.0 MB of 1.0 GB 100.0 MB/s 0:08 left")
+
+
+def test_the_speed_is_that_of_all_files_without_what_was_there_before() -> None:
+    clock = Clock()
+    steps = StepProgress(terminal(), clock)
+    steps.show("fetching a", 0, 100_000_000)
+    clock.seconds += 2
+    steps.show("fetching a", 100_000_000, 100_000_000)
+    steps.show("fetching b", 500_000_000, 1_000_000_000)
+    clock.seconds += 2
+    steps.show("fetching b", 600_000_000, 1_000_000_000)
+    assert lines(steps)[1].endswith("50.0 MB/s 0:08 left")
+    steps.show("checking", 0, 5)
+    assert "/s" not in lines(steps)[1]
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
