@@ -15,6 +15,8 @@ from streamasr.importing.pack import Wish, import_model
 from streamasr.models import tiny
 from streamasr.models.bundle import open_bundle
 from tests.checkpoints import Shape, write_checkpoint
+from tests.goldens import TINY_RECOGNISER
+from tests.sources.onnx_release import write_onnx_release
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,22 @@ def test_a_source_that_changed_is_imported_again_in_place_of_the_old_one(
     assert "again, since it has changed, as source" in capsys.readouterr().err
     assert open_bundle(found).files != before
     assert [each.name for each in list_installed(finder.models)] == ["source"]
+
+
+def test_a_source_that_is_linked_and_changed_in_place_is_imported_again(
+    finder: Finder, tmp_path: Path
+) -> None:
+    release = write_onnx_release(TINY_RECOGNISER, tmp_path / "release", "fp32", "q8_0")
+    found = finder.model(str(release))
+    [decoder] = release.glob("*.gguf")
+    other = write_onnx_release(TINY_RECOGNISER, tmp_path / "other", "fp32", "f16")
+    [longer] = other.glob("*.gguf")
+    with decoder.open("r+b") as file:
+        file.write(longer.read_bytes())
+    with pytest.raises(ModelError, match="damaged"):
+        finder.model("release")
+    assert finder.model(str(release)) == found
+    assert open_bundle(found).precision["decoder"] == "f16"
 
 
 def test_a_change_of_the_configuration_is_a_change(finder: Finder, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from streamasr.cli import FORMATS, SEGMENTATION_HELP, parse
 from streamasr.commands.transcribe import output_paths, recognition_config
 from streamasr.errors import ConfigError, ModelError
+from streamasr.models import tiny
 from streamasr.segmentation.chunker import ChunkerConfig
 from streamasr.segmentation.vad import VadConfig, VoiceDetector
 from tests.fakes import pcm, talk, write_wav
@@ -93,8 +94,23 @@ def test_options_become_configuration() -> None:
     assert (config.language, config.context, config.words) == ("Chinese", "Ada", False)
     assert (config.threads, config.chunker.hangover, config.vad.aggressiveness) == (3, 0.9, 3)
     assert config.partial_interval_s is None
-    assert (config.encoder_window_s, config.reuse) == (None, True)
+    assert (config.encoder_window_s, config.reuse) == (8, True)
     VoiceDetector(config.vad)  # webrtcvad takes whole numbers alone
+
+
+def test_what_options_do_not_say_of_the_model_the_settings_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tmp_path / "config.toml"
+    model = f'name = "{tiny.BUNDLE}"\naligner = "none"\nthreads = 5\nencoder_window_s = 4\n'
+    settings.write_text(f'[model]\n{model}language = "German"\n')
+    monkeypatch.setenv("STREAMASR_CONFIG", str(settings))
+    config = recognition_config(parse(["transcribe", "a"]))
+    assert (config.model, config.aligner) == (tiny.BUNDLE, None)
+    assert (config.threads, config.encoder_window_s) == (5, 4)
+    assert config.language is None  # that of the microphone
+    config = recognition_config(parse(["transcribe", "a", "--threads", "1", "--model", "tiny"]))
+    assert config.threads == 1
 
 
 def test_the_encoder_and_its_reuse_can_be_set() -> None:

@@ -25,7 +25,7 @@ from streamasr.catalogue.installed import (
 )
 from streamasr.catalogue.known import KnownModel, known_models, usable_name
 from streamasr.config.file import find_config, load_config
-from streamasr.errors import ModelError
+from streamasr.errors import ModelError, printable
 from streamasr.importing.origin import given_path, is_unchanged
 from streamasr.models import tiny
 from streamasr.models.bundle import ALIGNER, OWN_ALIGNER, is_bundle
@@ -54,9 +54,10 @@ class Finder:
         path = Path(name_or_path)
         is_there = os.path.exists(path)  # noqa: PTH110 - Path.exists raises where it may not look
         if installed := find_installed(self.models, name_or_path):
-            if is_there and _is_made_of(installed, path):
-                return self._imported(path)
             if is_there:
+                earlier = find_by_source(self.models, given_path(path))
+                if earlier and earlier.name == installed.name and is_automatic(earlier):
+                    return self._imported(path)
                 _tell(f"{name_or_path} is an installed model; what is here is ./{name_or_path}")
             if installed.problem:
                 raise ModelError(installed.problem)
@@ -93,7 +94,7 @@ class Finder:
         given = given_path(path)
         with alone(self.models, lambda: _tell("another process is importing; waiting for it")):
             earlier = find_by_source(self.models, given)
-            if earlier and earlier.bundle and is_unchanged(earlier.bundle.source, given):
+            if earlier and not earlier.problem and _is_of_now(earlier, given):
                 return earlier.directory
             # Most runs import nothing, and this loads onnx and gguf.
             from streamasr.console import StepProgress
@@ -118,13 +119,12 @@ class Finder:
         )
 
 
-def _is_made_of(installed: Installed, path: Path) -> bool:
-    source = installed.bundle.source if installed.bundle else {}
-    return is_automatic(installed) and source.get("path") == str(given_path(path))
+def _is_of_now(installed: Installed, given: Path) -> bool:
+    return installed.bundle is not None and is_unchanged(installed.bundle.source, given)
 
 
 def _tell(sentence: str) -> None:
-    print(f"streamasr: {sentence}", file=sys.stderr, flush=True)
+    print(f"streamasr: {printable(sentence)}", file=sys.stderr, flush=True)
 
 
 def users_finder() -> Finder:

@@ -8,7 +8,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from streamasr.catalogue.known import EMBEDDED, KnownModel, check_name, known_models
@@ -144,14 +144,18 @@ def remove_installed(models: Path, name: str) -> int:
 
 
 def find_by_source(models: Path, path: Path) -> Installed | None:
-    """The usable model that was made of what is under a path, be it unchanged or not.
+    """The model that was made of what is under a path, be it unchanged and usable or not.
 
     Args:
         models: where models are installed.
         path: from `given_path`.
     """
-    found = [each for each in list_installed(models) if each.bundle]
-    found = [each for each in found if each.bundle and each.bundle.source.get("path") == str(path)]
+    found = []
+    for each in list_installed(models):
+        with contextlib.suppress(ModelError):
+            bundle = open_bundle(each.directory)
+            if bundle.source.get("path") == str(path):
+                found.append(replace(each, bundle=bundle))
     # One that was made by itself follows its source, and so comes first.
     return min(found, key=lambda each: not is_automatic(each), default=None)
 

@@ -12,11 +12,11 @@ from typing import Any
 from streamasr.audio.file import open_audio
 from streamasr.audio.raw import RawAudio
 from streamasr.audio.source import AudioSource
-from streamasr.catalogue.find import users_finder
+from streamasr.catalogue.find import Finder
 from streamasr.cli import EXIT_INPUT_FAILED, complain
+from streamasr.config.file import find_config, load_config
 from streamasr.config.recognition import RecognitionConfig
 from streamasr.console import ProgressBar, WatchView
-from streamasr.decoder.placement import ALL_LAYERS
 from streamasr.engine import Engine
 from streamasr.errors import AudioError, ConfigError, OutputError, printable
 from streamasr.events import Final, Gap, Message, Words
@@ -83,7 +83,7 @@ def run_transcribe(options: argparse.Namespace) -> int:
         ConfigError, ModelError: nothing can be transcribed this way.
     """
     config = recognition_config(options)
-    if options.model is None:
+    if options.model is None and config.model == tiny.BUNDLE:
         print(f"streamasr: {tiny.WARNING}", file=sys.stderr)
     outputs = output_paths(options.files, options.formats, options.output_dir)
     failed = False
@@ -98,22 +98,29 @@ def run_transcribe(options: argparse.Namespace) -> int:
 
 
 def recognition_config(options: argparse.Namespace) -> RecognitionConfig:
-    """From options to configuration, defaults where nothing was said."""
-    finder = users_finder()
-    model = finder.model(options.model or tiny.NAME)
+    """From options to configuration. What they do not say of the model, the settings do.
+
+    What is live is not set here: neither the language that is spoken into a microphone nor how its
+    speech is cut.
+    """
+    settings = load_config(find_config())
+    finder, own = Finder(settings.storage.models, settings.models), settings.model
+    model = finder.model(options.model or own.name)
+    aligner = options.aligner or own.aligner
     return RecognitionConfig(
         model=model,
-        aligner=None if options.no_words else finder.aligner(options.aligner, model),
+        aligner=None if options.no_words else finder.aligner(aligner, model),
         language=language_name(options.language) if options.language else None,
         context=options.context,
         partial_interval_s=_WATCH_INTERVAL_S if options.watch else None,
         words=not options.no_words,
-        encoder_window_s=options.encoder_window,
+        encoder_window_s=options.encoder_window or own.encoder_window_s,
         reuse=not options.no_reuse,
-        threads=options.threads,
-        providers=tuple(options.providers or ("CPUExecutionProvider",)),
-        gpu_layers=ALL_LAYERS if options.gpu_layers is None else options.gpu_layers,
-        gpu=options.gpu,
+        threads=options.threads or own.threads,
+        providers=tuple(options.providers or own.providers),
+        gpu_layers=own.gpu_layers if options.gpu_layers is None else options.gpu_layers,
+        gpu=own.gpu if options.gpu is None else options.gpu,
+        aligner_gpu=own.aligner_gpu,
         vad=VadConfig(**_given(options, VadConfig)),
         chunker=ChunkerConfig(**_given(options, ChunkerConfig)),
     )

@@ -11,7 +11,7 @@ NAME: Final = "tiny"
 BUNDLE: Final = Path(__file__).parent
 WARNING: Final = (
     "no --model was given: using the embedded tiny, which knows 95 English words and the "
-    "Mandarin numerals; the README says how to get a real one"
+    "Mandarin numerals; `streamasr models pull qwen3-asr-0.6b` gets a real one"
 )
 DEMO: Final = BUNDLE / "demo.flac"
 """A speech clip that it understands."""
