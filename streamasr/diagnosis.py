@@ -22,9 +22,9 @@ _LITTLE_STATE: Final = 500_000_000
 _STATE_HOUR: Final = 115_000_000
 """Of disk, for each hour of audio that is not final."""
 
-_FETCHED: Final = {"0.6B": 1_900_000_000, "1.7B": 4_700_000_000}
-"""Bytes of the safetensors of a released model, which are fetched before a model is made of them.
-That takes as much again at most."""
+_GETTING: Final = {"0.6B": 5_000_000_000, "1.7B": 12_300_000_000}
+"""Of disk, while a released model is fetched and made: its safetensors (1.9 and 4.7 GB), an encoder
+in fp32, and the decoder in f16 and q8_0 at once. What stays is less than was fetched."""
 
 PROCESSES_BYTES: Final = 350 * _MIB
 """Of memory, whatever the model: three processes with their libraries (embedded model: 330 MiB)."""
@@ -397,11 +397,10 @@ def _judge_state_room(free: int) -> Finding:
 
 def _judge_cache_room(free: int) -> Finding:
     """Compare what is free with what getting a model takes."""
-    needs = {name: 2 * fetched for name, fetched in _FETCHED.items()}
     text = f"{size_text(free)} free"
-    lacking = [f"{name} {size_text(need)}" for name, need in needs.items() if free < need]
-    takes = f"getting a model takes twice its published files: {', '.join(lacking)}"
-    if len(lacking) == len(needs):
+    lacking = [f"{size_text(need)} for {name}" for name, need in _GETTING.items() if free < need]
+    takes = f"getting a model from safetensors takes {', '.join(lacking)}"
+    if len(lacking) == len(_GETTING):
         return warning("disk (models)", text, f"make room: {takes}.")
     return ok("disk (models)", f"{text}; {takes}" if lacking else text)
 

@@ -228,9 +228,9 @@ def test_little_disk_is_warned_of() -> None:
 @pytest.mark.parametrize(
     ("free", "level", "says"),
     [
-        (3_799_000_000, WARNING, "make room: getting a model takes twice its published files: "),
-        (3_800_000_000, OK, "3.8 GB free; getting a model takes twice its published files: 1.7B 9"),
-        (9_400_000_000, OK, "9.4 GB free"),
+        (4_999_000_000, WARNING, "make room: getting a model from safetensors takes 5.0 GB for 0."),
+        (5_000_000_000, OK, "5.0 GB free; getting a model from safetensors takes 12.3 GB for 1.7B"),
+        (12_300_000_000, OK, "12.3 GB free"),
     ],
 )
 def test_room_for_models_is_what_getting_one_takes(free: int, level: Level, says: str) -> None:
