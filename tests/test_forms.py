@@ -189,6 +189,15 @@ def test_the_files_of_a_release_are_used_as_they_are(tmp_path: Path) -> None:
         assert any(used.samefile(given) for given in release.iterdir())
 
 
+def test_the_names_of_the_files_do_not_matter(tmp_path: Path) -> None:
+    release = write_onnx_release(TINY_RECOGNISER, tmp_path / "model", "fp16", "q8_0")
+    for number, path in enumerate(sorted(release.iterdir())):
+        path.rename(release / f"part-{number}")
+    by_folder = import_model(release, tmp_path / "bundle")
+    by_file = import_model(release / "part-0", tmp_path / "other")
+    assert by_folder.precision == by_file.precision == {"encoder": "fp16", "decoder": "q8_0"}
+
+
 def test_padding_of_an_aligners_head_is_not_among_its_classes(
     source_of: Sources, tmp_path: Path
 ) -> None:

@@ -98,6 +98,28 @@ class GraphFacts:
         return f"{'fp' if self.bits >= 16 else 'int'}{self.bits}"
 
 
+_SECOND_FIELDS: Final = frozenset(b"\x12\x1a\x22\x28\x32\x3a\x42")
+"""Tags of what may follow a model's version: who made it, its own version, its graph, opsets."""
+
+
+def is_graph(path: Path) -> bool:
+    """Tell whether a file begins like a graph, or calls itself one.
+
+    ONNX has no magic number; but a model begins with its version, a small number, and what can
+    follow it is one of a few fields.
+    """
+    if not path.is_file():
+        return False
+    if path.suffix.lower() == ".onnx":
+        return True
+    try:
+        with path.open("rb") as file:
+            head = file.read(3)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
+    return len(head) == 3 and head[0] == 0x08 and 0 < head[1] < 32 and head[2] in _SECOND_FIELDS
+
+
 def read_graph(path: Path) -> GraphFacts:
     """Read a graph's inputs, outputs and precision; its weights stay on disk.
 

@@ -28,6 +28,7 @@ from streamasr.errors import ConfigError, ModelError
 from streamasr.importing.checkpoint import HEAD, Checkpoint, encoder_shapes
 from streamasr.importing.files import link_or_copy
 from streamasr.importing.gguf_file import read_gguf
+from streamasr.importing.gguf_text import check_decoder
 from streamasr.importing.gguf_writer import WrittenWidth, write_decoder
 from streamasr.importing.graphs import EncoderWidth, write_backend, write_frontend
 from streamasr.importing.onnx_file import read_graph
@@ -267,6 +268,7 @@ class _Packer:
                 raise ModelError(f"{path} is damaged: its SHA-256 is not the one in {FACTS_FILE}.")
             if path.name != DECODER_FILE:
                 self._keep(path, directory / path.name)
+        check_decoder(source.decoder, source.family)
         self._keep_decoder(source.decoder, directory / DECODER_FILE)
         precision = dict(source.precision) | {"decoder": _decoder_type(directory / DECODER_FILE)}
         return source.facts | {"precision": precision}

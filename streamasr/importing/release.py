@@ -36,7 +36,7 @@ from streamasr.importing.gguf_file import (
     read_gguf,
 )
 from streamasr.importing.gguf_text import count_classes, read_text_model
-from streamasr.importing.onnx_file import GraphFacts, read_graph
+from streamasr.importing.onnx_file import GraphFacts, is_graph, read_graph
 from streamasr.models.bundle import (
     ALIGNER,
     BACKEND_FILE,
@@ -163,7 +163,7 @@ def read_releases(directory: Path) -> list[Release]:
         ModelError: a file is damaged, or no model is complete.
     """
     entries = _entries(directory)
-    is_flat = any(path.suffix.lower() == ".onnx" for path in entries)
+    is_flat = any(is_graph(path) for path in entries)
     folders = [directory] if is_flat else [path for path in entries if path.is_dir()]
     all_parts = [_read_parts(folder) for folder in folders]
     releases = [release for parts in all_parts for release in _combine(parts)]
@@ -182,7 +182,7 @@ def _entries(directory: Path) -> list[Path]:
 def _read_parts(folder: Path) -> _Parts:
     frontends, backends, decoders, other = [], [], [], None
     for path in _entries(folder):
-        if path.suffix.lower() == ".onnx":
+        if is_graph(path):
             match _tell_role(read_graph(path)):
                 case _Frontend() as frontend:
                     frontends.append(frontend)

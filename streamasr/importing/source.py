@@ -7,7 +7,7 @@
     a model directory of our own                            -> Bundle
 
 What a file is follows from its content. Names are looked at for one thing only: a file that
-belongs to a folder stands for that folder.
+belongs to a folder, such as config.json, stands for that folder.
 """
 
 import math
@@ -23,6 +23,7 @@ from streamasr.importing.archive import name_other_archive, unpack
 from streamasr.importing.checkpoint import Checkpoint
 from streamasr.importing.crispasr import read_crispasr
 from streamasr.importing.gguf_file import GGUFFile, describe, read_gguf
+from streamasr.importing.onnx_file import is_graph
 from streamasr.importing.projector import read_projector
 from streamasr.importing.release import Release, read_releases
 from streamasr.importing.safetensors_checkpoint import read_checkpoint
@@ -84,7 +85,7 @@ def open_sources(path: Path, scratch: Path | None = None, progress: Progress = s
             raise ModelError(
                 f"{path} is an archive: import it first, with `streamasr models import`."
             )
-        case _ if path.suffix.lower() in _PARTS_OF_FOLDERS:
+        case _ if path.suffix.lower() in _PARTS_OF_FOLDERS or is_graph(path):
             return _choose(_in_folder(path.parent), path.parent)
         case _ if what := name_other_archive(path):
             raise ModelError(f"{path} is {what}, and only zips can be read: unpack it first.")
@@ -94,6 +95,8 @@ def open_sources(path: Path, scratch: Path | None = None, progress: Progress = s
 
 def _kind(path: Path) -> str | None:
     """What the first bytes of a file say that it is."""
+    if path.exists() and not path.is_file():
+        raise ModelError(f"{path} is neither a file nor a directory.")
     try:
         with path.open("rb") as file:
             return _MAGICS.get(file.read(4))
@@ -145,7 +148,7 @@ def _right_in_folder(folder: Path) -> Iterator[Source]:
             yield open_bundle(bundle.aligner)
         return
     files = [path for path in _entries(folder) if path.is_file()]
-    if any(path.suffix == ".onnx" for path in files):
+    if any(is_graph(path) for path in files):
         yield from read_releases(folder)
         return
     if (folder / "config.json") in files and any(p.suffix == ".safetensors" for p in files):
@@ -170,7 +173,7 @@ def _in_gguf(path: Path) -> Iterator[Source]:
         yield read_crispasr(file)
         return
     neighbours = _entries(path.parent)
-    if file.architecture in _TEXTS and any(other.suffix == ".onnx" for other in neighbours):
+    if file.architecture in _TEXTS and any(is_graph(other) for other in neighbours):
         releases = read_releases(path.parent)
         yield from (release for release in releases if release.decoder.samefile(path))
         return
