@@ -181,7 +181,7 @@ def test_no_room_on_the_disk_is_found_out_before_the_work(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(ConfigError, match=r"may need .* MB, and only 0 MB are free"):
+    with pytest.raises(ConfigError, match=r"may need .*B, and only 1\.0 kB are free"):
         pack(recogniser, tmp_path / "b")
 
 

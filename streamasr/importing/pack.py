@@ -50,6 +50,7 @@ from streamasr.models.bundle import (
     Bundle,
     open_bundle,
 )
+from streamasr.sizes import size_text
 
 DecoderWidth: TypeAlias = Literal["f32", "f16", "q8_0", "q4_k", "keep"]
 
@@ -340,12 +341,12 @@ class _Packer:
         Raises:
             ConfigError: there is not.
         """
-        needed = _most_bytes(source, self._wish, directory)
+        needed = round(_most_bytes(source, self._wish, directory))
         free = shutil.disk_usage(directory).free
         if needed > free:
             raise ConfigError(
-                f"{directory.parent}: importing may need {_megabytes(needed)}, and only "
-                f"{_megabytes(free)} are free."
+                f"{directory.parent}: importing may need {size_text(needed)}, and only "
+                f"{size_text(free)} are free."
             )
 
 
@@ -447,7 +448,3 @@ def _n_weights(decoder: Path) -> int:
     """Weights of an LLM as people count them: without the encoder, tied embeddings once."""
     tensors = read_gguf(decoder).tensors.items()
     return sum(math.prod(tensor.shape) for name, tensor in tensors if name != "output.weight")
-
-
-def _megabytes(n_bytes: float) -> str:
-    return f"{n_bytes / 1e6:,.0f} MB"

@@ -17,13 +17,14 @@ from streamasr.models.bundle import FACTS_FILE
 
 HERE: Final = Path(__file__).parent
 LICENCE: Final = "Apache-2.0"
+LANGUAGES: Final = ("English", "Chinese")
 
 
 def make_bundle(destination: Path) -> Path:
     """Make the directory, which must not exist, without a word of this machine in it."""
-    wish = Wish("fp32", "f16", "tiny", licence=LICENCE)
+    wish = Wish("fp32", "f16", "tiny", LICENCE, LANGUAGES)
     import_model(HERE / "asr", destination, wish)
-    wish = Wish("fp32", "f16", "aligner", licence=LICENCE)
+    wish = Wish("fp32", "f16", "aligner", LICENCE, LANGUAGES)
     import_model(HERE / "aligner", destination / "aligner", wish)
     for directory, checkpoint in ((destination, "asr"), (destination / "aligner", "aligner")):
         path = directory / FACTS_FILE
