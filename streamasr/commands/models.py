@@ -50,7 +50,7 @@ from streamasr.sizes import size_text
 if TYPE_CHECKING:
     from streamasr.importing.pack import Wish
 
-_FEW: Final = 2
+_FEW: Final = 1
 """Languages that are named; more are counted."""
 
 
