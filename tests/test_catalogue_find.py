@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from streamasr.catalogue.find import NO_ALIGNER, Finder
+from streamasr.catalogue.find import Finder
 from streamasr.catalogue.installed import list_installed
+from streamasr.catalogue.known import NOTHING
 from streamasr.errors import ModelError
 from streamasr.importing.gguf_file import read_gguf
 from streamasr.importing.pack import Wish, import_model
@@ -196,4 +197,4 @@ def test_the_recognisers_own_aligner_comes_first_then_any_that_is_installed(
     assert finder.aligner(None, recogniser) == finder.models / "times"
     assert finder.aligner(None, tiny.BUNDLE) == tiny.BUNDLE / "aligner"
     assert finder.aligner("times", tiny.BUNDLE) == finder.models / "times"
-    assert finder.aligner(NO_ALIGNER, recogniser) is None
+    assert finder.aligner(NOTHING, recogniser) is None

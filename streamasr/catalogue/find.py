@@ -11,7 +11,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from streamasr.catalogue.installed import (
     Installed,
@@ -23,14 +22,12 @@ from streamasr.catalogue.installed import (
     need_installed,
     place_of,
 )
-from streamasr.catalogue.known import KnownModel, known_models, usable_name
+from streamasr.catalogue.known import NOTHING, KnownModel, known_models, usable_name
 from streamasr.config.file import find_config, load_config
 from streamasr.errors import ModelError, printable
 from streamasr.importing.origin import given_path, is_unchanged
 from streamasr.models import tiny
 from streamasr.models.bundle import ALIGNER, OWN_ALIGNER, is_bundle
-
-NO_ALIGNER: Final = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +69,14 @@ class Finder:
         """The directory of a forced aligner: the one that is named, or one that is there.
 
         Args:
-            name_or_path: as for `model`; `NO_ALIGNER` for none. None takes the recogniser's own,
+            name_or_path: as for `model`; `NOTHING` for none. None takes the recogniser's own,
                 else one that is installed.
             recogniser: the directory of the recogniser.
 
         Raises:
             ModelError: there is none of this name.
         """
-        if name_or_path == NO_ALIGNER:
+        if name_or_path == NOTHING:
             return None
         if name_or_path is not None:
             return self.model(name_or_path)

@@ -522,7 +522,7 @@ def _make(source: Path, place: Path, wish: "Wish", steps: StepProgress) -> None:
 
     bundle = import_model(source, place, wish, steps.show)
     if bundle.warning:
-        print(f"streamasr: warning: {bundle.warning}", file=sys.stderr)
+        print(f"streamasr: warning: {printable(bundle.warning)}", file=sys.stderr)
 
 
 def _wish(options: argparse.Namespace, name: str, **known: Any) -> "Wish":
