@@ -22,6 +22,7 @@ from websockets.typing import Subprotocol
 
 from streamasr.errors import ConfigError
 from streamasr.house import House
+from streamasr.page import HEADERS, Page, load_pages
 from streamasr.protocols import v1
 from streamasr.visit import Patience, Visit
 
@@ -47,13 +48,6 @@ not answer pings says less: its pongs are not read while there is too much audio
 
 _PING_EVERY_S: Final = 20.0
 
-_PAGE: Final = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>streamasr</title>
-<p>streamasr is running. Clients connect to <code>/v1/stream</code> and <code>/v1/events</code>;
-its state is at <a href="/healthz">/healthz</a>, <a href="/readyz">/readyz</a>
-and <a href="/metrics">/metrics</a>.</p>
-"""
-
 
 class Server:
     """Serves one house; its connections live inside `running`."""
@@ -71,6 +65,7 @@ class Server:
         self._left = asyncio.Event()  # a connection was closed
         self._loopback_port: int | None = None
         self._server: WebSocketServer | None = None
+        self._pages = load_pages()
 
     @property
     def n_connections(self) -> int:
@@ -173,7 +168,7 @@ class Server:
 
     def _options(self) -> dict[str, Any]:
         return {
-            "process_request": self._answer_request,
+            "process_request": self._answer,
             "select_subprotocol": _select_subprotocol,
             "compression": None,
             "server_header": None,
@@ -218,10 +213,18 @@ class Server:
         finally:
             self._visits.discard(task)
 
+    def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
+        response = self._answer_request(connection, request)
+        if response and request.method == "HEAD":
+            response.body = b""  # what its headers say of it stays
+        return response
+
     def _answer_request(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer plain HTTP, and refuse who may not connect; None lets the WebSocket open."""
         path, query = _split_target(request)
-        if path in ("/", "/healthz", "/readyz"):
+        if page := self._pages.get(path):
+            return _file(connection, request, page)
+        if path in ("/healthz", "/readyz"):
             return self._answer_page(connection, path)
         if path not in (v1.STREAM_PATH, v1.EVENTS_PATH, "/metrics"):
             return _page(connection, http.HTTPStatus.NOT_FOUND, "there is no such page\n")
@@ -240,8 +243,6 @@ class Server:
         return None
 
     def _answer_page(self, connection: ServerConnection, path: str) -> Response:
-        if path == "/":
-            return _page(connection, http.HTTPStatus.OK, _PAGE, "text/html; charset=utf-8")
         if path == "/readyz" and not self._house.is_ready.is_set():
             return _page(connection, http.HTTPStatus.SERVICE_UNAVAILABLE, "loading\n")
         return _page(connection, http.HTTPStatus.OK, "ok\n")
@@ -279,6 +280,23 @@ def _page(
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
     response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _file(connection: ServerConnection, request: Request, page: Page) -> Response:
+    """A file of the web client, unless the browser has it already."""
+    is_known = page.etag in request.headers.get_all("If-None-Match")
+    response = connection.respond(
+        http.HTTPStatus.NOT_MODIFIED if is_known else http.HTTPStatus.OK, ""
+    )
+    del response.headers["Content-Type"]
+    del response.headers["Content-Length"]
+    response.headers.update(HEADERS)
+    response.headers["ETag"] = page.etag
+    if not is_known:
+        response.headers["Content-Type"] = page.content_type
+        response.headers["Content-Length"] = str(len(page.body))
+        response.body = page.body
     return response
 
 
