@@ -24,6 +24,7 @@ from streamasr.errors import ConfigError
 from streamasr.house import House
 from streamasr.page import HEADERS, Page, load_pages
 from streamasr.protocols import v1
+from streamasr.service.activation import Inherited
 from streamasr.visit import Patience, Visit
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,13 @@ class Server:
 
     @asynccontextmanager
     async def running(
-        self, host: str, port: int, path: Path | None, *, is_loopback: bool
+        self,
+        host: str,
+        port: int,
+        path: Path | None,
+        *,
+        is_loopback: bool,
+        inherited: Inherited | None = None,
     ) -> AsyncIterator[str]:
         """Listen; leaving the context ends all connections.
 
@@ -99,6 +106,7 @@ class Server:
             port: 0 takes any that is free.
             path: of a Unix socket, in place of host and port.
             is_loopback: whether only this machine can connect.
+            inherited: a socket that listens already, in place of all these. It stays.
 
         Yields:
             Where it listens, as a URL.
@@ -106,20 +114,25 @@ class Server:
         Raises:
             ConfigError: it cannot listen there.
         """
+        if inherited:
+            host, path, is_loopback = inherited.host, None, inherited.is_local
         try:
-            server = await (self._listen_unix(path) if path else self._listen_tcp(host, port))
+            if inherited:
+                server = await self._listen_on(inherited.socket)
+            else:
+                server = await (self._listen_unix(path) if path else self._listen_tcp(host, port))
         except OSError as error:
             where = str(path) if path else f"{host}:{port}"
             why = os.strerror(error.errno) if error.errno else str(error)
             raise ConfigError(f"cannot listen on {where}: {why}.") from error
         self._server = server
+        place = server.sockets[0].getsockname()
         try:
-            if path:
-                yield f"unix://{path}"
+            if server.sockets[0].family == socket.AF_UNIX:
+                yield f"unix://{os.fsdecode(place)}"
             else:
-                port = server.sockets[0].getsockname()[1]
-                self._loopback_port = port if is_loopback else None
-                yield f"ws://{f'[{host}]' if ':' in host else host}:{port}"
+                self._loopback_port = place[1] if is_loopback else None
+                yield f"ws://{f'[{host}]' if ':' in host else host}:{place[1]}"
         finally:
             self.stop_listening()
             await self._send_home()
@@ -146,11 +159,14 @@ class Server:
 
     async def _listen_tcp(self, host: str, port: int) -> WebSocketServer:
         server = await serve(self._serve, host, port, **self._options())
-        for listening in server.sockets:  # connections inherit what is set here
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-            gone_after_ms = round(_GONE_AFTER_S * 1000)
-            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, gone_after_ms)
+        for listening in server.sockets:
+            _set_limits(listening)
         return server
+
+    async def _listen_on(self, listening: socket.socket) -> WebSocketServer:
+        _set_limits(listening)
+        # Not `unix_serve`, which would remove the socket's file at the end.
+        return await serve(self._serve, sock=listening, **self._options())
 
     async def _listen_unix(self, path: Path) -> WebSocketServer:
         _remove_stale_socket(path)
@@ -160,7 +176,7 @@ class Server:
             # Nobody can connect before `listen`, so the mode is right from the first moment.
             listening.bind(str(path))
             path.chmod(0o600)
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            _set_limits(listening)
             return await unix_serve(self._serve, sock=listening, **self._options())
         except BaseException:
             listening.close()
@@ -246,6 +262,14 @@ class Server:
         if path == "/readyz" and not self._house.is_ready.is_set():
             return _page(connection, http.HTTPStatus.SERVICE_UNAVAILABLE, "loading\n")
         return _page(connection, http.HTTPStatus.OK, "ok\n")
+
+
+def _set_limits(listening: socket.socket) -> None:
+    """For the connections, which inherit what is set here."""
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+    if listening.family != socket.AF_UNIX:
+        gone_after_ms = round(_GONE_AFTER_S * 1000)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, gone_after_ms)
 
 
 def _remove_stale_socket(path: Path) -> None:

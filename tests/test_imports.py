@@ -31,6 +31,7 @@ ALLOWED = {
     "storage": BASE | {"transcript"},
     "client": BASE | {"protocols"},
     "mailbox": frozenset({"protocols"}),
+    "service": frozenset({"errors"}),
     "scheduling": frozenset({"events"}),
     "metrics": frozenset({"units"}),
 }
