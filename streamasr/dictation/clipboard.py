@@ -181,9 +181,7 @@ class Xclip(Clipboard):
         """See `Clipboard.put`."""
         if held is None:  # it cannot say that there is nothing; an empty text is as near as it gets
             held = Held("UTF8_STRING", b"")
-        await run_tool(
-            ["xclip", "-i", "-selection", selection, "-target", held.type], held.data
-        )
+        await run_tool(["xclip", "-i", "-selection", selection, "-target", held.type], held.data)
 
     @contextlib.asynccontextmanager
     async def offering(self, text: str) -> AsyncIterator[Offer]:
@@ -191,7 +189,7 @@ class Xclip(Clipboard):
         async with AsyncExitStack() as stack:
             logs = []
             for selection in SELECTIONS:
-                log = stack.enter_context(tempfile.TemporaryFile())
+                log = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
                 argv = ["xclip", "-verbose", "-i", "-selection", selection, "-target", _X_TEXT]
                 process = await start_tool(argv, text.encode(), log)
                 stack.push_async_callback(end_tool, process)

@@ -27,13 +27,16 @@ class Edit:
 
 def graphemes(text: str) -> list[str]:
     """What people count as characters."""
-    return regex.findall(r"\X", text)
+    found: list[str] = regex.findall(r"\X", text)
+    return found
 
 
 def smallest_edit(old: str, new: str) -> Edit:
     """How to get from one text to another: what both begin with stays."""
     was, will = graphemes(old), graphemes(new)
-    n_same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(was, will, strict=False)))
+    n_same = sum(
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(was, will, strict=False))
+    )
     return Edit(len(was) - n_same, "".join(will[n_same:]))
 
 

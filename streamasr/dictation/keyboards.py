@@ -1,7 +1,7 @@
 """The programs that press keys for us, and how each is spoken to.
 
     wtype     Wayland compositors with the virtual-keyboard protocol (sway, Hyprland, ...): any text
-    xdotool   X11: any text, with `x11.Keyboard` to lend keys to what the layout lacks
+    xdotool   X11: any text, with `x11.Keyboard`, which lends keys to what the layout lacks
     dotool    anywhere, through the kernel: scan codes, so only what every layout of a kind has
     ydotool   the same, through a daemon of its own, and only for the layout of the US
 
@@ -107,7 +107,7 @@ class Wtype(Keyboard):
 _WTYPE_MODIFIERS: Final = {"super": "logo"}
 
 
-class Lender(Protocol):
+class Display(Protocol):
     """See `x11.Keyboard`."""
 
     async def wait_until_released(self) -> None:
@@ -126,13 +126,13 @@ class Xdotool(Keyboard):
     name = "xdotool"
     _DELAY_MS: Final = "4"
 
-    def __init__(self, keys: Lender | None) -> None:
+    def __init__(self, display: Display | None) -> None:
         """Use xdotool.
 
         Args:
-            keys: of the display; without, only ASCII can be trusted to it.
+            display: whose keyboard it is; without, only ASCII can be trusted to it.
         """
-        self._keys = keys
+        self._display = display
 
     async def check(self) -> None:
         """See `Keyboard.check`."""
@@ -140,13 +140,13 @@ class Xdotool(Keyboard):
 
     def can_type(self, text: str) -> bool:
         """See `Keyboard.can_type`."""
-        return self._keys is not None or text.isascii()
+        return self._display is not None or text.isascii()
 
     async def type(self, text: str) -> None:
         """See `Keyboard.type`."""
-        for portion in [text] if self._keys is None else self._keys.portions(text):
-            if self._keys is not None:
-                await self._keys.lend(portion)
+        for portion in [text] if self._display is None else self._display.portions(text):
+            if self._display is not None:
+                await self._display.lend(portion)
             await self._run("type", "--file", "-", stdin=portion)
 
     async def press(self, chord: str, times: int = 1) -> None:
@@ -155,7 +155,9 @@ class Xdotool(Keyboard):
             await self._run("key", *[chord] * n_presses)
 
     async def _run(self, command: str, *arguments: str, stdin: str = "") -> None:
-        # Modifiers that are still held after a while, and Caps Lock, are released meanwhile.
+        if self._display is not None:
+            await self._display.wait_until_released()
+        # Modifiers that are still held by then, and Caps Lock, are released meanwhile.
         options = ["--clearmodifiers", "--delay", self._DELAY_MS]
         argv = ["xdotool", command, *options, *arguments]
         await run_tool(argv, stdin.encode(), patience_s=patience_for(stdin))

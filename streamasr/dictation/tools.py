@@ -61,7 +61,9 @@ async def run_tool(
         return out.read()
 
 
-async def start_tool(argv: Sequence[str], stdin: bytes, stderr: IO[bytes]) -> "asyncio.subprocess.Process":
+async def start_tool(
+    argv: Sequence[str], stdin: bytes, stderr: IO[bytes]
+) -> "asyncio.subprocess.Process":
     """Start a program that stays until `end_tool`.
 
     Raises:

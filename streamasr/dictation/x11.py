@@ -13,7 +13,7 @@ import ctypes
 import ctypes.util
 import logging
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
 import xcffib
 import xcffib.xproto
@@ -72,7 +72,7 @@ def portions(text: str, is_known: Callable[[str], bool], n_spare: int) -> list[s
 class Keyboard:
     """The keyboard of a display."""
 
-    def __init__(self, connection: xcffib.Connection) -> None:
+    def __init__(self, connection: Any) -> None:
         self._connection = connection
         setup = connection.get_setup()
         self._first = setup.min_keycode
@@ -90,7 +90,7 @@ class Keyboard:
             ToolError: there is none.
         """
         try:
-            connection = xcffib.connect(display)
+            connection: Any = xcffib.connect(display)
         except xcffib.ConnectionException as error:
             raise ToolError("there is no X display") from error
         keyboard = cls(connection)
@@ -166,9 +166,7 @@ class Keyboard:
             modifiers = self._connection.core.GetModifierMapping().reply()
         width = mapping.keysyms_per_keycode
         symbols = list(mapping.keysyms)
-        rows = {
-            self._first + i: symbols[i * width : (i + 1) * width] for i in range(self._n_keys)
-        }
+        rows = {self._first + i: symbols[i * width : (i + 1) * width] for i in range(self._n_keys)}
         # A layout that was chosen since has overwritten what was lent.
         self._lent = {
             key: character
@@ -211,4 +209,3 @@ def _character_without_table(symbol: int) -> str:
     if symbol & 0xFF00_0000 == _UNICODE:
         return chr(symbol & 0x00FF_FFFF)
     return chr(symbol) if symbol <= 0xFF else ""
-
