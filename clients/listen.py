@@ -117,6 +117,13 @@ class Captions:
         yield status
 
 
+def reason(error: Exception) -> str:
+    """One sentence."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 def main() -> int:
     """Run until the session ends or somebody presses Ctrl-C; the exit code."""
     parser = argparse.ArgumentParser(description="Live captions in the terminal.")
@@ -141,9 +148,7 @@ def main() -> int:
     except BrokenPipeError:  # whoever read our lines has enough of them
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (client.StreamASRError, OSError, UnicodeError) as error:
-        is_about_a_file = isinstance(error, OSError) and error.filename
-        why = f"{error.filename}: {error.strerror}" if is_about_a_file else error
-        print(f"listen: {why}", file=sys.stderr)
+        print(f"listen: {reason(error)}", file=sys.stderr)
         return 1
     return 0
 

@@ -257,7 +257,7 @@ async function listMicrophones() {
   const chosen = $("device").value || memory.read("localStorage", "device");
   const found = (await microphones()).filter(([id]) => id !== "default");
   const options = found.map(([id, name], i) => new Option(name || `Microphone ${i + 1}`, id));
-  $("device").replaceChildren(new Option("The usual one", ""), ...options);
+  $("device").replaceChildren(new Option("Default", ""), ...options);
   $("device").value = chosen;
   if ($("device").selectedIndex < 0) $("device").value = "";
 }
@@ -393,6 +393,11 @@ for (const id of ["language", "context"])
     if (id === "language") memory.write("localStorage", id, $(id).value);
     for (const { stream } of running) stream.configure(wishes());
   };
+
+$("more").onclick = () => {
+  const isOpen = $("choices").classList.toggle("open");
+  $("more").setAttribute("aria-expanded", isOpen);
+};
 
 $("file").onchange = () => {
   readFiles([...$("file").files]);

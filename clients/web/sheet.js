@@ -70,9 +70,9 @@ export class Sheet {
 
   /** Say how things are, beside the name. */
   note(text) {
-    const { duration, language } = this.transcript;
+    const { duration, languages } = this.transcript;
     const clock = this.#began.toLocaleTimeString([], { hour: "numeric", minute: "2-digit" });
-    const facts = [clock, duration ? time(duration) : "", language, text];
+    const facts = [clock, duration ? time(duration) : "", languages.join(", "), text];
     this.#about.textContent = facts.filter(Boolean).join(" · ");
   }
 

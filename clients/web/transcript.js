@@ -72,15 +72,12 @@ export class Transcript {
     return lines.join("\n").replace(CJK_SEAM, "").replaceAll("\n", " ");
   }
 
-  /** Of most of the speech by duration. */
-  get language() {
+  /** All that were spoken, the one with most of the speech first. */
+  get languages() {
     const spoken = new Map();
     for (const { language, start, end } of this.segments.values())
       if (language) spoken.set(language, (spoken.get(language) ?? 0) + end - start);
-    let most = null;
-    for (const [language, length] of spoken)
-      if (most === null || length > spoken.get(most)) most = language;
-    return most;
+    return [...spoken.keys()].sort((one, other) => spoken.get(other) - spoken.get(one));
   }
 }
 
@@ -98,7 +95,8 @@ function writeText({ segments }) {
 }
 
 function writeJson(transcript) {
-  const { file, model, language, text } = transcript;
+  const { file, model, text } = transcript;
+  const [language = null] = transcript.languages;
   const segments = [...transcript.segments.values()].map(({ words, ...segment }) => ({
     ...segment,
     start: round(segment.start),
