@@ -90,7 +90,8 @@ class Keyboard:
             ToolError: there is none.
         """
         try:
-            connection: Any = xcffib.connect(display)
+            connect: Any = xcffib.connect  # it has no types
+            connection = connect(display)
         except xcffib.ConnectionException as error:
             raise ToolError("there is no X display") from error
         keyboard = cls(connection)
