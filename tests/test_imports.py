@@ -34,6 +34,7 @@ ALLOWED = {
     "service": frozenset({"errors"}),
     "scheduling": frozenset({"events"}),
     "metrics": frozenset({"units"}),
+    "writing": frozenset({"dictation", "errors", "transcript"}),  # of dictation, what an edit is
 }
 """Each part of the package, and which others it may import; those not named here are its top."""
 
