@@ -86,7 +86,7 @@ def test_a_lost_connection_loses_nothing(tmp_path: Path) -> None:
                 connection.transport.abort()
 
     async def story() -> None:
-        async with open_house(tmp_path / "house", Rooms(max_lag_s=2.0)) as house:
+        async with open_house(tmp_path / "house", Rooms(max_lag_s=5.0)) as house:
             cutting = asyncio.create_task(cut(house))
             code, out, err = await stream_file("--url", house.address, tmp_path / "long.wav")
             await cutting

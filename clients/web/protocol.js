@@ -53,8 +53,8 @@ export class Conversation {
   }
 
   open() {
-    this.#connect();
     addEventListener("online", this.#hurry);
+    this.#connect();
     return this;
   }
 
