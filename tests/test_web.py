@@ -467,14 +467,16 @@ def test_a_daemon_that_is_full_is_said_to_be_busy(browser: str, tmp_path: Path) 
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
 
     async def story() -> None:
-        async with open_house(tmp_path, Rooms(max_sessions=1)) as house:
-            async with Tab.opened(browser, page_of(house.address)) as tab:
-                await tab.click("#microphone")
-                await eventually(lambda: any(live.position for live in house.sessions))
-                await tab.choose_files("#file", file)
-                await tab.until("document.querySelector('#state').dataset.kind === 'busy'")
-                await tab.click("#microphone")
-                await tab.until("document.querySelector('.playable .word') !== null")
+        async with (
+            open_house(tmp_path, Rooms(max_sessions=1)) as house,
+            Tab.opened(browser, page_of(house.address)) as tab,
+        ):
+            await tab.click("#microphone")
+            await eventually(lambda: any(live.position for live in house.sessions))
+            await tab.choose_files("#file", file)
+            await tab.until("document.querySelector('#state').dataset.kind === 'busy'")
+            await tab.click("#microphone")
+            await tab.until("document.querySelector('.playable .word') !== null")
 
     run(story())
 
