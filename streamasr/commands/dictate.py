@@ -11,14 +11,14 @@ from typing import Any
 from streamasr import client
 from streamasr.audio.capture import Capture
 from streamasr.dictation import sounds
-from streamasr.dictation.composer import Composer, Writer
+from streamasr.dictation.composer import Composer
 from streamasr.dictation.control import ask, control_path
 from streamasr.dictation.desktop import TypingWishes, open_chain
 from streamasr.dictation.dictation import Dictation, Manner, silence
-from streamasr.dictation.plain import PlainWriter
 from streamasr.dictation.utterance import DaemonsMicrophone, OwnMicrophone, Source
 from streamasr.errors import ConfigError
 from streamasr.units import to_samples
+from streamasr.writing import Writer, load_rules
 
 
 def run_dictate(options: argparse.Namespace) -> int:
@@ -65,8 +65,9 @@ def complain_to_person(sentence: str) -> None:
 
 
 def _writer(options: argparse.Namespace) -> Writer:
-    del options
-    return PlainWriter()
+    """Deleting is for `live` alone: in other modes nothing that was recognised is taken back."""
+    book = load_rules(options.rules) if options.commands else None
+    return Writer(book, corrects=options.mode == "live")
 
 
 def _source(options: argparse.Namespace) -> Source:

@@ -13,20 +13,17 @@ to have been lost. What becomes of the words, a `Writer` knows.
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol, TypeAlias
 
-from streamasr.dictation.edits import Edit, graphemes, smallest_edit
+from streamasr.dictation.edits import Edit, smallest_edit
 from streamasr.protocols import v1
 
 Mode: TypeAlias = Literal["stable", "final", "live"]
 MODES: Final[tuple[Mode, ...]] = ("stable", "final", "live")
 
-Spoken: TypeAlias = v1.Partial | v1.Final
-
-_REMEMBERED: Final = 4000
-"""Characters of what was typed that may still be changed."""
+_FOR_EVER: Final = float("inf")
 
 
 class Writer(Protocol):
-    """Knows what spoken text looks like in writing, and what is a command."""
+    """Knows what spoken text looks like in writing, and what is a command; see `writing`."""
 
     def grow(self, text: str, language: str | None) -> Edit:
         """Take the stable beginning of the open segment, which begins with that of before."""
@@ -34,8 +31,22 @@ class Writer(Protocol):
     def settle(self, text: str, language: str | None) -> Edit:
         """Take the final text of the open segment; another one begins."""
 
+    def preview(self, text: str, language: str | None) -> str:
+        """All that would be written, if the open segment ended with this text."""
+
     def drop(self) -> None:
-        """The open segment has no final."""
+        """The open segment has no final; what is written of it stays."""
+
+    def forget(self) -> None:
+        """The caret has moved: what was written cannot be taken back, nor joined to."""
+
+
+@dataclass(slots=True)
+class _Segment:
+    start: float
+    said: "v1.Partial | v1.Final | None" = None
+    is_typed: bool = False
+    """Some of it."""
 
 
 @dataclass(slots=True)
@@ -44,97 +55,112 @@ class Composer:
 
     mode: Mode
     writer: Writer
-    _wanted: str = ""
-    """What the writer has written."""
-    _shown: str = ""
-    """What stands in the window, as far as we have typed it."""
-    _waiting: dict[int, list[Spoken]] = field(default_factory=dict)
-    """By segment; those that have begun, the first of them open."""
-    _starts: dict[int, float] = field(default_factory=dict)
+    _open: dict[int, _Segment] = field(default_factory=dict)
+    """By number: those that have begun; only of the first is anything typed."""
     _last: int = 0
     """The last segment that is over."""
+    _shown: str = ""
+    """In `live` mode, what stands in the window of what the writer remembers."""
+    _has_moved: bool = False
 
-    @property
-    def has_open_segment(self) -> bool:
-        """Whether a segment has begun whose final is owed."""
-        return bool(self._waiting)
-
-    def receive(self, message: v1.ServerMessage) -> Edit:
-        """Take a message; what to change in the window."""
+    def receive(self, message: v1.ServerMessage) -> list[Edit]:
+        """Take a message; what to change in the window, in order."""
         match message:
-            case v1.Speech(segment=segment, start=start):
-                self._begin(segment, start)
-            case v1.Partial(segment=segment, start=start):
-                if segment > self._last:
-                    self._begin(segment, start)
-                    self._waiting[segment] = [message]
-            case v1.Final(segment=segment, start=start):
-                if segment > self._last:
-                    self._begin(segment, start)
-                    self._waiting[segment] = [message]
+            case v1.Speech():
+                self._segment(message)
+            case v1.Partial() | v1.Final():
+                if (segment := self._segment(message)) is not None:
+                    segment.said = message
             case v1.Gap(end=end):
                 self._lose_before(end)
             case v1.End():
-                self._lose_before(float("inf"))
+                self._lose_before(_FOR_EVER)
             case _:
-                return Edit()
-        return self._show(self._take())
+                return []
+        return [edit for edit in self._take() if edit]
+
+    def move(self) -> None:
+        """The caret is in another window: what comes next has nothing to do with what was typed.
+
+        The rest of a segment that is being typed goes there too.
+        """
+        self._has_moved = True
 
     def abandon(self) -> None:
-        """Type no more of what has begun; what stands there stays."""
-        self._lose_before(float("inf"))
-        self._wanted = self._shown
-
-    def begin_anew(self) -> None:
-        """Segments are numbered from 1 again: those of another utterance follow."""
-        self.abandon()
+        """Nothing more comes of this utterance; its next one numbers its segments anew."""
+        self._lose_before(_FOR_EVER, even_finals=True)
         self._last = 0
 
-    def _begin(self, segment: int, start: float) -> None:
-        if segment > self._last:
-            self._waiting.setdefault(segment, [])
-            self._starts.setdefault(segment, start)
+    def lose_track(self) -> None:
+        """What was to be typed may not have been; the rest of its segment is left out."""
+        last = max([self._last, *self._open])
+        self.abandon()
+        self._last = last
+        self.move()
 
-    def _lose_before(self, end: float) -> None:
-        """Forget segments that began before a time and have no final."""
-        for segment in [n for n, start in self._starts.items() if start < end]:
-            if not any(isinstance(each, v1.Final) for each in self._waiting[segment]):
-                if segment == min(self._waiting):
-                    self.writer.drop()
-                del self._waiting[segment], self._starts[segment]
+    def _segment(self, message: v1.Speech | v1.Partial | v1.Final) -> _Segment | None:
+        if message.segment <= self._last:
+            return None
+        return self._open.setdefault(message.segment, _Segment(message.start))
 
-    def _take(self) -> str:
-        """Write what can be written by now; what may change of the open segment."""
-        while self._waiting:
-            segment = min(self._waiting)
-            spoken = self._waiting[segment]
-            if not spoken:
-                return ""
-            match spoken[-1]:
-                case v1.Final(text=text, language=language):
-                    self._write(self.writer.settle(text, language))
-                    del self._waiting[segment], self._starts[segment]
-                    self._last = segment
-                case v1.Partial(text=text, stable=stable, language=language):
-                    if self.mode != "final" and stable:
-                        self._write(self.writer.grow(text[:stable], language))
-                    return text[stable:] if self.mode == "live" else ""
-        return ""
+    def _lose_before(self, end: float, *, even_finals: bool = False) -> None:
+        """Give up segments that began before a time and have no final."""
+        for number, segment in list(self._open.items()):
+            if segment.start < end and (even_finals or not isinstance(segment.said, v1.Final)):
+                if segment.is_typed:
+                    self._drop(segment)
+                self._last = max(self._last, number)
+                del self._open[number]
 
-    def _write(self, edit: Edit) -> None:
-        kept = graphemes(self._wanted)
-        self._wanted = "".join(kept[: len(kept) - edit.delete]) + edit.text
+    def _drop(self, segment: _Segment) -> None:
+        if self.mode == "live" and segment.said is not None:
+            # It stands there, so it has been written.
+            self._settle(segment.said)
+        else:
+            self.writer.drop()
 
-    def _show(self, tail: str) -> Edit:
-        will = self._wanted + tail
-        edit = smallest_edit(self._shown, will)
-        self._shown = will
-        self._forget()
-        return edit
+    def _take(self) -> list[Edit]:
+        """Write what can be written by now."""
+        edits: list[Edit] = []
+        while self._open:
+            number = min(self._open)
+            segment = self._open[number]
+            if segment.said is None:
+                break
+            if not segment.is_typed and self._has_moved:
+                self._forget()
+            edits.append(self._write(segment, segment.said))
+            if isinstance(segment.said, v1.Partial):
+                break
+            del self._open[number]
+            self._last = number
+        return edits
 
     def _forget(self) -> None:
-        """Text that was typed long ago is nobody's business any more."""
-        excess = len(self._wanted) - 2 * _REMEMBERED
-        if excess > 0 and self._shown.startswith(self._wanted):
-            n_old = len(self._wanted) - _REMEMBERED
-            self._wanted, self._shown = self._wanted[n_old:], self._shown[n_old:]
+        self._has_moved = False
+        self._shown = ""
+        self.writer.forget()
+
+    def _write(self, segment: _Segment, said: v1.Partial | v1.Final) -> Edit:
+        if self.mode == "live":
+            segment.is_typed = True
+            return self._show(said)
+        if isinstance(said, v1.Partial):
+            if self.mode == "final" or not said.stable:
+                return Edit()
+            segment.is_typed = True
+            return self.writer.grow(said.text[: said.stable], said.language)
+        return self.writer.settle(said.text, said.language)
+
+    def _show(self, said: v1.Partial | v1.Final) -> Edit:
+        """Change the window to what it would be, if this were final."""
+        wanted = self.writer.preview(said.text, said.language)
+        edit = smallest_edit(self._shown, wanted)
+        self._shown = wanted
+        if isinstance(said, v1.Final):
+            self._settle(said)
+        return edit
+
+    def _settle(self, said: v1.Partial | v1.Final) -> None:
+        self.writer.settle(said.text, said.language)
+        self._shown = self.writer.preview("", None)  # it may have forgotten the oldest by now

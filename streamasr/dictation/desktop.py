@@ -96,7 +96,7 @@ async def open_chain(
         if not working:
             complaints = "; ".join(f"{name}: {why}" for name, why in zip(names, tried, strict=True))
             raise ConfigError(f"nothing can type on this desktop ({complaints})")
-        yield Chain(working, report)
+        yield Chain(working, report, focus=kit.focus)
 
 
 class _Kit:
@@ -107,7 +107,8 @@ class _Kit:
         self._wishes = wishes
         self._stack = stack
         self._layout = wishes.layout or desktop.layout
-        self._display: Xdotool | None = None
+        self._xdotool: Xdotool | None = None
+        self.focus: Callable[[], object] | None = None
 
     async def make(self, name: OutputName) -> "Output | str":
         """An output that works, or why it does not."""
@@ -138,16 +139,19 @@ class _Kit:
             case "ydotool":
                 return Ydotool(self._layout)
             case _:
-                if self._display is None:  # one for typing and pasting: it knows what it has lent
-                    self._display = Xdotool(self._open_display())
-                return self._display
+                if self._xdotool is None:  # one for typing and pasting: it knows what it has lent
+                    self._xdotool = Xdotool(self._open_display())
+                return self._xdotool
 
     def _open_display(self) -> "x11.Keyboard | None":
         try:
             from streamasr.dictation import x11  # needs libxcb
         except OSError:
             return None
-        return self._stack.enter_context(x11.Keyboard.of_display())
+        display = self._stack.enter_context(x11.Keyboard.of_display())
+        if self._desktop.session == "x11":
+            self.focus = display.focus
+        return display
 
     async def _any_keyboard(self) -> Keyboard:
         """One that can press the key that pastes."""

@@ -29,6 +29,9 @@ class Target(Protocol):
     async def apply(self, edit: Edit) -> None:
         """Change the text before the caret."""
 
+    def place(self) -> object:
+        """Where the caret is, as far as that can be told: the same in the same window."""
+
 
 async def silence(_: talk.SoundName) -> None:
     """Play nothing."""
@@ -93,6 +96,7 @@ class Dictation:
         self._talk = PushToTalk(tail_s=manner.tail_s, longest_s=manner.longest_s)
         self._lives: dict[int, _Live] = {}
         self._turn = asyncio.Lock()  # what was said first is typed first
+        self._place: object = None
         self._over = asyncio.Event()
         self._failure: StreamASRError | None = None
         self._sounds: set[asyncio.Task[None]] = set()
@@ -173,7 +177,6 @@ class Dictation:
                 await anext(events, None)
                 await live.may_type.wait()
                 async with self._turn:
-                    self._composer.begin_anew()
                     try:
                         async for event in events:
                             await self._take(event)
@@ -197,14 +200,18 @@ class Dictation:
             case Resumed():
                 pass
             case _:
-                await self._type(self._composer.receive(event))
+                await self._type(event)
 
-    async def _type(self, edit: Edit) -> None:
-        if edit:
-            try:
+    async def _type(self, message: v1.ServerMessage) -> None:
+        try:
+            if (place := self._target.place()) != self._place:
+                self._place = place
+                self._composer.move()
+            for edit in self._composer.receive(message):
                 await self._target.apply(edit)
-            except ToolError as error:
-                self._report(f"{error}; the text is in `streamasr history`")
+        except ToolError as error:
+            self._composer.lose_track()
+            self._report(f"{error}; the text is in `streamasr history`")
 
     def _forget(self, number: int) -> None:
         live = self._lives.pop(number)

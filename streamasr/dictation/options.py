@@ -45,6 +45,7 @@ def add_dictate(commands: _Commands, common: argparse.ArgumentParser) -> None:
     )
     _add_talking(parser.add_argument_group("push to talk"))
     _add_typing(parser.add_argument_group("typing"))
+    _add_writing(parser.add_argument_group("writing"))
     _add_hearing(parser.add_argument_group("hearing"))
 
 
@@ -94,6 +95,18 @@ def _add_typing(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--paste-key", default="shift+Insert", metavar="KEY", help="pastes; default shift+Insert"
+    )
+
+
+def _add_writing(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--commands",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether `comma`, `new line`, `scratch that` are obeyed; default: they are",
+    )
+    group.add_argument(
+        "--rules", type=Path, metavar="FILE", help="more of them, and replacements; TOML"
     )
 
 

@@ -171,8 +171,14 @@ class Chain:
     outputs: Sequence[Output]
     report: Callable[[str], None]
     """Takes a sentence for people."""
+    focus: Callable[[], object] | None = None
+    """Tells the window that has the focus."""
     clock: Callable[[], float] = field(default_factory=lambda: asyncio.get_running_loop().time)
     _rests_until: dict[str, float] = field(default_factory=dict)
+
+    def place(self) -> object:
+        """Where the caret is, as far as that can be told: the same in the same window."""
+        return None if self.focus is None else self.focus()
 
     async def apply(self, edit: Edit) -> None:
         """Change the text before the caret.

@@ -112,6 +112,15 @@ class Keyboard:
             pointer = self._connection.core.QueryPointer(self._root).reply()
         return bool(pointer.mask & _MODIFIERS)
 
+    def focus(self) -> int:
+        """The window that keys go to.
+
+        Raises:
+            ToolError: the display is gone.
+        """
+        with _telling():
+            return int(self._connection.core.GetInputFocus().reply().focus)
+
     async def wait_until_released(self) -> None:
         """Wait for modifiers, for a while."""
         for _ in range(round(_RELEASE_PATIENCE_S / _POLL_S)):
