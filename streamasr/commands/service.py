@@ -37,7 +37,7 @@ def run_service(options: argparse.Namespace) -> int:
         case "install":
             config = load_config(find_config(options.config))
             units = [SERVICE, *[SOCKET] * options.socket, *[DICTATE] * options.dictate]
-            setting = setting_of(config, options.config)
+            setting = setting_of(config, options.config, by_socket=options.socket)
             return desk.install(units, setting, replaces=options.force)
         case "uninstall":
             return desk.uninstall(removes_edited=options.force)
@@ -45,15 +45,32 @@ def run_service(options: argparse.Namespace) -> int:
             return desk.tell()
 
 
-def setting_of(config: DaemonConfig, config_file: Path | None) -> Setting:
+def setting_of(
+    config: DaemonConfig, config_file: Path | None, *, by_socket: bool = False
+) -> Setting:
     """What the units have to know of the configuration."""
     return Setting(
         # -P: a directory in the user's home is no module that is looked for there.
         command=(sys.executable, "-P", "-m", "streamasr"),
-        config=None if config_file is None else config_file.absolute(),
+        options=() if config_file is None else ("--config", str(config_file.absolute())),
+        dictate_options=_dictate_options(config.server),
         written=(config.storage.directory, config.storage.models),
-        place=place_of(config.server),
+        place=place_of(config.server) if by_socket else "",
+        by_socket=by_socket,
     )
+
+
+def _dictate_options(server: ServerConfig) -> list[str]:
+    """Where dictation finds the daemon, if that is not where it looks by itself."""
+    options = []
+    if server.socket is not None:
+        options += ["--url", f"unix://{server.socket}"]
+    elif (server.host, server.port) != (ServerConfig().host, ServerConfig().port):
+        host = f"[{server.host}]" if ":" in server.host else server.host
+        options += ["--url", f"ws://{host}:{server.port}"]
+    if server.token_file is not None:
+        options += ["--token-file", str(server.token_file)]
+    return options
 
 
 def place_of(server: ServerConfig) -> str:
@@ -197,6 +214,7 @@ class Installation:
             self.systemctl.do("disable", "--now", SERVICE)
         elif (self.directory / SOCKET).exists():
             self.systemctl.do("disable", "--now", SOCKET)
+            self._remove(SOCKET, removes_edited=False)
         for name in _started(units):
             self.systemctl.do("enable", name)
             self.systemctl.do("restart", name)

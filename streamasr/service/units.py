@@ -60,12 +60,16 @@ class Setting:
 
     command: Sequence[str]
     """How this program is run."""
-    config: Path | None = None
-    """The file of settings that it is told; None where it finds it itself."""
+    options: Sequence[str] = ()
+    """More options of the daemon."""
+    dictate_options: Sequence[str] = ()
+    """More options of dictation."""
     written: Sequence[Path] = ()
     """Directories that the daemon writes to."""
     place: str = "127.0.0.1:8765"
     """Where the socket listens, as systemd writes it."""
+    by_socket: bool = False
+    """Whether the daemon is started by its first client."""
 
 
 def render(name: str, setting: Setting) -> str:
@@ -79,7 +83,7 @@ def render(name: str, setting: Setting) -> str:
         ConfigError: a path that no unit can hold.
     """
     text = template(name)
-    options = [] if setting.config is None else ["--config", str(setting.config)]
+    options = setting.dictate_options if name == DICTATE else setting.options
     tail = "".join(f" {quote(option, has_variables=True)}" for option in options)
     text = re.sub(
         rf"^ExecStart={re.escape(_PROGRAM)}(.*)$",
@@ -91,6 +95,8 @@ def render(name: str, setting: Setting) -> str:
         made = " ".join(quote(str(path), has_variables=True) for path in setting.written)
         text = text.replace(f"0700 {_STATE}", f"0700 {made}")
         text = text.replace(f"-{_STATE}", " ".join(quote(f"-{path}") for path in setting.written))
+    if setting.by_socket:
+        text = text.replace(f"Wants={SERVICE}", f"Wants={SOCKET}")
     return seal(text.replace(_PLACE, f"ListenStream={_escape(setting.place)}"))
 
 
