@@ -140,6 +140,9 @@ def test_the_socket_takes_the_place_of_a_service_that_runs_and_gives_it_back(
     ],
 )
 def test_a_socket_needs_a_place(machine: Machine, settings: str, sentence: str) -> None:
+    token = machine.config.with_name("t")
+    token.write_text("12345678")
+    token.chmod(0o600)
     machine.config.write_text(f"[server]\n{settings}\n")
     code, _, complaints = machine.service("install", "--socket")
     assert code == 78

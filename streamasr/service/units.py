@@ -124,8 +124,14 @@ def quote(value: str, *, has_variables: bool = False) -> str:
 
 
 def quote_command(command: Sequence[str]) -> str:
-    """A command; in the path of its program no variables are looked for."""
+    """A command; in the path of its program no variables are looked for.
+
+    Raises:
+        ConfigError: systemd would not run it.
+    """
     program, *arguments = command
+    if any(sign in program for sign in "\"'\\"):
+        raise ConfigError(f"systemd runs no program with a quote or a backslash in it: {program}")
     return " ".join([quote(program), *(quote(each, has_variables=True) for each in arguments)])
 
 
