@@ -421,6 +421,47 @@ def _made_up(rng: np.random.Generator, number: int) -> Segment:
 
 
 @needs_browser
+def test_what_was_sent_is_sent_again_from_any_place(browser: str, tmp_path: Path) -> None:
+    script = """(async () => {
+        const { Tape } = await import("/protocol.js");
+        Tape.KEEP = 50;
+        const tape = new Tape();
+        let seed = 6, put = 0, at = 0, furthest = 0;
+        const random = (n) => (seed = (seed * 48271) % 0x7fffffff) % n;
+        for (let step = 0; step < 20000; step++) {
+            const kind = random(10);
+            if (kind < 4) {
+                const block = Int16Array.from({ length: random(9) }, (_, i) => put + i);
+                tape.put(block);
+                put += block.length;
+            } else if (kind < 9) {
+                if (!tape.waiting) continue;
+                for (const sample of tape.take(1 + random(12)))
+                    if (sample !== (at++ << 16) >> 16) return `wrong at ${at}`;
+                furthest = Math.max(furthest, at);
+            } else {
+                const position = Math.max(0, furthest - random(70));
+                const complaint = tape.rewind(position);
+                if (complaint && furthest - position <= 50) return complaint;
+                if (!complaint) at = position;
+            }
+            if (tape.waiting !== put - at) return `waiting ${tape.waiting}, not ${put - at}`;
+        }
+        return tape.rewind(put + 1) ?? "it believed too much";
+    })()"""
+
+    async def story() -> None:
+        async with (
+            open_house(tmp_path) as house,
+            Tab.opened(browser, page_of(house.address)) as tab,
+        ):
+            said = await tab.get(script)
+            assert said == "The daemon claims to have audio that was never sent."
+
+    run(story())
+
+
+@needs_browser
 def test_the_token_is_asked_for_until_it_is_right(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
 

@@ -122,6 +122,7 @@ class Session {
         search.refresh();
         break;
       case "end":
+        if (listening === this) complain("The daemon has ended the session.");
         this.leave();
         break;
       case "failed":
@@ -304,6 +305,9 @@ async function readFile(file) {
   reading.stream.send(pcm);
   reading.stream.stop();
   await reading.over;
+  const missing = pcm.length / CLOCK - sheet.transcript.duration;
+  if (sheet.transcript.isOver && missing > 1)
+    complain(`The daemon ended the session before the last ${Math.round(missing)} s of the file.`);
 }
 
 // Listening again.

@@ -18,12 +18,12 @@ export class Microphone {
    * @param {() => void} onEnd it was unplugged, or the permission was taken back
    */
   static async open(device, onBlock, onEnd) {
-    const track = await ask(device);
+    const sound = await ask(device);
     const microphone = new Microphone();
     try {
-      await microphone.#begin(track, onBlock, onEnd);
+      await microphone.#begin(sound, onBlock, onEnd);
     } catch (error) {
-      track.getTracks().forEach((each) => each.stop());
+      sound.getTracks().forEach((each) => each.stop());
       throw error;
     }
     return microphone;
@@ -33,11 +33,11 @@ export class Microphone {
     return this.#context.sampleRate;
   }
 
-  async #begin(stream, onBlock, onEnd) {
+  async #begin(sound, onBlock, onEnd) {
     this.#onEnd = onEnd;
     this.#context = new AudioContext({ sampleRate: CLOCK, latencyHint: "interactive" });
     try {
-      this.#context.createMediaStreamSource(stream);
+      this.#context.createMediaStreamSource(sound);
     } catch {
       await this.#context.close(); // this browser does not resample microphones; the daemon does
       this.#context = new AudioContext();
@@ -47,7 +47,7 @@ export class Microphone {
     this.#node = new AudioWorkletNode(this.#context, "capture", mono);
     this.#node.port.onmessage = ({ data }) => onBlock(data.pcm, data.level);
     this.#node.connect(this.#context.destination); // it says nothing, but is not run otherwise
-    this.#use(stream);
+    this.#use(sound);
     await this.#context.resume();
   }
 
@@ -55,11 +55,11 @@ export class Microphone {
     this.#use(await ask(device));
   }
 
-  #use(stream) {
+  #use(sound) {
     this.#release();
-    this.#source = this.#context.createMediaStreamSource(stream);
+    this.#source = this.#context.createMediaStreamSource(sound);
     this.#source.connect(this.#node);
-    stream.getTracks().forEach((track) => (track.onended = this.#onEnd));
+    sound.getTracks().forEach((track) => (track.onended = this.#onEnd));
   }
 
   #release() {

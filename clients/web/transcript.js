@@ -40,6 +40,7 @@ export class Transcript {
   segments = new Map(); // number -> {id, start, end, language, text, words}
   model = null;
   duration = 0;
+  isOver = false;
 
   constructor(file) {
     this.file = file;
@@ -64,6 +65,7 @@ export class Transcript {
       }
       case "end":
         this.duration = message.duration;
+        this.isOver = true;
     }
   }
 
