@@ -62,6 +62,8 @@ _CODES: Final = {
 }
 """The names that models have for the languages that we have rules for."""
 
+_TEXT_OR_FALSE: Final = str | bool
+
 _Text = Annotated[str, Meta(max_length=1000)]
 _Words = tuple[Annotated[str, Meta(min_length=1, max_length=50)], ...]
 
@@ -235,7 +237,7 @@ def _part(name: str, value: Any) -> Any:
             for number, pattern in enumerate(part):
                 _within(f"[{number}]", check_pattern, pattern)
         return part
-    kind = str | bool | Rule if name == "say" else str | bool
+    kind = str | bool | Rule if name == "say" else _TEXT_OR_FALSE
     return {
         phrase: _within(f".{phrase}", _entry, phrase, one, kind) for phrase, one in value.items()
     }
@@ -256,9 +258,10 @@ def _within(place: str, check: Any, *arguments: Any) -> Any:
 def _entry(phrase: str, value: Any, kind: Any) -> str | bool | Rule:
     if not phrase_tokens(phrase):
         raise ValueError("expected words")
+    takes_table = kind is not _TEXT_OR_FALSE
+    if not (value is False or isinstance(value, str) or (takes_table and isinstance(value, dict))):
+        raise ValueError(f"expected a text{', a table' if takes_table else ''} or false")
     entry: str | bool | Rule = msgspec.convert(value, kind)
-    if entry is True:
-        raise ValueError("expected a text, a table or false")
     if isinstance(entry, str):
         if len(entry) > 1000:
             raise ValueError("expected at most 1000 characters")
