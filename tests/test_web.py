@@ -26,7 +26,17 @@ from streamasr.units import SAMPLE_RATE, Float32Array, to_samples
 from tests.browser import CHROMIUM, Tab, hearing, running_chromium
 from tests.daemons import RunningDaemon
 from tests.fakes import talk, write_wav
-from tests.house import House, Json, Rooms, eventually, exact, open_house, recognise, run
+from tests.house import (
+    House,
+    Json,
+    PatientEngine,
+    Rooms,
+    eventually,
+    exact,
+    open_house,
+    recognise,
+    run,
+)
 
 TOKEN = "correct-horse"
 WEB = Path(__file__).parents[1] / "clients" / "web"
@@ -518,6 +528,29 @@ def test_a_daemon_that_is_full_is_said_to_be_busy(browser: str, tmp_path: Path) 
             await tab.until("document.querySelector('#state').dataset.kind === 'busy'")
             await tab.click("#microphone")
             await tab.until("document.querySelector('.playable .word') !== null")
+
+    run(story())
+
+
+@needs_browser
+def test_a_wish_that_comes_too_late_breaks_nothing(browser: str, tmp_path: Path) -> None:
+    file = write_wav(tmp_path / "talk.wav", talk(0.7))
+    engine = PatientEngine()
+
+    async def story() -> None:
+        async with (
+            open_house(tmp_path, Rooms(engine=engine)) as house,
+            Tab.opened(browser, page_of(house.address)) as tab,
+        ):
+            await tab.choose_files("#file", file)
+            await eventually(lambda: any(live.is_finishing for live in house.sessions))
+            await tab.get(
+                "document.querySelector('#language').value = 'German';"
+                "document.querySelector('#language').dispatchEvent(new Event('change'))"
+            )
+            waiting = asyncio.create_task(tab.until(settled(1)))
+            await engine.answer_until(waiting)
+            assert await tab.text("#alert") == ""
 
     run(story())
 

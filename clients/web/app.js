@@ -11,6 +11,9 @@ const $ = (id) => document.getElementById(id);
 /** Seconds of speech that may wait for a connection; then the microphone is closed. */
 const MAX_WAITING = 600;
 
+/** The last word ends after people press the button, and comes later still (ms). */
+const TAIL = 400;
+
 // The languages of Qwen3-ASR.
 const LANGUAGES =
   "Arabic Cantonese Chinese Czech Danish Dutch English Filipino Finnish French German Greek Hindi " +
@@ -63,11 +66,13 @@ function tellState() {
 // Sessions.
 
 class Session {
-  state = { kind: "connecting", text: "Connecting…" };
-
   constructor(sheet, wishes, { isFile = false } = {}) {
     this.sheet = sheet;
     this.isFile = isFile;
+    // What the microphone hears is kept from the beginning, so it listens before it is connected.
+    this.state = isFile
+      ? { kind: "connecting", text: "Connecting…" }
+      : { kind: "listening", text: "Listening" };
     this.stream = new Stream(wishes, { token, tell: (message) => this.#take(message) });
     this.over = new Promise((resolve) => (this.end = resolve));
     running.add(this);
@@ -230,6 +235,15 @@ function hear(pcm, level) {
   }
 }
 
+/** Stop when what was said last has come through. */
+async function releaseMicrophone() {
+  const released = listening;
+  $("microphone").disabled = true;
+  await new Promise((resolve) => setTimeout(resolve, TAIL));
+  $("microphone").disabled = false;
+  if (listening === released) stopMicrophone();
+}
+
 function stopMicrophone() {
   microphone?.close();
   microphone = null;
@@ -381,7 +395,7 @@ $("theme").onclick = () => {
 
 // Buttons and choices.
 
-$("microphone").onclick = () => (listening ? stopMicrophone() : startMicrophone());
+$("microphone").onclick = () => (listening ? releaseMicrophone() : startMicrophone());
 
 $("device").onchange = async () => {
   memory.write("localStorage", "device", $("device").value);

@@ -45,13 +45,15 @@ function show(message) {
 }
 
 function draw() {
-  const line = document.createElement("span");
-  line.append(piece("", finals));
+  const band = document.createElement("span");
+  band.append(piece("", finals));
   for (const { text, stable } of partials.values()) {
     const solid = [...text].slice(0, stable).join("");
-    line.append(piece("", ` ${solid}`), piece("unstable", text.slice(solid.length)));
+    band.append(piece("", ` ${solid}`), piece("unstable", text.slice(solid.length)));
   }
-  caption.replaceChildren(line);
+  const lines = document.createElement("div");
+  lines.append(band);
+  caption.replaceChildren(lines);
   caption.classList.remove("old");
   clearTimeout(fading);
   fading = setTimeout(forget, SHOWN_MS);

@@ -311,7 +311,7 @@ export class Stream extends Conversation {
   pump() {
     clearTimeout(this.#timer);
     if (!this.isConnected) return;
-    if (this.#hasNewWishes) {
+    if (this.#hasNewWishes && !this.#hasSaidStop) {
       const { language = null, context = "" } = this.#wishes;
       this.say({ type: "configure", language, context });
       this.#hasNewWishes = false;
