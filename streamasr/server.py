@@ -231,7 +231,8 @@ class Server:
 
     def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
         response = self._answer_request(connection, request)
-        if response and request.method == "HEAD":
+        # Before version 17, websockets knows no method, and refuses all but GET.
+        if response and getattr(request, "method", "GET") == "HEAD":
             response.body = b""  # what its headers say of it stays
         return response
 
