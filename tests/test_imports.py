@@ -114,6 +114,7 @@ def test_only_its_command_knows_the_daemon() -> None:
             },
         ),
         ("sounddevice", {"audio/portaudio.py"}),
+        ("text_to_num", {"writing/numbers/english.py"}),
         ("sqlite3", {"storage/journal.py"}),
         ("prometheus_client", {"bench/telemetry.py", "metrics.py"}),
         ("matplotlib", {"bench/plot.py"}),

@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from streamasr.alignment import split_words
 from streamasr.transcript import Segment, Word, join_words
 from streamasr.units import Samples
-from streamasr.writing.numbers import normalise_segment, normalise_text, normalise_words
+from streamasr.writing.numbers import (
+    normalise_segment,
+    normalise_text,
+    normalise_words,
+    settled_length,
+)
 
 CHINESE = {
     "二零二四年三月十五日": "2024年3月15日",
@@ -255,3 +260,20 @@ def test_words_that_do_not_match_their_text_are_normalised_by_themselves() -> No
     segment = Segment(1, Samples(0), Samples(9), "English", "it is forty two", words)
     after = normalise_segment(segment)
     assert (after.text, [word.text for word in after.words]) == ("it is 42", ["23"])
+
+
+@settings(max_examples=500, deadline=None)
+@given(TEXTS, st.integers(0, 100))
+def test_what_is_settled_stays_when_the_text_grows(case: tuple[str, str], cut: int) -> None:
+    text, language = case
+    settled = settled_length(text[:cut], language)
+    whole = normalise_text(text, language)
+    assert whole.startswith(normalise_text(text[:settled], language))
+
+
+@pytest.mark.parametrize(
+    ("text", "settled"),
+    [("I have twenty ", "I have "), ("twenty people ", "twenty people "), ("so i", "so ")],
+)
+def test_a_number_waits_for_a_word_that_is_none(text: str, settled: str) -> None:
+    assert text[: settled_length(text, "English")] == settled

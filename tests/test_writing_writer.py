@@ -218,6 +218,13 @@ def test_the_beginning_of_a_command_waits() -> None:
     ]
 
 
+def test_a_number_waits_until_it_is_over() -> None:
+    writer = Writer(BOOK, numbers=True)
+    growing = ["I have twenty ", "I have twenty three ", "I have twenty three percent of "]
+    assert [writer.grow(text, "English").text for text in growing] == ["I have", "", " 23% of"]
+    assert writer.settle("I have twenty three percent of it comma", "English").text == " it,"
+
+
 def test_a_preview_changes_nothing() -> None:
     writer = Writer(BOOK)
     writer.grow("one two", "English")
@@ -226,24 +233,24 @@ def test_a_preview_changes_nothing() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(SEGMENTS, LANGUAGES, st.data())
+@given(SEGMENTS, LANGUAGES, st.booleans(), st.data())
 def test_text_that_grows_ends_as_its_finals_would(
-    segments: list[str], language: str | None, data: st.DataObject
+    segments: list[str], language: str | None, numbers: bool, data: st.DataObject
 ) -> None:
-    writer, screen = Writer(BOOK), ""
+    writer, screen = Writer(BOOK, numbers=numbers), ""
     for text in segments:
         cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=6))
         for edit in grown(text, cuts, writer, language):
             screen = apply(screen, edit)
-    assert screen == written(*segments, language=language)
+    assert screen == written(*segments, language=language, numbers=numbers)
 
 
 @settings(max_examples=100, deadline=None)
-@given(SEGMENTS, LANGUAGES, st.data())
+@given(SEGMENTS, LANGUAGES, st.booleans(), st.data())
 def test_nothing_is_taken_back_but_by_command(
-    segments: list[str], language: str | None, data: st.DataObject
+    segments: list[str], language: str | None, numbers: bool, data: st.DataObject
 ) -> None:
-    writer = Writer(without_removals(BOOK))
+    writer = Writer(without_removals(BOOK), numbers=numbers)
     for text in segments:
         cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=6))
         assert not any(edit.delete for edit in grown(text, cuts, writer, language))

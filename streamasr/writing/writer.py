@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Final
 
 from streamasr.dictation.edits import Edit, smallest_edit
+from streamasr.writing.numbers import normalise_text, settled_length
 from streamasr.writing.page import Casing, Line, Page
 from streamasr.writing.phrases import Found, Phrases, Reading, UndecidedError
 from streamasr.writing.rules import ANY, LanguageRules, Layout, Rule, RuleBook, language_code
@@ -38,16 +39,20 @@ class Writer:
     The open segment is given as it grows, to `grow`, or only at its end, to `settle`.
     """
 
-    def __init__(self, book: RuleBook | None = None, *, corrects: bool = False) -> None:
+    def __init__(
+        self, book: RuleBook | None = None, *, corrects: bool = False, numbers: bool = False
+    ) -> None:
         """Begin with an empty page.
 
         Args:
             book: what may be said; None for no commands at all, only spaces between segments.
             corrects: whether a spoken mark takes back the recogniser's own at the end of the
                 segment before. It gives way to it where nothing may be taken back.
+            numbers: whether numbers are written in digits.
         """
         self._book = book or RuleBook({ANY: LanguageRules({}, {})})
         self._corrects = corrects
+        self._numbers = numbers
         self._languages: dict[str, tuple[Phrases, Layout]] = {}
         self._base = Page()
         self._page = self._base
@@ -89,6 +94,8 @@ class Writer:
         return smallest_edit(old, new)
 
     def _written(self, text: str, language: str | None, *, is_complete: bool) -> Page:
+        if self._numbers:
+            text = normalise_text(text if is_complete else _settled(text, language), language)
         code = language_code(language)
         code = code if code in self._book.languages else ANY
         if code not in self._languages:
@@ -244,6 +251,10 @@ class _Writing:
         if line.begins_sentence and self._layout.capitals and word.islower():
             return _in_case(word, "cap")
         return word
+
+
+def _settled(text: str, language: str | None) -> str:
+    return text[: settled_length(text, language)]
 
 
 def _owns_pauses(rule: Rule) -> bool:

@@ -7,6 +7,7 @@ its own here. For English, `text2num` finds what is a number; which of them are 
 and how percentages, money, times and years look, is decided here. Other languages stay as they are.
 """
 
+from streamasr.writing.numbers.growing import settled_length
 from streamasr.writing.numbers.normalise import (
     normalise_segment,
     normalise_segments,
@@ -14,4 +15,10 @@ from streamasr.writing.numbers.normalise import (
     normalise_words,
 )
 
-__all__ = ["normalise_segment", "normalise_segments", "normalise_text", "normalise_words"]
+__all__ = [
+    "normalise_segment",
+    "normalise_segments",
+    "normalise_text",
+    "normalise_words",
+    "settled_length",
+]

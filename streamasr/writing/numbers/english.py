@@ -40,6 +40,11 @@ _MONTHS: Final = frozenset(
     {"January", "February", "March", "April", "May", "June", "July", "August", "September"}
     | {"October", "November", "December"}
 )
+_COMPANIONS: Final = frozenset(
+    {"a", "o", "oh", "and", "point", "minus", "negative", "percent", "per", "cent"}
+) | {"cents", "vision", *_CURRENCIES, *_MERIDIEM, *_BARE, *_PLURALS}
+"""Words that count beside a number."""
+
 _CENTURIES: Final = frozenset({17, 18, 19, 20})
 _MAX_DIGITS: Final = 15
 
@@ -96,6 +101,14 @@ def find_english_numbers(text: str) -> Iterator[Replacement]:
             if one.start >= position:  # the cents belong to the dollars
                 yield one
                 position = one.end
+
+
+def may_belong_to_number(words: str) -> bool:
+    """Whether any of some words may be a part of a number, or say of what it is one."""
+    parts = [word.written.lower() for word in _split(words.replace("-", " "))]
+    return any(part in _COMPANIONS or part.title() in _MONTHS for part in parts) or bool(
+        _find(_split(words)) or _find(_split(words.replace("-", " ")))
+    )
 
 
 def _split(text: str) -> list[_Word]:

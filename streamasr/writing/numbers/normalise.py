@@ -19,9 +19,6 @@ logger = logging.getLogger(__name__)
 MAX_TEXT: Final = 20_000
 """Characters of a text; a longer one stays as it is."""
 
-_MAX_TRIED: Final = 30
-"""Of numbers that touch each other; a text that has more is no speech."""
-
 Find = Callable[[str], Iterable[Replacement]]
 
 
@@ -55,28 +52,14 @@ def normalise_segments(segments: Iterable[Segment]) -> tuple[Segment, ...]:
 
 
 def _replacements(text: str, language: str | None) -> list[Replacement]:
-    """What to write in digits. Nothing, if doing it once more would change it again."""
+    """What to write in digits."""
     if len(text) > MAX_TEXT or (find := _finder(language_code(language))) is None:
         return []
     try:
-        found = list(find(text))
-        if found and list(find(replaced(text, found))):
-            return _settled(text, found, find)
-    except (ValueError, OverflowError, ArithmeticError, LookupError, RecursionError):
+        return list(find(text))
+    except (ValueError, ArithmeticError, LookupError, RecursionError):
         logger.debug("numbers stay as they are in %r", text, exc_info=True)
         return []
-    return found
-
-
-def _settled(text: str, found: list[Replacement], find: Find) -> list[Replacement]:
-    """Those of some replacements that leave nothing more to replace, each taken by itself."""
-    kept: list[Replacement] = []
-    for one in found[:_MAX_TRIED]:
-        tried = [*kept, one]
-        others = list(find(replaced(text, tried)))
-        if len(others) <= len(found) - len(tried):
-            kept = tried
-    return [] if list(find(replaced(text, kept))) else kept
 
 
 def _finder(code: str) -> Find | None:
