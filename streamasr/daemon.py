@@ -302,6 +302,7 @@ class Daemon:
             finally:
                 self._capturing.cancel()
                 await asyncio.gather(self._capturing, return_exceptions=True)  # device closed
+            _report(self._capturing)
             if self._capturing.cancelled():  # a pause
                 live.flush()
             else:  # a file is over, or the device cannot be used at all

@@ -117,6 +117,13 @@ def test_what_a_service_starts_is_what_the_command_line_knows(name: str) -> None
     parse(arguments)
 
 
+@pytest.mark.parametrize("name", [SERVICE, DICTATE])
+def test_what_would_silence_the_microphone_is_not_asked_for(name: str) -> None:
+    """Found out under systemd 252, with a sound server."""
+    service = Unit(template(name))["Service"]
+    assert not {"MemoryDenyWriteExecute", "PrivateDevices", "PrivateIPC"} & service.keys()
+
+
 def test_a_configuration_that_cannot_be_is_not_tried_again() -> None:
     assert Unit(template(SERVICE))["Service"]["RestartPreventExitStatus"] == "78"
 
