@@ -158,6 +158,9 @@ def test_nothing_of_the_template_is_left_in_what_is_for_this_machine() -> None:
         "/usr/bin/python3 -m streamasr dictate --push-to-talk --url ws://127.0.0.1:9"
     )
     assert dictate["Unit"]["Wants"] == SOCKET
+    assert service["Unit"]["Requires"] == SOCKET
+    assert service["Service"]["PrivateNetwork"] == "true"
+    assert "PrivateNetwork" not in Unit(render(SERVICE, PLAIN))["Service"]
     assert Unit(render(SOCKET, setting))["Socket"]["ListenStream"] == "[::1]:9"
 
 
@@ -170,8 +173,8 @@ def test_what_cannot_be_written_into_a_unit_is_refused() -> None:
 
 def test_what_is_taken_back_without_namespaces_is_what_the_services_ask_for() -> None:
     taken = dict(Unit(WITHOUT_NAMESPACES)["Service"])
-    for name in (SERVICE, DICTATE):
-        assert taken.keys() <= Unit(template(name))["Service"].keys()
+    service = Unit(render(SERVICE, Setting(("/bin/true",), by_socket=True)))
+    assert taken.keys() <= service["Service"].keys()
 
 
 Paths = st.text(st.characters(blacklist_categories=["Cc", "Cs"]), min_size=1, max_size=30)

@@ -26,6 +26,7 @@ WITHOUT_NAMESPACES: Final = """\
 [Service]
 PrivateUsers=false
 PrivateMounts=false
+PrivateNetwork=false
 CapabilityBoundingSet=~
 ProtectKernelModules=false
 ProtectKernelLogs=false
@@ -33,12 +34,21 @@ ProtectClock=false
 """
 """A drop-in for both services."""
 
-_INSTALLED: Final = Path(__file__).with_name("units")
+_INSTALLED: Final = Path(__file__).with_name("systemd")
 _CHECKED_OUT: Final = Path(__file__).parents[2] / "systemd"
 
 _PROGRAM: Final = "%h/.local/bin/streamasr"
 _STATE: Final = "%S/streamasr"
 _PLACE: Final = "ListenStream=127.0.0.1:8765"
+_NO_NETWORK: Final = f"""\
+# It takes over a socket that is open already, and needs no network of its own.
+Requires={SOCKET}
+After={SOCKET}
+
+[Service]
+PrivateNetwork=true
+"""
+
 _SEAL: Final = "# As installed; without this line, or with another text, it counts as edited: "
 
 _PLAIN: Final = re.compile(r"[\w./@:+,=-]+", re.ASCII)
@@ -97,6 +107,8 @@ def render(name: str, setting: Setting) -> str:
         text = text.replace(f"-{_STATE}", " ".join(quote(f"-{path}") for path in setting.written))
     if setting.by_socket:
         text = text.replace(f"Wants={SERVICE}", f"Wants={SOCKET}")
+    if setting.by_socket and name == SERVICE:
+        text = text.replace("[Service]\n", _NO_NETWORK, 1)
     return seal(text.replace(_PLACE, f"ListenStream={_escape(setting.place)}"))
 
 
