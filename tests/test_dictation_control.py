@@ -125,8 +125,16 @@ def test_a_file_in_its_place_is_left_alone(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"\n", b"toggle\n", b'{"command": "explode"}\n', b'{"command": "stop", "now": 1}\n']
-    + [b"\xff\xfe\n", b"{" * 100_000, b'{"command": "toggle"'],
+    [
+        b"",
+        b"\n",
+        b"toggle\n",
+        b'{"command": "explode"}\n',
+        b'{"command": "stop", "now": 1}\n',
+        b"\xff\xfe\n",
+        b"{" * 100_000,
+        b'{"command": "toggle"',
+    ],
 )
 def test_nonsense_is_answered_and_harms_nobody(path: Path, line: bytes) -> None:
     obey = Obeying()

@@ -183,8 +183,9 @@ class Dictation:
                     finally:
                         self._composer.abandon()
         except StreamASRError as error:
-            self._report(str(error))
             self._failure = error
+            if not self._manner.begins_at_once or live.was_told:
+                self._report(str(error))
         finally:
             live.utterance.end()
             logger.info("utterance %d is over", number)
