@@ -120,6 +120,8 @@ ENGLISH_UNCHANGED = (
     "four five six seven",
     "one, two, three",
     "half past three",
+    "a quarter past ten",
+    "in the nineteen eighties",
     "two thirds",
     "three and a half",
     "seven eleven",

@@ -207,6 +207,8 @@ class _Run:
     def _beginning(self, number: _Number) -> int | None:
         """Where its words begin: "a hundred and one" has an article; "a hundred" is left alone."""
         words = self._words[number.first : number.end]
+        if self._following(number.end) in _DECADES or self._preceding(number.first) == "past":
+            return None
         if words[0].written.lower() == "point" or words[-1].written.lower() in _PLURALS:
             return None
         if words[0].written.lower() not in _BARE:
