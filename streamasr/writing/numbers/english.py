@@ -40,9 +40,13 @@ _MONTHS: Final = frozenset(
     {"January", "February", "March", "April", "May", "June", "July", "August", "September"}
     | {"October", "November", "December"}
 )
+_DECADES: Final = frozenset(
+    f"{stem}ies" for stem in ("twent", "thirt", "fort", "fift", "sixt", "sevent", "eight", "ninet")
+)
+
 _COMPANIONS: Final = frozenset(
     {"a", "o", "oh", "and", "point", "minus", "negative", "percent", "per", "cent"}
-) | {"cents", "vision", *_CURRENCIES, *_MERIDIEM, *_BARE, *_PLURALS}
+) | {"cents", "vision", "past", *_DECADES, *_CURRENCIES, *_MERIDIEM, *_BARE, *_PLURALS}
 """Words that count beside a number."""
 
 _CENTURIES: Final = frozenset({17, 18, 19, 20})
