@@ -14,7 +14,7 @@ echo "$*" >> "$(dirname "$0")/asked"
 case "$*" in
 *"show --property=Version"*) [ ! -e "$(dirname "$0")/gone" ] ;;
 *"show $BROKEN"*) ;;
-*"restart $BROKEN"*) echo "Job for $BROKEN failed." >&2; exit 1 ;;
+*"restart $BROKEN"*) printf 'Job for %s failed.\\nSee why.\\n' "$BROKEN" >&2; exit 1 ;;
 *"show streamasr.service"*)
     printf 'ActiveState=active\\nUnitFileState=enabled\\nStatusText=tiny is ready, 1 session\\n' ;;
 esac
@@ -172,6 +172,9 @@ def test_where_users_have_no_namespaces_the_service_does_without_them(machine: M
     assert "users have no namespaces here" in said
     drop_in = machine.units / f"{SERVICE}.d" / "no-namespaces.conf"
     assert "PrivateUsers=false\n" in drop_in.read_text("utf-8")
+    (machine.bin / "no-namespaces").unlink()
+    machine.service("install")
+    assert not drop_in.parent.exists()
 
 
 def test_without_a_manager_of_services_the_units_are_written_and_the_rest_is_said(
@@ -194,7 +197,7 @@ def test_a_service_that_does_not_start_is_complained_of(machine: Machine) -> Non
     code, _, complaints = machine.service("install", broken=SERVICE)
     assert code == 1
     assert complaints == (
-        f"streamasr: systemctl --user restart {SERVICE}: Job for {SERVICE} failed.\n"
+        f"streamasr: systemctl --user restart {SERVICE}: Job for {SERVICE} failed. See why.\n"
     )
 
 

@@ -18,7 +18,6 @@ from streamasr.service.units import (
     WITHOUT_NAMESPACES,
     Found,
     Setting,
-    is_sealed,
     look,
     render,
     seal,
@@ -187,17 +186,15 @@ class Installation:
             return False
         _unlink(path)
         _say(f"{path} is removed.")
-        drop_in = _drop_in(path)
-        if drop_in.exists() and is_sealed(drop_in.read_text("utf-8", errors="replace")):
-            _unlink(drop_in)
-            if not any(drop_in.parent.iterdir()):
-                drop_in.parent.rmdir()
+        _remove_drop_in(path)
         return True
 
     def _allow_for_missing_namespaces(self, units: Sequence[str]) -> None:
         """Take back what would keep the services from starting here."""
         assert self.systemctl
         if self.systemctl.gives_namespaces():
+            for name in units:
+                _remove_drop_in(self.directory / name)
             return
         _say(
             "users have no namespaces here (kernel.apparmor_restrict_unprivileged_userns or the "
@@ -228,6 +225,15 @@ def _started(units: Sequence[str]) -> list[str]:
 
 def _drop_in(unit: Path) -> Path:
     return unit.with_name(f"{unit.name}.d") / "no-namespaces.conf"
+
+
+def _remove_drop_in(unit: Path) -> None:
+    """Remove what we wrote; what somebody wrote beside it stays."""
+    drop_in = _drop_in(unit)
+    if look(drop_in, "") in (Found.CURRENT, Found.OUTDATED):
+        _unlink(drop_in)
+        if not any(drop_in.parent.iterdir()):
+            drop_in.parent.rmdir()
 
 
 def _write(path: Path, text: str) -> None:

@@ -38,8 +38,7 @@ class Systemctl:
         """
         code, said = self._run(*arguments, patience_s=_START_PATIENCE_S)
         if code:
-            why = said.strip().splitlines()
-            sentence = why[0] if why else f"it ended with {code}"
+            sentence = " ".join(said.split()) or f"it ended with {code}"
             raise OutputError(f"systemctl --user {' '.join(arguments)}: {sentence}")
 
     def show(self, unit: str) -> dict[str, str]:
