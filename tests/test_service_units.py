@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,7 +50,7 @@ class Unit(configparser.RawConfigParser):
 
 
 @pytest.fixture
-def analyze(tmp_path: Path) -> Iterator[Path]:
+def analyze(tmp_path: Path) -> Path:
     """A directory of units, all of them rendered."""
     directory = tmp_path / "units"
     directory.mkdir()
