@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from streamasr import client
 from streamasr.client import Event, Reconnecting, Resumed, v1
 
 MAX_LIVE_LINES = 6  # of text that may change; the last ones
+JOINERS = "\u200c\u200d"  # without them Persian, Hindi and emoji are misspelt
 
 
 async def follow(arguments: argparse.Namespace, show: Callable[[Event], None]) -> None:
@@ -37,9 +39,22 @@ async def follow(arguments: argparse.Namespace, show: Callable[[Event], None]) -
             show(event)
 
 
+async def follow_on_screen(arguments: argparse.Namespace, live: Live) -> None:
+    """The same, as captions."""
+    captions = Captions(live)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGWINCH, live.refresh)
+    await follow(arguments, captions.show)
+
+
 def plain(text: str) -> str:
     """Text without anything that a terminal would obey."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+    return "".join(map(_plain, text))
+
+
+def _plain(letter: str) -> str:
+    if letter.isprintable() or letter in JOINERS:
+        return letter
+    return "" if unicodedata.category(letter) == "Cf" else " "  # such as what turns text around
 
 
 def notice(event: Event) -> str | None:
@@ -117,6 +132,13 @@ class Captions:
         yield status
 
 
+def reason(error: Exception) -> str:
+    """One sentence."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 def main() -> int:
     """Run until the session ends or somebody presses Ctrl-C; the exit code."""
     parser = argparse.ArgumentParser(description="Live captions in the terminal.")
@@ -131,19 +153,17 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     console = Console(highlight=False)
     try:
-        if arguments.json or not console.is_terminal:
+        if arguments.json or not console.is_terminal or console.is_dumb_terminal:
             asyncio.run(follow(arguments, print_json if arguments.json else print_line))
         else:
             with Live(console=console, auto_refresh=False, transient=True) as live:
-                asyncio.run(follow(arguments, Captions(live).show))
+                asyncio.run(follow_on_screen(arguments, live))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read our lines has enough of them
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (client.StreamASRError, OSError, UnicodeError) as error:
-        is_about_a_file = isinstance(error, OSError) and error.filename
-        why = f"{error.filename}: {error.strerror}" if is_about_a_file else error
-        print(f"listen: {why}", file=sys.stderr)
+        print(f"listen: {reason(error)}", file=sys.stderr)
         return 1
     return 0
 

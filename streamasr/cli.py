@@ -15,6 +15,7 @@ from typing import Final, NoReturn, TypeAlias
 from streamasr import __version__
 from streamasr.bench.options import add_bench
 from streamasr.catalogue.options import add_models
+from streamasr.dictation.options import add_dictate, check_dictate
 from streamasr.errors import ConfigError, ModelError, StreamASRError, log_to_stderr, printable
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
@@ -75,6 +76,14 @@ def run(options: argparse.Namespace) -> int:
             from streamasr.commands.run import run_control
 
             return run_control(options)
+        case "service":
+            from streamasr.commands.service import run_service
+
+            return run_service(options)
+        case "dictate":
+            from streamasr.commands.dictate import run_dictate
+
+            return run_dictate(options)
         case "bench":
             from streamasr.commands.bench import run_bench
 
@@ -127,6 +136,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _add_transcribe(commands, common)
     _add_run(commands, common)
     _add_control(commands, common)
+    _add_service(commands, common)
+    add_dictate(commands, common)
     _add_config(commands, common)
     _add_devices(commands, common)
     _add_doctor(commands, common)
@@ -136,6 +147,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.command == "transcribe":
         _check_transcribe(parser, options)
+    if options.command == "dictate":
+        check_dictate(parser, options)
     return options
 
 
@@ -311,6 +324,25 @@ def _add_control(commands: _Commands, common: argparse.ArgumentParser) -> None:
         ("resume", "open the daemon's microphone again"),
     ):
         _add_config_option(commands.add_parser(name, parents=[common], help=what))
+
+
+def _add_service(commands: _Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "service",
+        help="have systemd run the daemon for you",
+        description="Have systemd run the daemon, and dictation, for this user.",
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    install = actions.add_parser("install", parents=[common], help="write the units, start them")
+    _add_config_option(install)
+    install.add_argument(
+        "--socket", action="store_true", help="start the daemon when the first client connects"
+    )
+    install.add_argument("--dictate", action="store_true", help="dictation too, on the desktop")
+    uninstall = actions.add_parser("uninstall", parents=[common], help="stop and remove them")
+    for each in (install, uninstall):
+        each.add_argument("--force", action="store_true", help="also units that were edited")
+    actions.add_parser("status", parents=[common], help="say how they are")
 
 
 def _add_config(commands: _Commands, common: argparse.ArgumentParser) -> None:

@@ -38,6 +38,7 @@ from streamasr.models.languages import language_name
 from streamasr.protocols import v1
 from streamasr.recovery import Recovered, recover
 from streamasr.server import Server
+from streamasr.service.supervision import Supervision, Vitals
 from streamasr.session.hypothesis import CommitLag
 from streamasr.session.session import SessionSettings
 from streamasr.sessions import Sessions
@@ -63,18 +64,25 @@ _EXIT_AT_ONCE: Final = 130
 class Daemon:
     """Listens, recognises and tells, until it is asked to stop. See `house.House`."""
 
-    def __init__(self, config: DaemonConfig, load_config: Callable[[], DaemonConfig]) -> None:
+    def __init__(
+        self,
+        config: DaemonConfig,
+        load_config: Callable[[], DaemonConfig],
+        supervision: Supervision | None = None,
+    ) -> None:
         """Prepare; `run` does it.
 
         Args:
             config: what holds now.
             load_config: reads the configuration again.
+            supervision: by a service manager; None for none.
 
         Raises:
             ConfigError, ModelError: it cannot run this way.
         """
         self._config = config
         self._load_config = load_config
+        self._supervision = supervision or Supervision()
         finder = Finder(config.storage.models, config.models)
         recognition = config.recognition(finder.model, finder.aligner, language_name)
         directory = config.storage.directory
@@ -90,7 +98,7 @@ class Daemon:
         self._exit_code = 0
         self.model = self._engine.bundle.name
         self.is_ready = asyncio.Event()
-        self.access = _access(config)
+        self.access = self._make_access(config)
         self.max_lag = _max_lag(config)
 
     async def run(self, announce: Callable[[str], None]) -> int:
@@ -121,9 +129,11 @@ class Daemon:
                     self._config.server.port,
                     self._config.server.socket,
                     is_loopback=is_loopback(self._config.server.host),
+                    inherited=self._supervision.inherited,
                 )
             )
             announce(address)
+            await stack.enter_async_context(self._supervision.reporting(self._vitals))
             await stack.enter_async_context(self._running_engine())
             if not self._stop.is_set():
                 await self._resume_sessions(recovered)
@@ -203,6 +213,12 @@ class Daemon:
             observer=self._metrics,
             beginning=beginning,
         )
+
+    def _make_access(self, config: DaemonConfig) -> Access:
+        access = _access(config)
+        if self._supervision.inherited:
+            self._supervision.inherited.check_access(access.token)
+        return access
 
     def _forget(self, name: str) -> None:
         self._asked.pop(name, None)
@@ -288,6 +304,7 @@ class Daemon:
             finally:
                 self._capturing.cancel()
                 await asyncio.gather(self._capturing, return_exceptions=True)  # device closed
+            _report(self._capturing)
             if self._capturing.cancelled():  # a pause
                 live.flush()
             else:  # a file is over, or the device cannot be used at all
@@ -329,6 +346,16 @@ class Daemon:
             case Troubled(code=code, message=message):
                 logger.warning("%s", message)
                 live.warn(code, message)
+
+    def _vitals(self) -> Vitals:
+        if self._stop.is_set():
+            status = "stopping"
+        elif not self.is_ready.is_set():
+            status = f"loading {self.model}"
+        else:
+            n_sessions = len(self.sessions)
+            status = f"{self.model} is ready, {n_sessions} session{'s' * (n_sessions != 1)}"
+        return Vitals(status, self._engine.pulse)
 
     async def _watch_lag(self) -> None:
         """Tell those whose text falls behind."""
@@ -417,13 +444,14 @@ class Daemon:
             logger.warning("the configuration is not read again before the models are loaded")
             return
         try:
-            wanted = self._load_config()
-            self._take_over(reload(self._config, wanted), compare(self._config, wanted))
+            with self._supervision.reloading():
+                wanted = self._load_config()
+                self._take_over(reload(self._config, wanted), compare(self._config, wanted))
         except StreamASRError as error:
             logger.warning("the configuration stays as it was: %s", error)
 
     def _take_over(self, config: DaemonConfig, changes: Changes) -> None:
-        access = _access(config)
+        access = self._make_access(config)
         for asked in self._asked.values():  # refuses what cannot be, before anything has changed
             self._resolve_with(asked, config)
         self._config, self.access, self.max_lag = config, access, _max_lag(config)
@@ -445,6 +473,7 @@ class Daemon:
 
     async def _finish(self, server: Server) -> None:
         """Recognise what has been heard, and let everyone hear the end."""
+        self._supervision.stopping()
         server.stop_listening()
         self.sessions.finish_all()
         if not self.is_ready.is_set() or self._is_lost():

@@ -133,6 +133,11 @@ class Engine:
         return self.encoder.is_alive and self._decoding.is_ready
 
     @property
+    def pulse(self) -> int | None:
+        """Rises while the decoder works; None while it has nothing to do."""
+        return self._decoding.pulse
+
+    @property
     def pids(self) -> dict[str, int | None]:
         """The process of each child, by the child's name."""
         return {name: worker.pid for name, worker in self._workers().items()}

@@ -22,7 +22,9 @@ from websockets.typing import Subprotocol
 
 from streamasr.errors import ConfigError
 from streamasr.house import House
+from streamasr.page import HEADERS, Page, load_pages
 from streamasr.protocols import v1
+from streamasr.service.activation import Inherited
 from streamasr.visit import Patience, Visit
 
 logger = logging.getLogger(__name__)
@@ -47,13 +49,6 @@ not answer pings says less: its pongs are not read while there is too much audio
 
 _PING_EVERY_S: Final = 20.0
 
-_PAGE: Final = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>streamasr</title>
-<p>streamasr is running. Clients connect to <code>/v1/stream</code> and <code>/v1/events</code>;
-its state is at <a href="/healthz">/healthz</a>, <a href="/readyz">/readyz</a>
-and <a href="/metrics">/metrics</a>.</p>
-"""
-
 
 class Server:
     """Serves one house; its connections live inside `running`."""
@@ -71,6 +66,7 @@ class Server:
         self._left = asyncio.Event()  # a connection was closed
         self._loopback_port: int | None = None
         self._server: WebSocketServer | None = None
+        self._pages = load_pages()
 
     @property
     def n_connections(self) -> int:
@@ -95,7 +91,13 @@ class Server:
 
     @asynccontextmanager
     async def running(
-        self, host: str, port: int, path: Path | None, *, is_loopback: bool
+        self,
+        host: str,
+        port: int,
+        path: Path | None,
+        *,
+        is_loopback: bool,
+        inherited: Inherited | None = None,
     ) -> AsyncIterator[str]:
         """Listen; leaving the context ends all connections.
 
@@ -104,6 +106,7 @@ class Server:
             port: 0 takes any that is free.
             path: of a Unix socket, in place of host and port.
             is_loopback: whether only this machine can connect.
+            inherited: a socket that listens already, in place of all these. It stays.
 
         Yields:
             Where it listens, as a URL.
@@ -111,20 +114,25 @@ class Server:
         Raises:
             ConfigError: it cannot listen there.
         """
+        if inherited:
+            host, path, is_loopback = inherited.host, None, inherited.is_local
         try:
-            server = await (self._listen_unix(path) if path else self._listen_tcp(host, port))
+            if inherited:
+                server = await self._listen_on(inherited.socket)
+            else:
+                server = await (self._listen_unix(path) if path else self._listen_tcp(host, port))
         except OSError as error:
             where = str(path) if path else f"{host}:{port}"
             why = os.strerror(error.errno) if error.errno else str(error)
             raise ConfigError(f"cannot listen on {where}: {why}.") from error
         self._server = server
+        place = server.sockets[0].getsockname()
         try:
-            if path:
-                yield f"unix://{path}"
+            if server.sockets[0].family == socket.AF_UNIX:
+                yield f"unix://{os.fsdecode(place)}"
             else:
-                port = server.sockets[0].getsockname()[1]
-                self._loopback_port = port if is_loopback else None
-                yield f"ws://{f'[{host}]' if ':' in host else host}:{port}"
+                self._loopback_port = place[1] if is_loopback else None
+                yield f"ws://{f'[{host}]' if ':' in host else host}:{place[1]}"
         finally:
             self.stop_listening()
             await self._send_home()
@@ -151,11 +159,14 @@ class Server:
 
     async def _listen_tcp(self, host: str, port: int) -> WebSocketServer:
         server = await serve(self._serve, host, port, **self._options())
-        for listening in server.sockets:  # connections inherit what is set here
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-            gone_after_ms = round(_GONE_AFTER_S * 1000)
-            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, gone_after_ms)
+        for listening in server.sockets:
+            _set_limits(listening)
         return server
+
+    async def _listen_on(self, listening: socket.socket) -> WebSocketServer:
+        _set_limits(listening)
+        # Not `unix_serve`, which would remove the socket's file at the end.
+        return await serve(self._serve, sock=listening, **self._options())
 
     async def _listen_unix(self, path: Path) -> WebSocketServer:
         _remove_stale_socket(path)
@@ -165,7 +176,7 @@ class Server:
             # Nobody can connect before `listen`, so the mode is right from the first moment.
             listening.bind(str(path))
             path.chmod(0o600)
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            _set_limits(listening)
             return await unix_serve(self._serve, sock=listening, **self._options())
         except BaseException:
             listening.close()
@@ -173,7 +184,7 @@ class Server:
 
     def _options(self) -> dict[str, Any]:
         return {
-            "process_request": self._answer_request,
+            "process_request": self._answer,
             "select_subprotocol": _select_subprotocol,
             "compression": None,
             "server_header": None,
@@ -218,10 +229,19 @@ class Server:
         finally:
             self._visits.discard(task)
 
+    def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
+        response = self._answer_request(connection, request)
+        # Before version 17, websockets knows no method, and refuses all but GET.
+        if response and getattr(request, "method", "GET") == "HEAD":
+            response.body = b""  # what its headers say of it stays
+        return response
+
     def _answer_request(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer plain HTTP, and refuse who may not connect; None lets the WebSocket open."""
         path, query = _split_target(request)
-        if path in ("/", "/healthz", "/readyz"):
+        if page := self._pages.get(path):
+            return _file(connection, request, page)
+        if path in ("/healthz", "/readyz"):
             return self._answer_page(connection, path)
         if path not in (v1.STREAM_PATH, v1.EVENTS_PATH, "/metrics"):
             return _page(connection, http.HTTPStatus.NOT_FOUND, "there is no such page\n")
@@ -240,11 +260,17 @@ class Server:
         return None
 
     def _answer_page(self, connection: ServerConnection, path: str) -> Response:
-        if path == "/":
-            return _page(connection, http.HTTPStatus.OK, _PAGE, "text/html; charset=utf-8")
         if path == "/readyz" and not self._house.is_ready.is_set():
             return _page(connection, http.HTTPStatus.SERVICE_UNAVAILABLE, "loading\n")
         return _page(connection, http.HTTPStatus.OK, "ok\n")
+
+
+def _set_limits(listening: socket.socket) -> None:
+    """For the connections, which inherit what is set here."""
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+    if listening.family != socket.AF_UNIX:
+        gone_after_ms = round(_GONE_AFTER_S * 1000)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, gone_after_ms)
 
 
 def _remove_stale_socket(path: Path) -> None:
@@ -279,6 +305,23 @@ def _page(
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
     response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _file(connection: ServerConnection, request: Request, page: Page) -> Response:
+    """A file of the web client, unless the browser has it already."""
+    is_known = page.etag in request.headers.get_all("If-None-Match")
+    response = connection.respond(
+        http.HTTPStatus.NOT_MODIFIED if is_known else http.HTTPStatus.OK, ""
+    )
+    del response.headers["Content-Type"]
+    del response.headers["Content-Length"]
+    response.headers.update(HEADERS)
+    response.headers["ETag"] = page.etag
+    if not is_known:
+        response.headers["Content-Type"] = page.content_type
+        response.headers["Content-Length"] = str(len(page.body))
+        response.body = page.body
     return response
 
 

@@ -204,6 +204,7 @@ class DecoderStage(Stage[Decode]):
         self._running: tuple[Rank, list[tuple[Owner, Decode]]] | None = None  # the present step
         self._segments: set[tuple[Owner, int]] = set()  # of which something is kept
         self._released: list[tuple[Owner, int]] = []  # and need not be any longer
+        self._n_steps = 0
         self._ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="decoder", daemon=True)
 
@@ -217,6 +218,14 @@ class DecoderStage(Stage[Decode]):
         """How many orders wait; those that have been begun do not count."""
         with self._changed:
             return len(self._queue) - len(self._begun)
+
+    @property
+    def pulse(self) -> int | None:
+        """Rises while orders are being worked on; None while there are none."""
+        with self._changed:
+            if self._decoder is None or not self._queue:
+                return None
+            return self._n_steps + self._decoder.n_operations
 
     def start(self) -> None:
         """Begin to load; returns at once."""
@@ -348,6 +357,7 @@ class DecoderStage(Stage[Decode]):
         with self._changed:
             if not self._queue:
                 return []
+            self._n_steps += 1
             self._running = self._queue.front()
             # Under the lock: what is interrupted from here on is this step.
             decoder.rearm()

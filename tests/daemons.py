@@ -38,8 +38,8 @@ class RunningDaemon:
         self.config = directory / "config.toml"
         storage = directory / "storage"
         self.config.write_text(f'[storage]\ndirectory = "{storage}"\n{settings}', encoding="utf-8")
-        self._command = [sys.executable, "-m", "streamasr", "run", "--config", str(self.config)]
-        self._command += ["--threads", "1", "--port", str(self.port), *options]
+        self.command = [sys.executable, "-m", "streamasr", "run", "--config", str(self.config)]
+        self.command += ["--threads", "1", "--port", str(self.port), *options]
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.log: list[str] = []
@@ -51,13 +51,11 @@ class RunningDaemon:
 
     def start(self) -> Self:
         """Start it and wait until it listens."""
-        self._process = subprocess.Popen(
-            self._command, stderr=subprocess.PIPE, text=True, env=os.environ | {"NO_COLOR": "1"}
-        )
+        self._process = self.spawn(self.command, os.environ | {"NO_COLOR": "1"})
         self._lines = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, args=[self._process], daemon=True)
         self._reader.start()
-        self.wait_for(f"ws://127.0.0.1:{self.port}")
+        self.wait_for(f"{self.url},")
         return self
 
     def wait_for(self, text: str) -> str:
@@ -67,6 +65,10 @@ class RunningDaemon:
             assert line is not None, f"the daemon ended before it said {text!r}:\n{self.all_log}"
             if text in line:
                 return line
+
+    def spawn(self, command: list[str], environ: dict[str, str]) -> "subprocess.Popen[str]":
+        """Begin its process."""
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ)
 
     @property
     def all_log(self) -> str:

@@ -6,6 +6,7 @@ import pty
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -51,6 +52,9 @@ SPOKEN: list[v1.ServerMessage] = [
     final(4, "你好", segment=3),
 ]
 END = v1.End(seq=5, duration=5.0, segments=3, words=0)
+
+
+FIRST_END = v1.End(seq=2, duration=1.0, segments=1, words=0)
 
 
 def say(
@@ -158,21 +162,29 @@ def test_what_cannot_be_right_is_one_sentence(arguments: list[str], sentence: st
     assert sentence in err
 
 
+SIZES = ("COLUMNS", "LINES")  # in the environment they would hide the window's
+
+
 class Terminal:
     """A pseudo terminal, and what has been written to it."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, columns: int = 40, kind: str = "xterm") -> None:
         self._leader, follower = pty.openpty()
+        self.resize(columns)
         self.shown = ""
         self.process = subprocess.Popen(
             [sys.executable, str(SCRIPT), *arguments],
             stdin=follower,
             stdout=follower,
             stderr=follower,
-            env=os.environ
-            | {"PYTHONPATH": str(SCRIPT.parents[1]), "TERM": "xterm", "COLUMNS": "40"},
+            env={name: os.environ[name] for name in os.environ if name not in SIZES}
+            | {"PYTHONPATH": str(SCRIPT.parents[1]), "TERM": kind},
         )
         os.close(follower)
+
+    def resize(self, columns: int) -> None:
+        """Make the window as wide; the program is not told."""
+        termios.tcsetwinsize(self._leader, (24, columns))
 
     async def wait_for(self, text: str) -> None:
         """Read until something has been shown."""
@@ -255,5 +267,70 @@ def test_a_long_caption_shows_its_last_lines() -> None:
             await terminal.wait_for_end()
         assert "w900" not in terminal.shown
         assert len(Console().render_lines(words)) > 6
+
+    asyncio.run(story())
+
+
+def test_a_window_that_changes_is_drawn_anew() -> None:
+    async def story() -> None:
+        async with serving(READY, partial("one two three four five six"), stay=True) as server:
+            terminal = Terminal("--url", url_of(server), columns=60)
+            await terminal.wait_for("one two three four five six")
+            terminal.shown = ""
+            terminal.resize(15)
+            terminal.process.send_signal(signal.SIGWINCH)
+            await terminal.wait_for("four five six")
+            terminal.process.send_signal(signal.SIGINT)
+            await terminal.wait_for_end()
+        assert "one two three \r\n" in terminal.shown.replace("\x1b[0m", "").replace("\x1b[2m", "")
+
+    asyncio.run(story())
+
+
+def test_wide_characters_are_counted_as_two_columns() -> None:
+    async def story() -> None:
+        async with serving(READY, partial("一二三四五六七八九十"), stay=True) as server:
+            terminal = Terminal("--url", url_of(server), columns=15)
+            await terminal.wait_for("八九十")
+            terminal.process.send_signal(signal.SIGINT)
+            await terminal.wait_for_end()
+        assert "一二三四五六七\x1b" in terminal.shown
+
+    asyncio.run(story())
+
+
+def test_a_terminal_that_can_do_nothing_gets_lines() -> None:
+    async def story() -> None:
+        async with serving(READY, partial("on"), final(1, "one"), FIRST_END) as server:
+            terminal = Terminal("--url", url_of(server), kind="dumb")
+            assert await terminal.wait_for_end() == 0
+        assert terminal.shown == "one\r\n"
+
+    asyncio.run(story())
+
+
+def test_letters_are_joined_and_text_is_not_turned_around() -> None:
+    async def story() -> None:
+        text = "می\u200cخواهم a\u202eb\u00adc\ttab"
+        async with serving(READY, final(1, text), FIRST_END) as server:
+            _, out, _ = await listen("--url", url_of(server))
+        assert out == "می\u200cخواهم abc tab\n"
+
+    asyncio.run(story())
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    async def story() -> None:
+        many = [final(seq, "x" * 5000, segment=seq) for seq in range(1, 100)]
+        async with serving(READY, *many, stay=True) as server:
+            command = f"{sys.executable} {SCRIPT} --url {url_of(server)} | head -c 10"
+            process = await asyncio.create_subprocess_exec(
+                *("bash", "-c", f"set -o pipefail; {command}"),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])},
+            )
+            out, err = await process.communicate()
+        assert (process.returncode, out, err) == (0, b"x" * 10, b"")
 
     asyncio.run(story())

@@ -66,7 +66,6 @@ async def status_of(house: House, path: str = v1.STREAM_PATH, **options: object)
 @pytest.mark.parametrize(
     ("path", "status", "content_type", "part"),
     [
-        ("/", 200, "text/html; charset=utf-8", "/v1/stream"),
         ("/healthz", 200, "text/plain; charset=utf-8", "ok\n"),
         ("/readyz", 200, "text/plain; charset=utf-8", "ok\n"),
         ("/readyz?verbose", 200, "text/plain; charset=utf-8", "ok\n"),

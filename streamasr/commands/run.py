@@ -24,7 +24,9 @@ def run_daemon(options: argparse.Namespace) -> int:
         ConfigError, ModelError: it cannot run this way.
     """
     from streamasr.daemon import Daemon
+    from streamasr.service.supervision import Supervision
 
+    supervision = Supervision.take(os.environ, os.getpid())
     path = find_config(options.config)
     load = partial(load_config, path, overrides_from(options))
     config = load()
@@ -33,7 +35,7 @@ def run_daemon(options: argparse.Namespace) -> int:
     _check_input(config.microphone.input)
     if config.model.name == tiny.NAME:
         print(f"streamasr: {tiny.WARNING}", file=sys.stderr)
-    return asyncio.run(Daemon(config, load).run(partial(_announce, config)))
+    return asyncio.run(Daemon(config, load, supervision).run(partial(_announce, config)))
 
 
 def run_control(options: argparse.Namespace) -> int:

@@ -159,6 +159,11 @@ class Qwen3ASRDecoder:
                 "name the rarest words only."
             )
 
+    @property
+    def n_operations(self) -> int:
+        """Rises during a `step` on the CPU. May be asked from any thread."""
+        return self._context.n_operations
+
     def abandon(self) -> None:
         """Make a running `step` raise `Aborted` soon. May be called from any thread."""
         self._context.abort.set()

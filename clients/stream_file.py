@@ -1,0 +1,197 @@
+"""Have a file transcribed by the daemon: it is sent as fast as the daemon reads.
+
+The text appears as it becomes final; `--format` and `--output-dir` make files of it. A connection
+that is lost on the way is taken up again by `streamasr.client`, and nothing is missing.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from streamasr import client
+from streamasr.audio.file import open_audio
+from streamasr.audio.source import AudioSource
+from streamasr.client import Event, Reconnecting, v1
+from streamasr.console import ProgressBar
+from streamasr.errors import AudioError
+from streamasr.formats import FORMATS, format_transcript, write_whole
+from streamasr.transcript import Segment, Transcript, Word
+from streamasr.units import to_samples
+
+
+async def converse(
+    arguments: argparse.Namespace, source: AudioSource, take: Callable[[Event], None]
+) -> AudioError | None:
+    """Send the file, and hear all that comes of it; what was wrong with it, if something was."""
+    async with client.connect(
+        arguments.url,
+        token=arguments.token_file and arguments.token_file.read_text("utf-8").strip(),
+        language=arguments.language,
+        context=arguments.context,
+        partials=False,  # they would only cost time
+    ) as stream:
+        sending = asyncio.create_task(send(source, stream))
+        try:
+            async for event in stream:
+                take(event)
+            return await sending
+        finally:
+            sending.cancel()
+
+
+async def send(source: AudioSource, stream: client.Stream) -> AudioError | None:
+    """Send all of a file, or what can be read of one that is broken."""
+    broken = None
+    try:
+        for block in source.blocks():
+            await stream.send(block)  # waits while the daemon has enough
+    except AudioError as error:
+        broken = error
+    await stream.stop()
+    return broken
+
+
+class Report:
+    """What the daemon has said: shown at once, and kept."""
+
+    def __init__(self, bar: ProgressBar, *, prints: bool) -> None:
+        """Begin with nothing.
+
+        Args:
+            bar: shows how far things are.
+            prints: whether the text of each final is printed as it comes.
+        """
+        self._bar = bar
+        self._prints = prints
+        self._model = ""
+        self._finals: list[v1.Final] = []
+        self._words: dict[int, v1.Words] = {}
+        self._duration = 0.0
+        self.gaps: list[v1.Gap] = []
+
+    def take(self, event: Event) -> None:
+        """Show and keep what lasts."""
+        match event:
+            case v1.Ready(model=model):
+                self._model = model
+            case v1.Final():
+                self._bar.show(event.end)
+                if event.text:
+                    self._finals.append(event)
+                    if self._prints:
+                        print(" ".join(event.text.split()), flush=True)
+            case v1.Words():
+                self._words[event.segment] = event
+            case v1.Gap():
+                self.gaps.append(event)
+            case v1.End(duration=duration):
+                self._duration = duration
+            case Reconnecting(tries=1):
+                print(f"waiting: {event.reason}", file=sys.stderr, flush=True)
+            case _:
+                pass  # what is only of the moment
+
+    def transcript(self, file: Path) -> Transcript:
+        """All of it, as it goes into files."""
+        segments = tuple(self._segment(final) for final in self._finals)
+        name = os.fsencode(file).decode(errors="replace")
+        return Transcript(name, self._model, to_samples(self._duration), segments)
+
+    def _segment(self, final: v1.Final) -> Segment:
+        said = self._words.get(final.segment)
+        return Segment(
+            id=final.segment,
+            start=to_samples(final.start),
+            end=to_samples(final.end),
+            language=final.language,
+            text=final.text,
+            words=place(said.words, final.text) if said else (),
+        )
+
+
+def place(words: tuple[v1.Word, ...], text: str) -> tuple[Word, ...]:
+    """Words with the white space that follows them in the text they come from."""
+    placed, text, end = [], " ".join(text.split()), 0
+    for word in words:
+        end = text.index(word.text, end) + len(word.text)
+        placed.append(
+            Word(
+                text=word.text,
+                start=to_samples(word.start),
+                end=to_samples(word.end),
+                score=word.score,
+                space_after=text[end : end + 1] == " ",
+            )
+        )
+    return tuple(placed)
+
+
+def transcribe(arguments: argparse.Namespace) -> None:
+    """Do what was asked for.
+
+    Raises:
+        StreamASRError, OSError: the whole of it could not be had; what could was written.
+    """
+    file: Path = arguments.file
+    formats = arguments.formats or ["txt"]
+    prints = arguments.output_dir is None and formats == ["txt"]
+    with open_audio(file) as source, ProgressBar(file.name, source.duration, True) as bar:
+        report = Report(bar, prints=prints)
+        broken = asyncio.run(converse(arguments, source, report.take))
+    transcript = report.transcript(file)
+    for kind in formats:
+        if arguments.output_dir is not None:
+            arguments.output_dir.mkdir(parents=True, exist_ok=True)
+            path = arguments.output_dir / f"{file.stem}.{kind}"
+            write_whole(path, format_transcript(transcript, kind))
+        elif not prints:
+            sys.stdout.write(format_transcript(transcript, kind))
+    if broken:
+        raise broken
+    if report.gaps:
+        where = ", ".join(f"{gap.start:.1f}-{gap.end:.1f} s" for gap in report.gaps)
+        raise AudioError(f"{file}: not recognised: {where}: {report.gaps[0].reason}")
+
+
+def reason(error: Exception) -> str:
+    """One sentence."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def main() -> int:
+    """Run until the file is done or somebody presses Ctrl-C; the exit code."""
+    parser = argparse.ArgumentParser(description="Have a file transcribed by the daemon.")
+    parser.add_argument("file", type=Path, metavar="FILE", help="any audio or video file")
+    parser.add_argument("--url", default=client.DEFAULT_URL, help="(default: %(default)s)")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="with the server's token")
+    parser.add_argument("--language", metavar="L", help="name or code; found out if left out")
+    parser.add_argument("--context", default="", metavar="TEXT", help="names and terms in it")
+    parser.add_argument(
+        *("--format", "-f"), dest="formats", action="append", choices=FORMATS, help="(default: txt)"
+    )
+    parser.add_argument("--output-dir", "-o", type=Path, metavar="DIR", help="(default: stdout)")
+    arguments = parser.parse_args()
+    if arguments.output_dir is None and len(arguments.formats or ()) > 1:
+        parser.error("several formats need an --output-dir")
+    # It shall leave no mess either; asyncio softens SIGINT alone.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        transcribe(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read our lines has enough of them
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (client.StreamASRError, OSError, UnicodeError) as error:
+        print(f"stream_file: {reason(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

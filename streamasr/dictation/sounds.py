@@ -1,0 +1,63 @@
+"""Short sounds that tell when the microphone listens; computed, and played by the sound server."""
+
+import io
+import logging
+import shutil
+import tempfile
+import wave
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from streamasr.dictation.push_to_talk import SoundName
+from streamasr.dictation.tools import ToolError, run_tool
+from streamasr.units import Float32Array
+
+logger = logging.getLogger(__name__)
+
+_RATE: Final = 48_000
+_NOTES_HZ: Final[dict[SoundName, tuple[float, ...]]] = {
+    "start": (660.0, 880.0),
+    "stop": (880.0, 660.0),
+    "cancel": (440.0, 440.0),
+}
+_NOTE_S: Final = 0.06
+_LEVEL: Final = 0.15
+"""Of full scale: the microphone may hear it."""
+
+_PLAYERS: Final = ("pw-play", "paplay", "aplay")
+
+
+def tone(sound: SoundName) -> Float32Array:
+    """A sound, (n,) at 48 kHz: each note fades in and out, so that nothing clicks."""
+    time = np.arange(round(_NOTE_S * _RATE), dtype=np.float32) / _RATE
+    envelope = np.sin(np.pi * time / _NOTE_S) ** 2
+    notes = [np.sin(2 * np.pi * hz * time) * envelope for hz in _NOTES_HZ[sound]]
+    return (_LEVEL * np.concatenate(notes)).astype(np.float32)
+
+
+def as_wav(samples: Float32Array) -> bytes:
+    """A mono WAV file with 16 bits a sample."""
+    data = io.BytesIO()
+    with wave.open(data, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(_RATE)
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
+    return data.getvalue()
+
+
+async def play(sound: SoundName) -> None:
+    """Play a sound; where nothing can, it is silent."""
+    player = next(filter(shutil.which, _PLAYERS), None)
+    if player is None:
+        logger.warning("there is no sound: none of %s is installed", ", ".join(_PLAYERS))
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / f"{sound}.wav"
+        path.write_bytes(as_wav(tone(sound)))
+        try:
+            await run_tool([player, str(path)])
+        except ToolError as error:
+            logger.warning("there is no sound: %s", error)

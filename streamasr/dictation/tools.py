@@ -1,0 +1,117 @@
+"""Other people's programs, run for a moment: each has a time limit, and fails in one sentence."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import IO, Final
+
+from streamasr.errors import OutputError
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_S: Final = 5.0
+
+
+class ToolError(OutputError):
+    """A program that should have typed did not."""
+
+
+async def run_tool(
+    argv: Sequence[str],
+    stdin: bytes = b"",
+    *,
+    patience_s: float = PATIENCE_S,
+    environment: Mapping[str, str] | None = None,
+) -> bytes:
+    """Run a program to its end.
+
+    What it leaves in the background is not waited for: those that own the clipboard stay.
+
+    Args:
+        argv: the program and its arguments. What was spoken belongs into `stdin`, which no list
+            of processes shows.
+        stdin: what it reads.
+        patience_s: after which it is killed.
+        environment: added to ours.
+
+    Returns:
+        What it wrote to stdout.
+
+    Raises:
+        ToolError: it is not there, fails, or does not end in time.
+    """
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, _errors() as errors:
+        given.write(stdin)
+        given.seek(0)
+        process = await _start(argv, environment, given, out, errors)
+        try:
+            async with asyncio.timeout(patience_s):
+                code = await process.wait()
+        except TimeoutError as error:
+            raise ToolError(f"{argv[0]} has not ended within {patience_s:g} s") from error
+        finally:
+            await end_tool(process)
+        out.seek(0)
+        if code != 0:
+            raise ToolError(f"{argv[0]} failed: {_complaint(errors) or f'exit code {code}'}")
+        return out.read()
+
+
+async def start_tool(
+    argv: Sequence[str], stdin: bytes, stderr: IO[bytes]
+) -> "asyncio.subprocess.Process":
+    """Start a program that stays until `end_tool`.
+
+    Raises:
+        ToolError: it is not there.
+    """
+    with tempfile.TemporaryFile() as given:
+        given.write(stdin)
+        given.seek(0)
+        return await _start(argv, None, given, asyncio.subprocess.DEVNULL, stderr)
+
+
+async def end_tool(process: "asyncio.subprocess.Process") -> None:
+    """Have a program ended that has not ended itself, and what it started if it is still at it."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+
+
+def _errors() -> IO[bytes]:
+    return tempfile.TemporaryFile()
+
+
+async def _start(
+    argv: Sequence[str],
+    environment: Mapping[str, str] | None,
+    stdin: IO[bytes],
+    stdout: IO[bytes] | int,
+    stderr: IO[bytes],
+) -> "asyncio.subprocess.Process":
+    # Files and not pipes: a program that does not read cannot block us, and one that leaves a
+    # child behind does not keep us waiting for the end of its output.
+    try:
+        return await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ToolError(f"{argv[0]} cannot be run: {error.strerror}") from error
+
+
+def _complaint(errors: IO[bytes]) -> str:
+    """The last line that a program wrote to stderr."""
+    errors.seek(0)
+    lines = errors.read(1 << 16).decode(errors="replace").split("\n")
+    said = [line.strip() for line in lines if line.strip()]
+    return "".join(one if one.isprintable() else " " for one in said[-1][:200]) if said else ""

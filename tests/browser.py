@@ -1,0 +1,227 @@
+"""A Chromium without a screen, driven through its DevTools protocol."""
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, Final, Self
+
+from msgspec import json
+from websockets.asyncio.client import ClientConnection, connect
+
+Json = dict[str, Any]
+
+CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser")
+
+_OPTIONS: Final = (
+    "--headless=new",
+    "--no-sandbox",  # it does not start as root otherwise, and sees no page but ours
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--no-proxy-server",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--remote-debugging-port=0",
+    "--use-fake-ui-for-media-stream",  # whoever asks for the microphone gets it
+    "--use-fake-device-for-media-stream",
+)
+
+
+@contextlib.contextmanager
+def running_chromium(directory: Path, *options: str) -> Iterator[str]:
+    """A browser; where it is to be driven.
+
+    Args:
+        directory: for its profile.
+        options: more of them.
+    """
+    assert CHROMIUM
+    command = [CHROMIUM, *_OPTIONS, f"--user-data-dir={directory}", *options, "about:blank"]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stderr
+            lines = itertools.takewhile(bool, iter(process.stderr.readline, ""))
+            yield next(line.split()[-1] for line in lines if "DevTools listening" in line)
+        finally:
+            process.kill()
+
+
+def hearing(wav: Path) -> str:
+    """The option of a browser whose microphone plays a file, once."""
+    return f"--use-file-for-fake-audio-capture={wav}%noloop"
+
+
+class Tab:
+    """A tab in a profile of its own."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+        self._numbers = itertools.count(1)
+        self._answers: dict[int, asyncio.Future[Json]] = {}
+        self._session: str | None = None
+        self._context = ""
+        self.complaints: list[str] = []
+        """Errors that nobody caught, and what the browser refused to do for the page."""
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def opened(cls, browser: str, url: str = "") -> AsyncIterator[Self]:
+        """A tab that shows a page."""
+        async with connect(browser, max_size=None, ping_interval=None) as connection:
+            tab = cls(connection)
+            reading = asyncio.create_task(tab._read())
+            try:
+                await tab._begin()
+                if url:
+                    await tab.go(url)
+                yield tab
+                await tab.do("Target.disposeBrowserContext", browserContextId=tab._context)
+            finally:
+                reading.cancel()
+
+    async def _begin(self) -> None:
+        self._context = (await self.do("Target.createBrowserContext"))["browserContextId"]
+        context = {"browserContextId": self._context}
+        target = await self.do("Target.createTarget", url="about:blank", **context)
+        attached = await self.do("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "DOM"):
+            await self.do(f"{domain}.enable")
+
+    async def _read(self) -> None:
+        async for frame in self._connection:
+            message = json.decode(frame, type=Json)
+            if (number := message.get("id")) is not None:
+                self._answers.pop(number).set_result(message)
+            else:
+                self._note(message["method"], message["params"])
+
+    def _note(self, method: str, said: Json) -> None:
+        if method == "Runtime.exceptionThrown":
+            details = said["exceptionDetails"]
+            self.complaints.append(details.get("exception", details).get("description", "?"))
+        elif method == "Log.entryAdded" and said["entry"]["level"] == "error":
+            self.complaints.append(said["entry"]["text"] + " " + said["entry"].get("url", ""))
+
+    async def do(self, method: str, **parameters: Any) -> Json:
+        """Have something done that the DevTools protocol knows."""
+        number = next(self._numbers)
+        self._answers[number] = answer = asyncio.get_running_loop().create_future()
+        order: Json = {"id": number, "method": method, "params": parameters}
+        if self._session and not method.startswith(("Target.", "Browser.")):
+            order["sessionId"] = self._session
+        await self._connection.send(json.encode(order).decode())
+        said = await answer
+        assert "error" not in said, f"{method}: {said['error']}"
+        return dict(said["result"])
+
+    async def go(self, url: str) -> None:
+        """Load a page, and wait until its scripts have run."""
+        await self.do("Page.navigate", url=url)
+        await self.until(f"location.href === {url!r} && document.readyState === 'complete'")
+
+    async def get(self, script: str) -> Any:
+        """The value of an expression in the page."""
+        said = await self.do(
+            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
+        )
+        assert "exceptionDetails" not in said, said["exceptionDetails"]["exception"]
+        return said["result"].get("value")
+
+    async def until(self, script: str) -> None:
+        """Wait until an expression is true in the page; the deadline is the story's."""
+        while not await self.get(script):
+            await asyncio.sleep(0.02)
+
+    async def text(self, selector: str) -> str:
+        """What stands in an element."""
+        return str(await self.get(f"document.querySelector({selector!r}).textContent"))
+
+    async def texts(self, selector: str) -> list[str]:
+        """What stands in all such elements."""
+        script = f"[...document.querySelectorAll({selector!r})].map((e) => e.textContent)"
+        return [str(text) for text in await self.get(script)]
+
+    async def click(self, selector: str) -> None:
+        """Press the mouse in the middle of an element, as a person does."""
+        x, y = await self.middle(selector)
+        await self._mouse("mouseMoved", x, y)
+        await self._mouse("mousePressed", x, y, button="left", clickCount=1)
+        await self._mouse("mouseReleased", x, y, button="left", clickCount=1)
+
+    async def point(self, selector: str) -> None:
+        """Let the mouse rest on an element."""
+        await self._mouse("mouseMoved", *await self.middle(selector))
+
+    async def middle(self, selector: str) -> tuple[float, float]:
+        """Where an element is in the window."""
+        x, y = await self.get(
+            f"(() => {{ const e = document.querySelector({selector!r});"
+            "e.scrollIntoView({block: 'center', behavior: 'instant'});"
+            "const r = e.getBoundingClientRect();"
+            "return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+        )
+        return x, y
+
+    async def _mouse(self, kind: str, x: float, y: float, **more: Any) -> None:
+        await self.do("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
+
+    async def press(self, key: str, **more: Any) -> None:
+        """Press a key that has a name."""
+        code = {"Enter": 13, "Tab": 9, "Escape": 27, "ArrowRight": 39, "ArrowLeft": 37}[key]
+        text = {"Enter": {"text": "\r"}}.get(key, {})
+        for kind in ("keyDown", "keyUp"):
+            what = {"key": key, "code": key, "windowsVirtualKeyCode": code} | more
+            await self.do("Input.dispatchKeyEvent", type=kind, **what, **text)
+
+    async def type(self, selector: str, text: str) -> None:
+        """Write into a field."""
+        await self.get(f"document.querySelector({selector!r}).focus()")
+        await self.do("Input.insertText", text=text)
+
+    async def choose_files(self, selector: str, *files: Path) -> None:
+        """Answer the dialog of a button that opens files."""
+        document = await self.do("DOM.getDocument")
+        node = await self.do(
+            "DOM.querySelector", nodeId=document["root"]["nodeId"], selector=selector
+        )
+        await self.do("DOM.setFileInputFiles", files=list(map(str, files)), nodeId=node["nodeId"])
+
+    async def drop_files(self, *files: Path) -> None:
+        """Drag files onto the page and let them go."""
+        data = {"items": [], "files": list(map(str, files)), "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            await self.do("Input.dispatchDragEvent", type=kind, x=300, y=200, data=data)
+
+    async def save_downloads_in(self, directory: Path) -> None:
+        """Save what the page offers without asking."""
+        await self.do(
+            "Browser.setDownloadBehavior",
+            behavior="allow",
+            browserContextId=self._context,
+            downloadPath=str(directory),
+        )
+
+    async def look(self, *, width: int = 1000, height: int = 720, scheme: str = "light") -> None:
+        """See the page in a window of some size, as somebody who likes light or dark."""
+        await self.do(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 500,
+        )
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        await self.do("Emulation.setEmulatedMedia", features=[feature])
+
+    async def photograph(self, path: Path) -> None:
+        """Keep what is to be seen."""
+        picture = await self.do("Page.captureScreenshot", format="png")
+        path.write_bytes(base64.b64decode(picture["data"]))

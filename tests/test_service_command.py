@@ -1,0 +1,220 @@
+"""`streamasr service` with a program in the place of systemctl that notes what it is asked."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from streamasr.service.units import SERVICE, SOCKET
+
+SYSTEMCTL = """#!/bin/sh
+echo "$*" >> "$(dirname "$0")/asked"
+case "$*" in
+*"show --property=Version"*) [ ! -e "$(dirname "$0")/gone" ] ;;
+*"show $BROKEN"*) ;;
+*"restart $BROKEN"*) printf 'Job for %s failed.\\nSee why.\\n' "$BROKEN" >&2; exit 1 ;;
+*"show streamasr.service"*)
+    printf 'ActiveState=active\\nUnitFileState=enabled\\nStatusText=tiny is ready, 1 session\\n' ;;
+esac
+"""
+
+SYSTEMD_RUN = """#!/bin/sh
+[ ! -e "$(dirname "$0")/no-namespaces" ]
+"""
+
+
+class Machine:
+    """A home, and programs."""
+
+    def __init__(self, directory: Path) -> None:
+        self.bin = directory / "bin"
+        self.home = directory / "home"
+        self.units = self.home / ".config" / "systemd" / "user"
+        self.config = self.home / ".config" / "streamasr" / "config.toml"
+        self.config.parent.mkdir(parents=True)
+        self.bin.mkdir()
+        for name, text in (("systemctl", SYSTEMCTL), ("systemd-run", SYSTEMD_RUN)):
+            (self.bin / name).write_text(text)
+            (self.bin / name).chmod(0o755)
+
+    def service(self, *arguments: str, broken: str = "none") -> tuple[int, str, str]:
+        """Run the command: its exit code, what it said, and what it complained of."""
+        done = subprocess.run(
+            [sys.executable, "-m", "streamasr", "service", *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            env={
+                "HOME": str(self.home),
+                "PATH": f"{self.bin}:/usr/bin:/bin",
+                "PYTHONPATH": os.pathsep.join(sys.path),
+                "BROKEN": broken,
+            },
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    def asked(self) -> list[str]:
+        """What systemctl was asked to do since the last time."""
+        log = self.bin / "asked"
+        lines = log.read_text().splitlines() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return [line.removeprefix("--user ") for line in lines if "show" not in line]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_a_service_is_written_and_started(machine: Machine) -> None:
+    code, said, complaints = machine.service("install")
+    assert (code, complaints) == (0, "")
+    assert said.splitlines() == [
+        f"{machine.units / SERVICE} is written.",
+        "streamasr.service is started, and will be with every session.",
+    ]
+    assert machine.asked() == ["daemon-reload", f"enable {SERVICE}", f"restart {SERVICE}"]
+    text = (machine.units / SERVICE).read_text("utf-8")
+    assert f"ExecStart={sys.executable} -P -m streamasr run\n" in text
+    assert f"{machine.home}/.local/state/streamasr" in text
+    assert f"{machine.home}/.cache/streamasr/models" in text
+
+
+def test_a_second_time_nothing_is_written(machine: Machine) -> None:
+    machine.service("install")
+    before = (machine.units / SERVICE).stat().st_mtime_ns
+    code, said, _ = machine.service("install")
+    assert code == 0
+    assert f"{machine.units / SERVICE} is as it should be." in said
+    assert (machine.units / SERVICE).stat().st_mtime_ns == before
+
+
+def test_a_unit_that_was_edited_is_left_alone_unless_one_insists(machine: Machine) -> None:
+    machine.service("install")
+    unit = machine.units / SERVICE
+    edited = unit.read_text("utf-8").replace("MemoryMax=16G", "MemoryMax=4G")
+    unit.write_text(edited, "utf-8")
+    code, said, _ = machine.service("install")
+    assert code == 1
+    assert "was edited and is left as it is; --force replaces it" in said
+    assert unit.read_text("utf-8") == edited
+    code, said, _ = machine.service("uninstall")
+    assert code == 1
+    assert unit.read_text("utf-8") == edited
+    code, said, _ = machine.service("install", "--force")
+    assert code == 0
+    assert "MemoryMax=16G" in unit.read_text("utf-8")
+    assert (machine.units / f"{SERVICE}.old").read_text("utf-8") == edited
+
+
+def test_the_socket_takes_the_place_of_a_service_that_runs_and_gives_it_back(
+    machine: Machine,
+) -> None:
+    machine.config.write_text('[server]\nhost = "::1"\nport = 9000\n')
+    code, _, complaints = machine.service("install", "--socket")
+    assert (code, complaints) == (0, "")
+    assert machine.asked() == [
+        "daemon-reload",
+        f"disable --now {SERVICE}",
+        f"enable {SOCKET}",
+        f"restart {SOCKET}",
+    ]
+    assert "ListenStream=[::1]:9000\n" in (machine.units / SOCKET).read_text("utf-8")
+    machine.service("install")
+    assert machine.asked() == [
+        "daemon-reload",
+        f"disable --now {SOCKET}",
+        f"enable {SERVICE}",
+        f"restart {SERVICE}",
+    ]
+    assert not (machine.units / SOCKET).exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ("port = 0", "streamasr: server.port is 0, any that is free: clients would not find"),
+        ('host = "here"\ntoken_file = "t"', "streamasr: server.host is 'here'; systemd needs"),
+    ],
+)
+def test_a_socket_needs_a_place(machine: Machine, settings: str, sentence: str) -> None:
+    token = machine.config.with_name("t")
+    token.write_text("12345678")
+    token.chmod(0o600)
+    machine.config.write_text(f"[server]\n{settings}\n")
+    code, _, complaints = machine.service("install", "--socket")
+    assert code == 78
+    assert complaints.startswith(sentence)
+    assert not machine.units.exists()
+
+
+def test_what_was_installed_is_removed_and_nothing_else(machine: Machine) -> None:
+    (machine.bin / "no-namespaces").touch()
+    machine.units.mkdir(parents=True)
+    (machine.units / "other.service").touch()
+    machine.service("install", "--socket", "--dictate")
+    machine.asked()
+    code, _, complaints = machine.service("uninstall")
+    assert (code, complaints) == (0, "")
+    first, *rest = machine.asked()
+    assert first == f"disable --now {SOCKET} streamasr.service streamasr-dictate.service"
+    assert rest == ["daemon-reload"]
+    assert [path.name for path in machine.units.iterdir()] == ["other.service"]
+    assert machine.service("uninstall")[:2] == (0, "nothing is installed.\n")
+
+
+def test_where_users_have_no_namespaces_the_service_does_without_them(machine: Machine) -> None:
+    (machine.bin / "no-namespaces").touch()
+    code, said, _ = machine.service("install")
+    assert code == 0
+    assert "users have no namespaces here" in said
+    drop_in = machine.units / f"{SERVICE}.d" / "no-namespaces.conf"
+    assert "PrivateUsers=false\n" in drop_in.read_text("utf-8")
+    (machine.bin / "no-namespaces").unlink()
+    machine.service("install")
+    assert not drop_in.parent.exists()
+
+
+def test_without_a_manager_of_services_the_units_are_written_and_the_rest_is_said(
+    machine: Machine,
+) -> None:
+    (machine.bin / "gone").touch()
+    code, said, complaints = machine.service("install", "--dictate")
+    assert (code, complaints) == (0, "")
+    assert said.splitlines()[-1] == (
+        "systemd does not run your services here. Where it does: systemctl --user enable --now "
+        "streamasr.service streamasr-dictate.service"
+    )
+    assert machine.asked() == []
+    assert machine.service("status")[0] == 1
+    assert machine.service("uninstall")[0] == 0
+    assert list(machine.units.iterdir()) == []
+
+
+def test_a_service_that_does_not_start_is_complained_of(machine: Machine) -> None:
+    code, _, complaints = machine.service("install", broken=SERVICE)
+    assert code == 1
+    assert complaints == (
+        f"streamasr: systemctl --user restart {SERVICE}: Job for {SERVICE} failed. See why.\n"
+    )
+
+
+def test_the_status_of_each_unit_is_told(machine: Machine) -> None:
+    machine.service("install")
+    code, said, _ = machine.service("status")
+    assert code == 0
+    assert said.splitlines() == [
+        "streamasr.service: installed, enabled, active, tiny is ready, 1 session",
+        "streamasr.socket: not installed",
+        "streamasr-dictate.service: not installed",
+    ]
+
+
+def test_a_home_that_cannot_be_written_is_said_in_a_sentence(machine: Machine) -> None:
+    (machine.home / ".config" / "systemd").write_text("a file")
+    code, _, complaints = machine.service("install")
+    assert code == 1
+    assert complaints.count("\n") == 1
+    assert "cannot be" in complaints
