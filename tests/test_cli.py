@@ -195,7 +195,8 @@ def test_help_loads_nothing_but_the_arguments(arguments: list[str]) -> None:
     )
     ours = ["streamasr", "streamasr.bench", "streamasr.bench.options"]
     ours += ["streamasr.catalogue", "streamasr.catalogue.options"]
-    ours += ["streamasr.cli", "streamasr.errors"]
+    ours += ["streamasr.cli", "streamasr.dictation", "streamasr.dictation.options"]
+    ours += ["streamasr.errors"]
     assert result.stdout.splitlines()[-1].split() == ["streamasr", *ours]
 
 

@@ -30,6 +30,7 @@ ALLOWED = {
     "protocols": BASE,
     "storage": BASE | {"transcript"},
     "client": BASE | {"protocols"},
+    "dictation": BASE | {"audio", "client", "protocols"},  # a program like its users' own
     "mailbox": frozenset({"protocols"}),
     "service": frozenset({"errors"}),
     "scheduling": frozenset({"events"}),
@@ -127,6 +128,8 @@ def test_only_its_command_knows_the_daemon() -> None:
         ("sqlite3", {"storage/journal.py"}),
         ("prometheus_client", {"bench/telemetry.py", "metrics.py"}),
         ("matplotlib", {"bench/plot.py"}),
+        ("regex", {"dictation/edits.py"}),
+        ("xcffib", {"dictation/x11.py"}),
     ],
 )
 def test_a_foreign_package_is_known_in_one_place(package: str, users: set[str]) -> None:

@@ -65,9 +65,9 @@ def complain_to_person(sentence: str) -> None:
 
 
 def _writer(options: argparse.Namespace) -> Writer:
-    """Deleting is for `live` alone: in other modes nothing that was recognised is taken back."""
     book = load_rules(options.rules) if options.commands else None
-    return Writer(book, corrects=options.mode == "live")
+    # Only `live` takes back what was typed without being told to.
+    return Writer(book, corrects=options.mode == "live", numbers=options.itn)
 
 
 def _source(options: argparse.Namespace) -> Source:

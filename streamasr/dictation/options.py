@@ -106,6 +106,12 @@ def _add_writing(group: argparse._ArgumentGroup) -> None:
         help="whether `comma`, `new line`, `scratch that` are obeyed; default: they are",
     )
     group.add_argument(
+        "--itn",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether numbers are written in digits; default: they are",
+    )
+    group.add_argument(
         "--rules", type=Path, metavar="FILE", help="more of them, and replacements; TOML"
     )
 
@@ -141,6 +147,8 @@ def check_dictate(parser: argparse.ArgumentParser, options: argparse.Namespace) 
         parser.error("--pre-roll is of --push-to-talk or --hold: otherwise all is heard anyway")
     if (options.language or options.context) and not has_own:
         parser.error("--language and --context are settings of the daemon, for its microphone")
+    if options.rules and not options.commands:
+        parser.error("--rules says more commands, and --no-commands obeys none")
     if options.mode == "live" and options.output == "paste":
         parser.error("--mode live corrects by single characters: not with --output paste")
 
