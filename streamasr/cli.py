@@ -80,6 +80,10 @@ def run(options: argparse.Namespace) -> int:
             from streamasr.commands.service import run_service
 
             return run_service(options)
+        case "dictate" if options.action is not None:
+            from streamasr.commands.shortcut import run_shortcut
+
+            return run_shortcut(options)
         case "dictate":
             from streamasr.commands.dictate import run_dictate
 

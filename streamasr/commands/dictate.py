@@ -12,7 +12,7 @@ from streamasr import client
 from streamasr.audio.capture import Capture
 from streamasr.dictation import sounds
 from streamasr.dictation.composer import Composer
-from streamasr.dictation.control import ask, control_path
+from streamasr.dictation.control import control_path
 from streamasr.dictation.desktop import TypingWishes, open_chain
 from streamasr.dictation.dictation import Dictation, Manner, silence
 from streamasr.dictation.utterance import DaemonsMicrophone, OwnMicrophone, Source
@@ -22,16 +22,13 @@ from streamasr.writing import Writer, load_rules
 
 
 def run_dictate(options: argparse.Namespace) -> int:
-    """Dictate, or have a running dictation do something; the exit code.
+    """Dictate until there is nothing more to hear; the exit code.
 
     Raises:
         ConfigError: it cannot be done this way.
-        StreamASRError: there is no dictation, or no daemon.
+        StreamASRError: there is no daemon.
     """
     path = options.control or control_path()
-    if options.action is not None:
-        print(ask(path, options.action))
-        return 0
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(_dictate(options, path))
     return 0
