@@ -12,7 +12,7 @@ from streamasr.errors import AudioError, ConfigError, ModelError
 from streamasr.features.log_mel import log_mel
 from streamasr.importing.graphs import write_backend, write_frontend
 from streamasr.importing.safetensors_checkpoint import read_checkpoint
-from streamasr.models.bundle import BACKEND_FILE, FRONTEND_FILE
+from streamasr.models.bundle import BACKEND_FILE
 from streamasr.models.onnx import CPU, OnnxOptions, open_session
 from streamasr.models.qwen3_encoder import MASKED, Qwen3Encoder
 from streamasr.units import Float32Array
