@@ -191,6 +191,12 @@ def _add_transcribe(commands: _Commands, common: argparse.ArgumentParser) -> Non
     _add_aligner(parser)
     parser.add_argument("--no-words", action="store_true", help="leave out the times of words")
     parser.add_argument(
+        "--itn",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="write Chinese and English numbers in digits",
+    )
+    parser.add_argument(
         "--start", type=_seconds, default=0.0, metavar="S", help="begin S seconds into the audio"
     )
     parser.add_argument(

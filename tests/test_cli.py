@@ -273,6 +273,17 @@ def test_all_formats_are_written_and_nothing_else(clip: Path, tmp_path: Path) ->
     assert (tmp_path / "talk.vtt").read_text().startswith("WEBVTT\n\n")
 
 
+@pytest.mark.parametrize("form", ["txt", "json"])
+def test_numbers_are_written_in_digits_where_that_is_asked_for(form: str) -> None:
+    result = run("--itn", "--format", form, tiny.DEMO)
+    assert result.returncode == 0
+    assert "please open page 123" in result.stdout
+    if form == "json":
+        (first, *_) = json.loads(result.stdout)["segments"]
+        assert [word["text"] for word in first["words"]][-2:] == ["page", "123"]
+        assert first["words"][-1]["end"] > first["words"][-1]["start"] + 1
+
+
 def test_bad_inputs_cost_a_sentence_each_and_the_others_are_done(
     clip: Path, tmp_path: Path
 ) -> None:

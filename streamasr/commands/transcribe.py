@@ -5,7 +5,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from streamasr.transcribe import Progress, transcribe
 from streamasr.transcript import Segment, Transcript, Word
 from streamasr.units import Samples, to_samples, to_seconds
 from streamasr.workers.process import Trouble
+from streamasr.writing.numbers import normalise_segments, normalise_text
 
 STDIN = "-"
 _WATCH_INTERVAL_S = 0.5
@@ -192,10 +193,12 @@ def _transcribe_one(
                 elif watch:
                     watch.show(message)
                 elif prints_text and isinstance(message, Final) and message.text:
-                    print(message.text, flush=True)
+                    print(_written(message, options), flush=True)
         except AudioError as error:
             broken = error  # what came before it was recognised, and is kept
     transcript = collector.transcript(_as_text(name), engine.bundle.name)
+    if options.itn:
+        transcript = replace(transcript, segments=normalise_segments(transcript.segments))
     for kind, path in outputs:
         _write(path, format_transcript(transcript, kind))
     if not outputs and not watch and not prints_text:
@@ -205,6 +208,11 @@ def _transcribe_one(
         raise broken
     if collector.gaps:
         raise AudioError(_describe_gaps(name, collector.gaps))
+
+
+def _written(final: Final, options: argparse.Namespace) -> str:
+    """The text of a final as it was asked for."""
+    return normalise_text(final.text, final.language) if options.itn else final.text
 
 
 def _as_text(name: str) -> str:
