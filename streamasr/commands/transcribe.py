@@ -196,18 +196,23 @@ def _transcribe_one(
                     print(_written(message, options), flush=True)
         except AudioError as error:
             broken = error  # what came before it was recognised, and is kept
-    transcript = collector.transcript(_as_text(name), engine.bundle.name)
-    if options.itn:
-        transcript = replace(transcript, segments=normalise_segments(transcript.segments))
+    transcript = _in_digits(collector.transcript(_as_text(name), engine.bundle.name), options)
     for kind, path in outputs:
         _write(path, format_transcript(transcript, kind))
-    if not outputs and not watch and not prints_text:
+    if not (outputs or watch or prints_text):
         sys.stdout.write(format_transcript(transcript, options.formats[0]))
         sys.stdout.flush()
     if broken:
         raise broken
     if collector.gaps:
         raise AudioError(_describe_gaps(name, collector.gaps))
+
+
+def _in_digits(transcript: Transcript, options: argparse.Namespace) -> Transcript:
+    """A transcript with its numbers as they were asked for."""
+    if not options.itn:
+        return transcript
+    return replace(transcript, segments=normalise_segments(transcript.segments))
 
 
 def _written(final: Final, options: argparse.Namespace) -> str:
