@@ -49,6 +49,7 @@ from streamasr.models.onnx import load_onnxruntime
 from streamasr.models.qwen3_asr import context_cells
 
 _PATIENCE_S: Final = 60.0
+_TITLE: Final = b"<title>streamasr"  # of the page that a daemon shows
 _ANSWER_S: Final = 2.0
 
 _USUAL_CELL: Final = diagnosis.context_bytes(1, 28, 8, 128)
@@ -485,14 +486,14 @@ def _who_answers(connection: socket.socket) -> str:
     try:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         answer = b""
-        while b"streamasr is running" not in answer and len(answer) < 4096:
+        while _TITLE not in answer and len(answer) < 4096:
             received = connection.recv(4096)
             if not received:
                 return "taken"
             answer += received
     except OSError:
         return "taken"
-    return "ours" if b"streamasr is running" in answer else "taken"
+    return "ours" if _TITLE in answer else "taken"
 
 
 def _unit() -> dict[str, str] | None:
