@@ -59,7 +59,8 @@ def test_a_sound_server_that_dies_and_comes_back_is_heard_again(
     with RealListener(tmp_path, alsa, "desk", **server.environment) as listener:
         server.play(clip)
         told = listener.until(lambda event: sounds_like(440, event))
-        assert told[-1]["peak"] == pytest.approx(0.5, abs=0.02)
+        # The resampler of the sound server rings where the tone begins.
+        assert told[-1]["peak"] == pytest.approx(0.5, abs=0.05)
 
         server.kill()
         told = listener.until(lambda event: event.get("code") == "device_lost")
