@@ -61,6 +61,25 @@ CHINESE = {
     "一百二十三点四五": "123.45",
 }
 
+TRADITIONAL = {
+    "二零二四年三月十五號": "2024年3月15號",
+    "三點十五分二十秒": "03:15:20",
+    "兩萬五千塊": "25000塊",
+    "三百零五萬": "305萬",
+    "一億兩千萬": "1億2000萬",
+    "三點一四": "3.14",
+    "五百二十一塊三毛": "521塊3毛",
+    "兩三千個人": "2000~3000個人",
+    "六十千米每小時": "60km/h",
+    "下午三點二十": "下午3:20",
+    "二十三歲": "23歲",
+}
+
+TRADITIONAL_UNCHANGED = [
+    *["幾十個人", "七八個", "好幾百", "數十萬人", "三三兩兩", "三十六計", "十八層地獄"],
+    *["禮拜三", "週二", "兩點", "十萬火急", "八點整", "一點兒也不", "臘月二十三"],
+]
+
 CHINESE_UNCHANGED = [
     *["几十个人", "乱七八糟", "一个", "一下", "第三", "七八个", "十几个人", "好几百"],
     *["数十万人", "几千万", "三五个人", "两个人", "一两个", "一心一意", "三心二意"],
@@ -145,6 +164,17 @@ def test_chinese_that_only_looks_like_a_number_stays(said: str) -> None:
     assert normalise_text(f"是{said}。", "Chinese") == f"是{said}。"
 
 
+@pytest.mark.parametrize(("said", "written"), TRADITIONAL.items())
+def test_traditional_characters_are_read_and_kept(said: str, written: str) -> None:
+    assert normalise_text(said, "Chinese") == written
+    assert normalise_text(f"他說，{said}。", "zh") == f"他說，{written}。"
+
+
+@pytest.mark.parametrize("said", TRADITIONAL_UNCHANGED)
+def test_traditional_characters_that_only_look_like_a_number_stay(said: str) -> None:
+    assert normalise_text(said, "Chinese") == said
+
+
 @pytest.mark.parametrize(("said", "written"), ENGLISH.items())
 def test_english_numbers_are_written_in_digits(said: str, written: str) -> None:
     assert normalise_text(said, "English") == written
@@ -163,7 +193,7 @@ def test_other_languages_stay_as_they_are(language: str | None) -> None:
 
 NUMERALS = (
     "零〇一二两三四五六七八九十百千万亿幺几点分之比负年月日号秒第个克米度块毛周 01"
-    "23.,~:%g人数上午下"
+    "23.,~:%g人数上午下萬億兩點幾號塊"
 )
 CHINESE_TEXTS = st.text(st.sampled_from(NUMERALS), max_size=24)
 ENGLISH_WORDS = [

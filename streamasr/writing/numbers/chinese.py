@@ -4,6 +4,7 @@ A text is read from the left. Where numerals begin, the forms below are tried in
 them takes all the numerals that stand together, these stay as they are, so that no half of an idiom
 becomes a number. A single numeral counts only within a date, a time, a percentage, a fraction or a
 ratio: 一个, 第三 and 三心二意 stay, and so do guesses, 七八个, and whatever has 几 in it.
+Traditional characters are read as simplified ones, and stay what they are: 三百萬人 is 300萬人.
 
     date      二零二四年三月十五日    2024年3月15日
     time      三点十五分二十秒        03:15:20
@@ -19,9 +20,11 @@ ratio: 一个, 第三 and 三心二意 stay, and so do guesses, 七八个, and w
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Final
 
 from streamasr.writing.numbers.replacement import Replacement
+from streamasr.writing.numbers.traditional import like, simplified
 
 _DIGITS: Final = {char: index for index, char in enumerate("零一二三四五六七八九")} | {
     "〇": 0,
@@ -41,13 +44,13 @@ _NO_MORE: Final = f"(?!{_NUMERAL}|[0-9])"
 _DECIMALS: Final = "点(?P<decimals>[零〇一二三四五六七八九幺]{1,20})"
 
 _KEPT: Final = re.compile(
-    "(?:周|星期|礼拜|禮拜)[一二三四五六](?:至周?[一二三四五六])?|初[一二三四五六七八九十]+"
-    "|(?:正|腊|臘|冬)月[初一二三四五六七八九十廿]*|不管三七二十一|三七二十一|十万八千里|十萬八千里|十万火急"
-    "|七七八八|三三两两|三三兩兩|三百六十行|三十六计|三十六計|三十六行|七十二变|七十二變|五十步笑百步"
-    "|三十而立|四十不惑|四十而不惑|五十知天命|五十而知天命|六十耳顺|六十而耳顺|七十古来稀|十八般|十八罗汉"
-    "|十八羅漢|十八层地狱|十八層地獄|十八变|十八變|九九八十一|九九归一|二百五(?![十零〇])|一千零一夜|一万个不"
-    "|一百个不|一千个不|一百个放心|九一八事变|九一八事變|九一八纪念|飞流直下三千尺|三千佳丽|三千弱水|弱水三千"
-    "|白发三千丈|八千里路|三十年河东|三十年河西|二十四孝|四十九日|十二分|十二万分|一二三四五六七八九十"
+    "(?:周|星期|礼拜)[一二三四五六](?:至周?[一二三四五六])?|初[一二三四五六七八九十]+"
+    "|(?:正|腊|冬)月[初一二三四五六七八九十廿]*|不管三七二十一|三七二十一|十万八千里|十万火急"
+    "|七七八八|三三两两|三百六十行|三十六计|三十六行|七十二变|五十步笑百步|三十而立|四十不惑|四十而不惑"
+    "|五十知天命|五十而知天命|六十耳顺|六十而耳顺|七十古来稀|十八般|十八罗汉|十八层地狱|十八变"
+    "|九九八十一|九九归一|二百五(?![十零〇])|一千零一夜|一万个不|一百个不|一千个不|一百个放心"
+    "|九一八事变|九一八纪念|飞流直下三千尺|三千佳丽|三千弱水|弱水三千|白发三千丈|八千里路"
+    "|三十年河东|三十年河西|二十四孝|四十九日|十二分|十二万分|一二三四五六七八九十"
     "|十一(?=长假|黄金周|假期|国庆|期间|放假|小长假)|一五一十|二一添作五|万万|千千万万|千万千万|百八十"
 )
 """Idioms and the like, and numerals that belong to what stands before them."""
@@ -63,6 +66,11 @@ _DAY_TIME: Final = "(?<=上午|下午|晚上|早上|凌晨|中午|傍晚|夜里|
 
 def find_chinese_numbers(text: str) -> Iterator[Replacement]:
     """What to write in digits, in order."""
+    for found in _find_simplified(simplified(text)):
+        yield replace(found, text=like(text[found.start : found.end], found.text))
+
+
+def _find_simplified(text: str) -> Iterator[Replacement]:
     position = 0
     while match := _ANYTHING.search(text, position):
         position = match.end()
@@ -88,9 +96,7 @@ def _end_of_row(text: str, start: int) -> int:
 def _is_guarded(text: str, start: int) -> bool:
     """Whether numerals cannot begin here: after digits, or after 数, which means several."""
     before = text[max(0, start - 1) : start]
-    return before in {"数", "數", "几", "幾", ".", "点", "點", "~"} or (
-        before.isascii() and before.isalnum()
-    )
+    return before in {"数", "几", ".", "点", "~"} or (before.isascii() and before.isalnum())
 
 
 def _find_at(text: str, start: int) -> Replacement | None:
@@ -308,7 +314,7 @@ _FORMS: Final[tuple[tuple[re.Pattern[str], Write], ...]] = tuple(
     (re.compile(pattern), write)
     for pattern, write in (
         (
-            f"(?:(?P<year>{_ROW})年)?(?P<month>十?{_D}|十)月(?P<day>{_D}?十{_D}?|{_D})(?P<sun>[日号號])",
+            f"(?:(?P<year>{_ROW})年)?(?P<month>十?{_D}|十)月(?P<day>{_D}?十{_D}?|{_D})(?P<sun>[日号])",
             _date,
         ),
         (f"(?P<year>{_ROW})年(?P<month>十?{_D}|十)月(?!{_NUMERAL})(?P<day>)(?P<sun>)", _date),

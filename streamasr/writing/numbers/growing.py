@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from streamasr.writing.numbers.traditional import simplified
 from streamasr.writing.rules import language_code
 
 _CHINESE_ROW: Final = re.compile(
-    "[零〇一二两三四五六七八九十百千万亿幺几数点分之比年月日号號秒块度毛角周星期礼拜禮初正腊臘冬]+"
+    "[零〇一二两三四五六七八九十百千万亿幺几数点分之比年月日号秒块度毛角周星期礼拜初正腊冬]+"
 )
 _CHINESE_REACH: Final = 12
 """Characters after numerals that may make an idiom or a unit of them."""
@@ -28,7 +29,7 @@ def settled_length(text: str, language: str | None) -> int:
 
 
 def _settled_chinese(text: str) -> int:
-    for match in _CHINESE_ROW.finditer(text):
+    for match in _CHINESE_ROW.finditer(simplified(text)):
         after = text[match.end() : match.end() + _CHINESE_REACH]
         is_over = len(after) == _CHINESE_REACH or any(not char.isalnum() for char in after)
         if not is_over:

@@ -1,0 +1,27 @@
+"""Traditional Chinese characters where numbers are said, read as simplified ones; pure."""
+
+from typing import Final
+
+_TRADITIONAL: Final = (
+    "萬億兩點幾數負個塊號週禮臘鐘時歲級噸釐還較輕長遠賽強計變羅漢層獄飛東麗髮裡順歸紀國開間慶黃蘭裏"
+)
+_SIMPLIFIED: Final = (
+    "万亿两点几数负个块号周礼腊钟时岁级吨厘还较轻长远赛强计变罗汉层狱飞东丽发里顺归纪国开间庆黄兰里"
+)
+_TO_SIMPLIFIED: Final = str.maketrans(_TRADITIONAL, _SIMPLIFIED)
+
+
+def simplified(text: str) -> str:
+    """A text of the same length in which numerals, units and idioms are simplified."""
+    return text.translate(_TO_SIMPLIFIED)
+
+
+def like(original: str, written: str) -> str:
+    """What replaces a text, with the characters that the text has: of 三百萬, 300萬.
+
+    Args:
+        original: what was said.
+        written: made of it in simplified characters.
+    """
+    kept = {char.translate(_TO_SIMPLIFIED): char for char in original}
+    return "".join(kept.get(char, char) for char in written)
