@@ -104,7 +104,7 @@ class Finder:
             place = place_of(self.models, name)
             wish = Wish(name=name, is_automatic=True)
             with StepProgress() as steps:
-                import_model(given, place, wish, steps.show, replaces=is_again)
+                import_model(given, place, wish, steps.show, notice=steps.note, replaces=is_again)
             return place
 
     def _free_name(self, wanted: str) -> str:

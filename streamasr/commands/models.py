@@ -520,7 +520,7 @@ def _make(source: Path, place: Path, wish: "Wish", steps: StepProgress) -> None:
     """Make a model directory of a source."""
     from streamasr.importing.pack import import_model
 
-    bundle = import_model(source, place, wish, steps.show)
+    bundle = import_model(source, place, wish, steps.show, notice=steps.note)
     if bundle.warning:
         print(f"streamasr: warning: {printable(bundle.warning)}", file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""Bringing users' files into a model directory without touching them."""
+"""Users' files: what stands in place of some, and bringing them into a model directory."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,28 @@ from typing import Final
 from streamasr.importing.tensors import Progress, silent
 
 _PIECE: Final = 1 << 22  # bytes
+_LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
+
+
+def explain_stub(path: Path) -> str | None:
+    """Say what is wrong with a file that has a model's name and nothing of the model.
+
+    Args:
+        path: a file that can be read.
+
+    Raises:
+        OSError: it cannot.
+    """
+    with path.open("rb") as file:
+        head = file.read(len(_LFS_POINTER))
+    if not head:
+        return f"{path} is empty: get it again."
+    if head == _LFS_POINTER:
+        return (
+            f"{path} only points to the file, which Git LFS keeps elsewhere: run `git lfs pull` "
+            "where it was cloned, or download the file itself."
+        )
+    return None
 
 
 def link_or_copy(source: Path, destination: Path, progress: Progress = silent) -> bool:

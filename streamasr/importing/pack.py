@@ -37,7 +37,7 @@ from streamasr.importing.placing import whole_or_nothing
 from streamasr.importing.quantize import quantize_decoder
 from streamasr.importing.release import Release
 from streamasr.importing.source import Source, open_sources
-from streamasr.importing.tensors import FLOAT_TYPES, Progress, Tensor, silent
+from streamasr.importing.tensors import FLOAT_TYPES, Notice, Progress, Tensor, silent, unheard
 from streamasr.models.bundle import (
     ALIGNER,
     BACKEND_FILE,
@@ -87,6 +87,7 @@ def import_model(
     wish: Wish | None = None,
     progress: Progress = silent,
     *,
+    notice: Notice = unheard,
     replaces: bool = False,
 ) -> Bundle:
     """Make a model directory, whole or not at all. The source is only read.
@@ -96,6 +97,7 @@ def import_model(
         destination: the directory.
         wish: what it shall be like.
         progress: told about every step.
+        notice: told in a sentence what is taken where there is a choice.
         replaces: whether the directory may exist already; then it is replaced at the end.
 
     Raises:
@@ -110,6 +112,8 @@ def import_model(
         origin = _begin_origin(given, wish)
         scratch = partial / _SCRATCH
         sources = open_sources(path, scratch, progress)
+        for note in sources.notes:
+            notice(note)
         packer = _Packer(wish, progress, origin, [given] if scratch.exists() else None)
         packer.pack(sources.main, partial, name)
         if sources.recogniser and sources.aligner:

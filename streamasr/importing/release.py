@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamasr.errors import ModelError
+from streamasr.importing.files import explain_stub
 from streamasr.importing.gguf_file import (
     GGUFFile,
     GGUFTensor,
@@ -148,13 +149,16 @@ class _Parts:
     decoders: Sequence[_Decoder]
     other: str | None
     """What a GGUF is that is none of them."""
+    stub: str | None
+    """What is wrong with a file that has the name of a part and nothing else of it."""
 
 
-def read_releases(directory: Path) -> list[Release]:
+def read_releases(directory: Path, decoder: Path | None = None) -> list[Release]:
     """Find the models whose parts are in a folder, or in the folders right in it.
 
     Args:
         directory: holds the files themselves or, in folders of their own, those of each model.
+        decoder: the one that is taken of several; None for the best.
 
     Returns:
         A recogniser, an aligner or both; more where there are several sizes of them.
@@ -166,7 +170,7 @@ def read_releases(directory: Path) -> list[Release]:
     is_flat = any(is_graph(path) for path in entries)
     folders = [directory] if is_flat else [path for path in entries if path.is_dir()]
     all_parts = [_read_parts(folder) for folder in folders]
-    releases = [release for parts in all_parts for release in _combine(parts)]
+    releases = [release for parts in all_parts for release in _combine(parts, decoder)]
     if not releases:
         raise ModelError(_what_is_missing(directory, all_parts))
     return releases
@@ -180,9 +184,11 @@ def _entries(directory: Path) -> list[Path]:
 
 
 def _read_parts(folder: Path) -> _Parts:
-    frontends, backends, decoders, other = [], [], [], None
+    frontends, backends, decoders, other, stub = [], [], [], None, None
     for path in _entries(folder):
-        if is_graph(path):
+        if found := _explain_stub(path):
+            stub = found
+        elif is_graph(path):
             match _tell_role(read_graph(path)):
                 case _Frontend() as frontend:
                     frontends.append(frontend)
@@ -194,7 +200,16 @@ def _read_parts(folder: Path) -> _Parts:
                 decoders.append(_read_decoder(file))
             else:
                 other = describe(file)
-    return _Parts(frontends, backends, decoders, other)
+    return _Parts(frontends, backends, decoders, other, stub)
+
+
+def _explain_stub(path: Path) -> str | None:
+    if path.suffix.lower() not in (".onnx", ".gguf") or not path.is_file():
+        return None
+    try:
+        return explain_stub(path)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def _is_gguf(path: Path) -> bool:
@@ -244,11 +259,18 @@ def _read_decoder(file: GGUFFile) -> _Decoder:
     return _Decoder(file, family, hidden, vocab, n_classes)
 
 
-def _combine(parts: _Parts) -> Iterator[Release]:
-    """Put together what fits, the best where there is more than one of the same."""
+def _combine(parts: _Parts, wanted: Path | None) -> Iterator[Release]:
+    """Put together what fits, the best where there is more than one of the same.
+
+    Args:
+        parts: of a folder.
+        wanted: the decoder that is taken in any case, if it is there.
+    """
     for hidden in sorted({decoder.hidden for decoder in parts.decoders}):
         alike = [decoder for decoder in parts.decoders if decoder.hidden == hidden]
-        decoders = {family: _best_decoder(alike, family) for family in {d.family for d in alike}}
+        decoders = {
+            family: _best_decoder(alike, family, wanted) for family in {d.family for d in alike}
+        }
         backends = [each for each in parts.backends if each.output_dim in {hidden, None}]
         for family, candidates in _share(backends, decoders).items():
             decoder = decoders[family]
@@ -262,11 +284,12 @@ def _combine(parts: _Parts) -> Iterator[Release]:
                 yield _release(frontend, backend, decoder)
 
 
-def _best_decoder(decoders: Iterable[_Decoder], family: str) -> _Decoder:
+def _best_decoder(decoders: Iterable[_Decoder], family: str, wanted: Path | None) -> _Decoder:
     """The one nearest to 8 bits from above, as that costs no accuracy; else the one with most."""
 
-    def rank(decoder: _Decoder) -> tuple[bool, float]:
-        return decoder.bits < _ENOUGH_BITS, abs(decoder.bits - _ENOUGH_BITS)
+    def rank(decoder: _Decoder) -> tuple[bool, bool, float]:
+        is_other = wanted is not None and not decoder.file.path.samefile(wanted)
+        return is_other, decoder.bits < _ENOUGH_BITS, abs(decoder.bits - _ENOUGH_BITS)
 
     return min((decoder for decoder in decoders if decoder.family == family), key=rank)
 
@@ -388,6 +411,8 @@ def _what_is_missing(directory: Path, all_parts: Sequence[_Parts]) -> str:
     backends = [each for parts in all_parts for each in parts.backends]
     decoders = [each for parts in all_parts for each in parts.decoders]
     other = next((parts.other for parts in all_parts if parts.other), None)
+    if stub := next((parts.stub for parts in all_parts if parts.stub), None):
+        return stub
     if not (frontends or backends or decoders):
         return other or f"{directory} holds no graph of a Qwen3-ASR encoder."
     lacks = []

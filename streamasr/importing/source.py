@@ -13,8 +13,7 @@ belongs to a folder, such as config.json, stands for that folder.
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -22,8 +21,10 @@ from streamasr.errors import ModelError
 from streamasr.importing.archive import name_other_archive, unpack
 from streamasr.importing.checkpoint import Checkpoint
 from streamasr.importing.crispasr import read_crispasr
+from streamasr.importing.files import explain_stub
 from streamasr.importing.gguf_file import GGUFFile, describe, read_gguf
 from streamasr.importing.onnx_file import is_graph
+from streamasr.importing.origin import levels_of
 from streamasr.importing.projector import read_projector
 from streamasr.importing.release import Release, read_releases
 from streamasr.importing.safetensors_checkpoint import read_checkpoint
@@ -44,6 +45,7 @@ _TEXTS: Final = frozenset({"qwen3vl", "qwen3"})
 
 _MAGICS: Final = {b"GGUF": "gguf", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
 _PARTS_OF_FOLDERS: Final = frozenset({".onnx", ".data", ".safetensors", ".json"})
+_WEIGHTS: Final = frozenset({".onnx", ".safetensors", ".gguf"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class Sources:
 
     recogniser: Source | None
     aligner: Source | None
+    notes: tuple[str, ...] = ()
+    """What is worth knowing of the choice that was made."""
 
     @property
     def main(self) -> Source:
@@ -74,23 +78,62 @@ def open_sources(path: Path, scratch: Path | None = None, progress: Progress = s
         ModelError: there is nothing, nothing that can be used, or more than one model of a family.
     """
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a path cannot be looked at
-        return _choose(_in_folder(path), path)
+        return _from_folder(path, path)
     match _kind(path):
         case "gguf":
-            return _choose(list(_in_gguf(path)), path)
+            found = list(_in_gguf(path))
+            is_alone = all(len(_parts(source)) == 1 for source in found)
+            choice = () if is_alone else tuple(_name_choice(found, path.parent))
+            return replace(_choose(found, path), notes=choice)
         case "zip" if scratch is not None:
             unpack(path, scratch, progress)
-            return _choose(_in_folder(scratch), path)
+            return _from_folder(scratch, path)
         case "zip":
             raise ModelError(
                 f"{path} is an archive: import it first, with `streamasr models import`."
             )
         case _ if path.suffix.lower() in _PARTS_OF_FOLDERS or is_graph(path):
-            return _choose(_in_folder(path.parent), path.parent)
-        case _ if what := name_other_archive(path):
-            raise ModelError(f"{path} is {what}, and only zips can be read: unpack it first.")
+            return _from_folder(path.parent, path.parent)
         case _:
-            raise ModelError(f"{path} is no model file; {WHAT_WORKS}.")
+            raise ModelError(_describe_other(path))
+
+
+def _describe_other(path: Path) -> str:
+    """Say what a file is that can be no model."""
+    if what := name_other_archive(path):
+        return f"{path} is {what}, and only zips can be read: unpack it first."
+    return explain_stub(path) or f"{path} is no model file; {WHAT_WORKS}."
+
+
+def _from_folder(folder: Path, path: Path) -> Sources:
+    """What is in a folder, which a user knows as `path`."""
+    found, passed_over = _in_folder(folder)
+    return replace(_choose(found, path), notes=(*passed_over, *_name_choice(found, path)))
+
+
+def _name_choice(sources: Sequence[Source], path: Path) -> Iterator[str]:
+    """Say which files are used, where others of their kind lie beside them."""
+    used = {file for source in sources for file in _parts(source)}
+    beside = {file for folder in {each.parent for each in used} for file in _entries(folder)}
+    if any(_is_part(file) for file in beside - used):
+        *others, last = sorted(file.name for file in used)
+        names = f"{', '.join(others)} and {last} are" if others else f"{last} is"
+        yield f"of the model files in {path}, {names} used."
+
+
+def _parts(source: Source) -> list[Path]:
+    """The files that may have been chosen among others; of safetensors a folder says which."""
+    match source:
+        case Release():
+            return [source.frontend, source.backend, source.decoder]
+        case Checkpoint(path=path, decoder_file=decoder) if path.is_file():
+            return [path] if decoder is None else [path, decoder]
+        case _:
+            return []
+
+
+def _is_part(file: Path) -> bool:
+    return file.is_file() and (_kind(file) == "gguf" or is_graph(file))
 
 
 def _kind(path: Path) -> str | None:
@@ -129,15 +172,35 @@ def _place(source: Source) -> Path:
             return source.directory
 
 
-def _in_folder(folder: Path) -> list[Source]:
-    """What is in a folder, else in the folders right in it: releases are packed both ways."""
-    found = list(_right_in_folder(folder))
-    if found:
-        return found
-    inner = sorted(path for path in _entries(folder) if path.is_dir())
-    if (snapshots := folder / "snapshots") in inner:  # a hub's cache of one repository
-        inner = sorted(path for path in _entries(snapshots) if path.is_dir())
-    return list(chain.from_iterable(_right_in_folder(path) for path in inner))
+def _in_folder(folder: Path) -> tuple[list[Source], list[str]]:
+    """What is in a folder, else in the nearest folders below it: releases are packed all ways.
+
+    Returns:
+        The models, and why the folders beside theirs hold none.
+
+    Raises:
+        ModelError: there is none, and something in the way.
+    """
+    refused: list[ModelError] = []
+    try:
+        for level in levels_of(folder):
+            found: list[Source] = []
+            wrong: list[ModelError] = []
+            for each in level:
+                try:
+                    found += _right_in_folder(each)
+                except ModelError as error:
+                    wrong.append(error)
+            refused += wrong
+            if wrong and level == [folder]:
+                break  # what is right here is what is meant
+            if found:
+                return found, [f"passed over: {error}" for error in refused]
+    except OSError as error:
+        raise ModelError(f"{error.filename} cannot be read: {error.strerror}.") from error
+    if refused:
+        raise refused[0]
+    return [], []
 
 
 def _right_in_folder(folder: Path) -> Iterator[Source]:
@@ -157,6 +220,10 @@ def _right_in_folder(folder: Path) -> Iterator[Source]:
     ggufs = [read_gguf(path) for path in files if _kind(path) == "gguf"]
     if ggufs:
         yield from _among_ggufs(ggufs)
+        return
+    stubs = (explain_stub(path) for path in files if path.suffix.lower() in _WEIGHTS)
+    if stub := next(filter(None, stubs), None):
+        raise ModelError(stub)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -174,7 +241,7 @@ def _in_gguf(path: Path) -> Iterator[Source]:
         return
     neighbours = _entries(path.parent)
     if file.architecture in _TEXTS and any(is_graph(other) for other in neighbours):
-        releases = read_releases(path.parent)
+        releases = read_releases(path.parent, path)
         yield from (release for release in releases if release.decoder.samefile(path))
         return
     others = [read_gguf(each) for each in neighbours if each.is_file() and _kind(each) == "gguf"]
