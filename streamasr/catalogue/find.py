@@ -94,9 +94,16 @@ class Finder:
             if earlier and not earlier.problem and _is_of_now(earlier, given):
                 return earlier.directory
             # Most runs import nothing, and this loads onnx and gguf.
+            from streamasr.catalogue.moved import find_moved
             from streamasr.console import StepProgress
             from streamasr.importing.pack import Wish, import_model, name_of
 
+            if earlier is None:
+                with StepProgress() as steps:
+                    moved = find_moved(self.models, given, steps.show)
+                if moved is not None:
+                    _tell(f"{path} is what {moved.name} was made of, before it was moved")
+                    return moved.directory
             is_again = earlier is not None and is_automatic(earlier)
             name = earlier.name if earlier and is_again else self._free_name(name_of(given))
             why = "again, since it has changed" if is_again else "this once"

@@ -1,5 +1,6 @@
-"""Users' files: what stands in place of some, and bringing them into a model directory."""
+"""Users' files: what stands in place of some, their hashes, and bringing them into a model."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Final
@@ -72,3 +73,15 @@ def _copy(source: Path, destination: Path, progress: Progress) -> None:
         except BaseException:
             destination.unlink(missing_ok=True)
             raise
+
+
+def hash_file(path: Path, progress: Progress = silent) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest, done = hashlib.sha256(), 0
+    size = path.stat().st_size
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+            done += len(piece)
+            progress(f"checking {path.name}", done, size)
+    return digest.hexdigest()

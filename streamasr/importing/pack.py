@@ -10,7 +10,6 @@ DIR/aligner/               a model directory of its own, where the source has bo
 Files that can be used as they are become hard links where the file system allows it, else copies.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -26,7 +25,7 @@ import numpy.typing as npt
 
 from streamasr.errors import ConfigError, ModelError
 from streamasr.importing.checkpoint import HEAD, Checkpoint, encoder_shapes
-from streamasr.importing.files import link_or_copy
+from streamasr.importing.files import hash_file, link_or_copy
 from streamasr.importing.gguf_file import read_gguf
 from streamasr.importing.gguf_text import check_decoder
 from streamasr.importing.gguf_writer import WrittenWidth, write_decoder
@@ -58,7 +57,6 @@ _PUBLISHED: Final = ("repository", "revision", "commit", "url", "checkpoint")
 _SCRATCH: Final = ".unpacked"
 _ALIGNER: Final = "aligner"
 _WINDOW_CHUNKS: Final = 8  # of an attention window of the released models, 8 s
-_PIECE: Final = 1 << 22  # bytes read at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,18 +350,6 @@ class _Packer:
                 f"{directory.parent}: importing may need {size_text(needed)}, and only "
                 f"{size_text(free)} are free."
             )
-
-
-def hash_file(path: Path, progress: Progress = silent) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    digest, done = hashlib.sha256(), 0
-    size = path.stat().st_size
-    with path.open("rb", buffering=0) as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-            done += len(piece)
-            progress(f"checking {path.name}", done, size)
-    return digest.hexdigest()
 
 
 def _files(source: Source) -> list[Path]:
