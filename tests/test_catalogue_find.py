@@ -228,6 +228,7 @@ def test_whoever_comes_while_another_imports_waits_and_takes_the_result(
         ("qwen3-asr-0.6b", "`streamasr models pull qwen3-asr-0.6b` gets it"),
         ("qwen3-asr-0.6", "did you mean qwen3-asr-0.6b"),
         ("nothing-like-it", "`streamasr models list` shows all"),
+        ("Qwen/Qwen3-ASR-0.6B", "`streamasr models pull qwen3-asr-0.6b` gets that model"),
         ("/no/such/place", "there is no file and no directory /no/such/place"),
     ],
 )

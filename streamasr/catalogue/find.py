@@ -22,7 +22,13 @@ from streamasr.catalogue.installed import (
     need_installed,
     place_of,
 )
-from streamasr.catalogue.known import NOTHING, KnownModel, known_models, usable_name
+from streamasr.catalogue.known import (
+    NOTHING,
+    KnownModel,
+    known_models,
+    of_repository,
+    usable_name,
+)
 from streamasr.config.file import find_config, load_config
 from streamasr.errors import ModelError, printable
 from streamasr.importing.origin import given_path, is_unchanged
@@ -62,7 +68,9 @@ class Finder:
         if is_there:
             return path if is_bundle(path) else self._imported(path)
         if os.sep in name_or_path:
-            raise ModelError(f"there is no file and no directory {name_or_path}.")
+            known = of_repository(name_or_path, known_models(self.own))
+            how = f"; `streamasr models pull {known[0]}` gets that model" if known else ""
+            raise ModelError(f"there is no file and no directory {name_or_path}{how}.")
         return need_installed(self.models, name_or_path, self.own).directory
 
     def aligner(self, name_or_path: str | None, recogniser: Path) -> Path | None:

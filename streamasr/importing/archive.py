@@ -77,7 +77,9 @@ def unpack(path: Path, directory: Path, progress: Progress = silent) -> None:
             _check_room(members, path, directory)
             _extract_all(archive, members, directory, progress)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
-        raise ModelError(f"{path} is no zip, or it is damaged or cut short ({error}).") from error
+        raise ModelError(
+            f"{path} is no zip, or it is damaged or cut short ({error}); get it again."
+        ) from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be unpacked into {directory} ({error}).") from error
 

@@ -299,7 +299,8 @@ class _Cursor:
         if self._end < self.file_size:
             return ModelError(f"{self.path}: its header is longer than any model's")
         return ModelError(
-            f"{self.path}: this GGUF is cut short or broken, it ends within its header"
+            f"{self.path}: this GGUF is cut short or broken, it ends within its header; "
+            "get it again."
         )
 
 
@@ -367,14 +368,18 @@ def _read_tensors(cursor: _Cursor, count: int, alignment: int) -> dict[str, GGUF
         if tensor.name in tensors:
             raise ModelError(f"{path}: tensor {tensor.name} is there twice")
         if tensor.offset != expected:
-            raise ModelError(f"{path}: this GGUF is broken, {tensor.name} is not in its place")
+            raise ModelError(
+                f"{path}: this GGUF is broken, {tensor.name} is not in its place; get it again."
+            )
         tensors[tensor.name] = tensor
         expected = _aligned(tensor.offset + tensor.n_bytes, alignment)
     start = _aligned(cursor.position, alignment)
     end = max((start + tensor.offset + tensor.n_bytes for tensor in tensors.values()), default=0)
     if end > cursor.file_size:
         missing = end - cursor.file_size
-        raise ModelError(f"{path}: this GGUF is cut short, {missing:,} bytes are missing")
+        raise ModelError(
+            f"{path}: this GGUF is cut short, {missing:,} bytes are missing; get it again."
+        )
     return {name: replace(tensor, offset=start + tensor.offset) for name, tensor in tensors.items()}
 
 

@@ -103,5 +103,7 @@ def _parse_entry(path: Path, name: str, entry: Any, start: int, size: int) -> Sa
     if len(shape) > _MOST_AXES:
         raise ModelError(f"{path}: tensor {shown} has {len(shape)} axes")
     if end - begin != math.prod(shape) * item_bytes or begin < 0 or start + end > size:
-        raise ModelError(f"{path}: the file is cut short or broken at tensor {shown}")
+        raise ModelError(
+            f"{path}: the file is cut short or broken at tensor {shown}; get it again."
+        )
     return SafeTensor(path, name, stored_type, shape, start + begin)
