@@ -414,7 +414,10 @@ def _what_is_missing(directory: Path, all_parts: Sequence[_Parts]) -> str:
     if stub := next((parts.stub for parts in all_parts if parts.stub), None):
         return stub
     if not (frontends or backends or decoders):
-        return other or f"{directory} holds no graph of a Qwen3-ASR encoder."
+        return other or (
+            f"{directory} holds no graph of a Qwen3-ASR encoder as Qwen3-ASR-GGUF and CapsWriter "
+            "release it, in two halves that take chunk_mel and hidden_states."
+        )
     lacks = []
     if not frontends:
         lacks.append("the encoder's front end (an ONNX graph that takes chunk_mel)")
