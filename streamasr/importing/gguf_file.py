@@ -35,6 +35,8 @@ _MAX_HEADER_BYTES: Final = 1 << 26  # the largest vocabularies take a quarter of
 _MAX_ELEMENTS: Final = 1 << 22  # of all arrays together
 _MAX_ENTRIES: Final = 1 << 16  # facts, and tensors
 
+_ENOUGH_BITS: Final = 8
+
 _UINT32: Final = 4
 _STRING: Final = 8
 _ARRAY: Final = 9
@@ -412,6 +414,17 @@ def _types() -> Mapping[int, tuple[str, int, int]]:
 
 def _aligned(position: int, alignment: int) -> int:
     return -(-position // alignment) * alignment
+
+
+def precision_rank(file: GGUFFile) -> tuple[bool, float]:
+    """Order files of one model by their precision, the one to take first.
+
+    It is the one nearest to 8 bits from above, as that costs no accuracy; else the one with most.
+    """
+    tensors = file.tensors.values()
+    n_weights = sum(math.prod(tensor.shape) for tensor in tensors)
+    bits = 8 * sum(tensor.n_bytes for tensor in tensors) / max(1, n_weights)
+    return bits < _ENOUGH_BITS, abs(bits - _ENOUGH_BITS)
 
 
 def projector_type(file: GGUFFile) -> str | None:

@@ -17,7 +17,6 @@ that went through the same version of the operators, and in the end names. A par
 that it is of the other family is not taken, whatever its width.
 """
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,12 +27,13 @@ import numpy as np
 import numpy.typing as npt
 
 from streamasr.errors import ModelError
-from streamasr.importing.files import explain_stub
+from streamasr.importing.files import entries_of, explain_stub, kind_of
 from streamasr.importing.gguf_file import (
     GGUFFile,
     GGUFTensor,
     describe,
     is_speech_decoder,
+    precision_rank,
     read_gguf,
 )
 from streamasr.importing.gguf_text import count_classes, read_text_model
@@ -49,7 +49,6 @@ from streamasr.models.bundle import (
 )
 
 _ARCHITECTURES: Final = frozenset({"qwen3vl", "qwen3"})
-_GGUF_MAGIC: Final = b"GGUF"
 _EMBEDDINGS: Final = "token_embd.weight"
 _HEAD: Final = "output.weight"
 
@@ -66,7 +65,6 @@ _RELEASED_MISMATCHES: Final = frozenset({(RECOGNISER, 1024, 1024), (ALIGNER, 102
 many values: Qwen3-ASR-0.6B (decoder 1024, encoder 896) against Qwen3-ForcedAligner-0.6B (1024 and
 1024). Widths of other models say nothing."""
 
-_ENOUGH_BITS: Final = 8
 _COMMON_WORDS: Final = re.compile(r"frontend|backend|encoder|llm|decoder|fp?\d+|int\d+|q\d\w*|\W|_")
 """What names of files of one model may differ in."""
 
@@ -133,12 +131,6 @@ class _Decoder:
     vocab: int
     n_classes: int | None
 
-    @property
-    def bits(self) -> float:
-        """Bits that a weight takes on average."""
-        tensors = self.file.tensors.values()
-        return 8 * sum(t.n_bytes for t in tensors) / sum(math.prod(t.shape) for t in tensors)
-
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
@@ -166,7 +158,7 @@ def read_releases(directory: Path, decoder: Path | None = None) -> list[Release]
     Raises:
         ModelError: a file is damaged, or no model is complete.
     """
-    entries = _entries(directory)
+    entries = entries_of(directory)
     is_flat = any(is_graph(path) for path in entries)
     folders = [directory] if is_flat else [path for path in entries if path.is_dir()]
     all_parts = [_read_parts(folder) for folder in folders]
@@ -176,17 +168,10 @@ def read_releases(directory: Path, decoder: Path | None = None) -> list[Release]
     return releases
 
 
-def _entries(directory: Path) -> list[Path]:
-    try:
-        return sorted(path for path in directory.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise ModelError(f"{directory} cannot be read: {error.strerror}.") from error
-
-
 def _read_parts(folder: Path) -> _Parts:
     frontends, backends, decoders, other, stub = [], [], [], None, None
-    for path in _entries(folder):
-        if found := _explain_stub(path):
+    for path in filter(Path.is_file, entries_of(folder)):
+        if path.suffix.lower() in (".onnx", ".gguf") and (found := explain_stub(path)):
             stub = found
         elif is_graph(path):
             match _tell_role(read_graph(path)):
@@ -194,32 +179,13 @@ def _read_parts(folder: Path) -> _Parts:
                     frontends.append(frontend)
                 case _Backend() as backend:
                     backends.append(backend)
-        elif _is_gguf(path):
+        elif kind_of(path) == "gguf":
             file = read_gguf(path)
             if file.architecture in _ARCHITECTURES and is_speech_decoder(file):
                 decoders.append(_read_decoder(file))
             else:
                 other = describe(file)
     return _Parts(frontends, backends, decoders, other, stub)
-
-
-def _explain_stub(path: Path) -> str | None:
-    if path.suffix.lower() not in (".onnx", ".gguf") or not path.is_file():
-        return None
-    try:
-        return explain_stub(path)
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-def _is_gguf(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    try:
-        with path.open("rb") as file:
-            return file.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def _tell_role(facts: GraphFacts) -> _Frontend | _Backend | None:
@@ -285,11 +251,9 @@ def _combine(parts: _Parts, wanted: Path | None) -> Iterator[Release]:
 
 
 def _best_decoder(decoders: Iterable[_Decoder], family: str, wanted: Path | None) -> _Decoder:
-    """The one nearest to 8 bits from above, as that costs no accuracy; else the one with most."""
-
-    def rank(decoder: _Decoder) -> tuple[bool, bool, float]:
+    def rank(decoder: _Decoder) -> tuple[bool, tuple[bool, float]]:
         is_other = wanted is not None and not decoder.file.path.samefile(wanted)
-        return is_other, decoder.bits < _ENOUGH_BITS, abs(decoder.bits - _ENOUGH_BITS)
+        return is_other, precision_rank(decoder.file)
 
     return min((decoder for decoder in decoders if decoder.family == family), key=rank)
 

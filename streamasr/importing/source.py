@@ -10,7 +10,6 @@ What a file is follows from its content. Names are looked at for one thing only:
 belongs to a folder, such as config.json, stands for that folder.
 """
 
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,8 +20,8 @@ from streamasr.errors import ModelError
 from streamasr.importing.archive import name_other_archive, unpack
 from streamasr.importing.checkpoint import Checkpoint
 from streamasr.importing.crispasr import read_crispasr
-from streamasr.importing.files import explain_stub
-from streamasr.importing.gguf_file import GGUFFile, describe, read_gguf
+from streamasr.importing.files import entries_of, explain_stub, kind_of
+from streamasr.importing.gguf_file import GGUFFile, describe, precision_rank, read_gguf
 from streamasr.importing.onnx_file import is_graph
 from streamasr.importing.origin import levels_of
 from streamasr.importing.projector import read_projector
@@ -43,7 +42,6 @@ _PROJECTOR: Final = "clip"
 _TEXTS: Final = frozenset({"qwen3vl", "qwen3"})
 """Architectures of GGUFs."""
 
-_MAGICS: Final = {b"GGUF": "gguf", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
 _PARTS_OF_FOLDERS: Final = frozenset({".onnx", ".data", ".safetensors", ".json"})
 _WEIGHTS: Final = frozenset({".onnx", ".safetensors", ".gguf"})
 
@@ -79,7 +77,7 @@ def open_sources(path: Path, scratch: Path | None = None, progress: Progress = s
     """
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a path cannot be looked at
         return _from_folder(path, path)
-    match _kind(path):
+    match kind_of(path):
         case "gguf":
             found = list(_in_gguf(path))
             is_alone = all(len(_parts(source)) == 1 for source in found)
@@ -114,7 +112,7 @@ def _from_folder(folder: Path, path: Path) -> Sources:
 def _name_choice(sources: Sequence[Source], path: Path) -> Iterator[str]:
     """Say which files are used, where others of their kind lie beside them."""
     used = {file for source in sources for file in _parts(source)}
-    beside = {file for folder in {each.parent for each in used} for file in _entries(folder)}
+    beside = {file for folder in {each.parent for each in used} for file in entries_of(folder)}
     if any(_is_part(file) for file in beside - used):
         *others, last = sorted(file.name for file in used)
         names = f"{', '.join(others)} and {last} are" if others else f"{last} is"
@@ -133,20 +131,7 @@ def _parts(source: Source) -> list[Path]:
 
 
 def _is_part(file: Path) -> bool:
-    return file.is_file() and (_kind(file) == "gguf" or is_graph(file))
-
-
-def _kind(path: Path) -> str | None:
-    """What the first bytes of a file say that it is."""
-    if path.exists() and not path.is_file():
-        raise ModelError(f"{path} is neither a file nor a directory.")
-    try:
-        with path.open("rb") as file:
-            return _MAGICS.get(file.read(4))
-    except FileNotFoundError as error:
-        raise ModelError(f"{path}: there is no such file or directory.") from error
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
+    return file.is_file() and (kind_of(file) == "gguf" or is_graph(file))
 
 
 def _choose(found: Sequence[Source], path: Path) -> Sources:
@@ -210,14 +195,14 @@ def _right_in_folder(folder: Path) -> Iterator[Source]:
         if bundle.aligner is not None:
             yield open_bundle(bundle.aligner)
         return
-    files = [path for path in _entries(folder) if path.is_file()]
+    files = [path for path in entries_of(folder) if path.is_file()]
     if any(is_graph(path) for path in files):
         yield from read_releases(folder)
         return
     if (folder / "config.json") in files and any(p.suffix == ".safetensors" for p in files):
         yield read_checkpoint(folder)
         return
-    ggufs = [read_gguf(path) for path in files if _kind(path) == "gguf"]
+    ggufs = [read_gguf(path) for path in files if kind_of(path) == "gguf"]
     if ggufs:
         yield from _among_ggufs(ggufs)
         return
@@ -226,25 +211,18 @@ def _right_in_folder(folder: Path) -> Iterator[Source]:
         raise ModelError(stub)
 
 
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise ModelError(f"{folder} cannot be read: {error.strerror}.") from error
-
-
 def _in_gguf(path: Path) -> Iterator[Source]:
     """The model that a GGUF is, or that it is a part of."""
     file = read_gguf(path)
     if file.architecture == _CRISPASR:
         yield read_crispasr(file)
         return
-    neighbours = _entries(path.parent)
+    neighbours = entries_of(path.parent)
     if file.architecture in _TEXTS and any(is_graph(other) for other in neighbours):
         releases = read_releases(path.parent, path)
         yield from (release for release in releases if release.decoder.samefile(path))
         return
-    others = [read_gguf(each) for each in neighbours if each.is_file() and _kind(each) == "gguf"]
+    others = [read_gguf(each) for each in neighbours if each.is_file() and kind_of(each) == "gguf"]
     partners = [other for other in others if _are_pair(file, other) or _are_pair(other, file)]
     if not partners:
         raise ModelError(describe(file))
@@ -291,16 +269,4 @@ def _group(files: Iterable[GGUFFile]) -> dict[object, list[GGUFFile]]:
 
 
 def _best(files: Iterable[GGUFFile]) -> GGUFFile:
-    """The one nearest to 8 bits from above, as that costs no accuracy; else the one with most."""
-
-    def rank(file: GGUFFile) -> tuple[bool, float]:
-        bits = bits_per_weight(file)
-        return bits < 8, abs(bits - 8)
-
-    return min(files, key=rank)
-
-
-def bits_per_weight(file: GGUFFile) -> float:
-    """Bits that a weight takes on average."""
-    n_weights = sum(math.prod(tensor.shape) for tensor in file.tensors.values())
-    return 8 * file.path.stat().st_size / max(1, n_weights)
+    return min(files, key=precision_rank)
