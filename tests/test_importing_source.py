@@ -1,6 +1,9 @@
 """What is found under a path, wherever it lies and whatever lies beside it."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ import pytest
 from streamasr.errors import ModelError
 from streamasr.importing.release import Release
 from streamasr.importing.source import Sources, open_sources
+from streamasr.models.bundle import open_bundle
 from tests.checkpoints import Shape, write_checkpoint
 from tests.sources.crispasr import write_crispasr
 from tests.sources.foreign import truncate, write_text_only
@@ -82,6 +86,30 @@ def test_other_models_on_the_way_are_passed_over_and_named(
     assert text.startswith("passed over: ")
     assert "text.gguf is a language model for text" in text
     assert "broken/qwen3_asr_llm.q8_0.gguf: this GGUF is cut short" in broken
+
+
+WITHOUT_RIGHTS = ("-dac_override", "-dac_read_search")
+"""Of root, to read whatever there is."""
+
+
+def test_a_folder_that_may_not_be_read_does_not_keep_from_those_beside_it(
+    tmp_path: Path, release: Path
+) -> None:
+    shutil.copytree(release, tmp_path / "top" / "mine")
+    (tmp_path / "top" / "theirs").mkdir(mode=0)
+    rights = ",".join(WITHOUT_RIGHTS)
+    prefix = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"]
+    program = (
+        "from streamasr.importing.pack import *; "
+        f"import_model(Path({str(tmp_path / 'top')!r}), Path({str(tmp_path / 'made')!r}), "
+        "notice=print)"
+    )
+    command = [*(prefix if os.geteuid() == 0 else ()), sys.executable, "-c", program]
+    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    assert (
+        answer == f"passed over: {tmp_path / 'top' / 'theirs'} cannot be read: Permission denied.\n"
+    )
+    assert open_bundle(tmp_path / "made").precision["encoder"] == "fp16"
 
 
 def test_damage_to_what_is_named_is_said(tmp_path: Path, release: Path) -> None:

@@ -34,9 +34,6 @@ def levels_of(folder: Path) -> Iterator[list[Path]]:
 
     A folder that several links lead to is named once. Of a hub's cache of a repository only the
     snapshots count: they are links to the rest.
-
-    Raises:
-        OSError: a folder cannot be looked at.
     """
     level, seen = [folder], {folder.resolve()}
     for _ in range(_DEEPEST + 1):
@@ -53,8 +50,20 @@ def levels_of(folder: Path) -> Iterator[list[Path]]:
 
 def _folders_in(folder: Path) -> list[Path]:
     snapshots = folder / "snapshots"
-    parent = snapshots if snapshots.is_dir() else folder
-    return sorted(each for each in parent.iterdir() if each.name[0] != "." and each.is_dir())
+    parent = snapshots if _is_folder(snapshots) else folder
+    return sorted(each for each in _listed(parent) if each.name[0] != "." and _is_folder(each))
+
+
+def _listed(folder: Path) -> list[Path]:
+    """What is in a folder; of one that may not be read nothing can be known."""
+    try:
+        return list(folder.iterdir())
+    except PermissionError:
+        return []
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises where a path cannot be looked at
 
 
 def stamp_of(path: Path) -> str:
@@ -69,7 +78,7 @@ def stamp_of(path: Path) -> str:
     files = [path]
     if path.is_dir():
         folders = chain.from_iterable(levels_of(path))
-        files = [each for folder in folders for each in folder.iterdir()]
+        files = [each for folder in folders for each in _listed(folder)]
         files = [each for each in files if each.suffix.lower() in _LOOKED_AT and each.is_file()]
     seen = sorted((str(each.relative_to(path)), *_size_and_time(each)) for each in files)
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()

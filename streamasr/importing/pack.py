@@ -137,7 +137,8 @@ def _begin_origin(given: Path, wish: Wish) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ModelError(f"{given}: there is no such file or directory.") from error
     except OSError as error:
-        raise ModelError(f"{given} cannot be read: {error.strerror}.") from error
+        where = error.filename or given
+        raise ModelError(f"{where} cannot be read: {error.strerror}.") from error
     return origin | {"wish": wish_facts(wish), "automatic": wish.is_automatic}
 
 

@@ -167,22 +167,19 @@ def _in_folder(folder: Path) -> tuple[list[Source], list[str]]:
         ModelError: there is none, and something in the way.
     """
     refused: list[ModelError] = []
-    try:
-        for level in levels_of(folder):
-            found: list[Source] = []
-            wrong: list[ModelError] = []
-            for each in level:
-                try:
-                    found += _right_in_folder(each)
-                except ModelError as error:
-                    wrong.append(error)
-            refused += wrong
-            if wrong and level == [folder]:
-                break  # what is right here is what is meant
-            if found:
-                return found, [f"passed over: {error}" for error in refused]
-    except OSError as error:
-        raise ModelError(f"{error.filename} cannot be read: {error.strerror}.") from error
+    for level in levels_of(folder):
+        found: list[Source] = []
+        wrong: list[ModelError] = []
+        for each in level:
+            try:
+                found += _right_in_folder(each)
+            except ModelError as error:
+                wrong.append(error)
+        refused += wrong
+        if wrong and level == [folder]:
+            break  # what is right here is what is meant
+        if found:
+            return found, [f"passed over: {error}" for error in refused]
     if refused:
         raise refused[0]
     return [], []
