@@ -150,6 +150,14 @@ def test_who_names_a_whole_model_has_chosen(tmp_path: Path, checkpoint: Path) ->
     assert note == f"of the model files in {tmp_path}, q8_0.gguf is used."
 
 
+def test_it_is_said_that_safetensors_go_before_a_gguf(tmp_path: Path, checkpoint: Path) -> None:
+    both = shutil.copytree(checkpoint, tmp_path / "both")
+    write_crispasr(checkpoint, both / "f16.gguf", "f16")
+    assert open_sources(both).notes == (
+        f"of the model files in {both}, model.safetensors is used.",
+    )
+
+
 @pytest.mark.parametrize(("content", "why"), [(POINTER, "run `git lfs pull`"), ("", "is empty")])
 @pytest.mark.parametrize("name", ["model.gguf", "model.onnx", "model.safetensors"])
 def test_a_file_with_nothing_of_the_model_says_so(

@@ -120,13 +120,14 @@ def _name_choice(sources: Sequence[Source], path: Path) -> Iterator[str]:
 
 
 def _parts(source: Source) -> list[Path]:
-    """The files that may have been chosen among others; of safetensors a folder says which."""
+    """The files that may have been chosen among others; those of a bundle never are."""
     match source:
         case Release():
             return [source.frontend, source.backend, source.decoder]
-        case Checkpoint(path=path, decoder_file=decoder) if path.is_file():
-            return [path] if decoder is None else [path, decoder]
-        case _:
+        case Checkpoint():
+            weights = {tensor.path for tensor in source.tensors.values()}
+            return [*weights, *([source.decoder_file] if source.decoder_file else [])]
+        case Bundle():
             return []
 
 
