@@ -11,7 +11,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from streamasr.cli import main
 from streamasr.commands.models import count_text, spdx
 from streamasr.models.bundle import open_bundle
 from streamasr.sizes import size_text
-from tests.checkpoints import write_checkpoint
+from tests.checkpoints import Shape, write_checkpoint
 from tests.hubs import COMMIT, Hub, open_hub, stall, status, truncate
 from tests.sources.ggml_org import write_ggml_org
+from tests.sources.onnx_release import write_onnx_release
 
 NAME = "qwen3-asr-0.6b"
 REPOSITORY = "Qwen/Qwen3-ASR-0.6B"
@@ -441,6 +442,19 @@ def test_files_that_were_moved_are_the_same_files(
     assert home.run("import", str(new), "--name", "mine") == 0
     assert home.out.startswith("mine is installed already")
     assert home.listed()["mine"]["source"] == str(new)
+
+
+def test_encoders_of_few_bits_are_warned_of_the_aligners_too(home: Home, tmp_path: Path) -> None:
+    shape = Shape(d_model=64, ffn=256, hidden=256)
+    for name, n_classes in (("asr", None), ("aligner", 50)):
+        checkpoint = write_checkpoint(tmp_path / name, replace(shape, n_classes=n_classes))
+        write_onnx_release(checkpoint, tmp_path / "both", "int4")
+    assert home.run("import", str(tmp_path / "both")) == 0
+    warnings = [line for line in home.err.splitlines() if "warning" in line]
+    assert [re.findall(r"encoder of (\S+) has weights of 4 bits", line) for line in warnings] == [
+        ["both"],
+        ["both-aligner"],
+    ]
 
 
 def test_a_name_that_is_taken_by_another_model_is_refused(

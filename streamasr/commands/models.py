@@ -534,8 +534,9 @@ def _make(source: Path, place: Path, wish: "Wish", steps: StepProgress) -> None:
     from streamasr.importing.pack import import_model
 
     bundle = import_model(source, place, wish, steps.show, notice=steps.note)
-    if bundle.warning:
-        print(f"streamasr: warning: {printable(bundle.warning)}", file=sys.stderr)
+    for each in (bundle, open_bundle(bundle.aligner) if bundle.aligner else None):
+        if each is not None and each.warning:
+            print(f"streamasr: warning: {printable(each.warning)}", file=sys.stderr)
 
 
 def _wish(options: argparse.Namespace, name: str, **known: Any) -> "Wish":
