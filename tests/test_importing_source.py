@@ -15,6 +15,7 @@ from streamasr.models.bundle import open_bundle
 from tests.checkpoints import Shape, write_checkpoint
 from tests.sources.crispasr import write_crispasr
 from tests.sources.foreign import truncate, write_text_only
+from tests.sources.ggml_org import write_ggml_org
 from tests.sources.onnx_release import pack, write_onnx_release
 
 SHAPE = Shape(ffn=256, hidden=256)
@@ -156,6 +157,21 @@ def test_it_is_said_that_safetensors_go_before_a_gguf(tmp_path: Path, checkpoint
     assert open_sources(both).notes == (
         f"of the model files in {both}, model.safetensors is used.",
     )
+
+
+def test_a_damaged_neighbour_matters_only_where_it_may_be_the_other_half(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    write_ggml_org(checkpoint, tmp_path)
+    [text] = (path for path in tmp_path.iterdir() if "mmproj" not in path.name)
+    [encoder] = (path for path in tmp_path.iterdir() if "mmproj" in path.name)
+    damaged = tmp_path / "another.gguf"
+    damaged.write_bytes(text.read_bytes()[:1000])
+    assert open_sources(text).recogniser is not None
+    damaged.unlink()
+    truncate(encoder, 0.5)
+    with pytest.raises(ModelError, match=rf"{encoder.name}: this GGUF is cut short"):
+        open_sources(text)
 
 
 @pytest.mark.parametrize(("content", "why"), [(POINTER, "run `git lfs pull`"), ("", "is empty")])

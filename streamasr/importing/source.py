@@ -220,10 +220,19 @@ def _in_gguf(path: Path) -> Iterator[Source]:
         releases = read_releases(path.parent, path)
         yield from (release for release in releases if release.decoder.samefile(path))
         return
-    others = [read_gguf(each) for each in neighbours if each.is_file() and kind_of(each) == "gguf"]
-    partners = [other for other in others if _are_pair(file, other) or _are_pair(other, file)]
+    partners, damage = [], None
+    for each in neighbours:
+        if not each.is_file() or kind_of(each) != "gguf":
+            continue
+        try:
+            other = read_gguf(each)
+        except ModelError as error:
+            damage = damage or error
+            continue
+        if _are_pair(file, other) or _are_pair(other, file):
+            partners.append(other)
     if not partners:
-        raise ModelError(describe(file))
+        raise damage or ModelError(describe(file))
     other = _best(partners)
     text, projector = (other, file) if file.architecture == _PROJECTOR else (file, other)
     yield read_projector(text, projector)
