@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 
 from streamasr.errors import ModelError
@@ -172,6 +173,29 @@ def test_a_damaged_neighbour_matters_only_where_it_may_be_the_other_half(
     truncate(encoder, 0.5)
     with pytest.raises(ModelError, match=rf"{encoder.name}: this GGUF is cut short"):
         open_sources(text)
+
+
+def test_a_pair_may_lie_beside_a_release_of_another_size(tmp_path: Path, release: Path) -> None:
+    both = shutil.copytree(release, tmp_path / "both")
+    pair = write_ggml_org(write_checkpoint(tmp_path / "other", Shape(hidden=512)), tmp_path / "p")
+    for path in pair.iterdir():
+        shutil.copy(path, both)
+    [text] = (path for path in pair.iterdir() if "mmproj" not in path.name)
+    [note] = open_sources(both / text.name).notes
+    assert f"{text.name} and mmproj" in note
+
+
+def test_graphs_of_something_else_do_no_harm(tmp_path: Path, checkpoint: Path) -> None:
+    write_ggml_org(checkpoint, tmp_path)
+    [text] = (path for path in tmp_path.iterdir() if "mmproj" not in path.name)
+    number = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([], "detector", [number], [number])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "vad.onnx")
+    for source in (tmp_path, text):
+        assert open_sources(source).recogniser is not None
+    text.unlink()
+    with pytest.raises(ModelError, match="is the encoder of a Qwen3-ASR without its language"):
+        open_sources(tmp_path)
 
 
 @pytest.mark.parametrize(("content", "why"), [(POINTER, "run `git lfs pull`"), ("", "is empty")])

@@ -10,6 +10,7 @@ What a file is follows from its content. Names are looked at for one thing only:
 belongs to a folder, such as config.json, stands for that folder.
 """
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -186,17 +187,24 @@ def _in_folder(folder: Path) -> tuple[list[Source], list[str]]:
     return [], []
 
 
-def _right_in_folder(folder: Path) -> Iterator[Source]:
+def _right_in_folder(folder: Path) -> Sequence[Source]:
     if is_bundle(folder):
         bundle = open_bundle(folder)
-        yield bundle
-        if bundle.aligner is not None:
-            yield open_bundle(bundle.aligner)
-        return
+        return [bundle, *([open_bundle(bundle.aligner)] if bundle.aligner else [])]
     files = [path for path in entries_of(folder) if path.is_file()]
-    if any(is_graph(path) for path in files):
-        yield from read_releases(folder)
-        return
+    if not any(is_graph(path) for path in files):
+        return list(_without_graphs(folder, files))
+    try:
+        return read_releases(folder)
+    except ModelError:
+        # The graphs may be of something else, such as a detector of speech.
+        with contextlib.suppress(ModelError):
+            if found := list(_without_graphs(folder, files)):
+                return found
+        raise
+
+
+def _without_graphs(folder: Path, files: Sequence[Path]) -> Iterator[Source]:
     if (folder / "config.json") in files and any(p.suffix == ".safetensors" for p in files):
         yield read_checkpoint(folder)
         return
@@ -216,11 +224,16 @@ def _in_gguf(path: Path) -> Iterator[Source]:
         yield read_crispasr(file)
         return
     neighbours = entries_of(path.parent)
+    partners: list[GGUFFile] = []
+    damage: ModelError | None = None
     if file.architecture in _TEXTS and any(is_graph(other) for other in neighbours):
-        releases = read_releases(path.parent, path)
-        yield from (release for release in releases if release.decoder.samefile(path))
-        return
-    partners, damage = [], None
+        try:
+            releases = read_releases(path.parent, path)
+        except ModelError as error:
+            damage, releases = error, []
+        if own := [release for release in releases if release.decoder.samefile(path)]:
+            yield from own
+            return
     for each in neighbours:
         if not each.is_file() or kind_of(each) != "gguf":
             continue
