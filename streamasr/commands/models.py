@@ -30,7 +30,6 @@ from streamasr.catalogue.known import (
     known_models,
     usable_name,
 )
-from streamasr.catalogue.moved import follow
 from streamasr.catalogue.patience import Policy
 from streamasr.catalogue.places import (
     download_place,
@@ -494,6 +493,8 @@ def _check_same(found: Installed, given: Path, wish: "Wish", steps: StepProgress
     Raises:
         ConfigError: what is installed is not what would be.
     """
+    from streamasr.catalogue.moved import follow
+
     source = found.bundle.source if found.bundle else {}
     if source.get("path") == str(given):
         is_same = is_unchanged(source, given)
