@@ -143,6 +143,14 @@ def test_encoders_of_few_bits_are_warned_of(
         assert f"weights of {bits} bits" in bundle.warning
 
 
+@pytest.mark.parametrize(
+    ("family", "harm"), [(RECOGNISER, "repeat itself"), (ALIGNER, "times of words less exact")]
+)
+def test_what_few_bits_do_depends_on_the_family(tmp_path: Path, family: str, harm: str) -> None:
+    bundle = bundle_with(tmp_path, family=family, encoder_bits=4)
+    assert harm in str(bundle.warning)
+
+
 def test_a_bundle_whose_files_are_there_is_whole(tmp_path: Path) -> None:
     fill(tmp_path)
     bundle_with(tmp_path, files={"decoder.gguf": {"bytes": 5}}).check_files()

@@ -1,5 +1,6 @@
 """From names and paths to model directories: what is there, and what is imported on first use."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from streamasr.models import tiny
 from streamasr.models.bundle import open_bundle
 from tests.checkpoints import Shape, write_checkpoint
 from tests.goldens import TINY_RECOGNISER
+from tests.sources.crispasr import write_crispasr
 from tests.sources.onnx_release import write_onnx_release
 
 
@@ -119,11 +121,66 @@ def test_files_that_are_links_are_known_again(finder: Finder, checkpoint: Path) 
     assert found == {finder.models / "Model"}
 
 
-def test_a_folder_above_a_model_is_not_that_model(finder: Finder, tmp_path: Path) -> None:
-    source = write_checkpoint(tmp_path / "above" / "below" / "source")
+def test_a_folder_far_above_a_model_is_not_that_model(finder: Finder, tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "above" / "a" / "b" / "c" / "source")
     finder.model(str(source))
     with pytest.raises(ModelError, match="holds no model"):
         finder.model(str(tmp_path / "above"))
+
+
+def test_a_source_that_was_moved_is_known_again(
+    finder: Finder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = write_checkpoint(tmp_path / "old")
+    made = finder.model(str(old))
+    (made / "mark").touch()
+    new = old.rename(tmp_path / "new")
+    capsys.readouterr()
+    assert finder.model(str(new)) == made
+    assert "is what old was made of, before it was moved" in capsys.readouterr().err
+    assert finder.model(str(new)) == made
+    assert capsys.readouterr().err == ""
+    assert (made / "mark").exists()
+    assert [each.name for each in list_installed(finder.models)] == ["old"]
+
+
+def test_a_file_that_was_renamed_is_known_again(
+    finder: Finder, checkpoint: Path, tmp_path: Path
+) -> None:
+    old = write_crispasr(checkpoint, tmp_path / "old.gguf", "f16")
+    made = finder.model(str(old))
+    assert finder.model(str(old.rename(tmp_path / "new.gguf"))) == made
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_what_has_been_changed_in_moving_is_another_source(
+    finder: Finder, tmp_path: Path, name: str
+) -> None:
+    old = write_checkpoint(tmp_path / "old")
+    made = finder.model(str(old))
+    new = old.rename(tmp_path / "new")
+    (new / name).write_bytes((new / name).read_bytes())
+    assert finder.model(str(new)) != made
+
+
+def test_sizes_and_times_alone_do_not_make_a_source_the_same(
+    finder: Finder, tmp_path: Path
+) -> None:
+    old = write_checkpoint(tmp_path / "old")
+    new = write_checkpoint(tmp_path / "new", seed=1)
+    for path in (*old.iterdir(), *new.iterdir()):
+        os.utime(path, (0, 0))
+    made = finder.model(str(old))
+    shutil.rmtree(old)
+    assert finder.model(str(new)) != made
+
+
+def test_a_copy_of_a_source_is_a_source_of_its_own(finder: Finder, tmp_path: Path) -> None:
+    old = write_checkpoint(tmp_path / "old")
+    made = finder.model(str(old))
+    copy = shutil.copytree(old, tmp_path / "copy")
+    assert finder.model(str(copy)) != made
+    assert finder.model(str(old)) == made
 
 
 def test_an_import_that_was_asked_for_is_not_replaced(finder: Finder, tmp_path: Path) -> None:
@@ -171,6 +228,7 @@ def test_whoever_comes_while_another_imports_waits_and_takes_the_result(
         ("qwen3-asr-0.6b", "`streamasr models pull qwen3-asr-0.6b` gets it"),
         ("qwen3-asr-0.6", "did you mean qwen3-asr-0.6b"),
         ("nothing-like-it", "`streamasr models list` shows all"),
+        ("Qwen/Qwen3-ASR-0.6B", "`streamasr models pull qwen3-asr-0.6b` gets that model"),
         ("/no/such/place", "there is no file and no directory /no/such/place"),
     ],
 )

@@ -75,6 +75,22 @@ def test_an_unknown_name_is_answered_with_what_was_probably_meant() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("Qwen/Qwen3-ASR-0.6B", "qwen3-asr-0.6b?"),  # as the hub calls it
+        ("qwen/qwen3-forcedaligner-0.6b", "qwen3-aligner-0.6b?"),
+        ("aligner", "qwen3-aligner-0.6b?"),
+        ("asr-0.6b", "qwen3-asr-0.6b or qwen3-asr-0.6b-q8_0?"),
+        ("Me/Mine", "mine?"),
+    ],
+)
+def test_names_of_repositories_and_parts_of_names_are_understood(name: str, meant: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        find_known(name, {"mine": KnownModel(repository="me/mine")})
+    assert str(caught.value).endswith(f"; did you mean {meant}")
+
+
+@pytest.mark.parametrize(
     "name",
     ["", ".", "..", ".hidden", "a/b", "a\\b", "a b", "-a", "_a", "a\0", "a\n", "é", "x" * 101],
 )

@@ -101,6 +101,12 @@ def test_members_with_64_bit_sizes_are_unpacked(tmp_path: Path) -> None:
     assert files(tmp_path / "out") == {"a.gguf": WEIGHTS}
 
 
+def test_folders_may_be_divided_by_backslashes(tmp_path: Path) -> None:
+    members = {"M\\": b"", "M\\llm.gguf": WEIGHTS, "M\\deep\\config.json": b"{}"}
+    unpack(write_zip(tmp_path / "m.zip", members), tmp_path / "out")
+    assert files(tmp_path / "out") == {"M/llm.gguf": WEIGHTS, "M/deep/config.json": b"{}"}
+
+
 def test_unpacked_files_are_plain_ones(tmp_path: Path) -> None:
     entry = zipfile.ZipInfo("a.gguf")
     entry.external_attr = (stat.S_IFREG | 0o6777) << 16
@@ -122,7 +128,10 @@ def test_unpacked_files_are_plain_ones(tmp_path: Path) -> None:
         "C:/climbed.onnx",
         "C:climbed.onnx",
         "..\\climbed.onnx",
-        "a\\b.onnx",
+        "a\\..\\..\\climbed.onnx",
+        "\\\\host\\share\\climbed.onnx",
+        "C:\\climbed.onnx",
+        "a\\/b.onnx",
         "./a.onnx",
         "a//b.onnx",
         "a/./b.onnx",
@@ -174,6 +183,7 @@ def test_links_and_devices_are_refused(tmp_path: Path, inside: Path) -> None:
     [
         (("a.gguf", "a.gguf"), "two members of one name"),
         (("a.gguf", "A.GGUF"), "two members of one name"),
+        (("a/b.gguf", "a\\b.gguf"), "two members of one name"),
         (("\u00e9.gguf", "e\u0301.gguf"), "two members of one name"),
         (("a.gguf", "a.gguf/b.gguf"), "a file and a folder of one name"),
     ],

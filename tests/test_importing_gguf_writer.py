@@ -117,7 +117,7 @@ def test_progress_ends_with_all_bytes(tmp_path: Path) -> None:
     write_decoder(checkpoint, tmp_path / "d.gguf", "f16", "m", lambda *step: told.append(step))
     written = read_gguf(tmp_path / "d.gguf").tensors.values()
     total = sum(tensor.n_bytes for tensor in written)
-    assert [what for what, _, _ in told] == ["decoder, f16"] * len(written)
+    assert [what for what, _, _ in told] == ["writing the decoder, f16"] * len(written)
     done = [done for _, done, _ in told]
     assert done == sorted(done)
     assert {all_ for _, _, all_ in told} == {total} == {done[-1]}

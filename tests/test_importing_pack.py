@@ -16,9 +16,10 @@ import pytest
 from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows
 from streamasr.errors import ConfigError, ModelError
 from streamasr.importing import pack as module
+from streamasr.importing.files import hash_file
 from streamasr.importing.gguf_writer import write_decoder
 from streamasr.importing.graphs import EncoderWidth
-from streamasr.importing.pack import DecoderWidth, Wish, hash_file, import_model
+from streamasr.importing.pack import DecoderWidth, Wish, import_model
 from streamasr.importing.placing import PARTIAL, whole_or_nothing
 from streamasr.importing.tokenizer import read_vocabulary
 from streamasr.models import tiny

@@ -50,6 +50,32 @@ def test_kinds_that_a_file_leaves_out_follow_from_place_and_look() -> None:
     ]
 
 
+HASHES = ["#", "a", "b", "##", "ab", "#a", "####", "abab", "######", "<|endoftext|>"]
+MERGES_OF_HASHES = ["# #", "a b", "# a", "## ##", "ab ab", "#### ##"]
+
+
+def test_merges_that_were_taken_for_comments_follow_from_the_tokens() -> None:
+    kept = [merge for merge in MERGES_OF_HASHES if not merge.startswith("#")]
+    vocabulary = vocabulary_of(file_with(tokens=HASHES, merges=kept), 10)
+    assert list(vocabulary.merges) == MERGES_OF_HASHES
+
+
+@pytest.mark.parametrize(
+    ("tokens", "merges"),
+    [
+        (HASHES, MERGES_OF_HASHES),  # nothing is lost
+        (HASHES, ["# #"]),  # more than those are
+        (HASHES, ["ab ab", "a b"]),  # ranks are not ids
+        (HASHES, ["a b", "ab ab", "b b"]),  # a merge makes what is no token
+        (["#", "a", "b", "ab", "#?"], ["a b"]),  # a token is made of nothing
+        (["a", "b", "ab", "#" * 1000], ["a b"]),
+    ],
+)
+def test_other_merges_stay_as_they_are(tokens: list[str], merges: list[str]) -> None:
+    vocabulary = vocabulary_of(file_with(tokens=tokens, merges=merges), len(tokens))
+    assert list(vocabulary.merges) == merges
+
+
 def test_kinds_that_a_file_states_are_believed() -> None:
     stated = [1, 1, 1, 4, 3, 3, 3, 5]
     vocabulary = vocabulary_of(file_with(token_type=stated), 10)

@@ -5,12 +5,13 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from streamasr.cli import main
 from streamasr.commands.models import count_text, spdx
 from streamasr.models.bundle import open_bundle
 from streamasr.sizes import size_text
-from tests.checkpoints import write_checkpoint
+from tests.checkpoints import Shape, write_checkpoint
 from tests.hubs import COMMIT, Hub, open_hub, stall, status, truncate
 from tests.sources.ggml_org import write_ggml_org
+from tests.sources.onnx_release import write_onnx_release
 
 NAME = "qwen3-asr-0.6b"
 REPOSITORY = "Qwen/Qwen3-ASR-0.6B"
@@ -60,8 +62,9 @@ class Home:
         return {row["name"]: row for row in json.loads(self.out)}
 
     def left(self) -> set[str]:
-        """What stands among the models, notes left out."""
-        return {path.name for path in self.models.iterdir() if "hashes.json" not in path.name}
+        """What stands among the models, notes and the lock left out."""
+        names = {path.name for path in self.models.iterdir()}
+        return {name for name in names if "hashes.json" not in name and name != ".lock"}
 
 
 @pytest.fixture
@@ -416,6 +419,42 @@ def test_files_are_imported_once_under_their_name(home: Home, checkpoint: Path) 
     assert home.run("import", str(checkpoint), "--name", "other", "--decoder", "f16") == 0
     assert home.left() == {"small", "other"}
     assert home.listed()["other"]["precision"] == "fp32/f16"
+
+
+def test_of_two_imports_of_the_same_files_one_waits_for_the_other(
+    home: Home, checkpoint: Path
+) -> None:
+    command = [sys.executable, "-m", "streamasr", "models", "import", str(checkpoint)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = sorted(process.communicate()[0].splitlines()[0] for process in started)
+    assert [process.returncode for process in started] == [0, 0]
+    assert answers[0].startswith("small is installed already")
+    assert answers[1].startswith("small is installed in ")
+
+
+def test_files_that_were_moved_are_the_same_files(
+    home: Home, checkpoint: Path, tmp_path: Path
+) -> None:
+    old = shutil.copytree(checkpoint, tmp_path / "old")
+    assert home.run("import", str(old), "--name", "mine") == 0
+    assert home.run("import", str(checkpoint), "--name", "mine") == 78  # a copy is another source
+    new = old.rename(tmp_path / "new")
+    assert home.run("import", str(new), "--name", "mine") == 0
+    assert home.out.startswith("mine is installed already")
+    assert home.listed()["mine"]["source"] == str(new)
+
+
+def test_encoders_of_few_bits_are_warned_of_the_aligners_too(home: Home, tmp_path: Path) -> None:
+    shape = Shape(d_model=64, ffn=256, hidden=256)
+    for name, n_classes in (("asr", None), ("aligner", 50)):
+        checkpoint = write_checkpoint(tmp_path / name, replace(shape, n_classes=n_classes))
+        write_onnx_release(checkpoint, tmp_path / "both", "int4")
+    assert home.run("import", str(tmp_path / "both")) == 0
+    warnings = [line for line in home.err.splitlines() if "warning" in line]
+    assert [re.findall(r"encoder of (\S+) has weights of 4 bits", line) for line in warnings] == [
+        ["both"],
+        ["both-aligner"],
+    ]
 
 
 def test_a_name_that_is_taken_by_another_model_is_refused(

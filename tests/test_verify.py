@@ -198,6 +198,31 @@ def test_an_encoder_of_few_bits_is_warned_of(
     assert "weights of 4 bits" in warning
 
 
+def test_an_aligner_of_few_bits_is_warned_of(
+    capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
+) -> None:
+    model = copy_of(bundle / "aligner", tmp_path / "model")
+    facts = json.loads((model / "model.json").read_text())
+    (model / "model.json").write_text(json.dumps({**facts, "encoder_bits": 4}))
+    code, report = verified(capsys, str(model))
+    assert code == 0
+    [warning] = report["warnings"]
+    assert "weights of 4 bits, which make the times of words less exact" in warning
+
+
+def test_what_was_not_done_has_no_speed(
+    capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
+) -> None:
+    model = copy_of(bundle, tmp_path / "model")
+    shutil.rmtree(model / "aligner")
+    config = tmp_path / "settings.toml"
+    config.write_text('model.aligner = "none"\n')
+    code, report = verified(capsys, str(model), config=config)
+    assert code == 0
+    assert outcomes(report)["word times"] is None
+    assert set(report["stages"]) == {"encode", "prefill", "verify", "decode"}
+
+
 def test_files_without_hashes_are_not_judged(bundle: Path, tmp_path: Path) -> None:
     model = copy_of(bundle, tmp_path / "model")
     facts = json.loads((model / "model.json").read_text())

@@ -10,10 +10,9 @@ an answer that waiting does not change, there is one sentence about it.
 
 import contextlib
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import requests
 
@@ -22,20 +21,13 @@ from streamasr.catalogue.partial_file import Downloaded, PartialFile, already_th
 from streamasr.catalogue.patience import STUBBORN_ATTEMPTS, Pace, PassingError, Policy
 from streamasr.catalogue.remote_file import RemoteFile, is_page, looks_like_page, version_of
 from streamasr.errors import DownloadError
-from streamasr.importing.tensors import Progress, silent
-
-Notice: TypeAlias = Callable[[str], None]
-"""Told in a sentence what is worth knowing and passes."""
+from streamasr.importing.tensors import Notice, Progress, silent, unheard
 
 MOST_BYTES: Final = 1 << 36
 """64 GiB: no model that we know is larger, and no file without a stated size may be."""
 
 _ADVANCE: Final = 1 << 20
 """New bytes that make earlier failures forgotten."""
-
-
-def unheard(_sentence: str) -> None:
-    """Tell nobody."""
 
 
 class OtherFileError(DownloadError):

@@ -7,7 +7,7 @@ from typing import Final
 
 import requests
 
-from streamasr.catalogue.download import Notice, OtherFileError, download, unheard
+from streamasr.catalogue.download import OtherFileError, download
 from streamasr.catalogue.hashes import Noted, NotedFile, check_same, read_noted
 from streamasr.catalogue.hub import HubFile, Snapshot, choose_files, is_document, read_snapshot
 from streamasr.catalogue.known import KnownModel
@@ -15,7 +15,7 @@ from streamasr.catalogue.partial_file import Downloaded
 from streamasr.catalogue.patience import Policy
 from streamasr.catalogue.places import download_place
 from streamasr.errors import ConfigError
-from streamasr.importing.tensors import Progress, silent
+from streamasr.importing.tensors import Notice, Progress, silent, unheard
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,13 @@ from streamasr.catalogue.installed import (
     need_installed,
     place_of,
 )
-from streamasr.catalogue.known import NOTHING, KnownModel, known_models, usable_name
+from streamasr.catalogue.known import (
+    NOTHING,
+    KnownModel,
+    known_models,
+    of_repository,
+    usable_name,
+)
 from streamasr.config.file import find_config, load_config
 from streamasr.errors import ModelError, printable
 from streamasr.importing.origin import given_path, is_unchanged
@@ -62,7 +68,9 @@ class Finder:
         if is_there:
             return path if is_bundle(path) else self._imported(path)
         if os.sep in name_or_path:
-            raise ModelError(f"there is no file and no directory {name_or_path}.")
+            known = of_repository(name_or_path, known_models(self.own))
+            how = f"; `streamasr models pull {known[0]}` gets that model" if known else ""
+            raise ModelError(f"there is no file and no directory {name_or_path}{how}.")
         return need_installed(self.models, name_or_path, self.own).directory
 
     def aligner(self, name_or_path: str | None, recogniser: Path) -> Path | None:
@@ -94,9 +102,16 @@ class Finder:
             if earlier and not earlier.problem and _is_of_now(earlier, given):
                 return earlier.directory
             # Most runs import nothing, and this loads onnx and gguf.
+            from streamasr.catalogue.moved import find_moved
             from streamasr.console import StepProgress
             from streamasr.importing.pack import Wish, import_model, name_of
 
+            if earlier is None:
+                with StepProgress() as steps:
+                    moved = find_moved(self.models, given, steps.show)
+                if moved is not None:
+                    _tell(f"{path} is what {moved.name} was made of, before it was moved")
+                    return moved.directory
             is_again = earlier is not None and is_automatic(earlier)
             name = earlier.name if earlier and is_again else self._free_name(name_of(given))
             why = "again, since it has changed" if is_again else "this once"
@@ -104,7 +119,7 @@ class Finder:
             place = place_of(self.models, name)
             wish = Wish(name=name, is_automatic=True)
             with StepProgress() as steps:
-                import_model(given, place, wish, steps.show, replaces=is_again)
+                import_model(given, place, wish, steps.show, notice=steps.note, replaces=is_again)
             return place
 
     def _free_name(self, wanted: str) -> str:

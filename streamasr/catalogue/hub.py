@@ -25,12 +25,12 @@ import msgspec
 import requests
 from msgspec import Meta
 
-from streamasr.catalogue.download import Notice, download, unheard
+from streamasr.catalogue.download import download
 from streamasr.catalogue.known import check_url
 from streamasr.catalogue.patience import Policy
 from streamasr.catalogue.remote_file import looks_like_page
 from streamasr.errors import ConfigError, DownloadError
-from streamasr.importing.tensors import Progress, silent
+from streamasr.importing.tensors import Notice, Progress, silent, unheard
 
 ENDPOINT_VARIABLE: Final = "HF_ENDPOINT"
 TOKEN_VARIABLE: Final = "HF_TOKEN"  # noqa: S105 - where it is, not what it is

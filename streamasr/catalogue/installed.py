@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from streamasr.catalogue.known import EMBEDDED, KnownModel, check_name, known_models
+from streamasr.catalogue.known import EMBEDDED, KnownModel, check_name, guess, known_models
 from streamasr.errors import ConfigError, ModelError
 from streamasr.importing.placing import remove_whole
 from streamasr.models.bundle import Bundle, open_bundle
@@ -111,12 +111,9 @@ def need_installed(models: Path, name: str, own: Mapping[str, KnownModel]) -> In
     known = known_models(own)
     if name in known:
         raise ModelError(f"{name} is not installed; `streamasr models pull {name}` gets it.")
-    import difflib
-
-    names = [EMBEDDED, *known, *(each.name for each in list_installed(models))]
-    close = difflib.get_close_matches(name, names, n=1)
-    meant = f"; did you mean {close[0]}?" if close else "; `streamasr models list` shows all."
-    raise ModelError(f"no model {name!r} is installed or known{meant}")
+    names = dict.fromkeys([EMBEDDED, *known, *(each.name for each in list_installed(models))])
+    meant = guess(name, names, known) or "`streamasr models list` shows all."
+    raise ModelError(f"no model {name!r} is installed or known; {meant}")
 
 
 def remove_installed(models: Path, name: str) -> int:

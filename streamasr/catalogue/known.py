@@ -3,7 +3,7 @@
 import functools
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
@@ -147,8 +147,33 @@ def find_known(name: str, own: Mapping[str, KnownModel]) -> KnownModel:
     known = known_models(own)
     if name in known:
         return known[name]
+    meant = guess(name, known, known) or f"known are: {', '.join(known)}."
+    raise ModelError(f"no model {name!r} is known; {meant}")
+
+
+def guess(name: str, names: Collection[str], known: Mapping[str, KnownModel]) -> str | None:
+    """Ask whether other names were meant: those of that repository, else like ones.
+
+    Args:
+        name: what there is not.
+        names: what there is.
+        known: the models among them that are known.
+    """
     import difflib
 
-    close = difflib.get_close_matches(name, known, n=1)
-    meant = f"; did you mean {close[0]}?" if close else f"; known are: {', '.join(known)}."
-    raise ModelError(f"no model {name!r} is known{meant}")
+    asked = name.casefold()
+    meant = of_repository(name, known)
+    if not meant and len(asked) >= _ENOUGH_LETTERS:
+        meant = [each for each in names if asked in each.casefold()][:_MOST_GUESSES]
+    meant = meant or difflib.get_close_matches(asked, names, n=1)
+    return f"did you mean {' or '.join(meant)}?" if meant else None
+
+
+_ENOUGH_LETTERS: Final = 4
+_MOST_GUESSES: Final = 3
+
+
+def of_repository(name: str, known: Mapping[str, KnownModel]) -> list[str]:
+    """The models that come from a repository of this name, as the hub writes it."""
+    asked = name.casefold()
+    return [each for each, model in known.items() if (model.repository or "").casefold() == asked]

@@ -35,7 +35,9 @@ def sole_download(models: Path, name: str) -> Iterator[None]:
     except BlockingIOError as error:
         raise DownloadError(f"{name} is being fetched by another process.") from error
     except OSError as error:
-        raise ConfigError(f"{place} cannot be made: {error.strerror}.") from error
+        raise ConfigError(
+            f"{place} cannot be made ({error.strerror}); set storage.models to another place."
+        ) from error
     try:
         yield
     finally:

@@ -194,8 +194,14 @@ class RemoteFile:
             advice = mirror if self._repository else "a proxy is named with HTTPS_PROXY"
             return f"{urlsplit(self._url).hostname} is not found (no network?); {advice}"
         if any(isinstance(each, ConnectionRefusedError) for each in inner):
-            return "the connection was refused"
+            return f"{_asked(error) or urlsplit(self._url).netloc} refused the connection"
         return "the connection was dropped"
+
+
+def _asked(error: RequestException | HTTPError) -> str | None:
+    """The host that was asked, which a redirect may have named."""
+    request = error.request if isinstance(error, RequestException) else None
+    return urlsplit(str(request.url)).netloc if request is not None and request.url else None
 
 
 def _causes(error: BaseException) -> list[BaseException]:

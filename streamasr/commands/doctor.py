@@ -38,7 +38,7 @@ from streamasr.config.cores import available_cores, share_cores
 from streamasr.config.file import find_config, load_config
 from streamasr.config.sections import DaemonConfig
 from streamasr.console import busy, print_table
-from streamasr.decoder.placement import Gpu, place
+from streamasr.decoder.placement import MORE, Gpu, place
 from streamasr.diagnosis import Finding, Level
 from streamasr.errors import AudioError, ConfigError, ModelError, StreamASRError, printable
 from streamasr.importing.origin import given_path
@@ -235,7 +235,7 @@ def _accelerators(native: Native, config: DaemonConfig) -> diagnosis.Accelerator
     )
     return diagnosis.Accelerators(
         gpus=tuple(gpus),
-        gpu_trouble=why,
+        gpu_trouble=why and why.replace(MORE, ""),  # this is where more is said
         llama_trouble=native.llama_trouble,
         providers=native.providers,
         providers_missing=tuple(name for name in missing if name in native.known_providers),

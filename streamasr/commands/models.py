@@ -15,6 +15,7 @@ from rich.text import Text
 
 from streamasr.catalogue.installed import (
     Installed,
+    alone,
     find_installed,
     list_installed,
     need_installed,
@@ -469,24 +470,37 @@ def _import(options: argparse.Namespace, config: DaemonConfig) -> int:
     name = options.name or usable_name(name_of(given))
     place = place_of(models, name)
     wish = _wish(options, name)
-    if found := find_installed(models, name):
-        _check_same(found, given, wish)
+    with alone(models, _wait), StepProgress() as steps:
+        found = find_installed(models, name)
+        if found:
+            _check_same(found, given, wish, steps)
+        else:
+            _make(given, place, wish, steps)
+    if found:
         print(f"{name} is installed already, in {place}, from the same files.")
-        return 0
-    with StepProgress() as steps:
-        _make(given, place, wish, steps)
-    _announce(name, place)
+    else:
+        _announce(name, place)
     return 0
 
 
-def _check_same(found: Installed, given: Path, wish: "Wish") -> None:
+def _wait() -> None:
+    print("streamasr: another process is importing; waiting for it", file=sys.stderr, flush=True)
+
+
+def _check_same(found: Installed, given: Path, wish: "Wish", steps: StepProgress) -> None:
     """Refuse to call two models by one name.
 
     Raises:
         ConfigError: what is installed is not what would be.
     """
+    from streamasr.catalogue.moved import follow
+
     source = found.bundle.source if found.bundle else {}
-    if source.get("path") != str(given) or not is_unchanged(source, given):
+    if source.get("path") == str(given):
+        is_same = is_unchanged(source, given)
+    else:
+        is_same = found.bundle is not None and follow(found.bundle, given, steps.show)
+    if not is_same:
         where = f" ({found.source})" if found.source else ""
         raise _taken(found, f"from other files{where}")
     _check_wish(found, wish)
@@ -520,9 +534,10 @@ def _make(source: Path, place: Path, wish: "Wish", steps: StepProgress) -> None:
     """Make a model directory of a source."""
     from streamasr.importing.pack import import_model
 
-    bundle = import_model(source, place, wish, steps.show)
-    if bundle.warning:
-        print(f"streamasr: warning: {printable(bundle.warning)}", file=sys.stderr)
+    bundle = import_model(source, place, wish, steps.show, notice=steps.note)
+    for each in (bundle, open_bundle(bundle.aligner) if bundle.aligner else None):
+        if each is not None and each.warning:
+            print(f"streamasr: warning: {printable(each.warning)}", file=sys.stderr)
 
 
 def _wish(options: argparse.Namespace, name: str, **known: Any) -> "Wish":

@@ -279,13 +279,15 @@ def recognise_clip(
                     messages.append(message)
         memory = _peaks({"main": os.getpid(), **engine.pids})
     timings = sorted((m for m in messages if isinstance(m, Words)), key=lambda m: m.segment)
+    is_aligned = any(message.method == "aligned" for message in timings)
+    stages = _STAGES if is_aligned else _STAGES[:-1]  # without an aligner words are only spread
     return Heard(
         text=" ".join(m.text for m in messages if isinstance(m, FinalText) and m.text),
         words=tuple(word for message in timings for word in message.words),
-        is_aligned=any(message.method == "aligned" for message in timings),
+        is_aligned=is_aligned,
         audio_s=to_seconds(n_samples),
         load_s=load_s,
-        work={name: timed.work[name] for name in _STAGES if name in timed.work},
+        work={name: timed.work[name] for name in stages if name in timed.work},
         memory=memory,
     )
 

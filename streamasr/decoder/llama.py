@@ -343,7 +343,10 @@ class LlamaContext:
             return np.concatenate([rows.data for rows in batch]).astype(np.int32), None
         for rows in batch:
             if not np.isfinite(rows.data).all():
-                raise DecodeError("the encoder gave numbers that are not finite.")
+                raise DecodeError(
+                    "the encoder gave numbers that are not finite, as some in fp16 do; take a "
+                    "model whose encoder is int8 or fp32."
+                )
             if rows.data.ndim != 2 or rows.data.shape[1] != self.model.n_embd:
                 raise DecodeError(
                     f"the encoder gives embeddings of shape {rows.data.shape}, the decoder "

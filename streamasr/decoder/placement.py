@@ -81,7 +81,8 @@ def place(
     return ON_CPU, f"there is no GPU {wanted}: {there}; the decoder runs on the CPU."
 
 
-_NO_GPU: Final = "this build of llama.cpp finds none (`streamasr doctor` says more)"
+MORE: Final = " (`streamasr doctor` says more)"
+_NO_GPU: Final = f"this build of llama.cpp finds none{MORE}"
 
 
 def find_gpu(wanted: str | int, gpus: Sequence[Gpu]) -> Gpu | None:

@@ -77,7 +77,9 @@ def unpack(path: Path, directory: Path, progress: Progress = silent) -> None:
             _check_room(members, path, directory)
             _extract_all(archive, members, directory, progress)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
-        raise ModelError(f"{path} is no zip, or it is damaged or cut short ({error}).") from error
+        raise ModelError(
+            f"{path} is no zip, or it is damaged or cut short ({error}); get it again."
+        ) from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be unpacked into {directory} ({error}).") from error
 
@@ -130,15 +132,12 @@ def _choose(members: Sequence[zipfile.ZipInfo], path: Path) -> list[zipfile.ZipI
 
 
 def _check_name(member: zipfile.ZipInfo, path: Path) -> None:
-    """Refuse names that lead elsewhere, on this system or on another.
-
-    Names are looked at as they are in the archive: `filename` ends at the first null byte.
-    """
-    name = member.orig_filename
+    """Refuse names that lead elsewhere, on this system or on another."""
+    name = _name(member)
     parts = name.removesuffix("/").split("/")
     is_unsafe = (
         any(part in {"", ".", ".."} for part in parts)
-        or any(character in name for character in '\\:*?"<>|')
+        or any(character in name for character in ':*?"<>|')
         or any(unicodedata.category(character) in {"Cc", "Cs"} for character in name)
     )
     if is_unsafe:
@@ -153,12 +152,20 @@ def _check_name(member: zipfile.ZipInfo, path: Path) -> None:
         raise ModelError(f"{path} has a member that is a link or a device, {name!r}.")
 
 
+def _name(member: zipfile.ZipInfo) -> str:
+    """Where a member belongs, whole: `filename` ends at the first null byte.
+
+    Some programs of Windows write backslashes between the folders.
+    """
+    return member.orig_filename.replace("\\", "/")
+
+
 def _check_distinct(members: Sequence[zipfile.ZipInfo], path: Path) -> None:
     """Refuse two members for one place, also where file systems do not tell case."""
     taken: set[str] = set()
     folders: set[str] = set()
     for member in members:
-        key = unicodedata.normalize("NFC", member.filename).casefold()
+        key = unicodedata.normalize("NFC", _name(member)).casefold()
         if key in taken:
             raise ModelError(f"{path} has two members of one name, {member.filename!r}.")
         taken.add(key)
@@ -169,14 +176,16 @@ def _check_distinct(members: Sequence[zipfile.ZipInfo], path: Path) -> None:
 
 def _is_wanted(member: zipfile.ZipInfo) -> bool:
     """Tell what a model may need; hidden files are what systems leave in archives."""
-    path = PurePosixPath(member.filename)
-    if member.is_dir() or any(part.startswith((".", "__MACOSX")) for part in path.parts):
+    path = PurePosixPath(_name(member))
+    if _name(member).endswith("/") or any(
+        part.startswith((".", "__MACOSX")) for part in path.parts
+    ):
         return False
     return _suffix(member) in _WEIGHTS | _TEXTS or path.name in _TEXT_NAMES
 
 
 def _suffix(member: zipfile.ZipInfo) -> str:
-    return PurePosixPath(member.filename).suffix.lower()
+    return PurePosixPath(_name(member)).suffix.lower()
 
 
 def _check_member(member: zipfile.ZipInfo, path: Path) -> None:
@@ -233,7 +242,7 @@ def _extract_all(
 ) -> None:
     total, done = sum(member.file_size for member in members), 0
     for member in members:
-        destination = directory.joinpath(*PurePosixPath(member.filename).parts)
+        destination = directory.joinpath(*PurePosixPath(_name(member)).parts)
         destination.parent.mkdir(parents=True, exist_ok=True)
         with archive.open(member) as reader, destination.open("xb") as writer:
             written = 0

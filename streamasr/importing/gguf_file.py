@@ -35,6 +35,8 @@ _MAX_HEADER_BYTES: Final = 1 << 26  # the largest vocabularies take a quarter of
 _MAX_ELEMENTS: Final = 1 << 22  # of all arrays together
 _MAX_ENTRIES: Final = 1 << 16  # facts, and tensors
 
+_ENOUGH_BITS: Final = 8
+
 _UINT32: Final = 4
 _STRING: Final = 8
 _ARRAY: Final = 9
@@ -299,7 +301,8 @@ class _Cursor:
         if self._end < self.file_size:
             return ModelError(f"{self.path}: its header is longer than any model's")
         return ModelError(
-            f"{self.path}: this GGUF is cut short or broken, it ends within its header"
+            f"{self.path}: this GGUF is cut short or broken, it ends within its header; "
+            "get it again."
         )
 
 
@@ -367,14 +370,18 @@ def _read_tensors(cursor: _Cursor, count: int, alignment: int) -> dict[str, GGUF
         if tensor.name in tensors:
             raise ModelError(f"{path}: tensor {tensor.name} is there twice")
         if tensor.offset != expected:
-            raise ModelError(f"{path}: this GGUF is broken, {tensor.name} is not in its place")
+            raise ModelError(
+                f"{path}: this GGUF is broken, {tensor.name} is not in its place; get it again."
+            )
         tensors[tensor.name] = tensor
         expected = _aligned(tensor.offset + tensor.n_bytes, alignment)
     start = _aligned(cursor.position, alignment)
     end = max((start + tensor.offset + tensor.n_bytes for tensor in tensors.values()), default=0)
     if end > cursor.file_size:
         missing = end - cursor.file_size
-        raise ModelError(f"{path}: this GGUF is cut short, {missing:,} bytes are missing")
+        raise ModelError(
+            f"{path}: this GGUF is cut short, {missing:,} bytes are missing; get it again."
+        )
     return {name: replace(tensor, offset=start + tensor.offset) for name, tensor in tensors.items()}
 
 
@@ -407,6 +414,17 @@ def _types() -> Mapping[int, tuple[str, int, int]]:
 
 def _aligned(position: int, alignment: int) -> int:
     return -(-position // alignment) * alignment
+
+
+def precision_rank(file: GGUFFile) -> tuple[bool, float]:
+    """Order files of one model by their precision, the one to take first.
+
+    It is the one nearest to 8 bits from above, as that costs no accuracy; else the one with most.
+    """
+    tensors = file.tensors.values()
+    n_weights = sum(math.prod(tensor.shape) for tensor in tensors)
+    bits = 8 * sum(tensor.n_bytes for tensor in tensors) / max(1, n_weights)
+    return bits < _ENOUGH_BITS, abs(bits - _ENOUGH_BITS)
 
 
 def projector_type(file: GGUFFile) -> str | None:

@@ -66,6 +66,7 @@ def write_decoder(
     tensors = dict(_decoder_tensors(checkpoint))
     sizes = {each: _add_tensor(writer, each, tensor, width) for each, tensor in tensors.items()}
     done, total = 0, sum(sizes.values())
+    what = "copying the decoder" if width == "keep" else f"writing the decoder, {width}"
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -74,7 +75,7 @@ def write_decoder(
             # All that it does with an array is to ask for its size and let it write itself.
             writer.write_tensor_data(cast("Any", _Values(tensor, width, sizes[gguf_name])))
             done += sizes[gguf_name]
-            progress(f"decoder, {width}", done, total)
+            progress(what, done, total)
     finally:
         writer.close()
 

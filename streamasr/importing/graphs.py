@@ -353,7 +353,7 @@ class _Graph:
         if not np.isfinite(values).all():
             raise ModelError(f"{tensor.path}: {tensor.name} holds values that are not finite")
         self._done += _float32_bytes(tensor)
-        self._progress("encoder", self._done, self._total)
+        self._progress(f"writing the encoder, {self.width}", self._done, self._total)
         return values
 
     def _write(self, name: str, stored_type: str, values: npt.NDArray[Any]) -> str:

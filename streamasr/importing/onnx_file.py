@@ -203,7 +203,9 @@ class _Message:
 
     def broken(self) -> ModelError:
         """What to raise where the file makes no sense."""
-        return ModelError(f"{self.path} is no ONNX graph, or it is damaged or cut short.")
+        return ModelError(
+            f"{self.path} is no ONNX graph, or it is damaged or cut short; get it again."
+        )
 
     def _varint(self, position: int, end: int) -> tuple[int, int]:
         value = 0
@@ -480,5 +482,5 @@ def _data_files(path: Path, ends: Mapping[str, int]) -> Iterator[Path]:
                 f"{file}: there is no such file, and {path.name} has its weights there."
             )
         if (missing := end - file.stat().st_size) > 0:
-            raise ModelError(f"{file} is cut short, {missing:,} bytes are missing.")
+            raise ModelError(f"{file} is cut short, {missing:,} bytes are missing; get it again.")
         yield file

@@ -3,13 +3,17 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
 _PARTS_OF_FOLDERS: Final = frozenset({".onnx", ".data", ".safetensors", ".json"})
 _LOOKED_AT: Final = _PARTS_OF_FOLDERS | {".gguf", ".txt", ".md"}
 """Endings of the files of a folder that may matter to what is made of it."""
+
+_DEEPEST: Final = 3  # folders in one another: models/Qwen3-ASR/Qwen3-ASR-1.7B
+_MOST_FOLDERS: Final = 1000
 
 
 def given_path(path: Path) -> Path:
@@ -25,6 +29,43 @@ def given_path(path: Path) -> Path:
     return folder if path.suffix.lower() in _PARTS_OF_FOLDERS else folder / path.name
 
 
+def levels_of(folder: Path) -> Iterator[list[Path]]:
+    """A folder, then the folders in it, then those in them, as deep as models are looked for.
+
+    A folder that several links lead to is named once. Of a hub's cache of a repository only the
+    snapshots count: they are links to the rest.
+    """
+    level, seen = [folder], {folder.resolve()}
+    for _ in range(_DEEPEST + 1):
+        yield level
+        below = [each for parent in level for each in _folders_in(parent)]
+        level = []
+        for each in below:
+            if (place := each.resolve()) not in seen:
+                seen.add(place)
+                level.append(each)
+        if not level or len(seen) > _MOST_FOLDERS:
+            return
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    snapshots = folder / "snapshots"
+    parent = snapshots if _is_folder(snapshots) else folder
+    return sorted(each for each in _listed(parent) if each.name[0] != "." and _is_folder(each))
+
+
+def _listed(folder: Path) -> list[Path]:
+    """What is in a folder; of one that may not be read nothing can be known."""
+    try:
+        return list(folder.iterdir())
+    except PermissionError:
+        return []
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises where a path cannot be looked at
+
+
 def stamp_of(path: Path) -> str:
     """Something that changes with what is under a path: names, sizes and times of its files.
 
@@ -36,8 +77,8 @@ def stamp_of(path: Path) -> str:
     """
     files = [path]
     if path.is_dir():
-        inner = [each for each in path.iterdir() if each.is_dir() and each.name[0] != "."]
-        files = [each for folder in (path, *inner) for each in folder.iterdir()]
+        folders = chain.from_iterable(levels_of(path))
+        files = [each for folder in folders for each in _listed(folder)]
         files = [each for each in files if each.suffix.lower() in _LOOKED_AT and each.is_file()]
     seen = sorted((str(each.relative_to(path)), *_size_and_time(each)) for each in files)
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()

@@ -10,7 +10,6 @@ DIR/aligner/               a model directory of its own, where the source has bo
 Files that can be used as they are become hard links where the file system allows it, else copies.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -26,7 +25,7 @@ import numpy.typing as npt
 
 from streamasr.errors import ConfigError, ModelError
 from streamasr.importing.checkpoint import HEAD, Checkpoint, encoder_shapes
-from streamasr.importing.files import link_or_copy
+from streamasr.importing.files import hash_file, link_or_copy
 from streamasr.importing.gguf_file import read_gguf
 from streamasr.importing.gguf_text import check_decoder
 from streamasr.importing.gguf_writer import WrittenWidth, write_decoder
@@ -37,7 +36,7 @@ from streamasr.importing.placing import whole_or_nothing
 from streamasr.importing.quantize import quantize_decoder
 from streamasr.importing.release import Release
 from streamasr.importing.source import Source, open_sources
-from streamasr.importing.tensors import FLOAT_TYPES, Progress, Tensor, silent
+from streamasr.importing.tensors import FLOAT_TYPES, Notice, Progress, Tensor, silent, unheard
 from streamasr.models.bundle import (
     ALIGNER,
     BACKEND_FILE,
@@ -58,7 +57,6 @@ _PUBLISHED: Final = ("repository", "revision", "commit", "url", "checkpoint")
 _SCRATCH: Final = ".unpacked"
 _ALIGNER: Final = "aligner"
 _WINDOW_CHUNKS: Final = 8  # of an attention window of the released models, 8 s
-_PIECE: Final = 1 << 22  # bytes read at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +85,7 @@ def import_model(
     wish: Wish | None = None,
     progress: Progress = silent,
     *,
+    notice: Notice = unheard,
     replaces: bool = False,
 ) -> Bundle:
     """Make a model directory, whole or not at all. The source is only read.
@@ -96,6 +95,7 @@ def import_model(
         destination: the directory.
         wish: what it shall be like.
         progress: told about every step.
+        notice: told in a sentence what is taken where there is a choice.
         replaces: whether the directory may exist already; then it is replaced at the end.
 
     Raises:
@@ -110,6 +110,8 @@ def import_model(
         origin = _begin_origin(given, wish)
         scratch = partial / _SCRATCH
         sources = open_sources(path, scratch, progress)
+        for note in sources.notes:
+            notice(note)
         packer = _Packer(wish, progress, origin, [given] if scratch.exists() else None)
         packer.pack(sources.main, partial, name)
         if sources.recogniser and sources.aligner:
@@ -135,7 +137,8 @@ def _begin_origin(given: Path, wish: Wish) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ModelError(f"{given}: there is no such file or directory.") from error
     except OSError as error:
-        raise ModelError(f"{given} cannot be read: {error.strerror}.") from error
+        where = error.filename or given
+        raise ModelError(f"{where} cannot be read: {error.strerror}.") from error
     return origin | {"wish": wish_facts(wish), "automatic": wish.is_automatic}
 
 
@@ -348,18 +351,6 @@ class _Packer:
                 f"{directory.parent}: importing may need {size_text(needed)}, and only "
                 f"{size_text(free)} are free."
             )
-
-
-def hash_file(path: Path, progress: Progress = silent) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    digest, done = hashlib.sha256(), 0
-    size = path.stat().st_size
-    with path.open("rb", buffering=0) as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-            done += len(piece)
-            progress(f"checking {path.name}", done, size)
-    return digest.hexdigest()
 
 
 def _files(source: Source) -> list[Path]:

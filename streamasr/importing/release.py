@@ -17,7 +17,6 @@ that went through the same version of the operators, and in the end names. A par
 that it is of the other family is not taken, whatever its width.
 """
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,11 +27,13 @@ import numpy as np
 import numpy.typing as npt
 
 from streamasr.errors import ModelError
+from streamasr.importing.files import entries_of, explain_stub, kind_of
 from streamasr.importing.gguf_file import (
     GGUFFile,
     GGUFTensor,
     describe,
     is_speech_decoder,
+    precision_rank,
     read_gguf,
 )
 from streamasr.importing.gguf_text import count_classes, read_text_model
@@ -48,7 +49,6 @@ from streamasr.models.bundle import (
 )
 
 _ARCHITECTURES: Final = frozenset({"qwen3vl", "qwen3"})
-_GGUF_MAGIC: Final = b"GGUF"
 _EMBEDDINGS: Final = "token_embd.weight"
 _HEAD: Final = "output.weight"
 
@@ -65,7 +65,6 @@ _RELEASED_MISMATCHES: Final = frozenset({(RECOGNISER, 1024, 1024), (ALIGNER, 102
 many values: Qwen3-ASR-0.6B (decoder 1024, encoder 896) against Qwen3-ForcedAligner-0.6B (1024 and
 1024). Widths of other models say nothing."""
 
-_ENOUGH_BITS: Final = 8
 _COMMON_WORDS: Final = re.compile(r"frontend|backend|encoder|llm|decoder|fp?\d+|int\d+|q\d\w*|\W|_")
 """What names of files of one model may differ in."""
 
@@ -132,12 +131,6 @@ class _Decoder:
     vocab: int
     n_classes: int | None
 
-    @property
-    def bits(self) -> float:
-        """Bits that a weight takes on average."""
-        tensors = self.file.tensors.values()
-        return 8 * sum(t.n_bytes for t in tensors) / sum(math.prod(t.shape) for t in tensors)
-
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
@@ -148,13 +141,16 @@ class _Parts:
     decoders: Sequence[_Decoder]
     other: str | None
     """What a GGUF is that is none of them."""
+    stub: str | None
+    """What is wrong with a file that has the name of a part and nothing else of it."""
 
 
-def read_releases(directory: Path) -> list[Release]:
+def read_releases(directory: Path, decoder: Path | None = None) -> list[Release]:
     """Find the models whose parts are in a folder, or in the folders right in it.
 
     Args:
         directory: holds the files themselves or, in folders of their own, those of each model.
+        decoder: the one that is taken of several; None for the best.
 
     Returns:
         A recogniser, an aligner or both; more where there are several sizes of them.
@@ -162,49 +158,34 @@ def read_releases(directory: Path) -> list[Release]:
     Raises:
         ModelError: a file is damaged, or no model is complete.
     """
-    entries = _entries(directory)
+    entries = entries_of(directory)
     is_flat = any(is_graph(path) for path in entries)
     folders = [directory] if is_flat else [path for path in entries if path.is_dir()]
     all_parts = [_read_parts(folder) for folder in folders]
-    releases = [release for parts in all_parts for release in _combine(parts)]
+    releases = [release for parts in all_parts for release in _combine(parts, decoder)]
     if not releases:
         raise ModelError(_what_is_missing(directory, all_parts))
     return releases
 
 
-def _entries(directory: Path) -> list[Path]:
-    try:
-        return sorted(path for path in directory.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise ModelError(f"{directory} cannot be read: {error.strerror}.") from error
-
-
 def _read_parts(folder: Path) -> _Parts:
-    frontends, backends, decoders, other = [], [], [], None
-    for path in _entries(folder):
-        if is_graph(path):
+    frontends, backends, decoders, other, stub = [], [], [], None, None
+    for path in filter(Path.is_file, entries_of(folder)):
+        if path.suffix.lower() in (".onnx", ".gguf") and (found := explain_stub(path)):
+            stub = found
+        elif is_graph(path):
             match _tell_role(read_graph(path)):
                 case _Frontend() as frontend:
                     frontends.append(frontend)
                 case _Backend() as backend:
                     backends.append(backend)
-        elif _is_gguf(path):
+        elif kind_of(path) == "gguf":
             file = read_gguf(path)
             if file.architecture in _ARCHITECTURES and is_speech_decoder(file):
                 decoders.append(_read_decoder(file))
             else:
                 other = describe(file)
-    return _Parts(frontends, backends, decoders, other)
-
-
-def _is_gguf(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    try:
-        with path.open("rb") as file:
-            return file.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
+    return _Parts(frontends, backends, decoders, other, stub)
 
 
 def _tell_role(facts: GraphFacts) -> _Frontend | _Backend | None:
@@ -244,11 +225,18 @@ def _read_decoder(file: GGUFFile) -> _Decoder:
     return _Decoder(file, family, hidden, vocab, n_classes)
 
 
-def _combine(parts: _Parts) -> Iterator[Release]:
-    """Put together what fits, the best where there is more than one of the same."""
+def _combine(parts: _Parts, wanted: Path | None) -> Iterator[Release]:
+    """Put together what fits, the best where there is more than one of the same.
+
+    Args:
+        parts: of a folder.
+        wanted: the decoder that is taken in any case, if it is there.
+    """
     for hidden in sorted({decoder.hidden for decoder in parts.decoders}):
         alike = [decoder for decoder in parts.decoders if decoder.hidden == hidden]
-        decoders = {family: _best_decoder(alike, family) for family in {d.family for d in alike}}
+        decoders = {
+            family: _best_decoder(alike, family, wanted) for family in {d.family for d in alike}
+        }
         backends = [each for each in parts.backends if each.output_dim in {hidden, None}]
         for family, candidates in _share(backends, decoders).items():
             decoder = decoders[family]
@@ -262,11 +250,10 @@ def _combine(parts: _Parts) -> Iterator[Release]:
                 yield _release(frontend, backend, decoder)
 
 
-def _best_decoder(decoders: Iterable[_Decoder], family: str) -> _Decoder:
-    """The one nearest to 8 bits from above, as that costs no accuracy; else the one with most."""
-
-    def rank(decoder: _Decoder) -> tuple[bool, float]:
-        return decoder.bits < _ENOUGH_BITS, abs(decoder.bits - _ENOUGH_BITS)
+def _best_decoder(decoders: Iterable[_Decoder], family: str, wanted: Path | None) -> _Decoder:
+    def rank(decoder: _Decoder) -> tuple[bool, tuple[bool, float]]:
+        is_other = wanted is not None and not decoder.file.path.samefile(wanted)
+        return is_other, precision_rank(decoder.file)
 
     return min((decoder for decoder in decoders if decoder.family == family), key=rank)
 
@@ -388,8 +375,13 @@ def _what_is_missing(directory: Path, all_parts: Sequence[_Parts]) -> str:
     backends = [each for parts in all_parts for each in parts.backends]
     decoders = [each for parts in all_parts for each in parts.decoders]
     other = next((parts.other for parts in all_parts if parts.other), None)
+    if stub := next((parts.stub for parts in all_parts if parts.stub), None):
+        return stub
     if not (frontends or backends or decoders):
-        return other or f"{directory} holds no graph of a Qwen3-ASR encoder."
+        return other or (
+            f"{directory} holds no graph of a Qwen3-ASR encoder as Qwen3-ASR-GGUF and CapsWriter "
+            "release it, in two halves that take chunk_mel and hidden_states."
+        )
     lacks = []
     if not frontends:
         lacks.append("the encoder's front end (an ONNX graph that takes chunk_mel)")

@@ -64,6 +64,7 @@ def read_checkpoint(directory: Path) -> Checkpoint:
         ModelError: something is missing, broken, contradictory or not supported.
     """
     config = read_config(directory / "config.json")
+    _check_plain(config)
     inner = config.section("thinker_config") if "thinker_config" in config else config
     tensors = _normal_form(_list_tensors(directory), directory)
     audio = _audio_dimensions(inner.section("audio_config"))
@@ -82,6 +83,15 @@ def read_checkpoint(directory: Path) -> Checkpoint:
         timestamp_ms=_timestamp_ms(config, directory),
         licence=_licence(directory / "README.md"),
     )
+
+
+def _check_plain(config: Config) -> None:
+    """Refuse weights that another program has quantised."""
+    if "quantization" in config or "quantization_config" in config:
+        raise ModelError(
+            f"{config.path}: the weights were quantised for another program, such as MLX; take the "
+            "original ones, with `streamasr models pull qwen3-asr-0.6b` for one"
+        )
 
 
 def _list_tensors(directory: Path) -> dict[str, SafeTensor]:

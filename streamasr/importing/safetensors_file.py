@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamasr.errors import ModelError
+from streamasr.importing.files import explain_stub
 from streamasr.units import Float32Array
 
 StoredType = Literal["F32", "F16", "BF16"]
@@ -72,7 +73,7 @@ def read_header(path: Path) -> dict[str, SafeTensor]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
             if not 2 <= length <= min(size - _LENGTH_BYTES, _MAX_HEADER_BYTES):
-                raise ModelError(f"{path}: this is not a safetensors file")
+                raise ModelError(explain_stub(path) or f"{path}: this is not a safetensors file")
             header = json.loads(file.read(length))
     except RecursionError as error:
         raise ModelError(f"{path}: this is not a safetensors file") from error
@@ -102,5 +103,7 @@ def _parse_entry(path: Path, name: str, entry: Any, start: int, size: int) -> Sa
     if len(shape) > _MOST_AXES:
         raise ModelError(f"{path}: tensor {shown} has {len(shape)} axes")
     if end - begin != math.prod(shape) * item_bytes or begin < 0 or start + end > size:
-        raise ModelError(f"{path}: the file is cut short or broken at tensor {shown}")
+        raise ModelError(
+            f"{path}: the file is cut short or broken at tensor {shown}; get it again."
+        )
     return SafeTensor(path, name, stored_type, shape, start + begin)

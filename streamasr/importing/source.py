@@ -10,11 +10,10 @@ What a file is follows from its content. Names are looked at for one thing only:
 belongs to a folder, such as config.json, stands for that folder.
 """
 
-import math
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -22,8 +21,10 @@ from streamasr.errors import ModelError
 from streamasr.importing.archive import name_other_archive, unpack
 from streamasr.importing.checkpoint import Checkpoint
 from streamasr.importing.crispasr import read_crispasr
-from streamasr.importing.gguf_file import GGUFFile, describe, read_gguf
+from streamasr.importing.files import entries_of, explain_stub, kind_of
+from streamasr.importing.gguf_file import GGUFFile, describe, precision_rank, read_gguf
 from streamasr.importing.onnx_file import is_graph
+from streamasr.importing.origin import levels_of
 from streamasr.importing.projector import read_projector
 from streamasr.importing.release import Release, read_releases
 from streamasr.importing.safetensors_checkpoint import read_checkpoint
@@ -42,8 +43,8 @@ _PROJECTOR: Final = "clip"
 _TEXTS: Final = frozenset({"qwen3vl", "qwen3"})
 """Architectures of GGUFs."""
 
-_MAGICS: Final = {b"GGUF": "gguf", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
 _PARTS_OF_FOLDERS: Final = frozenset({".onnx", ".data", ".safetensors", ".json"})
+_WEIGHTS: Final = frozenset({".onnx", ".safetensors", ".gguf"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ class Sources:
 
     recogniser: Source | None
     aligner: Source | None
+    notes: tuple[str, ...] = ()
+    """What is worth knowing of the choice that was made."""
 
     @property
     def main(self) -> Source:
@@ -74,36 +77,63 @@ def open_sources(path: Path, scratch: Path | None = None, progress: Progress = s
         ModelError: there is nothing, nothing that can be used, or more than one model of a family.
     """
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a path cannot be looked at
-        return _choose(_in_folder(path), path)
-    match _kind(path):
+        return _from_folder(path, path)
+    match kind_of(path):
         case "gguf":
-            return _choose(list(_in_gguf(path)), path)
+            found = list(_in_gguf(path))
+            is_alone = all(len(_parts(source)) == 1 for source in found)
+            choice = () if is_alone else tuple(_name_choice(found, path.parent))
+            return replace(_choose(found, path), notes=choice)
         case "zip" if scratch is not None:
             unpack(path, scratch, progress)
-            return _choose(_in_folder(scratch), path)
+            return _from_folder(scratch, path)
         case "zip":
             raise ModelError(
                 f"{path} is an archive: import it first, with `streamasr models import`."
             )
         case _ if path.suffix.lower() in _PARTS_OF_FOLDERS or is_graph(path):
-            return _choose(_in_folder(path.parent), path.parent)
-        case _ if what := name_other_archive(path):
-            raise ModelError(f"{path} is {what}, and only zips can be read: unpack it first.")
+            return _from_folder(path.parent, path.parent)
         case _:
-            raise ModelError(f"{path} is no model file; {WHAT_WORKS}.")
+            raise ModelError(_describe_other(path))
 
 
-def _kind(path: Path) -> str | None:
-    """What the first bytes of a file say that it is."""
-    if path.exists() and not path.is_file():
-        raise ModelError(f"{path} is neither a file nor a directory.")
-    try:
-        with path.open("rb") as file:
-            return _MAGICS.get(file.read(4))
-    except FileNotFoundError as error:
-        raise ModelError(f"{path}: there is no such file or directory.") from error
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
+def _describe_other(path: Path) -> str:
+    """Say what a file is that can be no model."""
+    if what := name_other_archive(path):
+        return f"{path} is {what}, and only zips can be read: unpack it first."
+    return explain_stub(path) or f"{path} is no model file; {WHAT_WORKS}."
+
+
+def _from_folder(folder: Path, path: Path) -> Sources:
+    """What is in a folder, which a user knows as `path`."""
+    found, passed_over = _in_folder(folder)
+    return replace(_choose(found, path), notes=(*passed_over, *_name_choice(found, path)))
+
+
+def _name_choice(sources: Sequence[Source], path: Path) -> Iterator[str]:
+    """Say which files are used, where others of their kind lie beside them."""
+    used = {file for source in sources for file in _parts(source)}
+    beside = {file for folder in {each.parent for each in used} for file in entries_of(folder)}
+    if any(_is_part(file) for file in beside - used):
+        *others, last = sorted(file.name for file in used)
+        names = f"{', '.join(others)} and {last} are" if others else f"{last} is"
+        yield f"of the model files in {path}, {names} used."
+
+
+def _parts(source: Source) -> list[Path]:
+    """The files that may have been chosen among others; those of a bundle never are."""
+    match source:
+        case Release():
+            return [source.frontend, source.backend, source.decoder]
+        case Checkpoint():
+            weights = {tensor.path for tensor in source.tensors.values()}
+            return [*weights, *([source.decoder_file] if source.decoder_file else [])]
+        case Bundle():
+            return []
+
+
+def _is_part(file: Path) -> bool:
+    return file.is_file() and (kind_of(file) == "gguf" or is_graph(file))
 
 
 def _choose(found: Sequence[Source], path: Path) -> Sources:
@@ -129,41 +159,62 @@ def _place(source: Source) -> Path:
             return source.directory
 
 
-def _in_folder(folder: Path) -> list[Source]:
-    """What is in a folder, else in the folders right in it: releases are packed both ways."""
-    found = list(_right_in_folder(folder))
-    if found:
-        return found
-    inner = sorted(path for path in _entries(folder) if path.is_dir())
-    if (snapshots := folder / "snapshots") in inner:  # a hub's cache of one repository
-        inner = sorted(path for path in _entries(snapshots) if path.is_dir())
-    return list(chain.from_iterable(_right_in_folder(path) for path in inner))
+def _in_folder(folder: Path) -> tuple[list[Source], list[str]]:
+    """What is in a folder, else in the nearest folders below it: releases are packed all ways.
+
+    Returns:
+        The models, and why the folders beside theirs hold none.
+
+    Raises:
+        ModelError: there is none, and something in the way.
+    """
+    refused: list[ModelError] = []
+    for level in levels_of(folder):
+        found: list[Source] = []
+        wrong: list[ModelError] = []
+        for each in level:
+            try:
+                found += _right_in_folder(each)
+            except ModelError as error:
+                wrong.append(error)
+        refused += wrong
+        if wrong and level == [folder]:
+            break  # what is right here is what is meant
+        if found:
+            return found, [f"passed over: {error}" for error in refused]
+    if refused:
+        raise refused[0]
+    return [], []
 
 
-def _right_in_folder(folder: Path) -> Iterator[Source]:
+def _right_in_folder(folder: Path) -> Sequence[Source]:
     if is_bundle(folder):
         bundle = open_bundle(folder)
-        yield bundle
-        if bundle.aligner is not None:
-            yield open_bundle(bundle.aligner)
-        return
-    files = [path for path in _entries(folder) if path.is_file()]
-    if any(is_graph(path) for path in files):
-        yield from read_releases(folder)
-        return
+        return [bundle, *([open_bundle(bundle.aligner)] if bundle.aligner else [])]
+    files = [path for path in entries_of(folder) if path.is_file()]
+    if not any(is_graph(path) for path in files):
+        return list(_without_graphs(folder, files))
+    try:
+        return read_releases(folder)
+    except ModelError:
+        # The graphs may be of something else, such as a detector of speech.
+        with contextlib.suppress(ModelError):
+            if found := list(_without_graphs(folder, files)):
+                return found
+        raise
+
+
+def _without_graphs(folder: Path, files: Sequence[Path]) -> Iterator[Source]:
     if (folder / "config.json") in files and any(p.suffix == ".safetensors" for p in files):
         yield read_checkpoint(folder)
         return
-    ggufs = [read_gguf(path) for path in files if _kind(path) == "gguf"]
+    ggufs = [read_gguf(path) for path in files if kind_of(path) == "gguf"]
     if ggufs:
         yield from _among_ggufs(ggufs)
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise ModelError(f"{folder} cannot be read: {error.strerror}.") from error
+        return
+    stubs = (explain_stub(path) for path in files if path.suffix.lower() in _WEIGHTS)
+    if stub := next(filter(None, stubs), None):
+        raise ModelError(stub)
 
 
 def _in_gguf(path: Path) -> Iterator[Source]:
@@ -172,15 +223,29 @@ def _in_gguf(path: Path) -> Iterator[Source]:
     if file.architecture == _CRISPASR:
         yield read_crispasr(file)
         return
-    neighbours = _entries(path.parent)
+    neighbours = entries_of(path.parent)
+    partners: list[GGUFFile] = []
+    damage: ModelError | None = None
     if file.architecture in _TEXTS and any(is_graph(other) for other in neighbours):
-        releases = read_releases(path.parent)
-        yield from (release for release in releases if release.decoder.samefile(path))
-        return
-    others = [read_gguf(each) for each in neighbours if each.is_file() and _kind(each) == "gguf"]
-    partners = [other for other in others if _are_pair(file, other) or _are_pair(other, file)]
+        try:
+            releases = read_releases(path.parent, path)
+        except ModelError as error:
+            damage, releases = error, []
+        if own := [release for release in releases if release.decoder.samefile(path)]:
+            yield from own
+            return
+    for each in neighbours:
+        if not each.is_file() or kind_of(each) != "gguf":
+            continue
+        try:
+            other = read_gguf(each)
+        except ModelError as error:
+            damage = damage or error
+            continue
+        if _are_pair(file, other) or _are_pair(other, file):
+            partners.append(other)
     if not partners:
-        raise ModelError(describe(file))
+        raise damage or ModelError(describe(file))
     other = _best(partners)
     text, projector = (other, file) if file.architecture == _PROJECTOR else (file, other)
     yield read_projector(text, projector)
@@ -224,16 +289,4 @@ def _group(files: Iterable[GGUFFile]) -> dict[object, list[GGUFFile]]:
 
 
 def _best(files: Iterable[GGUFFile]) -> GGUFFile:
-    """The one nearest to 8 bits from above, as that costs no accuracy; else the one with most."""
-
-    def rank(file: GGUFFile) -> tuple[bool, float]:
-        bits = bits_per_weight(file)
-        return bits < 8, abs(bits - 8)
-
-    return min(files, key=rank)
-
-
-def bits_per_weight(file: GGUFFile) -> float:
-    """Bits that a weight takes on average."""
-    n_weights = sum(math.prod(tensor.shape) for tensor in file.tensors.values())
-    return 8 * file.path.stat().st_size / max(1, n_weights)
+    return min(files, key=precision_rank)

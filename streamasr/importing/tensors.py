@@ -11,6 +11,9 @@ from streamasr.units import Float32Array
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Told about long work: what is being done, in a few words; bytes done; bytes in all."""
 
+Notice: TypeAlias = Callable[[str], None]
+"""Told in a sentence what is worth knowing and stops nothing."""
+
 FLOAT_TYPES: Final = ("F32", "F16", "BF16")
 """Stored types that are plain numbers; all others are blocks of quantised ones."""
 
@@ -47,4 +50,8 @@ class Tensor(Protocol):
 
 
 def silent(_what: str, _done: int, _total: int) -> None:
+    """Tell nobody."""
+
+
+def unheard(_sentence: str) -> None:
     """Tell nobody."""

@@ -2,13 +2,14 @@
 
 Released checkpoints carry vocab.json, merges.txt and tokenizer_config.json, those of
 transformers' native classes tokenizer.json; both say the same things. GGUFs hold the tokens in the
-order of their ids. CrispASR's leave out what kinds they are, and its old ones the added tokens.
+order of their ids. CrispASR's leave out what kinds they are and some merges, and its old ones the
+added tokens.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -121,7 +122,7 @@ def vocabulary_of(file: GGUFFile, n_rows: int, needed: Iterable[str] = ()) -> Vo
         types = _derived_types(tokens)
     else:
         types = _stated_types(stated, file.path) + [TokenType.UNUSED] * len(fillers)
-    merges = file.texts("tokenizer.ggml.merges")
+    merges = _with_lost_merges(tokens, types, file.texts("tokenizer.ggml.merges"))
     vocabulary = _checked(tokens, types, merges, file.path)
     for text in needed:
         if vocabulary.find(text) is None:
@@ -149,6 +150,49 @@ def _restored(tokens: list[str]) -> list[str]:
         lost[number] if number in lost and lost[number] not in known else token
         for number, token in enumerate(tokens)
     ]
+
+
+def _with_lost_merges(
+    tokens: Sequence[str], types: Sequence[TokenType], merges: list[str]
+) -> list[str]:
+    """Put back the merges that CrispASR's converter takes for comments: those that begin with #.
+
+    They follow from the tokens. Each but those of single bytes is what one merge makes, and its id
+    is its rank: the last step of making it of what comes before is the merge.
+    """
+    kinds = enumerate(zip(tokens, types, strict=False))
+    ranks = {token: rank for rank, (token, kind) in kinds if kind == TokenType.NORMAL}
+    pairs = {merge.replace(" ", "", 1): merge for merge in merges}
+    lost = [token for token in ranks if len(token) > 1 and token not in pairs]
+    is_explained = 0 < len(lost) <= _MOST_LOST and all(
+        token.startswith("#") and len(token) <= _LONGEST_LOST for token in lost
+    )
+    places = [ranks.get(text, -1) for text in pairs]
+    if not is_explained or places != sorted(places) or -1 in places:
+        return merges
+    for token in lost:
+        parts = _last_step(token, ranks)
+        if len(parts) != _SIDES or any(part not in ranks for part in parts):
+            return merges
+        pairs[token] = " ".join(parts)
+    return sorted(pairs.values(), key=lambda merge: ranks[merge.replace(" ", "", 1)])
+
+
+_MOST_LOST: Final = 200  # of the released vocabulary it is 96, the longest of 64 characters
+_LONGEST_LOST: Final = 200
+_SIDES: Final = 2  # of a merge
+
+
+def _last_step(token: str, ranks: Mapping[str, int]) -> list[str]:
+    """Merge a token's bytes, always what has the lowest rank, as long as it is not whole."""
+    parts = [*token]
+    while True:
+        made = [left + right for left, right in pairwise(parts)]
+        best = min(made, key=lambda text: ranks.get(text, ranks[token]), default=token)
+        if ranks.get(best, ranks[token]) >= ranks[token]:
+            return parts
+        at = made.index(best)
+        parts[at : at + 2] = [best]
 
 
 def _stated_types(stated: Any, path: Path) -> list[TokenType]:

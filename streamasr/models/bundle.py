@@ -38,6 +38,12 @@ OWN_ALIGNER: Final = "aligner"
 
 _ENOUGH_BITS: Final = 8
 
+_HARM: Final = {
+    RECOGNISER: "this family of models repeat itself, leave words out or write nothing",
+    ALIGNER: "the times of words less exact",
+}
+"""What fewer bits do."""
+
 _MOST_BYTES: Final = 1 << 20
 """Of a `model.json`: a description, not the place for anything large."""
 
@@ -145,9 +151,8 @@ class Bundle:
         if bits is None or bits >= _ENOUGH_BITS:
             return None
         return (
-            f"the audio encoder of {self.name} has weights of {bits} bits, which make this family "
-            "of models repeat itself, leave words out or write nothing; take one with an encoder "
-            "of 8 bits or more (int8, fp16)."
+            f"the audio encoder of {self.name} has weights of {bits} bits, which make "
+            f"{_HARM[self.family]}; take one with an encoder of 8 bits or more (int8, fp16)."
         )
 
     def check_files(self) -> None:

@@ -57,7 +57,8 @@ def build_aligner(config: AlignerConfig) -> Built[Align, Aligned]:
     from streamasr.decoder.llama import find_gpus
     from streamasr.models.onnx import OnnxOptions
 
-    warnings: list[str] = []
+    of_the_model = read_bundle(config.bundle, ALIGNER).warning
+    warnings = [of_the_model] if of_the_model else []
     options = OnnxOptions(config.providers, config.threads, warn=warnings.append)
     placement = ON_CPU
     if config.gpu_layers:

@@ -116,7 +116,8 @@ def _add_vocabulary(
     texts = vocabulary.ordinary if generation == "old" else vocabulary.texts
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list([texts.get(row, f"[PAD{row}]") for row in range(n_rows)])
-    writer.add_token_merges(list(vocabulary.merges))
+    # It takes lines that begin with # for comments, wherever they stand.
+    writer.add_token_merges([line for line in vocabulary.merges if not line.startswith("#")])
 
 
 def _audio_entries(weights: Weights, types: Types, generation: Generation) -> Iterator[Entry]:
