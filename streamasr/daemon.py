@@ -55,9 +55,12 @@ _LAGGING_S: Final = 5.0
 _LAG_CHECK_S: Final = 1.0
 _LAG_WARNINGS_S: Final = 10.0
 
+_LEAST_BEFORE_LOSS: Final = to_samples(30.0)
+"""A microphone cannot be held back. What it hears is not given up for a lag that is soon over: the
+segment behind a cut may have begun seconds ago."""
+
 _PRUNE_S: Final = 3600.0
 _GOODBYE_S: Final = 2.0  # for clients to read their `end`
-_SPARE_S: Final = 5.0
 _EXIT_AT_ONCE: Final = 130
 
 
@@ -99,7 +102,7 @@ class Daemon:
         self.model = self._engine.bundle.name
         self.is_ready = asyncio.Event()
         self.access = self._make_access(config)
-        self.max_lag = _max_lag(config)
+        self.max_lag = to_samples(config.server.max_lag_s)
 
     async def run(self, announce: Callable[[str], None]) -> int:
         """Run until a signal comes.
@@ -340,7 +343,7 @@ class Daemon:
             case Captured(samples=samples):
                 if self._config.microphone.input is not None:
                     await live.wait_for_room(self.max_lag)
-                live.feed_or_drop(samples, self.max_lag)
+                live.feed_or_drop(samples, max(self.max_lag, _LEAST_BEFORE_LOSS))
             case Missed(duration=duration, reason=reason):
                 live.skip(duration, reason)
             case Troubled(code=code, message=message):
@@ -454,7 +457,8 @@ class Daemon:
         access = self._make_access(config)
         for asked in self._asked.values():  # refuses what cannot be, before anything has changed
             self._resolve_with(asked, config)
-        self._config, self.access, self.max_lag = config, access, _max_lag(config)
+        self._config, self.access = config, access
+        self.max_lag = to_samples(config.server.max_lag_s)
         self.sessions.max_sessions = config.server.max_sessions
         self.sessions.resume_s = config.server.resume_s
         self._store.history_days = config.storage.history_days
@@ -570,11 +574,6 @@ def _access(config: DaemonConfig) -> Access:
     server = config.server
     token = None if server.token_file is None else read_token(server.token_file)
     return Access(token, frozenset(server.allow_origin))
-
-
-def _max_lag(config: DaemonConfig) -> Samples:
-    # With less room than the longest segment a session could never go on.
-    return to_samples(max(config.server.max_lag_s, config.segmentation.max_segment + _SPARE_S))
 
 
 def stream_settings(config: DaemonConfig) -> StreamSettings:

@@ -249,8 +249,8 @@ class LiveSession:
 
     def has_room(self, max_lag: Samples) -> bool:
         """Whether more audio may be taken."""
-        undecoded = self.position - self._stream.decoded_until
-        return undecoded < max_lag and self._stream.session.n_unfinished < MAX_UNFINISHED
+        n_unfinished = self._stream.session.n_unfinished
+        return self._stream.has_room(max_lag) and n_unfinished < MAX_UNFINISHED
 
     async def wait_for_room(self, max_lag: Samples) -> None:
         """Wait until more audio may be taken."""

@@ -248,7 +248,7 @@ def test_there_is_room_as_long_as_not_too_much_waits(tmp_path: Path) -> None:
         engine = PatientEngine()
         async with session(tmp_path, engine) as (live, _, __):
             feed(live, TALK)
-            lag = Samples(len(TALK) - 11_040)  # the first segment begins there
+            lag = Samples(len(TALK) - 11_040 - to_samples(2.03))  # the first segment ends there
             assert not live.has_room(lag)
             assert live.has_room(Samples(lag + 1))
             assert live.lag_s == pytest.approx(2.03 + 2.54)
