@@ -120,8 +120,8 @@ class Daemon:
         server = Server(self)
         self._metrics = self._make_metrics(server)
         async with AsyncExitStack() as stack:
+            stack.enter_context(self._signals())  # whoever finds the lock may send one
             stack.enter_context(self._lock)
-            stack.enter_context(self._signals())
             recovered = await asyncio.to_thread(self._recover)
             self._store = stack.enter_context(self._running_store())
             self.sessions = self._make_sessions()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from streamasr.daemon import Lock
 from streamasr.service.units import SERVICE, SOCKET
 
 SYSTEMCTL = """#!/bin/sh
@@ -199,6 +200,16 @@ def test_a_service_that_does_not_start_is_complained_of(machine: Machine) -> Non
     assert complaints == (
         f"streamasr: systemctl --user restart {SERVICE}: Job for {SERVICE} failed. See why.\n"
     )
+
+
+def test_a_daemon_that_runs_by_hand_is_stopped_first(machine: Machine) -> None:
+    with Lock(machine.home / ".local" / "state" / "streamasr"):
+        code, said, complaints = machine.service("install", broken=SERVICE)  # systemd knows of none
+        assert (code, said) == (1, "")
+        assert f"stop it (kill {os.getpid()}), then install the service" in complaints
+        assert machine.asked() == []
+        assert not machine.units.exists()
+        assert machine.service("install")[0] == 0, "the daemon is the service itself"
 
 
 def test_the_status_of_each_unit_is_told(machine: Machine) -> None:

@@ -31,6 +31,19 @@ Qwen3ASRDecoder.step = lambda self, answers: threading.Event().wait()
 main()
 """
 
+PAUSED_AS_SOON_AS_IT_IS_FOUND = """
+import os, signal
+from streamasr.cli import main
+from streamasr.daemon import Lock
+enter = Lock.__enter__
+def enter_and_be_found(self):
+    enter(self)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    return self
+Lock.__enter__ = enter_and_be_found
+main()
+"""
+
 SLOW = """
 import time
 from streamasr.cli import main
@@ -84,6 +97,14 @@ def test_the_service_manager_hears_how_the_daemon_is_from_its_start_to_its_end(
         assert ear.hear() == {"READY": "1"}
         assert daemon.stop() == 0
         assert ear.hear()["STOPPING"] == "1"
+
+
+def test_whoever_finds_a_daemon_may_pause_it(tmp_path: Path) -> None:
+    daemon = SupervisedDaemon(tmp_path)
+    daemon.program = ["-c", PAUSED_AS_SOON_AS_IT_IS_FOUND]
+    with daemon:
+        assert "the microphone is closed" in daemon.all_log
+        assert daemon.stop() == 0
 
 
 def test_a_configuration_that_cannot_be_ends_the_reload_too(tmp_path: Path) -> None:

@@ -30,14 +30,17 @@ def run_service(options: argparse.Namespace) -> int:
 
     Raises:
         ConfigError: the settings cannot be those of a service.
-        OutputError: a file cannot be written.
+        OutputError: a file cannot be written, or a service not be started.
     """
     desk = Installation(user_units(), Systemctl.find())
     match options.action:
         case "install":
+            from streamasr.daemon import find_daemon
+
             config = load_config(find_config(options.config))
             units = [SERVICE, *[SOCKET] * options.socket, *[DICTATE] * options.dictate]
             setting = setting_of(config, options.config, by_socket=options.socket)
+            desk.check_alone(find_daemon(config.storage.directory))
             return desk.install(units, setting, replaces=options.force)
         case "uninstall":
             return desk.uninstall(removes_edited=options.force)
@@ -99,6 +102,23 @@ class Installation:
 
     directory: Path
     systemctl: Systemctl | None
+
+    def check_alone(self, process: int | None) -> None:
+        """Refuse to start a service that would find its place taken.
+
+        Args:
+            process: of the daemon that runs; None where none does.
+
+        Raises:
+            OutputError: somebody has started one by hand.
+        """
+        if process is None or self.systemctl is None:
+            return
+        if self.systemctl.show(SERVICE).get("ActiveState") in (None, "", "inactive", "failed"):
+            raise OutputError(
+                f"process {process} is a daemon that was started by hand, and the service would "
+                f"find its place taken: stop it (kill {process}), then install the service."
+            )
 
     def install(self, units: Sequence[str], setting: Setting, *, replaces: bool) -> int:
         """Write units, and have them started; the exit code.
