@@ -507,14 +507,27 @@ class Lock:
             raise ConfigError(f"{self._path.parent} cannot be used: {error.strerror}.") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             os.close(self._file)
             raise ConfigError(
                 f"another daemon uses {self._path.parent}; stop it, or set storage.directory."
             ) from error
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:  # of some network file systems
+            os.close(self._file)
+            raise ConfigError(
+                f"{self._path} cannot be locked: {error.strerror}; set storage.directory."
+            ) from error
+        self._leave_number()
         return self
+
+    def _leave_number(self) -> None:
+        """Say who we are; a full disk is no reason not to recognise."""
+        try:
+            os.ftruncate(self._file, 0)  # the number there may be another program's by now
+            os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            why = error.strerror
+            logger.warning("`streamasr pause` cannot find this daemon: %s: %s", self._path, why)
 
     def __exit__(self, *_: object) -> None:
         os.close(self._file)

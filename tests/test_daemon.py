@@ -4,6 +4,7 @@ import asyncio
 import math
 import os
 import random
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from streamasr.bench.recording import Recording
 from streamasr.bench.speech import load_speech
 from streamasr.config.recognition import RecognitionConfig
 from streamasr.config.sections import DaemonConfig, LiveConfig
-from streamasr.daemon import stream_settings
+from streamasr.daemon import Lock, find_daemon, stream_settings
 from streamasr.engine import Engine
 from streamasr.errors import ProtocolError
 from streamasr.events import Final, Words
@@ -370,6 +371,21 @@ def test_a_second_daemon_keeps_away(tmp_path: Path) -> None:
             pass
         assert second.process.wait(60) == 78
         assert daemon.stop() == 0
+
+
+def test_a_full_disk_keeps_no_daemon_from_starting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Lock(tmp_path):
+        assert find_daemon(tmp_path) == os.getpid()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with Lock(tmp_path):
+            assert find_daemon(tmp_path) is None, "a number that is not its own"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "cannot find this daemon" in caplog.text
 
 
 def test_settings_are_taken_over_without_a_restart(tmp_path: Path) -> None:
