@@ -143,6 +143,7 @@ class Daemon:
                 if self._is_capturing:
                     await self._open_own_session()
                 self.is_ready.set()
+                self._end_if_lost()  # which may have happened while sessions were resumed
             async with _background(self._watch_lag(), self._prune(), self._listen()):
                 await self._stop.wait()
             await self._finish(server)
@@ -389,6 +390,9 @@ class Daemon:
             logger.warning("%s", message)
         for live in self.sessions:
             live.warn(code, message)
+        self._end_if_lost()
+
+    def _end_if_lost(self) -> None:
         if self._is_lost() and not self._stop.is_set():
             logger.error("the engine cannot be kept running; sessions go on after a restart")
             self._exit_code = 1
