@@ -481,7 +481,7 @@ class Daemon:
 
     async def _finish(self, server: Server) -> None:
         """Recognise what has been heard, and let everyone hear the end."""
-        self._supervision.stopping()
+        self._supervision.stopping(self._config.server.stop_timeout_s)
         server.stop_listening()
         self.sessions.finish_all()
         if not self.is_ready.is_set() or self._is_lost():

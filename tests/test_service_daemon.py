@@ -99,6 +99,19 @@ def test_the_service_manager_hears_how_the_daemon_is_from_its_start_to_its_end(
         assert ear.hear()["STOPPING"] == "1"
 
 
+def test_a_daemon_that_may_take_longer_to_stop_asks_for_the_time(tmp_path: Path) -> None:
+    settings = "[server]\nstop_timeout_s = 600\n"
+    with (
+        Ear(str(tmp_path / "notify")) as ear,
+        SupervisedDaemon(tmp_path, ear=ear, settings=settings) as daemon,
+    ):
+        ear.hear_until(STATUS="tiny is ready, 0 sessions")
+        assert daemon.stop() == 0
+        stopping = ear.hear()
+        assert stopping["STOPPING"] == "1"
+        assert int(stopping["EXTEND_TIMEOUT_USEC"]) > 600e6
+
+
 def test_whoever_finds_a_daemon_may_pause_it(tmp_path: Path) -> None:
     daemon = SupervisedDaemon(tmp_path)
     daemon.program = ["-c", PAUSED_AS_SOON_AS_IT_IS_FOUND]
