@@ -199,6 +199,29 @@ def test_a_batch_that_takes_longer_than_the_watchdog_waits_but_gets_on_is_no_tro
     assert "stands still" not in daemon.all_log
 
 
+def test_an_encoder_that_hangs_and_is_replaced_is_no_matter_for_the_watchdog(
+    tmp_path: Path,
+) -> None:
+    with Ear(str(tmp_path / "notify")) as ear:
+        daemon = SupervisedDaemon(tmp_path, ear=ear, watchdog_s=WATCHDOG_S)
+
+        async def story() -> str:
+            encoder = daemon.children()["encoder"]
+            os.kill(encoder, signal.SIGSTOP)
+            speaking = asyncio.create_task(speak(daemon.url))
+            await asyncio.to_thread(ear.hear_until, STATUS="tiny is ready, 1 session")
+            for _ in range(4):  # twice the time after which the daemon would be ended
+                await asyncio.to_thread(ear.hear_until, WATCHDOG="1")
+            os.kill(encoder, signal.SIGKILL)
+            return await speaking
+
+        with daemon:
+            daemon.wait_for("is loaded")
+            assert run(story()) == run(speak(daemon.url)) != ""
+            assert daemon.stop() == 0
+    assert "stands still" not in daemon.all_log
+
+
 async def send_all(stream: client.Stream) -> None:
     await stream.send(speech())
     await stream.stop()
