@@ -1,6 +1,7 @@
 """`streamasr service` with a program in the place of systemctl that notes what it is asked."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -149,6 +150,20 @@ def test_a_socket_needs_a_place(machine: Machine, settings: str, sentence: str) 
     assert code == 78
     assert complaints.startswith(sentence)
     assert not machine.units.exists()
+
+
+def test_a_socket_of_the_daemons_own_is_where_it_may_write_and_others_can_see(
+    machine: Machine,
+) -> None:
+    machine.config.write_text('[server]\nsocket = "/srv/my place/streamasr"\n')
+    assert machine.service("install")[0] == 0
+    text = (machine.units / SERVICE).read_text("utf-8")
+    assert re.search('^ReadWritePaths=.* "-/srv/my place"', text, re.MULTILINE)
+    machine.config.write_text('[server]\nsocket = "/tmp/streamasr"\n')
+    code, _, complaints = machine.service("install")
+    assert code == 78
+    assert "the service has a /tmp of its own, where nobody finds it" in complaints
+    assert machine.service("install", "--socket")[0] == 0
 
 
 def test_what_was_installed_is_removed_and_nothing_else(machine: Machine) -> None:

@@ -51,16 +51,35 @@ def run_service(options: argparse.Namespace) -> int:
 def setting_of(
     config: DaemonConfig, config_file: Path | None, *, by_socket: bool = False
 ) -> Setting:
-    """What the units have to know of the configuration."""
+    """What the units have to know of the configuration.
+
+    Raises:
+        ConfigError: it cannot be that of a service.
+    """
     return Setting(
         # -P: a directory in the user's home is no module that is looked for there.
         command=(sys.executable, "-P", "-m", "streamasr"),
         options=() if config_file is None else ("--config", str(config_file.absolute())),
         dictate_options=_dictate_options(config.server),
-        written=(config.storage.directory, config.storage.models),
+        written=_written(config, by_socket=by_socket),
         place=place_of(config.server) if by_socket else "",
         by_socket=by_socket,
     )
+
+
+def _written(config: DaemonConfig, *, by_socket: bool) -> tuple[Path, ...]:
+    """The directories that the daemon writes to."""
+    places = (config.storage.directory, config.storage.models)
+    path = config.server.socket
+    if path is None or by_socket:  # systemd makes it
+        return places
+    for own in (Path("/tmp"), Path("/var/tmp")):  # noqa: S108 - where nothing is to be
+        if path.is_relative_to(own):
+            raise ConfigError(
+                f"server.socket is {path}: the service has a {own} of its own, where nobody finds "
+                "it; choose a place in your runtime directory, or install it with --socket."
+            )
+    return (*places, path.parent)
 
 
 def _dictate_options(server: ServerConfig) -> list[str]:
