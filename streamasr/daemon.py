@@ -10,7 +10,6 @@ Everything but the engine and the store happens on one event loop.
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import secrets
@@ -18,8 +17,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from streamasr.access import Access
 from streamasr.audio.capture import Capture, Captured, CaptureEvent, Missed, Troubled
@@ -30,7 +28,7 @@ from streamasr.config.changes import Changes, compare, reload
 from streamasr.config.door import is_loopback, read_token
 from streamasr.config.sections import DaemonConfig
 from streamasr.engine import Engine
-from streamasr.errors import AudioError, ConfigError, StorageError, StreamASRError
+from streamasr.errors import AudioError, StorageError, StreamASRError
 from streamasr.events import Wishes
 from streamasr.live import LIVE_PACE, SLICE, LiveSession
 from streamasr.metrics import Metrics, Readings
@@ -43,7 +41,8 @@ from streamasr.session.hypothesis import CommitLag
 from streamasr.session.session import SessionSettings
 from streamasr.sessions import Sessions
 from streamasr.storage.journal import SessionRecord, SessionSource
-from streamasr.storage.places import journal_path, lock_path, spool_path
+from streamasr.storage.lock import Lock
+from streamasr.storage.places import journal_path, spool_path
 from streamasr.storage.store import Store
 from streamasr.stream import Beginning, StreamSettings
 from streamasr.units import Samples, to_samples
@@ -494,64 +493,6 @@ class Daemon:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GOODBYE_S):
                 await server.wait_empty()
-
-
-class Lock:
-    """Keeps a second daemon away from the same journal, and names the first one."""
-
-    def __init__(self, directory: Path) -> None:
-        """Prepare; entering the context takes it."""
-        self._path = lock_path(directory)
-
-    def __enter__(self) -> Self:
-        try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise ConfigError(f"{self._path.parent} cannot be used: {error.strerror}.") from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._file)
-            raise ConfigError(
-                f"another daemon uses {self._path.parent}; stop it, or set storage.directory."
-            ) from error
-        except OSError as error:  # of some network file systems
-            os.close(self._file)
-            raise ConfigError(
-                f"{self._path} cannot be locked: {error.strerror}; set storage.directory."
-            ) from error
-        self._leave_number()
-        return self
-
-    def _leave_number(self) -> None:
-        """Say who we are; a full disk is no reason not to recognise."""
-        try:
-            os.ftruncate(self._file, 0)  # the number there may be another program's by now
-            os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
-        except OSError as error:
-            why = error.strerror
-            logger.warning("`streamasr pause` cannot find this daemon: %s: %s", self._path, why)
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._file)
-
-
-def find_daemon(directory: Path) -> int | None:
-    """The process of the daemon that uses a directory; None where none is running."""
-    try:
-        file = os.open(lock_path(directory), os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        written = os.read(file, 32).strip()
-        return int(written) if written.isdigit() else None
-    else:
-        return None
-    finally:
-        os.close(file)
 
 
 @asynccontextmanager

@@ -4,7 +4,6 @@ import asyncio
 import math
 import os
 import random
-import resource
 import signal
 import subprocess
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from streamasr.bench.recording import Recording
 from streamasr.bench.speech import load_speech
 from streamasr.config.recognition import RecognitionConfig
 from streamasr.config.sections import DaemonConfig, LiveConfig
-from streamasr.daemon import Lock, find_daemon, stream_settings
+from streamasr.daemon import stream_settings
 from streamasr.engine import Engine
 from streamasr.errors import ProtocolError
 from streamasr.events import Final, Words
@@ -411,21 +410,6 @@ def test_an_engine_that_is_lost_while_sessions_are_resumed_ends_the_daemon(tmp_p
     with daemon:
         daemon.wait_for("the engine cannot be kept running")
         assert daemon.process.wait(60) == 1
-
-
-def test_a_full_disk_keeps_no_daemon_from_starting(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with Lock(tmp_path):
-        assert find_daemon(tmp_path) == os.getpid()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
-    try:
-        with Lock(tmp_path):
-            assert find_daemon(tmp_path) is None, "a number that is not its own"
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "cannot find this daemon" in caplog.text
 
 
 def test_settings_are_taken_over_without_a_restart(tmp_path: Path) -> None:

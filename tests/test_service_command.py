@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from streamasr.daemon import Lock
 from streamasr.service.units import SERVICE, SOCKET
+from streamasr.storage.lock import Lock
 
 SYSTEMCTL = """#!/bin/sh
 echo "$*" >> "$(dirname "$0")/asked"

@@ -34,7 +34,7 @@ main()
 PAUSED_AS_SOON_AS_IT_IS_FOUND = """
 import os, signal
 from streamasr.cli import main
-from streamasr.daemon import Lock
+from streamasr.storage.lock import Lock
 enter = Lock.__enter__
 def enter_and_be_found(self):
     enter(self)

@@ -47,7 +47,7 @@ def run_control(options: argparse.Namespace) -> int:
     Raises:
         ConfigError: none is running.
     """
-    from streamasr.daemon import find_daemon
+    from streamasr.storage.lock import find_daemon
 
     config = load_config(find_config(options.config))
     process = find_daemon(config.storage.directory)

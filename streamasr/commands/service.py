@@ -23,6 +23,7 @@ from streamasr.service.units import (
     render,
     seal,
 )
+from streamasr.storage.lock import find_daemon
 
 
 def run_service(options: argparse.Namespace) -> int:
@@ -35,8 +36,6 @@ def run_service(options: argparse.Namespace) -> int:
     desk = Installation(user_units(), Systemctl.find())
     match options.action:
         case "install":
-            from streamasr.daemon import find_daemon
-
             config = load_config(find_config(options.config))
             units = [SERVICE, *[SOCKET] * options.socket, *[DICTATE] * options.dictate]
             setting = setting_of(config, options.config, by_socket=options.socket)
