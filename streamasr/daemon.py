@@ -10,7 +10,6 @@ Everything but the engine and the store happens on one event loop.
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import secrets
@@ -18,8 +17,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from streamasr.access import Access
 from streamasr.audio.capture import Capture, Captured, CaptureEvent, Missed, Troubled
@@ -30,7 +28,7 @@ from streamasr.config.changes import Changes, compare, reload
 from streamasr.config.door import is_loopback, read_token
 from streamasr.config.sections import DaemonConfig
 from streamasr.engine import Engine
-from streamasr.errors import AudioError, ConfigError, StorageError, StreamASRError
+from streamasr.errors import AudioError, StorageError, StreamASRError
 from streamasr.events import Wishes
 from streamasr.live import LIVE_PACE, SLICE, LiveSession
 from streamasr.metrics import Metrics, Readings
@@ -43,7 +41,8 @@ from streamasr.session.hypothesis import CommitLag
 from streamasr.session.session import SessionSettings
 from streamasr.sessions import Sessions
 from streamasr.storage.journal import SessionRecord, SessionSource
-from streamasr.storage.places import journal_path, lock_path, spool_path
+from streamasr.storage.lock import Lock
+from streamasr.storage.places import journal_path, spool_path
 from streamasr.storage.store import Store
 from streamasr.stream import Beginning, StreamSettings
 from streamasr.units import Samples, to_samples
@@ -55,9 +54,12 @@ _LAGGING_S: Final = 5.0
 _LAG_CHECK_S: Final = 1.0
 _LAG_WARNINGS_S: Final = 10.0
 
+_LEAST_BEFORE_LOSS: Final = to_samples(30.0)
+"""A microphone cannot be held back. What it hears is not given up for a lag that is soon over: the
+segment behind a cut may have begun seconds ago."""
+
 _PRUNE_S: Final = 3600.0
 _GOODBYE_S: Final = 2.0  # for clients to read their `end`
-_SPARE_S: Final = 5.0
 _EXIT_AT_ONCE: Final = 130
 
 
@@ -99,7 +101,7 @@ class Daemon:
         self.model = self._engine.bundle.name
         self.is_ready = asyncio.Event()
         self.access = self._make_access(config)
-        self.max_lag = _max_lag(config)
+        self.max_lag = to_samples(config.server.max_lag_s)
 
     async def run(self, announce: Callable[[str], None]) -> int:
         """Run until a signal comes.
@@ -117,8 +119,8 @@ class Daemon:
         server = Server(self)
         self._metrics = self._make_metrics(server)
         async with AsyncExitStack() as stack:
+            stack.enter_context(self._signals())  # whoever finds the lock may send one
             stack.enter_context(self._lock)
-            stack.enter_context(self._signals())
             recovered = await asyncio.to_thread(self._recover)
             self._store = stack.enter_context(self._running_store())
             self.sessions = self._make_sessions()
@@ -140,6 +142,7 @@ class Daemon:
                 if self._is_capturing:
                     await self._open_own_session()
                 self.is_ready.set()
+                self._end_if_lost()  # which may have happened while sessions were resumed
             async with _background(self._watch_lag(), self._prune(), self._listen()):
                 await self._stop.wait()
             await self._finish(server)
@@ -340,7 +343,7 @@ class Daemon:
             case Captured(samples=samples):
                 if self._config.microphone.input is not None:
                     await live.wait_for_room(self.max_lag)
-                live.feed_or_drop(samples, self.max_lag)
+                live.feed_or_drop(samples, max(self.max_lag, _LEAST_BEFORE_LOSS))
             case Missed(duration=duration, reason=reason):
                 live.skip(duration, reason)
             case Troubled(code=code, message=message):
@@ -386,6 +389,9 @@ class Daemon:
             logger.warning("%s", message)
         for live in self.sessions:
             live.warn(code, message)
+        self._end_if_lost()
+
+    def _end_if_lost(self) -> None:
         if self._is_lost() and not self._stop.is_set():
             logger.error("the engine cannot be kept running; sessions go on after a restart")
             self._exit_code = 1
@@ -454,7 +460,8 @@ class Daemon:
         access = self._make_access(config)
         for asked in self._asked.values():  # refuses what cannot be, before anything has changed
             self._resolve_with(asked, config)
-        self._config, self.access, self.max_lag = config, access, _max_lag(config)
+        self._config, self.access = config, access
+        self.max_lag = to_samples(config.server.max_lag_s)
         self.sessions.max_sessions = config.server.max_sessions
         self.sessions.resume_s = config.server.resume_s
         self._store.history_days = config.storage.history_days
@@ -473,7 +480,7 @@ class Daemon:
 
     async def _finish(self, server: Server) -> None:
         """Recognise what has been heard, and let everyone hear the end."""
-        self._supervision.stopping()
+        self._supervision.stopping(self._config.server.stop_timeout_s)
         server.stop_listening()
         self.sessions.finish_all()
         if not self.is_ready.is_set() or self._is_lost():
@@ -486,51 +493,6 @@ class Daemon:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GOODBYE_S):
                 await server.wait_empty()
-
-
-class Lock:
-    """Keeps a second daemon away from the same journal, and names the first one."""
-
-    def __init__(self, directory: Path) -> None:
-        """Prepare; entering the context takes it."""
-        self._path = lock_path(directory)
-
-    def __enter__(self) -> Self:
-        try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise ConfigError(f"{self._path.parent} cannot be used: {error.strerror}.") from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._file)
-            raise ConfigError(
-                f"another daemon uses {self._path.parent}; stop it, or set storage.directory."
-            ) from error
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._file)
-
-
-def find_daemon(directory: Path) -> int | None:
-    """The process of the daemon that uses a directory; None where none is running."""
-    try:
-        file = os.open(lock_path(directory), os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        written = os.read(file, 32).strip()
-        return int(written) if written.isdigit() else None
-    else:
-        return None
-    finally:
-        os.close(file)
 
 
 @asynccontextmanager
@@ -570,11 +532,6 @@ def _access(config: DaemonConfig) -> Access:
     server = config.server
     token = None if server.token_file is None else read_token(server.token_file)
     return Access(token, frozenset(server.allow_origin))
-
-
-def _max_lag(config: DaemonConfig) -> Samples:
-    # With less room than the longest segment a session could never go on.
-    return to_samples(max(config.server.max_lag_s, config.segmentation.max_segment + _SPARE_S))
 
 
 def stream_settings(config: DaemonConfig) -> StreamSettings:

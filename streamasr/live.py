@@ -249,8 +249,8 @@ class LiveSession:
 
     def has_room(self, max_lag: Samples) -> bool:
         """Whether more audio may be taken."""
-        undecoded = self.position - self._stream.decoded_until
-        return undecoded < max_lag and self._stream.session.n_unfinished < MAX_UNFINISHED
+        n_unfinished = self._stream.session.n_unfinished
+        return self._stream.has_room(max_lag) and n_unfinished < MAX_UNFINISHED
 
     async def wait_for_room(self, max_lag: Samples) -> None:
         """Wait until more audio may be taken."""
@@ -288,18 +288,24 @@ class LiveSession:
         if not self.has_room(max_lag):
             self._n_dropped += len(samples)
             return
+        self._own_up()
+        self.feed(samples)
+
+    def _own_up(self) -> None:
+        """Put a gap where samples were dropped, before anything else has that place."""
         if self._n_dropped:
             n_dropped, self._n_dropped = Samples(self._n_dropped), 0
             self.skip(n_dropped, "overload")
-        self.feed(samples)
 
     def skip(self, n_samples: Samples, reason: str) -> None:
         """Leave out samples that will never come."""
+        self._own_up()
         self._archive.skip_audio(self.name, Samples(self.position + n_samples))
         self._publish(self._stream.skip(n_samples, reason))
 
     def flush(self) -> None:
         """Finish the open segment."""
+        self._own_up()
         self._publish(self._stream.flush())
 
     def configure(self, wishes: Wishes) -> None:
@@ -314,6 +320,7 @@ class LiveSession:
     def finish(self) -> None:
         """Take no more audio; `is_over` is set when everything owed has been published."""
         if not self.is_finishing:
+            self._own_up()
             self.is_finishing = True
             self._publish(self._stream.finish())
 

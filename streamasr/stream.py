@@ -107,11 +107,15 @@ class Stream:
         owed_from, needed_from = self._session.owed_from, self._chunker.needed_from
         return needed_from if owed_from is None else min(owed_from, needed_from)
 
-    @property
-    def decoded_until(self) -> Samples:
-        """All audio before is published as text or gap, or judged silent."""
-        undecoded_from = self._session.undecoded_from
-        return self.position if undecoded_from is None else undecoded_from
+    def has_room(self, max_lag: Samples) -> bool:
+        """Whether more audio may be fed: less than `max_lag` waits to be recognised.
+
+        A segment waits from its end on; while it is open it is the one that is waited for, and it
+        ends by itself when it becomes too long. So there is room again when the finals that are
+        owed are out, whatever `max_lag` is, and no more is kept than it and the longest segment.
+        """
+        awaited_since = self._session.awaited_since
+        return awaited_since is None or self.position - awaited_since < max_lag
 
     @property
     def session(self) -> Session:

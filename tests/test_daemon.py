@@ -5,6 +5,7 @@ import math
 import os
 import random
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
@@ -33,6 +34,16 @@ from tests.goldens import TINY_CLIPS
 
 CLIPS = Path(__file__).parent / "data" / "tiny_clips"
 BLOCK = 2 * SAMPLE_RATE // 10  # bytes, 100 ms
+
+LOST_WHILE_RESUMING = """
+from streamasr.cli import main
+from streamasr.daemon import Daemon
+from streamasr.errors import WorkerError
+async def lose(self, recovered):
+    self._engine.encoder._process._give_up(WorkerError("its files are gone"))
+Daemon._resume_sessions = lose
+main()
+"""
 
 
 def load(name: str) -> Float32Array:
@@ -370,6 +381,35 @@ def test_a_second_daemon_keeps_away(tmp_path: Path) -> None:
             pass
         assert second.process.wait(60) == 78
         assert daemon.stop() == 0
+
+
+class HomelyDaemon(RunningDaemon):
+    """Looks for its settings by itself, in a home that has none."""
+
+    def spawn(self, command: list[str], environ: dict[str, str]) -> "subprocess.Popen[str]":
+        self.config.unlink(missing_ok=True)
+        where = command.index("--config")
+        homes = {name: str(self.directory) for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME")}
+        return super().spawn(command[:where] + command[where + 2 :], environ | homes)
+
+
+def test_settings_that_are_written_later_are_found(tmp_path: Path) -> None:
+    with HomelyDaemon(tmp_path, "--no-mic") as daemon:
+        daemon.wait_for("is loaded")
+        written = tmp_path / "streamasr" / "config.toml"
+        written.parent.mkdir(exist_ok=True)
+        written.write_text("[server]\nmax_sessions = 1\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for("taken over: server.max_sessions")
+        assert daemon.stop() == 0
+
+
+def test_an_engine_that_is_lost_while_sessions_are_resumed_ends_the_daemon(tmp_path: Path) -> None:
+    daemon = RunningDaemon(tmp_path, "--no-mic")
+    daemon.command[1:3] = ["-c", LOST_WHILE_RESUMING]
+    with daemon:
+        daemon.wait_for("the engine cannot be kept running")
+        assert daemon.process.wait(60) == 1
 
 
 def test_settings_are_taken_over_without_a_restart(tmp_path: Path) -> None:

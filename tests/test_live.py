@@ -204,6 +204,36 @@ def test_what_does_not_fit_becomes_a_gap(tmp_path: Path) -> None:
     run(story())
 
 
+@pytest.mark.parametrize("then", ["the end", "a hole", "a pause"])
+def test_what_did_not_fit_is_told_whatever_comes_next(tmp_path: Path, then: str) -> None:
+    async def story() -> None:
+        engine, max_lag = PatientEngine(), to_samples(0.5)
+        async with session(tmp_path, engine) as (live, _, __):
+            reader = live.subscribe()
+            for begin in range(0, len(TALK), 1600):
+                live.feed_or_drop(TALK[begin : begin + 1600], max_lag)
+            dropped_from = live.position
+            assert dropped_from < len(TALK)
+            match then:
+                case "a hole":
+                    live.skip(Samples(1600), "suspend")
+                case "a pause":
+                    live.flush()
+            live.finish()
+            while not live.is_over.is_set():
+                engine.answer()
+                await asyncio.sleep(0)
+            heard = await listen(reader)
+            gap = next(m for m in heard if isinstance(m, v1.Gap))
+            assert (gap.start, gap.end) == (dropped_from / 16000, len(TALK) / 16000)
+            assert gap.reason == "overload"
+            end = heard[-1]
+            assert isinstance(end, v1.End)
+            assert end.duration == (len(TALK) + 1600 * (then == "a hole")) / 16000
+
+    run(story())
+
+
 def test_lost_messages_do_not_keep_a_client_waiting(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -248,7 +278,7 @@ def test_there_is_room_as_long_as_not_too_much_waits(tmp_path: Path) -> None:
         engine = PatientEngine()
         async with session(tmp_path, engine) as (live, _, __):
             feed(live, TALK)
-            lag = Samples(len(TALK) - 11_040)  # the first segment begins there
+            lag = Samples(len(TALK) - 11_040 - to_samples(2.03))  # the first segment ends there
             assert not live.has_room(lag)
             assert live.has_room(Samples(lag + 1))
             assert live.lag_s == pytest.approx(2.03 + 2.54)

@@ -1,6 +1,7 @@
 """`streamasr service` with a program in the place of systemctl that notes what it is asked."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from streamasr.service.units import SERVICE, SOCKET
+from streamasr.storage.lock import Lock
 
 SYSTEMCTL = """#!/bin/sh
 echo "$*" >> "$(dirname "$0")/asked"
@@ -150,6 +152,20 @@ def test_a_socket_needs_a_place(machine: Machine, settings: str, sentence: str) 
     assert not machine.units.exists()
 
 
+def test_a_socket_of_the_daemons_own_is_where_it_may_write_and_others_can_see(
+    machine: Machine,
+) -> None:
+    machine.config.write_text('[server]\nsocket = "/srv/my place/streamasr"\n')
+    assert machine.service("install")[0] == 0
+    text = (machine.units / SERVICE).read_text("utf-8")
+    assert re.search('^ReadWritePaths=.* "-/srv/my place"', text, re.MULTILINE)
+    machine.config.write_text('[server]\nsocket = "/tmp/streamasr"\n')
+    code, _, complaints = machine.service("install")
+    assert code == 78
+    assert "the service has a /tmp of its own, where nobody finds it" in complaints
+    assert machine.service("install", "--socket")[0] == 0
+
+
 def test_what_was_installed_is_removed_and_nothing_else(machine: Machine) -> None:
     (machine.bin / "no-namespaces").touch()
     machine.units.mkdir(parents=True)
@@ -199,6 +215,16 @@ def test_a_service_that_does_not_start_is_complained_of(machine: Machine) -> Non
     assert complaints == (
         f"streamasr: systemctl --user restart {SERVICE}: Job for {SERVICE} failed. See why.\n"
     )
+
+
+def test_a_daemon_that_runs_by_hand_is_stopped_first(machine: Machine) -> None:
+    with Lock(machine.home / ".local" / "state" / "streamasr"):
+        code, said, complaints = machine.service("install", broken=SERVICE)  # systemd knows of none
+        assert (code, said) == (1, "")
+        assert f"stop it (kill {os.getpid()}), then install the service" in complaints
+        assert machine.asked() == []
+        assert not machine.units.exists()
+        assert machine.service("install")[0] == 0, "the daemon is the service itself"
 
 
 def test_the_status_of_each_unit_is_told(machine: Machine) -> None:

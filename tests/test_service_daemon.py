@@ -31,6 +31,19 @@ Qwen3ASRDecoder.step = lambda self, answers: threading.Event().wait()
 main()
 """
 
+PAUSED_AS_SOON_AS_IT_IS_FOUND = """
+import os, signal
+from streamasr.cli import main
+from streamasr.storage.lock import Lock
+enter = Lock.__enter__
+def enter_and_be_found(self):
+    enter(self)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    return self
+Lock.__enter__ = enter_and_be_found
+main()
+"""
+
 SLOW = """
 import time
 from streamasr.cli import main
@@ -84,6 +97,27 @@ def test_the_service_manager_hears_how_the_daemon_is_from_its_start_to_its_end(
         assert ear.hear() == {"READY": "1"}
         assert daemon.stop() == 0
         assert ear.hear()["STOPPING"] == "1"
+
+
+def test_a_daemon_that_may_take_longer_to_stop_asks_for_the_time(tmp_path: Path) -> None:
+    settings = "[server]\nstop_timeout_s = 600\n"
+    with (
+        Ear(str(tmp_path / "notify")) as ear,
+        SupervisedDaemon(tmp_path, ear=ear, settings=settings) as daemon,
+    ):
+        ear.hear_until(STATUS="tiny is ready, 0 sessions")
+        assert daemon.stop() == 0
+        stopping = ear.hear()
+        assert stopping["STOPPING"] == "1"
+        assert int(stopping["EXTEND_TIMEOUT_USEC"]) > 600e6
+
+
+def test_whoever_finds_a_daemon_may_pause_it(tmp_path: Path) -> None:
+    daemon = SupervisedDaemon(tmp_path)
+    daemon.program = ["-c", PAUSED_AS_SOON_AS_IT_IS_FOUND]
+    with daemon:
+        assert "the microphone is closed" in daemon.all_log
+        assert daemon.stop() == 0
 
 
 def test_a_configuration_that_cannot_be_ends_the_reload_too(tmp_path: Path) -> None:
@@ -161,6 +195,29 @@ def test_a_batch_that_takes_longer_than_the_watchdog_waits_but_gets_on_is_no_tro
         daemon.program = ["-c", SLOW]
         with daemon:
             assert run(speak(daemon.url))
+            assert daemon.stop() == 0
+    assert "stands still" not in daemon.all_log
+
+
+def test_an_encoder_that_hangs_and_is_replaced_is_no_matter_for_the_watchdog(
+    tmp_path: Path,
+) -> None:
+    with Ear(str(tmp_path / "notify")) as ear:
+        daemon = SupervisedDaemon(tmp_path, ear=ear, watchdog_s=WATCHDOG_S)
+
+        async def story() -> str:
+            encoder = daemon.children()["encoder"]
+            os.kill(encoder, signal.SIGSTOP)
+            speaking = asyncio.create_task(speak(daemon.url))
+            await asyncio.to_thread(ear.hear_until, STATUS="tiny is ready, 1 session")
+            for _ in range(4):  # twice the time after which the daemon would be ended
+                await asyncio.to_thread(ear.hear_until, WATCHDOG="1")
+            os.kill(encoder, signal.SIGKILL)
+            return await speaking
+
+        with daemon:
+            daemon.wait_for("is loaded")
+            assert run(story()) == run(speak(daemon.url)) != ""
             assert daemon.stop() == 0
     assert "stands still" not in daemon.all_log
 

@@ -127,6 +127,12 @@ def test_a_configuration_that_cannot_be_is_not_tried_again() -> None:
     assert Unit(template(SERVICE))["Service"]["RestartPreventExitStatus"] == "78"
 
 
+@pytest.mark.parametrize("name", [SERVICE, DICTATE])
+def test_who_stops_a_service_does_not_make_it_a_failed_one(name: str) -> None:
+    """A daemon that has started ends with 0, and dictation as programs do that a signal ends."""
+    assert Unit(template(name))["Service"]["SuccessExitStatus"] == "143"
+
+
 def test_the_daemon_has_time_to_finish_what_it_has_heard() -> None:
     stop_s = float(Unit(template(SERVICE))["Service"]["TimeoutStopSec"])
     assert stop_s > ServerConfig().stop_timeout_s + 10

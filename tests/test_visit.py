@@ -812,6 +812,20 @@ def test_only_so_much_audio_waits(tmp_path: Path) -> None:
     run(story())
 
 
+@pytest.mark.parametrize("partials", [True, False])
+def test_a_lag_shorter_than_a_segment_stops_nobody(tmp_path: Path, partials: bool) -> None:
+    async def story() -> None:
+        rooms = Rooms(max_lag_s=0.01)
+        async with (
+            open_house(tmp_path, rooms) as house,
+            Client.start(house, partials=partials) as client,
+        ):
+            await client.send(TALK)
+            assert durable(await client.stop()) == EXPECTED
+
+    run(story())
+
+
 # A slow disk.
 
 

@@ -27,8 +27,11 @@ def run_daemon(options: argparse.Namespace) -> int:
     from streamasr.service.supervision import Supervision
 
     supervision = Supervision.take(os.environ, os.getpid())
-    path = find_config(options.config)
-    load = partial(load_config, path, overrides_from(options))
+    overrides = overrides_from(options)
+
+    def load() -> DaemonConfig:
+        return load_config(find_config(options.config), overrides)
+
     config = load()
     logging.getLogger().setLevel(config.log.level.upper())
     logging.getLogger("websockets").setLevel(logging.WARNING)
@@ -44,7 +47,7 @@ def run_control(options: argparse.Namespace) -> int:
     Raises:
         ConfigError: none is running.
     """
-    from streamasr.daemon import find_daemon
+    from streamasr.storage.lock import find_daemon
 
     config = load_config(find_config(options.config))
     process = find_daemon(config.storage.directory)

@@ -23,6 +23,7 @@ from streamasr.service.units import (
     render,
     seal,
 )
+from streamasr.storage.lock import find_daemon
 
 
 def run_service(options: argparse.Namespace) -> int:
@@ -30,7 +31,7 @@ def run_service(options: argparse.Namespace) -> int:
 
     Raises:
         ConfigError: the settings cannot be those of a service.
-        OutputError: a file cannot be written.
+        OutputError: a file cannot be written, or a service not be started.
     """
     desk = Installation(user_units(), Systemctl.find())
     match options.action:
@@ -38,6 +39,7 @@ def run_service(options: argparse.Namespace) -> int:
             config = load_config(find_config(options.config))
             units = [SERVICE, *[SOCKET] * options.socket, *[DICTATE] * options.dictate]
             setting = setting_of(config, options.config, by_socket=options.socket)
+            desk.check_alone(find_daemon(config.storage.directory))
             return desk.install(units, setting, replaces=options.force)
         case "uninstall":
             return desk.uninstall(removes_edited=options.force)
@@ -48,16 +50,35 @@ def run_service(options: argparse.Namespace) -> int:
 def setting_of(
     config: DaemonConfig, config_file: Path | None, *, by_socket: bool = False
 ) -> Setting:
-    """What the units have to know of the configuration."""
+    """What the units have to know of the configuration.
+
+    Raises:
+        ConfigError: it cannot be that of a service.
+    """
     return Setting(
         # -P: a directory in the user's home is no module that is looked for there.
         command=(sys.executable, "-P", "-m", "streamasr"),
         options=() if config_file is None else ("--config", str(config_file.absolute())),
         dictate_options=_dictate_options(config.server),
-        written=(config.storage.directory, config.storage.models),
+        written=_written(config, by_socket=by_socket),
         place=place_of(config.server) if by_socket else "",
         by_socket=by_socket,
     )
+
+
+def _written(config: DaemonConfig, *, by_socket: bool) -> tuple[Path, ...]:
+    """The directories that the daemon writes to."""
+    places = (config.storage.directory, config.storage.models)
+    path = config.server.socket
+    if path is None or by_socket:  # systemd makes it
+        return places
+    for own in (Path("/tmp"), Path("/var/tmp")):  # noqa: S108 - where nothing is to be
+        if path.is_relative_to(own):
+            raise ConfigError(
+                f"server.socket is {path}: the service has a {own} of its own, where nobody finds "
+                "it; choose a place in your runtime directory, or install it with --socket."
+            )
+    return (*places, path.parent)
 
 
 def _dictate_options(server: ServerConfig) -> list[str]:
@@ -99,6 +120,23 @@ class Installation:
 
     directory: Path
     systemctl: Systemctl | None
+
+    def check_alone(self, process: int | None) -> None:
+        """Refuse to start a service that would find its place taken.
+
+        Args:
+            process: of the daemon that runs; None where none does.
+
+        Raises:
+            OutputError: somebody has started one by hand.
+        """
+        if process is None or self.systemctl is None:
+            return
+        if self.systemctl.show(SERVICE).get("ActiveState") in (None, "", "inactive", "failed"):
+            raise OutputError(
+                f"process {process} is a daemon that was started by hand, and the service would "
+                f"find its place taken: stop it (kill {process}), then install the service."
+            )
 
     def install(self, units: Sequence[str], setting: Setting, *, replaces: bool) -> int:
         """Write units, and have them started; the exit code.

@@ -107,7 +107,7 @@ class ServerConfig(Section, kw_only=True, frozen=True):
     """Seconds for which a session waits for a client that lost its connection."""
     max_lag_s: Annotated[float, RELOAD, _POSITIVE] = 60.0
     """Seconds of audio of a session that may wait to be recognised; then no more is read from its
-    client until there is room."""
+    client until there is room. A segment waits from its end on."""
     stop_timeout_s: Annotated[float, RELOAD, _POSITIVE] = 30.0
     """Seconds that a daemon which is asked to stop has to finish what it has heard."""
 

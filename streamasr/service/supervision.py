@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 _LOOK_S: Final = 1.0
 _LOOKS_PER_WATCHDOG: Final = 8
+_FAREWELL_S: Final = 15.0
+"""For goodbyes, and the end of the children."""
+
 _STALLED: Final = "the decoder stands still"
 
 
@@ -146,9 +149,14 @@ class Supervision:
         finally:
             self._notifier.tell(READY="1")
 
-    def stopping(self) -> None:
-        """What is heard is being finished, and nothing else begun."""
-        self._notifier.tell(STOPPING="1")
+    def stopping(self, within_s: float) -> None:
+        """What is heard is being finished, and nothing else begun.
+
+        Args:
+            within_s: how long that may take; the time that the unit gives is not made shorter.
+        """
+        within_us = round((within_s + _FAREWELL_S) * 1e6)
+        self._notifier.tell(STOPPING="1", EXTEND_TIMEOUT_USEC=str(within_us))
 
     @property
     def _is_heard(self) -> bool:

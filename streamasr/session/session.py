@@ -172,10 +172,10 @@ class Session:
         return sum(ended.end - ended.start for ended in ends if ended)
 
     @property
-    def undecoded_from(self) -> Samples | None:
-        """Where the first segment starts whose final is still owed."""
-        waiting = (s.start for s in self._segments.values() if s.outcomes is None)
-        return next(waiting, None)
+    def awaited_since(self) -> Samples | None:
+        """Where the first segment ended whose final is still owed."""
+        ends = (s.ended for s in self._segments.values() if s.outcomes is None)
+        return next((ended.end for ended in ends if ended), None)
 
     @property
     def n_awaiting_words(self) -> int:
