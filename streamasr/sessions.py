@@ -33,6 +33,7 @@ class _Entry:
     live: LiveSession
     watch: "asyncio.Task[None]"
     owner: Connection | None = None
+    is_left_for_good: bool = False
     left: asyncio.Event = field(default_factory=asyncio.Event)  # the owner has left or come back
     is_daemons_own: bool = False
     heard: asyncio.Event = field(default_factory=asyncio.Event)  # its end has reached the client
@@ -91,7 +92,7 @@ class Sessions:
         """
         is_new = not is_daemons_own and beginning is None
         if is_new and self._n_running() >= self.max_sessions:
-            self._give_up_an_unused_one()
+            self._give_up_one()
         if is_new and self._n_running() >= self.max_sessions:
             raise v1.RefusalError(
                 v1.ErrorCode.OVERLOADED,
@@ -134,16 +135,23 @@ class Sessions:
                 await entry.left.wait()
         if self._entries.get(name) is not entry:
             raise _unknown(name)
-        entry.owner = connection
+        entry.owner, entry.is_left_for_good = connection, False
         entry.left.set()
         return entry.live
 
     def detach(self, name: str, connection: Connection, *, said_goodbye: bool) -> None:
-        """The connection is gone; the session waits for another one, unless all was heard."""
+        """The connection is gone; the session waits for another one, unless all was heard.
+
+        Args:
+            name: of the session.
+            connection: that is gone.
+            said_goodbye: it did not break, but was closed by a client that had enough. Its session
+                waits all the same, as long as nobody else wants the room.
+        """
         entry = self._entries.get(name)
         if entry is None or entry.owner is not connection:
             return
-        entry.owner = None
+        entry.owner, entry.is_left_for_good = None, said_goodbye
         if said_goodbye and entry.live.is_over.is_set():
             entry.heard.set()
         entry.left.set()
@@ -186,10 +194,15 @@ class Sessions:
         entries = [entry for entry in self._entries.values() if not entry.is_daemons_own]
         return sum(not e.live.is_over.is_set() and not e.heard.is_set() for e in entries)
 
-    def _give_up_an_unused_one(self) -> None:
-        """Make room at the cost of a client that left before it had said anything."""
+    def _give_up_one(self) -> None:
+        """Make room at the cost of a client that left on purpose, or without having said anything.
+
+        What it has said is still recognised, and kept.
+        """
         for entry in self._entries.values():
-            if not entry.is_daemons_own and not entry.owner and entry.live.position == 0:
+            if entry.is_daemons_own or entry.owner or entry.heard.is_set():
+                continue
+            if entry.is_left_for_good or entry.live.position == 0:
                 entry.live.finish()
                 entry.heard.set()
                 return

@@ -84,7 +84,7 @@ class Visit:
                 await _run_both(speaker.speak(live, reader), self._send_all(reader))
             await self._hang_up(CloseCode.NORMAL_CLOSURE)
         finally:
-            said_goodbye = self._connection.close_code == CloseCode.NORMAL_CLOSURE
+            said_goodbye = _said_goodbye(self._connection)
             self._house.sessions.detach(live.name, speaker, said_goodbye=said_goodbye)
 
     async def _events(self, query: dict[str, list[str]]) -> None:
@@ -221,3 +221,14 @@ def _read_query(query: dict[str, list[str]]) -> tuple[str, int | None]:
         sentence = "'since' must be the number of a message, or 0 for all of them"
         raise v1.RefusalError(v1.ErrorCode.BAD_VALUE, sentence)
     return names[0], int(since[0])
+
+
+def _said_goodbye(connection: ServerConnection) -> bool:
+    """Whether it was closed on purpose: at its end, or by a client that had enough before.
+
+    A browser whose page is left is going away; one whose script gives no reason says none.
+    """
+    if connection.close_code == CloseCode.NORMAL_CLOSURE:
+        return True
+    was_left = connection.close_code in (CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RCVD)
+    return was_left and connection.protocol.close_rcvd_then_sent is True

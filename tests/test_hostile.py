@@ -228,6 +228,22 @@ def test_sessions_that_are_begun_and_left_fill_the_house_only_for_a_while(tmp_pa
     run(story())
 
 
+@pytest.mark.parametrize("code", [1000, 1001])
+def test_pages_that_are_left_and_opened_again_never_fill_the_house(
+    tmp_path: Path, code: int
+) -> None:
+    async def story() -> None:
+        async with open_house(tmp_path, Rooms(max_sessions=2)) as house:
+            for _ in range(6):
+                async with Client.start(house) as client:
+                    await client.send(TALK[:1600])
+                    await eventually(partial(has_heard, house, client.session))
+                    await client.connection.close(code)
+                await eventually(lambda: not house.server.n_connections)
+
+    run(story())
+
+
 def test_many_that_say_too_much_at_once_are_each_told_so(tmp_path: Path) -> None:
     async def say_too_much(house: House) -> str:
         async with Client.visit(house) as client:

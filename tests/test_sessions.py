@@ -166,6 +166,46 @@ def test_one_that_was_left_unused_gives_way(tmp_path: Path) -> None:
     run(story())
 
 
+def test_those_that_were_left_on_purpose_give_way_the_oldest_first(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with house_with_one(tmp_path, max_sessions=3) as (house, first):
+            names = [first, *(house.begin(v1.Start()).name for _ in range(2))]
+            lines = [Line(house, name, is_alive=True) for name in names]
+            for line in lines:
+                live = await house.sessions.attach(line.name, line)
+                live.feed(talk(1.0))
+            broken, *left = lines
+            broken.leave()
+            for line in left:
+                line.leave(said_goodbye=True)
+            assert {live.name for live in house.sessions} == set(names)  # nobody wants the room
+            for line in left:
+                live = house.sessions.find(line.name)
+                new = house.begin(v1.Start()).name
+                await house.sessions.attach(new, Line(house, new, is_alive=True))
+                await house.sessions.wait_gone(line.name)
+                assert live.is_over.is_set()
+            with pytest.raises(v1.RefusalError, match="are taken"):
+                house.begin(v1.Start())
+            house.sessions.find(broken.name)
+
+    run(story())
+
+
+def test_one_that_was_left_on_purpose_and_found_again_is_kept(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with house_with_one(tmp_path, max_sessions=1) as (house, name):
+            for said_goodbye in (True, False):
+                line = Line(house, name, is_alive=True)
+                live = await house.sessions.attach(name, line)
+                live.feed(np.zeros(160, np.float32))
+                line.leave(said_goodbye=said_goodbye)
+            with pytest.raises(v1.RefusalError, match="are taken"):
+                house.begin(v1.Start())
+
+    run(story())
+
+
 def test_those_that_go_on_after_a_restart_come_beyond_the_limit(tmp_path: Path) -> None:
     async def story() -> None:
         async with house_with_one(tmp_path, max_sessions=1) as (house, name):

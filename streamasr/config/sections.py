@@ -104,7 +104,8 @@ class ServerConfig(Section, kw_only=True, frozen=True):
     max_sessions: Annotated[int, RELOAD, Meta(ge=1, le=10_000)] = 8
     """Sessions that may be open at once; the next one is refused."""
     resume_s: Annotated[float, RELOAD, _NOT_NEGATIVE] = 300.0
-    """Seconds for which a session waits for a client that lost its connection."""
+    """Seconds for which a session waits for a client that lost its connection; for one that closed
+    it on purpose, only as long as there is room."""
     max_lag_s: Annotated[float, RELOAD, _POSITIVE] = 60.0
     """Seconds of audio of a session that may wait to be recognised; then no more is read from its
     client until there is room. A segment waits from its end on."""
