@@ -31,6 +31,7 @@ from streamasr.engine import Engine
 from streamasr.errors import AudioError, StorageError, StreamASRError
 from streamasr.events import Wishes
 from streamasr.live import LIVE_PACE, SLICE, LiveSession
+from streamasr.memory import return_freed_memory
 from streamasr.metrics import Metrics, Readings
 from streamasr.models.languages import language_name
 from streamasr.protocols import v1
@@ -58,7 +59,7 @@ _LEAST_BEFORE_LOSS: Final = to_samples(30.0)
 """A microphone cannot be held back. What it hears is not given up for a lag that is soon over: the
 segment behind a cut may have begun seconds ago."""
 
-_PRUNE_S: Final = 3600.0
+_TIDY_UP_S: Final = 3600.0
 _GOODBYE_S: Final = 2.0  # for clients to read their `end`
 _EXIT_AT_ONCE: Final = 130
 
@@ -143,7 +144,7 @@ class Daemon:
                     await self._open_own_session()
                 self.is_ready.set()
                 self._end_if_lost()  # which may have happened while sessions were resumed
-            async with _background(self._watch_lag(), self._prune(), self._listen()):
+            async with _background(self._watch_lag(), self._tidy_up(), self._listen()):
                 await self._stop.wait()
             await self._finish(server)
         return self._exit_code
@@ -374,10 +375,12 @@ class Daemon:
                     warned[live.name] = now
                     live.warn("lagging", f"the text is {live.lag_s:.0f} s behind the speech")
 
-    async def _prune(self) -> None:
+    async def _tidy_up(self) -> None:
+        """Forget what is too old, and keep no memory that only earlier sessions needed."""
         while True:
             self._store.prune(self._config.storage.history_days)
-            await asyncio.sleep(_PRUNE_S)
+            await asyncio.to_thread(return_freed_memory)
+            await asyncio.sleep(_TIDY_UP_S)
 
     def _on_trouble_elsewhere(self, code: str, message: str) -> None:
         """From threads of the engine and of the store."""

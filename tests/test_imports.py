@@ -22,7 +22,7 @@ ALLOWED = {
     "events": frozenset({"transcript", "units"}),  # the words of a final, and the unit of time
     "transcript": frozenset({"alignment", "units"}),
     **dict.fromkeys(STAGES, BASE),
-    "models": BASE | {"decoder", "features"},
+    "models": BASE | {"decoder", "features", "memory"},
     "formats": frozenset({"alignment", "errors", "transcript", "units"}),
     "config": frozenset({"catalogue", "errors", "segmentation"}),  # of the catalogue, its form
     "workers": CHILDREN,
@@ -35,6 +35,7 @@ ALLOWED = {
     "service": frozenset({"errors"}),
     "scheduling": frozenset({"events"}),
     "metrics": frozenset({"units"}),
+    "memory": frozenset[str](),
     "writing": frozenset({"dictation", "errors", "transcript"}),  # of dictation, what an edit is
 }
 """Each part of the package, and which others it may import; those not named here are its top."""

@@ -4,7 +4,6 @@ onnxruntime is imported when the first graph is opened, not when this module is,
 that only the children that run graphs ever load it.
 """
 
-import ctypes
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamasr.errors import ModelError
+from streamasr.memory import return_freed_memory
 from streamasr.units import Float32Array
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def _open(path: Path, options: OnnxOptions) -> "onnxruntime.InferenceSession":
             f"has {', '.join(built_in)}."
         )
     session = _create_anywhere(path, options, providers)
-    _return_freed_memory()
+    return_freed_memory()
     return session
 
 
@@ -252,17 +252,6 @@ def _failures() -> tuple[type[Exception], ...]:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def _return_freed_memory() -> None:
-    """Give what loading has freed back to the system, where the C library can.
-
-    Loading holds the weights two or three times, and glibc keeps the rest for itself:
-    160 MB of an int8 encoder of 18 layers.
-    """
-    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if malloc_trim is not None:
-        malloc_trim(0)
 
 
 def _ports(arguments: "list[onnxruntime.NodeArg]", path: Path) -> list[Port]:
