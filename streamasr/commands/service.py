@@ -53,24 +53,10 @@ def setting_of(
         # -P: a directory in the user's home is no module that is looked for there.
         command=(sys.executable, "-P", "-m", "streamasr"),
         options=() if config_file is None else ("--config", str(config_file.absolute())),
-        dictate_options=_dictate_options(config.server),
         written=(config.storage.directory, config.storage.models),
         place=place_of(config.server) if by_socket else "",
         by_socket=by_socket,
     )
-
-
-def _dictate_options(server: ServerConfig) -> list[str]:
-    """Where dictation finds the daemon, if that is not where it looks by itself."""
-    options = []
-    if server.socket is not None:
-        options += ["--url", f"unix://{server.socket}"]
-    elif (server.host, server.port) != (ServerConfig().host, ServerConfig().port):
-        host = f"[{server.host}]" if ":" in server.host else server.host
-        options += ["--url", f"ws://{host}:{server.port}"]
-    if server.token_file is not None:
-        options += ["--token-file", str(server.token_file)]
-    return options
 
 
 def place_of(server: ServerConfig) -> str:
