@@ -191,7 +191,8 @@ class OwnMicrophone:
 
     async def _close(self) -> None:
         if self._listening is not None:
-            self._listening.cancel()
+            if not self._listening.cancelling():  # a second time would not wait for the device
+                self._listening.cancel()
             await asyncio.wait([self._listening])
 
     async def _listen(self, before: "asyncio.Task[None] | None") -> None:
