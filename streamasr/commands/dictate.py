@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from streamasr.dictation.desktop import TypingWishes, open_chain
 from streamasr.dictation.dictation import Dictation, Manner, silence
 from streamasr.dictation.utterance import DaemonsMicrophone, OwnMicrophone, Source
 from streamasr.errors import ConfigError
+from streamasr.service.notify import Notifier
 from streamasr.units import to_samples
 from streamasr.writing import Writer, load_rules
 
@@ -102,17 +104,19 @@ async def _dictate(options: argparse.Namespace, config: DaemonConfig) -> None:
         newline=dictation.newline,
         paste_key=dictation.paste_key,
     )
-    manner = Manner(
-        is_held=dictation.hold,
-        begins_at_once=not is_push_to_talk,
-        longest_s=dictation.longest_s if is_push_to_talk else float("inf"),
-        control=options.control or control_path(),
-        play=sounds.play if dictation.sound else silence,
-    )
     if dictation.mode == "live" and dictation.output == "stdout" and not sys.stdout.isatty():
         raise ConfigError("mode live takes back what it wrote, which a pipe cannot.")
     writer, source = _writer(dictation), _source(options, config)
+    manager = Notifier.take(os.environ)
     async with open_chain(os.environ, wishes, complain_to_person) as chain:
+        manner = Manner(
+            is_held=dictation.hold,
+            begins_at_once=not is_push_to_talk,
+            longest_s=dictation.longest_s if is_push_to_talk else float("inf"),
+            control=options.control or control_path(),
+            play=sounds.play if dictation.sound else silence,
+            on_ready=partial(manager.tell, READY="1", STATUS=f"typing with {chain.names}"),
+        )
         composer = Composer(dictation.mode, writer)
         await Dictation(source, composer, chain, complain_to_person, manner).run()
 

@@ -51,6 +51,8 @@ class Manner:
     control: Path | None = None
     """The socket that shortcuts reach it by."""
     play: Callable[[talk.SoundName], Awaitable[None]] = silence
+    on_ready: Callable[[], None] = lambda: None
+    """Called when shortcuts are answered."""
 
 
 @dataclass(slots=True)
@@ -113,6 +115,7 @@ class Dictation:
                 await stack.enter_async_context(serve(self._manner.control, self.obey))
             await stack.enter_async_context(self._source.running())
             stack.push_async_callback(self._leave)
+            self._manner.on_ready()
             if self._manner.begins_at_once:
                 self.obey("start")
             await self._over.wait()

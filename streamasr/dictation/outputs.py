@@ -194,7 +194,7 @@ class Chain:
 
     async def _write_some(self, text: str) -> str:
         """Write the first piece of a text; the rest."""
-        why = f"none of {self._names} can type this text"
+        why = f"none of {self.names} can type this text"
         for output in self._by_preference():
             if output.can_write(text):
                 piece, rest = output.cut(text)
@@ -231,5 +231,6 @@ class Chain:
         return why
 
     @property
-    def _names(self) -> str:
+    def names(self) -> str:
+        """All of them, for people."""
         return ", ".join(output.name for output in self.outputs)
