@@ -199,6 +199,8 @@ class Installation:
         elif (self.directory / SOCKET).exists():
             self.systemctl.do("disable", "--now", SOCKET)
             self._remove(SOCKET, removes_edited=False)
+        if DICTATE in units:
+            self.systemctl.learn_desktop()
         for name in _started(units):
             self.systemctl.do("enable", name)
             self.systemctl.do("restart", name)
