@@ -12,7 +12,7 @@ layout has as a dead key; everything else goes through the clipboard.
 
 import abc
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from streamasr.dictation.tools import PATIENCE_S, ToolError, run_tool
@@ -73,9 +73,18 @@ class Keyboard(abc.ABC):
         """
 
 
-def patience_for(text: str) -> float:
-    """Seconds within which a text must have been typed."""
-    return PATIENCE_S + _S_PER_CHARACTER * len(text)
+async def _press(
+    argv: Sequence[str], text: str = "", environment: Mapping[str, str] | None = None
+) -> None:
+    """Have a program press keys; once it has begun, it comes to its end.
+
+    Raises:
+        ToolError: it may not have.
+    """
+    patience_s = PATIENCE_S + _S_PER_CHARACTER * len(text)
+    await run_tool(
+        argv, text.encode(), patience_s=patience_s, environment=environment, is_whole=True
+    )
 
 
 def _runs(times: int) -> list[int]:
@@ -93,7 +102,7 @@ class Wtype(Keyboard):
 
     async def type(self, text: str) -> None:
         """See `Keyboard.type`."""
-        await run_tool(["wtype", "-"], text.encode(), patience_s=patience_for(text))
+        await _press(["wtype", "-"], text)
 
     async def press(self, chord: str, times: int = 1) -> None:
         """See `Keyboard.press`."""
@@ -101,7 +110,7 @@ class Wtype(Keyboard):
         down = [word for name in modifiers for word in ("-M", _WTYPE_MODIFIERS.get(name, name))]
         up = [word for name in modifiers for word in ("-m", _WTYPE_MODIFIERS.get(name, name))]
         for n_presses in _runs(times):
-            await run_tool(["wtype", *down, *["-k", key] * n_presses, *up])
+            await _press(["wtype", *down, *["-k", key] * n_presses, *up])
 
 
 _WTYPE_MODIFIERS: Final = {"super": "logo"}
@@ -159,8 +168,7 @@ class Xdotool(Keyboard):
             await self._display.wait_until_released()
         # Modifiers that are still held by then, and Caps Lock, are released meanwhile.
         options = ["--clearmodifiers", "--delay", self._DELAY_MS]
-        argv = ["xdotool", command, *options, *arguments]
-        await run_tool(argv, stdin.encode(), patience_s=patience_for(stdin))
+        await _press(["xdotool", command, *options, *arguments], stdin)
 
 
 class Dotool(Keyboard):
@@ -186,15 +194,15 @@ class Dotool(Keyboard):
 
     async def type(self, text: str) -> None:
         """See `Keyboard.type`."""
-        await self._say(f"type {text}\n", patience_for(text))
+        await self._say(f"type {text}\n")
 
     async def press(self, chord: str, times: int = 1) -> None:
         """See `Keyboard.press`."""
         await self._say(f"key {_linux_name(chord)}\n" * times)
 
-    async def _say(self, orders: str, patience_s: float = PATIENCE_S) -> None:
+    async def _say(self, orders: str) -> None:
         layout = {"DOTOOL_XKB_LAYOUT": self._layout} if self._layout else {}
-        await run_tool(["dotool"], orders.encode(), patience_s=patience_s, environment=layout)
+        await _press(["dotool"], orders, layout)
 
 
 class Ydotool(Keyboard):
@@ -222,15 +230,14 @@ class Ydotool(Keyboard):
 
     async def type(self, text: str) -> None:
         """See `Keyboard.type`."""
-        argv = ["ydotool", "type", "--file", "-"]
-        await run_tool(argv, text.encode(), patience_s=patience_for(text))
+        await _press(["ydotool", "type", "--file", "-"], text)
 
     async def press(self, chord: str, times: int = 1) -> None:
         """See `Keyboard.press`."""
         codes = [_SCAN_CODES[name] for name in _linux_name(chord).split("+")]
         once = [f"{code}:1" for code in codes] + [f"{code}:0" for code in reversed(codes)]
         for n_presses in _runs(times):
-            await run_tool(["ydotool", "key", *once * n_presses])
+            await _press(["ydotool", "key", *once * n_presses])
 
 
 _LINUX_NAMES: Final[Mapping[str, str]] = {

@@ -20,7 +20,7 @@ from streamasr.dictation.tools import ToolError
 
 logger = logging.getLogger(__name__)
 
-PIECE: Final = 200
+PIECE: Final = 50
 """Characters typed in one run of a program; between two of them a dictation can be cancelled."""
 
 REST_S: Final = 60.0
@@ -134,6 +134,15 @@ class Pasting(Output):
 
     async def write(self, piece: str) -> None:
         """See `Output.write`."""
+        pasting = asyncio.create_task(self._paste(piece))
+        try:
+            await asyncio.shield(pasting)
+        except asyncio.CancelledError:
+            # The key may have been pressed: what the window gets then is to be this text yet.
+            await asyncio.wait([pasting])
+            raise
+
+    async def _paste(self, piece: str) -> None:
         async with self._clipboard.restored(), self._clipboard.offering(piece) as offer:
             await self._keyboard.press(self._key)
             await offer.wait_until_pasted()
