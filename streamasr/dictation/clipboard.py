@@ -105,7 +105,11 @@ class Offer(abc.ABC):
 
     @abc.abstractmethod
     async def wait_until_pasted(self) -> None:
-        """Wait until the window that a key was pressed in has got it, or will not."""
+        """Wait until the window that a key was pressed in has got it.
+
+        Raises:
+            ToolError: it will not, as far as that can be told.
+        """
 
 
 class _Blind(Offer):
@@ -236,6 +240,8 @@ class _Counted(Offer):
             n_before = n_seen
             if n_seen > self._n_before and quiet >= _SETTLED_S:
                 return
+        if n_before == self._n_before:
+            raise ToolError("the window has not asked for the text; does another key paste there?")
 
     @property
     def _n_seen(self) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from streamasr.dictation.tools import PATIENCE_S, ToolError, run_tool
+from streamasr.errors import ConfigError
 
 BACKSPACE: Final = "BackSpace"
 RETURN: Final = "Return"
@@ -46,6 +47,14 @@ class Keyboard(abc.ABC):
 
         Raises:
             ToolError: it does not.
+        """
+
+    async def check_key(self, chord: str) -> None:  # noqa: B027 - some find out when they press it
+        """Find out whether there is a key, as far as that can be told without pressing it.
+
+        Raises:
+            ToolError: this program has no such key.
+            ConfigError: nobody has.
         """
 
     def can_type(self, text: str) -> bool:  # noqa: ARG002 - most can
@@ -147,6 +156,20 @@ class Xdotool(Keyboard):
         """See `Keyboard.check`."""
         await run_tool(["xdotool", "getdisplaygeometry"])
 
+    async def check_key(self, chord: str) -> None:
+        """See `Keyboard.check_key`: a key that nobody holds is released."""
+        complaint = (
+            f"there is no key {chord!r}; X calls them Return, Tab, shift+Insert or the like."
+        )
+        names = [name for name in chord.split("+") if name not in _X_MODIFIERS]
+        if not all(names):
+            raise ConfigError(complaint)
+        try:
+            for name in names:
+                await run_tool(["xdotool", "keyup", name], alarm=b"No such key")
+        except ToolError as error:
+            raise ConfigError(complaint) from error
+
     def can_type(self, text: str) -> bool:
         """See `Keyboard.can_type`."""
         return self._display is not None or text.isascii()
@@ -171,6 +194,10 @@ class Xdotool(Keyboard):
         await _press(["xdotool", command, *options, *arguments], stdin)
 
 
+_X_MODIFIERS: Final = frozenset({"shift", "ctrl", "control", "alt", "meta", "super"})
+"""Somebody may be holding them."""
+
+
 class Dotool(Keyboard):
     """Presses scan codes; see the module."""
 
@@ -187,6 +214,10 @@ class Dotool(Keyboard):
     async def check(self) -> None:
         """See `Keyboard.check`."""
         await self._say("")  # it makes its keyboard before it reads
+
+    async def check_key(self, chord: str) -> None:
+        """See `Keyboard.check_key`."""
+        _linux_name(chord)
 
     def can_type(self, text: str) -> bool:
         """See `Keyboard.can_type`."""
@@ -223,6 +254,10 @@ class Ydotool(Keyboard):
         answer = await run_tool(["ydotool", "key", "--help"])
         if b"KEYCODE" not in answer.upper():
             raise ToolError("this ydotool is older than 1.0")
+
+    async def check_key(self, chord: str) -> None:
+        """See `Keyboard.check_key`."""
+        _linux_name(chord)
 
     def can_type(self, text: str) -> bool:
         """See `Keyboard.can_type`."""

@@ -85,6 +85,7 @@ class Typing(Output):
     async def check(self) -> None:
         """See `Output.check`."""
         await self._keyboard.check()
+        await self._keyboard.check_key(self._newline)
 
     def can_write(self, text: str) -> bool:
         """See `Output.can_write`."""
@@ -130,6 +131,7 @@ class Pasting(Output):
     async def check(self) -> None:
         """See `Output.check`."""
         await self._keyboard.check()
+        await self._keyboard.check_key(self._key)
         await self._clipboard.check()
 
     async def write(self, piece: str) -> None:

@@ -27,6 +27,7 @@ async def run_tool(
     patience_s: float = PATIENCE_S,
     environment: Mapping[str, str] | None = None,
     is_whole: bool = False,
+    alarm: bytes | None = None,
 ) -> bytes:
     """Run a program to its end.
 
@@ -40,6 +41,7 @@ async def run_tool(
         environment: added to ours.
         is_whole: whether a cancellation waits for its end, for what it does must not stay half
             done: a key that was pressed and not released repeats itself for ever.
+        alarm: what it says on stderr where it has failed, though its exit code be 0.
 
     Returns:
         What it wrote to stdout.
@@ -58,7 +60,8 @@ async def run_tool(
         finally:
             await end_tool(process)
         out.seek(0)
-        if code != 0:
+        errors.seek(0)
+        if code != 0 or (alarm is not None and alarm in errors.read()):
             raise ToolError(f"{argv[0]} failed: {_complaint(errors) or f'exit code {code}'}")
         return out.read()
 
