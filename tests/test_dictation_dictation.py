@@ -287,8 +287,11 @@ class Device:
     def __init__(self) -> None:
         self.said: asyncio.Queue[CaptureEvent | AudioError | None] = asyncio.Queue()
         self.n_open = 0
+        self.can_close = asyncio.Event()
+        self.can_close.set()
 
     async def events(self) -> AsyncGenerator[CaptureEvent, None]:
+        assert self.n_open == 0
         self.n_open += 1
         try:
             while (event := await self.said.get()) is not None:
@@ -296,6 +299,7 @@ class Device:
                     raise event
                 yield event
         finally:
+            await self.can_close.wait()
             self.n_open -= 1
 
     def hear(self, samples: Float32Array) -> None:
@@ -328,6 +332,33 @@ def test_without_pre_roll_the_device_is_open_only_while_somebody_speaks(tmp_path
                     finals = await finals_of(utterance)
                     assert [final.reason for final in finals][-1:] != []
                     await eventually(lambda: device.n_open == 0)
+
+    run(story())
+
+
+def test_who_speaks_while_the_device_is_being_closed_is_heard_when_it_is(tmp_path: Path) -> None:
+    async def story() -> None:
+        device = Device()
+        async with open_house(tmp_path) as house:
+            own = microphone(device, house)
+            async with own.running():
+                heard = asyncio.Event()
+                first = own.begin(heard.set)
+                device.hear(talk(1.0))
+                await heard.wait()
+                device.can_close.clear()
+                first.end()
+                await asyncio.sleep(0)
+                heard = asyncio.Event()
+                second = own.begin(heard.set)
+                await asyncio.sleep(0)
+                assert device.n_open == 1
+                device.can_close.set()
+                device.hear(talk(1.0))
+                await heard.wait()
+                second.end()
+                assert await finals_of(first)
+                assert await finals_of(second)
 
     run(story())
 

@@ -181,7 +181,8 @@ class OwnMicrophone:
 
     def _listen_if_needed(self) -> None:
         is_needed = self._speaking is not None or self._ring.size > 0
-        if is_needed and (self._listening is None or self._listening.done()):
+        task = self._listening
+        if is_needed and (task is None or task.done() or task.cancelling()):
             self._listening = asyncio.create_task(self._listen(self._listening))
 
     def _stop(self) -> None:
