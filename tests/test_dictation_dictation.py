@@ -15,7 +15,7 @@ from streamasr.dictation.composer import Composer
 from streamasr.dictation.dictation import Dictation, Manner
 from streamasr.dictation.edits import Edit
 from streamasr.dictation.push_to_talk import SoundName
-from streamasr.dictation.tools import ToolError
+from streamasr.dictation.tools import DesktopGoneError, ToolError
 from streamasr.dictation.utterance import DaemonsMicrophone, OwnMicrophone, Ring
 from streamasr.errors import AudioError, ProtocolError, StreamASRError
 from streamasr.units import Float32Array, Samples, to_samples
@@ -81,6 +81,7 @@ class Window:
     def __init__(self) -> None:
         self.text = ""
         self.is_broken = False
+        self.is_gone = False
         self.room = asyncio.Event()
         self.room.set()
         self.number = 1
@@ -92,6 +93,8 @@ class Window:
         self.text += edit.text
 
     def place(self) -> object:
+        if self.is_gone:
+            raise DesktopGoneError("the display is gone")
         return self.number
 
 
@@ -219,6 +222,22 @@ def test_text_that_cannot_be_typed_is_told_of_once_and_the_rest_is_typed() -> No
             desk.utterance().say(final("two", 2))
             await eventually(lambda: desk.window.text == "two")
             assert desk.said == ["it is broken; the text is in `streamasr history`"]
+
+    run(story())
+
+
+def test_without_a_desktop_it_ends_and_says_so_once() -> None:
+    async def story() -> None:
+        desk = Desk()
+        task = asyncio.create_task(desk.dictation.run())
+        await asyncio.sleep(0)
+        desk.dictation.obey("start")
+        desk.window.is_gone = True
+        desk.utterance().say(final("one"), final("two", 2))
+        with pytest.raises(DesktopGoneError, match="the display is gone"):
+            await task
+        assert desk.said == []
+        assert desk.utterance().is_closed
 
     run(story())
 

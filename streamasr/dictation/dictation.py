@@ -14,7 +14,7 @@ from streamasr.dictation.composer import Composer
 from streamasr.dictation.control import Command, serve
 from streamasr.dictation.edits import Edit
 from streamasr.dictation.push_to_talk import PushToTalk
-from streamasr.dictation.tools import ToolError
+from streamasr.dictation.tools import DesktopGoneError, ToolError
 from streamasr.dictation.utterance import Source, Utterance
 from streamasr.errors import StreamASRError
 
@@ -108,6 +108,7 @@ class Dictation:
 
         Raises:
             ConfigError: another one is running.
+            DesktopGoneError: there is nothing any more to type into.
             StreamASRError: what began at once cannot go on.
         """
         async with contextlib.AsyncExitStack() as stack:
@@ -185,6 +186,9 @@ class Dictation:
                             await self._take(event)
                     finally:
                         self._composer.abandon()
+        except DesktopGoneError as error:
+            self._failure = error
+            self._over.set()
         except StreamASRError as error:
             self._failure = error
             if not self._manner.begins_at_once or live.was_told:
@@ -213,6 +217,8 @@ class Dictation:
                 self._composer.move()
             for edit in self._composer.receive(message):
                 await self._target.apply(edit)
+        except DesktopGoneError:
+            raise
         except ToolError as error:
             self._composer.lose_track()
             self._report(f"{error}; the text is in `streamasr history`")

@@ -20,6 +20,10 @@ class ToolError(OutputError):
     """A program that should have typed did not."""
 
 
+class DesktopGoneError(ToolError):
+    """The session has ended; one that comes back is another one, for a program that begins anew."""
+
+
 async def run_tool(
     argv: Sequence[str],
     stdin: bytes = b"",
