@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from streamasr.client import v1
 from streamasr.dictation.composer import Composer, Mode
 from streamasr.dictation.edits import Edit, graphemes, pieces, smallest_edit, typeable
-from streamasr.writing import Writer, load_rules
+from streamasr.writing import RuleBook, Writer, load_rules
 
 
 def speech(segment: int) -> v1.Speech:
@@ -210,9 +210,16 @@ def test_pieces_are_the_text_and_cut_no_character(text: str, size: int) -> None:
 @given(st.text(max_size=60))
 def test_no_control_code_reaches_a_window(text: str) -> None:
     cleaned = typeable(text)
-    assert all(one == "\n" or one.isprintable() or one >= "\u00a0" for one in cleaned)
+    assert all(one in "\n\t" or one.isprintable() or one >= "\u00a0" for one in cleaned)
     assert typeable(cleaned) == cleaned
 
 
-def test_what_stays_of_control_codes_are_line_ends() -> None:
-    assert typeable("a\x1b[2Jb\r\nc\u2028d\te\x7f") == "a[2Jb\nc\nd e"
+def test_what_stays_of_control_codes_are_line_ends_and_tabs() -> None:
+    assert typeable("a\x1b[2Jb\r\nc\u2028d\te\x7f") == "a[2Jb\nc\nd\te"
+
+
+@pytest.mark.parametrize("book", [None, load_rules()])
+def test_a_tab_is_typed_by_order_alone(book: RuleBook | None) -> None:
+    assert Writer(book).settle("one\ttwo", "English") == Edit(0, "one two")
+    tab = Edit(0, "one\ttwo") if book else Edit(0, "one tab key two")
+    assert Writer(book).settle("one tab key two", "English") == tab

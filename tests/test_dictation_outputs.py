@@ -210,6 +210,18 @@ def test_wtype_and_xdotool_get_text_on_stdin_whatever_it_begins_with(recorded: R
     ]
 
 
+def test_line_ends_and_tabs_are_keys(recorded: Recorded) -> None:
+    recorded.add("wtype")
+    chain, _, _ = chain_of(Typing(Wtype()))
+    run(chain.apply(Edit(text="one\t\t\ntwo")))
+    assert recorded.calls == [
+        "wtype [-] <one>",
+        "wtype [-k] [Tab] [-k] [Tab] <>",
+        "wtype [-k] [Return] <>",
+        "wtype [-] <two>",
+    ]
+
+
 def test_a_long_text_is_typed_in_pieces(recorded: Recorded) -> None:
     recorded.add("wtype")
     chain, _, _ = chain_of(Typing(Wtype()))

@@ -89,6 +89,13 @@ class TestXdotool:
 
         run(story())
 
+    def test_a_tab_is_a_key(self, window: Window) -> None:
+        async def story() -> None:
+            await type_all(Edit(text="one\ttwo\nthree"))
+            await shows(window, "one\ttwo\nthree")
+
+        run(story())
+
     def test_two_thousand_characters(self, window: Window) -> None:
         lay_out("de")
         text = (GERMAN * 40)[:2000]

@@ -20,6 +20,7 @@ from streamasr.errors import ConfigError
 
 BACKSPACE: Final = "BackSpace"
 RETURN: Final = "Return"
+TAB: Final = "Tab"
 
 _MAX_PRESSES: Final = 100
 """Of keys in one run of a program: its arguments."""
@@ -278,6 +279,7 @@ class Ydotool(Keyboard):
 _LINUX_NAMES: Final[Mapping[str, str]] = {
     BACKSPACE: "backspace",
     RETURN: "enter",
+    TAB: "tab",
     "Insert": "insert",
     "ctrl": "ctrl",
     "shift": "shift",
@@ -288,6 +290,7 @@ _LINUX_NAMES: Final[Mapping[str, str]] = {
 }
 _SCAN_CODES: Final[Mapping[str, int]] = {
     "backspace": 14,
+    "tab": 15,
     "enter": 28,
     "ctrl": 29,
     "shift": 42,

@@ -11,11 +11,12 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Final
 
 from streamasr.dictation.clipboard import Clipboard
 from streamasr.dictation.edits import Edit, graphemes, pieces, typeable
-from streamasr.dictation.keyboards import BACKSPACE, RETURN, Keyboard
+from streamasr.dictation.keyboards import BACKSPACE, RETURN, TAB, Keyboard
 from streamasr.dictation.tools import ToolError
 
 logger = logging.getLogger(__name__)
@@ -80,29 +81,30 @@ class Typing(Output):
         """
         self.name = keyboard.name
         self._keyboard = keyboard
-        self._newline = newline
+        self._keys = {"\n": newline, "\t": TAB}
 
     async def check(self) -> None:
         """See `Output.check`."""
         await self._keyboard.check()
-        await self._keyboard.check_key(self._newline)
+        for key in self._keys.values():
+            await self._keyboard.check_key(key)
 
     def can_write(self, text: str) -> bool:
         """See `Output.can_write`."""
-        return self._keyboard.can_type(text.replace("\n", ""))
+        return self._keyboard.can_type("".join(one for one in text if one not in self._keys))
 
     def cut(self, text: str) -> tuple[str, str]:
-        """A part of a line, or line ends."""
-        if text.startswith("\n"):
-            rest = text.lstrip("\n")
+        """A part of a line, or one key several times: line ends, or tabs."""
+        if text[0] in self._keys:
+            rest = text.lstrip(text[0])
             return text[: len(text) - len(rest)], rest
-        piece = pieces(text.partition("\n")[0], PIECE)[0]
+        piece = pieces("".join(takewhile(lambda one: one not in self._keys, text)), PIECE)[0]
         return piece, text[len(piece) :]
 
     async def write(self, piece: str) -> None:
         """See `Output.write`."""
-        if piece.startswith("\n"):
-            await self._keyboard.press(self._newline, len(piece))
+        if piece[0] in self._keys:
+            await self._keyboard.press(self._keys[piece[0]], len(piece))
         else:
             await self._keyboard.type(piece)
 
