@@ -64,10 +64,11 @@ class Speakers:
 
     def __init__(self) -> None:
         self.utterances: list[Spoken] = []
+        self.begins_with: Event = READY
 
     def begin(self, on_heard: Callable[[], None]) -> Spoken:
         self.utterances.append(Spoken(on_heard))
-        self.utterances[-1].say(READY)
+        self.utterances[-1].say(self.begins_with)
         return self.utterances[-1]
 
     @contextlib.asynccontextmanager
@@ -257,6 +258,22 @@ def test_an_utterance_that_fails_is_one_sentence_and_the_next_one_works() -> Non
             desk.dictation.obey("start")
             desk.utterance(2).say(final("two"))
             await eventually(lambda: desk.window.text == "two")
+
+    run(story())
+
+
+@pytest.mark.parametrize("manner", [{}, {"is_held": True}])
+def test_that_there_is_no_server_yet_is_told_at_once(manner: dict[str, Any]) -> None:
+    async def story() -> None:
+        desk = Desk(**manner)
+        desk.source.begins_with = Reconnecting("there is no server", 1, 0.2)
+        async with desk.running():
+            desk.dictation.obey("start")
+            await eventually(lambda: desk.said == ["there is no server"])
+            desk.utterance().say(Reconnecting("there is no server", 2, 0.4), READY, final("one"))
+            desk.dictation.obey("stop")
+            await eventually(lambda: desk.window.text == "one")
+            assert desk.said == ["there is no server"]
 
     run(story())
 

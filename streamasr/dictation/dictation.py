@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -177,15 +177,9 @@ class Dictation:
         """Type what is recognised of an utterance."""
         try:
             async with contextlib.aclosing(live.utterance.events()) as events:
-                # The first event says that it is being recognised; those that follow wait.
-                await anext(events, None)
-                await live.may_type.wait()
-                async with self._turn:
-                    try:
-                        async for event in events:
-                            await self._take(event)
-                    finally:
-                        self._composer.abandon()
+                async for event in events:
+                    if not self._tell(event):
+                        await self._type_all(event, events, live)
         except DesktopGoneError as error:
             self._failure = error
             self._over.set()
@@ -197,7 +191,8 @@ class Dictation:
             live.utterance.end()
             logger.info("utterance %d is over", number)
 
-    async def _take(self, event: Event) -> None:
+    def _tell(self, event: Event) -> bool:
+        """Report what people should know at once; whether that is all there is to an event."""
         match event:
             case Reconnecting(reason=reason, tries=tries):
                 if tries == 1:
@@ -208,7 +203,24 @@ class Dictation:
             case Resumed():
                 pass
             case _:
-                await self._type(event)
+                return False
+        return True
+
+    async def _type_all(self, first: Event, rest: AsyncIterator[Event], live: _Live) -> None:
+        """Type an utterance, once that may be."""
+        await live.may_type.wait()
+        async with self._turn:
+            try:
+                await self._take(first)
+                async for event in rest:
+                    await self._take(event)
+            finally:
+                self._composer.abandon()
+
+    async def _take(self, event: Event) -> None:
+        if not self._tell(event):
+            assert not isinstance(event, Reconnecting | Resumed)
+            await self._type(event)
 
     async def _type(self, message: v1.ServerMessage) -> None:
         try:
