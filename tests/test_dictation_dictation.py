@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from streamasr.audio.capture import Captured, CaptureEvent, Missed
 from streamasr.client import PATIENT, Event, Reconnecting, v1
+from streamasr.dictation import utterance
 from streamasr.dictation.composer import Composer
 from streamasr.dictation.dictation import Dictation, Manner
 from streamasr.dictation.edits import Edit
@@ -395,6 +397,24 @@ def test_who_speaks_while_the_device_is_being_closed_is_heard_when_it_is(tmp_pat
                 second.end()
                 assert await finals_of(first)
                 assert await finals_of(second)
+
+    run(story())
+
+
+def test_who_speaks_to_no_server_is_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(utterance, "_SLOW_S", 0.01)
+
+    async def story() -> None:
+        said: list[str] = []
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"ws://127.0.0.1:{silent.getsockname()[1]}"
+            own = OwnMicrophone(Device(), said.append, pre_roll=to_samples(0.0), url=url)
+            async with own.running():
+                speaking = asyncio.create_task(finals_of(own.begin(lambda: None)))
+                await eventually(lambda: bool(said))
+                speaking.cancel()
+                await asyncio.wait([speaking])
+        assert said == ["the daemon does not answer yet; it is waited for, 30 s at most"]
 
     run(story())
 
