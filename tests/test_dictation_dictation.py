@@ -201,6 +201,27 @@ def test_what_was_said_first_is_typed_first() -> None:
     run(story())
 
 
+def test_what_was_said_first_is_typed_first_though_its_server_came_late() -> None:
+    async def story() -> None:
+        desk = Desk()
+        desk.source.begins_with = Reconnecting("there is no server", 1, 0.2)
+        async with desk.running():
+            desk.dictation.obey("start")
+            desk.dictation.obey("stop")
+            await eventually(lambda: desk.utterance().has_ended)
+            desk.dictation.obey("start")
+            desk.dictation.obey("stop")
+            await eventually(lambda: desk.utterance(2).has_ended)
+            desk.utterance(2).say(READY, final("two"), END, None)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            desk.utterance(1).say(READY, final("one"), END, None)
+            await desk.is_idle()
+            assert desk.window.text == "one two"
+
+    run(story())
+
+
 def test_another_window_gets_text_without_a_space_before_it() -> None:
     async def story() -> None:
         async with Desk().running() as desk:

@@ -97,7 +97,6 @@ class Dictation:
         self._manner = manner
         self._talk = PushToTalk(tail_s=manner.tail_s, longest_s=manner.longest_s)
         self._lives: dict[int, _Live] = {}
-        self._turn = asyncio.Lock()  # what was said first is typed first
         self._place: object = None
         self._over = asyncio.Event()
         self._failure: StreamASRError | None = None
@@ -167,19 +166,23 @@ class Dictation:
             loop.call_soon(self._happen, talk.Heard(number))
 
         utterance = self._source.begin(hear)
+        before = [live.task for live in self._lives.values() if live.task is not None]
         live = self._lives[number] = _Live(utterance)
         if not self._manner.is_held:
             live.may_type.set()
-        live.task = asyncio.create_task(self._follow(number, live))
+        live.task = asyncio.create_task(self._follow(number, live, before))
         live.task.add_done_callback(lambda _: self._forget(number))
 
-    async def _follow(self, number: int, live: _Live) -> None:
-        """Type what is recognised of an utterance."""
+    async def _follow(self, number: int, live: _Live, before: "list[asyncio.Task[None]]") -> None:
+        """Type what is recognised of an utterance, after those before it."""
         try:
             async with contextlib.aclosing(live.utterance.events()) as events:
                 async for event in events:
                     if not self._tell(event):
-                        await self._type_all(event, events, live)
+                        await live.may_type.wait()
+                        if before:
+                            await asyncio.wait(before)
+                        await self._type_all(event, events)
         except DesktopGoneError as error:
             self._failure = error
             self._over.set()
@@ -206,16 +209,13 @@ class Dictation:
                 return False
         return True
 
-    async def _type_all(self, first: Event, rest: AsyncIterator[Event], live: _Live) -> None:
-        """Type an utterance, once that may be."""
-        await live.may_type.wait()
-        async with self._turn:
-            try:
-                await self._take(first)
-                async for event in rest:
-                    await self._take(event)
-            finally:
-                self._composer.abandon()
+    async def _type_all(self, first: Event, rest: AsyncIterator[Event]) -> None:
+        try:
+            await self._take(first)
+            async for event in rest:
+                await self._take(event)
+        finally:
+            self._composer.abandon()
 
     async def _take(self, event: Event) -> None:
         if not self._tell(event):
