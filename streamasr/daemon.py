@@ -477,7 +477,7 @@ class Daemon:
         if changes.needs_restart:
             logger.warning("these need a restart: %s", ", ".join(changes.needs_restart))
         if changes == Changes((), ()):
-            logger.info("the configuration has not changed")
+            logger.info("nothing has changed for the daemon")
 
     # Stopping.
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from streamasr.config import listing
 from streamasr.config.changes import compare, reload
 from streamasr.config.listing import settings
-from streamasr.config.notes import RELOAD, RESTART
+from streamasr.config.notes import RELOAD, Effect
 from streamasr.config.sections import DaemonConfig, ServerConfig
 from streamasr.errors import ConfigError
 from tests.settings import VALUES, changed, configs
@@ -18,7 +18,7 @@ from tests.settings import VALUES, changed, configs
 
 def test_every_setting_says_when_it_holds() -> None:
     assert {one.path for one in settings()} == set(VALUES)
-    assert {one.effect for one in settings()} == {RELOAD, RESTART}
+    assert {one.effect for one in settings()} == {*Effect}
 
 
 def test_a_new_setting_that_does_not_say_so_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +30,7 @@ def test_a_new_setting_that_does_not_say_so_is_an_error(monkeypatch: pytest.Monk
         spoken: Annotated[Silent, RELOAD] = Silent()
 
     monkeypatch.setattr(listing, "DaemonConfig", Sections)
-    with pytest.raises(TypeError, match=r"silent\.new is neither for RELOAD nor for RESTART"):
+    with pytest.raises(TypeError, match=r"silent\.new does not say when it holds"):
         settings.__wrapped__()
 
 
@@ -64,6 +64,7 @@ def test_a_reload_knows_what_it_cannot_take_over() -> None:
             "segmentation.max_segment_s": 30.0,
             "segmentation.hangover_s": 0.9,
             "log.level": "debug",
+            "dictation.mode": "live",
         }
     )
     changes = compare(DaemonConfig(), wanted)
@@ -75,3 +76,9 @@ def test_a_reload_cannot_take_the_token_from_an_open_door() -> None:
     running = DaemonConfig(server=ServerConfig(host="0.0.0.0", token_file=Path("/token")))
     with pytest.raises(ConfigError, match=r"other machines could connect to '0\.0\.0\.0'"):
         reload(running, DaemonConfig())
+
+
+def test_what_is_of_dictation_is_no_change_to_the_daemon() -> None:
+    wanted = changed({"dictation.mode": "live", "dictation.hold": True})
+    changes = compare(DaemonConfig(), wanted)
+    assert (changes.applied, changes.needs_restart) == ((), ())

@@ -68,12 +68,14 @@ def test_relative_paths_count_from_the_directory_of_the_file(
         microphone.input = "../talk.flac"
         storage.directory = "~/speech"
         server.socket = "/run/streamasr"
+        dictation.rules = "rules.toml"
     """
     config = load(path, text)
     assert config.model.name == str(path.parent / "models/mine")
     assert config.microphone.input == path.parent / "../talk.flac"
     assert config.storage.directory == Path("/home/ada/speech")
     assert config.server.socket == Path("/run/streamasr")
+    assert config.dictation.rules == path.parent / "rules.toml"
 
 
 def test_a_model_without_a_slash_is_a_name(path: Path) -> None:
@@ -111,6 +113,15 @@ def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(path: Path) -> None:
         ('[live]\ncommit = "never"', "live.commit: expected one of agreement, endpoint."),
         ("[live]\npartial_interval_s = 0", "live.partial_interval_s: expected `float` > 0.0."),
         ("[live]\npartial_interval_s = nan", "live.partial_interval_s: expected `float` > 0.0."),
+        ('[dictation]\nmode = "fast"', "dictation.mode: expected one of stable, final, live."),
+        ('[dictation]\noutput = "x"', "dictation.output: expected one of wtype, dotool, ydotool,"),
+        ("[dictation]\npre_roll_s = 11", "dictation.pre_roll_s: expected `float` <= 10.0."),
+        ("[dictation]\npush_to_talk = false\nhold = true", "[dictation] hold is a kind of push"),
+        (
+            '[dictation]\nmode = "live"\noutput = "paste"',
+            "[dictation] mode live corrects by single",
+        ),
+        ("[dictation]\npre_roll = 1", "did you mean dictation.pre_roll_s?"),
         ("[storage]\nhistory_days = -1", "storage.history_days: expected `int` >= 0."),
         ("[microphone]\ninput = 1", "microphone.input: expected a path, got `int`."),
         ('[microphone]\ninput = ""', "microphone.input: expected a path."),

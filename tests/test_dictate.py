@@ -12,10 +12,17 @@ from pathlib import Path
 import pytest
 
 from streamasr.cli import parse
+from streamasr.commands.config import toml
+from streamasr.commands.dictate import daemon_of, overrides_from, waits_for_keys
+from streamasr.config import listing
+from streamasr.config.file import load_config
+from streamasr.config.sections import DictationConfig
+from streamasr.dictation import composer, desktop, options
 from streamasr.models import tiny
 from tests.daemons import RunningDaemon
 from tests.desktops import Window, needs, needs_tk, shows, x_display
 from tests.house import eventually, run
+from tests.settings import TOKEN, changed, load, write_token
 
 PATIENCE_S = 60.0
 
@@ -42,6 +49,12 @@ def command(*arguments: str) -> list[str]:
 def dictate(control: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     argv = command("--control", str(control), *arguments)
     return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=PATIENCE_S)
+
+
+def settings(path: Path, text: str) -> list[str]:
+    """The option that names a file of settings."""
+    path.write_text(text, "utf-8")
+    return ["--config", str(path)]
 
 
 def text_of(daemon: RunningDaemon, control: Path, *arguments: str) -> str:
@@ -184,10 +197,10 @@ def test_no_dictation_no_daemon_and_no_output_are_one_sentence_each(
     "arguments",
     [
         ["explode"],
-        ["--pre-roll", "1"],
         ["--push-to-talk", "--pre-roll", "60"],
         ["--push-to-talk", "--longest", "0"],
-        ["--language", "de"],
+        ["--no-push-to-talk", "--hold"],
+        ["--rules", "more.toml", "--no-commands"],
         ["--mode", "live", "--output", "paste"],
         ["--output", "telepathy"],
     ],
@@ -199,3 +212,173 @@ def test_what_contradicts_itself_is_refused(
         parse(["dictate", *arguments])
     assert raised.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+# Settings
+
+
+def of(path: Path, text: str, *arguments: str) -> DictationConfig:
+    """What holds of dictation with a file of settings and options."""
+    options = parse(["dictate", *settings(path, text), *arguments])
+    return load_config(options.config, overrides_from(options)).dictation
+
+
+def test_each_option_overrides_its_setting(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    text = toml(
+        changed(
+            {
+                "dictation.push_to_talk": True,
+                "dictation.hold": True,
+                "dictation.pre_roll_s": 1.0,
+                "dictation.sound": True,
+                "dictation.device": "USB",
+                "dictation.language": "de",
+                "dictation.commands": False,
+                "dictation.output": "xdotool",
+                "dictation.rules": Path("/rules"),
+            }
+        )
+    )
+    options = """--push-to-talk --no-hold --pre-roll 0.5 --longest 9 --no-sound --device 3
+        --language en --context names --mode final --commands --no-itn --rules /more
+        --output stdout --keyboard de --newline Tab --paste-key ctrl+v"""
+    assert of(path, text, *options.split()) == DictationConfig(
+        push_to_talk=True,
+        hold=False,
+        pre_roll_s=0.5,
+        longest_s=9,
+        sound=False,
+        device=3,
+        language="en",
+        context="names",
+        mode="final",
+        commands=True,
+        itn=False,
+        rules=Path("/more"),
+        output="stdout",
+        keyboard="de",
+        newline="Tab",
+        paste_key="ctrl+v",
+    )
+    without = of(path, text)
+    assert (without.hold, without.device, without.rules) == (True, "USB", Path("/rules"))
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "is_push_to_talk"),
+    [
+        ("", [], False),
+        ("", ["--service"], True),
+        ("", ["--push-to-talk"], True),
+        ("", ["--hold"], True),
+        ("push_to_talk = true", [], True),
+        ("push_to_talk = false", ["--service"], False),
+        ("push_to_talk = false", ["--push-to-talk"], True),
+        ("push_to_talk = false", ["--hold"], True),
+        ("hold = true", [], True),
+        ("hold = true", ["--no-push-to-talk"], False),
+        ("push_to_talk = true\nhold = true", ["--no-push-to-talk"], False),
+    ],
+)
+def test_a_service_is_push_to_talk_unless_somebody_wants_otherwise(
+    tmp_path: Path, text: str, arguments: list[str], *, is_push_to_talk: bool
+) -> None:
+    dictation = of(tmp_path / "config.toml", f"[dictation]\n{text}", *arguments)
+    assert waits_for_keys(parse(["dictate", *arguments]), dictation) is is_push_to_talk
+
+
+@pytest.mark.parametrize(
+    ("server", "arguments", "found"),
+    [
+        ("", [], ("ws://127.0.0.1:8765", None)),
+        ("port = 9", [], ("ws://127.0.0.1:9", None)),
+        ('host = "::1"', [], ("ws://[::1]:8765", None)),
+        ('socket = "/run/s"', [], ("unix:///run/s", None)),
+        ('token_file = "token"', [], ("ws://127.0.0.1:8765", TOKEN)),
+        ('host = "0.0.0.0"\ntoken_file = "token"', [], ("ws://127.0.0.1:8765", TOKEN)),
+        ('host = "::"\ntoken_file = "token"', [], ("ws://[::1]:8765", TOKEN)),
+        ('port = 9\ntoken_file = "token"', ["--url", "ws://a"], ("ws://a", None)),
+        ("port = 9", ["--token-file", "token"], ("ws://127.0.0.1:9", TOKEN)),
+    ],
+)
+def test_the_daemon_is_found_where_the_settings_have_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    server: str,
+    arguments: list[str],
+    found: tuple[str, str | None],
+) -> None:
+    write_token(tmp_path / "token", f"{TOKEN}\n".encode())
+    monkeypatch.chdir(tmp_path)
+    config = load(tmp_path / "config.toml", f"[server]\n{server}")
+    assert daemon_of(parse(["dictate", *arguments]), config.server) == found
+
+
+def test_a_daemon_on_any_port_has_to_be_named(tmp_path: Path, control: Path) -> None:
+    file = settings(tmp_path / "config.toml", "server.port = 0")
+    result = dictate(control, *file, "--output", "stdout")
+    assert (result.returncode, result.stdout) == (78, "")
+    assert result.stderr == (
+        "streamasr: server.port is 0, any that is free: say with --url which one it is.\n"
+    )
+
+
+def test_a_file_of_settings_is_enough(daemon: RunningDaemon, control: Path, tmp_path: Path) -> None:
+    (tmp_path / "rules.toml").write_text('[en.replace]\n"good morning" = "good evening"\n', "utf-8")
+    text = f"""
+        server.port = {daemon.port}
+        [dictation]
+        output = "stdout"
+        mode = "final"
+        itn = false
+        rules = "rules.toml"
+    """
+    file = settings(tmp_path / "config.toml", text)
+    result = dictate(control, *file, "--input", str(tiny.DEMO), "--speed", "0")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("hello good evening please open page one hundred and")
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "sentence"),
+    [
+        ("", ["--pre-roll", "1"], "--pre-roll is of push to talk: otherwise all is heard anyway."),
+        ("", ["--language", "de"], "--language and --context are settings of the daemon's microp"),
+        ("commands = false", ["--rules", "a"], "dictation.commands is false: --rules needs"),
+        ('rules = "a.toml"', [], "a.toml: there is no such file."),
+        ('output = "paste"', ["--mode", "live"], "command line: [dictation] mode live corrects"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(
+    tmp_path: Path, control: Path, text: str, arguments: list[str], sentence: str
+) -> None:
+    file = settings(tmp_path / "config.toml", f"[dictation]\n{text}")
+    result = dictate(control, *file, *arguments)
+    assert (result.returncode, result.stdout) == (78, "")
+    assert sentence in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+SPY = """
+import sys
+from streamasr.cli import main
+try:
+    main(["dictate", "--control", sys.argv[1], "toggle"])
+finally:
+    for name in ("numpy", "streamasr.config", "streamasr.client", "streamasr.writing"):
+        assert name not in sys.modules, name
+"""
+
+
+def test_a_shortcut_loads_no_settings(control: Path) -> None:
+    argv = [sys.executable, "-c", SPY, str(control)]
+    result = subprocess.run(argv, check=False, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.startswith("streamasr: no dictation is running")
+
+
+def test_the_choices_of_the_command_line_are_those_of_the_settings() -> None:
+    choices = {one.name: one.choices for one in listing.settings() if one.section == "dictation"}
+    assert choices["mode"] == options.MODES == composer.MODES
+    assert choices["output"] == options.OUTPUTS == desktop.OUTPUTS

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from streamasr.client import v1
 from streamasr.dictation.composer import Composer, Mode
 from streamasr.dictation.edits import Edit, graphemes, pieces, smallest_edit, typeable
-from streamasr.writing import Writer
+from streamasr.writing import RuleBook, Writer, load_rules
 
 
 def speech(segment: int) -> v1.Speech:
@@ -44,7 +44,7 @@ class Screen:
     """A window that does as it is told."""
 
     def __init__(self, mode: Mode) -> None:
-        self.composer = Composer(mode, Writer())
+        self.composer = Composer(mode, Writer(load_rules()))
         self.text = ""
         self.n_deleted = 0
 
@@ -134,6 +134,37 @@ def test_another_window_gets_no_space_first_and_loses_nothing() -> None:
     assert screen.receive(partial(2, "two"), final(2, "three")) == "onethree"
 
 
+@pytest.mark.parametrize(
+    ("mode", "before", "after", "expected"),
+    [
+        ("live", "one too", "one two", "wo"),
+        ("live", "won", "one two", "one two"),
+        ("live", "one", "one two", " two"),
+        ("stable", "one ", "one two", " two"),
+        ("stable", "one two ", "one two scratch that", ""),
+    ],
+)
+def test_nothing_is_taken_away_in_a_window_that_was_typed_in_another(
+    mode: Mode, before: str, after: str, expected: str
+) -> None:
+    screen = Screen(mode)
+    screen.receive(partial(1, before, len(before)))
+    screen.text = ""  # the screen would complain of what cannot be taken away
+    screen.composer.move()
+    assert screen.receive(final(1, after)) == expected
+
+
+@pytest.mark.parametrize("mode", ["stable", "live"])
+def test_a_segment_that_ends_in_another_window_is_joined_there_to_the_next(mode: Mode) -> None:
+    screen = Screen(mode)
+    screen.receive(partial(1, "one ", 4))
+    screen.text = ""
+    screen.composer.move()
+    assert screen.receive(final(2, "three"), final(1, "one two")) == " two three"
+    assert screen.receive(final(3, "scratch that")) == " two"
+    assert screen.receive(final(4, "scratch that")) == ""
+
+
 words = st.lists(st.sampled_from(["one", "two", "three", "four", "é", "你好", "👍🏽"]), max_size=6)
 
 
@@ -179,9 +210,16 @@ def test_pieces_are_the_text_and_cut_no_character(text: str, size: int) -> None:
 @given(st.text(max_size=60))
 def test_no_control_code_reaches_a_window(text: str) -> None:
     cleaned = typeable(text)
-    assert all(one == "\n" or one.isprintable() or one >= "\u00a0" for one in cleaned)
+    assert all(one in "\n\t" or one.isprintable() or one >= "\u00a0" for one in cleaned)
     assert typeable(cleaned) == cleaned
 
 
-def test_what_stays_of_control_codes_are_line_ends() -> None:
-    assert typeable("a\x1b[2Jb\r\nc\u2028d\te\x7f") == "a[2Jb\nc\nd e"
+def test_what_stays_of_control_codes_are_line_ends_and_tabs() -> None:
+    assert typeable("a\x1b[2Jb\r\nc\u2028d\te\x7f") == "a[2Jb\nc\nd\te"
+
+
+@pytest.mark.parametrize("book", [None, load_rules()])
+def test_a_tab_is_typed_by_order_alone(book: RuleBook | None) -> None:
+    assert Writer(book).settle("one\ttwo", "English") == Edit(0, "one two")
+    tab = Edit(0, "one\ttwo") if book else Edit(0, "one tab key two")
+    assert Writer(book).settle("one tab key two", "English") == tab

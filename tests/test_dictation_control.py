@@ -86,6 +86,21 @@ def test_a_second_dictation_is_refused(path: Path) -> None:
     run(story())
 
 
+def test_one_that_has_only_begun_to_listen_is_not_taken_for_dead(path: Path) -> None:
+    async def story() -> None:
+        async with serve(path, Obeying()):
+            # As between its bind and its listen: whoever connects is refused.
+            path.unlink()
+            with socket.socket(socket.AF_UNIX) as bound:
+                bound.bind(str(path))
+                with pytest.raises(ConfigError, match="another dictation is running"):
+                    async with serve(path, Obeying()):
+                        pass
+            assert path.exists()
+
+    run(story())
+
+
 def test_what_a_killed_dictation_left_is_replaced(path: Path) -> None:
     path.parent.mkdir()
     with socket.socket(socket.AF_UNIX) as left:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import pytest
 
 from streamasr.audio.capture import Captured, CaptureEvent, Missed
 from streamasr.client import PATIENT, Event, Reconnecting, v1
+from streamasr.dictation import utterance
 from streamasr.dictation.composer import Composer
 from streamasr.dictation.dictation import Dictation, Manner
 from streamasr.dictation.edits import Edit
 from streamasr.dictation.push_to_talk import SoundName
-from streamasr.dictation.tools import ToolError
+from streamasr.dictation.tools import DesktopGoneError, ToolError
 from streamasr.dictation.utterance import DaemonsMicrophone, OwnMicrophone, Ring
 from streamasr.errors import AudioError, ProtocolError, StreamASRError
 from streamasr.units import Float32Array, Samples, to_samples
@@ -64,10 +66,11 @@ class Speakers:
 
     def __init__(self) -> None:
         self.utterances: list[Spoken] = []
+        self.begins_with: Event = READY
 
     def begin(self, on_heard: Callable[[], None]) -> Spoken:
         self.utterances.append(Spoken(on_heard))
-        self.utterances[-1].say(READY)
+        self.utterances[-1].say(self.begins_with)
         return self.utterances[-1]
 
     @contextlib.asynccontextmanager
@@ -81,6 +84,7 @@ class Window:
     def __init__(self) -> None:
         self.text = ""
         self.is_broken = False
+        self.is_gone = False
         self.room = asyncio.Event()
         self.room.set()
         self.number = 1
@@ -92,6 +96,8 @@ class Window:
         self.text += edit.text
 
     def place(self) -> object:
+        if self.is_gone:
+            raise DesktopGoneError("the display is gone")
         return self.number
 
 
@@ -195,6 +201,27 @@ def test_what_was_said_first_is_typed_first() -> None:
     run(story())
 
 
+def test_what_was_said_first_is_typed_first_though_its_server_came_late() -> None:
+    async def story() -> None:
+        desk = Desk()
+        desk.source.begins_with = Reconnecting("there is no server", 1, 0.2)
+        async with desk.running():
+            desk.dictation.obey("start")
+            desk.dictation.obey("stop")
+            await eventually(lambda: desk.utterance().has_ended)
+            desk.dictation.obey("start")
+            desk.dictation.obey("stop")
+            await eventually(lambda: desk.utterance(2).has_ended)
+            desk.utterance(2).say(READY, final("two"), END, None)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            desk.utterance(1).say(READY, final("one"), END, None)
+            await desk.is_idle()
+            assert desk.window.text == "one two"
+
+    run(story())
+
+
 def test_another_window_gets_text_without_a_space_before_it() -> None:
     async def story() -> None:
         async with Desk().running() as desk:
@@ -223,6 +250,22 @@ def test_text_that_cannot_be_typed_is_told_of_once_and_the_rest_is_typed() -> No
     run(story())
 
 
+def test_without_a_desktop_it_ends_and_says_so_once() -> None:
+    async def story() -> None:
+        desk = Desk()
+        task = asyncio.create_task(desk.dictation.run())
+        await asyncio.sleep(0)
+        desk.dictation.obey("start")
+        desk.window.is_gone = True
+        desk.utterance().say(final("one"), final("two", 2))
+        with pytest.raises(DesktopGoneError, match="the display is gone"):
+            await task
+        assert desk.said == []
+        assert desk.utterance().is_closed
+
+    run(story())
+
+
 def test_an_utterance_that_fails_is_one_sentence_and_the_next_one_works() -> None:
     async def story() -> None:
         async with Desk().running() as desk:
@@ -238,6 +281,22 @@ def test_an_utterance_that_fails_is_one_sentence_and_the_next_one_works() -> Non
             desk.dictation.obey("start")
             desk.utterance(2).say(final("two"))
             await eventually(lambda: desk.window.text == "two")
+
+    run(story())
+
+
+@pytest.mark.parametrize("manner", [{}, {"is_held": True}])
+def test_that_there_is_no_server_yet_is_told_at_once(manner: dict[str, Any]) -> None:
+    async def story() -> None:
+        desk = Desk(**manner)
+        desk.source.begins_with = Reconnecting("there is no server", 1, 0.2)
+        async with desk.running():
+            desk.dictation.obey("start")
+            await eventually(lambda: desk.said == ["there is no server"])
+            desk.utterance().say(Reconnecting("there is no server", 2, 0.4), READY, final("one"))
+            desk.dictation.obey("stop")
+            await eventually(lambda: desk.window.text == "one")
+            assert desk.said == ["there is no server"]
 
     run(story())
 
@@ -287,8 +346,11 @@ class Device:
     def __init__(self) -> None:
         self.said: asyncio.Queue[CaptureEvent | AudioError | None] = asyncio.Queue()
         self.n_open = 0
+        self.can_close = asyncio.Event()
+        self.can_close.set()
 
     async def events(self) -> AsyncGenerator[CaptureEvent, None]:
+        assert self.n_open == 0
         self.n_open += 1
         try:
             while (event := await self.said.get()) is not None:
@@ -296,6 +358,7 @@ class Device:
                     raise event
                 yield event
         finally:
+            await self.can_close.wait()
             self.n_open -= 1
 
     def hear(self, samples: Float32Array) -> None:
@@ -328,6 +391,51 @@ def test_without_pre_roll_the_device_is_open_only_while_somebody_speaks(tmp_path
                     finals = await finals_of(utterance)
                     assert [final.reason for final in finals][-1:] != []
                     await eventually(lambda: device.n_open == 0)
+
+    run(story())
+
+
+def test_who_speaks_while_the_device_is_being_closed_is_heard_when_it_is(tmp_path: Path) -> None:
+    async def story() -> None:
+        device = Device()
+        async with open_house(tmp_path) as house:
+            own = microphone(device, house)
+            async with own.running():
+                heard = asyncio.Event()
+                first = own.begin(heard.set)
+                device.hear(talk(1.0))
+                await heard.wait()
+                device.can_close.clear()
+                first.end()
+                await asyncio.sleep(0)
+                heard = asyncio.Event()
+                second = own.begin(heard.set)
+                await asyncio.sleep(0)
+                assert device.n_open == 1
+                device.can_close.set()
+                device.hear(talk(1.0))
+                await heard.wait()
+                second.end()
+                assert await finals_of(first)
+                assert await finals_of(second)
+
+    run(story())
+
+
+def test_who_speaks_to_no_server_is_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(utterance, "_SLOW_S", 0.01)
+
+    async def story() -> None:
+        said: list[str] = []
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"ws://127.0.0.1:{silent.getsockname()[1]}"
+            own = OwnMicrophone(Device(), said.append, pre_roll=to_samples(0.0), url=url)
+            async with own.running():
+                speaking = asyncio.create_task(finals_of(own.begin(lambda: None)))
+                await eventually(lambda: bool(said))
+                speaking.cancel()
+                await asyncio.wait([speaking])
+        assert said == ["the daemon does not answer yet; it is waited for, 30 s at most"]
 
     run(story())
 

@@ -1,16 +1,19 @@
 """The chain of outputs, and what is said to programs that cannot run here."""
 
 import asyncio
+import contextlib
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from streamasr.dictation import outputs
+from streamasr.dictation.clipboard import Clipboard, Held, Offer, Selection
 from streamasr.dictation.desktop import Desktop, TypingWishes, desktop_of, open_chain, order_for
 from streamasr.dictation.edits import Edit
 from streamasr.dictation.keyboards import Dotool, Keyboard, Wtype, Xdotool, Ydotool
-from streamasr.dictation.outputs import REST_S, Chain, Output, Printing, Typing
+from streamasr.dictation.outputs import PASTE_KEY, REST_S, Chain, Output, Pasting, Printing, Typing
 from streamasr.dictation.sounds import as_wav, play, tone
 from streamasr.dictation.tools import ToolError, run_tool
 from streamasr.errors import ConfigError
@@ -207,6 +210,18 @@ def test_wtype_and_xdotool_get_text_on_stdin_whatever_it_begins_with(recorded: R
     ]
 
 
+def test_line_ends_and_tabs_are_keys(recorded: Recorded) -> None:
+    recorded.add("wtype")
+    chain, _, _ = chain_of(Typing(Wtype()))
+    run(chain.apply(Edit(text="one\t\t\ntwo")))
+    assert recorded.calls == [
+        "wtype [-] <one>",
+        "wtype [-k] [Tab] [-k] [Tab] <>",
+        "wtype [-k] [Return] <>",
+        "wtype [-] <two>",
+    ]
+
+
 def test_a_long_text_is_typed_in_pieces(recorded: Recorded) -> None:
     recorded.add("wtype")
     chain, _, _ = chain_of(Typing(Wtype()))
@@ -264,6 +279,124 @@ def test_one_that_is_cancelled_is_ended(recorded: Recorded) -> None:
             os.kill(int(started.read_text()), 0)
 
     run(story())
+
+
+def test_one_that_presses_keys_comes_to_its_end_though_it_be_cancelled(recorded: Recorded) -> None:
+    """Between the press of a key and its release it would leave the key held down."""
+    started, ended = recorded._directory / "started", recorded._directory / "ended"
+    recorded.add("wtype", f"touch {started}; sleep 0.2; touch {ended}")
+
+    async def story() -> None:
+        running = asyncio.create_task(Wtype().type("text"))
+        while not started.exists():
+            await asyncio.sleep(0.01)
+        for _ in range(2):  # by the user, and then by the end of the program
+            running.cancel()
+            await asyncio.sleep(0.01)
+        assert not running.done()
+        await asyncio.wait([running])
+        assert running.cancelled()
+        assert ended.exists()
+
+    run(story())
+
+
+def test_one_that_presses_keys_and_hangs_is_ended(recorded: Recorded) -> None:
+    recorded.add("wtype", "exec sleep 1000")
+
+    async def story() -> None:
+        with pytest.raises(ToolError, match=r"wtype has not ended within 0\.2 s"):
+            await run_tool(["wtype"], patience_s=0.2, is_whole=True)
+
+    run(story())
+
+
+class Hands(Keyboard):
+    """Presses the key that pastes, and tells."""
+
+    name = "hands"
+
+    def __init__(self) -> None:
+        self.pressed = asyncio.Event()
+
+    async def check(self) -> None:
+        pass
+
+    async def type(self, text: str) -> None:
+        raise AssertionError(text)
+
+    async def press(self, chord: str, times: int = 1) -> None:
+        assert (chord, times) == (PASTE_KEY, 1)
+        self.pressed.set()
+
+
+class Shelf(Clipboard):
+    """A clipboard whose text is pasted when a test says so."""
+
+    name = "shelf"
+
+    def __init__(self) -> None:
+        self.held: dict[Selection, Held | None] = {"clipboard": A_TEXT, "primary": A_TEXT}
+        self.can_be_pasted = asyncio.Event()
+        self.broken: set[Selection] = set()
+        self.offered = ""
+
+    async def read(self, selection: Selection) -> Held | None:
+        return self.held[selection]
+
+    async def put(self, selection: Selection, held: Held | None) -> None:
+        if selection in self.broken:
+            raise ToolError("it is gone")
+        self.held[selection] = held
+
+    @contextlib.asynccontextmanager
+    async def offering(self, text: str) -> AsyncIterator[Offer]:
+        self.held, self.offered = {"clipboard": None, "primary": None}, text
+        yield Shelved(self.can_be_pasted)
+
+
+class Shelved(Offer):
+    def __init__(self, can_be_pasted: asyncio.Event) -> None:
+        self._can_be_pasted = can_be_pasted
+
+    async def wait_until_pasted(self) -> None:
+        await self._can_be_pasted.wait()
+
+
+A_TEXT = Held("UTF8_STRING", b"before")
+
+
+def test_the_clipboard_is_put_back_after_the_window_has_pasted_though_one_cancels() -> None:
+    async def story() -> None:
+        shelf, hands = Shelf(), Hands()
+        writing = asyncio.create_task(Pasting(shelf, hands).write("text"))
+        await hands.pressed.wait()
+        writing.cancel()
+        await asyncio.sleep(0)
+        assert shelf.held == {"clipboard": None, "primary": None}
+        shelf.can_be_pasted.set()
+        await asyncio.wait([writing])
+        assert writing.cancelled()
+        assert shelf.held == {"clipboard": A_TEXT, "primary": A_TEXT}
+
+    run(story())
+
+
+def test_what_cannot_be_put_back_is_told_of_and_the_text_does_not_come_twice(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def story() -> None:
+        shelf = Shelf()
+        shelf.can_be_pasted.set()
+        shelf.broken = {"clipboard"}
+        other = Fake("other")
+        chain, complaints, _ = chain_of(Pasting(shelf, Hands()), other)
+        await chain.apply(Edit(text="text"))
+        assert (shelf.offered, other.text, complaints) == ("text", "", [])
+        assert shelf.held == {"clipboard": None, "primary": A_TEXT}
+
+    run(story())
+    assert "what the clipboard held is lost: it is gone" in caplog.text
 
 
 def desktop(**environment: str) -> Desktop:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import subprocess
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from streamasr.dictation import x11
 from streamasr.dictation.clipboard import Held, WlClipboard, Xclip, Xsel
 from streamasr.dictation.desktop import TypingWishes, open_chain
 from streamasr.dictation.edits import Edit
-from streamasr.dictation.tools import run_tool
+from streamasr.dictation.tools import ToolError, run_tool
+from streamasr.errors import ConfigError
 from tests.desktops import (
     TerminalWindow,
     Window,
@@ -84,6 +86,13 @@ class TestXdotool:
         async def story() -> None:
             await type_all(Edit(text=MIXED))
             await shows(window, MIXED)
+
+        run(story())
+
+    def test_a_tab_is_a_key(self, window: Window) -> None:
+        async def story() -> None:
+            await type_all(Edit(text="one\ttwo\nthree"))
+            await shows(window, "one\ttwo\nthree")
 
         run(story())
 
@@ -165,6 +174,17 @@ class TestXdotool:
 
 
 @on_x11
+@pytest.mark.parametrize("key", ["Enter", "shift+Enter", "+", "shift+"])
+@pytest.mark.parametrize("name", ["newline", "paste_key"])
+def test_a_key_that_there_is_not_is_refused_before_it_swallows_anything(
+    display: str, name: str, key: str
+) -> None:
+    output = {"newline": "xdotool", "paste_key": "paste"}[name]
+    with pytest.raises(ConfigError, match=f"^there is no key {re.escape(repr(key))}"):
+        run(type_all(output=output, **{name: key}))
+
+
+@on_x11
 @needs_tk
 @needs("xclip", "xsel")
 class TestPaste:
@@ -209,10 +229,11 @@ class TestPaste:
 
         run(story())
 
-    def test_a_window_that_does_not_paste_does_not_hold_anything_up(self, display: str) -> None:
+    def test_text_that_no_window_pastes_is_told_of(self, display: str) -> None:
         async def story() -> None:
             await Xclip().put("clipboard", Held("UTF8_STRING", b"kept"))
-            await type_all(Edit(text="nobody wants it"), output="paste")  # there is no window
+            with pytest.raises(ToolError, match="the window has not asked for the text"):
+                await type_all(Edit(text="nobody wants it"), output="paste")  # there is no window
             assert await Xclip().read("clipboard") == Held("UTF8_STRING", b"kept")
 
         run(story())

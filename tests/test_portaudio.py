@@ -1,5 +1,8 @@
 """The real PortAudio, on a device made of a file and on a sound server that comes and goes."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from streamasr.units import SAMPLE_RATE
 from tests.audio_files import tone
 from tests.fakes import pcm, write_wav
 from tests.portaudio import (
+    DEADLINE,
     SERVER_DEVICE,
     RealListener,
     SoundServer,
@@ -23,6 +27,18 @@ pytestmark = needs_portaudio
 FILE_DEVICE = """
 pcm.file {{ type file slave.pcm null file /dev/null infile {path} format raw }}
 pcm.tape {{ type plug slave {{ pcm file format S16_LE rate 16000 channels 1 }} }}
+"""
+
+
+ENDING = """
+import threading
+from streamasr.audio.microphone import Patience, Recorder
+from streamasr.audio.portaudio import Moment, PortAudio
+
+heard = threading.Event()
+told = {"now": Moment.now, "put": lambda _: heard.set(), "end": print}
+Recorder("desk", PortAudio(), patience=Patience(), **told).start()
+heard.wait()
 """
 
 
@@ -77,3 +93,20 @@ def test_a_sound_server_that_dies_and_comes_back_is_heard_again(
         listener.pause()
         assert server.n_listeners() == 0
         assert listener.end() == 0
+
+
+@needs_sound_server
+def test_a_program_that_ends_while_it_records_ends_in_order(
+    tmp_path: Path, server: SoundServer
+) -> None:
+    (tmp_path / ".asoundrc").write_text(SERVER_DEVICE.format(source="room.monitor"))
+    for _ in range(3):  # it is a race: of two programs, one had its device taken away
+        result = subprocess.run(
+            [sys.executable, "-c", ENDING],
+            check=False,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **server.environment},
+            timeout=DEADLINE,
+        )
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

@@ -15,6 +15,7 @@ SYSTEMCTL = """#!/bin/sh
 echo "$*" >> "$(dirname "$0")/asked"
 case "$*" in
 *"show --property=Version"*) [ ! -e "$(dirname "$0")/gone" ] ;;
+*show-environment*) cat "$(dirname "$0")/environment" 2>/dev/null ;;
 *"show $BROKEN"*) ;;
 *"restart $BROKEN"*) printf 'Job for %s failed.\\nSee why.\\n' "$BROKEN" >&2; exit 1 ;;
 *"show streamasr.service"*)
@@ -41,7 +42,9 @@ class Machine:
             (self.bin / name).write_text(text)
             (self.bin / name).chmod(0o755)
 
-    def service(self, *arguments: str, broken: str = "none") -> tuple[int, str, str]:
+    def service(
+        self, *arguments: str, broken: str = "none", **environment: str
+    ) -> tuple[int, str, str]:
         """Run the command: its exit code, what it said, and what it complained of."""
         done = subprocess.run(
             [sys.executable, "-m", "streamasr", "service", *arguments],
@@ -53,6 +56,7 @@ class Machine:
                 "PATH": f"{self.bin}:/usr/bin:/bin",
                 "PYTHONPATH": os.pathsep.join(sys.path),
                 "BROKEN": broken,
+                **environment,
             },
         )
         return done.returncode, done.stdout, done.stderr
@@ -207,6 +211,17 @@ def test_without_a_manager_of_services_the_units_are_written_and_the_rest_is_sai
     assert machine.service("status")[0] == 1
     assert machine.service("uninstall")[0] == 0
     assert list(machine.units.iterdir()) == []
+
+
+def test_dictation_learns_where_the_desktop_is_unless_it_is_known(machine: Machine) -> None:
+    desktop = {"DISPLAY": ":0", "XAUTHORITY": "/run/auth", "WAYLAND_DISPLAY": ""}
+    machine.service("install", **desktop)
+    assert not any("environment" in line for line in machine.asked())
+    machine.service("install", "--dictate", **desktop)
+    assert machine.asked()[1] == "import-environment DISPLAY XAUTHORITY"
+    (machine.bin / "environment").write_text("HOME=/home/me\nWAYLAND_DISPLAY=wayland-1\n")
+    machine.service("install", "--dictate", **desktop)
+    assert not any("import-environment" in line for line in machine.asked())
 
 
 def test_a_service_that_does_not_start_is_complained_of(machine: Machine) -> None:

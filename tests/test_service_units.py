@@ -148,7 +148,6 @@ def test_nothing_of_the_template_is_left_in_what_is_for_this_machine() -> None:
     setting = Setting(
         ("/usr/bin/python3", "-m", "streamasr"),
         options=("--config", "/etc/one.toml"),
-        dictate_options=("--url", "ws://127.0.0.1:9"),
         written=(Path("/data/100%"), Path("/models")),
         place="[::1]:9",
         by_socket=True,
@@ -160,7 +159,7 @@ def test_nothing_of_the_template_is_left_in_what_is_for_this_machine() -> None:
     assert service["Service"]["ExecStartPre"] == '+mkdir -p -m 0700 "/data/100%%" /models'
     assert service["Service"]["ReadWritePaths"] == '"-/data/100%%" -/models -%t'
     assert dictate["Service"]["ExecStart"] == (
-        "/usr/bin/python3 -m streamasr dictate --push-to-talk --url ws://127.0.0.1:9"
+        "/usr/bin/python3 -m streamasr dictate --service --config /etc/one.toml"
     )
     assert dictate["Unit"]["Wants"] == SOCKET
     assert service["Unit"]["Requires"] == SOCKET

@@ -4,7 +4,9 @@ PortAudio knows the devices that it found when it was initialised, and none that
 whenever nothing is open, it is initialised anew. Its functions must not run at the same time.
 """
 
+import atexit
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -136,10 +138,14 @@ class _PortAudioInput:
 
     def close(self) -> None:
         with _only_user():
-            # A device that is gone answers with errors, which change nothing.
-            self._stream.abort(ignore_errors=True)
-            self._stream.close(ignore_errors=True)
+            self.let_go()
             _open_inputs.discard(self)
+
+    def let_go(self) -> None:
+        """What `close` does when nobody else uses PortAudio."""
+        # A device that is gone answers with errors, which change nothing.
+        self._stream.abort(ignore_errors=True)
+        self._stream.close(ignore_errors=True)
 
 
 _lock: Final = threading.Lock()
@@ -157,6 +163,7 @@ def _only_user() -> Iterator[ModuleType]:
         _lock.release()
 
 
+@functools.cache
 def _import_sounddevice() -> Any:
     try:
         import sounddevice
@@ -165,7 +172,19 @@ def _import_sounddevice() -> Any:
             "PortAudio is missing, and nothing can be recorded without it; install the package"
             " libportaudio2 (Debian, Ubuntu) or portaudio (Fedora, Arch)."
         ) from error
+    # Called before what sounddevice has registered, which would end PortAudio under a thread that
+    # is still closing its device: the two wait for each other for ever.
+    atexit.register(_end, sounddevice)
     return sounddevice
+
+
+def _end(sd: ModuleType) -> None:
+    """Close what is open, and let nobody use PortAudio any more: the program ends."""
+    if not _lock.acquire(timeout=_PATIENCE):
+        sd._initialized = 0  # type: ignore[attr-defined]  # noqa: SLF001 - it hangs already
+        return
+    for opened in _open_inputs:
+        opened.let_go()
 
 
 @contextlib.contextmanager

@@ -56,25 +56,25 @@ def overrides_from(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         raise ConfigError("--socket takes the place of --host and --port: leave out one or these.")
     if options.input and (options.device is not None or options.mic is False):
         raise ConfigError("--input takes the place of a microphone: no --device, no --no-mic.")
-    server = _given(
+    server = given(
         host=options.host,
         port=options.port,
-        socket=_absolute(options.socket),
-        token_file=_absolute(options.token_file),
+        socket=absolute(options.socket),
+        token_file=absolute(options.token_file),
         allow_origin=options.allow_origin,
     )
     if "host" in server or "port" in server:
         server["socket"] = None  # which the file may name
-    microphone = _given(
+    microphone = given(
         enabled=True if options.input else options.mic,
-        device=_number_or_name(options.device),
-        input=_absolute(options.input),
+        device=number_or_name(options.device),
+        input=absolute(options.input),
         speed=options.speed,
     )
     if "device" in microphone:
         microphone["input"] = None
     sections = {
-        "model": _given(
+        "model": given(
             name=_model(options.model),
             language=options.language,
             context=options.context,
@@ -86,31 +86,34 @@ def overrides_from(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         ),
         "server": server,
         "microphone": microphone,
-        "log": _given(level={0: None, 1: "info"}.get(options.verbose, "debug")),
+        "log": given(level={0: None, 1: "info"}.get(options.verbose, "debug")),
     }
-    return {name: given for name, given in sections.items() if given}
+    return {name: some for name, some in sections.items() if some}
 
 
-def _given(**values: Any) -> dict[str, Any]:
+def given(**values: Any) -> dict[str, Any]:
+    """What the command line says of a section: those that are not None."""
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _absolute(path: Path | None) -> str | None:
+def absolute(path: Path | None) -> str | None:
     """From here, not from the directory of the file of settings."""
     return None if path is None else str(path.absolute())
 
 
 def _model(name_or_path: str | None) -> str | None:
-    return _absolute(Path(name_or_path)) if name_or_path and "/" in name_or_path else name_or_path
+    return absolute(Path(name_or_path)) if name_or_path and "/" in name_or_path else name_or_path
 
 
-def _number_or_name(device: str | None) -> int | str | None:
+def number_or_name(device: str | None) -> int | str | None:
+    """A device as the file of settings has it."""
     return int(device) if device and device.isascii() and device.isdigit() else device
 
 
 _HEAD: Final = (
     "A line with # and no space behind it is a default: take away the # to change it. Settings "
-    "marked (restart) hold once the daemon is started anew, all others after a SIGHUP."
+    "marked (restart) hold once the daemon is started anew, those of [dictation] once dictation "
+    "is, all others after a SIGHUP."
 )
 
 

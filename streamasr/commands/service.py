@@ -59,7 +59,6 @@ def setting_of(
         # -P: a directory in the user's home is no module that is looked for there.
         command=(sys.executable, "-P", "-m", "streamasr"),
         options=() if config_file is None else ("--config", str(config_file.absolute())),
-        dictate_options=_dictate_options(config.server),
         written=_written(config, by_socket=by_socket),
         place=place_of(config.server) if by_socket else "",
         by_socket=by_socket,
@@ -79,19 +78,6 @@ def _written(config: DaemonConfig, *, by_socket: bool) -> tuple[Path, ...]:
                 "it; choose a place in your runtime directory, or install it with --socket."
             )
     return (*places, path.parent)
-
-
-def _dictate_options(server: ServerConfig) -> list[str]:
-    """Where dictation finds the daemon, if that is not where it looks by itself."""
-    options = []
-    if server.socket is not None:
-        options += ["--url", f"unix://{server.socket}"]
-    elif (server.host, server.port) != (ServerConfig().host, ServerConfig().port):
-        host = f"[{server.host}]" if ":" in server.host else server.host
-        options += ["--url", f"ws://{host}:{server.port}"]
-    if server.token_file is not None:
-        options += ["--token-file", str(server.token_file)]
-    return options
 
 
 def place_of(server: ServerConfig) -> str:
@@ -251,6 +237,8 @@ class Installation:
         elif (self.directory / SOCKET).exists():
             self.systemctl.do("disable", "--now", SOCKET)
             self._remove(SOCKET, removes_edited=False)
+        if DICTATE in units:
+            self.systemctl.learn_desktop()
         for name in _started(units):
             self.systemctl.do("enable", name)
             self.systemctl.do("restart", name)

@@ -37,7 +37,7 @@ def reload(running: DaemonConfig, wanted: DaemonConfig) -> DaemonConfig:
     """
     taken: dict[str, dict[str, Any]] = {}
     for one in settings():
-        source = wanted if one.effect is RELOAD else running
+        source = running if one.effect is RESTART else wanted
         taken.setdefault(one.section, {})[one.name] = one.value(source)
     config = DaemonConfig(
         **{

@@ -1,8 +1,9 @@
-"""Who may connect: other machines by a token alone."""
+"""Where the daemon is found, and who may connect: other machines by a token alone."""
 
 import re
 import stat
 from pathlib import Path
+from typing import Final
 
 from streamasr.config.sections import ServerConfig
 from streamasr.errors import ConfigError
@@ -19,6 +20,23 @@ def check_access(server: ServerConfig) -> None:
             f"other machines could connect to {server.host!r}: set server.token_file, or listen on "
             "127.0.0.1."
         )
+
+
+_WHEREVER: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to connect, not to listen
+
+
+def daemon_url(server: ServerConfig) -> str:
+    """Where a client on this machine finds the daemon.
+
+    Raises:
+        ConfigError: nobody can know that.
+    """
+    if server.socket is not None:
+        return f"unix://{server.socket}"
+    if server.port == 0:
+        raise ConfigError("server.port is 0, any that is free: say with --url which one it is.")
+    host = _WHEREVER.get(server.host, server.host)
+    return f"ws://[{host}]:{server.port}" if ":" in host else f"ws://{host}:{server.port}"
 
 
 def is_loopback(host: str) -> bool:

@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
@@ -64,10 +65,19 @@ def _setting(section: msgspec.structs.FieldInfo, key: msgspec.structs.FieldInfo)
         key.name,
         key.encode_name,
         _effect(section, key),
-        choices=tuple(map(str, get_args(kind))) if get_origin(kind) is Literal else (),
+        choices=_choices(kind),
         example=next((some[0] for some in examples if some), None),
         is_hidden=HIDDEN in notes(key.type),
     )
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    """The values of a type that has only few, besides None."""
+    if get_origin(kind) is not Literal:
+        kind, *others = [one for one in get_args(kind) if one is not NoneType] or [None]
+        if others or get_origin(kind) is not Literal:
+            return ()
+    return tuple(map(str, get_args(kind)))
 
 
 def _effect(section: msgspec.structs.FieldInfo, key: msgspec.structs.FieldInfo) -> Effect:
@@ -78,5 +88,5 @@ def _effect(section: msgspec.structs.FieldInfo, key: msgspec.structs.FieldInfo) 
     ]
     plain = [note for note in (*notes(key.type), *of_section) if isinstance(note, Effect)]
     if not exceptions and not plain:
-        raise TypeError(f"{section.name}.{key.name} is neither for RELOAD nor for RESTART")
+        raise TypeError(f"{section.name}.{key.name} does not say when it holds")
     return [*exceptions, *plain][0]

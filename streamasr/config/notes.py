@@ -14,10 +14,13 @@ class Effect(Enum):
     """From the next SIGHUP on; sessions that are open may keep what they began with."""
     RESTART = "restart"
     """Once it is started anew."""
+    ELSEWHERE = "elsewhere"
+    """Never: it is another program's, which reads the file when it starts."""
 
 
 RELOAD: Final = Effect.RELOAD
 RESTART: Final = Effect.RESTART
+ELSEWHERE: Final = Effect.ELSEWHERE
 
 
 @dataclass(frozen=True, slots=True)

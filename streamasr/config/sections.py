@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from streamasr.catalogue.known import KnownModel, check_url
-from streamasr.config.notes import HIDDEN, RELOAD, RESTART, Except, example
+from streamasr.config.notes import ELSEWHERE, HIDDEN, RELOAD, RESTART, Except, example
 from streamasr.config.places import models_directory, state_directory
 from streamasr.config.recognition import RecognitionConfig
 from streamasr.errors import ConfigError
@@ -156,6 +156,60 @@ class LiveConfig(Section, kw_only=True, frozen=True):
     """Whether finals are followed by the times of their words; false: for no client."""
 
 
+class DictationConfig(Section, kw_only=True, frozen=True):
+    """How `streamasr dictate` listens and types; it reads this when it starts."""
+
+    push_to_talk: Annotated[bool | None, example(True)] = None
+    """Whether it listens only between `dictate start` and `stop`, with a microphone of its own, or
+    types whatever the daemon's microphone hears. Left out, the service does the first, and
+    `streamasr dictate` by itself the second."""
+    hold: bool = False
+    """Push to talk for a key that is held down while you speak: nothing is typed before it is
+    released."""
+    pre_roll_s: Annotated[float, Meta(ge=0, le=10)] = 0.0
+    """Push to talk: the microphone stays open, and what was said in these seconds before `start`
+    counts; 0 opens it at `start`."""
+    longest_s: Annotated[float, _POSITIVE] = 600.0
+    """Push to talk: seconds after which it ends by itself."""
+    sound: bool = False
+    """Whether a sound tells when it begins and ends to listen."""
+    device: Annotated[_Named | Annotated[int, Meta(ge=0)] | None, example("USB")] = None
+    """A microphone of its own, by number or by a part of its name; left out, push to talk opens
+    that of `[microphone]`."""
+    language: Annotated[str | None, example("English")] = None
+    """The language that is spoken into its own microphone; left out, `model.language`."""
+    context: str = ""
+    """Names and terms that may come up there; left out, `model.context`."""
+    mode: Literal["stable", "final", "live"] = "stable"
+    """What is typed while you speak: `stable`, text that will not change; `final`, nothing before
+    the end of a segment; `live`, all of it, corrected where it changes."""
+    commands: bool = True
+    """Whether "comma", "new line", "scratch that" and your `rules` are obeyed; otherwise they are
+    words."""
+    itn: bool = True
+    """Whether Chinese and English numbers are written in digits."""
+    rules: Annotated[Path | None, example("rules.toml")] = None
+    """TOML file with more commands, and with replacements."""
+    output: Annotated[
+        Literal["wtype", "dotool", "ydotool", "xdotool", "paste", "stdout"] | None, example("paste")
+    ] = None
+    """What types; left out, the first that works on this desktop."""
+    keyboard: Annotated[_Named | None, example("de")] = None
+    """The layout of the keyboard, for dotool and ydotool; left out, that of DOTOOL_XKB_LAYOUT or
+    XKB_DEFAULT_LAYOUT."""
+    newline: _Named = "Return"
+    """The key that ends a line; in chats perhaps `shift+Return`."""
+    paste_key: _Named = "shift+Insert"
+    """The key that pastes, for `paste`."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.hold and self.push_to_talk is False:
+            raise ConfigError("hold is a kind of push to talk, and push_to_talk is false")
+        if self.mode == "live" and self.output == "paste":
+            raise ConfigError("mode live corrects by single characters, which paste cannot")
+
+
 class StorageConfig(Section, kw_only=True, frozen=True):
     """What is kept on disk."""
 
@@ -206,6 +260,7 @@ class DaemonConfig(Section, kw_only=True, frozen=True):
     live: LiveConfig = LiveConfig()
     segmentation: Annotated[ChunkerConfig, RELOAD, _DECODER_SIZE] = ChunkerConfig()
     vad: Annotated[VadConfig, RELOAD] = VadConfig()
+    dictation: Annotated[DictationConfig, ELSEWHERE] = DictationConfig()
     storage: StorageConfig = msgspec.field(default_factory=StorageConfig)
     download: DownloadConfig = DownloadConfig()
     log: LogConfig = LogConfig()

@@ -8,6 +8,7 @@ else the first that it had (an image, say).
 import abc
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import tempfile
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 from typing import IO, Final, Literal, TypeAlias
 
 from streamasr.dictation.tools import ToolError, end_tool, run_tool, start_tool
+
+logger = logging.getLogger(__name__)
 
 Selection: TypeAlias = Literal["clipboard", "primary"]
 SELECTIONS: Final[tuple[Selection, ...]] = ("clipboard", "primary")
@@ -82,15 +85,19 @@ class Clipboard(abc.ABC):
     async def restored(self) -> AsyncIterator[None]:
         """Put everything back at the end, whatever happens.
 
+        What cannot be put back is told of in the log, for the text has been pasted by then.
+
         Raises:
-            ToolError: it could not be read, and so nothing was changed; or not be put back.
+            ToolError: it could not be read, and so nothing was changed.
         """
         before = {selection: await self.read(selection) for selection in SELECTIONS}
         try:
             yield
         finally:
-            for selection, held in before.items():
-                await asyncio.shield(self.put(selection, held))
+            putting = (self.put(selection, held) for selection, held in before.items())
+            for failure in await asyncio.shield(asyncio.gather(*putting, return_exceptions=True)):
+                if failure is not None:
+                    logger.error("what the clipboard held is lost: %s", failure)
 
 
 class Offer(abc.ABC):
@@ -98,7 +105,11 @@ class Offer(abc.ABC):
 
     @abc.abstractmethod
     async def wait_until_pasted(self) -> None:
-        """Wait until the window that a key was pressed in has got it, or will not."""
+        """Wait until the window that a key was pressed in has got it.
+
+        Raises:
+            ToolError: it will not, as far as that can be told.
+        """
 
 
 class _Blind(Offer):
@@ -229,6 +240,8 @@ class _Counted(Offer):
             n_before = n_seen
             if n_seen > self._n_before and quiet >= _SETTLED_S:
                 return
+        if n_before == self._n_before:
+            raise ToolError("the window has not asked for the text; does another key paste there?")
 
     @property
     def _n_seen(self) -> int:

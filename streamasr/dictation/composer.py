@@ -13,7 +13,7 @@ to have been lost. What becomes of the words, a `Writer` knows.
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol, TypeAlias
 
-from streamasr.dictation.edits import Edit, smallest_edit
+from streamasr.dictation.edits import Edit, graphemes, smallest_edit
 from streamasr.protocols import v1
 
 Mode: TypeAlias = Literal["stable", "final", "live"]
@@ -62,6 +62,8 @@ class Composer:
     _shown: str = ""
     """In `live` mode, what stands in the window of what the writer remembers."""
     _has_moved: bool = False
+    _n_here: int = 0
+    """Characters typed since the caret was moved: no more of them can be taken away here."""
 
     def receive(self, message: v1.ServerMessage) -> list[Edit]:
         """Take a message; what to change in the window, in order."""
@@ -82,9 +84,11 @@ class Composer:
     def move(self) -> None:
         """The caret is in another window: what comes next has nothing to do with what was typed.
 
-        The rest of a segment that is being typed goes there too.
+        The rest of a segment that is being typed goes there too; nothing is taken away there that
+        was there before.
         """
         self._has_moved = True
+        self._n_here = 0
 
     def abandon(self) -> None:
         """Nothing more comes of this utterance; its next one numbers its segments anew."""
@@ -127,19 +131,27 @@ class Composer:
             segment = self._open[number]
             if segment.said is None:
                 break
-            if not segment.is_typed and self._has_moved:
-                self._forget()
-            edits.append(self._write(segment, segment.said))
+            if not segment.is_typed:
+                self._arrive()
+            edits.append(self._within_reach(self._write(segment, segment.said)))
             if isinstance(segment.said, v1.Partial):
                 break
             del self._open[number]
             self._last = number
         return edits
 
-    def _forget(self) -> None:
+    def _arrive(self) -> None:
+        """Begin a segment, in another window perhaps."""
+        if self._has_moved and not self._n_here:
+            self._shown = ""
+            self.writer.forget()
         self._has_moved = False
-        self._shown = ""
-        self.writer.forget()
+
+    def _within_reach(self, edit: Edit) -> Edit:
+        """An edit without what it would take away of somebody else's."""
+        n_deleted = min(edit.delete, self._n_here)
+        self._n_here += len(graphemes(edit.text)) - n_deleted
+        return Edit(n_deleted, edit.text)
 
     def _write(self, segment: _Segment, said: v1.Partial | v1.Final) -> Edit:
         if self.mode == "live":

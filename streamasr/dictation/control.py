@@ -9,13 +9,14 @@ at the other end all say so.
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import socket
 import stat
 import struct
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -71,6 +72,14 @@ async def serve(path: Path, obey: Callable[[Command], State]) -> AsyncIterator[N
     Raises:
         ConfigError: another dictation is there, or the directory is not safe.
     """
+    _check_directory(path.parent)
+    with _alone(path):
+        async with _serve(path, obey):
+            yield
+
+
+@contextlib.asynccontextmanager
+async def _serve(path: Path, obey: Callable[[Command], State]) -> AsyncIterator[None]:
     listening = _listen(path)
     own = path.stat().st_ino
 
@@ -108,8 +117,27 @@ def _is_ours(writer: asyncio.StreamWriter) -> bool:
     return bool(user == os.getuid())
 
 
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep others from taking the socket for one that is left over, while it is being opened."""
+    lock = Path(f"{path}.lock")
+    try:
+        file = lock.open("ab")
+    except OSError as error:
+        raise ConfigError(f"{lock} cannot be used: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _another(path) from error
+        yield
+
+
+def _another(path: Path) -> ConfigError:
+    return ConfigError(f"another dictation is running; it listens to {path}")
+
+
 def _listen(path: Path) -> socket.socket:
-    _check_directory(path.parent)
     listening = socket.socket(socket.AF_UNIX)
     mask = os.umask(0o177)
     try:
@@ -151,7 +179,7 @@ def _remove_stale(path: Path) -> None:
         except ConnectionRefusedError:
             path.unlink(missing_ok=True)
         else:
-            raise ConfigError(f"another dictation is running; it listens to {path}")
+            raise _another(path)
 
 
 def ask(path: Path, command: Command) -> State:

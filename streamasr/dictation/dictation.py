@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -14,7 +14,7 @@ from streamasr.dictation.composer import Composer
 from streamasr.dictation.control import Command, serve
 from streamasr.dictation.edits import Edit
 from streamasr.dictation.push_to_talk import PushToTalk
-from streamasr.dictation.tools import ToolError
+from streamasr.dictation.tools import DesktopGoneError, ToolError
 from streamasr.dictation.utterance import Source, Utterance
 from streamasr.errors import StreamASRError
 
@@ -51,6 +51,8 @@ class Manner:
     control: Path | None = None
     """The socket that shortcuts reach it by."""
     play: Callable[[talk.SoundName], Awaitable[None]] = silence
+    on_ready: Callable[[], None] = lambda: None
+    """Called when shortcuts are answered."""
 
 
 @dataclass(slots=True)
@@ -95,7 +97,6 @@ class Dictation:
         self._manner = manner
         self._talk = PushToTalk(tail_s=manner.tail_s, longest_s=manner.longest_s)
         self._lives: dict[int, _Live] = {}
-        self._turn = asyncio.Lock()  # what was said first is typed first
         self._place: object = None
         self._over = asyncio.Event()
         self._failure: StreamASRError | None = None
@@ -106,6 +107,7 @@ class Dictation:
 
         Raises:
             ConfigError: another one is running.
+            DesktopGoneError: there is nothing any more to type into.
             StreamASRError: what began at once cannot go on.
         """
         async with contextlib.AsyncExitStack() as stack:
@@ -113,6 +115,7 @@ class Dictation:
                 await stack.enter_async_context(serve(self._manner.control, self.obey))
             await stack.enter_async_context(self._source.running())
             stack.push_async_callback(self._leave)
+            self._manner.on_ready()
             if self._manner.begins_at_once:
                 self.obey("start")
             await self._over.wait()
@@ -163,25 +166,26 @@ class Dictation:
             loop.call_soon(self._happen, talk.Heard(number))
 
         utterance = self._source.begin(hear)
+        before = [live.task for live in self._lives.values() if live.task is not None]
         live = self._lives[number] = _Live(utterance)
         if not self._manner.is_held:
             live.may_type.set()
-        live.task = asyncio.create_task(self._follow(number, live))
+        live.task = asyncio.create_task(self._follow(number, live, before))
         live.task.add_done_callback(lambda _: self._forget(number))
 
-    async def _follow(self, number: int, live: _Live) -> None:
-        """Type what is recognised of an utterance."""
+    async def _follow(self, number: int, live: _Live, before: "list[asyncio.Task[None]]") -> None:
+        """Type what is recognised of an utterance, after those before it."""
         try:
             async with contextlib.aclosing(live.utterance.events()) as events:
-                # The first event says that it is being recognised; those that follow wait.
-                await anext(events, None)
-                await live.may_type.wait()
-                async with self._turn:
-                    try:
-                        async for event in events:
-                            await self._take(event)
-                    finally:
-                        self._composer.abandon()
+                async for event in events:
+                    if not self._tell(event):
+                        await live.may_type.wait()
+                        if before:
+                            await asyncio.wait(before)
+                        await self._type_all(event, events)
+        except DesktopGoneError as error:
+            self._failure = error
+            self._over.set()
         except StreamASRError as error:
             self._failure = error
             if not self._manner.begins_at_once or live.was_told:
@@ -190,7 +194,8 @@ class Dictation:
             live.utterance.end()
             logger.info("utterance %d is over", number)
 
-    async def _take(self, event: Event) -> None:
+    def _tell(self, event: Event) -> bool:
+        """Report what people should know at once; whether that is all there is to an event."""
         match event:
             case Reconnecting(reason=reason, tries=tries):
                 if tries == 1:
@@ -201,7 +206,21 @@ class Dictation:
             case Resumed():
                 pass
             case _:
-                await self._type(event)
+                return False
+        return True
+
+    async def _type_all(self, first: Event, rest: AsyncIterator[Event]) -> None:
+        try:
+            await self._take(first)
+            async for event in rest:
+                await self._take(event)
+        finally:
+            self._composer.abandon()
+
+    async def _take(self, event: Event) -> None:
+        if not self._tell(event):
+            assert not isinstance(event, Reconnecting | Resumed)
+            await self._type(event)
 
     async def _type(self, message: v1.ServerMessage) -> None:
         try:
@@ -210,6 +229,8 @@ class Dictation:
                 self._composer.move()
             for edit in self._composer.receive(message):
                 await self._target.apply(edit)
+        except DesktopGoneError:
+            raise
         except ToolError as error:
             self._composer.lose_track()
             self._report(f"{error}; the text is in `streamasr history`")

@@ -47,12 +47,14 @@ def pieces(text: str, size: int) -> list[str]:
 
 
 def typeable(text: str) -> str:
-    """What may reach a window: text in its composed form and line ends, no other control codes.
+    """What may reach a window: text in its composed form, line ends and tabs.
 
-    A terminal or an editor would take those for orders.
+    A terminal or an editor would take other control codes for orders.
     """
-    text = _LINE_ENDS.sub("\n", unicodedata.normalize("NFC", text)).replace("\t", " ")
-    return "".join(one for one in text if one == "\n" or unicodedata.category(one) not in _CONTROLS)
+    text = _LINE_ENDS.sub("\n", unicodedata.normalize("NFC", text))
+    return "".join(
+        one for one in text if one in "\n\t" or unicodedata.category(one) not in _CONTROLS
+    )
 
 
 _CONTROLS = frozenset({"Cc", "Cs", "Cn"})

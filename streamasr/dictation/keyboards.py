@@ -12,13 +12,15 @@ layout has as a dead key; everything else goes through the clipboard.
 
 import abc
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from streamasr.dictation.tools import PATIENCE_S, ToolError, run_tool
+from streamasr.errors import ConfigError
 
 BACKSPACE: Final = "BackSpace"
 RETURN: Final = "Return"
+TAB: Final = "Tab"
 
 _MAX_PRESSES: Final = 100
 """Of keys in one run of a program: its arguments."""
@@ -48,6 +50,14 @@ class Keyboard(abc.ABC):
             ToolError: it does not.
         """
 
+    async def check_key(self, chord: str) -> None:  # noqa: B027 - some find out when they press it
+        """Find out whether there is a key, as far as that can be told without pressing it.
+
+        Raises:
+            ToolError: this program has no such key.
+            ConfigError: nobody has.
+        """
+
     def can_type(self, text: str) -> bool:  # noqa: ARG002 - most can
         """Whether it is sure to type exactly this."""
         return True
@@ -73,9 +83,18 @@ class Keyboard(abc.ABC):
         """
 
 
-def patience_for(text: str) -> float:
-    """Seconds within which a text must have been typed."""
-    return PATIENCE_S + _S_PER_CHARACTER * len(text)
+async def _press(
+    argv: Sequence[str], text: str = "", environment: Mapping[str, str] | None = None
+) -> None:
+    """Have a program press keys; once it has begun, it comes to its end.
+
+    Raises:
+        ToolError: it may not have.
+    """
+    patience_s = PATIENCE_S + _S_PER_CHARACTER * len(text)
+    await run_tool(
+        argv, text.encode(), patience_s=patience_s, environment=environment, is_whole=True
+    )
 
 
 def _runs(times: int) -> list[int]:
@@ -93,7 +112,7 @@ class Wtype(Keyboard):
 
     async def type(self, text: str) -> None:
         """See `Keyboard.type`."""
-        await run_tool(["wtype", "-"], text.encode(), patience_s=patience_for(text))
+        await _press(["wtype", "-"], text)
 
     async def press(self, chord: str, times: int = 1) -> None:
         """See `Keyboard.press`."""
@@ -101,7 +120,7 @@ class Wtype(Keyboard):
         down = [word for name in modifiers for word in ("-M", _WTYPE_MODIFIERS.get(name, name))]
         up = [word for name in modifiers for word in ("-m", _WTYPE_MODIFIERS.get(name, name))]
         for n_presses in _runs(times):
-            await run_tool(["wtype", *down, *["-k", key] * n_presses, *up])
+            await _press(["wtype", *down, *["-k", key] * n_presses, *up])
 
 
 _WTYPE_MODIFIERS: Final = {"super": "logo"}
@@ -138,6 +157,20 @@ class Xdotool(Keyboard):
         """See `Keyboard.check`."""
         await run_tool(["xdotool", "getdisplaygeometry"])
 
+    async def check_key(self, chord: str) -> None:
+        """See `Keyboard.check_key`: a key that nobody holds is released."""
+        complaint = (
+            f"there is no key {chord!r}; X calls them Return, Tab, shift+Insert or the like."
+        )
+        names = [name for name in chord.split("+") if name not in _X_MODIFIERS]
+        if not all(names):
+            raise ConfigError(complaint)
+        try:
+            for name in names:
+                await run_tool(["xdotool", "keyup", name], alarm=b"No such key")
+        except ToolError as error:
+            raise ConfigError(complaint) from error
+
     def can_type(self, text: str) -> bool:
         """See `Keyboard.can_type`."""
         return self._display is not None or text.isascii()
@@ -159,8 +192,11 @@ class Xdotool(Keyboard):
             await self._display.wait_until_released()
         # Modifiers that are still held by then, and Caps Lock, are released meanwhile.
         options = ["--clearmodifiers", "--delay", self._DELAY_MS]
-        argv = ["xdotool", command, *options, *arguments]
-        await run_tool(argv, stdin.encode(), patience_s=patience_for(stdin))
+        await _press(["xdotool", command, *options, *arguments], stdin)
+
+
+_X_MODIFIERS: Final = frozenset({"shift", "ctrl", "control", "alt", "meta", "super"})
+"""Somebody may be holding them."""
 
 
 class Dotool(Keyboard):
@@ -180,21 +216,25 @@ class Dotool(Keyboard):
         """See `Keyboard.check`."""
         await self._say("")  # it makes its keyboard before it reads
 
+    async def check_key(self, chord: str) -> None:
+        """See `Keyboard.check_key`."""
+        _linux_name(chord)
+
     def can_type(self, text: str) -> bool:
         """See `Keyboard.can_type`."""
         return self._layout in LATIN_LAYOUTS and _SAFE.issuperset(text)
 
     async def type(self, text: str) -> None:
         """See `Keyboard.type`."""
-        await self._say(f"type {text}\n", patience_for(text))
+        await self._say(f"type {text}\n")
 
     async def press(self, chord: str, times: int = 1) -> None:
         """See `Keyboard.press`."""
         await self._say(f"key {_linux_name(chord)}\n" * times)
 
-    async def _say(self, orders: str, patience_s: float = PATIENCE_S) -> None:
+    async def _say(self, orders: str) -> None:
         layout = {"DOTOOL_XKB_LAYOUT": self._layout} if self._layout else {}
-        await run_tool(["dotool"], orders.encode(), patience_s=patience_s, environment=layout)
+        await _press(["dotool"], orders, layout)
 
 
 class Ydotool(Keyboard):
@@ -216,26 +256,30 @@ class Ydotool(Keyboard):
         if b"KEYCODE" not in answer.upper():
             raise ToolError("this ydotool is older than 1.0")
 
+    async def check_key(self, chord: str) -> None:
+        """See `Keyboard.check_key`."""
+        _linux_name(chord)
+
     def can_type(self, text: str) -> bool:
         """See `Keyboard.can_type`."""
         return self._layout == "us" and _SAFE.issuperset(text)
 
     async def type(self, text: str) -> None:
         """See `Keyboard.type`."""
-        argv = ["ydotool", "type", "--file", "-"]
-        await run_tool(argv, text.encode(), patience_s=patience_for(text))
+        await _press(["ydotool", "type", "--file", "-"], text)
 
     async def press(self, chord: str, times: int = 1) -> None:
         """See `Keyboard.press`."""
         codes = [_SCAN_CODES[name] for name in _linux_name(chord).split("+")]
         once = [f"{code}:1" for code in codes] + [f"{code}:0" for code in reversed(codes)]
         for n_presses in _runs(times):
-            await run_tool(["ydotool", "key", *once * n_presses])
+            await _press(["ydotool", "key", *once * n_presses])
 
 
 _LINUX_NAMES: Final[Mapping[str, str]] = {
     BACKSPACE: "backspace",
     RETURN: "enter",
+    TAB: "tab",
     "Insert": "insert",
     "ctrl": "ctrl",
     "shift": "shift",
@@ -246,6 +290,7 @@ _LINUX_NAMES: Final[Mapping[str, str]] = {
 }
 _SCAN_CODES: Final[Mapping[str, int]] = {
     "backspace": 14,
+    "tab": 15,
     "enter": 28,
     "ctrl": 29,
     "shift": 42,

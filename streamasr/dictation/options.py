@@ -7,9 +7,8 @@ from typing import Final, TypeAlias
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
 
 _ACTIONS: Final = ("toggle", "start", "stop", "cancel", "status")
-_MODES: Final = ("stable", "final", "live")
-_OUTPUTS: Final = ("wtype", "dotool", "ydotool", "xdotool", "paste", "stdout")
-_DEFAULT_URL: Final = "ws://127.0.0.1:8765"
+MODES: Final = ("stable", "final", "live")
+OUTPUTS: Final = ("wtype", "dotool", "ydotool", "xdotool", "paste", "stdout")
 _MICROPHONE: Final = "microphone"
 _LONGEST_PRE_ROLL_S: Final = 10.0
 
@@ -27,7 +26,8 @@ def add_dictate(commands: _Commands, common: argparse.ArgumentParser) -> None:
         help="type what is recognised into the window that has the focus",
         description="Type what the daemon recognises into the window that has the focus: what its "
         "microphone hears, or with --push-to-talk what is said between two presses of a key. Bind "
-        "the actions to keys in the settings of the desktop.",
+        "the actions to keys in the settings of the desktop. Options override [dictation] of the "
+        "configuration; `streamasr config` shows all that can be set.",
     )
     parser.add_argument(
         "action",
@@ -36,10 +36,10 @@ def add_dictate(commands: _Commands, common: argparse.ArgumentParser) -> None:
         metavar="ACTION",
         help="what a running dictation shall do: " + ", ".join(_ACTIONS),
     )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="see `streamasr config --path`")
     parser.add_argument(
         "--mode",
-        choices=_MODES,
-        default="stable",
+        choices=MODES,
         help="type text as soon as it will not change (stable, the default), with each final "
         "(final), or at once, corrected where it changes (live)",
     )
@@ -50,39 +50,35 @@ def add_dictate(commands: _Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _add_talking(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--push-to-talk", action="store_true", help="listen only between `start` and `stop`"
+    _add_switch(group, "push-to-talk", "listen only between `start` and `stop`")
+    _add_switch(
+        group,
+        "hold",
+        "the same for a key that is held down while you speak: nothing is typed before it is "
+        "released",
     )
     group.add_argument(
-        "--hold",
+        "--service",
         action="store_true",
-        help="the same for a key that is held down while you speak: nothing is typed before it is "
-        "released",
+        help="push to talk unless the settings say otherwise, as `streamasr service` runs it",
     )
     group.add_argument(
         "--pre-roll",
         type=_pre_roll,
-        default=0.0,
         metavar="S",
         help="keep the microphone open, and begin S seconds before `start`; default 0: it is "
         "opened at `start`",
     )
     group.add_argument(
-        "--longest",
-        type=_seconds,
-        default=600.0,
-        metavar="S",
-        help="end by itself after S seconds; default 600",
+        "--longest", type=_seconds, metavar="S", help="end by itself after S seconds; default 600"
     )
-    group.add_argument(
-        "--sound", action="store_true", help="play a sound when it begins and ends to listen"
-    )
+    _add_switch(group, "sound", "play a sound when it begins and ends to listen")
     group.add_argument("--control", type=Path, metavar="PATH", help="the socket of ACTION")
 
 
 def _add_typing(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--output", choices=_OUTPUTS, help="how to type; default: what works on this desktop"
+        "--output", choices=OUTPUTS, help="how to type; default: what works on this desktop"
     )
     group.add_argument(
         "--keyboard",
@@ -90,36 +86,27 @@ def _add_typing(group: argparse._ArgumentGroup) -> None:
         help="the layout of the keyboard (de, us), for dotool and ydotool; default: "
         "DOTOOL_XKB_LAYOUT",
     )
-    group.add_argument(
-        "--newline", default="Return", metavar="KEY", help="ends a line; default Return"
-    )
-    group.add_argument(
-        "--paste-key", default="shift+Insert", metavar="KEY", help="pastes; default shift+Insert"
-    )
+    group.add_argument("--newline", metavar="KEY", help="ends a line; default Return")
+    group.add_argument("--paste-key", metavar="KEY", help="pastes; default shift+Insert")
 
 
 def _add_writing(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--commands",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="whether `comma`, `new line`, `scratch that` are obeyed; default: they are",
+    _add_switch(
+        group, "commands", "whether `comma`, `new line`, `scratch that` are obeyed; they are"
     )
+    _add_switch(group, "itn", "whether numbers are written in digits; they are")
     group.add_argument(
-        "--itn",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="whether numbers are written in digits; default: they are",
-    )
-    group.add_argument(
-        "--rules", type=Path, metavar="FILE", help="more of them, and replacements; TOML"
+        "--rules", type=Path, metavar="FILE", help="more commands, and replacements; TOML"
     )
 
 
 def _add_hearing(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--url", default=_DEFAULT_URL, help="of the daemon; default %(default)s")
+    group.add_argument("--url", help="of the daemon; default: what [server] of the settings says")
     group.add_argument(
-        "--token-file", type=Path, metavar="FILE", help="the token that the daemon wants"
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="the token that the daemon wants; default, without --url: that of [server]",
     )
     group.add_argument(
         "--session", default=_MICROPHONE, metavar="NAME", help="default: the daemon's microphone"
@@ -136,18 +123,20 @@ def _add_hearing(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--language", metavar="L", help="of a microphone of its own")
     group.add_argument(
-        "--context", default="", metavar="TEXT", help="names and terms that may come up; likewise"
+        "--context", metavar="TEXT", help="names and terms that may come up; likewise"
     )
+
+
+def _add_switch(group: argparse._ArgumentGroup, name: str, text: str) -> None:
+    """An option and its contrary; None where neither is given."""
+    group.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None, help=text)
 
 
 def check_dictate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse what contradicts itself; ends the program with a sentence and code 2."""
-    has_own = options.push_to_talk or options.hold or options.input or options.device
-    if options.pre_roll and not (options.push_to_talk or options.hold):
-        parser.error("--pre-roll is of --push-to-talk or --hold: otherwise all is heard anyway")
-    if (options.language or options.context) and not has_own:
-        parser.error("--language and --context are settings of the daemon, for its microphone")
-    if options.rules and not options.commands:
+    if options.hold and options.push_to_talk is False:
+        parser.error("--hold is a kind of push to talk: not with --no-push-to-talk")
+    if options.rules and options.commands is False:
         parser.error("--rules says more commands, and --no-commands obeys none")
     if options.mode == "live" and options.output == "paste":
         parser.error("--mode live corrects by single characters: not with --output paste")

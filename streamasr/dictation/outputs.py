@@ -11,16 +11,17 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Final
 
 from streamasr.dictation.clipboard import Clipboard
 from streamasr.dictation.edits import Edit, graphemes, pieces, typeable
-from streamasr.dictation.keyboards import BACKSPACE, RETURN, Keyboard
+from streamasr.dictation.keyboards import BACKSPACE, RETURN, TAB, Keyboard
 from streamasr.dictation.tools import ToolError
 
 logger = logging.getLogger(__name__)
 
-PIECE: Final = 200
+PIECE: Final = 50
 """Characters typed in one run of a program; between two of them a dictation can be cancelled."""
 
 REST_S: Final = 60.0
@@ -80,28 +81,30 @@ class Typing(Output):
         """
         self.name = keyboard.name
         self._keyboard = keyboard
-        self._newline = newline
+        self._keys = {"\n": newline, "\t": TAB}
 
     async def check(self) -> None:
         """See `Output.check`."""
         await self._keyboard.check()
+        for key in self._keys.values():
+            await self._keyboard.check_key(key)
 
     def can_write(self, text: str) -> bool:
         """See `Output.can_write`."""
-        return self._keyboard.can_type(text.replace("\n", ""))
+        return self._keyboard.can_type("".join(one for one in text if one not in self._keys))
 
     def cut(self, text: str) -> tuple[str, str]:
-        """A part of a line, or line ends."""
-        if text.startswith("\n"):
-            rest = text.lstrip("\n")
+        """A part of a line, or one key several times: line ends, or tabs."""
+        if text[0] in self._keys:
+            rest = text.lstrip(text[0])
             return text[: len(text) - len(rest)], rest
-        piece = pieces(text.partition("\n")[0], PIECE)[0]
+        piece = pieces("".join(takewhile(lambda one: one not in self._keys, text)), PIECE)[0]
         return piece, text[len(piece) :]
 
     async def write(self, piece: str) -> None:
         """See `Output.write`."""
-        if piece.startswith("\n"):
-            await self._keyboard.press(self._newline, len(piece))
+        if piece[0] in self._keys:
+            await self._keyboard.press(self._keys[piece[0]], len(piece))
         else:
             await self._keyboard.type(piece)
 
@@ -130,10 +133,20 @@ class Pasting(Output):
     async def check(self) -> None:
         """See `Output.check`."""
         await self._keyboard.check()
+        await self._keyboard.check_key(self._key)
         await self._clipboard.check()
 
     async def write(self, piece: str) -> None:
         """See `Output.write`."""
+        pasting = asyncio.create_task(self._paste(piece))
+        try:
+            await asyncio.shield(pasting)
+        except asyncio.CancelledError:
+            # The key may have been pressed: what the window gets then is to be this text yet.
+            await asyncio.wait([pasting])
+            raise
+
+    async def _paste(self, piece: str) -> None:
         async with self._clipboard.restored(), self._clipboard.offering(piece) as offer:
             await self._keyboard.press(self._key)
             await offer.wait_until_pasted()
@@ -194,7 +207,7 @@ class Chain:
 
     async def _write_some(self, text: str) -> str:
         """Write the first piece of a text; the rest."""
-        why = f"none of {self._names} can type this text"
+        why = f"none of {self.names} can type this text"
         for output in self._by_preference():
             if output.can_write(text):
                 piece, rest = output.cut(text)
@@ -231,5 +244,6 @@ class Chain:
         return why
 
     @property
-    def _names(self) -> str:
+    def names(self) -> str:
+        """All of them, for people."""
         return ", ".join(output.name for output in self.outputs)

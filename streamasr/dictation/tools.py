@@ -20,12 +20,18 @@ class ToolError(OutputError):
     """A program that should have typed did not."""
 
 
+class DesktopGoneError(ToolError):
+    """The session has ended; one that comes back is another one, for a program that begins anew."""
+
+
 async def run_tool(
     argv: Sequence[str],
     stdin: bytes = b"",
     *,
     patience_s: float = PATIENCE_S,
     environment: Mapping[str, str] | None = None,
+    is_whole: bool = False,
+    alarm: bytes | None = None,
 ) -> bytes:
     """Run a program to its end.
 
@@ -37,6 +43,9 @@ async def run_tool(
         stdin: what it reads.
         patience_s: after which it is killed.
         environment: added to ours.
+        is_whole: whether a cancellation waits for its end, for what it does must not stay half
+            done: a key that was pressed and not released repeats itself for ever.
+        alarm: what it says on stderr where it has failed, though its exit code be 0.
 
     Returns:
         What it wrote to stdout.
@@ -49,16 +58,41 @@ async def run_tool(
         given.seek(0)
         process = await _start(argv, environment, given, out, errors)
         try:
-            async with asyncio.timeout(patience_s):
-                code = await process.wait()
+            code = await (_whole_end if is_whole else _end)(process, patience_s)
         except TimeoutError as error:
             raise ToolError(f"{argv[0]} has not ended within {patience_s:g} s") from error
         finally:
             await end_tool(process)
         out.seek(0)
-        if code != 0:
+        errors.seek(0)
+        if code != 0 or (alarm is not None and alarm in errors.read()):
             raise ToolError(f"{argv[0]} failed: {_complaint(errors) or f'exit code {code}'}")
         return out.read()
+
+
+async def _end(process: "asyncio.subprocess.Process", patience_s: float) -> int:
+    """Its exit code.
+
+    Raises:
+        TimeoutError: it does not end.
+    """
+    async with asyncio.timeout(patience_s):
+        return await process.wait()
+
+
+async def _whole_end(process: "asyncio.subprocess.Process", patience_s: float) -> int:
+    """The same; whoever is cancelled meanwhile stays until then."""
+    deadline = asyncio.get_running_loop().time() + patience_s
+    cancellation: asyncio.CancelledError | None = None
+    while process.returncode is None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await process.wait()
+        except asyncio.CancelledError as error:
+            cancellation = error
+    if cancellation is not None:
+        raise cancellation
+    return process.returncode
 
 
 async def start_tool(

@@ -29,6 +29,12 @@ logger = logging.getLogger(__name__)
 _PATIENCE: Final = client.Patience(first=30.0)
 """With a daemon that is being started by our connection, say; the audio waits here."""
 
+_SLOW_S: Final = 1.0
+"""Without an answer for so long, the speaker is told."""
+_NO_ANSWER: Final = (
+    f"the daemon does not answer yet; it is waited for, {_PATIENCE.first:g} s at most"
+)
+
 _GOODBYE_S: Final = 1.0
 
 _CLOSING_S: Final = 60.0
@@ -89,9 +95,15 @@ class Ring:
 class Speaking:
     """An utterance whose audio we send."""
 
-    def __init__(self, connect: Callable[[], client.Stream], on_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], client.Stream],
+        on_end: Callable[[], None],
+        report: Callable[[str], None],
+    ) -> None:
         self._connect = connect
         self._on_end = on_end
+        self._report = report
         self._audio: asyncio.Queue[Float32Array | None] = asyncio.Queue()
         self._has_ended = False
 
@@ -109,7 +121,11 @@ class Speaking:
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """See `Utterance.events`."""
-        async with self._connect() as stream:
+        slow = asyncio.get_running_loop().call_later(_SLOW_S, self._report, _NO_ANSWER)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(slow.cancel)
+            stream = await stack.enter_async_context(self._connect())
+            slow.cancel()
             sending = asyncio.create_task(self._send(stream))
             try:
                 async for event in stream:
@@ -173,7 +189,9 @@ class OwnMicrophone:
 
     def begin(self, on_heard: Callable[[], None]) -> Utterance:
         """See `Source.begin`."""
-        self._speaking = Speaking(lambda: client.connect(**self._connection), self._stop)
+        self._speaking = Speaking(
+            lambda: client.connect(**self._connection), self._stop, self._report
+        )
         self._on_heard = on_heard
         self._take(self._ring.take())
         self._listen_if_needed()
@@ -181,7 +199,8 @@ class OwnMicrophone:
 
     def _listen_if_needed(self) -> None:
         is_needed = self._speaking is not None or self._ring.size > 0
-        if is_needed and (self._listening is None or self._listening.done()):
+        task = self._listening
+        if is_needed and (task is None or task.done() or task.cancelling()):
             self._listening = asyncio.create_task(self._listen(self._listening))
 
     def _stop(self) -> None:
@@ -191,7 +210,8 @@ class OwnMicrophone:
 
     async def _close(self) -> None:
         if self._listening is not None:
-            self._listening.cancel()
+            if not self._listening.cancelling():  # a second time would not wait for the device
+                self._listening.cancel()
             await asyncio.wait([self._listening])
 
     async def _listen(self, before: "asyncio.Task[None] | None") -> None:

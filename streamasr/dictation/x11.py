@@ -18,7 +18,7 @@ from typing import Any, Final
 import xcffib
 import xcffib.xproto
 
-from streamasr.dictation.tools import ToolError
+from streamasr.dictation.tools import DesktopGoneError, ToolError
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Keyboard:
         """Whether anybody holds Shift or the like down.
 
         Raises:
-            ToolError: the display is gone.
+            DesktopGoneError: the display is gone.
         """
         with _telling():
             pointer = self._connection.core.QueryPointer(self._root).reply()
@@ -116,7 +116,7 @@ class Keyboard:
         """The window that keys go to.
 
         Raises:
-            ToolError: the display is gone.
+            DesktopGoneError: the display is gone.
         """
         with _telling():
             return int(self._connection.core.GetInputFocus().reply().focus)
@@ -202,7 +202,7 @@ def _telling() -> Iterator[None]:
     try:
         yield
     except (xcffib.ConnectionException, xcffib.XcffibException) as error:
-        raise ToolError("the X display does not answer any more") from error
+        raise DesktopGoneError("the X display does not answer any more") from error
 
 
 def _character_finder() -> Callable[[int], str]:

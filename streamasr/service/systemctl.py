@@ -12,6 +12,9 @@ _PATIENCE_S: Final = 60.0
 _START_PATIENCE_S: Final = 31 * 60.0
 """Longer than the daemon may take for its start."""
 
+_DISPLAYS: Final = ("WAYLAND_DISPLAY", "DISPLAY")
+_DESKTOP: Final = (*_DISPLAYS, "XAUTHORITY")
+
 
 class Systemctl:
     """`systemctl --user`, where there is one and somebody answers."""
@@ -45,6 +48,17 @@ class Systemctl:
         """How a unit is: ActiveState, UnitFileState and StatusText, each perhaps empty."""
         _, said = self._run("show", unit, "--property=ActiveState,UnitFileState,StatusText")
         return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+
+    def learn_desktop(self) -> None:
+        """Tell it where this desktop is, which not all desktops do; without, nothing can type.
+
+        Raises:
+            OutputError: it was refused.
+        """
+        _, said = self._run("show-environment")
+        known = {line.partition("=")[0] for line in said.splitlines()}
+        if known.isdisjoint(_DISPLAYS) and (ours := [n for n in _DESKTOP if os.environ.get(n)]):
+            self.do("import-environment", *ours)
 
     def gives_namespaces(self) -> bool:
         """Whether a service can have what our units ask for; found out by starting one."""

@@ -71,9 +71,7 @@ class Setting:
     command: Sequence[str]
     """How this program is run."""
     options: Sequence[str] = ()
-    """More options of the daemon."""
-    dictate_options: Sequence[str] = ()
-    """More options of dictation."""
+    """More options of both services."""
     written: Sequence[Path] = ()
     """Directories that the daemon writes to."""
     place: str = "127.0.0.1:8765"
@@ -93,8 +91,7 @@ def render(name: str, setting: Setting) -> str:
         ConfigError: a path that no unit can hold.
     """
     text = template(name)
-    options = setting.dictate_options if name == DICTATE else setting.options
-    tail = "".join(f" {quote(option, has_variables=True)}" for option in options)
+    tail = "".join(f" {quote(option, has_variables=True)}" for option in setting.options)
     text = re.sub(
         rf"^ExecStart={re.escape(_PROGRAM)}(.*)$",
         lambda found: f"ExecStart={quote_command(setting.command)}{found[1]}{tail}",
