@@ -17,6 +17,7 @@ from streamasr.dictation.edits import Edit
 from streamasr.dictation.tools import ToolError, run_tool
 from streamasr.errors import ConfigError
 from tests.desktops import (
+    PATIENCE_S,
     TerminalWindow,
     Window,
     has_focus,
@@ -250,7 +251,8 @@ def test_a_terminal_gets_it_too(display: str, tmp_path: Path, output: str) -> No
         terminal = TerminalWindow(tmp_path, "xterm", "-u8", "-e")
         try:
             await terminal.wait_until_ready()
-            await run_tool(["xdotool", "search", "--sync", "--onlyvisible", "--class", "xterm"])
+            search = ["xdotool", "search", "--sync", "--onlyvisible", "--class", "xterm"]
+            await run_tool(search, patience_s=PATIENCE_S)
             await type_all(Edit(text=text), output=output)
             await shows(terminal, text)
         finally:
