@@ -1,5 +1,7 @@
 """The directory of installed models: what is in it, usable or not, and what came from where."""
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -206,6 +208,17 @@ def test_what_was_imported_is_found_again_by_its_path(imported: tuple[Path, Path
     assert found.source == str(source)
     for path in (source.parent, source.parent.parent, Path("/"), Path("none")):
         assert find_by_source(models, path) is None
+
+
+def test_a_file_system_without_locks_is_no_reason_not_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def without_locks(_file: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    with alone(tmp_path, lambda: pytest.fail("nobody is there")):
+        assert "cannot be locked" in caplog.text
 
 
 def test_nobody_installs_while_another_does(tmp_path: Path) -> None:

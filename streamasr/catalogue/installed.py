@@ -6,6 +6,7 @@ notes, and what is half made.
 
 import contextlib
 import fcntl
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from streamasr.catalogue.known import EMBEDDED, KnownModel, check_name, guess, k
 from streamasr.errors import ConfigError, ModelError
 from streamasr.importing.placing import remove_whole
 from streamasr.models.bundle import Bundle, open_bundle
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +189,8 @@ def alone(models: Path, wait: Callable[[], None]) -> Iterator[None]:
         except BlockingIOError:
             wait()
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:  # of some network file systems; a model is there whole or not
+            logger.warning("%s cannot be locked: %s", models, error.strerror)
         yield
     finally:
         os.close(lock)

@@ -1,15 +1,20 @@
 """Who uses a storage directory: one daemon, which others can find there."""
 
+import contextlib
 import fcntl
 import logging
 import os
+import time
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from streamasr.errors import ConfigError
 from streamasr.storage.places import lock_path
 
 logger = logging.getLogger(__name__)
+
+_TRIES: Final = 20
+_PAUSE_S: Final = 0.01
 
 
 class Lock:
@@ -26,7 +31,7 @@ class Lock:
         except OSError as error:
             raise ConfigError(f"{self._path.parent} cannot be used: {error.strerror}.") from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take()
         except BlockingIOError as error:
             os.close(self._file)
             raise ConfigError(
@@ -39,6 +44,15 @@ class Lock:
             ) from error
         self._leave_number()
         return self
+
+    def _take(self) -> None:
+        """Take the lock. Who only looks whether somebody has it holds it for a moment, too."""
+        for _ in range(_TRIES):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(_PAUSE_S)
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _leave_number(self) -> None:
         """Say who we are; a full disk is no reason not to recognise."""
@@ -61,9 +75,11 @@ def find_daemon(directory: Path) -> int | None:
         return None
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         written = os.read(file, 32).strip()
         return int(written) if written.isdigit() else None
+    except OSError:  # nothing can be said where nothing can be locked
+        return None
     else:
         return None
     finally:
