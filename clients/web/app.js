@@ -206,7 +206,7 @@ async function startMicrophone() {
   $("microphone").disabled = true;
   complain("");
   try {
-    microphone = await Microphone.open($("device").value, hear, () => {
+    microphone = await Microphone.open($("device").value, () => {
       complain("The microphone is gone; what was said until then is kept.");
       stopMicrophone();
     });
@@ -218,6 +218,7 @@ async function startMicrophone() {
   }
   const sheet = new Sheet("Microphone", { onStop: stopMicrophone });
   listening = new Session(sheet, { ...wishes(), sample_rate: microphone.rate });
+  microphone.tell(hear);
   $("microphone").setAttribute("aria-pressed", "true");
   listMicrophones();
   stayAwake();

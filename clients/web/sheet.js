@@ -112,7 +112,15 @@ export class Sheet {
     wordOf.set(stamp, { start, end: start });
     row.className = className;
     row.dataset.start = start;
-    this.#list.append(row);
+    this.#list.insertBefore(row, this.#after(start));
+    return row;
+  }
+
+  /** The first row of what was said later: the final of one segment may come after the next begins. */
+  #after(start) {
+    let row = null;
+    let before = this.#list.lastElementChild;
+    while (before && before.dataset.start > start) [row, before] = [before, before.previousElementSibling];
     return row;
   }
 
