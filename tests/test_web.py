@@ -408,6 +408,40 @@ def test_segments_stand_in_the_order_they_were_spoken(browser: str, tmp_path: Pa
 
 
 @needs_browser
+def test_the_keyboard_keeps_its_place_at_the_microphone(browser: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with (
+            open_house(tmp_path) as house,
+            Tab.opened(browser, page_of(house.address)) as tab,
+        ):
+            await tab.get("document.querySelector('#microphone').focus()")
+            await tab.press("Enter")
+            await tab.until("document.querySelector('#microphone').ariaPressed === 'true'")
+            await tab.press("Enter")
+            await tab.until("document.querySelector('#microphone').ariaPressed === 'false'")
+            assert await tab.get("document.activeElement.id") == "microphone"
+
+    run(story())
+
+
+@needs_browser
+def test_the_newest_words_stay_in_view(browser: str, tmp_path: Path) -> None:
+    file = write_wav(tmp_path / "talk.wav", exact(np.concatenate([talk(0.3)] * 60)))
+
+    async def story() -> None:
+        async with (
+            open_house(tmp_path) as house,
+            Tab.opened(browser, page_of(house.address)) as tab,
+        ):
+            await tab.choose_files("#file", file)
+            await tab.until(settled(60))
+            at_end = "scrollY > 500 && scrollY >= document.documentElement.scrollHeight - innerHeight"
+            await tab.until(f"{at_end} - 2")
+
+    run(story())
+
+
+@needs_browser
 def test_search_counts_and_marks_what_it_finds(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7, 1.3, 0.9))
 

@@ -9,6 +9,7 @@ const wordOf = new WeakMap();
 
 export class Sheet {
   #rows = new Map(); // open segments: number -> <li>
+  #texts = new Map(); // finals: number -> <p>
   #list;
   #about;
   #progress;
@@ -141,8 +142,8 @@ export class Sheet {
     const row = this.#open({ segment, start });
     this.#rows.delete(segment);
     row.classList.remove("live");
-    row.dataset.segment = segment;
     const p = row.querySelector("p");
+    this.#texts.set(segment, p);
     p.textContent = tidy(text);
     p.style.minHeight = "";
   }
@@ -161,8 +162,7 @@ export class Sheet {
       parts.push(text.slice(at, word.from), element);
       at = word.to;
     }
-    const p = this.#list.querySelector(`[data-segment="${segment}"] p`);
-    p.replaceChildren(...parts, text.slice(at));
+    this.#texts.get(segment).replaceChildren(...parts, text.slice(at));
   }
 
   #miss({ start, end, reason }) {
