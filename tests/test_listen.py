@@ -287,6 +287,29 @@ def test_a_window_that_changes_is_drawn_anew() -> None:
     asyncio.run(story())
 
 
+@pytest.mark.parametrize(
+    ("columns", "n_rows"), [(60, 2), (40, 2), (28, 4), (15, 4), (14, 6), (5, 13)]
+)
+def test_rows_that_a_narrower_window_makes_of_a_caption_are_taken_back(
+    columns: int, n_rows: int
+) -> None:
+    async def story() -> None:
+        async with serving(READY, partial("abcdefghijklmno 一二三四五六七"), stay=True) as server:
+            terminal = Terminal("--url", url_of(server), columns=60)
+            await terminal.wait_for("listening to microphone, tiny")
+            await terminal.wait_for("七")
+            terminal.shown = ""
+            terminal.resize(columns)
+            terminal.process.send_signal(signal.SIGWINCH)
+            await terminal.wait_for("listen" if columns > 6 else "list")
+            before = terminal.shown
+            terminal.process.send_signal(signal.SIGINT)
+            await terminal.wait_for_end()
+        assert before.count("\x1b[1A") == n_rows - 1
+
+    asyncio.run(story())
+
+
 def test_wide_characters_are_counted_as_two_columns() -> None:
     async def story() -> None:
         async with serving(READY, partial("一二三四五六七八九十"), stay=True) as server:

@@ -435,7 +435,9 @@ def test_the_newest_words_stay_in_view(browser: str, tmp_path: Path) -> None:
         ):
             await tab.choose_files("#file", file)
             await tab.until(settled(60))
-            at_end = "scrollY > 500 && scrollY >= document.documentElement.scrollHeight - innerHeight"
+            at_end = (
+                "scrollY > 500 && scrollY >= document.documentElement.scrollHeight - innerHeight"
+            )
             await tab.until(f"{at_end} - 2")
 
     run(story())
