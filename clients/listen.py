@@ -168,9 +168,9 @@ def n_rows(line: str, width: int) -> int:
 
 def reason(error: Exception) -> str:
     """One sentence."""
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def main() -> int:

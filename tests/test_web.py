@@ -807,6 +807,38 @@ def test_no_width_makes_the_page_scroll_sideways(browser: str, tmp_path: Path, w
 
 
 @needs_browser
+def test_captions_of_ideographs_have_no_spaces(browser: str, tmp_path: Path) -> None:
+    script = """(async () => {
+        const told = [];
+        window.WebSocket = class { constructor() { told.push(this); } close() {} send() {} };
+        await import("/captions.js");
+        const say = (message) => told[0].onmessage({ data: JSON.stringify(message) });
+        const final = { type: "final", start: 0, end: 1, language: null };
+        const partial = { type: "partial", segment: 4, stable: 1 };
+        const shown = () => document.querySelector("#caption").textContent;
+        say({ type: "ready", seq: 0 });
+        say({ ...final, seq: 1, segment: 1, text: "so" });
+        say({ ...final, seq: 2, segment: 2, text: "一二" });
+        say({ ...final, seq: 3, segment: 3, text: "三" });
+        say({ ...partial, text: "四五六" });
+        const wide = shown();
+        say({ ...partial, text: "and" });
+        return [wide, shown(), document.querySelector("#caption .unstable").textContent];
+    })()"""
+
+    async def story() -> None:
+        async with (
+            open_house(tmp_path) as house,
+            Tab.opened(browser, page_of(house.address)) as tab,
+        ):
+            await tab.get("document.body.replaceChildren()")
+            await tab.get("document.body.id = 'caption'")
+            assert await tab.get(script) == ["so 一二三四五六", "so 一二三 and", "nd"]
+
+    run(story())
+
+
+@needs_browser
 def test_captions_for_streaming_software(browser: str, tmp_path: Path) -> None:
     async def story() -> None:
         async with open_house(tmp_path) as house:
