@@ -705,6 +705,36 @@ def test_a_wish_that_comes_too_late_breaks_nothing(browser: str, tmp_path: Path)
 
 
 @needs_browser
+def test_no_microphone_stays_open_that_comes_too_late(browser: str, tmp_path: Path) -> None:
+    slow = """(async () => {
+        const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+        navigator.mediaDevices.getUserMedia = async (wish) => {
+            window.late = (await ask(wish)).getTracks()[0];
+            await new Promise((resolve) => (window.allow = resolve));
+            return new MediaStream([late]);
+        };
+        document.querySelector("#device").dispatchEvent(new Event("change"));
+    })()"""
+
+    async def story() -> None:
+        async with (
+            open_house(tmp_path) as house,
+            Tab.opened(browser, page_of(house.address)) as tab,
+        ):
+            await tab.click("#microphone")
+            await tab.until("document.querySelector('#microphone').ariaPressed === 'true'")
+            await tab.get(slow)
+            await tab.until("window.allow !== undefined")
+            await tab.click("#microphone")
+            await tab.until("document.querySelector('#state').textContent === 'Ready'")
+            await tab.get("allow()")
+            await tab.until("late.readyState === 'ended'")
+            assert await tab.text("#alert") == ""
+
+    run(story())
+
+
+@needs_browser
 def test_a_forbidden_microphone_is_one_sentence(browser: str, tmp_path: Path) -> None:
     async def story() -> None:
         async with (

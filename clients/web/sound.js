@@ -22,7 +22,7 @@ export class Microphone {
     try {
       await microphone.#begin(sound, onEnd);
     } catch (error) {
-      sound.getTracks().forEach((each) => each.stop());
+      stop(sound);
       throw error;
     }
     return microphone;
@@ -58,7 +58,9 @@ export class Microphone {
   }
 
   async change(device) {
-    this.#use(await ask(device));
+    const sound = await ask(device);
+    if (this.#context.state === "closed") stop(sound); // nobody listens any more
+    else this.#use(sound);
   }
 
   #use(sound) {
@@ -69,8 +71,9 @@ export class Microphone {
   }
 
   #release() {
-    this.#source?.mediaStream.getTracks().forEach((track) => track.stop());
-    this.#source?.disconnect();
+    if (!this.#source) return;
+    stop(this.#source.mediaStream);
+    this.#source.disconnect();
     this.#source = null;
   }
 
@@ -85,6 +88,10 @@ function ask(device) {
   const audio = { ...AS_IT_IS, channelCount: { ideal: 1 } };
   if (device) audio.deviceId = { exact: device };
   return navigator.mediaDevices.getUserMedia({ audio });
+}
+
+function stop(sound) {
+  sound.getTracks().forEach((track) => track.stop());
 }
 
 /** The microphones there are, as [id, name]; the names are known once one has been allowed. */
