@@ -8,6 +8,7 @@ audio it heard.
 import asyncio
 import base64
 import http.client
+import itertools
 import re
 import subprocess
 import sys
@@ -815,6 +816,26 @@ def test_light_and_dark_follow_the_system_until_told_otherwise(
             assert await tab.get(background) == dark
 
     run(story())
+
+
+def test_text_and_borders_stand_out_in_light_and_dark() -> None:
+    style = (WEB / "style.css").read_text()
+    pairs = re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", style)
+    colours = {name: shades for name, *shades in pairs}
+
+    def luminance(colour: str) -> float:
+        parts = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    def contrast(name: str, ground: str, shade: int) -> float:
+        two = sorted(luminance(colours[each][shade]) + 0.05 for each in (name, ground))
+        return two[1] / two[0]
+
+    for shade, ground in itertools.product((0, 1), ("paper", "card")):
+        for text in ("ink", "quiet", "faint", "accent", "live", "warn"):
+            assert contrast(text, ground, shade) >= 4.5, (text, ground)
+        assert contrast("edge", ground, shade) >= 3, ground
 
 
 @needs_browser
