@@ -332,6 +332,25 @@ def test_a_dropped_file_is_written_down_through_lost_connections(
 
 
 @needs_browser
+def test_a_file_is_sent_without_timers_which_pages_in_the_background_lack(
+    browser: str, tmp_path: Path
+) -> None:
+    file = write_wav(tmp_path / "silence.wav", np.zeros(to_samples(60.0), np.float32))
+
+    async def story() -> None:
+        async with (
+            open_house(tmp_path) as house,
+            Tab.opened(browser, page_of(house.address)) as tab,
+        ):
+            await tab.get("void (window.setTimeout = () => 0)")
+            await tab.choose_files("#file", file)
+            await tab.until("document.querySelector('.about')?.textContent.includes('1:00')")
+            await tab.until("document.querySelector('#state').textContent === 'Ready'")
+
+    run(story())
+
+
+@needs_browser
 def test_a_word_is_shown_its_time_and_played_from_there(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7, 1.3))
 
