@@ -183,8 +183,9 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one line for each message")
     parser.add_argument("--no-wait", action="store_true", help="fail if there is no server now")
     arguments = parser.parse_args()
-    # It shall leave no mess either; asyncio softens SIGINT alone.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # It shall leave no mess either; asyncio softens SIGINT alone. Jobs in the background ignore it.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     console = Console(highlight=False)
     try:
         if arguments.json or not console.is_terminal or console.is_dumb_terminal:

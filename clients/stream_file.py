@@ -188,8 +188,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.output_dir is None and len(arguments.formats or ()) > 1:
         parser.error("several formats need an --output-dir")
-    # It shall leave no mess either; asyncio softens SIGINT alone.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # It shall leave no mess either; asyncio softens SIGINT alone. Jobs in the background ignore it.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         transcribe(arguments)
     except KeyboardInterrupt:
