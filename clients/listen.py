@@ -14,14 +14,20 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.control import Control
 from rich.live import Live
+from rich.segment import ControlType
 from rich.text import Text
 
 from streamasr import client
 from streamasr.client import Event, Reconnecting, Resumed, v1
 
 MAX_LIVE_LINES = 6  # of text that may change; the last ones
+ROW_BACK = Control(
+    ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)
+)
 JOINERS = "\u200c\u200d"  # without them Persian, Hindi and emoji are misspelt
 
 
@@ -42,7 +48,7 @@ async def follow(arguments: argparse.Namespace, show: Callable[[Event], None]) -
 async def follow_on_screen(arguments: argparse.Namespace, live: Live) -> None:
     """The same, as captions."""
     captions = Captions(live)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGWINCH, live.refresh)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGWINCH, captions.fit)
     await follow(arguments, captions.show)
 
 
@@ -95,12 +101,14 @@ class Captions:
         """Begin with nothing but a status."""
         self._live = live
         self._partials: dict[int, v1.Partial] = {}
+        self._drawn: list[str] = []
         self._listening = ""
         self._notice: str | None = "connecting"
         live.update(self, refresh=True)
 
     def show(self, event: Event) -> None:
         """Draw an event."""
+        self._unwrap()
         match event:
             case v1.Ready():
                 self._listening = plain(f"listening to {event.session}, {event.model}")
@@ -120,23 +128,49 @@ class Captions:
                 self._notice = notice(event) or self._notice
         self._live.refresh()
 
+    def fit(self) -> None:
+        """Draw anew: the window has changed."""
+        self._unwrap()
+        self._live.refresh()
+
+    def _unwrap(self) -> None:
+        """Go up by the rows that a terminal made of our lines when its window became narrower.
+
+        Most do; of the others, such as xterm, the lines above are lost from sight.
+        """
+        width = self._live.console.width
+        n_more = sum(n_rows(line, width) - 1 for line in self._drawn)
+        self._live.console.control(*[ROW_BACK] * n_more)
+        self._drawn = []
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         caption = Text(" ").join(
             Text(plain(it.text[: it.stable])) + Text(plain(it.text[it.stable :]), "dim")
             for it in self._partials.values()
         )
         room = max(1, min(MAX_LIVE_LINES, options.size.height - 2))
-        yield from caption.wrap(console, options.max_width)[-room:]
         status = Text(self._notice or self._listening, "yellow" if self._notice else "dim")
         status.truncate(options.max_width, overflow="ellipsis")
-        yield status
+        lines = [*caption.wrap(console, options.max_width)[-room:], status]
+        self._drawn = [line.plain for line in lines]
+        yield from lines
+
+
+def n_rows(line: str, width: int) -> int:
+    """How many rows of a terminal a line takes; a wide letter is not cut in two."""
+    rows, column = 1, 0
+    for letter in line:
+        column += cell_len(letter)
+        if column > width:
+            rows, column = rows + 1, cell_len(letter)
+    return rows
 
 
 def reason(error: Exception) -> str:
     """One sentence."""
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def main() -> int:
@@ -149,8 +183,9 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one line for each message")
     parser.add_argument("--no-wait", action="store_true", help="fail if there is no server now")
     arguments = parser.parse_args()
-    # It shall leave no mess either; asyncio softens SIGINT alone.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # It shall leave no mess either; asyncio softens SIGINT alone. Jobs in the background ignore it.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     console = Console(highlight=False)
     try:
         if arguments.json or not console.is_terminal or console.is_dumb_terminal:

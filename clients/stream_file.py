@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,6 +131,13 @@ def place(words: tuple[v1.Word, ...], text: str) -> tuple[Word, ...]:
     return tuple(placed)
 
 
+def prepare(directory: Path) -> None:
+    """Make sure that files can be written there: an hour later it would be too late."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=directory):
+        pass
+
+
 def transcribe(arguments: argparse.Namespace) -> None:
     """Do what was asked for.
 
@@ -139,13 +147,14 @@ def transcribe(arguments: argparse.Namespace) -> None:
     file: Path = arguments.file
     formats = arguments.formats or ["txt"]
     prints = arguments.output_dir is None and formats == ["txt"]
+    if arguments.output_dir is not None:
+        prepare(arguments.output_dir)
     with open_audio(file) as source, ProgressBar(file.name, source.duration, True) as bar:
         report = Report(bar, prints=prints)
         broken = asyncio.run(converse(arguments, source, report.take))
     transcript = report.transcript(file)
     for kind in formats:
         if arguments.output_dir is not None:
-            arguments.output_dir.mkdir(parents=True, exist_ok=True)
             path = arguments.output_dir / f"{file.stem}.{kind}"
             write_whole(path, format_transcript(transcript, kind))
         elif not prints:
@@ -159,9 +168,9 @@ def transcribe(arguments: argparse.Namespace) -> None:
 
 def reason(error: Exception) -> str:
     """One sentence."""
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def main() -> int:
@@ -179,8 +188,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.output_dir is None and len(arguments.formats or ()) > 1:
         parser.error("several formats need an --output-dir")
-    # It shall leave no mess either; asyncio softens SIGINT alone.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # It shall leave no mess either; asyncio softens SIGINT alone. Jobs in the background ignore it.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         transcribe(arguments)
     except KeyboardInterrupt:

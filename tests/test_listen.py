@@ -18,6 +18,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 
 import streamasr
 from streamasr.client import v1
+from tests.fakes import talk, write_wav
 
 SCRIPT = Path(streamasr.__file__).parents[1] / "clients" / "listen.py"
 
@@ -287,6 +288,29 @@ def test_a_window_that_changes_is_drawn_anew() -> None:
     asyncio.run(story())
 
 
+@pytest.mark.parametrize(
+    ("columns", "n_rows"), [(60, 2), (40, 2), (28, 4), (15, 4), (14, 6), (5, 13)]
+)
+def test_rows_that_a_narrower_window_makes_of_a_caption_are_taken_back(
+    columns: int, n_rows: int
+) -> None:
+    async def story() -> None:
+        async with serving(READY, partial("abcdefghijklmno 一二三四五六七"), stay=True) as server:
+            terminal = Terminal("--url", url_of(server), columns=60)
+            await terminal.wait_for("listening to microphone, tiny")
+            await terminal.wait_for("七")
+            terminal.shown = ""
+            terminal.resize(columns)
+            terminal.process.send_signal(signal.SIGWINCH)
+            await terminal.wait_for("listen" if columns > 6 else "list")
+            before = terminal.shown
+            terminal.process.send_signal(signal.SIGINT)
+            await terminal.wait_for_end()
+        assert before.count("\x1b[1A") == n_rows - 1
+
+    asyncio.run(story())
+
+
 def test_wide_characters_are_counted_as_two_columns() -> None:
     async def story() -> None:
         async with serving(READY, partial("一二三四五六七八九十"), stay=True) as server:
@@ -315,6 +339,38 @@ def test_letters_are_joined_and_text_is_not_turned_around() -> None:
         async with serving(READY, final(1, text), FIRST_END) as server:
             _, out, _ = await listen("--url", url_of(server))
         assert out == "می\u200cخواهم abc tab\n"
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("script", ["listen.py", "stream_file.py"])
+def test_a_job_in_the_background_can_be_ended(script: str, tmp_path: Path) -> None:
+    file = write_wav(tmp_path / "talk.wav", talk(0.7))
+    what = [] if script == "listen.py" else [str(file)]
+
+    async def story() -> None:
+        came = asyncio.Event()
+
+        async def stay(connection: ServerConnection) -> None:
+            came.set()
+            await connection.wait_closed()
+
+        async with serve(stay, "127.0.0.1", 0) as server:
+            process = await asyncio.create_subprocess_exec(
+                *("sh", "-c", "trap '' INT; exec \"$@\"", "sh", sys.executable),
+                *(str(SCRIPT.with_name(script)), "--url", url_of(server), *what),
+                stdout=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])},
+            )
+            try:
+                await came.wait()
+                process.terminate()
+                code = await asyncio.wait_for(process.wait(), 30)
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+        assert code == -signal.SIGTERM
 
     asyncio.run(story())
 

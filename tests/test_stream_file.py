@@ -123,6 +123,8 @@ def test_the_token_is_shown(tmp_path: Path, file: Path) -> None:
         (["--url", "http://localhost", "FILE"], 1, "is no address of a server"),
         (["--url", "ws://127.0.0.1:1", "FILE"], 1, "there is no server"),
         (["--token-file", "/nowhere/token", "FILE"], 1, "No such file or directory"),
+        (["-o", SCRIPT, "--url", "ws://127.0.0.1:1", "FILE"], 1, f"{SCRIPT}: File exists"),
+        (["-o", "/proc/no", "--url", "ws://127.0.0.1:1", "FILE"], 1, "/proc/no: No such file"),
         (["-f", "txt", "-f", "srt", "FILE"], 2, "several formats need an --output-dir"),
     ],
 )

@@ -202,11 +202,16 @@ const wishes = () => ({
   context: $("context").value.trim(),
 });
 
+/** Let the button wait; were it disabled, the keyboard would lose its place. */
+function hold(isHeld) {
+  $("microphone").setAttribute("aria-disabled", isHeld);
+}
+
 async function startMicrophone() {
-  $("microphone").disabled = true;
+  hold(true);
   complain("");
   try {
-    microphone = await Microphone.open($("device").value, hear, () => {
+    microphone = await Microphone.open($("device").value, () => {
       complain("The microphone is gone; what was said until then is kept.");
       stopMicrophone();
     });
@@ -214,10 +219,11 @@ async function startMicrophone() {
     complain(whyNoMicrophone(error));
     return;
   } finally {
-    $("microphone").disabled = false;
+    hold(false);
   }
   const sheet = new Sheet("Microphone", { onStop: stopMicrophone });
   listening = new Session(sheet, { ...wishes(), sample_rate: microphone.rate });
+  microphone.tell(hear);
   $("microphone").setAttribute("aria-pressed", "true");
   listMicrophones();
   stayAwake();
@@ -238,9 +244,9 @@ function hear(pcm, level) {
 /** Stop when what was said last has come through. */
 async function releaseMicrophone() {
   const released = listening;
-  $("microphone").disabled = true;
+  hold(true);
   await new Promise((resolve) => setTimeout(resolve, TAIL));
-  $("microphone").disabled = false;
+  hold(false);
   if (listening === released) stopMicrophone();
 }
 
@@ -353,23 +359,28 @@ player.onseeked = followPlayer;
 // The newest words stay in view, unless somebody has gone back to read.
 
 let isAtEnd = true;
+let scrolledTo = 0;
+let frame = 0; // in which the page is scrolled
 
 const pageEnd = () => document.documentElement.scrollHeight - innerHeight;
 
 function keepPlace(change) {
   change();
-  if (isAtEnd) toEnd();
+  if (isAtEnd) frame ||= requestAnimationFrame(toEnd); // once for all that comes with one
   else $("follow").hidden = running.size === 0;
 }
 
 function toEnd() {
+  frame = 0;
   scrollTo({ top: pageEnd(), behavior: "instant" });
 }
 
 addEventListener(
   "scroll",
   () => {
-    isAtEnd = scrollY >= pageEnd() - 48;
+    const isNear = scrollY >= pageEnd() - 48;
+    if (isNear || scrollY < scrolledTo) isAtEnd = isNear; // further from the end by more text is not back
+    scrolledTo = scrollY;
     if (isAtEnd) $("follow").hidden = true;
   },
   { passive: true },
@@ -395,7 +406,11 @@ $("theme").onclick = () => {
 
 // Buttons and choices.
 
-$("microphone").onclick = () => (listening ? releaseMicrophone() : startMicrophone());
+$("microphone").onclick = () => {
+  if ($("microphone").getAttribute("aria-disabled") === "true") return;
+  if (listening) releaseMicrophone();
+  else startMicrophone();
+};
 
 $("device").onchange = async () => {
   memory.write("localStorage", "device", $("device").value);

@@ -1,6 +1,7 @@
 // Captions of a session that somebody else speaks to; by default the daemon's own microphone.
 
 import { Subscription } from "./protocol.js";
+import { join } from "./transcript.js";
 
 const SHOWN_MS = 6_000; // after the last change
 const KEPT = 400; // characters of finals
@@ -25,7 +26,7 @@ function show(message) {
       break;
     case "final":
       partials.delete(message.segment);
-      finals = `${finals} ${message.text}`.trim().slice(-KEPT);
+      finals = join([finals, message.text]).slice(-KEPT);
       break;
     case "gap":
     case "reconnecting":
@@ -46,10 +47,15 @@ function show(message) {
 
 function draw() {
   const band = document.createElement("span");
+  let shown = finals;
   band.append(piece("", finals));
   for (const { text, stable } of partials.values()) {
     const solid = [...text].slice(0, stable).join("");
-    band.append(piece("", ` ${solid}`), piece("unstable", text.slice(solid.length)));
+    const unstable = text.slice(solid.length);
+    const all = join([shown, text]);
+    const end = all.length - unstable.length;
+    band.append(piece("", all.slice(shown.length, end)), piece("unstable", all.slice(end)));
+    shown = all;
   }
   const lines = document.createElement("div");
   lines.append(band);

@@ -24,8 +24,9 @@ const PING_EVERY = 15_000;
 /** A connection that is silent for so long is lost, whatever the browser thinks of it (ms). */
 const SILENCE = 90_000;
 
-/** With more than so many bytes on their way, nothing is added to them. */
-const MAX_BUFFERED = 1 << 18;
+/** With more than so many bytes on their way, nothing is added to them; two minutes, since the
+    timers of a page in the background come once a minute. */
+const MAX_BUFFERED = 1 << 22;
 const FRAME = CLOCK / 2; // samples in one message, 0.5 s
 const PUMP_EVERY = 100; // ms, while something waits to be sent
 

@@ -9,6 +9,7 @@ const wordOf = new WeakMap();
 
 export class Sheet {
   #rows = new Map(); // open segments: number -> <li>
+  #texts = new Map(); // finals: number -> <p>
   #list;
   #about;
   #progress;
@@ -112,7 +113,15 @@ export class Sheet {
     wordOf.set(stamp, { start, end: start });
     row.className = className;
     row.dataset.start = start;
-    this.#list.append(row);
+    this.#list.insertBefore(row, this.#after(start));
+    return row;
+  }
+
+  /** The first row of what was said later: the final of one segment may come after the next begins. */
+  #after(start) {
+    let row = null;
+    let before = this.#list.lastElementChild;
+    while (before && before.dataset.start > start) [row, before] = [before, before.previousElementSibling];
     return row;
   }
 
@@ -133,8 +142,8 @@ export class Sheet {
     const row = this.#open({ segment, start });
     this.#rows.delete(segment);
     row.classList.remove("live");
-    row.dataset.segment = segment;
     const p = row.querySelector("p");
+    this.#texts.set(segment, p);
     p.textContent = tidy(text);
     p.style.minHeight = "";
   }
@@ -153,8 +162,7 @@ export class Sheet {
       parts.push(text.slice(at, word.from), element);
       at = word.to;
     }
-    const p = this.#list.querySelector(`[data-segment="${segment}"] p`);
-    p.replaceChildren(...parts, text.slice(at));
+    this.#texts.get(segment).replaceChildren(...parts, text.slice(at));
   }
 
   #miss({ start, end, reason }) {

@@ -12,18 +12,17 @@ export class Microphone {
   #onEnd;
 
   /**
-   * Ask for permission, and begin.
+   * Ask for permission, and begin. What it hears waits for `tell`.
    * @param {string} device its id; "" lets the browser choose
-   * @param {(pcm: Int16Array, level: number) => void} onBlock the level in dB of full scale
    * @param {() => void} onEnd it was unplugged, or the permission was taken back
    */
-  static async open(device, onBlock, onEnd) {
+  static async open(device, onEnd) {
     const sound = await ask(device);
     const microphone = new Microphone();
     try {
-      await microphone.#begin(sound, onBlock, onEnd);
+      await microphone.#begin(sound, onEnd);
     } catch (error) {
-      sound.getTracks().forEach((each) => each.stop());
+      stop(sound);
       throw error;
     }
     return microphone;
@@ -33,7 +32,7 @@ export class Microphone {
     return this.#context.sampleRate;
   }
 
-  async #begin(sound, onBlock, onEnd) {
+  async #begin(sound, onEnd) {
     this.#onEnd = onEnd;
     this.#context = new AudioContext({ sampleRate: CLOCK, latencyHint: "interactive" });
     try {
@@ -45,14 +44,23 @@ export class Microphone {
     await this.#context.audioWorklet.addModule("capture.js");
     const mono = { channelCount: 1, channelCountMode: "explicit" };
     this.#node = new AudioWorkletNode(this.#context, "capture", mono);
-    this.#node.port.onmessage = ({ data }) => onBlock(data.pcm, data.level);
     this.#node.connect(this.#context.destination); // it says nothing, but is not run otherwise
     this.#use(sound);
     await this.#context.resume();
   }
 
+  /**
+   * Tell what was heard from the beginning, and what will be.
+   * @param {(pcm: Int16Array, level: number) => void} onBlock the level in dB of full scale
+   */
+  tell(onBlock) {
+    this.#node.port.onmessage = ({ data }) => onBlock(data.pcm, data.level);
+  }
+
   async change(device) {
-    this.#use(await ask(device));
+    const sound = await ask(device);
+    if (this.#context.state === "closed") stop(sound); // nobody listens any more
+    else this.#use(sound);
   }
 
   #use(sound) {
@@ -63,8 +71,9 @@ export class Microphone {
   }
 
   #release() {
-    this.#source?.mediaStream.getTracks().forEach((track) => track.stop());
-    this.#source?.disconnect();
+    if (!this.#source) return;
+    stop(this.#source.mediaStream);
+    this.#source.disconnect();
     this.#source = null;
   }
 
@@ -79,6 +88,10 @@ function ask(device) {
   const audio = { ...AS_IT_IS, channelCount: { ideal: 1 } };
   if (device) audio.deviceId = { exact: device };
   return navigator.mediaDevices.getUserMedia({ audio });
+}
+
+function stop(sound) {
+  sound.getTracks().forEach((track) => track.stop());
 }
 
 /** The microphones there are, as [id, name]; the names are known once one has been allowed. */

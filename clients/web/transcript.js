@@ -36,6 +36,11 @@ export function place(text, words) {
 /** Runs of white space are one space each. */
 export const tidy = (text) => text.split(/\s+/u).filter(Boolean).join(" ");
 
+/** Texts that follow each other as one; ideographs stand without a space between them. */
+export function join(texts) {
+  return texts.filter(Boolean).join("\n").replace(CJK_SEAM, "").replaceAll("\n", " ");
+}
+
 export class Transcript {
   segments = new Map(); // number -> {id, start, end, language, text, words}
   model = null;
@@ -70,8 +75,7 @@ export class Transcript {
   }
 
   get text() {
-    const lines = [...this.segments.values()].map(({ text }) => text);
-    return lines.join("\n").replace(CJK_SEAM, "").replaceAll("\n", " ");
+    return join([...this.segments.values()].map(({ text }) => text));
   }
 
   /** All that were spoken, the one with most of the speech first. */
