@@ -11,8 +11,9 @@ REFERENCE_INSTALLED := $(REFERENCE)/.installed
 demo: $(INSTALLED)
 	$(VENV)/bin/streamasr demo
 
+# Most of them wait for processes and sockets, so two at a time take little more than half as long.
 test: $(INSTALLED)
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -n 2 --dist worksteal
 
 check: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
