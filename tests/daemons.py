@@ -1,7 +1,9 @@
 """A real daemon in a process of its own, with the embedded model."""
 
+import contextlib
 import os
 import queue
+import random
 import signal
 import socket
 import subprocess
@@ -9,16 +11,22 @@ import sys
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 _PATIENCE_S = 120.0  # loading is quick, but other tests may keep both cores busy
 
 
+_PORTS: Final = range(10_000, 32_000)
+"""The system gives none of these to those who ask for any: what is free stays free."""
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    while True:
+        port = random.SystemRandom().choice(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class RunningDaemon:

@@ -58,7 +58,10 @@ needs_tk = pytest.mark.skipif(not _has_tk(), reason="this Python has no tkinter"
 def x_display() -> Iterator[str]:
     """An X server of its own; its name."""
     read, write = os.pipe()
-    argv = ["Xvfb", "-displayfd", str(write), "-screen", "0", "800x600x24", "-nolisten", "tcp"]
+    # By default it begins anew when its last client leaves, without the layout that was set, and
+    # without whoever connects at that moment.
+    argv = ["Xvfb", "-noreset", "-displayfd", str(write), "-screen", "0", "800x600x24"]
+    argv += ["-nolisten", "tcp"]
     with os.fdopen(read) as ready:
         server = subprocess.Popen(argv, pass_fds=[write], stderr=subprocess.DEVNULL)
         os.close(write)
