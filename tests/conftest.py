@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def bundle() -> Path:
     """The embedded model's directory; no test writes into it."""
     return tiny.BUNDLE
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_sound_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test but one that starts a sound server hears of one, or leaves a directory for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PULSE_RUNTIME_PATH", str(tmp_path_factory.mktemp("pulse")))
+        yield
