@@ -124,6 +124,8 @@ class Captions:
                 kept = (it for it in self._partials.values() if it.start >= event.end)
                 self._partials = {it.segment: it for it in kept}
                 self._live.console.print(Text(notice(event) or "", "yellow"))
+            case v1.End():
+                self._live.console.print(Text("the session is over", "dim"))
             case _:
                 self._notice = notice(event) or self._notice
         self._live.refresh()

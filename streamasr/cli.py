@@ -135,7 +135,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "-v", "--verbose", action="count", default=0, help="log to stderr; twice for everything"
     )
     commands.add_parser(
-        "demo", parents=[common], help="watch the embedded model transcribe the bundled clip"
+        "demo",
+        parents=[common],
+        help="watch the embedded model transcribe the bundled clip",
+        description="Watch the embedded model transcribe the bundled clip: partials, finals, and "
+        "then the times of their words.",
     )
     _add_transcribe(commands, common)
     _add_run(commands, common)
@@ -169,11 +173,7 @@ def _add_transcribe(commands: _Commands, common: argparse.ArgumentParser) -> Non
         metavar="FILE",
         help="any audio or video file; - reads raw 16-bit little-endian mono at 16 kHz from stdin",
     )
-    parser.add_argument(
-        "--model",
-        metavar="NAME|PATH",
-        help="see `streamasr models list`; default: the embedded tiny",
-    )
+    _add_model(parser)
     parser.add_argument(
         "--format",
         action="append",
@@ -258,6 +258,15 @@ def _add_gpu(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        metavar="NAME|PATH",
+        help="see `streamasr models list`; default: that of the settings, at first the embedded "
+        "tiny",
+    )
+
+
 def _add_aligner(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--aligner",
@@ -294,7 +303,7 @@ def _add_run(commands: _Commands, common: argparse.ArgumentParser) -> None:
         "configuration; `streamasr config` shows all that can be set.",
     )
     _add_config_option(parser)
-    parser.add_argument("--model", metavar="NAME|PATH", help="default: the embedded tiny")
+    _add_model(parser)
     _add_aligner(parser)
     parser.add_argument(
         "--mic",
@@ -329,11 +338,12 @@ def _add_run(commands: _Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _add_control(commands: _Commands, common: argparse.ArgumentParser) -> None:
-    for name, what in (
-        ("pause", "close the daemon's microphone"),
-        ("resume", "open the daemon's microphone again"),
+    for name, what, why in (
+        ("pause", "close the daemon's microphone", "It hears nothing before `streamasr resume`."),
+        ("resume", "open the daemon's microphone again", "What was said meanwhile is not heard."),
     ):
-        _add_config_option(commands.add_parser(name, parents=[common], help=what))
+        told = f"{what[0].upper()}{what[1:]}. {why}"
+        _add_config_option(commands.add_parser(name, parents=[common], help=what, description=told))
 
 
 def _add_service(commands: _Commands, common: argparse.ArgumentParser) -> None:
@@ -343,21 +353,40 @@ def _add_service(commands: _Commands, common: argparse.ArgumentParser) -> None:
         description="Have systemd run the daemon, and dictation, for this user.",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    install = actions.add_parser("install", parents=[common], help="write the units, start them")
+    install = actions.add_parser(
+        "install",
+        parents=[common],
+        help="write the units, start them",
+        description="Write units for the systemd of this user, and start them, now and at each "
+        "login.",
+    )
     _add_config_option(install)
     install.add_argument(
         "--socket", action="store_true", help="start the daemon when the first client connects"
     )
     install.add_argument("--dictate", action="store_true", help="dictation too, on the desktop")
-    uninstall = actions.add_parser("uninstall", parents=[common], help="stop and remove them")
+    uninstall = actions.add_parser(
+        "uninstall",
+        parents=[common],
+        help="stop and remove them",
+        description="Stop what `install` has started, and remove its units.",
+    )
     for each in (install, uninstall):
         each.add_argument("--force", action="store_true", help="also units that were edited")
-    actions.add_parser("status", parents=[common], help="say how they are")
+    actions.add_parser(
+        "status",
+        parents=[common],
+        help="say how they are",
+        description="Say of each unit whether it is installed, and how it is.",
+    )
 
 
 def _add_config(commands: _Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
-        "config", parents=[common], help="show all that can be set, and what it is set to"
+        "config",
+        parents=[common],
+        help="show all that can be set, and what it is set to",
+        description="Print the settings as a file with comments, which can be saved and changed.",
     )
     _add_config_option(parser)
     parser.add_argument("--default", action="store_true", help="as if nothing had been set")
@@ -366,7 +395,12 @@ def _add_config(commands: _Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _add_devices(commands: _Commands, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser("devices", parents=[common], help="list microphones")
+    parser = commands.add_parser(
+        "devices",
+        parents=[common],
+        help="list microphones",
+        description="List the microphones for --device, the system's default marked with *.",
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -385,7 +419,10 @@ def _add_doctor(commands: _Commands, common: argparse.ArgumentParser) -> None:
 
 def _add_history(commands: _Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
-        "history", parents=[common], help="show what was recognised, also while the daemon runs"
+        "history",
+        parents=[common],
+        help="show what was recognised, also while the daemon runs",
+        description="Show what the daemon has recognised, the oldest first.",
     )
     _add_config_option(parser)
     parser.add_argument("--search", metavar="TEXT", help="finals that hold all of these words")

@@ -91,7 +91,9 @@ class Visit:
         name, since = _read_query(query)
         await wait_connected(self._connection, self._house.is_ready.wait())
         live = self._house.sessions.find(name)
-        reader = await self._greet(live, live.seq if since is None else since)
+        if since is None:  # from now on; of a session that is over, that leaves its end
+            since = live.seq - live.is_over.is_set()
+        reader = await self._greet(live, since)
         with _subscribed(live, reader):
             await _run_both(self._answer_pings(reader), self._send_all(reader))
         await self._hang_up(CloseCode.NORMAL_CLOSURE)

@@ -81,6 +81,29 @@ def test_wrong_arguments_end_with_a_sentence_and_code_2(
     assert sentence in capsys.readouterr().err
 
 
+def help_of(capsys: pytest.CaptureFixture[str], *command: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        parse([*command, "--help"])
+    assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
+def commands_in(text: str) -> list[str]:
+    """The subcommands that a help text lists."""
+    return re.findall(r"^ {4}([a-z]+)(?: |$)", text, re.MULTILINE)
+
+
+def test_every_command_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    names = commands_in(help_of(capsys))
+    for name in ("models", "service", "bench"):
+        names += [f"{name} {part}" for part in commands_in(help_of(capsys, name))]
+    assert {"history", "models path"} < set(names)
+    for command in names:
+        usage, description, *_ = help_of(capsys, *command.split()).split("\n\n")
+        assert usage.startswith("usage: ")
+        assert re.fullmatch(r"[A-Z](.|\n)+[.]", description), command
+
+
 def test_formats_are_asked_for_once_each() -> None:
     options = parse(["transcribe", "a", "--output-dir", "x", *["--format", "srt"] * 2])
     assert options.formats == ["srt"]

@@ -49,3 +49,5 @@ def test_what_is_said_into_a_microphone_becomes_text_also_after_it_was_gone(
             assert [text for *_, text, _ in outcome(events)] == ["morning last send"] * 2
             assert any(isinstance(event, v1.Gap) for event in events)
             assert daemon.process.wait(60) == 0
+            warnings = {event.message for event in events if isinstance(event, v1.Warning)}
+            assert [daemon.all_log.count(f": {warning}\n") for warning in warnings] == [1] * 2

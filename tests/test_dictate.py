@@ -1,6 +1,7 @@
 """`streamasr dictate` as a person runs it: a daemon, a shortcut's command, and what comes out."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -80,6 +81,25 @@ def test_the_daemons_microphone_is_followed(tmp_path: Path, control: Path) -> No
         result = dictate(control, "--output", "stdout", "--url", daemon.url)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.endswith("\n一二三四五六七八九十")
+
+
+@pytest.mark.parametrize(
+    ("option", "how"),
+    [("--push-to-talk", "between `streamasr dictate start` and `stop`"), ("-v", "as it is heard")],
+)
+def test_a_terminal_is_told_what_it_does(
+    daemon: RunningDaemon, control: Path, option: str, how: str
+) -> None:
+    ours, its = pty.openpty()
+    arguments = ("--control", str(control), "--output", "stdout", "--url", daemon.url, option)
+    with subprocess.Popen(
+        command(*arguments), stdin=its, stdout=subprocess.PIPE, stderr=its
+    ) as process:
+        os.close(its)
+        with os.fdopen(ours, encoding="utf-8") as terminal:
+            sentence = next(line for line in terminal if line.startswith("streamasr: "))
+        process.terminate()
+    assert sentence == f"streamasr: typing with stdout, {how}; Ctrl-C ends it\n"
 
 
 class Running:

@@ -241,6 +241,7 @@ def test_a_terminal_is_told_that_there_is_no_server() -> None:
             code = await terminal.wait_for_end()
         assert code == 0
         assert "hello" in terminal.shown
+        assert "the session is over" in terminal.shown
 
     asyncio.run(story())
 

@@ -174,6 +174,8 @@ def test_on_a_terminal_the_list_is_a_table_of_what_fits(
 def test_a_model_is_pulled_imported_and_used_without_the_network(home: Home, hub: Hub) -> None:
     assert home.run("pull", NAME) == 0
     assert home.out.startswith(f"{NAME} is installed in {home.models / NAME} (")
+    settings = home.path / "config/streamasr/config.toml"
+    assert home.out.endswith(f'set model.name = "{NAME}" in {settings}.\n')
     assert home.left() == {NAME}
     bundle = open_bundle(home.models / NAME)
     assert bundle.name == NAME

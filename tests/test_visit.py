@@ -688,6 +688,19 @@ def test_our_own_client_listens(tmp_path: Path) -> None:
     run(story())
 
 
+def test_who_comes_after_the_end_is_told_of_it(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with open_house(tmp_path) as house:
+            live = house.begin_own()
+            live.feed(TALK)
+            live.finish()
+            await live.is_over.wait()
+            events = [event async for event in listen(house.address)]
+            assert [type(event) for event in events] == [v1.End]
+
+    run(story())
+
+
 @pytest.mark.parametrize("said", [b"\0\0", '{"type": "start"}', '{"type": "stop"}', "{"])
 def test_listeners_have_no_say(tmp_path: Path, said: str | bytes) -> None:
     async def story() -> None:

@@ -408,7 +408,6 @@ class Recorder(threading.Thread):
             self._put(Captured(np.clip(samples, np.float32(-1), np.float32(1))))
 
     def _tell(self, code: TroubleCode, message: str) -> None:
-        logger.warning("%s", message)
         self._put(Troubled(code, message))
 
 

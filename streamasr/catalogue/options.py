@@ -38,7 +38,10 @@ def add_models(commands: _Commands, common: argparse.ArgumentParser) -> None:
 
 def _add_list(actions: _Commands, shared: list[argparse.ArgumentParser]) -> None:
     parser = actions.add_parser(
-        "list", parents=shared, help="show the models that are installed or known"
+        "list",
+        parents=shared,
+        help="show the models that are installed or known",
+        description="Show the models that are installed, and those that `pull` can fetch.",
     )
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="all that is known of these; default: a table"
@@ -120,11 +123,20 @@ def _add_verify(actions: _Commands, shared: list[argparse.ArgumentParser]) -> No
 
 def _add_remove(actions: _Commands, shared: list[argparse.ArgumentParser]) -> None:
     parser = actions.add_parser(
-        "remove", parents=shared, help="remove installed models, and what was fetched of them"
+        "remove",
+        parents=shared,
+        help="remove installed models, and what was fetched of them",
+        description="Remove installed models, and what was fetched of them. The files that they "
+        "were imported from stay.",
     )
     parser.add_argument("names", nargs="+", metavar="NAME")
 
 
 def _add_path(actions: _Commands, shared: list[argparse.ArgumentParser]) -> None:
-    parser = actions.add_parser("path", parents=shared, help="show where a model is installed")
+    parser = actions.add_parser(
+        "path",
+        parents=shared,
+        help="show where a model is installed",
+        description="Print the directory of an installed model.",
+    )
     parser.add_argument("name", metavar="NAME")

@@ -115,10 +115,17 @@ async def _dictate(options: argparse.Namespace, config: DaemonConfig) -> None:
             longest_s=dictation.longest_s if is_push_to_talk else float("inf"),
             control=options.control or control_path(),
             play=sounds.play if dictation.sound else silence,
-            on_ready=partial(manager.tell, READY="1", STATUS=f"typing with {chain.names}"),
+            on_ready=partial(_tell_ready, manager, chain.names, waits_for_keys=is_push_to_talk),
         )
         composer = Composer(dictation.mode, writer)
         await Dictation(source, composer, chain, complain_to_person, manner).run()
+
+
+def _tell_ready(manager: Notifier, outputs: str, *, waits_for_keys: bool) -> None:
+    manager.tell(READY="1", STATUS=f"typing with {outputs}")
+    if sys.stderr.isatty():  # somebody who started it by hand sees nothing else of it here
+        how = "between `streamasr dictate start` and `stop`" if waits_for_keys else "as it is heard"
+        complain_to_person(f"typing with {outputs}, {how}; Ctrl-C ends it")
 
 
 def complain_to_person(sentence: str) -> None:

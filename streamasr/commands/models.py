@@ -39,7 +39,7 @@ from streamasr.catalogue.places import (
     sole_download,
 )
 from streamasr.cli import EXIT_CONFIG, EXIT_INPUT_FAILED, EXIT_INTERRUPTED, complain
-from streamasr.config.file import find_config, load_config
+from streamasr.config.file import config_places, find_config, load_config
 from streamasr.config.sections import DaemonConfig, DownloadConfig
 from streamasr.console import StepProgress
 from streamasr.errors import ConfigError, ModelError, StreamASRError, printable
@@ -448,7 +448,7 @@ def _pull_one(
             forget_download(models, name)
     if options.keep_download:
         print(f"What was fetched is kept in {download_place(models, name)}.")
-    _announce(name, place)
+    _announce(name, place, options.config)
 
 
 def _policy(settings: DownloadConfig) -> Policy:
@@ -479,7 +479,7 @@ def _import(options: argparse.Namespace, config: DaemonConfig) -> int:
     if found:
         print(f"{name} is installed already, in {place}, from the same files.")
     else:
-        _announce(name, place)
+        _announce(name, place, options.config)
     return 0
 
 
@@ -546,12 +546,14 @@ def _wish(options: argparse.Namespace, name: str, **known: Any) -> "Wish":
     return Wish(encoder=options.encoder, decoder=options.decoder, name=name, **known)
 
 
-def _announce(name: str, place: Path) -> None:
+def _announce(name: str, place: Path, config: Path | None) -> None:
     bundle = open_bundle(place)
     size = size_text(Installed(name, place, bundle, None).n_bytes)
     print(f"{name} is installed in {place} ({size}).")
     if bundle.family == RECOGNISER:
+        settings = find_config(config) or config_places()[0]
         print(f"Try it with `streamasr transcribe --model {name} FILE`.")
+        print(f'To have it used always, set model.name = "{name}" in {settings}.')
     else:
         print("It gives the times of words from now on, to models that have no aligner themselves.")
 
