@@ -21,7 +21,7 @@ from streamasr.dictation.tools import DesktopGoneError, ToolError
 from streamasr.dictation.utterance import DaemonsMicrophone, OwnMicrophone, Ring
 from streamasr.errors import AudioError, ProtocolError, StreamASRError
 from streamasr.units import Float32Array, Samples, to_samples
-from streamasr.writing import Writer
+from streamasr.writing import Writer, load_rules
 from tests.fakes import talk
 from tests.house import House, eventually, open_house, run
 
@@ -29,9 +29,9 @@ READY = v1.Ready(session="s", model="tiny", seq=0, next_sample=0)
 END = v1.End(seq=9, duration=1, segments=1, words=0)
 
 
-def final(text: str, segment: int = 1) -> v1.Final:
+def final(text: str, segment: int = 1, language: str | None = None) -> v1.Final:
     return v1.Final(
-        seq=segment, segment=segment, text=text, language=None, start=0, end=1, reason="stop"
+        seq=segment, segment=segment, text=text, language=language, start=0, end=1, reason="stop"
     )
 
 
@@ -83,6 +83,7 @@ class Window:
 
     def __init__(self) -> None:
         self.text = ""
+        self.n_deleted = 0
         self.is_broken = False
         self.is_gone = False
         self.room = asyncio.Event()
@@ -94,6 +95,7 @@ class Window:
         if self.is_broken:
             raise ToolError("it is broken")
         self.text += edit.text
+        self.n_deleted += edit.delete
 
     def place(self) -> object:
         if self.is_gone:
@@ -104,12 +106,12 @@ class Window:
 class Desk:
     """A dictation with all that it needs."""
 
-    def __init__(self, **manner: Any) -> None:
+    def __init__(self, writer: Writer | None = None, **manner: Any) -> None:
         self.source = Speakers()
         self.window = Window()
         self.said: list[str] = []
         self.sounds: list[SoundName] = []
-        composer = Composer("stable", Writer())
+        composer = Composer("stable", writer or Writer())
         manner = {"tail_s": 0.0, "play": self._play, **manner}
         self.dictation = Dictation(
             self.source, composer, self.window, self.said.append, Manner(**manner)
@@ -218,6 +220,26 @@ def test_what_was_said_first_is_typed_first_though_its_server_came_late() -> Non
             desk.utterance(1).say(READY, final("one"), END, None)
             await desk.is_idle()
             assert desk.window.text == "one two"
+
+    run(story())
+
+
+def test_text_whose_typing_was_cancelled_cannot_be_scratched() -> None:
+    """Nobody knows how much of it stands there; what stands before it is the user's."""
+
+    async def story() -> None:
+        async with Desk(Writer(load_rules())).running() as desk:
+            desk.window.room.clear()
+            desk.dictation.obey("start")
+            desk.utterance().say(final("one two three"))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            desk.dictation.obey("cancel")
+            desk.window.room.set()
+            desk.dictation.obey("start")
+            desk.utterance(2).say(final("scratch that", 1, "English"), final("four", 2))
+            await eventually(lambda: desk.window.text.strip() == "four")
+            assert desk.window.n_deleted == 0
 
     run(story())
 

@@ -231,6 +231,9 @@ class Dictation:
                 await self._target.apply(edit)
         except DesktopGoneError:
             raise
+        except asyncio.CancelledError:
+            self._composer.break_off()
+            raise
         except ToolError as error:
             self._composer.lose_track()
             self._report(f"{error}; the text is in `streamasr history`")
