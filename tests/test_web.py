@@ -464,6 +464,32 @@ def test_the_newest_words_stay_in_view(browser: str, tmp_path: Path) -> None:
 
 
 @needs_browser
+def test_a_reader_who_goes_back_is_not_taken_to_the_end(browser: str, tmp_path: Path) -> None:
+    """Not even by words that came in the same frame."""
+    file = write_wav(tmp_path / "talk.wav", exact(np.concatenate([talk(0.3)] * 60)))
+    more = write_wav(tmp_path / "more.wav", exact(talk(0.3)))
+
+    async def story() -> None:
+        async with (
+            open_house(tmp_path) as house,
+            Tab.opened(browser, page_of(house.address)) as tab,
+        ):
+            await tab.choose_files("#file", file)
+            await tab.until(settled(60))
+            await tab.until("scrollY > 500")
+            await tab.get("void (window.requestAnimationFrame = (draw) => (window.draw = draw, 1))")
+            await tab.choose_files("#file", more)
+            await tab.until(settled(61))
+            await tab.get("void addEventListener('scroll', () => (window.hasGoneBack = true))")
+            await tab.get("scrollTo(0, 0)")
+            await tab.until("window.hasGoneBack")
+            await tab.get("draw()")
+            assert await tab.get("scrollY") == 0
+
+    run(story())
+
+
+@needs_browser
 def test_search_counts_and_marks_what_it_finds(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7, 1.3, 0.9))
 

@@ -366,12 +366,16 @@ const pageEnd = () => document.documentElement.scrollHeight - innerHeight;
 
 function keepPlace(change) {
   change();
-  if (isAtEnd) frame ||= requestAnimationFrame(toEnd); // once for all that comes with one
+  if (isAtEnd) frame ||= requestAnimationFrame(stay); // once for all that comes with one
   else $("follow").hidden = running.size === 0;
 }
 
-function toEnd() {
+function stay() {
   frame = 0;
+  if (isAtEnd) toEnd(); // nobody has gone back since
+}
+
+function toEnd() {
   scrollTo({ top: pageEnd(), behavior: "instant" });
 }
 
