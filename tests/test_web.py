@@ -26,6 +26,7 @@ from streamasr.formats import format_transcript
 from streamasr.models import tiny
 from streamasr.models.languages import LANGUAGES
 from streamasr.page import load_pages
+from streamasr.sessions import Connection
 from streamasr.transcript import Segment, Transcript, Word
 from streamasr.units import SAMPLE_RATE, Float32Array, to_samples
 from tests.browser import CHROMIUM, Tab, hearing, running_chromium
@@ -662,6 +663,44 @@ def test_what_was_sent_is_sent_again_from_any_place(browser: str, tmp_path: Path
         ):
             said = await tab.get(script)
             assert said == "The daemon claims to have audio that was never sent."
+
+    run(story())
+
+
+@needs_browser
+def test_a_page_that_comes_back_does_not_say_goodbye(browser: str, tmp_path: Path) -> None:
+    """After the sleep of a laptop, say: others would get its room."""
+    script = """(async () => {
+        const { Stream } = await import("/protocol.js");
+        let check;
+        window.setInterval = (f) => ((check = f), 0);
+        await new Promise((resolve) => {
+            const tell = ({ type }) => type === "ready" && resolve();
+            window.stream = new Stream({ sample_rate: 16000 }, { tell }).open();
+        });
+        const { now } = Date;
+        Date.now = () => now() + 3600_000;
+        check();
+        Date.now = now;
+    })()"""
+
+    async def story() -> None:
+        async with (
+            open_house(tmp_path) as house,
+            Tab.opened(browser, page_of(house.address)) as tab,
+        ):
+            goodbyes, detach = [], house.sessions.detach
+
+            def note(name: str, connection: Connection, *, said_goodbye: bool) -> None:
+                goodbyes.append(said_goodbye)
+                detach(name, connection, said_goodbye=said_goodbye)
+
+            house.sessions.detach = note  # type: ignore[method-assign]
+            await tab.get(script)
+            await tab.until("stream.isConnected")
+            assert goodbyes == [False]
+            await tab.get("stream.close()")
+            await eventually(lambda: goodbyes == [False, True])
 
     run(story())
 
