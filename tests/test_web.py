@@ -446,6 +446,27 @@ def test_the_keyboard_keeps_its_place_at_the_microphone(browser: str, tmp_path: 
 
 
 @needs_browser
+def test_what_is_pointed_at_is_not_cut_off(browser: str, tmp_path: Path) -> None:
+    """A row shows nothing beyond its box."""
+    file = write_wav(tmp_path / "talk.wav", talk(0.7))
+
+    async def story() -> None:
+        async with (
+            open_house(tmp_path) as house,
+            Tab.opened(browser, page_of(house.address)) as tab,
+        ):
+            await tab.choose_files("#file", file)
+            await tab.until(settled(1))
+            edges = "['.segments li', '.time', '.word'].map((s) => box(s).left)"
+            box = "const box = (s) => document.querySelector(s).getBoundingClientRect();"
+            row, time, word = await tab.get(f"(() => {{ {box} return {edges}; }})()")
+            assert row <= time
+            assert row <= word - 2, "its shadow"
+
+    run(story())
+
+
+@needs_browser
 def test_the_newest_words_stay_in_view(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", exact(np.concatenate([talk(0.3)] * 60)))
 
