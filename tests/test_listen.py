@@ -311,6 +311,26 @@ def test_rows_that_a_narrower_window_makes_of_a_caption_are_taken_back(
     asyncio.run(story())
 
 
+def test_letters_that_join_into_one_take_no_row_of_finals_away() -> None:
+    """One by one they would be wider than the window."""
+    family = "\N{MAN}\u200d\N{WOMAN}\u200d\N{GIRL}"
+
+    async def story() -> None:
+        async with serving(READY, partial(family * 15), stay=True) as server:
+            terminal = Terminal("--url", url_of(server), columns=60)
+            await terminal.wait_for(family)
+            await terminal.wait_for("listening to microphone, tiny")
+            terminal.shown = ""
+            terminal.process.send_signal(signal.SIGWINCH)
+            await terminal.wait_for("listening to microphone, tiny")
+            before = terminal.shown
+            terminal.process.send_signal(signal.SIGINT)
+            await terminal.wait_for_end()
+        assert before.count("\x1b[1A") == 1
+
+    asyncio.run(story())
+
+
 def test_wide_characters_are_counted_as_two_columns() -> None:
     async def story() -> None:
         async with serving(READY, partial("一二三四五六七八九十"), stay=True) as server:
