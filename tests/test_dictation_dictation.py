@@ -444,6 +444,37 @@ def test_who_speaks_while_the_device_is_being_closed_is_heard_when_it_is(tmp_pat
     run(story())
 
 
+def test_no_haste_opens_the_device_before_it_is_closed(tmp_path: Path) -> None:
+    async def story() -> None:
+        device = Device()
+        async with open_house(tmp_path) as house:
+            own = microphone(device, house)
+            async with own.running():
+                heard = asyncio.Event()
+                first = own.begin(heard.set)
+                device.hear(talk(1.0))
+                await heard.wait()
+                device.can_close.clear()
+                first.end()
+                await asyncio.sleep(0)
+                for _ in range(2):  # the first of which is over before it could begin
+                    hasty = own.begin(heard.set)
+                    await asyncio.sleep(0)
+                    hasty.end()
+                    await asyncio.sleep(0)
+                heard = asyncio.Event()
+                last = own.begin(heard.set)
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                device.can_close.set()
+                device.hear(talk(1.0))
+                await heard.wait()
+                last.end()
+                assert await finals_of(last)
+
+    run(story())
+
+
 def test_who_speaks_to_no_server_is_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(utterance, "_SLOW_S", 0.01)
 
