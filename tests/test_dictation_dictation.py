@@ -5,12 +5,12 @@ import contextlib
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
-from streamasr.audio.capture import Captured, CaptureEvent, Missed
+from streamasr.audio.capture import Captured, CaptureEvent, Missed, TroubleCode
 from streamasr.client import PATIENT, Event, Reconnecting, v1
 from streamasr.dictation import utterance
 from streamasr.dictation.composer import Composer
@@ -268,6 +268,20 @@ def test_text_that_cannot_be_typed_is_told_of_once_and_the_rest_is_typed() -> No
             desk.utterance().say(final("two", 2))
             await eventually(lambda: desk.window.text == "two")
             assert desk.said == ["it is broken; the text is in `streamasr history`"]
+
+    run(story())
+
+
+@pytest.mark.parametrize("code", [v1.LAGGING, *get_args(TroubleCode)])
+def test_what_the_daemon_warns_of_is_told_while_nothing_is_well(code: str) -> None:
+    async def story() -> None:
+        async with Desk().running() as desk:
+            desk.dictation.obey("start")
+            trouble = v1.Warning(code=code, message="there is trouble", lag=6.0)
+            desk.utterance().say(trouble, final("one"), END, None)
+            await desk.is_idle()
+            is_good_news = code == "device_back"
+            assert desk.said == ["there is trouble"] * (not is_good_news)
 
     run(story())
 

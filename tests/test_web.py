@@ -26,6 +26,7 @@ from streamasr.formats import format_transcript
 from streamasr.models import tiny
 from streamasr.models.languages import LANGUAGES
 from streamasr.page import load_pages
+from streamasr.protocols import v1
 from streamasr.sessions import Connection
 from streamasr.transcript import Segment, Transcript, Word
 from streamasr.units import SAMPLE_RATE, Float32Array, to_samples
@@ -783,6 +784,23 @@ def test_a_daemon_that_is_full_is_said_to_be_busy(browser: str, tmp_path: Path) 
             await tab.until("document.querySelector('#state').dataset.kind === 'busy'")
             await tab.click("#microphone")
             await tab.until("document.querySelector('.playable .word') !== null")
+
+    run(story())
+
+
+@needs_browser
+def test_text_that_falls_behind_is_said_as_long_as_it_does(browser: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with (
+            open_house(tmp_path, Rooms(engine=PatientEngine())) as house,
+            Tab.opened(browser, page_of(house.address)) as tab,
+        ):
+            await tab.click("#microphone")
+            await eventually(lambda: any(live.position for live in house.sessions))
+            [live] = house.sessions
+            live.warn(v1.LAGGING, "the text is behind")
+            await tab.until("document.querySelector('#state').textContent.endsWith('s behind')")
+            assert await tab.text("#alert") == ""
 
     run(story())
 

@@ -115,7 +115,7 @@ class Session {
         this.#reconnect(message);
         break;
       case "warning":
-        if (message.code === "lag") this.be("behind", `${Math.round(message.lag)} s behind`);
+        if (message.code === "lagging") this.be("behind", `${Math.round(message.lag)} s behind`);
         else complain(message.message);
         break;
       case "final":
