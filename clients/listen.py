@@ -160,6 +160,8 @@ class Captions:
 
 def n_rows(line: str, width: int) -> int:
     """How many rows of a terminal a line takes; a wide letter is not cut in two."""
+    if cell_len(line) <= width:  # letters that join are narrower together than one by one
+        return 1
     rows, column = 1, 0
     for letter in line:
         column += cell_len(letter)

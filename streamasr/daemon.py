@@ -373,7 +373,7 @@ class Daemon:
                     continue
                 if now - warned.get(live.name, -_LAG_WARNINGS_S) >= _LAG_WARNINGS_S:
                     warned[live.name] = now
-                    live.warn("lagging", f"the text is {live.lag_s:.0f} s behind the speech")
+                    live.warn(v1.LAGGING, f"the text is {live.lag_s:.0f} s behind the speech")
 
     async def _tidy_up(self) -> None:
         """Forget what is too old, and keep no memory that only earlier sessions needed."""

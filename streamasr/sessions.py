@@ -191,8 +191,12 @@ class Sessions:
 
     def _n_running(self) -> int:
         """Sessions of clients that anybody may still want to speak to or to hear from."""
-        entries = [entry for entry in self._entries.values() if not entry.is_daemons_own]
-        return sum(not e.live.is_over.is_set() and not e.heard.is_set() for e in entries)
+        return sum(self._takes_room(entry) for entry in self._entries.values())
+
+    @staticmethod
+    def _takes_room(entry: _Entry) -> bool:
+        is_done = entry.live.is_over.is_set() or entry.heard.is_set()
+        return not entry.is_daemons_own and not is_done
 
     def _give_up_one(self) -> None:
         """Make room at the cost of a client that left on purpose, or without having said anything.
@@ -200,7 +204,7 @@ class Sessions:
         What it has said is still recognised, and kept.
         """
         for entry in self._entries.values():
-            if entry.is_daemons_own or entry.owner or entry.heard.is_set():
+            if not self._takes_room(entry) or entry.owner:
                 continue
             if entry.is_left_for_good or entry.live.position == 0:
                 entry.live.finish()

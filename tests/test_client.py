@@ -498,6 +498,27 @@ def test_another_close_is_a_lost_connection(code: int) -> None:
     run(story())
 
 
+def test_one_that_comes_back_does_not_say_goodbye() -> None:
+    """By these codes a server knows who has left on purpose."""
+
+    async def story() -> None:
+        server = ScriptedServer()
+        stalls = [True]
+
+        async def stall(connection: ServerConnection) -> None:
+            if stalls:
+                stalls.pop()
+                await connection.wait_closed()
+
+        server.greeting = stall
+        async with server.running() as url:
+            patience = Patience(open=0.5, first=60, resume=60, shortest_pause=0.01)
+            await read_all(listen(url, since=0, patience=patience))
+        assert server.close_codes[0] not in {1000, 1001, 1005}
+
+    run(story())
+
+
 def test_no_server_is_one_sentence() -> None:
     async def story() -> None:
         async with serve(ignore, "127.0.0.1", 0) as server:

@@ -5,12 +5,12 @@ import contextlib
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
-from streamasr.audio.capture import Captured, CaptureEvent, Missed
+from streamasr.audio.capture import Captured, CaptureEvent, Missed, TroubleCode
 from streamasr.client import PATIENT, Event, Reconnecting, v1
 from streamasr.dictation import utterance
 from streamasr.dictation.composer import Composer
@@ -21,7 +21,7 @@ from streamasr.dictation.tools import DesktopGoneError, ToolError
 from streamasr.dictation.utterance import DaemonsMicrophone, OwnMicrophone, Ring
 from streamasr.errors import AudioError, ProtocolError, StreamASRError
 from streamasr.units import Float32Array, Samples, to_samples
-from streamasr.writing import Writer
+from streamasr.writing import Writer, load_rules
 from tests.fakes import talk
 from tests.house import House, eventually, open_house, run
 
@@ -29,9 +29,9 @@ READY = v1.Ready(session="s", model="tiny", seq=0, next_sample=0)
 END = v1.End(seq=9, duration=1, segments=1, words=0)
 
 
-def final(text: str, segment: int = 1) -> v1.Final:
+def final(text: str, segment: int = 1, language: str | None = None) -> v1.Final:
     return v1.Final(
-        seq=segment, segment=segment, text=text, language=None, start=0, end=1, reason="stop"
+        seq=segment, segment=segment, text=text, language=language, start=0, end=1, reason="stop"
     )
 
 
@@ -83,6 +83,7 @@ class Window:
 
     def __init__(self) -> None:
         self.text = ""
+        self.n_deleted = 0
         self.is_broken = False
         self.is_gone = False
         self.room = asyncio.Event()
@@ -94,6 +95,7 @@ class Window:
         if self.is_broken:
             raise ToolError("it is broken")
         self.text += edit.text
+        self.n_deleted += edit.delete
 
     def place(self) -> object:
         if self.is_gone:
@@ -104,12 +106,12 @@ class Window:
 class Desk:
     """A dictation with all that it needs."""
 
-    def __init__(self, **manner: Any) -> None:
+    def __init__(self, writer: Writer | None = None, **manner: Any) -> None:
         self.source = Speakers()
         self.window = Window()
         self.said: list[str] = []
         self.sounds: list[SoundName] = []
-        composer = Composer("stable", Writer())
+        composer = Composer("stable", writer or Writer())
         manner = {"tail_s": 0.0, "play": self._play, **manner}
         self.dictation = Dictation(
             self.source, composer, self.window, self.said.append, Manner(**manner)
@@ -222,6 +224,26 @@ def test_what_was_said_first_is_typed_first_though_its_server_came_late() -> Non
     run(story())
 
 
+def test_text_whose_typing_was_cancelled_cannot_be_scratched() -> None:
+    """Nobody knows how much of it stands there; what stands before it is the user's."""
+
+    async def story() -> None:
+        async with Desk(Writer(load_rules())).running() as desk:
+            desk.window.room.clear()
+            desk.dictation.obey("start")
+            desk.utterance().say(final("one two three"))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            desk.dictation.obey("cancel")
+            desk.window.room.set()
+            desk.dictation.obey("start")
+            desk.utterance(2).say(final("scratch that", 1, "English"), final("four", 2))
+            await eventually(lambda: desk.window.text.strip() == "four")
+            assert desk.window.n_deleted == 0
+
+    run(story())
+
+
 def test_another_window_gets_text_without_a_space_before_it() -> None:
     async def story() -> None:
         async with Desk().running() as desk:
@@ -246,6 +268,20 @@ def test_text_that_cannot_be_typed_is_told_of_once_and_the_rest_is_typed() -> No
             desk.utterance().say(final("two", 2))
             await eventually(lambda: desk.window.text == "two")
             assert desk.said == ["it is broken; the text is in `streamasr history`"]
+
+    run(story())
+
+
+@pytest.mark.parametrize("code", [v1.LAGGING, *get_args(TroubleCode)])
+def test_what_the_daemon_warns_of_is_told_while_nothing_is_well(code: str) -> None:
+    async def story() -> None:
+        async with Desk().running() as desk:
+            desk.dictation.obey("start")
+            trouble = v1.Warning(code=code, message="there is trouble", lag=6.0)
+            desk.utterance().say(trouble, final("one"), END, None)
+            await desk.is_idle()
+            is_good_news = code == "device_back"
+            assert desk.said == ["there is trouble"] * (not is_good_news)
 
     run(story())
 
@@ -418,6 +454,37 @@ def test_who_speaks_while_the_device_is_being_closed_is_heard_when_it_is(tmp_pat
                 second.end()
                 assert await finals_of(first)
                 assert await finals_of(second)
+
+    run(story())
+
+
+def test_no_haste_opens_the_device_before_it_is_closed(tmp_path: Path) -> None:
+    async def story() -> None:
+        device = Device()
+        async with open_house(tmp_path) as house:
+            own = microphone(device, house)
+            async with own.running():
+                heard = asyncio.Event()
+                first = own.begin(heard.set)
+                device.hear(talk(1.0))
+                await heard.wait()
+                device.can_close.clear()
+                first.end()
+                await asyncio.sleep(0)
+                for _ in range(2):  # the first of which is over before it could begin
+                    hasty = own.begin(heard.set)
+                    await asyncio.sleep(0)
+                    hasty.end()
+                    await asyncio.sleep(0)
+                heard = asyncio.Event()
+                last = own.begin(heard.set)
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                device.can_close.set()
+                device.hear(talk(1.0))
+                await heard.wait()
+                last.end()
+                assert await finals_of(last)
 
     run(story())
 

@@ -311,6 +311,21 @@ def test_one_that_presses_keys_and_hangs_is_ended(recorded: Recorded) -> None:
     run(story())
 
 
+def test_one_that_hangs_and_is_cancelled_stays_cancelled(recorded: Recorded) -> None:
+    started = recorded._directory / "started"
+    recorded.add("wtype", f"touch {started}; exec sleep 1000")
+
+    async def story() -> None:
+        running = asyncio.create_task(run_tool(["wtype"], patience_s=0.5, is_whole=True))
+        while not started.exists():
+            await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.wait([running])
+        assert running.cancelled()
+
+    run(story())
+
+
 class Hands(Keyboard):
     """Presses the key that pastes, and tells."""
 

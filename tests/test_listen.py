@@ -48,7 +48,7 @@ SPOKEN: list[v1.ServerMessage] = [
     partial("one two three", stable=4),
     final(1, "one two\x1b[2J\nthree"),
     v1.Gap(seq=2, start=2.0, end=3.5, reason="the microphone was taken away"),
-    v1.Warning(code="lag", message="slow", lag=3.0),
+    v1.Warning(code=v1.LAGGING, message="slow", lag=3.0),
     final(3, "", segment=2),
     final(4, "你好", segment=3),
 ]
@@ -308,6 +308,26 @@ def test_rows_that_a_narrower_window_makes_of_a_caption_are_taken_back(
             terminal.process.send_signal(signal.SIGINT)
             await terminal.wait_for_end()
         assert before.count("\x1b[1A") == n_rows - 1
+
+    asyncio.run(story())
+
+
+def test_letters_that_join_into_one_take_no_row_of_finals_away() -> None:
+    """One by one they would be wider than the window."""
+    family = "\N{MAN}\u200d\N{WOMAN}\u200d\N{GIRL}"
+
+    async def story() -> None:
+        async with serving(READY, partial(family * 15), stay=True) as server:
+            terminal = Terminal("--url", url_of(server), columns=60)
+            await terminal.wait_for(family)
+            await terminal.wait_for("listening to microphone, tiny")
+            terminal.shown = ""
+            terminal.process.send_signal(signal.SIGWINCH)
+            await terminal.wait_for("listening to microphone, tiny")
+            before = terminal.shown
+            terminal.process.send_signal(signal.SIGINT)
+            await terminal.wait_for_end()
+        assert before.count("\x1b[1A") == 1
 
     asyncio.run(story())
 

@@ -192,6 +192,26 @@ def test_those_that_were_left_on_purpose_give_way_the_oldest_first(tmp_path: Pat
     run(story())
 
 
+def test_one_that_is_over_and_unheard_makes_no_room_and_is_kept(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with house_with_one(tmp_path, max_sessions=1) as (house, over):
+            line = Line(house, over, is_alive=True)
+            live = await house.sessions.attach(over, line)
+            live.feed(talk(1.0))
+            line.leave(said_goodbye=True)
+            live.finish()
+            await live.is_over.wait()
+            left = house.begin(v1.Start()).name
+            line = Line(house, left, is_alive=True)
+            (await house.sessions.attach(left, line)).feed(talk(1.0))
+            line.leave(said_goodbye=True)
+            house.begin(v1.Start())
+            await house.sessions.wait_gone(left)
+            assert house.sessions.find(over) is live
+
+    run(story())
+
+
 def test_one_that_was_left_on_purpose_and_found_again_is_kept(tmp_path: Path) -> None:
     async def story() -> None:
         async with house_with_one(tmp_path, max_sessions=1) as (house, name):

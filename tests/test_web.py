@@ -26,6 +26,8 @@ from streamasr.formats import format_transcript
 from streamasr.models import tiny
 from streamasr.models.languages import LANGUAGES
 from streamasr.page import load_pages
+from streamasr.protocols import v1
+from streamasr.sessions import Connection
 from streamasr.transcript import Segment, Transcript, Word
 from streamasr.units import SAMPLE_RATE, Float32Array, to_samples
 from tests.browser import CHROMIUM, Tab, hearing, running_chromium
@@ -445,6 +447,27 @@ def test_the_keyboard_keeps_its_place_at_the_microphone(browser: str, tmp_path: 
 
 
 @needs_browser
+def test_what_is_pointed_at_is_not_cut_off(browser: str, tmp_path: Path) -> None:
+    """A row shows nothing beyond its box."""
+    file = write_wav(tmp_path / "talk.wav", talk(0.7))
+
+    async def story() -> None:
+        async with (
+            open_house(tmp_path) as house,
+            Tab.opened(browser, page_of(house.address)) as tab,
+        ):
+            await tab.choose_files("#file", file)
+            await tab.until(settled(1))
+            edges = "['.segments li', '.time', '.word'].map((s) => box(s).left)"
+            box = "const box = (s) => document.querySelector(s).getBoundingClientRect();"
+            row, time, word = await tab.get(f"(() => {{ {box} return {edges}; }})()")
+            assert row <= time
+            assert row <= word - 2, "its shadow"
+
+    run(story())
+
+
+@needs_browser
 def test_the_newest_words_stay_in_view(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", exact(np.concatenate([talk(0.3)] * 60)))
 
@@ -459,6 +482,32 @@ def test_the_newest_words_stay_in_view(browser: str, tmp_path: Path) -> None:
                 "scrollY > 500 && scrollY >= document.documentElement.scrollHeight - innerHeight"
             )
             await tab.until(f"{at_end} - 2")
+
+    run(story())
+
+
+@needs_browser
+def test_a_reader_who_goes_back_is_not_taken_to_the_end(browser: str, tmp_path: Path) -> None:
+    """Not even by words that came in the same frame."""
+    file = write_wav(tmp_path / "talk.wav", exact(np.concatenate([talk(0.3)] * 60)))
+    more = write_wav(tmp_path / "more.wav", exact(talk(0.3)))
+
+    async def story() -> None:
+        async with (
+            open_house(tmp_path) as house,
+            Tab.opened(browser, page_of(house.address)) as tab,
+        ):
+            await tab.choose_files("#file", file)
+            await tab.until(settled(60))
+            await tab.until("scrollY > 500")
+            await tab.get("void (window.requestAnimationFrame = (draw) => (window.draw = draw, 1))")
+            await tab.choose_files("#file", more)
+            await tab.until(settled(61))
+            await tab.get("void addEventListener('scroll', () => (window.hasGoneBack = true))")
+            await tab.get("scrollTo(0, 0)")
+            await tab.until("window.hasGoneBack")
+            await tab.get("draw()")
+            assert await tab.get("scrollY") == 0
 
     run(story())
 
@@ -641,6 +690,44 @@ def test_what_was_sent_is_sent_again_from_any_place(browser: str, tmp_path: Path
 
 
 @needs_browser
+def test_a_page_that_comes_back_does_not_say_goodbye(browser: str, tmp_path: Path) -> None:
+    """After the sleep of a laptop, say: others would get its room."""
+    script = """(async () => {
+        const { Stream } = await import("/protocol.js");
+        let check;
+        window.setInterval = (f) => ((check = f), 0);
+        await new Promise((resolve) => {
+            const tell = ({ type }) => type === "ready" && resolve();
+            window.stream = new Stream({ sample_rate: 16000 }, { tell }).open();
+        });
+        const { now } = Date;
+        Date.now = () => now() + 3600_000;
+        check();
+        Date.now = now;
+    })()"""
+
+    async def story() -> None:
+        async with (
+            open_house(tmp_path) as house,
+            Tab.opened(browser, page_of(house.address)) as tab,
+        ):
+            goodbyes, detach = [], house.sessions.detach
+
+            def note(name: str, connection: Connection, *, said_goodbye: bool) -> None:
+                goodbyes.append(said_goodbye)
+                detach(name, connection, said_goodbye=said_goodbye)
+
+            house.sessions.detach = note  # type: ignore[method-assign]
+            await tab.get(script)
+            await tab.until("stream.isConnected")
+            assert goodbyes == [False]
+            await tab.get("stream.close()")
+            await eventually(lambda: goodbyes == [False, True])
+
+    run(story())
+
+
+@needs_browser
 def test_the_token_is_asked_for_until_it_is_right(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
 
@@ -697,6 +784,23 @@ def test_a_daemon_that_is_full_is_said_to_be_busy(browser: str, tmp_path: Path) 
             await tab.until("document.querySelector('#state').dataset.kind === 'busy'")
             await tab.click("#microphone")
             await tab.until("document.querySelector('.playable .word') !== null")
+
+    run(story())
+
+
+@needs_browser
+def test_text_that_falls_behind_is_said_as_long_as_it_does(browser: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with (
+            open_house(tmp_path, Rooms(engine=PatientEngine())) as house,
+            Tab.opened(browser, page_of(house.address)) as tab,
+        ):
+            await tab.click("#microphone")
+            await eventually(lambda: any(live.position for live in house.sessions))
+            [live] = house.sessions
+            live.warn(v1.LAGGING, "the text is behind")
+            await tab.until("document.querySelector('#state').textContent.endsWith('s behind')")
+            assert await tab.text("#alert") == ""
 
     run(story())
 

@@ -115,7 +115,7 @@ class Session {
         this.#reconnect(message);
         break;
       case "warning":
-        if (message.code === "lag") this.be("behind", `${Math.round(message.lag)} s behind`);
+        if (message.code === "lagging") this.be("behind", `${Math.round(message.lag)} s behind`);
         else complain(message.message);
         break;
       case "final":
@@ -366,12 +366,16 @@ const pageEnd = () => document.documentElement.scrollHeight - innerHeight;
 
 function keepPlace(change) {
   change();
-  if (isAtEnd) frame ||= requestAnimationFrame(toEnd); // once for all that comes with one
+  if (isAtEnd) frame ||= requestAnimationFrame(stay); // once for all that comes with one
   else $("follow").hidden = running.size === 0;
 }
 
-function toEnd() {
+function stay() {
   frame = 0;
+  if (isAtEnd) toEnd(); // nobody has gone back since
+}
+
+function toEnd() {
   scrollTo({ top: pageEnd(), behavior: "instant" });
 }
 

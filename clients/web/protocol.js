@@ -17,6 +17,8 @@ const LASTING = new Set([1002, 1003, 1007, 1008, 1009, 1010]);
 
 /** Closed with this, the daemon need not wait for us. */
 const GOODBYE = 1000;
+/** Closed with this, it waits for us. */
+const COMING_BACK = 4000;
 
 const SHORTEST_PAUSE = 250; // ms; it doubles from try to try
 const LONGEST_PAUSE = 5_000;
@@ -150,7 +152,7 @@ export class Conversation {
 
   async #lose(wasOpen, code, reason) {
     const refusal = this.#refusal;
-    this.#drop();
+    this.#drop(COMING_BACK);
     if (refusal && !TRANSIENT.has(refusal.code)) return this.#fail(refusal.code, refusal.message);
     if (!refusal && LASTING.has(code))
       return this.#fail("policy", `The daemon closed the connection: ${reason || code}.`);

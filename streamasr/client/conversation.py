@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.frames import CloseCode
 
 from streamasr.client.address import Address, why_try_again
 from streamasr.errors import ProtocolError, StreamASRError
@@ -22,6 +23,10 @@ from streamasr.protocols import v1
 logger = logging.getLogger(__name__)
 
 _GOODBYE_S: Final = 2.0
+_COMING_BACK: Final = 4000
+"""Closed with this, no server takes it that we have left on purpose."""
+
+_TROUBLES: Final = (OSError, WebSocketException, ProtocolError)
 
 DEFAULT_URL: Final = f"ws://127.0.0.1:{v1.DEFAULT_PORT}"
 
@@ -163,7 +168,7 @@ class Conversation(abc.ABC):
         while not self._has_ended:
             try:
                 await self._converse()
-            except (OSError, WebSocketException, ProtocolError) as error:
+            except _TROUBLES as error:
                 now = clock()
                 if now - self._ready_at > pause:  # lasted longer than it was waited for
                     tries, troubled_since = 0, now
@@ -183,16 +188,20 @@ class Conversation(abc.ABC):
         """Use one connection to its end, or to that of the session."""
         self._ready_at = math.inf
         connection = await self._address.open(self._path(), self._patience.open)
+        code: int = CloseCode.NORMAL_CLOSURE
         try:
             with contextlib.suppress(ConnectionClosed):  # reading tells why
                 await self._greet(connection)
             await self._get_ready(connection)
             await self._read_and_write(connection)
+        except _TROUBLES:
+            code = _COMING_BACK
+            raise
         finally:
             # A server that reads nothing now would keep even the goodbye waiting.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_GOODBYE_S):
-                    await connection.close()
+                    await connection.close(code)
             connection.transport.abort()
 
     async def _read_and_write(self, connection: ClientConnection) -> None:

@@ -95,6 +95,10 @@ class Composer:
         self._lose_before(_FOR_EVER, even_finals=True)
         self._last = 0
 
+    def break_off(self) -> None:
+        """Typing was interrupted: nobody knows how much stands there that could be taken away."""
+        self._n_here = 0
+
     def lose_track(self) -> None:
         """What was to be typed may not have been; the rest of its segment is left out."""
         last = max([self._last, *self._open])

@@ -20,7 +20,8 @@ from streamasr.errors import StreamASRError
 
 logger = logging.getLogger(__name__)
 
-_TROUBLES: Final = frozenset({"device_lost", "overload", "lag"})
+_TROUBLES: Final = frozenset({v1.LAGGING, "audio", "device_lost", "overflow", "backlog"})
+"""Codes of what a speaker should know at once."""
 
 
 class Target(Protocol):
@@ -230,6 +231,9 @@ class Dictation:
             for edit in self._composer.receive(message):
                 await self._target.apply(edit)
         except DesktopGoneError:
+            raise
+        except asyncio.CancelledError:
+            self._composer.break_off()
             raise
         except ToolError as error:
             self._composer.lose_track()

@@ -90,6 +90,10 @@ async def _whole_end(process: "asyncio.subprocess.Process", patience_s: float) -
                 await process.wait()
         except asyncio.CancelledError as error:
             cancellation = error
+        except TimeoutError:
+            if cancellation is not None:
+                raise cancellation from None
+            raise
     if cancellation is not None:
         raise cancellation
     return process.returncode

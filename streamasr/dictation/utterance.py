@@ -177,6 +177,8 @@ class OwnMicrophone:
         self._speaking: Speaking | None = None
         self._on_heard: Callable[[], None] | None = None
         self._listening: asyncio.Task[None] | None = None
+        self._uses: set[asyncio.Task[None]] = set()
+        """Of the device; all but the last one are being ended."""
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -201,7 +203,9 @@ class OwnMicrophone:
         is_needed = self._speaking is not None or self._ring.size > 0
         task = self._listening
         if is_needed and (task is None or task.done() or task.cancelling()):
-            self._listening = asyncio.create_task(self._listen(self._listening))
+            self._listening = asyncio.create_task(self._listen(set(self._uses)))
+            self._uses.add(self._listening)
+            self._listening.add_done_callback(self._uses.discard)
 
     def _stop(self) -> None:
         self._speaking = None
@@ -212,12 +216,12 @@ class OwnMicrophone:
         if self._listening is not None:
             if not self._listening.cancelling():  # a second time would not wait for the device
                 self._listening.cancel()
-            await asyncio.wait([self._listening])
+            await asyncio.wait([self._listening, *self._uses])
 
-    async def _listen(self, before: "asyncio.Task[None] | None") -> None:
+    async def _listen(self, before: "set[asyncio.Task[None]]") -> None:
         """Hear until it is over; a device that is still being closed is waited for."""
-        if before is not None:
-            await asyncio.wait([before])
+        if before:
+            await asyncio.wait(before)
         try:
             async with contextlib.aclosing(self._capture.events()) as events:
                 async for event in events:

@@ -29,6 +29,8 @@ EVENTS_PATH: typing.Final = "/v1/events"
 DEFAULT_PORT: typing.Final = 8765
 MICROPHONE: typing.Final = "microphone"
 """Name of the daemon's own session."""
+LAGGING: typing.Final = "lagging"
+"""Code of the warning that text comes late."""
 
 MAX_CONTROL_BYTES: typing.Final = 64 * 1024
 MAX_AUDIO_BYTES: typing.Final = 1024 * 1024
