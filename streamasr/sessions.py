@@ -139,7 +139,9 @@ class Sessions:
         entry.left.set()
         return entry.live
 
-    def detach(self, name: str, connection: Connection, *, said_goodbye: bool) -> None:
+    def detach(
+        self, name: str, connection: Connection, *, said_goodbye: bool, has_heard_all: bool
+    ) -> None:
         """The connection is gone; the session waits for another one, unless all was heard.
 
         Args:
@@ -147,12 +149,13 @@ class Sessions:
             connection: that is gone.
             said_goodbye: it did not break, but was closed by a client that had enough. Its session
                 waits all the same, as long as nobody else wants the room.
+            has_heard_all: up to the session's end; nobody needs it any more.
         """
         entry = self._entries.get(name)
         if entry is None or entry.owner is not connection:
             return
         entry.owner, entry.is_left_for_good = None, said_goodbye
-        if said_goodbye and entry.live.is_over.is_set():
+        if has_heard_all:
             entry.heard.set()
         entry.left.set()
 

@@ -76,16 +76,23 @@ class Visit:
         speaker = Speaker(self._connection, start, self._house)
         await wait_connected(self._connection, self._house.is_ready.wait())
         live = await self._take_place(start, speaker)
+        has_sent_all = False
         try:
             if start.session is not None and not live.is_finishing:
                 self._resume_wishes(live, start)
             reader = await self._greet(live, start.since or 0)
             with _subscribed(live, reader):
                 await _run_both(speaker.speak(live, reader), self._send_all(reader))
+            has_sent_all = True
             await self._hang_up(CloseCode.NORMAL_CLOSURE)
         finally:
             said_goodbye = _said_goodbye(self._connection)
-            self._house.sessions.detach(live.name, speaker, said_goodbye=said_goodbye)
+            self._house.sessions.detach(
+                live.name,
+                speaker,
+                said_goodbye=said_goodbye,
+                has_heard_all=said_goodbye and has_sent_all,
+            )
 
     async def _events(self, query: dict[str, list[str]]) -> None:
         name, since = _read_query(query)
@@ -206,6 +213,7 @@ async def _run_both(reading: Coroutine[Any, Any, None], sending: Coroutine[Any, 
             sender.result()
         except ConnectionClosed:
             await reader  # some of what was sent to us may still be unread
+            raise
     finally:
         for task in (reader, sender):
             task.cancel()

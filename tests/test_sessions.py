@@ -29,8 +29,10 @@ class Line:
     def abort(self) -> None:
         self.is_aborted.set()
 
-    def leave(self, *, said_goodbye: bool = False) -> None:
-        self.house.sessions.detach(self.name, self, said_goodbye=said_goodbye)
+    def leave(self, *, said_goodbye: bool = False, has_heard_all: bool = False) -> None:
+        self.house.sessions.detach(
+            self.name, self, said_goodbye=said_goodbye, has_heard_all=has_heard_all
+        )
 
 
 @asynccontextmanager
@@ -125,7 +127,7 @@ def test_an_end_is_kept_until_it_is_heard(tmp_path: Path) -> None:
             await live.is_over.wait()
             line.leave()
             await house.sessions.attach(name, line)
-            line.leave(said_goodbye=True)
+            line.leave(said_goodbye=True, has_heard_all=True)
             await house.sessions.wait_gone(name)
             assert not len(house.sessions)
 

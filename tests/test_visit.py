@@ -839,6 +839,30 @@ def test_a_lag_shorter_than_a_segment_stops_nobody(tmp_path: Path, partials: boo
     run(story())
 
 
+@pytest.mark.parametrize("code", [1000, 1001])
+def test_what_nobody_has_heard_is_kept_for_whoever_closes_and_comes_back(
+    tmp_path: Path, code: int
+) -> None:
+    async def story() -> None:
+        async with open_house(tmp_path) as house:
+            async with Client.start(house) as client:
+                await client.send(TALK)
+                name, live = client.session, house.sessions.find(client.session)
+                client.connection.transport.abort()
+            await eventually(lambda: not house.server.n_connections)
+            live.finish()
+            await live.is_over.wait()
+            async with Client.visit(house) as client:
+                await client.say("start", session=name, since=0)
+                await client.connection.close(code)
+            await eventually(lambda: not house.server.n_connections)
+            async with Client.visit(house) as client:
+                await client.say("start", session=name, since=0)
+                assert durable(await client.hear_all())[-1]["type"] == "end"
+
+    run(story())
+
+
 # A slow disk.
 
 

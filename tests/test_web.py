@@ -713,9 +713,9 @@ def test_a_page_that_comes_back_does_not_say_goodbye(browser: str, tmp_path: Pat
         ):
             goodbyes, detach = [], house.sessions.detach
 
-            def note(name: str, connection: Connection, *, said_goodbye: bool) -> None:
-                goodbyes.append(said_goodbye)
-                detach(name, connection, said_goodbye=said_goodbye)
+            def note(name: str, connection: Connection, **how: bool) -> None:
+                goodbyes.append(how["said_goodbye"])
+                detach(name, connection, **how)
 
             house.sessions.detach = note  # type: ignore[method-assign]
             await tab.get(script)
