@@ -154,9 +154,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_bench(commands, common)
     options = parser.parse_args(argv)
     if options.command == "transcribe":
-        _check_transcribe(parser, options)
+        _check_transcribe(commands.choices["transcribe"], options)
     if options.command == "dictate":
-        check_dictate(parser, options)
+        check_dictate(commands.choices["dictate"], options)
     return options
 
 

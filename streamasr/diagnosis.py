@@ -319,7 +319,7 @@ def judge_configured_model(model: Model, wants_words: bool) -> Iterator[Finding]
     elif model.is_embedded:
         yield warning(
             "model",
-            f"{text}, the embedded one, which knows a hundred words",
+            f"{text}, the embedded one, which knows 95 English words",
             '`streamasr models pull qwen3-asr-0.6b`, then model.name = "qwen3-asr-0.6b".',
         )
     else:

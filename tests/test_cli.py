@@ -78,7 +78,10 @@ def test_wrong_arguments_end_with_a_sentence_and_code_2(
     with pytest.raises(SystemExit) as caught:
         parse(arguments)
     assert caught.value.code == 2
-    assert sentence in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert sentence in said
+    if len(arguments) > 1:
+        assert said.startswith(f"usage: streamasr {arguments[0]} "), "the usage of something else"
 
 
 def help_of(capsys: pytest.CaptureFixture[str], *command: str) -> str:
