@@ -167,6 +167,12 @@ def test_a_socket_of_the_daemons_own_is_where_it_may_write_and_others_can_see(
     code, _, complaints = machine.service("install")
     assert code == 78
     assert "the service has a /tmp of its own, where nobody finds it" in complaints
+    for place in (machine.home, Path("/")):
+        path = place / "streamasr"
+        machine.config.write_text(f'[server]\nsocket = "{path}"\n')
+        code, _, complaints = machine.service("install")
+        assert code == 78
+        assert f"to write to all of {place}; choose a directory in it" in complaints
     assert machine.service("install", "--socket")[0] == 0
 
 

@@ -71,6 +71,11 @@ def _written(config: DaemonConfig, *, by_socket: bool) -> tuple[Path, ...]:
     path = config.server.socket
     if path is None or by_socket:  # systemd makes it
         return places
+    if path.parent in (Path.home(), Path("/")):
+        raise ConfigError(
+            f"server.socket is {path}: the service would have to be allowed to write to all of "
+            f"{path.parent}; choose a directory in it, or install it with --socket."
+        )
     for own in (Path("/tmp"), Path("/var/tmp")):  # noqa: S108 - where nothing is to be
         if path.is_relative_to(own):
             raise ConfigError(
