@@ -31,6 +31,19 @@ _OPTIONS: Final = (
     "--use-fake-device-for-media-stream",
 )
 
+_MIDDLE: Final = """async (selector) => {
+    const element = () => document.querySelector(selector);
+    const frame = () => new Promise(requestAnimationFrame);
+    const middle = () => {
+        const box = element().getBoundingClientRect();
+        return [box.x + box.width / 2, box.y + box.height / 2];
+    };
+    element().scrollIntoView({ block: "center", behavior: "instant" });
+    for (let last = ""; last !== `${middle()}`; await frame(), await frame()) last = `${middle()}`;
+    return middle();
+}"""
+"""Brings an element into view and waits until nothing moves it for two frames."""
+
 
 @contextlib.contextmanager
 def running_chromium(directory: Path, *options: str) -> Iterator[str]:
@@ -151,23 +164,21 @@ class Tab:
 
     async def click(self, selector: str) -> None:
         """Press the mouse in the middle of an element, as a person does."""
-        x, y = await self.middle(selector)
-        await self._mouse("mouseMoved", x, y)
+        x, y = await self.point(selector)
         await self._mouse("mousePressed", x, y, button="left", clickCount=1)
         await self._mouse("mouseReleased", x, y, button="left", clickCount=1)
 
-    async def point(self, selector: str) -> None:
-        """Let the mouse rest on an element."""
-        await self._mouse("mouseMoved", *await self.middle(selector))
+    async def point(self, selector: str) -> tuple[float, float]:
+        """Let the mouse rest on an element, wherever that has moved meanwhile; where that is."""
+        while True:
+            x, y = await self.middle(selector)
+            await self._mouse("mouseMoved", x, y)
+            if await self.get(f"document.querySelector({selector!r}).matches(':hover')"):
+                return x, y
 
     async def middle(self, selector: str) -> tuple[float, float]:
-        """Where an element is in the window."""
-        x, y = await self.get(
-            f"(() => {{ const e = document.querySelector({selector!r});"
-            "e.scrollIntoView({block: 'center', behavior: 'instant'});"
-            "const r = e.getBoundingClientRect();"
-            "return [r.x + r.width / 2, r.y + r.height / 2]; })()"
-        )
+        """Where an element is in the window, once it has come to rest there."""
+        x, y = await self.get(f"({_MIDDLE})({selector!r})")
         return x, y
 
     async def _mouse(self, kind: str, x: float, y: float, **more: Any) -> None:
