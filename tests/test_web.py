@@ -503,9 +503,9 @@ def test_a_reader_who_goes_back_is_not_taken_to_the_end(browser: str, tmp_path: 
             await tab.get("void (window.requestAnimationFrame = (draw) => (window.draw = draw, 1))")
             await tab.choose_files("#file", more)
             await tab.until(settled(61))
-            await tab.get("void addEventListener('scroll', () => (window.hasGoneBack = true))")
+            await tab.get("void addEventListener('scroll', () => (window.isBack = scrollY === 0))")
             await tab.get("scrollTo(0, 0)")
-            await tab.until("window.hasGoneBack")
+            await tab.until("window.isBack")
             await tab.get("draw()")
             assert await tab.get("scrollY") == 0
 
