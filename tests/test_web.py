@@ -7,12 +7,13 @@ audio it heard.
 
 import asyncio
 import base64
+import contextlib
 import http.client
 import itertools
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Final
@@ -172,6 +173,18 @@ def page_of(address: str) -> str:
     return address.replace("ws://", "http://") + "/"
 
 
+@contextlib.asynccontextmanager
+async def open_page(
+    browser: str, directory: Path, rooms: Rooms | None = None
+) -> AsyncIterator[tuple[House, Tab]]:
+    """A house, and a tab that shows its page."""
+    async with (
+        open_house(directory, rooms or Rooms()) as house,
+        Tab.opened(browser, page_of(house.address)) as tab,
+    ):
+        yield house, tab
+
+
 def settled(n: int) -> str:
     """There are so many finals, with words."""
     return f"document.querySelectorAll('.segments li:not(.live):has(.word)').length === {n}"
@@ -286,10 +299,7 @@ def test_what_is_said_before_the_page_is_ready_is_kept(browser: str, tmp_path: P
     })"""
 
     async def story() -> None:
-        async with (
-            open_house(tmp_path) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path) as (house, tab):
             await tab.get(slow)
             await tab.click("#microphone")
             await tab.until("window.context?.currentTime > 1")
@@ -315,10 +325,7 @@ def test_a_dropped_file_is_written_down_through_lost_connections(
     file = write_wav(tmp_path / "talk.wav", samples)
 
     async def story() -> None:
-        async with (
-            open_house(tmp_path, Rooms(max_lag_s=5.0)) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path, Rooms(max_lag_s=5.0)) as (house, tab):
             await tab.drop_files(file)
             for share in (0.2, 0.5, 0.8):
                 await eventually(
@@ -340,10 +347,7 @@ def test_a_file_is_sent_without_timers_which_pages_in_the_background_lack(
     file = write_wav(tmp_path / "silence.wav", np.zeros(to_samples(60.0), np.float32))
 
     async def story() -> None:
-        async with (
-            open_house(tmp_path) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path) as (_, tab):
             await tab.get("void (window.setTimeout = () => 0)")
             await tab.choose_files("#file", file)
             await tab.until("document.querySelector('.about')?.textContent.includes('1:00')")
@@ -357,10 +361,7 @@ def test_a_word_is_shown_its_time_and_played_from_there(browser: str, tmp_path: 
     file = write_wav(tmp_path / "talk.wav", talk(0.7, 1.3))
 
     async def story() -> None:
-        async with (
-            open_house(tmp_path) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path) as (_, tab):
             await tab.choose_files("#file", file)
             await tab.until(settled(2))
             second = ".segments li:nth-child(2) .word"
@@ -382,10 +383,7 @@ def test_the_keyboard_goes_from_word_to_word(browser: str, tmp_path: Path) -> No
     file = write_wav(tmp_path / "talk.wav", talk(0.7, 1.3))
 
     async def story() -> None:
-        async with (
-            open_house(tmp_path) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path) as (_, tab):
             await tab.choose_files("#file", file)
             await tab.until(settled(2))
             words = await tab.texts(".word")
@@ -420,10 +418,7 @@ def test_segments_stand_in_the_order_they_were_spoken(browser: str, tmp_path: Pa
     }})()"""
 
     async def story() -> None:
-        async with (
-            open_house(tmp_path) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path) as (_, tab):
             assert await tab.get(script) == ["one", "1.0 s without text: restart", "two"]
 
     run(story())
@@ -432,10 +427,7 @@ def test_segments_stand_in_the_order_they_were_spoken(browser: str, tmp_path: Pa
 @needs_browser
 def test_the_keyboard_keeps_its_place_at_the_microphone(browser: str, tmp_path: Path) -> None:
     async def story() -> None:
-        async with (
-            open_house(tmp_path) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path) as (_, tab):
             await tab.get("document.querySelector('#microphone').focus()")
             await tab.press("Enter")
             await tab.until("document.querySelector('#microphone').ariaPressed === 'true'")
@@ -452,10 +444,7 @@ def test_what_is_pointed_at_is_not_cut_off(browser: str, tmp_path: Path) -> None
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
 
     async def story() -> None:
-        async with (
-            open_house(tmp_path) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path) as (_, tab):
             await tab.choose_files("#file", file)
             await tab.until(settled(1))
             edges = "['.segments li', '.time', '.word'].map((s) => box(s).left)"
@@ -472,10 +461,7 @@ def test_the_newest_words_stay_in_view(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", exact(np.concatenate([talk(0.3)] * 60)))
 
     async def story() -> None:
-        async with (
-            open_house(tmp_path) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path) as (_, tab):
             await tab.choose_files("#file", file)
             await tab.until(settled(60))
             at_end = (
@@ -493,10 +479,7 @@ def test_a_reader_who_goes_back_is_not_taken_to_the_end(browser: str, tmp_path: 
     more = write_wav(tmp_path / "more.wav", exact(talk(0.3)))
 
     async def story() -> None:
-        async with (
-            open_house(tmp_path) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path) as (_, tab):
             await tab.choose_files("#file", file)
             await tab.until(settled(60))
             await tab.until("scrollY > 500")
@@ -517,10 +500,7 @@ def test_search_counts_and_marks_what_it_finds(browser: str, tmp_path: Path) -> 
     file = write_wav(tmp_path / "talk.wav", talk(0.7, 1.3, 0.9))
 
     async def story() -> None:
-        async with (
-            open_house(tmp_path) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path) as (_, tab):
             await tab.choose_files("#file", file)
             await tab.until(settled(3))
             text = (await finals(tab))[1]
@@ -549,10 +529,7 @@ def test_downloads_are_what_transcribe_writes(browser: str, tmp_path: Path) -> N
     saved.mkdir()
 
     async def story() -> None:
-        async with (
-            open_house(tmp_path) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path) as (_, tab):
             await tab.save_downloads_in(saved)
             await tab.choose_files("#file", file)
             await tab.until("document.querySelector('#state').textContent === 'Ready'")
@@ -612,10 +589,7 @@ def test_subtitles_are_divided_as_streamasr_divides_them(browser: str, tmp_path:
     }})()"""
 
     async def story() -> None:
-        async with (
-            open_house(tmp_path) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path) as (_, tab):
             for kind, text in await tab.get(script):
                 if kind == "json":
                     assert json.decode(text) == json.decode(document)
@@ -679,10 +653,7 @@ def test_what_was_sent_is_sent_again_from_any_place(browser: str, tmp_path: Path
     })()"""
 
     async def story() -> None:
-        async with (
-            open_house(tmp_path) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path) as (_, tab):
             said = await tab.get(script)
             assert said == "The daemon claims to have audio that was never sent."
 
@@ -707,10 +678,7 @@ def test_a_page_that_comes_back_does_not_say_goodbye(browser: str, tmp_path: Pat
     })()"""
 
     async def story() -> None:
-        async with (
-            open_house(tmp_path) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path) as (house, tab):
             goodbyes, detach = [], house.sessions.detach
 
             def note(name: str, connection: Connection, **how: bool) -> None:
@@ -732,10 +700,7 @@ def test_the_token_is_asked_for_until_it_is_right(browser: str, tmp_path: Path) 
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
 
     async def story() -> None:
-        async with (
-            open_house(tmp_path, Rooms(token=TOKEN)) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path, Rooms(token=TOKEN)) as (_, tab):
             await tab.choose_files("#file", file)
             for shown in ("wrong", "no/token=", TOKEN):
                 await tab.until("document.querySelector('#door').open")
@@ -755,10 +720,7 @@ def test_without_the_token_there_is_one_sentence(browser: str, tmp_path: Path) -
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
 
     async def story() -> None:
-        async with (
-            open_house(tmp_path, Rooms(token=TOKEN)) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path, Rooms(token=TOKEN)) as (_, tab):
             await tab.choose_files("#file", file)
             await tab.until("document.querySelector('#door').open")
             await tab.press("Escape")
@@ -774,10 +736,7 @@ def test_a_daemon_that_is_full_is_said_to_be_busy(browser: str, tmp_path: Path) 
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
 
     async def story() -> None:
-        async with (
-            open_house(tmp_path, Rooms(max_sessions=1)) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path, Rooms(max_sessions=1)) as (house, tab):
             await tab.click("#microphone")
             await eventually(lambda: any(live.position for live in house.sessions))
             await tab.choose_files("#file", file)
@@ -791,10 +750,7 @@ def test_a_daemon_that_is_full_is_said_to_be_busy(browser: str, tmp_path: Path) 
 @needs_browser
 def test_text_that_falls_behind_is_said_as_long_as_it_does(browser: str, tmp_path: Path) -> None:
     async def story() -> None:
-        async with (
-            open_house(tmp_path, Rooms(engine=PatientEngine())) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path, Rooms(engine=PatientEngine())) as (house, tab):
             await tab.click("#microphone")
             await eventually(lambda: any(live.position for live in house.sessions))
             [live] = house.sessions
@@ -811,10 +767,7 @@ def test_a_wish_that_comes_too_late_breaks_nothing(browser: str, tmp_path: Path)
     engine = PatientEngine()
 
     async def story() -> None:
-        async with (
-            open_house(tmp_path, Rooms(engine=engine)) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path, Rooms(engine=engine)) as (house, tab):
             await tab.choose_files("#file", file)
             await eventually(lambda: any(live.is_finishing for live in house.sessions))
             await tab.get(
@@ -841,10 +794,7 @@ def test_no_microphone_stays_open_that_comes_too_late(browser: str, tmp_path: Pa
     })()"""
 
     async def story() -> None:
-        async with (
-            open_house(tmp_path) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path) as (_, tab):
             await tab.click("#microphone")
             await tab.until("document.querySelector('#microphone').ariaPressed === 'true'")
             await tab.get(slow)
@@ -861,10 +811,7 @@ def test_no_microphone_stays_open_that_comes_too_late(browser: str, tmp_path: Pa
 @needs_browser
 def test_a_forbidden_microphone_is_one_sentence(browser: str, tmp_path: Path) -> None:
     async def story() -> None:
-        async with (
-            open_house(tmp_path) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path) as (house, tab):
             await tab.get(
                 "void (navigator.mediaDevices.getUserMedia ="
                 " async () => { throw new DOMException('no', 'NotAllowedError'); })"
@@ -880,10 +827,7 @@ def test_a_forbidden_microphone_is_one_sentence(browser: str, tmp_path: Path) ->
 @needs_browser
 def test_a_file_that_is_no_audio_is_one_sentence(browser: str, tmp_path: Path) -> None:
     async def story() -> None:
-        async with (
-            open_house(tmp_path) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path) as (_, tab):
             await tab.drop_files(Path(__file__))
             await tab.until("document.querySelector('#alert').textContent !== ''")
             assert await tab.text("#alert") == "test_web.py is no audio that this browser can read."
@@ -895,10 +839,7 @@ def test_a_file_that_is_no_audio_is_one_sentence(browser: str, tmp_path: Path) -
 @needs_browser
 def test_everything_has_a_name_and_nothing_is_refused(browser: str, tmp_path: Path) -> None:
     async def story() -> None:
-        async with (
-            open_house(tmp_path) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path) as (_, tab):
             await tab.do("Accessibility.enable")
             tree = (await tab.do("Accessibility.getFullAXTree"))["nodes"]
             nameless = [
@@ -1001,10 +942,7 @@ def test_captions_of_ideographs_have_no_spaces(browser: str, tmp_path: Path) -> 
     })()"""
 
     async def story() -> None:
-        async with (
-            open_house(tmp_path) as house,
-            Tab.opened(browser, page_of(house.address)) as tab,
-        ):
+        async with open_page(browser, tmp_path) as (_, tab):
             await tab.get("document.body.replaceChildren()")
             await tab.get("document.body.id = 'caption'")
             assert await tab.get(script) == ["so 一二三四五六", "so 一二三 and", "nd"]

@@ -8,8 +8,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-_PARTS_OF_FOLDERS: Final = frozenset({".onnx", ".data", ".safetensors", ".json"})
-_LOOKED_AT: Final = _PARTS_OF_FOLDERS | {".gguf", ".txt", ".md"}
+PARTS_OF_FOLDERS: Final = frozenset({".onnx", ".data", ".safetensors", ".json"})
+"""Endings of files that are not a model by themselves: one that is named stands for its folder."""
+
+_LOOKED_AT: Final = PARTS_OF_FOLDERS | {".gguf", ".txt", ".md"}
 """Endings of the files of a folder that may matter to what is made of it."""
 
 _DEEPEST: Final = 3  # folders in one another: models/Qwen3-ASR/Qwen3-ASR-1.7B
@@ -26,7 +28,7 @@ def given_path(path: Path) -> Path:
     if path.is_dir():
         return path.resolve()
     folder = path.parent.resolve()
-    return folder if path.suffix.lower() in _PARTS_OF_FOLDERS else folder / path.name
+    return folder if path.suffix.lower() in PARTS_OF_FOLDERS else folder / path.name
 
 
 def levels_of(folder: Path) -> Iterator[list[Path]]:

@@ -24,7 +24,7 @@ from streamasr.importing.crispasr import read_crispasr
 from streamasr.importing.files import entries_of, explain_stub, kind_of
 from streamasr.importing.gguf_file import GGUFFile, describe, precision_rank, read_gguf
 from streamasr.importing.onnx_file import is_graph
-from streamasr.importing.origin import levels_of
+from streamasr.importing.origin import PARTS_OF_FOLDERS, levels_of
 from streamasr.importing.projector import read_projector
 from streamasr.importing.release import Release, read_releases
 from streamasr.importing.safetensors_checkpoint import read_checkpoint
@@ -43,7 +43,6 @@ _PROJECTOR: Final = "clip"
 _TEXTS: Final = frozenset({"qwen3vl", "qwen3"})
 """Architectures of GGUFs."""
 
-_PARTS_OF_FOLDERS: Final = frozenset({".onnx", ".data", ".safetensors", ".json"})
 _WEIGHTS: Final = frozenset({".onnx", ".safetensors", ".gguf"})
 
 
@@ -91,7 +90,7 @@ def open_sources(path: Path, scratch: Path | None = None, progress: Progress = s
             raise ModelError(
                 f"{path} is an archive: import it first, with `streamasr models import`."
             )
-        case _ if path.suffix.lower() in _PARTS_OF_FOLDERS or is_graph(path):
+        case _ if path.suffix.lower() in PARTS_OF_FOLDERS or is_graph(path):
             return _from_folder(path.parent, path.parent)
         case _:
             raise ModelError(_describe_other(path))
