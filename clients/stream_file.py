@@ -16,12 +16,12 @@ from pathlib import Path
 from streamasr import client
 from streamasr.audio.file import open_audio
 from streamasr.audio.source import AudioSource
+from streamasr.cli.console import ProgressBar
 from streamasr.client import Event, Reconnecting, v1
-from streamasr.console import ProgressBar
-from streamasr.errors import AudioError
-from streamasr.formats import FORMATS, format_transcript, write_whole
-from streamasr.transcript import Segment, Transcript, Word
-from streamasr.units import to_samples
+from streamasr.core.errors import AudioError
+from streamasr.core.transcript import Segment, Transcript, Word
+from streamasr.core.units import to_samples
+from streamasr.pipeline.formats import FORMATS, format_transcript, write_whole
 
 
 async def converse(

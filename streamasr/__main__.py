@@ -1,6 +1,6 @@
 """`python -m streamasr`."""
 
-from streamasr.cli import main
+from streamasr.cli.main import main
 
 if __name__ == "__main__":
     main()

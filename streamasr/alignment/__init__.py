@@ -1,14 +1,17 @@
 """Which words get times, and what becomes of the times that the aligner says."""
 
-from streamasr.alignment.repair import MIN_WORD_MS, Span, repair_times, spread_words, word_score
+from streamasr.alignment.repair import MIN_WORD_MS, Span, repair_times, word_score
+from streamasr.alignment.spread import guess_words, spread_words, time_words
 from streamasr.alignment.words import AlignableWord, split_words
 
 __all__ = [
     "MIN_WORD_MS",
     "AlignableWord",
     "Span",
+    "guess_words",
     "repair_times",
     "split_words",
     "spread_words",
+    "time_words",
     "word_score",
 ]

@@ -8,11 +8,9 @@ start of the clip: the classes are multiples of 80 ms and the reference repairs 
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from math import sqrt
 from typing import Final
-
-from streamasr.alignment.words import AlignableWord, text_width
 
 Span = tuple[int, int]
 """Start and end in milliseconds."""
@@ -184,25 +182,3 @@ def word_score(p_start: float, p_end: float) -> float:
         0..1.
     """
     return sqrt(p_start * p_end)
-
-
-def spread_words(words: Sequence[AlignableWord], start: int, end: int) -> list[Span]:
-    """Share a stretch of time among words, by the width of what is spoken.
-
-    For when no aligner is at hand, or the audio is longer than its classes reach. An
-    ideograph counts as two letters.
-
-    Args:
-        words: (n,).
-        start: of the first word, milliseconds.
-        end: of the last, milliseconds.
-
-    Returns:
-        (n,) spans without gaps; every one has a length where there are milliseconds enough.
-    """
-    if not words:
-        return []
-    reached = [0, *accumulate(max(1, text_width(word.spoken)) for word in words)]
-    marks = [(end - start) * mark // reached[-1] for mark in reached]
-    spans = repair_lengths(list(pairwise(marks)), end - start)
-    return [(start + a, start + b) for a, b in spans]

@@ -4,7 +4,7 @@ import threading
 from collections import deque
 
 from streamasr.audio.capture import Captured, CaptureEvent, Missed, Troubled
-from streamasr.units import Samples, to_seconds
+from streamasr.core.units import Samples, to_seconds
 
 
 class Backlog:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
-from streamasr.units import Float32Array, Samples
+from streamasr.core.units import Float32Array, Samples
 
 MissReason: TypeAlias = Literal["device_lost", "suspend", "overflow", "backlog"]
 """Why audio is missing: the device was not there or gave nothing; the machine slept; the

@@ -14,7 +14,7 @@ another source, say), so the floor is watched in any case.
 
 from typing import Final
 
-from streamasr.units import SAMPLE_RATE, Samples, to_samples
+from streamasr.core.units import SAMPLE_RATE, Samples, to_samples
 
 WINDOW: Final = 0.5
 """Seconds of which a floor is taken, and so about how late a loss may be noticed ..."""

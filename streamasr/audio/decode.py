@@ -21,8 +21,8 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Discard
 
-from streamasr.errors import AudioError
-from streamasr.units import SAMPLE_RATE, Float32Array
+from streamasr.core.errors import AudioError
+from streamasr.core.units import SAMPLE_RATE, Float32Array
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from av.container import InputContainer
 from streamasr.audio.decode import Decoder, Piece
 from streamasr.audio.resample import Resampler
 from streamasr.audio.source import BLOCK
-from streamasr.errors import AudioError
-from streamasr.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
+from streamasr.core.errors import AudioError
+from streamasr.core.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
 
 
 def open_audio(path: Path, *, start: float = 0.0, duration: float | None = None) -> "AudioFile":

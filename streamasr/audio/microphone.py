@@ -37,8 +37,8 @@ from streamasr.audio.portaudio import (
     PortAudio,
 )
 from streamasr.audio.resample import Resampler
-from streamasr.errors import AudioError
-from streamasr.units import SAMPLE_RATE, Float32Array, Samples, to_samples
+from streamasr.core.errors import AudioError
+from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples, to_samples
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from streamasr.audio.capture import Captured, CaptureEvent
 from streamasr.audio.file import AudioFile, open_audio
-from streamasr.errors import AudioError, ConfigError
-from streamasr.units import SAMPLE_RATE, Float32Array, Samples, to_seconds
+from streamasr.core.errors import AudioError, ConfigError
+from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples, to_seconds
 
 BLOCK: Final = Samples(SAMPLE_RATE * 32 // 1000)
 """Samples delivered at a time, 32 ms, about as a device would."""

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from streamasr.audio.resample import Resampler
-from streamasr.errors import AudioError
-from streamasr.units import SAMPLE_RATE, Float32Array, Samples
+from streamasr.core.errors import AudioError
+from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples
 
 Encoding: TypeAlias = Literal["pcm_s16le", "pcm_f32le"]
 

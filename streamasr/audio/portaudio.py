@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
-from streamasr.errors import AudioError
-from streamasr.units import SAMPLE_RATE
+from streamasr.core.errors import AudioError
+from streamasr.core.units import SAMPLE_RATE
 
 LATENCY: Final = 0.1
 """Seconds of buffer asked of the device; this much may the machine be busy elsewhere."""

@@ -6,8 +6,8 @@ from typing import BinaryIO
 
 from streamasr.audio.pcm import PcmDecoder
 from streamasr.audio.source import BLOCK
-from streamasr.errors import AudioError
-from streamasr.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
+from streamasr.core.errors import AudioError
+from streamasr.core.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
 
 logger = logging.getLogger(__name__)
 

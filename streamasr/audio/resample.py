@@ -3,7 +3,7 @@
 import numpy as np
 import soxr
 
-from streamasr.units import SAMPLE_RATE, Float32Array
+from streamasr.core.units import SAMPLE_RATE, Float32Array
 
 
 class Resampler:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Protocol
 
-from streamasr.units import SAMPLE_RATE, Float32Array
+from streamasr.core.units import SAMPLE_RATE, Float32Array
 
 BLOCK = SAMPLE_RATE // 2
 """Samples in a typical block from a file or pipe, 0.5 s."""

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, Self
 
-from streamasr.errors import ModelError, WorkerError
+from streamasr.core.errors import ModelError, WorkerError
 
 _STOP_S: Final = 30.0
 _LOAD_S: Final = 600.0

@@ -8,12 +8,14 @@ from pathlib import Path
 from streamasr.audio.file import open_audio
 from streamasr.bench.figures import ratio
 from streamasr.bench.processes import usage
-from streamasr.config.recognition import RecognitionConfig
-from streamasr.engine import Engine
-from streamasr.events import Answer, Decoded, Encoded, Final, Order
-from streamasr.stream import Channel, Recogniser
-from streamasr.transcribe import Progress, transcribe
-from streamasr.units import to_seconds
+from streamasr.core.events import Answer, Decoded, Encoded
+from streamasr.core.messages import Final
+from streamasr.core.orders import Order
+from streamasr.core.units import to_seconds
+from streamasr.engine.config import RecognitionConfig
+from streamasr.engine.engine import Engine
+from streamasr.pipeline.stream import Channel, Recogniser
+from streamasr.pipeline.transcribe import Progress, transcribe
 
 
 @dataclass(frozen=True, slots=True)

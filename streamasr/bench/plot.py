@@ -10,7 +10,7 @@ from streamasr.bench.latency import Run
 from streamasr.bench.recording import Recording
 from streamasr.bench.telemetry import Look
 from streamasr.bench.update import Kind, UpdateResult
-from streamasr.errors import ConfigError, OutputError
+from streamasr.core.errors import ConfigError, OutputError
 from streamasr.protocols import v1
 
 if TYPE_CHECKING:

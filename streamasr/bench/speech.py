@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from streamasr.audio.file import open_audio
-from streamasr.errors import AudioError
+from streamasr.core.errors import AudioError
+from streamasr.core.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
 from streamasr.models import tiny
-from streamasr.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
 
 _LARGEST = 32767
 

@@ -9,7 +9,7 @@ from typing import Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamasr.bench.processes import Usage, usage
-from streamasr.errors import ProtocolError
+from streamasr.core.errors import ProtocolError
 
 INTERVAL_S: Final = 0.5
 """Between two looks; each costs the daemon 2 ms or so."""

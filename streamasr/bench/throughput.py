@@ -8,10 +8,11 @@ from typing import Final
 from streamasr.bench.figures import median, ratio
 from streamasr.bench.speech import Speech
 from streamasr.bench.update import Rig
-from streamasr.errors import WorkerError
-from streamasr.events import Decode, Decoded, Rank
-from streamasr.stream import Recogniser
-from streamasr.units import Float32Array, to_samples
+from streamasr.core.errors import WorkerError
+from streamasr.core.events import Decoded
+from streamasr.core.orders import Decode, Rank
+from streamasr.core.units import Float32Array, to_samples
+from streamasr.pipeline.stream import Recogniser
 
 SEGMENT_S: Final = 10.0
 """Speech of each session."""

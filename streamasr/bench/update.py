@@ -24,23 +24,13 @@ from typing import Final, Literal, TypeAlias
 
 from streamasr.bench.figures import median, ratio
 from streamasr.bench.speech import Speech
-from streamasr.errors import WorkerError
-from streamasr.events import (
-    Answer,
-    Decode,
-    Decoded,
-    Encode,
-    Encoded,
-    Hypothesis,
-    Pass,
-    PassAbandoned,
-    PassFailed,
-    Rank,
-    Release,
-)
-from streamasr.session.hypothesis import CommitLag, StablePrefix
-from streamasr.stream import Recogniser
-from streamasr.units import Float32Array, Samples, to_samples
+from streamasr.core.errors import WorkerError
+from streamasr.core.events import Answer, Decoded, Encoded, PassAbandoned, PassFailed
+from streamasr.core.hypothesis import Hypothesis
+from streamasr.core.orders import Decode, Encode, Pass, Rank, Release
+from streamasr.core.units import Float32Array, Samples, to_samples
+from streamasr.pipeline.stream import Recogniser
+from streamasr.session.stable_prefix import CommitLag, StablePrefix
 
 STEP_S: Final = 0.5
 """New audio of one update."""

@@ -20,7 +20,7 @@ from streamasr.catalogue.connection import open_session
 from streamasr.catalogue.partial_file import Downloaded, PartialFile, already_there
 from streamasr.catalogue.patience import STUBBORN_ATTEMPTS, Pace, PassingError, Policy
 from streamasr.catalogue.remote_file import RemoteFile, is_page, looks_like_page, version_of
-from streamasr.errors import DownloadError
+from streamasr.core.errors import DownloadError
 from streamasr.importing.tensors import Notice, Progress, silent, unheard
 
 MOST_BYTES: Final = 1 << 36

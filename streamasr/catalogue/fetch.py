@@ -14,7 +14,7 @@ from streamasr.catalogue.known import KnownModel
 from streamasr.catalogue.partial_file import Downloaded
 from streamasr.catalogue.patience import Policy
 from streamasr.catalogue.places import download_place
-from streamasr.errors import ConfigError
+from streamasr.core.errors import ConfigError
 from streamasr.importing.tensors import Notice, Progress, silent, unheard
 
 

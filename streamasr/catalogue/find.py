@@ -22,15 +22,10 @@ from streamasr.catalogue.installed import (
     need_installed,
     place_of,
 )
-from streamasr.catalogue.known import (
-    NOTHING,
-    KnownModel,
-    known_models,
-    of_repository,
-    usable_name,
-)
+from streamasr.catalogue.known import NOTHING, KnownModel, known_models, of_repository, usable_name
 from streamasr.config.file import find_config, load_config
-from streamasr.errors import ModelError, printable
+from streamasr.core.errors import ModelError
+from streamasr.core.text import printable
 from streamasr.importing.origin import given_path, is_unchanged
 from streamasr.models import tiny
 from streamasr.models.bundle import ALIGNER, OWN_ALIGNER, is_bundle
@@ -103,7 +98,7 @@ class Finder:
                 return earlier.directory
             # Most runs import nothing, and this loads onnx and gguf.
             from streamasr.catalogue.moved import find_moved
-            from streamasr.console import StepProgress
+            from streamasr.cli.console import StepProgress
             from streamasr.importing.pack import Wish, import_model, name_of
 
             if earlier is None:

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from streamasr.errors import ConfigError, ModelError
+from streamasr.core.errors import ConfigError, ModelError
 
 BOOK: Final = "hashes.json"
 _VERSION: Final = 1

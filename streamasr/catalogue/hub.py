@@ -29,7 +29,7 @@ from streamasr.catalogue.download import download
 from streamasr.catalogue.known import check_url
 from streamasr.catalogue.patience import Policy
 from streamasr.catalogue.remote_file import looks_like_page
-from streamasr.errors import ConfigError, DownloadError
+from streamasr.core.errors import ConfigError, DownloadError
 from streamasr.importing.tensors import Notice, Progress, silent, unheard
 
 ENDPOINT_VARIABLE: Final = "HF_ENDPOINT"

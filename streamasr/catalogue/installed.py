@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from streamasr.catalogue.known import EMBEDDED, KnownModel, check_name, guess, known_models
-from streamasr.errors import ConfigError, ModelError
+from streamasr.core.errors import ConfigError, ModelError
 from streamasr.importing.placing import remove_whole
 from streamasr.models.bundle import Bundle, open_bundle
 

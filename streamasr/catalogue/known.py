@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-from streamasr.errors import ModelError
+from streamasr.core.errors import ModelError
 
 EMBEDDED: Final = "tiny"
 """The model that comes with the package; no other can have its name."""

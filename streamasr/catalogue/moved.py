@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from streamasr.catalogue.installed import Installed, list_installed
-from streamasr.errors import ConfigError
+from streamasr.core.errors import ConfigError
 from streamasr.importing.files import hash_file
 from streamasr.importing.origin import stamp_of
 from streamasr.importing.tensors import Progress, silent

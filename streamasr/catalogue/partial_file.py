@@ -16,9 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from streamasr.errors import ConfigError, DownloadError
+from streamasr.core.errors import ConfigError, DownloadError
+from streamasr.core.sizes import size_text
 from streamasr.importing.tensors import Progress
-from streamasr.sizes import size_text
 
 _PIECE: Final = 1 << 17
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from streamasr.errors import ConfigError, DownloadError
+from streamasr.core.errors import ConfigError, DownloadError
 
 _DOWNLOADS: Final = ".downloads"
 

@@ -23,7 +23,7 @@ from requests.exceptions import (
 from urllib3.exceptions import DecodeError, HTTPError, NameResolutionError, ReadTimeoutError
 
 from streamasr.catalogue.patience import PassingError, Policy
-from streamasr.errors import DownloadError
+from streamasr.core.errors import DownloadError
 
 _PIECE: Final = 1 << 17
 _MOST_REDIRECTS: Final = 10

@@ -31,9 +31,9 @@ from streamasr.client.conversation import (
     UnreachableError,
 )
 from streamasr.client.stream import Audio, Stream
-from streamasr.errors import StreamASRError
+from streamasr.core.errors import StreamASRError
+from streamasr.core.units import SAMPLE_RATE
 from streamasr.protocols import v1
-from streamasr.units import SAMPLE_RATE
 
 __all__ = [
     "DEFAULT_URL",

@@ -16,7 +16,7 @@ from websockets.exceptions import (
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
-from streamasr.errors import ConfigError, ProtocolError
+from streamasr.core.errors import ConfigError, ProtocolError
 from streamasr.protocols import v1
 
 DEFAULT_URL: Final = f"ws://127.0.0.1:{v1.DEFAULT_PORT}"

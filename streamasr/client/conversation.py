@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.frames import CloseCode
 
 from streamasr.client.address import Address, why_try_again
-from streamasr.errors import ProtocolError, StreamASRError
+from streamasr.core.errors import ProtocolError, StreamASRError
 from streamasr.protocols import v1
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from streamasr.client.address import Address
 from streamasr.client.conversation import Conversation, Patience
 from streamasr.client.tape import Order, Tape
-from streamasr.errors import AudioError, ProtocolError
+from streamasr.core.errors import AudioError, ProtocolError
 from streamasr.protocols import v1
 
 Audio: TypeAlias = bytes | bytearray | memoryview | npt.NDArray[np.float32 | np.int16]

@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from streamasr.errors import ProtocolError
+from streamasr.core.errors import ProtocolError
 from streamasr.protocols import v1
 
 Order: TypeAlias = v1.Configure | v1.Flush | v1.Stop

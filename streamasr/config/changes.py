@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from streamasr.config.door import check_access
+from streamasr.config.endpoint import check_access
 from streamasr.config.listing import settings
 from streamasr.config.notes import RELOAD, RESTART
 from streamasr.config.sections import DaemonConfig

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from streamasr.config.door import check_access, read_token
+from streamasr.config.endpoint import check_access, read_token
 from streamasr.config.listing import section_types
 from streamasr.config.places import config_directories
 from streamasr.config.sections import DaemonConfig
 from streamasr.config.tables import convert
-from streamasr.errors import ConfigError
+from streamasr.core.errors import ConfigError
 
 CONFIG_VARIABLE: Final = "STREAMASR_CONFIG"
 """Environment variable that names the file of settings."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from streamasr.errors import ConfigError
+from streamasr.core.errors import ConfigError
 
 APP_NAME: Final = "streamasr"
 """Name of our directory in each of these places."""

@@ -15,8 +15,8 @@ from msgspec import Meta
 from streamasr.catalogue.known import KnownModel, check_url
 from streamasr.config.notes import ELSEWHERE, HIDDEN, RELOAD, RESTART, Except, example
 from streamasr.config.places import models_directory, state_directory
-from streamasr.config.recognition import RecognitionConfig
-from streamasr.errors import ConfigError
+from streamasr.core.errors import ConfigError
+from streamasr.engine.config import RecognitionConfig
 from streamasr.segmentation.chunker import ChunkerConfig
 from streamasr.segmentation.vad import VadConfig
 

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 
 from streamasr.catalogue.known import KnownModel, check_name
-from streamasr.config.complaints import located, refuse_unknown
+from streamasr.config.config_errors import located, refuse_unknown
 from streamasr.config.listing import section_types
 from streamasr.config.sections import REGISTRY, DaemonConfig
-from streamasr.errors import ConfigError
+from streamasr.core.errors import ConfigError
 
 
 def convert(tables: dict[str, Any], base: Path, source: str) -> DaemonConfig:

@@ -21,12 +21,12 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from streamasr.core.errors import DecodeError
+from streamasr.core.events import DecoderCost
+from streamasr.core.units import Float32Array
 from streamasr.decoder.content import Content, common_length
 from streamasr.decoder.generate import Question
 from streamasr.decoder.llama import NoRoomError, Rows, check_finite
-from streamasr.errors import DecodeError
-from streamasr.events import DecoderCost
-from streamasr.units import Float32Array
 
 MAX_ROWS: Final = 96
 """Rows in a batch: most texts with the end of their prompt. Of 32 each takes a fifth longer, of

@@ -10,7 +10,7 @@ from itertools import takewhile
 import numpy as np
 import numpy.typing as npt
 
-from streamasr.units import Float32Array
+from streamasr.core.units import Float32Array
 
 IntArray = npt.NDArray[np.int32]
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Final, Literal, TypeAlias
 
+from streamasr.core.units import Float32Array
 from streamasr.decoder.content import Content
-from streamasr.units import Float32Array
 
 MAX_PERIOD: Final = 20
 """Tokens; longer cycles are left to the budget."""

@@ -26,9 +26,9 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
+from streamasr.core.errors import DecodeError, ModelError
+from streamasr.core.units import Float32Array
 from streamasr.decoder.placement import ON_CPU, Gpu, Placement
-from streamasr.errors import DecodeError, ModelError
-from streamasr.units import Float32Array
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from streamasr.errors import ModelError
+from streamasr.core.errors import ModelError
 
 ALL_LAYERS: Final = -1
 

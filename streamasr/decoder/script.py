@@ -9,8 +9,8 @@ of audio, the newest of which change from hypothesis to hypothesis as those of s
 from dataclasses import dataclass
 from typing import Final
 
+from streamasr.core.units import Float32Array
 from streamasr.decoder.batching import Choose, greedy
-from streamasr.units import Float32Array
 
 _N_CHANGING: Final = 2
 _PRIME: Final = 131  # so that those of two hypotheses differ

@@ -22,8 +22,8 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from streamasr.core.errors import ConfigError, ProtocolError
 from streamasr.dictation.push_to_talk import State
-from streamasr.errors import ConfigError, ProtocolError
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
+from streamasr.core.errors import ConfigError
 from streamasr.dictation.clipboard import Clipboard, WlClipboard, Xclip, Xsel
 from streamasr.dictation.keyboards import RETURN, Dotool, Keyboard, Wtype, Xdotool, Ydotool
 from streamasr.dictation.outputs import PASTE_KEY, Chain, Output, Pasting, Printing, Typing
 from streamasr.dictation.tools import ToolError
-from streamasr.errors import ConfigError
 
 if TYPE_CHECKING:
     from streamasr.dictation import x11

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from streamasr.client import Event, Reconnecting, Resumed, v1
+from streamasr.core.errors import StreamASRError
 from streamasr.dictation import push_to_talk as talk
 from streamasr.dictation.composer import Composer
 from streamasr.dictation.control import Command, serve
@@ -16,7 +17,6 @@ from streamasr.dictation.edits import Edit
 from streamasr.dictation.push_to_talk import PushToTalk
 from streamasr.dictation.tools import DesktopGoneError, ToolError
 from streamasr.dictation.utterance import Source, Utterance
-from streamasr.errors import StreamASRError
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
+from streamasr.core.errors import ConfigError
 from streamasr.dictation.tools import PATIENCE_S, ToolError, run_tool
-from streamasr.errors import ConfigError
 
 BACKSPACE: Final = "BackSpace"
 RETURN: Final = "Return"

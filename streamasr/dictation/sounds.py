@@ -10,9 +10,9 @@ from typing import Final
 
 import numpy as np
 
+from streamasr.core.units import Float32Array
 from streamasr.dictation.push_to_talk import SoundName
 from streamasr.dictation.tools import ToolError, run_tool
-from streamasr.units import Float32Array
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import IO, Final
 
-from streamasr.errors import OutputError
+from streamasr.core.errors import OutputError
 
 logger = logging.getLogger(__name__)
 

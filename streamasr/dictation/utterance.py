@@ -21,8 +21,8 @@ import numpy as np
 from streamasr import client
 from streamasr.audio.capture import Capture, Captured, Missed, Troubled
 from streamasr.client import Event, v1
-from streamasr.errors import AudioError, ProtocolError
-from streamasr.units import Float32Array, Samples, to_seconds
+from streamasr.core.errors import AudioError, ProtocolError
+from streamasr.core.units import Float32Array, Samples, to_seconds
 
 logger = logging.getLogger(__name__)
 

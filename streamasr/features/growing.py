@@ -11,7 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from streamasr.errors import AudioError
+from streamasr.core.errors import AudioError
+from streamasr.core.units import Float32Array
 from streamasr.features.log_mel import (
     HOP,
     MIN_SAMPLES,
@@ -23,7 +24,6 @@ from streamasr.features.log_mel import (
     frame_count,
     raw_log_mel,
 )
-from streamasr.units import Float32Array
 
 _REACH: Final = -(-WINDOW // 2 // HOP)  # frames whose window reaches back over the clip's start
 

@@ -20,8 +20,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from streamasr.errors import AudioError
-from streamasr.units import SAMPLE_RATE, Float32Array, Samples
+from streamasr.core.errors import AudioError
+from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples
 
 HOP: Final = SAMPLE_RATE // 100  # samples, 10 ms
 WINDOW: Final = SAMPLE_RATE // 40  # samples, 25 ms

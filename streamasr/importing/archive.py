@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from streamasr.errors import ConfigError, ModelError
+from streamasr.core.errors import ConfigError, ModelError
+from streamasr.core.sizes import size_text
 from streamasr.importing.placing import PARTIAL
 from streamasr.importing.tensors import Progress, silent
-from streamasr.sizes import size_text
 
 _WEIGHTS: Final = frozenset({".onnx", ".data", ".gguf", ".safetensors"})
 _TEXTS: Final = frozenset({".json", ".txt"})

@@ -20,7 +20,7 @@ from typing import Final
 
 import numpy as np
 
-from streamasr.errors import ModelError
+from streamasr.core.errors import ModelError
 from streamasr.importing.tensors import Tensor
 from streamasr.importing.tokenizer import Vocabulary
 from streamasr.models.bundle import ALIGNER, RECOGNISER

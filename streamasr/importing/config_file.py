@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from streamasr.errors import ModelError
+from streamasr.core.errors import ModelError
 
 _MOST_BYTES: Final = 1 << 26
 """Of a file: a tokenizer's, the largest there is, takes a sixth of it."""

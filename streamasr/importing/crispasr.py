@@ -11,7 +11,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from streamasr.errors import ModelError
+from streamasr.core.errors import ModelError
+from streamasr.core.units import SAMPLE_RATE
 from streamasr.features.log_mel import HOP, N_MELS, WINDOW, mel_filters
 from streamasr.importing.checkpoint import (
     AudioDimensions,
@@ -23,7 +24,6 @@ from streamasr.importing.gguf_file import GGUFFile, describe
 from streamasr.importing.gguf_names import CRISPASR
 from streamasr.importing.tokenizer import NEEDED, vocabulary_of
 from streamasr.models.bundle import ALIGNER
-from streamasr.units import SAMPLE_RATE
 
 ARCHITECTURE: Final = "qwen3asr"
 

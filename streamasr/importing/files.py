@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from streamasr.errors import ModelError
+from streamasr.core.errors import ModelError
 from streamasr.importing.tensors import Progress, silent
 
 _PIECE: Final = 1 << 22  # bytes

@@ -22,9 +22,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from streamasr.errors import ModelError
+from streamasr.core.errors import ModelError
+from streamasr.core.units import Float32Array
 from streamasr.importing.tensors import Tensor
-from streamasr.units import Float32Array
 
 _MAGIC: Final = b"GGUF"
 _VERSIONS: Final = (2, 3)  # they differ only in that 3 may be big-endian

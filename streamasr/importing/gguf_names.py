@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from streamasr.errors import ModelError
+from streamasr.core.errors import ModelError
 from streamasr.importing.gguf_file import GGUFFile, GGUFTensor
 
 _BLOCK: Final = re.compile(r"(.*\bblk)\.(0|[1-9][0-9]{0,3})\.(.+)\.(weight|bias)", re.ASCII)

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from streamasr.errors import ModelError
+from streamasr.core.errors import ModelError
 from streamasr.importing.checkpoint import (
     TextDimensions,
     check_text_dimensions,

@@ -18,7 +18,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from streamasr.errors import ModelError
+from streamasr.core.errors import ModelError
 from streamasr.importing.checkpoint import HEAD, Checkpoint
 from streamasr.importing.gguf_file import to_float32
 from streamasr.importing.tensors import Progress, Tensor, silent

@@ -37,11 +37,11 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from streamasr.errors import ModelError
+from streamasr.core.errors import ModelError
+from streamasr.core.units import Float32Array
 from streamasr.importing.checkpoint import AudioDimensions, Checkpoint
 from streamasr.importing.quantize import quantize_rows
 from streamasr.importing.tensors import Progress, Tensor, silent
-from streamasr.units import Float32Array
 
 EncoderWidth = Literal["fp32", "fp16", "int8"]
 

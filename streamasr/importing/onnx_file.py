@@ -20,7 +20,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto
 
-from streamasr.errors import ModelError
+from streamasr.core.errors import ModelError
 
 _MAX_FIELDS: Final = 1 << 20  # an encoder of 24 layers has some ten thousand
 _MAX_PARSED_BYTES: Final = 1 << 16  # of one input, name or attribute

@@ -23,7 +23,8 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from streamasr.errors import ConfigError, ModelError
+from streamasr.core.errors import ConfigError, ModelError
+from streamasr.core.sizes import size_text
 from streamasr.importing.checkpoint import HEAD, Checkpoint, encoder_shapes
 from streamasr.importing.files import hash_file, link_or_copy
 from streamasr.importing.gguf_file import read_gguf
@@ -49,7 +50,6 @@ from streamasr.models.bundle import (
     Bundle,
     open_bundle,
 )
-from streamasr.sizes import size_text
 
 DecoderWidth: TypeAlias = Literal["f32", "f16", "q8_0", "q4_k", "keep"]
 

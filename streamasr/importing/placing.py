@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from streamasr.errors import ConfigError, ModelError
+from streamasr.core.errors import ConfigError, ModelError
 
 PARTIAL: Final = ".streamasr-partial"
 """Ending of the names of directories that are not whole yet, or no longer."""

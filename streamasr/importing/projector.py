@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from streamasr.errors import ModelError
+from streamasr.core.errors import ModelError
 from streamasr.importing.checkpoint import (
     AudioDimensions,
     Checkpoint,

@@ -8,10 +8,10 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from streamasr.errors import ModelError
+from streamasr.core.errors import ModelError
+from streamasr.core.units import Float32Array
 from streamasr.importing.gguf_file import read_gguf
 from streamasr.importing.tensors import Progress, silent
-from streamasr.units import Float32Array
 
 QuantizedWidth = Literal["f32", "f16", "q8_0", "q4_k"]
 

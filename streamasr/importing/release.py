@@ -26,7 +26,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from streamasr.errors import ModelError
+from streamasr.core.errors import ModelError
 from streamasr.importing.files import entries_of, explain_stub, kind_of
 from streamasr.importing.gguf_file import (
     GGUFFile,

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
 
-from streamasr.errors import ModelError
+from streamasr.core.errors import ModelError
 from streamasr.importing.checkpoint import (
     DEFAULT_TIMESTAMP_MS,
     HEAD,

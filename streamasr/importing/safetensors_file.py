@@ -14,9 +14,9 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from streamasr.errors import ModelError
+from streamasr.core.errors import ModelError
+from streamasr.core.units import Float32Array
 from streamasr.importing.files import explain_stub
-from streamasr.units import Float32Array
 
 StoredType = Literal["F32", "F16", "BF16"]
 

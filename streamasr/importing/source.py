@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from streamasr.errors import ModelError
+from streamasr.core.errors import ModelError
 from streamasr.importing.archive import name_other_archive, unpack
 from streamasr.importing.checkpoint import Checkpoint
 from streamasr.importing.crispasr import read_crispasr

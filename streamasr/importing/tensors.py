@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import numpy.typing as npt
 
-from streamasr.units import Float32Array
+from streamasr.core.units import Float32Array
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Told about long work: what is being done, in a few words; bytes done; bytes in all."""

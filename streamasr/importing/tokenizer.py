@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from gguf import TokenType
 
-from streamasr.errors import ModelError
+from streamasr.core.errors import ModelError
 from streamasr.importing.config_file import read_config, read_text
 from streamasr.importing.gguf_file import GGUFFile
 from streamasr.models.bundle import ALIGNER, RECOGNISER

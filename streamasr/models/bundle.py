@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from streamasr.errors import ModelError
+from streamasr.core.errors import ModelError
 
 FORMAT: Final = "streamasr-bundle"
 VERSION: Final = 1

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from streamasr.errors import ModelError
-from streamasr.memory import return_freed_memory
-from streamasr.units import Float32Array
+from streamasr.core.errors import ModelError
+from streamasr.core.memory import return_freed_memory
+from streamasr.core.units import Float32Array
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -18,9 +18,9 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from streamasr import events
-from streamasr.errors import ProtocolError
-from streamasr.units import to_seconds
+from streamasr.core import messages
+from streamasr.core.errors import ProtocolError
+from streamasr.core.units import to_seconds
 
 VERSION: typing.Final = 1
 SUBPROTOCOL: typing.Final = "streamasr.v1"
@@ -377,7 +377,7 @@ def check_audio(frame: bytes) -> None:
     _check_size("an audio frame", frame, MAX_AUDIO_BYTES)
 
 
-def from_event(message: events.Message, seq: int | None) -> ServerMessage:
+def from_event(message: messages.Message, seq: int | None) -> ServerMessage:
     """Say on the wire what a session publishes.
 
     Args:
@@ -385,9 +385,9 @@ def from_event(message: events.Message, seq: int | None) -> ServerMessage:
         seq: the number of a durable message.
     """
     match message:
-        case events.Speech():
+        case messages.Speech():
             return Speech(segment=message.segment, start=to_seconds(message.start))
-        case events.Partial():
+        case messages.Partial():
             return Partial(
                 segment=message.segment,
                 text=message.text,
@@ -400,9 +400,9 @@ def from_event(message: events.Message, seq: int | None) -> ServerMessage:
     return _durable(message, seq)
 
 
-def _durable(message: events.Durable, seq: int) -> Durable:
+def _durable(message: messages.Durable, seq: int) -> Durable:
     match message:
-        case events.Final():
+        case messages.Final():
             return Final(
                 seq=seq,
                 segment=message.segment,
@@ -412,12 +412,12 @@ def _durable(message: events.Durable, seq: int) -> Durable:
                 end=to_seconds(message.end),
                 reason=message.reason,
             )
-        case events.Words():
+        case messages.Words():
             words = _words(message)
             return Words(seq=seq, segment=message.segment, words=words, method=message.method)
-        case events.Gap(start=start, end=end, reason=reason):
+        case messages.Gap(start=start, end=end, reason=reason):
             return Gap(seq=seq, start=to_seconds(start), end=to_seconds(end), reason=reason)
-        case events.End():
+        case messages.End():
             return End(
                 seq=seq,
                 duration=to_seconds(message.duration),
@@ -426,7 +426,7 @@ def _durable(message: events.Durable, seq: int) -> Durable:
             )
 
 
-def _words(message: events.Words) -> tuple[Word, ...]:
+def _words(message: messages.Words) -> tuple[Word, ...]:
     return tuple(
         Word(
             text=word.text,

@@ -37,10 +37,9 @@ from typing import Final, TypeAlias
 import msgspec
 import numpy as np
 
-from streamasr.errors import ConfigError
-from streamasr.events import (
+from streamasr.core.errors import ConfigError
+from streamasr.core.events import (
     AudioLost,
-    EndReason,
     SegmentationEvent,
     SpeechContinued,
     SpeechEnded,
@@ -48,8 +47,9 @@ from streamasr.events import (
     SpeechResumed,
     SpeechStarted,
 )
+from streamasr.core.messages import EndReason
+from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples, to_samples
 from streamasr.segmentation.history import SampleHistory
-from streamasr.units import SAMPLE_RATE, Float32Array, Samples, to_samples
 
 FRAME: Final = SAMPLE_RATE * 30 // 1000
 """Samples in a frame, 30 ms: the longest that webrtcvad judges."""

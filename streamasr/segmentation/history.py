@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from streamasr.units import Float32Array, Samples
+from streamasr.core.units import Float32Array, Samples
 
 
 class SampleHistory:

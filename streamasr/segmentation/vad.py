@@ -26,8 +26,8 @@ import msgspec
 import numpy as np
 import webrtcvad
 
-from streamasr.errors import ConfigError
-from streamasr.units import SAMPLE_RATE, Float32Array
+from streamasr.core.errors import ConfigError
+from streamasr.core.units import SAMPLE_RATE, Float32Array
 
 FRAME_SECONDS: Final = 0.03
 SILENCE_DB: Final = -100.0

@@ -11,7 +11,7 @@ from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from streamasr.errors import ConfigError
+from streamasr.core.errors import ConfigError
 
 FIRST: Final = 3
 """Number of the first descriptor that is handed over."""

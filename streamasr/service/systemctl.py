@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Final, Self
 
-from streamasr.errors import OutputError
+from streamasr.core.errors import OutputError
 
 _PATIENCE_S: Final = 60.0
 _START_PATIENCE_S: Final = 31 * 60.0

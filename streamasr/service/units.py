@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from streamasr.errors import ConfigError, OutputError
+from streamasr.core.errors import ConfigError, OutputError
 
 SERVICE: Final = "streamasr.service"
 SOCKET: Final = "streamasr.socket"

@@ -27,8 +27,8 @@ Each part has a running average of its own, in which the newest pass weighs half
 from dataclasses import astuple, dataclass
 from typing import Final
 
-from streamasr.events import DecoderCost
-from streamasr.units import Samples, to_samples, to_seconds
+from streamasr.core.events import DecoderCost
+from streamasr.core.units import Samples, to_samples, to_seconds
 
 _NEWEST: Final = 0.5
 """Weight of the newest pass in the averages."""

@@ -3,10 +3,14 @@
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from streamasr.events import Final, Gap, Hypothesis, Pass, Rank, SpeechEnded, Wishes
-from streamasr.session.hypothesis import StablePrefix
-from streamasr.session.recording import Recording
-from streamasr.units import Float32Array, Samples
+from streamasr.core.events import SpeechEnded
+from streamasr.core.growable import Recording
+from streamasr.core.hypothesis import Hypothesis
+from streamasr.core.messages import Final, Gap
+from streamasr.core.options import Wishes
+from streamasr.core.orders import Pass, Rank
+from streamasr.core.units import Float32Array, Samples
+from streamasr.session.stable_prefix import StablePrefix
 
 Outcome: TypeAlias = Final | Gap
 

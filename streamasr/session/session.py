@@ -39,49 +39,44 @@ from dataclasses import dataclass, field, replace
 from typing import Final as Constant
 from typing import assert_never
 
-from streamasr.events import (
-    AbandonPass,
-    Action,
-    Align,
+from streamasr.core.events import (
     Aligned,
     AudioLost,
     Configured,
-    Decode,
     Decoded,
-    Durable,
-    Encode,
     Encoded,
-    End,
-    Final,
     FinalRestored,
-    Gap,
-    Hurry,
-    Hypothesis,
-    Partial,
-    Pass,
     PassAbandoned,
     PassFailed,
-    Promise,
-    Publish,
-    Rank,
-    Release,
     SegmentationEvent,
     SessionEvent,
-    Speech,
     SpeechContinued,
     SpeechEnded,
     SpeechPaused,
     SpeechResumed,
     SpeechStarted,
     StreamEnded,
-    Wishes,
-    Words,
 )
+from streamasr.core.growable import Recording
+from streamasr.core.hypothesis import Hypothesis, Promise
+from streamasr.core.messages import Durable, End, Final, Gap, Partial, Speech, Words
+from streamasr.core.options import Wishes
+from streamasr.core.orders import (
+    AbandonPass,
+    Action,
+    Align,
+    Decode,
+    Encode,
+    Hurry,
+    Pass,
+    Publish,
+    Rank,
+    Release,
+)
+from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples
 from streamasr.session.cadence import Cadence, Work
-from streamasr.session.hypothesis import CommitLag, StablePrefix
-from streamasr.session.recording import Recording
 from streamasr.session.segment import Flight, Outcome, Pause, Segment
-from streamasr.units import SAMPLE_RATE, Float32Array, Samples
+from streamasr.session.stable_prefix import CommitLag, StablePrefix
 
 _SAME_START: Constant = SAMPLE_RATE
 """Two segments of one number that start less than this apart, before and after a restart, are the

@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from streamasr.errors import StorageError
+from streamasr.core.errors import StorageError
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 

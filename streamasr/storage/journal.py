@@ -23,11 +23,13 @@ from typing import Any, Literal, Self, TypeAlias
 
 import msgspec
 
-from streamasr.errors import StorageError
-from streamasr.events import Durable, End, Final, Gap, Promise, Wishes, Words
+from streamasr.core.errors import StorageError
+from streamasr.core.hypothesis import Promise
+from streamasr.core.messages import Durable, End, Final, Gap, Words
+from streamasr.core.options import Wishes
+from streamasr.core.units import Samples
 from streamasr.storage import check_name
 from streamasr.storage.search import match_query, spaced
-from streamasr.units import Samples
 
 SCHEMA_VERSION: typing.Final = 1
 

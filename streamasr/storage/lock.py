@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Final, Self
 
-from streamasr.errors import ConfigError
+from streamasr.core.errors import ConfigError
 from streamasr.storage.places import lock_path
 
 logger = logging.getLogger(__name__)

@@ -19,9 +19,9 @@ from typing import Final
 
 import numpy as np
 
-from streamasr.errors import StorageError
+from streamasr.core.errors import StorageError
+from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples
 from streamasr.storage import check_name
-from streamasr.units import SAMPLE_RATE, Float32Array, Samples
 
 FILE_LENGTH: Final = Samples(30 * SAMPLE_RATE)
 MAX_BYTES: Final = 256 << 20

@@ -26,16 +26,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeAlias, TypeVar
 
-from streamasr.errors import StorageError
-from streamasr.events import Durable, Promise, Wishes
-from streamasr.storage.journal import (
-    Journal,
-    JournalLockedError,
-    JournalOrderError,
-    SessionRecord,
-)
+from streamasr.core.errors import StorageError
+from streamasr.core.hypothesis import Promise
+from streamasr.core.messages import Durable
+from streamasr.core.options import Wishes
+from streamasr.core.units import Float32Array, Samples
+from streamasr.storage.journal import Journal, JournalLockedError, JournalOrderError, SessionRecord
 from streamasr.storage.spool import MAX_BYTES, Spool, SpoolFullError, delete_spool
-from streamasr.units import Float32Array, Samples
 
 logger = logging.getLogger(__name__)
 

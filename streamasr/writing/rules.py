@@ -35,7 +35,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from streamasr.errors import ConfigError
+from streamasr.core.errors import ConfigError
 from streamasr.writing.patterns import Pattern, check_pattern
 from streamasr.writing.tokens import phrase_tokens
 

@@ -21,14 +21,7 @@ from streamasr.writing.numbers import normalise_text, settled_length
 from streamasr.writing.page import Casing, Line, Page
 from streamasr.writing.phrases import Found, Phrases, Reading, UndecidedError
 from streamasr.writing.rules import ANY, LanguageRules, Layout, Rule, RuleBook, language_code
-from streamasr.writing.tokens import (
-    CLOSING,
-    PAUSES,
-    SENTENCE_ENDS,
-    Token,
-    joins_words,
-    usual_joins,
-)
+from streamasr.writing.tokens import CLOSING, PAUSES, SENTENCE_ENDS, Token, joins_words, usual_joins
 
 _COMMAS: Final = frozenset(",，、､،")
 

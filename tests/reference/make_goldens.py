@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.checkpoints import write_checkpoint
-from tests.goldens import (
+from tests.reference.reference import Reference, reference_log_mel
+from tests.support.checkpoints import write_checkpoint
+from tests.support.goldens import (
     ENCODER_CLIPS,
     ENCODER_GOLDEN,
     ENCODER_SHAPES,
@@ -27,8 +28,7 @@ from tests.goldens import (
     read_clip,
     words_of,
 )
-from tests.reference.reference import Reference, reference_log_mel
-from tests.signals import KINDS, signal, speechlike
+from tests.support.signals import KINDS, signal, speechlike
 
 
 def make_log_mel() -> None:

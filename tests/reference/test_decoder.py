@@ -8,10 +8,10 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tests.checkpoints import KeyStyle, Shape, write_checkpoint
-from tests.parity import Recogniser, assert_same_logits, open_aligner
 from tests.reference.reference import Reference
-from tests.signals import speechlike
+from tests.support.checkpoints import KeyStyle, Shape, write_checkpoint
+from tests.support.parity import Recogniser, assert_same_logits, open_aligner
+from tests.support.signals import speechlike
 
 pytestmark = pytest.mark.reference
 

@@ -9,13 +9,13 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from streamasr.importing.pack import import_model
-from streamasr.models.forced_aligner import ForcedAligner
 from streamasr.models.onnx import OnnxOptions
-from tests.checkpoints import Shape, write_checkpoint
-from tests.forms import FORMS, LOSSY, Recogniser, cosine
+from streamasr.models.qwen3.aligner import ForcedAligner
 from tests.reference.reference import Reference
 from tests.reference.test_decoder import assert_chosen
-from tests.signals import speechlike
+from tests.support.checkpoints import Shape, write_checkpoint
+from tests.support.forms import FORMS, LOSSY, Recogniser, cosine
+from tests.support.signals import speechlike
 
 pytestmark = pytest.mark.reference
 

@@ -10,11 +10,11 @@ pytest.importorskip("transformers")
 
 from streamasr.features.log_mel import log_mel
 from streamasr.importing.pack import Wish, import_model
-from streamasr.models.qwen3_encoder import Qwen3Encoder
-from tests.checkpoints import KeyStyle, Shape, write_checkpoint
-from tests.parity import OPTIONS, assert_same, open_inside
+from streamasr.models.qwen3.encoder import Qwen3Encoder
 from tests.reference.reference import Reference, reference_log_mel
-from tests.signals import KINDS, signal, speechlike
+from tests.support.checkpoints import KeyStyle, Shape, write_checkpoint
+from tests.support.parity import OPTIONS, assert_same, open_inside
+from tests.support.signals import KINDS, signal, speechlike
 
 pytestmark = pytest.mark.reference
 

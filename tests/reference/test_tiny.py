@@ -8,15 +8,9 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tests.goldens import (
-    TINY_ALIGNER,
-    TINY_RECOGNISER,
-    clip_facts,
-    read_clip,
-    words_of,
-)
-from tests.parity import Recogniser, assert_same, assert_same_logits, open_aligner
 from tests.reference.reference import Reference, reference_log_mel
+from tests.support.goldens import TINY_ALIGNER, TINY_RECOGNISER, clip_facts, read_clip, words_of
+from tests.support.parity import Recogniser, assert_same, assert_same_logits, open_aligner
 
 pytestmark = pytest.mark.reference
 

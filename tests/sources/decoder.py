@@ -17,7 +17,6 @@ from gguf import GGMLQuantizationType as Type
 from gguf import LlamaFileType, TokenType
 
 from streamasr.decoder.llama import load_library
-from tests.checkpoints import ORDINARY_ADDED_TOKENS
 from tests.sources.gguf_file import Entry, fits, write_gguf
 from tests.sources.weights import (
     EMBEDDINGS,
@@ -29,6 +28,7 @@ from tests.sources.weights import (
     Weights,
     read_vocabulary,
 )
+from tests.support.checkpoints import ORDINARY_ADDED_TOKENS
 
 Mix = Literal["q4_k", "q5_k", "q8_0"]
 

@@ -11,9 +11,9 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 import numpy.typing as npt
 
-from tests import checkpoints
-from tests.checkpoints import FIRST_RELEASED, RELEASED_TOKENS, Shape
 from tests.sources.safetensors import write_header
+from tests.support import checkpoints
+from tests.support.checkpoints import FIRST_RELEASED, RELEASED_TOKENS, Shape
 
 SMALL_RECOGNISER: Final = Shape(
     channels=480,

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from tests.checkpoints import FIRST_RELEASED, RELEASED_TOKENS, file_name, write_weights
 from tests.sources.weights import EMBEDDINGS, Float32Array, Weights, read_vocabulary
+from tests.support.checkpoints import FIRST_RELEASED, RELEASED_TOKENS, file_name, write_weights
 
 N_ROWS: Final = 151_936
 

@@ -8,8 +8,8 @@ from typing import Any, BinaryIO, Final
 
 import numpy as np
 
-from tests.checkpoints import KeyStyle, StoredType, file_name
 from tests.sources.weights import Float32Array, Weights, read_vocabulary
+from tests.support.checkpoints import KeyStyle, StoredType, file_name
 
 LANGUAGES: Final = ("Chinese", "English", "Cantonese")
 

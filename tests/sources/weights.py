@@ -1,7 +1,7 @@
 """A checkpoint of transformers' native classes on disk, read tensor by tensor.
 
-Tensors have the names of `tests.checkpoints.random_tensors`: the native ones without their outer
-"model.", and `head.weight` for whatever head there is.
+Tensors have the names of `tests.support.checkpoints.random_tensors`: the native ones without their
+outer "model.", and `head.weight` for whatever head there is.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tests.checkpoints import Shape
+from tests.support.checkpoints import Shape
 
 Float32Array = npt.NDArray[np.float32]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from streamasr.transcript import Segment, Word, join_words
+from streamasr.core.transcript import Segment, Word, join_words
 from streamasr.writing.numbers.chinese import find_chinese_numbers
 from streamasr.writing.numbers.replacement import Replacement, replaced
 from streamasr.writing.rules import language_code

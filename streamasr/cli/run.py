@@ -1,0 +1,84 @@
+"""`streamasr run`: the daemon; `streamasr pause` and `resume`: whether it listens."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+from streamasr.cli.config import overrides_from
+from streamasr.cli.exit_codes import EXIT_INPUT_FAILED
+from streamasr.config.file import find_config, load_config
+from streamasr.config.sections import DaemonConfig
+from streamasr.core.errors import AudioError, ConfigError
+from streamasr.models import tiny
+
+
+def run_daemon(options: argparse.Namespace) -> int:
+    """Run until a signal ends it; the exit code.
+
+    Raises:
+        ConfigError, ModelError: it cannot run this way.
+    """
+    from streamasr.daemon.daemon import Daemon
+    from streamasr.service.supervision import Supervision
+
+    supervision = Supervision.take(os.environ, os.getpid())
+    overrides = overrides_from(options)
+
+    def load() -> DaemonConfig:
+        return load_config(find_config(options.config), overrides)
+
+    config = load()
+    logging.getLogger().setLevel(config.log.level.upper())
+    logging.getLogger("websockets").setLevel(logging.WARNING)
+    _check_input(config.microphone.input)
+    if config.model.name == tiny.NAME:
+        print(f"streamasr: {tiny.WARNING}", file=sys.stderr)
+    return asyncio.run(Daemon(config, load, supervision).run(partial(_announce, config)))
+
+
+def run_control(options: argparse.Namespace) -> int:
+    """Have the running daemon close or open its microphone.
+
+    Raises:
+        ConfigError: none is running.
+    """
+    from streamasr.storage.lock import find_daemon
+
+    config = load_config(find_config(options.config))
+    process = find_daemon(config.storage.directory)
+    if process is None:
+        print(
+            f"streamasr: no daemon uses {config.storage.directory}; `streamasr run` starts one.",
+            file=sys.stderr,
+        )
+        return EXIT_INPUT_FAILED
+    try:
+        os.kill(process, signal.SIGUSR1 if options.command == "pause" else signal.SIGUSR2)
+    except PermissionError as error:
+        raise ConfigError(f"process {process}, the daemon, belongs to another user.") from error
+    return 0
+
+
+def _check_input(path: Path | None) -> None:
+    """Find out at the start, and not when the daemon is running."""
+    if path is not None and path.is_dir():
+        raise AudioError(f"{path} is a directory, not an audio file.")
+    if path is not None and not path.exists():
+        raise AudioError(f"{path}: there is no such file.")
+
+
+def _announce(config: DaemonConfig, address: str) -> None:
+    """Say on stderr where clients find the daemon."""
+    microphone = config.microphone
+    if microphone.input is not None:
+        listening = f"playing {microphone.input}"
+    elif microphone.enabled:
+        listening = "listening to the microphone"
+    else:
+        listening = "no microphone"
+    print(f"streamasr: {address}, {listening}", file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""Vocabulary that every other package shares; it imports no other package of streamasr."""

@@ -1,0 +1,174 @@
+"""Facts that a session is told: the borders of speech, and the answers of the engine."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from streamasr.core.hypothesis import Hypothesis
+from streamasr.core.messages import AlignmentMethod, EndReason, Final
+from streamasr.core.options import Wishes
+from streamasr.core.orders import Pass
+from streamasr.core.transcript import Word
+from streamasr.core.units import Float32Array, Samples
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStarted:
+    """A new segment is open."""
+
+    segment: int
+    start: Samples
+    """First sample of the segment, pre-roll included."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # an array has no truth value to compare by
+class SpeechContinued:
+    """The next samples of the open segment.
+
+    The events of one segment are consecutive: the first starts where the segment does. The
+    last may run past the segment's end, which is only known afterwards: by the hangover if
+    silence ended it, by up to the whole search range if its length did. Trim to `SpeechEnded.end`.
+    """
+
+    segment: int
+    start: Samples
+    """Position of the first of these samples."""
+    samples: Float32Array
+    """(n,), mono at SAMPLE_RATE; the receiver owns them."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechPaused:
+    """Silence followed the speech: if no more comes, the segment is exactly [start, end).
+
+    Everything before `end` has been delivered.
+    """
+
+    segment: int
+    end: Samples
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechResumed:
+    """Speech came back after a pause, before the hangover was over."""
+
+    segment: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechEnded:
+    """The segment is over: it is exactly the samples [start, end)."""
+
+    segment: int
+    start: Samples
+    end: Samples
+    reason: EndReason
+
+
+@dataclass(frozen=True, slots=True)
+class AudioLost:
+    """Samples that were expected and never came: [start, end). No segment reaches into them."""
+
+    start: Samples
+    end: Samples
+    reason: str
+
+
+SegmentationEvent: TypeAlias = (
+    SpeechStarted | SpeechContinued | SpeechPaused | SpeechResumed | SpeechEnded | AudioLost
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnded:
+    """No more audio comes; all segments have ended."""
+
+    duration: Samples
+    """Length of the whole stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """The listeners' wishes have changed."""
+
+    wishes: Wishes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FinalRestored:
+    """A final that was published before a restart, whose words are still owed."""
+
+    final: Final
+    samples: Float32Array
+    """Exactly the segment."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderCost:
+    """Seconds that the decoder worked for one pass, waiting not counted."""
+
+    prefill: float = 0.0
+    """Reading the prompt and the audio."""
+    verify: float = 0.0
+    """Reading the text that is known or supposed already."""
+    decode: float = 0.0
+    """Finding the rest token by token."""
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.prefill + self.verify + self.decode
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """The encoder answered."""
+
+    of: Pass
+    embeddings: Float32Array
+    """(n_tokens, n_embd)."""
+    cost: float = 0.0
+    """Seconds that the encoder worked on it, waiting not counted."""
+    waited: float = 0.0
+    """Seconds from the order to the answer in which the encoder did not work on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The decoder answered."""
+
+    of: Pass
+    hypothesis: Hypothesis
+    cost: DecoderCost = DecoderCost()
+    waited: float = 0.0
+    """Seconds from the order to the answer in which the decoder did not work on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassFailed:
+    """The encoder or the decoder gave this pass up."""
+
+    of: Pass
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PassAbandoned:
+    """The decoder stopped this pass because it was asked to."""
+
+    of: Pass
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """The aligner answered. Times count from the start of the session."""
+
+    segment: int
+    words: tuple[Word, ...]
+    method: AlignmentMethod
+
+
+Answer: TypeAlias = Encoded | Decoded | PassFailed | PassAbandoned | Aligned
+"""What the engine reports about what it was asked for."""
+
+
+SessionEvent: TypeAlias = SegmentationEvent | StreamEnded | Configured | FinalRestored | Answer

@@ -1,0 +1,87 @@
+"""Messages that a session publishes to its listeners.
+
+Positions are samples of the session's own clock. Segments are numbered from 1, ordered in time and
+disjoint.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from streamasr.core.transcript import Word
+from streamasr.core.units import Samples
+
+EndReason: TypeAlias = Literal["silence", "length", "flush", "stop"]
+"""Why a segment is over: the hangover passed without speech; it grew too long and was
+cut; the client asked for its end; the stream is over."""
+
+
+AlignmentMethod: TypeAlias = Literal["aligned", "spread"]
+"""Whether word times were heard by the aligner, or spread evenly because it could not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """A segment began."""
+
+    segment: int
+    start: Samples
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """The text of an open segment so far; the next one may change what is not stable of it."""
+
+    segment: int
+    text: str
+    stable: int
+    """How many code points of `text` begin every later partial and the final."""
+    language: str | None
+    start: Samples
+    end: Samples
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """The text of a segment. It never changes. Empty when the model heard no speech in it."""
+
+    segment: int
+    text: str
+    language: str | None
+    start: Samples
+    end: Samples
+    reason: EndReason
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The words of a segment with their times, after its final."""
+
+    segment: int
+    words: tuple[Word, ...]
+    method: AlignmentMethod
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Audio that is covered by no final, and why."""
+
+    start: Samples
+    end: Samples
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Nothing more comes, and so much came."""
+
+    duration: Samples
+    segments: int
+    """Finals."""
+    words: int
+
+
+Durable: TypeAlias = Final | Words | Gap | End
+"""Messages that have a number, are kept, and can be sent again."""
+
+
+Message: TypeAlias = Speech | Partial | Durable

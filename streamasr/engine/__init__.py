@@ -1,0 +1,1 @@
+"""Models at work: child processes, the decoder's thread, and the stages that share them fairly."""

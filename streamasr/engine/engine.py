@@ -1,0 +1,414 @@
+"""The machinery that does what sessions ask for: two child processes and the decoder's thread.
+
+    Encode --> encoder process --> Encoded
+    Decode --> decoder thread  --> Decoded
+    Align  --> aligner process --> Aligned
+
+The models are loaded once and serve any number of sessions, in turn and fairly. Each session has a
+channel: orders go in, answers come out on threads of the engine.
+"""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Self, TypeAlias, assert_never
+
+from streamasr.alignment.spread import guess_words
+from streamasr.core.errors import ModelError
+from streamasr.core.events import Aligned, Answer, Decoded, Encoded, PassAbandoned
+from streamasr.core.orders import (
+    AbandonPass,
+    Align,
+    Decode,
+    Encode,
+    Hurry,
+    Order,
+    Pass,
+    Release,
+    SpreadWords,
+)
+from streamasr.core.transcript import Segment
+from streamasr.core.units import Samples
+from streamasr.decoder.llama import find_gpus
+from streamasr.decoder.placement import ON_CPU, Placement, open_where_it_works, place
+from streamasr.decoder.script import Script
+from streamasr.engine.aligner import AlignerWorker, aligner_worker
+from streamasr.engine.config import RecognitionConfig
+from streamasr.engine.encoder import EncoderWorker, encoder_worker
+from streamasr.engine.gpu_probe import Trial, try_apart
+from streamasr.engine.stages import DecoderStage, EncoderStage, Owner, WorkerStage
+from streamasr.engine.worker import OnTrouble, Patience, Trouble
+from streamasr.engine.worker_config import AlignerConfig, EncoderConfig
+from streamasr.models.bundle import RECOGNISER, Bundle, read_bundle
+from streamasr.models.qwen3.decoder import TOKENS_PER_SECOND, Qwen3ASRDecoder, add_hotwords
+
+logger = logging.getLogger(__name__)
+
+Deliver: TypeAlias = Callable[[Answer], None]
+
+
+class Engine:
+    """Loaded models and running children."""
+
+    def __init__(
+        self,
+        config: RecognitionConfig,
+        *,
+        patience: Patience | None = None,
+        on_trouble: OnTrouble | None = None,
+    ) -> None:
+        """Prepare; entering the context starts the children and loads the decoder.
+
+        Args:
+            config: what to load. Language and context are those of each order.
+            patience: a child that is silent for longer is treated as dead.
+            on_trouble: hears of children that died, and once of each thing that is not as it was
+                asked to be; on threads of the engine.
+
+        Raises:
+            ModelError: the model directory cannot be used.
+        """
+        self._config = config
+        self._on_trouble = on_trouble or _ignore
+        self._told: set[str] = set()
+        patience = patience or Patience()
+        threads = config.stage_threads
+        self.bundle = read_bundle(config.model, RECOGNISER)
+        self.bundle.check_files()
+        self._script = _script(self.bundle)
+        self.encoder: EncoderWorker = encoder_worker(
+            EncoderConfig(
+                config.model,
+                threads.encoder,
+                config.providers,
+                window_s=config.encoder_window_s,
+                reuse=config.reuse,
+            ),
+            patience,
+            self._hear,
+        )
+        self._encoding = EncoderStage(self.encoder)
+        self._decoding = DecoderStage(self._load_decoder)
+        self.aligner: AlignerWorker | None = None
+        self._aligning: WorkerStage[Align, Align, Aligned] | None = None
+        if config.words and config.aligner is not None:
+            self.aligner = aligner_worker(
+                aligner_config(config, config.aligner),
+                patience,
+                self._hear,
+                config.aligner_idle_s,
+            )
+            self._aligning = WorkerStage(self.aligner.submit, _unchanged, _aligned)
+        self._channels: set[Channel] = set()
+        self._is_stopping = False
+        self._lock = threading.Lock()  # guards the two above
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether speech becomes text right now. Nobody waits for an aligner."""
+        return self.encoder.is_ready and self._decoding.is_ready
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether speech still becomes text. Once false after the start, it stays so."""
+        return self.encoder.is_alive and self._decoding.is_ready
+
+    @property
+    def pulse(self) -> int | None:
+        """Rises while the decoder works; None while it has nothing to do."""
+        return self._decoding.pulse
+
+    @property
+    def pids(self) -> dict[str, int | None]:
+        """The process of each child, by the child's name."""
+        return {name: worker.pid for name, worker in self._workers().items()}
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        """How often each child was started again, by its name."""
+        return {name: worker.restarts for name, worker in self._workers().items()}
+
+    def queue_lengths(self) -> dict[str, int]:
+        """How many orders wait for each stage; those being worked on do not count."""
+        return {
+            "encoder": self._encoding.n_waiting,
+            "decoder": self._decoding.n_waiting,
+            "aligner": self._aligning.n_waiting if self._aligning else 0,
+        }
+
+    def start(self) -> None:
+        """Start everything at once and wait until all of it is ready, but for an idle aligner.
+
+        Raises:
+            ModelError: a file of the model is missing or broken.
+            ConfigError: there is no room for the configured context.
+            WorkerError: a child keeps dying.
+        """
+        if self.bundle.warning:
+            self._warn(self.bundle.warning)
+        self.encoder.start()
+        if self.aligner:
+            self.aligner.start()
+        self._decoding.start()
+        self._decoding.wait_ready()
+        self.context_for(self._config.context, self._config.hotwords)
+        self.encoder.wait_ready()
+        if self.aligner:
+            self.aligner.wait_ready()
+
+    def stop(self) -> None:
+        """Stop everything, whatever it is doing. Nothing is delivered from now on."""
+        with self._lock:
+            self._is_stopping = True
+            channels = list(self._channels)
+        for channel in channels:
+            channel.close()
+        self._encoding.stop()
+        if self._aligning:
+            self._aligning.stop()
+        self._decoding.stop()
+        for worker in self._workers().values():
+            worker.stop()
+
+    def channel(self, deliver: Deliver) -> "Channel":
+        """Open a way to have orders performed.
+
+        Args:
+            deliver: gets each answer, on a thread of the engine or within `Channel.perform`. It
+                must only pass it on: others wait meanwhile.
+        """
+        channel = Channel(self, deliver)
+        with self._lock:
+            if not self._is_stopping:
+                self._channels.add(channel)
+                return channel
+        channel.close()
+        return channel
+
+    def check_context(self, context: str) -> None:
+        """Refuse a context that there is no room for. May be called from any thread.
+
+        Raises:
+            ConfigError: it is too long.
+            WorkerError: the engine is not running.
+        """
+        self._decoding.check_context(context)
+
+    def context_for(self, context: str, hotwords: Iterable[str]) -> str:
+        """The context of a decode order for what listeners have given; raises `check_context`'s."""
+        joined = add_hotwords(context, hotwords)
+        self.check_context(joined)
+        return joined
+
+    def _perform(self, order: Order, channel: "Channel") -> None:
+        match order:
+            case Encode():
+                if self.aligner and order.wants_words:
+                    self.aligner.wake()  # so that it is loaded while the segment is being spoken
+                self._encoding.put(channel, order)
+            case Decode():
+                self._decoding.put(channel, order)
+            case AbandonPass(of=of):
+                self._abandon(of, channel)
+            case Hurry(of=of):
+                self._encoding.hurry(channel, _is_of(of))
+                self._decoding.hurry(channel, _is_of(of))
+            case Release(segment=segment):
+                self._encoding.release(channel, segment)
+                self._decoding.release(channel, segment)
+            case Align() | SpreadWords():
+                self._perform_alignment(order, channel)
+            case _:
+                assert_never(order)
+
+    def _perform_alignment(self, order: Align | SpreadWords, channel: "Channel") -> None:
+        aligning = self._aligning if self.aligner and self.aligner.is_alive else None
+        match order:
+            case Align() if aligning:
+                aligning.put(channel, order)
+            case Align():
+                channel.hand_over(spread(order))
+            case SpreadWords() if aligning:
+                for late in aligning.take_back(channel, lambda _: True):
+                    channel.hand_over(spread(late))
+
+    def _abandon(self, of: Pass, channel: "Channel") -> None:
+        """What waits or is being decoded is taken back; what is being encoded is let be."""
+        n_encodes = len(self._encoding.take_back(channel, _is_of(of)))
+        n_decodes = len(self._decoding.take_back(channel, _is_of(of)))
+        for _ in range(n_encodes + n_decodes):
+            channel.hand_over(PassAbandoned(of))
+
+    def _forget(self, channel: "Channel") -> None:
+        with self._lock:
+            self._channels.discard(channel)
+        for stage in (self._encoding, self._decoding, self._aligning):
+            if stage:
+                stage.forget(channel)
+
+    def _workers(self) -> dict[str, EncoderWorker | AlignerWorker]:
+        if self.aligner is None:
+            return {"encoder": self.encoder}
+        return {"encoder": self.encoder, "aligner": self.aligner}
+
+    def _hear(self, trouble: Trouble, sentence: str) -> None:
+        """A child that is started again warns again, of the same."""
+        if trouble == "degraded":
+            with self._lock:
+                if sentence in self._told:
+                    return
+                self._told.add(sentence)
+        self._on_trouble(trouble, sentence)
+
+    def _warn(self, sentence: str) -> None:
+        logger.warning("%s", sentence)
+        self._hear("degraded", sentence)
+
+    def _load_decoder(self) -> Qwen3ASRDecoder:
+        """On a GPU if one is wanted and works, else on the CPU."""
+        config = self._config
+        wanted = ON_CPU
+        if config.gpu_layers:
+            wanted, why = place(config.gpu_layers, config.gpu, find_gpus())
+            if why:
+                self._warn(why)
+        return open_where_it_works(wanted, self._decoder_at, self._warn)
+
+    def _decoder_at(self, placement: Placement) -> Qwen3ASRDecoder:
+        n_threads = self._config.stage_threads.decoder
+        if placement.is_on_gpu:
+            try_apart(Trial(self.bundle.decoder, placement, n_threads))
+        return Qwen3ASRDecoder(
+            self.bundle.decoder,
+            n_threads=n_threads,
+            max_segment_s=self._config.chunker.max_segment,
+            reuse=self._config.reuse,
+            script=self._script,
+            placement=placement,
+        )
+
+
+class Channel:
+    """One session's way to the engine. `perform` and `close` belong to one thread.
+
+    Every `Encode` is answered by one of `Encoded`, `PassFailed` and `PassAbandoned`, every `Decode`
+    by one of `Decoded`, `PassFailed` and `PassAbandoned`, every `Align` by `Aligned`.
+    """
+
+    def __init__(self, engine: Engine, deliver: Deliver) -> None:
+        """Made by `Engine.channel`."""
+        self._engine = engine
+        self._deliver = deliver
+        self._is_closed = False
+        self._ordered: dict[Pass, float] = {}  # when the last order of a pass was given
+        # Held during `deliver`, so that nothing is delivered once `close` has returned.
+        self._lock = threading.RLock()
+
+    def perform(self, order: Order) -> None:
+        """Begin what is asked for; nothing if the channel is closed."""
+        if self._is_closed:
+            return
+        if isinstance(order, Encode | Decode):
+            self._ordered[order.of] = time.perf_counter()
+        self._engine._perform(order, self)  # noqa: SLF001 - the other half of it
+
+    def close(self) -> None:
+        """Forget what was ordered. Nothing is delivered from now on."""
+        with self._lock:
+            self._is_closed = True
+        self._engine._forget(self)  # noqa: SLF001
+
+    def hand_over(self, answer: Answer) -> None:
+        """Deliver an answer; called by the stages."""
+        with self._lock:
+            if self._is_closed:
+                return
+            try:
+                self._deliver(self._timed(answer))
+            except Exception:  # the engine's threads serve others too
+                logger.exception("an answer could not be delivered")
+
+    def _timed(self, answer: Answer) -> Answer:
+        """The answer with the time for which its order had to wait."""
+        if isinstance(answer, Aligned):
+            return answer
+        seconds = time.perf_counter() - self._ordered.pop(answer.of, math.inf)
+        match answer:
+            case Encoded(cost=cost):
+                return replace(answer, waited=max(0.0, seconds - cost))
+            case Decoded(cost=cost):
+                return replace(answer, waited=max(0.0, seconds - cost.total))
+            case _:
+                return answer
+
+
+def _is_of(of: Pass) -> Callable[[Encode | Decode], bool]:
+    return lambda order: order.of == of
+
+
+def aligner_config(config: RecognitionConfig, bundle: Path) -> AlignerConfig:
+    """How an aligner is run: on the CPU, unless it is asked for otherwise."""
+    threads = config.stage_threads.aligner
+    if not config.aligner_gpu:
+        return AlignerConfig(bundle, threads)
+    return AlignerConfig(bundle, threads, config.providers, config.gpu_layers, config.gpu)
+
+
+_MOST_SCRIPTED: Final = 1000
+"""Tokens for each second. Nobody speaks so fast, and answers are cut long before."""
+
+
+def _script(bundle: Bundle) -> Script | None:
+    """What a bundle of random weights says; None for one that has learned something.
+
+    Raises:
+        ModelError: its script is no number of tokens.
+    """
+    rate = bundle.facts.get("scripted_tokens_per_second")
+    if rate is None:
+        return None
+    is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
+    if not (is_number and 0 <= rate <= _MOST_SCRIPTED):
+        raise ModelError(
+            f"{bundle.directory}/model.json: scripted_tokens_per_second must be a number from 0 to "
+            f"{_MOST_SCRIPTED}, not {rate!r:.60}."
+        )
+    return Script(rate / TOKENS_PER_SECOND)
+
+
+def spread(order: Align) -> Aligned:
+    """Word times where no aligner can give them: even over the segment, with no score."""
+    end = Samples(order.start + len(order.samples))
+    segment = Segment(order.segment, order.start, end, order.language, order.text)
+    return Aligned(order.segment, guess_words(segment), "spread")
+
+
+def _unchanged(_owner: Owner, order: Align) -> Align:
+    return order
+
+
+def _aligned(order: Align, result: "Future[Aligned]") -> Answer:
+    if error := result.exception():
+        logger.warning("segment %d has no aligned words: %s", order.segment, error)
+        return spread(order)
+    return result.result()
+
+
+def _ignore(_trouble: Trouble, _sentence: str) -> None:
+    """It has been logged."""

@@ -1,0 +1,1 @@
+"""Sessions that outlive connections; independent of any wire format."""

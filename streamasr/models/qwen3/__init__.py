@@ -1,0 +1,1 @@
+"""Qwen3-ASR and Qwen3-ForcedAligner: encoder, decoder, aligner, prompt, answers and languages."""

@@ -1,0 +1,1 @@
+"""Path of one stream: chunker, session and engine, and what is made of the messages."""

@@ -1,0 +1,135 @@
+"""From an audio source to messages: the path of a file, on the same session core as live audio."""
+
+import queue
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from streamasr.audio.source import AudioSource
+from streamasr.core.errors import AudioError
+from streamasr.core.events import Answer
+from streamasr.core.messages import End, Gap, Message, Partial, Speech, Words
+from streamasr.core.messages import Final as FinalText
+from streamasr.core.options import Wishes
+from streamasr.core.orders import Publish
+from streamasr.core.units import Samples, to_samples
+from streamasr.engine.config import RecognitionConfig
+from streamasr.pipeline.stream import Recogniser, Stream, StreamSettings
+from streamasr.session.session import SessionSettings
+
+MAX_UNFINISHED: Final = 4
+"""Segments read ahead of the recogniser; what bounds the memory of a long file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """So much audio has been read, and so much of it needs nothing more."""
+
+    read: Samples
+    done: Samples
+
+
+def transcribe(
+    engine: Recogniser, source: AudioSource, config: RecognitionConfig, *, begin: float = 0.0
+) -> Iterator[Message | Progress]:
+    """Recognise a source from beginning to end.
+
+    Reading waits while `MAX_UNFINISHED` segments are being worked on. With partials on it also
+    waits for each partial and final, so that the same file shows the same partials on any machine.
+
+    Args:
+        engine: started.
+        source: where the audio comes from.
+        config: as the engine's.
+        begin: where in the file the source begins, in seconds; the times of messages count from
+            the beginning of the file.
+
+    Yields:
+        Messages in the order of the protocol; `Progress` whenever there is some.
+
+    Raises:
+        AudioError: the source broke; raised after everything before it was recognised.
+    """
+    run = _Run(engine, config, to_samples(begin))
+    broken: AudioError | None = None
+    try:
+        for block in source.blocks():
+            yield from run.take(run.stream.feed(block))
+            yield run.progress
+            while run.must_wait:
+                yield from run.answer()
+                yield run.progress
+    except AudioError as error:
+        broken = error
+    yield from run.take(run.stream.finish())
+    while not run.stream.session.is_settled:
+        yield from run.answer()
+        yield run.progress
+    if broken:
+        raise broken
+
+
+class _Run:
+    """A stream whose owner waits for the engine where it has to."""
+
+    def __init__(self, engine: Recogniser, config: RecognitionConfig, begin: Samples) -> None:
+        interval = config.partial_interval_s
+        wishes = Wishes(config.language, config.context, interval is not None, config.words)
+        session = SessionSettings(
+            partial_interval=to_samples(interval or 0.0),
+            partial_load=None,
+            commit=None,
+            speculates=False,  # nobody waits for a pause to be over
+        )
+        settings = StreamSettings(config.vad, config.chunker, session)
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self.stream = Stream(engine, settings, wishes, self._answers.put)
+        self._begin = begin
+        self._shows_partials = wishes.partials
+        self._done = Samples(0)
+
+    @property
+    def must_wait(self) -> bool:
+        session = self.stream.session
+        if self._shows_partials and session.n_waiting_samples:
+            return True  # the next partial is due after this final
+        return session.n_unfinished >= MAX_UNFINISHED or session.has_partial_in_flight
+
+    @property
+    def progress(self) -> Progress:
+        read = self.stream.position
+        owed_from = self.stream.session.owed_from
+        # A segment's pre-roll begins where reading has already been, but nothing is undone by it.
+        self._done = max(self._done, read if owed_from is None else owed_from)
+        return Progress(read, self._done)
+
+    def take(self, published: Iterable[Publish]) -> Iterator[Message]:
+        """Bring messages to the file's clock, and those that are ready meanwhile."""
+        for action in published:
+            if not isinstance(action.message, End):
+                yield shifted(action.message, self._begin)
+        while not self._answers.empty():
+            yield from self.answer()
+
+    def answer(self) -> Iterator[Message]:
+        """Wait for one answer of the engine."""
+        yield from self.take(self.stream.receive(self._answers.get()))
+
+
+def shifted(message: Message, by: Samples) -> Message:
+    """The same message with all its times later by `by`."""
+    match message:
+        case Speech(start=start):
+            return replace(message, start=Samples(start + by))
+        case Partial(start=start, end=end) | FinalText(start=start, end=end):
+            return replace(message, start=Samples(start + by), end=Samples(end + by))
+        case Gap(start=start, end=end):
+            return replace(message, start=Samples(start + by), end=Samples(end + by))
+        case Words(words=words):
+            moved = (
+                replace(word, start=Samples(word.start + by), end=Samples(word.end + by))
+                for word in words
+            )
+            return replace(message, words=tuple(moved))
+        case End(duration=duration):
+            return replace(message, duration=Samples(duration + by))

@@ -1,0 +1,1 @@
+"""Sockets and HTTP: listening, access, connections, and the files of the web page."""

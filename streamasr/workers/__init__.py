@@ -1,1 +1,0 @@
-"""Child processes: the encoder, the aligner, and what keeps them alive."""

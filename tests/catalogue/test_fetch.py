@@ -1,0 +1,339 @@
+"""From the name of a model to its files, and what must not change from one time to the next."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from streamasr.catalogue.connection import open_session
+from streamasr.catalogue.fetch import Fetched, Web, fetch_model
+from streamasr.catalogue.hashes import BOOK, Noted, NotedFile, check_same, note, read_noted
+from streamasr.catalogue.known import KnownModel
+from streamasr.catalogue.patience import Policy
+from streamasr.catalogue.places import (
+    download_place,
+    fetched_bytes,
+    forget_download,
+    list_downloads,
+    sole_download,
+)
+from streamasr.core.errors import ConfigError, DownloadError, ModelError
+from tests.support.hubs import COMMIT, Hub, open_hub, truncate
+
+MODEL = KnownModel(repository="Qwen/Qwen3-ASR-0.6B")
+FILES = {
+    "README.md": b"---\nlicense: apache-2.0\n---",
+    "config.json": b'{"a": 1}',
+    "model.safetensors": bytes(300_000),
+    "pytorch_model.bin": b"never fetched",
+}
+WANTED = {"README.md", "config.json", "model.safetensors"}
+LATER = "f" * 40
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with open_hub() as hub:
+        hub.publish("Qwen/Qwen3-ASR-0.6B", FILES)
+        yield hub
+
+
+@pytest.fixture
+def web(hub: Hub) -> Iterator[Web]:
+    with open_session(hub.url) as session:
+        yield Web(hub.url, session, Policy(attempts=2, sleep=lambda _: None))
+
+
+def fetch(models: Path, web: Web, model: KnownModel = MODEL, **options: bool) -> Fetched:
+    """Fetch what turns out to be a model."""
+    fetched = fetch_model("mine", model, models, web, **options)
+    if fetched.noted is not None:
+        note(models, "mine", fetched.noted)
+    return fetched
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_a_repository_becomes_a_directory_of_what_makes_a_model(tmp_path: Path, web: Web) -> None:
+    fetched = fetch(tmp_path, web)
+    assert fetched.path == download_place(tmp_path, "mine") == tmp_path / ".downloads" / "mine"
+    assert {path.name for path in fetched.path.iterdir()} == WANTED
+    assert all((fetched.path / name).read_bytes() == FILES[name] for name in WANTED)
+    assert fetched.provenance == {
+        "name": "mine",
+        "repository": "Qwen/Qwen3-ASR-0.6B",
+        "revision": "main",
+        "commit": COMMIT,
+    }
+
+
+def test_files_in_folders_stay_there(hub: Hub, tmp_path: Path, web: Web) -> None:
+    hub.publish("a/b", {"onnx/int8/model.onnx": b"graph"})
+    fetched = fetch(tmp_path, web, KnownModel(repository="a/b", files=("onnx/*",)))
+    assert (fetched.path / "onnx/int8/model.onnx").read_bytes() == b"graph"
+
+
+def test_what_is_there_is_not_fetched_again(hub: Hub, tmp_path: Path, web: Web) -> None:
+    hub.server.script(f"/cdn/{COMMIT}/model.safetensors", truncate(200_000), truncate(0))
+    with pytest.raises(DownloadError, match="what has come is kept"):
+        fetch(tmp_path, web)
+    fetch(tmp_path, web)
+    asked = hub.server.asked_for(f"/cdn/{COMMIT}/model.safetensors")
+    assert [each.headers.get("Range") for each in asked][-1] == "bytes=200000-"
+    fetch(tmp_path, web)
+    assert len(hub.server.asked_for(f"/cdn/{COMMIT}/model.safetensors")) == len(asked)
+
+
+def test_what_an_earlier_commit_left_goes_away(hub: Hub, tmp_path: Path, web: Web) -> None:
+    place = download_place(tmp_path, "mine")
+    (place / "old/deep").mkdir(parents=True)
+    (place / "old/deep/model-00001.safetensors").write_bytes(b"stale")
+    (place / "other.safetensors.partial").write_bytes(b"stale")
+    (place / "link").symlink_to(tmp_path)
+    fetch(tmp_path, web)
+    assert {path.name for path in place.rglob("*")} == WANTED
+    assert tmp_path.is_dir()
+
+
+def test_a_file_with_the_wrong_hash_is_refused(hub: Hub, tmp_path: Path, web: Web) -> None:
+    hub.server.put(f"/cdn/{COMMIT}/model.safetensors", bytes(299_999) + b"x")
+    with pytest.raises(DownloadError, match=r"its SHA-256 is \w+ instead of"):
+        fetch(tmp_path, web)
+    assert read_noted(tmp_path, "mine") is None
+
+
+# What was fetched the first time
+
+
+def test_the_first_download_is_noted(tmp_path: Path, web: Web) -> None:
+    fetch(tmp_path, web)
+    files = {name: NotedFile(len(FILES[name]), sha256(FILES[name])) for name in WANTED}
+    del files["README.md"]
+    noted = Noted(source="Qwen/Qwen3-ASR-0.6B", commit=COMMIT, files=files)
+    assert read_noted(tmp_path, "mine") == noted
+    assert read_noted(tmp_path, "other") is None
+    book = json.loads((tmp_path / BOOK).read_text())
+    assert book["models"]["mine"]["files"]["config.json"]["size"] == 8
+
+
+def test_a_later_commit_with_the_same_files_is_the_same_model(
+    hub: Hub, tmp_path: Path, web: Web
+) -> None:
+    fetch(tmp_path, web)
+    hub.publish("Qwen/Qwen3-ASR-0.6B", {**FILES, "README.md": b"new words"}, commit=LATER)
+    assert fetch(tmp_path, web).provenance["commit"] == LATER
+    noted = read_noted(tmp_path, "mine")
+    assert noted is not None
+    assert noted.commit == LATER
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"model.safetensors": b"x" * 300_000}, r"model.safetensors has SHA-256 \w+, it had"),
+        ({"config.json": b'{"a": 12}'}, "config.json has 9 bytes, it had 8"),
+        ({"vocab.json": b"{}"}, "vocab.json is new"),
+    ],
+)
+def test_a_changed_model_is_refused_before_it_is_fetched_until_it_is_accepted(
+    change: dict[str, bytes], sentence: str, hub: Hub, tmp_path: Path, web: Web
+) -> None:
+    fetch(tmp_path, web)
+    forget_download(tmp_path, "mine")
+    hub.publish("Qwen/Qwen3-ASR-0.6B", {**FILES, **change}, commit=LATER)
+    n_asked = len(hub.server.asked)
+    with pytest.raises(ModelError, match=sentence) as caught:
+        fetch(tmp_path, web)
+    assert "`streamasr models pull mine --accept-changed`" in str(caught.value)
+    assert len(hub.server.asked) == n_asked + 1
+    fetch(tmp_path, web, accept_changed=True)
+    fetch(tmp_path, web)
+
+
+def test_a_changed_small_file_that_announces_no_hash_is_noticed_when_it_has_come(
+    hub: Hub, tmp_path: Path, web: Web
+) -> None:
+    fetch(tmp_path, web)
+    hub.publish("Qwen/Qwen3-ASR-0.6B", {**FILES, "config.json": b'{"a": 2}'}, commit=LATER)
+    with pytest.raises(ModelError, match=r"config\.json has SHA-256"):
+        fetch(tmp_path, web)
+    noted = read_noted(tmp_path, "mine")
+    assert noted is not None
+    assert noted.commit == COMMIT
+
+
+def test_a_name_that_comes_from_elsewhere_now_is_noticed(
+    hub: Hub, tmp_path: Path, web: Web
+) -> None:
+    fetch(tmp_path, web)
+    hub.publish("fork/model", FILES)
+    with pytest.raises(
+        ModelError, match=r"came from Qwen/Qwen3-ASR-0\.6B and now comes from fork/m"
+    ):
+        fetch(tmp_path, web, KnownModel(repository="fork/model"))
+
+
+def test_consent_is_given_with_the_options_of_this_time(hub: Hub, tmp_path: Path, web: Web) -> None:
+    fetch(tmp_path, web)
+    hub.publish("fork/model", FILES)
+    mirror = replace(web, again="--endpoint https://mirror.example")
+    again = r"`streamasr models pull mine --endpoint https://mirror\.example --accept-changed`"
+    with pytest.raises(ModelError, match=again):
+        fetch(tmp_path, mirror, KnownModel(repository="fork/model"))
+
+
+def test_it_is_told_which_file_of_how_many_comes(hub: Hub, tmp_path: Path, web: Web) -> None:
+    told: list[str] = []
+    web = replace(web, progress=lambda what, *_: told.append(what))
+    fetch(tmp_path, web)
+    assert [*dict.fromkeys(told)] == [
+        "asking for Qwen/Qwen3-ASR-0.6B",
+        "fetching README.md (file 1 of 3)",
+        "fetching config.json (file 2 of 3)",
+        "fetching model.safetensors (file 3 of 3)",
+    ]
+    told.clear()
+    fetch(tmp_path, web)
+    assert told[-1] == "checking what has been fetched"
+
+
+def test_many_differences_are_summed_up() -> None:
+    noted = Noted(source="a/b", files={f"{n}.bin": NotedFile(1, "0" * 64) for n in range(5)})
+    with pytest.raises(ModelError, match=r"0\.bin is no more; .*; and 2 more\. If that"):
+        check_same("mine", noted, "a/b", {})
+
+
+@given(
+    st.dictionaries(st.sampled_from("abc"), st.tuples(st.integers(0, 2), st.sampled_from("xy"))),
+    st.dictionaries(st.sampled_from("abc"), st.tuples(st.integers(0, 2), st.sampled_from("xy"))),
+)
+def test_only_what_is_equal_is_the_same(
+    then: dict[str, tuple[int, str]], now: dict[str, tuple[int, str]]
+) -> None:
+    noted = Noted(source="s", files={name: NotedFile(*file) for name, file in then.items()})
+    if then == now:
+        check_same("mine", noted, "s", now)
+    else:
+        with pytest.raises(ModelError):
+            check_same("mine", noted, "s", now)
+    check_same("mine", noted, "s", dict.fromkeys(then, (None, None)))
+
+
+# One file in place of a repository
+
+
+def test_a_file_with_a_known_hash_is_checked_and_not_noted(
+    hub: Hub, tmp_path: Path, web: Web
+) -> None:
+    url = hub.server.put("/model.zip", b"PK\x03\x04...")
+    model = KnownModel(url=url, sha256=sha256(b"PK\x03\x04..."), size=7)
+    fetched = fetch(tmp_path, web, model)
+    assert fetched.path == tmp_path / ".downloads/mine/model.zip"
+    assert fetched.provenance == {"name": "mine", "url": url}
+    assert read_noted(tmp_path, "mine") is None
+    wrong = KnownModel(url=url, sha256="0" * 64, size=7)
+    with pytest.raises(DownloadError, match="it has been deleted"):
+        fetch(tmp_path, web, wrong)
+
+
+def test_a_file_without_a_known_hash_must_be_the_same_the_next_time(
+    hub: Hub, tmp_path: Path, web: Web
+) -> None:
+    model = KnownModel(url=hub.server.put("/model.gguf", b"GGUF one"))
+    fetch(tmp_path, web, model)
+    fetch(tmp_path, web, model)
+    assert len(hub.server.asked_for("/model.gguf")) == 1  # it is still there, and right
+    forget_download(tmp_path, "mine")
+    for changed, sentence in ((b"longer than it was", "18 bytes, it had 8"), (b"GGUF two", "SHA")):
+        hub.server.put("/model.gguf", changed)
+        with pytest.raises(ModelError, match=sentence) as caught:
+            fetch(tmp_path, web, model)
+        assert "--accept-changed" in str(caught.value)
+    fetch(tmp_path, web, model, accept_changed=True)
+    noted = read_noted(tmp_path, "mine")
+    assert noted is not None
+    assert noted.files["model.gguf"].sha256 == sha256(b"GGUF two")
+
+
+# The notes themselves
+
+
+def test_notes_of_several_models_are_kept_apart(tmp_path: Path) -> None:
+    some = {name: Noted(source=name, files={}) for name in ("a", "b")}
+    for name, noted in some.items():
+        note(tmp_path, name, noted)
+    assert {name: read_noted(tmp_path, name) for name in some} == some
+    assert {path.name for path in tmp_path.iterdir()} == {BOOK, f".{BOOK}.lock"}
+
+
+def test_notes_that_are_written_at_once_are_all_kept(tmp_path: Path) -> None:
+    writers = [
+        threading.Thread(target=note, args=[tmp_path, f"m{n}", Noted(source="s", files={})])
+        for n in range(8)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert all(read_noted(tmp_path, f"m{n}") for n in range(8))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=30) | st.sampled_from([b"[]", b'{"models": 1}', b'{"version": 2}']))
+def test_damaged_notes_are_said_and_never_taken_for_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / BOOK).write_bytes(content)
+    try:
+        assert read_noted(tmp_path, "mine") is None
+        assert content.strip()[:1] == b"{"
+    except ConfigError as error:
+        assert BOOK in str(error)  # noqa: PT017 - both ends are fine
+
+
+def test_places_that_cannot_be_written_are_said(tmp_path: Path, web: Web) -> None:
+    (tmp_path / "models").write_bytes(b"")
+    with pytest.raises(ConfigError, match="cannot be made"):
+        fetch(tmp_path / "models", web)
+    with pytest.raises(ConfigError, match="cannot be written"):
+        note(tmp_path / "models", "a", Noted(source="s", files={}))
+
+
+def test_a_download_of_which_nothing_came_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DownloadError), sole_download(tmp_path, "a"):
+        raise DownloadError("no network")
+    assert not [*tmp_path.iterdir()]
+    with sole_download(tmp_path, "a"):
+        (download_place(tmp_path, "a") / "x.partial").write_bytes(b"123")
+        with sole_download(tmp_path, "b"):
+            assert list_downloads(tmp_path) == ["a"]
+    assert list_downloads(tmp_path) == ["a"]
+    assert [path.name for path in (tmp_path / ".downloads").iterdir()] == ["a"]
+    assert fetched_bytes(tmp_path, "a") == 3
+    assert fetched_bytes(tmp_path, "b") == 0
+
+
+def test_one_process_at_a_time_fetches_a_model(tmp_path: Path) -> None:
+    with sole_download(tmp_path, "a"):
+        with (
+            pytest.raises(DownloadError, match="being fetched by another"),
+            sole_download(tmp_path, "a"),
+        ):
+            pass
+        assert download_place(tmp_path, "a").is_dir()
+
+
+def test_forgetting_leaves_other_downloads(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        download_place(tmp_path, name).mkdir(parents=True)
+    forget_download(tmp_path, "a")
+    assert [path.name for path in (tmp_path / ".downloads").iterdir()] == ["b"]
+    forget_download(tmp_path, "b")
+    forget_download(tmp_path, "none")
+    assert not [*tmp_path.iterdir()]

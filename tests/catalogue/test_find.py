@@ -1,0 +1,258 @@
+"""From names and paths to model directories: what is there, and what is imported on first use."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from streamasr.catalogue.find import Finder
+from streamasr.catalogue.installed import list_installed
+from streamasr.catalogue.known import NOTHING
+from streamasr.core.errors import ModelError
+from streamasr.importing.gguf_file import read_gguf
+from streamasr.importing.pack import Wish, import_model
+from streamasr.models import tiny
+from streamasr.models.bundle import open_bundle
+from tests.sources.crispasr import write_crispasr
+from tests.sources.onnx_release import write_onnx_release
+from tests.support.checkpoints import Shape, write_checkpoint
+from tests.support.goldens import TINY_RECOGNISER
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("sources") / "my model", Shape())
+
+
+@pytest.fixture(scope="module")
+def aligner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("sources") / "aligner", Shape(n_classes=50))
+
+
+@pytest.fixture
+def finder(tmp_path: Path) -> Finder:
+    return Finder(tmp_path / "models", {})
+
+
+def test_the_embedded_model_is_found_by_its_name(finder: Finder) -> None:
+    assert finder.model("tiny") == tiny.BUNDLE
+
+
+def test_a_model_directory_is_used_where_it_is(finder: Finder) -> None:
+    assert finder.model(str(tiny.BUNDLE)) == tiny.BUNDLE
+    assert not finder.models.exists()
+
+
+def test_an_installed_model_is_found_by_its_name(finder: Finder, checkpoint: Path) -> None:
+    import_model(checkpoint, finder.models / "mine")
+    assert finder.model("mine") == finder.models / "mine"
+
+
+def test_a_source_is_imported_once(
+    finder: Finder, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = finder.model(str(checkpoint))
+    assert found == finder.models / "my-model"
+    assert open_bundle(found).name == "my-model"
+    assert "this once, as my-model" in capsys.readouterr().err
+    (found / "mark").touch()
+    for same in (checkpoint, checkpoint / "model.safetensors", checkpoint / ".." / "my model"):
+        assert finder.model(str(same)) == found
+    assert capsys.readouterr().err == ""
+
+
+def test_the_working_directory_can_be_a_model(
+    finder: Finder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny.BUNDLE)
+    assert finder.model(".").samefile(tiny.BUNDLE)
+    monkeypatch.chdir(tiny.BUNDLE.parent)
+    assert finder.model("./tiny").samefile(tiny.BUNDLE)
+
+
+def test_a_source_that_changed_is_imported_again_in_place_of_the_old_one(
+    finder: Finder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_checkpoint(tmp_path / "source")
+    before = open_bundle(finder.model(str(source))).files
+    shutil.rmtree(source)
+    write_checkpoint(source, seed=1)
+    found = finder.model(str(source))
+    assert found.name == "source"
+    assert "again, since it has changed, as source" in capsys.readouterr().err
+    assert open_bundle(found).files != before
+    assert [each.name for each in list_installed(finder.models)] == ["source"]
+
+
+def test_a_source_that_is_linked_and_changed_in_place_is_imported_again(
+    finder: Finder, tmp_path: Path
+) -> None:
+    release = write_onnx_release(TINY_RECOGNISER, tmp_path / "release", "fp32", "q8_0")
+    found = finder.model(str(release))
+    [decoder] = release.glob("*.gguf")
+    other = write_onnx_release(TINY_RECOGNISER, tmp_path / "other", "fp32", "f16")
+    [longer] = other.glob("*.gguf")
+    with decoder.open("r+b") as file:
+        file.write(longer.read_bytes())
+    with pytest.raises(ModelError, match="damaged"):
+        finder.model("release")
+    assert finder.model(str(release)) == found
+    assert open_bundle(found).precision["decoder"] == "f16"
+
+
+def test_a_change_of_the_configuration_is_a_change(finder: Finder, tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source")
+    finder.model(str(source))
+    config = (source / "config.json").read_text("utf-8")
+    (source / "config.json").write_text(config.replace("1000000.0", "500000.0"), "utf-8")
+    decoder = read_gguf(finder.model(str(source)) / "decoder.gguf")
+    assert decoder.metadata["qwen3.rope.freq_base"] == 500_000
+
+
+def test_files_that_are_links_are_known_again(finder: Finder, checkpoint: Path) -> None:
+    snapshot = finder.models.parent / "models--Some--Model" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    for path in checkpoint.iterdir():
+        (snapshot / path.name).symlink_to(path)
+    found = {finder.model(str(snapshot)) for _ in range(3)}
+    assert found == {finder.models / "Model"}
+
+
+def test_a_folder_far_above_a_model_is_not_that_model(finder: Finder, tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "above" / "a" / "b" / "c" / "source")
+    finder.model(str(source))
+    with pytest.raises(ModelError, match="holds no model"):
+        finder.model(str(tmp_path / "above"))
+
+
+def test_a_source_that_was_moved_is_known_again(
+    finder: Finder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = write_checkpoint(tmp_path / "old")
+    made = finder.model(str(old))
+    (made / "mark").touch()
+    new = old.rename(tmp_path / "new")
+    capsys.readouterr()
+    assert finder.model(str(new)) == made
+    assert "is what old was made of, before it was moved" in capsys.readouterr().err
+    assert finder.model(str(new)) == made
+    assert capsys.readouterr().err == ""
+    assert (made / "mark").exists()
+    assert [each.name for each in list_installed(finder.models)] == ["old"]
+
+
+def test_a_file_that_was_renamed_is_known_again(
+    finder: Finder, checkpoint: Path, tmp_path: Path
+) -> None:
+    old = write_crispasr(checkpoint, tmp_path / "old.gguf", "f16")
+    made = finder.model(str(old))
+    assert finder.model(str(old.rename(tmp_path / "new.gguf"))) == made
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_what_has_been_changed_in_moving_is_another_source(
+    finder: Finder, tmp_path: Path, name: str
+) -> None:
+    old = write_checkpoint(tmp_path / "old")
+    made = finder.model(str(old))
+    new = old.rename(tmp_path / "new")
+    (new / name).write_bytes((new / name).read_bytes())
+    assert finder.model(str(new)) != made
+
+
+def test_sizes_and_times_alone_do_not_make_a_source_the_same(
+    finder: Finder, tmp_path: Path
+) -> None:
+    old = write_checkpoint(tmp_path / "old")
+    new = write_checkpoint(tmp_path / "new", seed=1)
+    for path in (*old.iterdir(), *new.iterdir()):
+        os.utime(path, (0, 0))
+    made = finder.model(str(old))
+    shutil.rmtree(old)
+    assert finder.model(str(new)) != made
+
+
+def test_a_copy_of_a_source_is_a_source_of_its_own(finder: Finder, tmp_path: Path) -> None:
+    old = write_checkpoint(tmp_path / "old")
+    made = finder.model(str(old))
+    copy = shutil.copytree(old, tmp_path / "copy")
+    assert finder.model(str(copy)) != made
+    assert finder.model(str(old)) == made
+
+
+def test_an_import_that_was_asked_for_is_not_replaced(finder: Finder, tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source")
+    import_model(source, finder.models / "mine")
+    assert finder.model(str(source)) == finder.models / "mine"
+    shutil.rmtree(source)
+    write_checkpoint(source, seed=1)
+    assert finder.model(str(source)) == finder.models / "source"
+    assert finder.model("mine") == finder.models / "mine"
+
+
+def test_names_of_models_that_can_be_pulled_stay_free(finder: Finder, tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "qwen3-asr-0.6b")
+    assert finder.model(str(source)) == finder.models / "qwen3-asr-0.6b-2"
+
+
+def test_a_directory_of_an_installed_models_name_is_pointed_at(
+    finder: Finder,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import_model(checkpoint, finder.models / "mine")
+    write_checkpoint(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    assert finder.model("mine") == finder.models / "mine"
+    assert "what is here is ./mine" in capsys.readouterr().err
+
+
+def test_whoever_comes_while_another_imports_waits_and_takes_the_result(
+    finder: Finder, checkpoint: Path
+) -> None:
+    program = "from streamasr.catalogue.find import *; print(Finder(Path({!r}), {{}}).model({!r}))"
+    command = [sys.executable, "-c", program.format(str(finder.models), str(checkpoint))]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    answers = [process.communicate()[0].strip() for process in started]
+    assert answers == [str(finder.models / "my-model")] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("qwen3-asr-0.6b", "`streamasr models pull qwen3-asr-0.6b` gets it"),
+        ("qwen3-asr-0.6", "did you mean qwen3-asr-0.6b"),
+        ("nothing-like-it", "`streamasr models list` shows all"),
+        ("Qwen/Qwen3-ASR-0.6B", "`streamasr models pull qwen3-asr-0.6b` gets that model"),
+        ("/no/such/place", "there is no file and no directory /no/such/place"),
+    ],
+)
+def test_what_is_not_there_is_said_with_what_to_do(
+    finder: Finder, name: str, sentence: str
+) -> None:
+    with pytest.raises(ModelError, match=sentence):
+        finder.model(name)
+
+
+def test_a_broken_model_is_named(finder: Finder, checkpoint: Path) -> None:
+    bundle = import_model(checkpoint, finder.models / "mine")
+    bundle.decoder.unlink()
+    with pytest.raises(ModelError, match=r"decoder\.gguf: there is no such file"):
+        finder.model("mine")
+
+
+def test_the_recognisers_own_aligner_comes_first_then_any_that_is_installed(
+    finder: Finder, checkpoint: Path, aligner: Path
+) -> None:
+    recogniser = finder.model(str(checkpoint))
+    assert finder.aligner(None, recogniser) is None
+    import_model(aligner, finder.models / "times", Wish(decoder="f16"))
+    assert finder.aligner(None, recogniser) == finder.models / "times"
+    assert finder.aligner(None, tiny.BUNDLE) == tiny.BUNDLE / "aligner"
+    assert finder.aligner("times", tiny.BUNDLE) == finder.models / "times"
+    assert finder.aligner(NOTHING, recogniser) is None

@@ -1,0 +1,90 @@
+"""Where a file is while it is being fetched, and what stands in its way there."""
+
+import resource
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from streamasr.catalogue.patience import Policy
+from streamasr.core.errors import ConfigError, DownloadError
+from tests.support.fetching import CONTENT, PATH, SHA256, fetch, left, refusal
+from tests.support.hubs import FileServer, reply, status
+
+
+def test_a_file_that_has_no_room_is_refused_before_it_comes(
+    server: FileServer, path: Path, policy: Policy
+) -> None:
+    server.script(PATH, reply(b"x", Content_Length=str(1 << 50)))
+    with pytest.raises(ConfigError, match=r"GB are to be written, and only .* GB are free"):
+        fetch(server.url + PATH, path, policy, limit=1 << 60)
+    assert not left(path)
+
+
+def test_a_disk_that_takes_no_more_is_said_and_what_fits_is_kept(
+    url: str, path: Path, policy: Policy
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))
+    try:
+        with pytest.raises(ConfigError, match="cannot be written: File too large"):
+            fetch(url, path, policy)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.with_name("model.gguf.partial").stat().st_size > 0
+    assert fetch(url, path, policy).sha256 == SHA256
+
+
+def test_places_that_cannot_be_written_are_said(url: str, tmp_path: Path, policy: Policy) -> None:
+    with pytest.raises(ConfigError, match="cannot be written: No such file or directory"):
+        fetch(url, tmp_path / "none" / "a", policy)
+    (tmp_path / "a.partial").mkdir()
+    with pytest.raises(ConfigError, match="cannot be written: Is a directory"):
+        fetch(url, tmp_path / "a", policy)
+
+
+def test_a_link_in_place_of_the_part_is_not_followed(
+    url: str, tmp_path: Path, policy: Policy
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "a.partial").symlink_to(victim)
+    with pytest.raises(ConfigError, match="cannot be written"):
+        fetch(url, tmp_path / "a", policy)
+    assert victim.read_text() == "mine"
+
+
+def test_two_processes_do_not_write_the_same_file(
+    server: FileServer, url: str, path: Path, policy: Policy
+) -> None:
+    is_halfway, may_go_on = threading.Event(), threading.Event()
+
+    def wait(what: str, done: int, total: int) -> None:
+        if done and not may_go_on.is_set():
+            is_halfway.set()
+            assert may_go_on.wait(60)
+
+    first = threading.Thread(target=fetch, args=[url, path, policy], kwargs={"progress": wait})
+    first.start()
+    assert is_halfway.wait(60)
+    with pytest.raises(DownloadError, match="is being fetched by another process"):
+        fetch(url, path, policy)
+    may_go_on.set()
+    first.join()
+    assert path.read_bytes() == CONTENT
+
+
+def test_no_descriptor_is_left_open(
+    server: FileServer, url: str, path: Path, policy: Policy
+) -> None:
+    before = n_open()
+    for code in (404, 503):
+        server.script(PATH, status(code))
+        refusal(url, path, replace(policy, attempts=1))
+    fetch(url, path, policy)
+    assert n_open() <= before + 3  # the server's ends close by themselves
+
+
+def n_open() -> int:
+    return len([*Path("/proc/self/fd").iterdir()])

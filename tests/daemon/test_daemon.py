@@ -1,0 +1,436 @@
+"""The daemon as its clients and its operator meet it: a real process with the embedded model."""
+
+import asyncio
+import math
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pytest
+
+from streamasr import client
+from streamasr.audio.file import open_audio
+from streamasr.bench.latency import Server, speak
+from streamasr.bench.recording import Recording
+from streamasr.bench.speech import load_speech
+from streamasr.config.sections import DaemonConfig, LiveConfig
+from streamasr.core.errors import ProtocolError
+from streamasr.core.messages import Final, Words
+from streamasr.core.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
+from streamasr.daemon.daemon import stream_settings
+from streamasr.engine.config import RecognitionConfig
+from streamasr.engine.engine import Engine
+from streamasr.pipeline.transcribe import transcribe
+from streamasr.protocols import v1
+from streamasr.session.stable_prefix import CommitLag
+from tests.support.daemons import RunningDaemon
+from tests.support.fakes import FakeSource, pcm
+from tests.support.goldens import TINY_CLIPS
+from tests.support.paths import CLIPS
+
+BLOCK = 2 * SAMPLE_RATE // 10  # bytes, 100 ms
+
+LOST_WHILE_RESUMING = """
+from streamasr.cli import main
+from streamasr.daemon import Daemon
+from streamasr.errors import WorkerError
+async def lose(self, recovered):
+    self._engine.encoder._process._give_up(WorkerError("its files are gone"))
+Daemon._resume_sessions = lose
+main()
+"""
+
+
+def load(name: str) -> Float32Array:
+    with open_audio(CLIPS / name) as file:
+        return np.concatenate(list(file.blocks()))
+
+
+@pytest.fixture(scope="module")
+def speech() -> Float32Array:
+    """Half a minute of speech with pauses, as a 16-bit client sends it."""
+    pause = np.zeros(SAMPLE_RATE, np.float32)
+    names = ["espeak_1.flac", "espeak_2.flac", "espeak_joined.flac", "mandarin.flac", "flite.flac"]
+    samples = np.concatenate([part for name in names for part in (load(name), pause)])
+    return (np.frombuffer(pcm(samples), "<i2") / 32768).astype(np.float32)
+
+
+Expected = list[tuple[float, float, str, str | None]]
+
+
+@pytest.fixture(scope="module")
+def expected(speech: Float32Array, bundle: Path) -> Expected:
+    """What `transcribe` makes of it."""
+    config = RecognitionConfig(bundle, bundle / "aligner", threads=1)
+    with Engine(config) as engine:
+        messages = list(transcribe(engine, FakeSource(speech), config))
+    words = {m.segment: m for m in messages if isinstance(m, Words)}
+    finals = [m for m in messages if isinstance(m, Final)]
+    assert len(finals) >= 5
+    assert set(words) == {final.segment for final in finals}
+    return [(to_seconds(f.start), to_seconds(f.end), f.text, f.language) for f in finals]
+
+
+def outcome(events: list[client.Event]) -> Expected:
+    finals = [event for event in events if isinstance(event, v1.Final)]
+    return [(final.start, final.end, final.text, final.language) for final in finals]
+
+
+def check_promises(events: list[client.Event]) -> None:
+    """What every client may rely on, whatever happened."""
+    durable = [e.seq for e in events if isinstance(e, v1.Final | v1.Words | v1.Gap | v1.End)]
+    assert durable == list(range(1, len(durable) + 1)), "a hole, or something twice"
+    finals = [e for e in events if isinstance(e, v1.Final)]
+    assert len({final.segment for final in finals}) == len(finals), "two finals of one segment"
+    stable: dict[int, str] = {}
+    for event in events:
+        if isinstance(event, v1.Partial | v1.Final):
+            assert event.text.startswith(stable.get(event.segment, "")), "a promise was broken"
+        if isinstance(event, v1.Partial):
+            assert event.stable >= len(stable.get(event.segment, ""))
+            stable[event.segment] = event.text[: event.stable]
+    [words] = [[e.segment for e in events if isinstance(e, v1.Words)]]
+    assert sorted(words) == [final.segment for final in finals if final.text]
+
+
+async def send_all(stream: client.Stream, speech: Float32Array, speed: float) -> None:
+    """Speak so many times as fast as people do, so that there is time for partials."""
+    loop, data = asyncio.get_running_loop(), pcm(speech)
+    begin = loop.time()
+    for start in range(0, len(data), BLOCK):
+        await asyncio.sleep(begin + start / (2 * SAMPLE_RATE) / speed - loop.time())
+        await stream.send(data[start : start + BLOCK])
+    await stream.stop()
+
+
+async def collect(
+    stream: client.Stream, react: Callable[[client.Event], None] = lambda _: None
+) -> list[client.Event]:
+    events = []
+    async for event in stream:
+        events.append(event)
+        react(event)
+    return events
+
+
+async def dictate(
+    url: str,
+    speech: Float32Array,
+    react: Callable[[client.Event], None] = lambda _: None,
+    speed: float = math.inf,
+) -> list[client.Event]:
+    """Send everything, and hear everything."""
+    async with asyncio.timeout(240), client.connect(url) as stream, asyncio.TaskGroup() as tasks:
+        tasks.create_task(send_all(stream, speech, speed))
+        return await collect(stream, react)
+
+
+def test_a_socket_gives_the_same_text_as_a_file(
+    tmp_path: Path, speech: Float32Array, expected: Expected
+) -> None:
+    with RunningDaemon(tmp_path, "--no-mic") as daemon:
+        events = asyncio.run(dictate(daemon.url, speech))
+        assert outcome(events) == expected
+        check_promises(events)
+        assert daemon.stop() == 0
+        assert "Traceback" not in daemon.all_log
+
+
+def test_sessions_beside_each_other_get_what_each_would_get_alone(
+    tmp_path: Path, speech: Float32Array, expected: Expected
+) -> None:
+    async def all_at_once(url: str) -> list[list[client.Event]]:
+        return await asyncio.gather(*(dictate(url, speech) for _ in range(3)))
+
+    with RunningDaemon(tmp_path, "--no-mic") as daemon:
+        for events in asyncio.run(all_at_once(daemon.url)):
+            assert outcome(events) == expected
+            check_promises(events)
+
+
+def test_children_that_are_killed_cost_no_word(
+    tmp_path: Path, speech: Float32Array, expected: Expected
+) -> None:
+    rng = random.Random(1)
+    with RunningDaemon(tmp_path, "--no-mic") as daemon:
+        killed: list[int] = []
+
+        def kill(event: client.Event) -> None:
+            if len(killed) >= 10 or not isinstance(event, v1.Speech | v1.Partial | v1.Final):
+                return
+            number = rng.choice(list(daemon.children().values()))
+            try:
+                os.kill(number, signal.SIGKILL)
+            except ProcessLookupError:
+                return  # its successor has not said yet that it is there
+            killed.append(number)
+
+        events = asyncio.run(dictate(daemon.url, speech, kill, speed=5))
+        assert len(set(killed)) >= 3
+        assert outcome(events) == expected
+        check_promises(events)
+        assert daemon.stop() == 0
+
+
+def test_a_daemon_that_is_killed_goes_on_where_it_was(
+    tmp_path: Path, speech: Float32Array, expected: Expected
+) -> None:
+    with RunningDaemon(tmp_path, "--no-mic") as daemon:
+        kills: list[client.Event] = []
+
+        def kill(event: client.Event) -> None:
+            wanted = (v1.Partial, v1.Final, v1.Final, v1.Words)
+            is_promise = not isinstance(event, v1.Partial) or event.stable
+            if len(kills) < 4 and isinstance(event, wanted[len(kills)]) and is_promise:
+                kills.append(event)
+                daemon.kill()
+                daemon.start()
+
+        events = asyncio.run(dictate(daemon.url, speech, kill, speed=5))
+        assert len(kills) == 4
+        assert sum(isinstance(event, client.Resumed) for event in events) >= 4
+        assert outcome(events) == expected
+        check_promises(events)
+
+
+class Proxy:
+    """A network that breaks: passes bytes on until it is told to drop its connections."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._writers: list[asyncio.StreamWriter] = []
+        self.n_drops = 0
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._pass_on, "127.0.0.1", 0)
+        self.url = f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        self.drop()
+
+    def drop(self) -> None:
+        self.n_drops += 1
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers = []
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers += [writer, there_writer]
+        await asyncio.gather(
+            self._copy(reader, there_writer),
+            self._copy(there_reader, writer),
+            return_exceptions=True,
+        )
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(4096):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+
+def test_a_connection_that_breaks_ten_times_costs_no_word(
+    tmp_path: Path, speech: Float32Array, expected: Expected
+) -> None:
+    rng = random.Random(2)
+
+    async def dictate_through_a_bad_network(port: int) -> tuple[list[client.Event], int]:
+        async with Proxy(port) as proxy:
+            n_until_drop = 2
+
+            def drop(_: client.Event) -> None:
+                nonlocal n_until_drop
+                n_until_drop -= 1
+                if n_until_drop == 0 and proxy.n_drops < 10:
+                    proxy.drop()
+                    n_until_drop = rng.randint(1, 4)
+
+            events = await dictate(proxy.url, speech, drop, speed=5)
+            return events, proxy.n_drops
+
+    with RunningDaemon(tmp_path, "--no-mic") as daemon:
+        events, n_drops = asyncio.run(dictate_through_a_bad_network(daemon.port))
+        assert n_drops == 10
+        assert outcome(events) == expected
+        check_promises(events)
+
+
+def test_a_file_is_played_as_a_microphone_to_any_number_of_listeners(
+    tmp_path: Path, bundle: Path
+) -> None:
+    del bundle
+    clip = CLIPS / "espeak_joined.flac"
+
+    async def listen(url: str) -> list[client.Event]:
+        async with asyncio.timeout(120):
+            return [event async for event in client.listen(url, since=0)]
+
+    async def listen_twice(url: str) -> tuple[list[client.Event], list[client.Event]]:
+        return await asyncio.gather(listen(url), listen(url))
+
+    with RunningDaemon(tmp_path, "--input", str(clip), "--speed", "4") as daemon:
+        one, two = asyncio.run(listen_twice(daemon.url))
+        assert outcome(one) == outcome(two) != []
+        assert any(isinstance(event, v1.Partial) for event in one), "only when it was over"
+        for events in (one, two):
+            check_promises(events)
+            assert isinstance(events[-1], v1.End)
+        assert daemon.stop() == 0
+
+
+def test_stopping_finishes_what_was_heard(tmp_path: Path, speech: Float32Array) -> None:
+    async def dictate_without_end(daemon: RunningDaemon) -> list[client.Event]:
+        async with asyncio.timeout(120), client.connect(daemon.url) as stream:
+            events: list[client.Event] = []
+            data = pcm(speech)
+            await stream.send(data[: 2 * SAMPLE_RATE * 3])
+            async for event in stream:
+                if isinstance(event, v1.Speech):
+                    daemon.process.send_signal(signal.SIGTERM)
+                events.append(event)
+            return events
+
+    with RunningDaemon(tmp_path, "--no-mic") as daemon:
+        events = asyncio.run(dictate_without_end(daemon))
+        assert isinstance(events[-1], v1.End)
+        assert any(isinstance(event, v1.Final) for event in events)
+        check_promises(events)
+        assert daemon.process.wait(60) == 0
+
+
+def test_pausing_and_stopping_at_any_moment_ends_well(tmp_path: Path) -> None:
+    options = ["--input", str(CLIPS / "espeak_joined.flac")]
+    for name, wait in (("loading", None), ("listening", "is open")):
+        directory = tmp_path / name
+        directory.mkdir()
+        with RunningDaemon(directory, *options) as daemon:
+            if wait:
+                daemon.wait_for(wait)
+            daemon.process.send_signal(signal.SIGUSR1)
+            daemon.wait_for("the microphone is closed")
+            daemon.process.send_signal(signal.SIGUSR2)
+            daemon.wait_for("the microphone is open again")
+            daemon.process.send_signal(signal.SIGUSR1)
+            assert daemon.stop() == 0
+            assert "Traceback" not in daemon.all_log
+            assert "nothing more to listen to" not in daemon.all_log
+
+
+def test_nothing_spoken_is_left_where_no_history_is_kept(
+    tmp_path: Path, speech: Float32Array
+) -> None:
+    async def leave_without_a_word(url: str) -> list[client.Event]:
+        async with asyncio.timeout(120):
+            stream = client.connect(url)
+            async with stream:
+                await stream.send(pcm(speech[: 8 * SAMPLE_RATE]))
+                events = []
+                async for event in stream:
+                    events.append(event)
+                    if isinstance(event, v1.Words):
+                        break
+                await stream.close()
+                return events
+
+    settings = "history_days = 0"  # goes on with [storage]
+    with RunningDaemon(tmp_path, "--no-mic", settings=settings) as daemon:
+        events = asyncio.run(leave_without_a_word(daemon.url))
+        [final] = [event for event in events if isinstance(event, v1.Final)]
+        assert daemon.stop() == 0
+    left = [path for path in (tmp_path / "storage").rglob("*") if path.is_file()]
+    assert not [path for path in left if path.suffix == ".f32"]
+    assert not [path for path in left if final.text.encode() in path.read_bytes()]
+
+
+def test_much_audio_at_once_leaves_no_hole(tmp_path: Path) -> None:
+    """The short version of `streamasr bench soak --pace 0 --sessions 3`."""
+
+    async def speak_at_once(url: str) -> list[Recording]:
+        speech = load_speech(sorted(TINY_CLIPS.glob("*.flac")), pause_s=1.0, seconds=60.0)
+        return await asyncio.gather(*(speak(Server(url), speech, pace=0.0) for _ in range(3)))
+
+    with RunningDaemon(tmp_path, "--no-mic") as daemon:
+        recordings = asyncio.run(speak_at_once(daemon.url))
+    for messages in ([told.message for told in one.heard] for one in recordings):
+        lasting = [m for m in messages if isinstance(m, v1.Final | v1.Words | v1.Gap | v1.End)]
+        assert [message.seq for message in lasting] == list(range(1, len(lasting) + 1))
+        assert not [message for message in messages if isinstance(message, v1.Gap)]
+        for kind in (v1.Final, v1.Words):
+            assert sum(isinstance(message, kind) for message in messages) >= 10
+
+
+def test_when_text_becomes_stable_is_the_operators_choice() -> None:
+    late = DaemonConfig(live=LiveConfig(commit="endpoint"))
+    assert stream_settings(late).session.commit is None
+    soon = DaemonConfig(live=LiveConfig(commit_lag_tokens=2, commit_lag_s=0.5))
+    assert stream_settings(soon).session.commit == CommitLag(2, to_samples(0.5))
+
+
+def test_a_second_daemon_keeps_away(tmp_path: Path) -> None:
+    with RunningDaemon(tmp_path, "--no-mic") as daemon:
+        second = RunningDaemon(tmp_path, "--no-mic")
+        with pytest.raises(AssertionError, match="another daemon uses"), second:
+            pass
+        assert second.process.wait(60) == 78
+        assert daemon.stop() == 0
+
+
+class HomelyDaemon(RunningDaemon):
+    """Looks for its settings by itself, in a home that has none."""
+
+    def spawn(self, command: list[str], environ: dict[str, str]) -> "subprocess.Popen[str]":
+        self.config.unlink(missing_ok=True)
+        where = command.index("--config")
+        homes = {name: str(self.directory) for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME")}
+        return super().spawn(command[:where] + command[where + 2 :], environ | homes)
+
+
+def test_settings_that_are_written_later_are_found(tmp_path: Path) -> None:
+    with HomelyDaemon(tmp_path, "--no-mic") as daemon:
+        daemon.wait_for("is loaded")
+        written = tmp_path / "streamasr" / "config.toml"
+        written.parent.mkdir(exist_ok=True)
+        written.write_text("[server]\nmax_sessions = 1\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for("taken over: server.max_sessions")
+        assert daemon.stop() == 0
+
+
+def test_an_engine_that_is_lost_while_sessions_are_resumed_ends_the_daemon(tmp_path: Path) -> None:
+    daemon = RunningDaemon(tmp_path, "--no-mic")
+    daemon.command[1:3] = ["-c", LOST_WHILE_RESUMING]
+    with daemon:
+        daemon.wait_for("the engine cannot be kept running")
+        assert daemon.process.wait(60) == 1
+
+
+def test_settings_are_taken_over_without_a_restart(tmp_path: Path) -> None:
+    with RunningDaemon(tmp_path, "--no-mic") as daemon:
+        daemon.wait_for("is loaded")
+        written = daemon.config.read_text("utf-8")
+        daemon.config.write_text(
+            written + '[server]\nmax_sessions = 1\nhost = "127.0.0.2"\n', encoding="utf-8"
+        )
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for("server.max_sessions")
+        daemon.wait_for("server.host")
+        daemon.config.write_text(written + "[server]\nmax_session = 1\n", encoding="utf-8")
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for("did you mean server.max_sessions?")
+
+        async def open_two() -> None:
+            async with client.connect(daemon.url), client.connect(daemon.url) as second:
+                async for _ in second:
+                    pass
+
+        with pytest.raises(ProtocolError, match="session"):
+            asyncio.run(asyncio.wait_for(open_two(), 60))
+        assert daemon.stop() == 0

@@ -1,0 +1,53 @@
+"""The daemon with a real microphone: PortAudio on a PulseAudio server of its own."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+import pytest
+
+from streamasr import client
+from streamasr.protocols import v1
+from tests.daemon.test_daemon import check_promises, load, outcome
+from tests.support.daemons import RunningDaemon
+from tests.support.fakes import write_wav
+from tests.support.portaudio import SERVER_DEVICE, SoundServer, needs_portaudio, needs_sound_server
+
+pytestmark = [needs_portaudio, needs_sound_server]
+
+
+def test_what_is_said_into_a_microphone_becomes_text_also_after_it_was_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".asoundrc").write_text(SERVER_DEVICE.format(source="room.monitor"))
+    said = write_wav(tmp_path / "said.wav", load("espeak_joined.flac"))
+
+    async def listen(daemon: RunningDaemon, room: SoundServer) -> list[client.Event]:
+        events: list[client.Event] = []
+        async with asyncio.timeout(120):
+            async for event in client.listen(daemon.url):
+                events.append(event)
+                if isinstance(event, v1.Ready):
+                    room.play(said)
+                match [type(event).__name__ for event in events].count("Final"), event:
+                    case 1, v1.Words():
+                        room.kill()
+                    case 1, v1.Warning(code="device_lost"):
+                        room.start()
+                    case 1, v1.Warning(code="device_back"):
+                        room.play(said)
+                    case 2, v1.Words():
+                        daemon.process.send_signal(signal.SIGTERM)
+        return events
+
+    with SoundServer(tmp_path) as room:
+        for name, value in room.environment.items():
+            monkeypatch.setenv(name, value)
+        with RunningDaemon(tmp_path, "--device", "desk") as daemon:
+            events = asyncio.run(listen(daemon, room))
+            check_promises(events)
+            assert [text for *_, text, _ in outcome(events)] == ["morning last send"] * 2
+            assert any(isinstance(event, v1.Gap) for event in events)
+            assert daemon.process.wait(60) == 0
+            warnings = {event.message for event in events if isinstance(event, v1.Warning)}
+            assert [daemon.all_log.count(f": {warning}\n") for warning in warnings] == [1] * 2

@@ -1,0 +1,325 @@
+"""Text arrives in real windows as it was meant: any layout, any script, whatever is held down."""
+
+import asyncio
+import os
+import re
+import subprocess
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from streamasr.core.errors import ConfigError
+from streamasr.dictation import x11
+from streamasr.dictation.clipboard import Held, WlClipboard, Xclip, Xsel
+from streamasr.dictation.desktop import TypingWishes, open_chain
+from streamasr.dictation.edits import Edit
+from streamasr.dictation.tools import ToolError, run_tool
+from tests.support.desktops import (
+    PATIENCE_S,
+    TerminalWindow,
+    Window,
+    has_focus,
+    needs,
+    needs_tk,
+    shows,
+    until,
+    wayland,
+    x_display,
+)
+from tests.support.house import run
+
+GERMAN: Final = "Äpfel, Öl & Übermut: „süße“ Grüße – 5 € @ [x] {y} ~ ^ ` \\ | zy ZY "
+MIXED: Final = (
+    "-dash first. Grüße aus Köln, ÄÖÜß!\nСъешь же ЕЩЁ этих булок.\n"
+    "二零二四年三月十五日,今天天气很好。\n日本語のテキスト。 한국어 문장.\nEmoji 😀 👍🏽 🇩🇪 end"
+)
+
+
+@pytest.fixture
+def display(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with x_display() as name:
+        monkeypatch.setenv("DISPLAY", name)
+        yield name
+
+
+@pytest.fixture
+def window(display: str) -> Iterator[Window]:
+    with Window() as one:
+        yield one
+
+
+def tool(*argv: str, stdin: bytes = b"") -> bytes:
+    done = subprocess.run(argv, input=stdin, check=True, stdout=subprocess.PIPE)
+    return done.stdout
+
+
+def lay_out(layout: str) -> None:
+    tool("setxkbmap", layout)
+
+
+async def type_all(*edits: Edit, **wishes: str) -> None:
+    complaints: list[str] = []
+    async with open_chain(
+        os.environ,
+        TypingWishes(**wishes),  # type: ignore[arg-type]
+        complaints.append,
+    ) as chain:
+        for edit in edits:
+            await chain.apply(edit)
+    assert complaints == []
+
+
+on_x11 = needs("Xvfb", "xdotool", "setxkbmap")
+
+
+@on_x11
+@needs_tk
+class TestXdotool:
+    """The tool of X11."""
+
+    @pytest.mark.parametrize("layout", ["de", "ru", "us,ru", "us"])
+    def test_any_script_on_any_layout(self, window: Window, layout: str) -> None:
+        lay_out(layout)
+
+        async def story() -> None:
+            await type_all(Edit(text=MIXED))
+            await shows(window, MIXED)
+
+        run(story())
+
+    def test_a_tab_is_a_key(self, window: Window) -> None:
+        async def story() -> None:
+            await type_all(Edit(text="one\ttwo\nthree"))
+            await shows(window, "one\ttwo\nthree")
+
+        run(story())
+
+    def test_two_thousand_characters(self, window: Window) -> None:
+        lay_out("de")
+        text = (GERMAN * 40)[:2000]
+
+        async def story() -> None:
+            await type_all(Edit(text=text))
+            await shows(window, text)
+
+        run(story())
+
+    def test_many_more_characters_than_there_are_spare_keys(self, window: Window) -> None:
+        text = "".join(chr(code) for code in range(0x4E00, 0x4E00 + 100))
+
+        async def story() -> None:
+            await type_all(Edit(text=text))
+            await shows(window, text)
+
+        run(story())
+
+    def test_spare_keys_are_spare_again(self, window: Window) -> None:
+        before = tool("xkbcomp", os.environ["DISPLAY"], "-")
+        run(type_all(Edit(text="Grüße, 你好")))
+        assert tool("xkbcomp", os.environ["DISPLAY"], "-") == before
+
+    def test_a_held_shift_is_waited_for(self, window: Window) -> None:
+        async def story() -> None:
+            await run_tool(["xdotool", "keydown", "Shift_L"])
+            with x11.Keyboard.of_display() as keyboard:
+                assert keyboard.holds_modifiers()
+                typing = asyncio.create_task(type_all(Edit(text="not shouted 123")))
+                done, _ = await asyncio.wait([typing], timeout=0.3)
+                assert (done, window.text) == (set(), "")
+                await run_tool(["xdotool", "keyup", "Shift_L"])
+                await typing
+            await shows(window, "not shouted 123")
+
+        run(story())
+
+    @pytest.mark.parametrize("modifier", ["Shift_L", "Control_L", "Super_L"])
+    def test_one_that_is_never_released_does_no_harm(
+        self, window: Window, modifier: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(x11, "_RELEASE_PATIENCE_S", 0.1)
+
+        async def story() -> None:
+            await run_tool(["xdotool", "keydown", modifier])
+            await type_all(Edit(text="not shouted 123"))
+            await shows(window, "not shouted 123")
+            await run_tool(["xdotool", "keyup", modifier])
+
+        run(story())
+
+    def test_caps_lock_does_not_shout(self, window: Window) -> None:
+        async def story() -> None:
+            await run_tool(["xdotool", "key", "Caps_Lock"])
+            await type_all(Edit(text="Quiet, ä."))
+            await shows(window, "Quiet, ä.")
+
+        run(story())
+
+    def test_corrections_take_away_what_they_should(self, window: Window) -> None:
+        async def story() -> None:
+            await type_all(
+                Edit(text="ein schöner Tat"), Edit(1, "g"), Edit(11, "Grüße 你好"), Edit(1)
+            )
+            await shows(window, "ein Grüße 你")
+
+        run(story())
+
+    def test_more_backspaces_than_one_run_has(self, window: Window) -> None:
+        async def story() -> None:
+            await type_all(Edit(text="a" * 250 + "b"), Edit(230))
+            await shows(window, "a" * 21)
+
+        run(story())
+
+
+@on_x11
+@pytest.mark.parametrize("key", ["Enter", "shift+Enter", "+", "shift+"])
+@pytest.mark.parametrize("name", ["newline", "paste_key"])
+def test_a_key_that_there_is_not_is_refused_before_it_swallows_anything(
+    display: str, name: str, key: str
+) -> None:
+    output = {"newline": "xdotool", "paste_key": "paste"}[name]
+    with pytest.raises(ConfigError, match=f"^there is no key {re.escape(repr(key))}"):
+        run(type_all(output=output, **{name: key}))
+
+
+@on_x11
+@needs_tk
+@needs("xclip", "xsel")
+class TestPaste:
+    """The clipboard of X11."""
+
+    @pytest.mark.parametrize("name", ["xclip", "xsel"])
+    def test_text_is_pasted_and_the_clipboard_is_as_before(
+        self, window: Window, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if name == "xsel":
+            monkeypatch.setattr("shutil.which", lambda tool: None if tool == "xclip" else tool)
+        text = MIXED + GERMAN * 30
+
+        async def story() -> None:
+            xsel = Xsel()
+            await xsel.put("clipboard", Held("UTF8_STRING", "kept, ß".encode()))
+            await xsel.put("primary", Held("UTF8_STRING", b"chosen"))
+            await type_all(Edit(text=text), output="paste")
+            await shows(window, text)
+            assert await xsel.read("clipboard") == Held("UTF8_STRING", "kept, ß".encode())
+            assert await xsel.read("primary") == Held("UTF8_STRING", b"chosen")
+
+        run(story())
+
+    def test_a_picture_in_the_clipboard_stays(self, window: Window) -> None:
+        picture = bytes(range(256)) * 500
+
+        async def story() -> None:
+            xclip = Xclip()
+            await xclip.put("clipboard", Held("image/png", picture))
+            await type_all(Edit(text="beside"), output="paste")
+            await shows(window, "beside")
+            assert await xclip.read("clipboard") == Held("image/png", picture)
+
+        run(story())
+
+    def test_an_empty_clipboard_is_no_trouble(self, window: Window) -> None:
+        async def story() -> None:
+            await type_all(Edit(text="one "), Edit(text="two "), Edit(text="three"), output="paste")
+            await shows(window, "one two three")
+            assert await Xclip().read("clipboard") in (None, Held("UTF8_STRING", b""))
+
+        run(story())
+
+    def test_text_that_no_window_pastes_is_told_of(self, display: str) -> None:
+        async def story() -> None:
+            await Xclip().put("clipboard", Held("UTF8_STRING", b"kept"))
+            with pytest.raises(ToolError, match="the window has not asked for the text"):
+                await type_all(Edit(text="nobody wants it"), output="paste")  # there is no window
+            assert await Xclip().read("clipboard") == Held("UTF8_STRING", b"kept")
+
+        run(story())
+
+
+@on_x11
+@needs("xterm", "xclip")
+@pytest.mark.parametrize("output", ["xdotool", "paste"])
+def test_a_terminal_gets_it_too(display: str, tmp_path: Path, output: str) -> None:
+    lay_out("de")
+    text = "echo Grüße, ЕЩЁ 你好 -- ok\nsecond"
+
+    async def story() -> None:
+        terminal = TerminalWindow(tmp_path, "xterm", "-u8", "-e")
+        try:
+            await terminal.wait_until_ready()
+            search = ["xdotool", "search", "--sync", "--onlyvisible", "--class", "xterm"]
+            await run_tool(search, patience_s=PATIENCE_S)
+            await type_all(Edit(text=text), output=output)
+            await shows(terminal, text)
+        finally:
+            terminal.close()
+
+    run(story())
+
+
+@needs("sway", "wtype", "foot", "wl-copy")
+class TestWayland:
+    """A compositor with the virtual-keyboard protocol."""
+
+    def test_any_script_arrives(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        text = MIXED + (GERMAN * 40)[:2000]
+
+        async def story(terminal: TerminalWindow) -> None:
+            await type_all(Edit(text=text))
+            await shows(terminal, text)
+
+        on_wayland(story, tmp_path, monkeypatch)
+
+    def test_what_another_keyboard_holds_does_not_matter(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def story(terminal: TerminalWindow) -> None:
+            holding = await asyncio.create_subprocess_exec(
+                *["wtype", "-M", "shift", "-k", "a", "-s", "60000"]
+            )
+            await until(lambda: terminal.text != "")
+            await type_all(Edit(text=" not shouted 123"))
+            await shows(terminal, terminal.text[0] + " not shouted 123")
+            holding.kill()
+            await holding.wait()
+
+        on_wayland(story, tmp_path, monkeypatch)
+
+    def test_text_is_pasted_and_the_clipboard_is_as_before(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def story(terminal: TerminalWindow) -> None:
+            clipboard = WlClipboard()
+            assert await clipboard.read("clipboard") is None
+            kept = Held("text/plain;charset=utf-8", "kept, ß".encode())
+            await clipboard.put("clipboard", kept)
+            await type_all(Edit(text="-Grüße 你好 😀"), output="paste")
+            await shows(terminal, "-Grüße 你好 😀")
+            assert await clipboard.read("clipboard") == kept
+            assert await clipboard.read("primary") is None
+
+        on_wayland(story, tmp_path, monkeypatch)
+
+
+def on_wayland(
+    story: Callable[[TerminalWindow], Coroutine[Any, Any, None]],
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Run a story in front of a terminal."""
+
+    async def whole() -> None:
+        async with wayland(monkeypatch):
+            terminal = TerminalWindow(directory, "foot")
+            try:
+                await terminal.wait_until_ready()
+                await until(lambda: has_focus("foot"))
+                await story(terminal)
+            finally:
+                terminal.close()
+
+    run(whole())

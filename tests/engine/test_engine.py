@@ -1,0 +1,637 @@
+"""The engine with the embedded model, its children killed now and then."""
+
+import contextlib
+import json
+import os
+import queue
+import random
+import shutil
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streamasr.core.errors import ConfigError, ModelError, WorkerError
+from streamasr.core.events import Aligned, Answer, Decoded, Encoded, PassAbandoned, PassFailed
+from streamasr.core.hypothesis import Hypothesis
+from streamasr.core.messages import Final, Words
+from streamasr.core.orders import AbandonPass, Align, Decode, Encode, Order, Pass, Rank, SpreadWords
+from streamasr.core.units import Float32Array, Samples
+from streamasr.decoder.placement import Gpu
+from streamasr.engine.aligner import AlignerWorker, aligner_worker
+from streamasr.engine.config import RecognitionConfig
+from streamasr.engine.cpu_fallback import DEATHS_PER_REQUEST
+from streamasr.engine.encoder import EncoderWorker
+from streamasr.engine.engine import Engine, aligner_config
+from streamasr.engine.worker import OnTrouble, Patience
+from streamasr.pipeline.transcribe import Progress, transcribe
+from tests.support import children
+from tests.support.fakes import FakeSource, talk
+from tests.support.goldens import read_clip
+
+FINAL = Pass(1, 1, Rank.FINAL)
+PARTIAL = Pass(1, 2, Rank.PARTIAL)
+SAMPLES = talk(1, 1.2, 0.8)
+
+
+@pytest.fixture(scope="module")
+def config(bundle: Path) -> RecognitionConfig:
+    return RecognitionConfig(bundle, bundle / "aligner", threads=1)
+
+
+@pytest.fixture(scope="module")
+def engine(config: RecognitionConfig) -> Iterator[Engine]:
+    with Engine(config) as running:
+        yield running
+
+
+Answers = queue.SimpleQueue[Answer]
+
+
+def perform(engine: Engine, *orders: Order) -> list[Answer]:
+    """All answers, in the order in which they come."""
+    answers = Answers()
+    channel = engine.channel(answers.put)
+    for order in orders:
+        channel.perform(order)
+    n_answers = sum(not isinstance(order, AbandonPass) for order in orders)
+    received = [answers.get(timeout=60) for _ in range(n_answers)]
+    channel.close()
+    assert answers.empty()
+    return received
+
+
+def embeddings_of(engine: Engine, samples: Float32Array = SAMPLES) -> Float32Array:
+    [encoded] = perform(engine, Encode(FINAL, samples))
+    assert isinstance(encoded, Encoded)
+    assert encoded.cost > 0
+    return encoded.embeddings
+
+
+def decode(engine: Engine, embeddings: Float32Array, **wishes: Any) -> Hypothesis:
+    [decoded] = perform(engine, Decode(FINAL, embeddings, **wishes))
+    assert isinstance(decoded, Decoded)
+    return decoded.hypothesis
+
+
+def outcome(
+    engine: Engine, config: RecognitionConfig, samples: Float32Array = SAMPLES
+) -> list[object]:
+    """Finals and words, whatever the order of words of different segments."""
+    messages = list(transcribe(engine, FakeSource(samples), config))
+    words = sorted((m for m in messages if isinstance(m, Words)), key=lambda m: m.segment)
+    return [*(m for m in messages if isinstance(m, Final)), *words]
+
+
+def test_samples_become_embeddings_and_those_a_hypothesis(engine: Engine) -> None:
+    embeddings = embeddings_of(engine)
+    assert embeddings.dtype == np.float32
+    assert len(embeddings) == 7 * 13  # of as many seconds
+    [decoded] = perform(engine, Decode(FINAL, embeddings))
+    assert isinstance(decoded, Decoded)
+    assert decoded.cost.total > 0
+    assert decode(engine, embeddings) == decoded.hypothesis
+
+
+def test_embeddings_of_another_model_fail_their_pass(engine: Engine) -> None:
+    [failed] = perform(engine, Decode(FINAL, np.zeros((13, 7), np.float32)))
+    assert isinstance(failed, PassFailed)
+    assert "not a pair" in failed.message
+
+
+def test_a_fault_in_the_decoder_is_an_answer_too(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(engine._decoding._decoder, "step", fail)
+    [failed] = perform(engine, Decode(FINAL, np.zeros((13, 7), np.float32)))
+    assert isinstance(failed, PassFailed)
+    assert "by zero" in failed.message
+
+
+def test_samples_that_are_not_numbers_fail_their_pass(engine: Engine) -> None:
+    [failed] = perform(engine, Encode(FINAL, np.full(16000, np.nan, np.float32)))
+    assert isinstance(failed, PassFailed)
+    [encoded] = perform(engine, Encode(FINAL, SAMPLES))
+    assert isinstance(encoded, Encoded)
+
+
+def test_an_abandoned_pass_may_end_early_and_the_next_is_whole(engine: Engine) -> None:
+    embeddings = embeddings_of(engine)
+    whole = decode(engine, embeddings)
+    first, second = perform(
+        engine, Decode(PARTIAL, embeddings), AbandonPass(PARTIAL), Decode(FINAL, embeddings)
+    )
+    assert isinstance(first, PassAbandoned | Decoded)  # it may just have ended
+    assert isinstance(second, Decoded)
+    assert second.hypothesis == whole
+
+
+def test_abandoning_what_is_not_decoded_changes_nothing(engine: Engine) -> None:
+    embeddings = embeddings_of(engine)
+    abandon = AbandonPass(PARTIAL)
+    [decoded] = perform(engine, abandon, Decode(FINAL, embeddings), abandon)
+    assert isinstance(decoded, Decoded)
+
+
+def test_the_words_of_a_final_lie_in_their_segment(
+    engine: Engine, config: RecognitionConfig
+) -> None:
+    messages = outcome(engine, config)
+    finals = {m.segment: m for m in messages if isinstance(m, Final)}
+    assert list(finals) == [1, 2, 3]
+    for words in (m for m in messages if isinstance(m, Words)):
+        assert words.method == "aligned"
+        final = finals[words.segment]
+        edges = [edge for word in words.words for edge in (word.start, word.end)]
+        assert edges == sorted(edges)
+        assert final.start <= edges[0]
+        assert edges[-1] <= final.end
+        assert all(word.start < word.end for word in words.words)
+        assert all(word.score is not None and 0 <= word.score <= 1 for word in words.words)
+
+
+@pytest.mark.parametrize(("seed", "every"), [(1, 1), (2, 2), (3, 3)])
+def test_children_that_are_killed_change_nothing(
+    engine: Engine, config: RecognitionConfig, seed: int, every: int
+) -> None:
+    undisturbed = outcome(engine, config)
+    choose = random.Random(seed)
+    assert engine.aligner
+    deaths = engine.encoder.restarts + engine.aligner.restarts
+    # One more death could fall on the same request again, which is then given up.
+    workers: list[EncoderWorker | AlignerWorker] = [engine.encoder, engine.aligner]
+    victims = workers * (DEATHS_PER_REQUEST - 1)
+    choose.shuffle(victims)
+    messages = []
+    for number, message in enumerate(transcribe(engine, FakeSource(SAMPLES), config)):
+        if not isinstance(message, Progress):
+            messages.append(message)
+        if number % every == 0 and victims:
+            kill(victims.pop().pid)
+    words = sorted((m for m in messages if isinstance(m, Words)), key=lambda m: m.segment)
+    assert [*(m for m in messages if isinstance(m, Final)), *words] == undisturbed
+    assert engine.encoder.restarts + engine.aligner.restarts > deaths
+
+
+def test_sessions_at_once_give_what_each_gives_alone(
+    engine: Engine, config: RecognitionConfig
+) -> None:
+    sources = [SAMPLES, talk(0.8), talk(1.5, 0.7), SAMPLES[::-1].copy()]
+    alone = [outcome(engine, config, samples) for samples in sources]
+    choose = random.Random(4)
+    with ThreadPoolExecutor(len(sources)) as pool:
+        at_once = [pool.submit(outcome, engine, config, samples) for samples in sources]
+        for worker in [engine.encoder, engine.aligner] * (DEATHS_PER_REQUEST - 1):
+            assert worker
+            while not worker.is_ready:  # else one request could be blamed for all deaths
+                wait(at_once, timeout=0.01)
+            kill(worker.pid)
+            wait(at_once, timeout=choose.random() / 5)
+        assert [future.result() for future in at_once] == alone
+
+
+def test_a_file_holds_up_nobody(engine: Engine) -> None:
+    answers: list[tuple[str, type[Answer]]] = []
+    finished = threading.Event()
+
+    def deliver_live(answer: Answer) -> None:
+        answers.append(("live", type(answer)))
+        if isinstance(answer, Encoded):
+            live.perform(Decode(answer.of, answer.embeddings))
+
+    def deliver_file(answer: Answer) -> None:
+        answers.append(("file", type(answer)))
+        if len(answers) == 5:
+            live.perform(Encode(FINAL, SAMPLES[:16000]))
+        if isinstance(answer, Encoded):
+            file.perform(Decode(answer.of, answer.embeddings))
+        if answers.count(("file", Decoded)) == 50:
+            finished.set()
+
+    file, live = engine.channel(deliver_file), engine.channel(deliver_live)
+    for number in range(50):
+        file.perform(Encode(Pass(number, number, Rank.FINAL), SAMPLES[:16000]))
+    assert finished.wait(60)
+    file.close()
+    live.close()
+    encoded, decoded = answers.index(("live", Encoded)), answers.index(("live", Decoded))
+    # What was running, and what began while the order was on its way.
+    assert answers[5:encoded].count(("file", Encoded)) <= 3
+    assert answers[encoded:decoded].count(("file", Decoded)) <= 3
+
+
+def test_a_listener_that_fails_costs_the_others_nothing(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: Answer) -> None:
+        raise ZeroDivisionError
+
+    channel = engine.channel(fail)
+    channel.perform(Encode(FINAL, SAMPLES))
+    channel.perform(Decode(FINAL, np.zeros((13, 192), np.float32)))
+    assert embeddings_of(engine).size
+    assert decode(engine, np.zeros((13, 192), np.float32))
+    assert "could not be delivered" in caplog.text
+    channel.close()
+
+
+def test_a_closed_channel_hears_nothing(engine: Engine) -> None:
+    answers = Answers()
+    channel = engine.channel(answers.put)
+    for number in range(20):
+        channel.perform(Encode(Pass(number, number, Rank.FINAL), SAMPLES))
+        channel.perform(Decode(Pass(number, number, Rank.FINAL), np.zeros((13, 192), np.float32)))
+        channel.perform(Align(number, Samples(0), SAMPLES, "one two", "English"))
+    channel.close()
+    n_delivered = answers.qsize()
+    channel.close()
+    channel.perform(Encode(FINAL, SAMPLES))
+    assert engine.queue_lengths() == {"encoder": 0, "decoder": 0, "aligner": 0}
+    decode(engine, embeddings_of(engine))
+    assert answers.qsize() == n_delivered
+
+
+def test_every_order_is_answered_once(engine: Engine) -> None:
+    answers = Answers()
+    channel = engine.channel(answers.put)
+    partials = [Pass(number + 2, number, Rank.PARTIAL) for number in range(10)]
+    embeddings = np.zeros((13, 192), np.float32)
+    for of in partials:
+        channel.perform(Encode(of, SAMPLES[:16000]))
+        channel.perform(Decode(of, embeddings))
+    channel.perform(Decode(FINAL, embeddings))
+    for of in partials:
+        channel.perform(AbandonPass(of))
+    received = [answers.get(timeout=60) for _ in range(2 * len(partials) + 1)]
+    assert embeddings_of(engine).size
+    assert answers.empty()
+    channel.close()
+    answered = Counter(answer.of for answer in received if not isinstance(answer, Aligned))
+    assert answered == {FINAL: 1, **dict.fromkeys(partials, 2)}
+    assert any(isinstance(answer, Decoded) and answer.of == FINAL for answer in received)
+
+
+def test_words_that_are_late_are_spread_and_later_ones_are_not(engine: Engine) -> None:
+    # It may still be busy with what was ordered in another test.
+    perform(engine, Align(0, Samples(0), SAMPLES, "one two", "English"))
+    answers = Answers()
+    channel = engine.channel(answers.put)
+    with halted(engine.pids["aligner"]):
+        for number in range(20):
+            channel.perform(Align(number, Samples(0), SAMPLES, "one two", "English"))
+        channel.perform(SpreadWords())
+        channel.perform(Align(20, Samples(0), SAMPLES, "one two", "English"))
+    received = [answers.get(timeout=60) for _ in range(21)]
+    channel.close()
+    aligned = [answer for answer in received if isinstance(answer, Aligned)]
+    assert sorted(answer.segment for answer in aligned) == list(range(21))
+    methods = {answer.segment: answer.method for answer in aligned}
+    assert methods.pop(0) == methods.pop(20) == "aligned"  # already begun, and ordered afterwards
+    assert set(methods.values()) == {"spread"}
+
+
+def test_orders_say_language_and_context(engine: Engine) -> None:
+    embeddings = embeddings_of(engine, read_clip("espeak_1"))
+    free = decode(engine, embeddings)
+    assert free.language == "English"
+    assert free.ends[0] == 0  # the header
+    forced = decode(engine, embeddings, language="Chinese")
+    assert forced.language == "Chinese"
+    assert forced.ends[0] > 0
+    held = decode(engine, embeddings, forced=free.tokens[:4], context="five six seven")
+    assert held.tokens[:4] == free.tokens[:4]
+
+
+def test_contexts_are_checked_while_sessions_run(engine: Engine) -> None:
+    channel = engine.channel(lambda _: None)
+    channel.perform(Decode(FINAL, np.zeros((300, 192), np.float32)))
+    with pytest.raises(ConfigError, match="context"):
+        engine.check_context("name " * 5000)
+    with pytest.raises(ConfigError, match="context"):
+        engine.context_for("", ["name"] * 5000)
+    assert engine.context_for(" Minutes. ", ["Ada ", "", "Eve"]) == "Minutes.\nAda, Eve"
+    assert engine.context_for("", []) == ""
+    channel.close()
+
+
+def test_an_engine_tells_how_it_is(config: RecognitionConfig) -> None:
+    troubles: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+    engine = Engine(config, on_trouble=lambda *trouble: troubles.put(trouble))
+    assert not engine.is_ready
+    assert not engine.is_alive
+    with engine:
+        assert engine.is_ready
+        assert engine.is_alive
+        assert engine.restarts == {"encoder": 0, "aligner": 0}
+        victim = engine.pids["encoder"]
+        kill(victim)
+        trouble, sentence = troubles.get(timeout=60)
+        assert trouble == "worker_died"
+        assert sentence.startswith("the encoder died (signal SIGKILL)")
+        assert embeddings_of(engine).size
+        assert engine.pids["encoder"] != victim
+        assert engine.restarts == {"encoder": 1, "aligner": 0}
+        assert engine.is_ready
+    assert not engine.is_ready
+    assert not engine.is_alive
+    assert troubles.empty()
+    with pytest.raises(WorkerError, match="not running"):
+        engine.check_context("")
+
+
+def test_a_model_that_vanishes_ends_the_engine(config: RecognitionConfig, tmp_path: Path) -> None:
+    model = copy_of(config.model, tmp_path)
+    troubles: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+    with Engine(
+        with_model(config, model), on_trouble=lambda *trouble: troubles.put(trouble)
+    ) as engine:
+        shutil.rmtree(model)
+        kill(engine.pids["aligner"])
+        assert troubles.get(timeout=60)[0] == "worker_died"
+        assert troubles.get(timeout=60)[0] == "worker_lost"
+        assert engine.is_alive
+        assert engine.is_ready
+        [aligned] = perform(engine, Align(7, Samples(0), SAMPLES, "one two", "English"))
+        assert isinstance(aligned, Aligned)
+        assert aligned.method == "spread"
+        kill(engine.pids["encoder"])
+        assert troubles.get(timeout=60)[0] == "worker_died"
+        [failed] = perform(engine, Encode(FINAL, SAMPLES))
+        assert isinstance(failed, PassFailed)
+        assert troubles.get(timeout=60)[0] == "worker_lost"
+        assert not engine.is_alive
+
+
+def test_a_hung_child_is_treated_as_dead(config: RecognitionConfig) -> None:
+    alone = replace(config, words=False)
+    with Engine(alone, patience=Patience(answer=5)) as engine:
+        pid = engine.pids["encoder"]
+        assert pid
+        os.kill(pid, signal.SIGSTOP)
+        assert embeddings_of(engine).size
+        assert engine.restarts == {"encoder": 1}
+
+
+def kill(pid: int | None) -> None:
+    assert pid
+    with contextlib.suppress(ProcessLookupError):  # it is just being replaced
+        os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def halted(pid: int | None) -> Iterator[None]:
+    """A child that gets no further meanwhile."""
+    assert pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_without_an_aligner_words_are_spread(config: RecognitionConfig) -> None:
+    with Engine(replace(config, aligner=None)) as engine:
+        assert engine.aligner is None
+        words = [m for m in outcome(engine, config) if isinstance(m, Words)]
+    assert {m.method for m in words} == {"spread"}
+    assert {word.score for m in words for word in m.words} == {None}
+
+
+def test_an_engine_that_was_never_started_can_be_stopped(config: RecognitionConfig) -> None:
+    Engine(config).stop()
+
+
+def test_stopping_drops_what_is_being_decoded(config: RecognitionConfig) -> None:
+    answers = Answers()
+    with Engine(replace(config, words=False)) as engine:
+        pid = engine.encoder.pid
+        channel = engine.channel(answers.put)
+        for _ in range(10):
+            channel.perform(Decode(FINAL, np.ones((300, 192), np.float32)))
+            channel.perform(Encode(FINAL, SAMPLES))
+    assert pid
+    assert not Path(f"/proc/{pid}").exists()
+    n_delivered = answers.qsize()
+    channel.perform(Encode(FINAL, SAMPLES))
+    engine.channel(answers.put).perform(Encode(FINAL, SAMPLES))
+    assert answers.qsize() == n_delivered
+
+
+def with_model(config: RecognitionConfig, model: Path) -> RecognitionConfig:
+    return replace(config, model=model, aligner=model / "aligner")
+
+
+def copy_of(model: Path, directory: Path) -> Path:
+    ignored = shutil.ignore_patterns("*.py", "__pycache__")
+    return Path(shutil.copytree(model, directory / "model", ignore=ignored))
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["decoder.gguf", "encoder_frontend.onnx", "encoder_backend.onnx", "aligner/classifier.npy"],
+)
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_broken_file_of_the_model_is_refused_in_a_sentence(
+    config: RecognitionConfig, tmp_path: Path, part: str, damage: str
+) -> None:
+    model = copy_of(config.model, tmp_path)
+    content = (model / part).read_bytes()
+    (model / part).unlink()
+    if damage == "cut":
+        (model / part).write_bytes(content[: len(content) // 2])
+    wants_words = part.startswith("aligner")
+    with (
+        pytest.raises(ModelError, match=Path(part).name) as caught,
+        Engine(replace(with_model(config, model), words=wants_words)),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+# What is not as it was asked to be
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+def listener(told: list[str]) -> OnTrouble:
+    def hear(trouble: str, sentence: str) -> None:
+        assert trouble == "degraded"
+        told.append(sentence)
+
+    return hear
+
+
+def test_a_gpu_that_is_not_there_is_told_and_the_cpu_recognises(
+    engine: Engine, config: RecognitionConfig, told: list[str]
+) -> None:
+    embeddings = embeddings_of(engine)
+    with Engine(replace(config, gpu=3, words=False), on_trouble=listener(told)) as other:
+        assert decode(other, embeddings) == decode(engine, embeddings)
+    [sentence] = told
+    assert sentence.startswith("there is no GPU 3: this build of llama.cpp finds none")
+
+
+def test_a_machine_without_gpu_has_nothing_to_tell(
+    config: RecognitionConfig, told: list[str]
+) -> None:
+    with Engine(replace(config, words=False), on_trouble=listener(told)):
+        assert told == []
+
+
+def test_a_gpu_that_fails_is_told_and_the_cpu_recognises(
+    engine: Engine, config: RecognitionConfig, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu(9, "CUDA0", "of a machine that is none", is_integrated=False, free=0, total=0)
+    monkeypatch.setattr("streamasr.engine.engine.find_gpus", lambda: [gpu])
+    embeddings = embeddings_of(engine)
+    wanted = replace(config, gpu="cuda0", words=False)
+    with Engine(wanted, on_trouble=listener(told)) as other:
+        assert decode(other, embeddings) == decode(engine, embeddings)
+    [sentence] = told
+    assert sentence.startswith("the GPU CUDA0 (of a machine that is none) cannot be used, so the ")
+
+
+def test_what_a_child_warns_of_is_told_once(
+    engine: Engine, config: RecognitionConfig, told: list[str]
+) -> None:
+    wanted = replace(config, providers=("CUDAExecutionProvider",), words=False)
+    troubles: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+    with Engine(wanted, on_trouble=lambda *trouble: troubles.put(trouble)) as other:
+        kind, sentence = troubles.get(timeout=60)
+        assert kind == "degraded"
+        assert sentence.startswith("encoder: this build of onnxruntime has no CUDAExecutionP")
+        kill(other.pids["encoder"])
+        np.testing.assert_array_equal(embeddings_of(other), embeddings_of(engine))
+    assert [troubles.get(timeout=60)[0] for _ in range(troubles.qsize())] == ["worker_died"]
+
+
+def test_a_provider_that_kills_the_encoder_is_told_and_the_cpu_recognises(
+    engine: Engine, config: RecognitionConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamasr.engine.encoder.build_encoder", children.build_encoder_on_cpu)
+    troubles: list[tuple[str, str]] = []
+    wanted = replace(config, providers=("CUDAExecutionProvider",), words=False)
+    with Engine(wanted, on_trouble=lambda *trouble: troubles.append(trouble)) as other:
+        np.testing.assert_array_equal(embeddings_of(other), embeddings_of(engine))
+        assert other.restarts == {"encoder": 1}
+    assert [trouble for trouble, _ in troubles] == ["worker_died", "degraded"]
+    assert troubles[1][1] == (
+        "encoder: CUDAExecutionProvider cannot be used, so the CPU is: the process died "
+        "(signal SIGKILL)."
+    )
+
+
+@pytest.mark.parametrize(
+    "wishes", [{"providers": ("CUDAExecutionProvider",), "gpu_layers": 0}, {"gpu_layers": 5}]
+)
+def test_a_gpu_that_kills_the_aligner_is_told_and_the_cpu_aligns(
+    engine: Engine,
+    config: RecognitionConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    wishes: dict[str, Any],
+) -> None:
+    monkeypatch.setattr("streamasr.engine.aligner.build_aligner", children.build_aligner_on_cpu)
+    troubles: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+    order = Align(7, Samples(0), SAMPLES, "one two", "English")
+    wanted = aligner_config(replace(config, aligner_gpu=True, **wishes), config.model / "aligner")
+    with aligner_worker(wanted, Patience(), lambda *trouble: troubles.put(trouble)) as worker:
+        worker.wait_ready()
+        assert [worker.submit(order).result(60)] == perform(engine, order)
+    told = [troubles.get() for _ in range(troubles.qsize())]
+    assert [trouble for trouble, _ in told] == ["worker_died", "degraded"]
+    assert "so the CPU is: the process died (signal SIGKILL)" in told[1][1]
+
+
+def test_a_provider_that_nobody_knows_ends_the_start(config: RecognitionConfig) -> None:
+    with (
+        pytest.raises(ModelError, match="knows no provider Abacus"),
+        Engine(replace(config, providers=("Abacus",), words=False)),
+    ):
+        pass
+
+
+def test_an_encoder_of_few_bits_is_warned_of(
+    config: RecognitionConfig, tmp_path: Path, told: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = copy_of(config.model, tmp_path)
+    facts = json.loads((model / "model.json").read_text())
+    facts["encoder_bits"] = 4
+    (model / "model.json").write_text(json.dumps(facts))
+    with Engine(replace(config, model=model, words=False), on_trouble=listener(told)):
+        pass
+    [sentence] = told
+    assert "weights of 4 bits" in sentence
+    assert sentence in caplog.text
+
+
+@pytest.mark.parametrize(
+    "rate",
+    ["abc", "4", True, [4], {}, -1, 1e9, 10**400, float("nan")],
+    ids=lambda rate: f"{rate}"[:9],
+)
+def test_a_script_that_is_no_number_of_tokens_is_refused_at_once(
+    config: RecognitionConfig, tmp_path: Path, rate: object
+) -> None:
+    model = copy_of(config.model, tmp_path)
+    facts = json.loads((model / "model.json").read_text())
+    (model / "model.json").write_text(json.dumps({**facts, "scripted_tokens_per_second": rate}))
+    with pytest.raises(ModelError, match=r"scripted_tokens_per_second must be a number from 0"):
+        Engine(replace(config, model=model, words=False))
+
+
+def test_embeddings_that_are_not_numbers_fail_their_pass_alone(engine: Engine) -> None:
+    embeddings = embeddings_of(engine)
+    broken = embeddings.copy()
+    broken[3, 3] = np.nan
+    other = Pass(2, 2, Rank.FINAL)
+    answers = perform(engine, Decode(FINAL, broken), Decode(other, embeddings))
+    failed, decoded = sorted(answers, key=lambda answer: answer.of.segment)  # type: ignore[union-attr]
+    assert isinstance(failed, PassFailed)
+    assert "not finite" in failed.message
+    assert isinstance(decoded, Decoded)
+
+
+def test_a_context_that_cannot_fit_is_refused_at_the_start(config: RecognitionConfig) -> None:
+    with (
+        pytest.raises(ConfigError, match="context"),
+        Engine(replace(config, words=False, context="name " * 5000)),
+    ):
+        pass
+
+
+def test_a_context_that_is_not_unicode_is_taken(config: RecognitionConfig) -> None:
+    odd = replace(config, words=False, context="Ada \udcff")
+    with Engine(odd) as engine:
+        assert all(isinstance(message, Final) for message in outcome(engine, odd))
+
+
+def test_an_idle_aligner_is_woken_for_those_who_want_words(config: RecognitionConfig) -> None:
+    of, later = Pass(1, 1, Rank.FINAL), Pass(2, 2, Rank.FINAL)
+    with Engine(replace(config, aligner_idle_s=300.0)) as engine:
+        assert engine.aligner
+        perform(engine, Encode(of, SAMPLES[:16000], wants_words=False))
+        assert engine.aligner.pid is None
+        perform(engine, Encode(later, SAMPLES[:16000]))
+        engine.aligner.wait_ready()
+        assert engine.aligner.pid is not None
+
+
+def test_the_aligner_takes_what_the_session_orders(engine: Engine) -> None:
+    for text in ("", "...", "one two", "零 一", "x" * 2000):
+        [answer] = perform(engine, Align(7, Samples(16000), SAMPLES, text, "English"))
+        assert isinstance(answer, Aligned)
+        shown = "".join(word.text for word in answer.words)
+        assert shown == ("" if text == "..." else text.replace(" ", ""))

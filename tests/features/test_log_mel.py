@@ -1,0 +1,103 @@
+"""Log-mel features: equal to the reference's for every length and level, and cuttable."""
+
+import numpy as np
+import pytest
+
+from streamasr.core.errors import AudioError
+from streamasr.features import log_mel as module
+from streamasr.features.log_mel import (
+    HOP,
+    WINDOW,
+    centre,
+    clip_floor,
+    frame_count,
+    log_mel,
+    mel_filters,
+    normalise,
+    raw_log_mel,
+)
+from tests.support.goldens import LOG_MEL_GOLDEN, LOG_MEL_LENGTHS, LOG_MEL_ROWS
+from tests.support.signals import KINDS, signal, speechlike
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_equal_the_reference_around_every_hop_window_and_chunk_edge(kind: str) -> None:
+    with np.load(LOG_MEL_GOLDEN) as golden:
+        for n_samples in LOG_MEL_LENGTHS:
+            mel = log_mel(signal(kind, n_samples))
+            assert len(mel) == golden[f"{kind}/{n_samples}/n_frames"]
+            expected = golden[f"{kind}/{n_samples}"]
+            np.testing.assert_allclose(mel[LOG_MEL_ROWS], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_samples", LOG_MEL_LENGTHS)
+def test_frame_count_says_how_many_rows_come(n_samples: int) -> None:
+    mel = log_mel(speechlike(n_samples))
+    assert mel.shape == (frame_count(n_samples), 128)
+    assert mel.dtype == np.float32
+
+
+def test_a_short_clip_is_padded_to_half_a_second_before_the_transform() -> None:
+    clip = signal("noise", 3000)
+    assert np.array_equal(log_mel(clip), log_mel(np.pad(clip, (0, 5000))))
+
+
+def test_silence_is_flat() -> None:
+    assert np.all(log_mel(np.zeros(16_000, np.float32)) == -1.5)
+
+
+def test_the_floor_lies_eight_decades_below_the_loudest_frame() -> None:
+    mel = log_mel(signal("quiet, then loud", 32_000))
+    assert mel.max() - mel.min() == pytest.approx(8 / 4, abs=1e-6)
+
+
+def test_raw_rows_do_not_depend_on_what_is_around_their_window() -> None:
+    clip = centre(speechlike(48_000))
+    whole = raw_log_mel(clip)
+    part = raw_log_mel(clip[100 * HOP : 149 * HOP + WINDOW])
+    np.testing.assert_allclose(part, whole[100:150], rtol=0, atol=1e-6)
+
+
+def test_rows_computed_in_small_blocks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = speechlike(40_000)
+    expected = log_mel(clip)
+    monkeypatch.setattr(module, "_BLOCK", 7)
+    np.testing.assert_allclose(log_mel(clip), expected, rtol=0, atol=1e-6)
+
+
+def test_normalising_the_raw_rows_of_a_clip_gives_its_features() -> None:
+    clip = speechlike(20_000)
+    raw = raw_log_mel(centre(clip))
+    assert np.array_equal(normalise(raw, clip_floor(raw.max())), log_mel(clip))
+
+
+@pytest.mark.parametrize("n_mels", [80, 128])
+def test_every_filter_has_an_area_of_one(n_mels: int) -> None:
+    filters = mel_filters(n_mels)
+    assert filters.shape == (201, n_mels)
+    # In Hz; the narrow triangles at the bottom are sampled too coarsely to come out even.
+    areas = filters.sum(axis=0) * 40
+    assert areas[n_mels // 2 :] == pytest.approx(1, abs=0.1)
+
+
+def test_more_bins_than_the_spectrum_can_fill_stay_at_the_floor() -> None:
+    raw = raw_log_mel(centre(signal("noise", 16_000)), n_mels=256)
+    is_empty = mel_filters(256).sum(axis=0) == 0
+    assert is_empty.any()
+    assert np.all(raw[:, is_empty] == -10)
+    assert np.all(raw[:, ~is_empty] > -10)
+
+
+@pytest.mark.parametrize(
+    ("samples", "sentence"),
+    [
+        (np.zeros(0, np.float32), "there are no audio samples"),
+        (np.zeros(8000), "must be float32, not float64"),
+        (np.zeros((2, 8000), np.float32), "one channel"),
+        (np.full(8000, np.nan, np.float32), "must be finite"),
+        (np.full(8000, -np.inf, np.float32), "must be finite"),
+    ],
+)
+def test_what_is_no_audio_is_refused(samples: np.ndarray, sentence: str) -> None:
+    with pytest.raises(AudioError, match=sentence):
+        log_mel(samples)

@@ -1,0 +1,306 @@
+"""The embedded model's checkpoints in every published form: imported, then heard with.
+
+The writers in tests/sources know nothing of the importers, so what either misreads shows here:
+encoders against golden arrays of the reference, answers and time classes against golden tokens.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamasr.core.errors import ModelError
+from streamasr.core.units import Float32Array
+from streamasr.importing.pack import import_model
+from streamasr.models.bundle import Bundle
+from streamasr.models.onnx import OnnxOptions
+from streamasr.models.qwen3.aligner import ForcedAligner
+from tests.sources import foreign
+from tests.sources.crispasr import write_crispasr
+from tests.sources.onnx_release import write_onnx_release
+from tests.sources.released_ids import released_id, write_released_ids
+from tests.support.checkpoints import Shape, write_checkpoint
+from tests.support.forms import EXACT, FORMS, LOSSY, Form, Recogniser, cosine
+from tests.support.goldens import (
+    TINY_ALIGNER,
+    TINY_CLIPS,
+    TINY_GOLDEN,
+    TINY_GOLDEN_CLIPS,
+    TINY_RECOGNISER,
+    clip_facts,
+    read_clip,
+    words_of,
+)
+from tests.support.signals import speechlike
+
+RECOGNISERS = [name for name, form in FORMS.items() if "recogniser" in form.families]
+ALIGNERS = [name for name, form in FORMS.items() if "aligner" in form.families]
+EXACT_RECOGNISERS = ["onnx fp32, f16", "crispasr f16", "ggml-org f16", "safetensors f16"]
+SPOKEN = [name for name in TINY_GOLDEN_CLIPS if name != "noise"]
+
+Sources = Callable[[str, Path], Path]
+
+
+@pytest.fixture(scope="session")
+def source_of(tmp_path_factory: pytest.TempPathFactory) -> Sources:
+    """A checkpoint in a form, written once."""
+
+    @cache
+    def write(name: str, checkpoint: Path) -> Path:
+        directory = tmp_path_factory.mktemp("forms") / name.replace(", ", "-").replace(" ", "-")
+        return FORMS[name].write(checkpoint, directory)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, Any]:
+    with np.load(TINY_GOLDEN) as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.parametrize("name", RECOGNISERS)
+def test_a_recogniser_in_any_form_hears_the_same(
+    source_of: Sources, golden: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    form = FORMS[name]
+    bundle = import_model(source_of(name, TINY_RECOGNISER), tmp_path / "bundle", form.wish)
+    assert_warned_of_few_bits(bundle, form)
+    with Recogniser(bundle.directory) as recogniser:
+        for clip in TINY_GOLDEN_CLIPS:
+            embeddings = recogniser.encoder.encode(read_clip(clip))
+            assert cosine(embeddings, golden[f"{clip}/embeddings"]) >= form.cosine
+            if form.is_greedy_exact:
+                assert recogniser.greedy(embeddings) == tuple(golden[f"{clip}/answer"])
+
+
+@pytest.mark.parametrize("name", ALIGNERS)
+def test_an_aligner_in_any_form_finds_the_same_times(
+    source_of: Sources, golden: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    form = FORMS[name]
+    bundle = import_model(source_of(name, TINY_ALIGNER), tmp_path / "bundle", form.wish)
+    assert_warned_of_few_bits(bundle, form)
+    with ForcedAligner(bundle.directory, OnnxOptions(threads=1), n_threads=1) as aligner:
+        for clip in SPOKEN:
+            words = words_of(clip_facts()[clip])
+            ours = np.array(aligner.align(read_clip(clip), words).milliseconds) // 80
+            off = np.abs(ours - golden[f"{clip}/classes"])
+            if form.is_greedy_exact:
+                # One near tie may fall the other way on another processor.
+                assert off.sum() <= 1
+            elif form.cosine > LOSSY:
+                assert off.mean() < 0.5
+
+
+def assert_warned_of_few_bits(bundle: Bundle, form: Form) -> None:
+    assert (bundle.warning is None) == (form.cosine > LOSSY)
+    if bundle.warning is not None:
+        assert "weights of 4 bits" in bundle.warning
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["onnx fp16, q5_k", "onnx zip, folder", "crispasr q8_0", "ggml-org q8_0", "safetensors f16"],
+)
+def test_a_clip_is_transcribed_with_a_model_in_any_form(
+    source_of: Sources, tmp_path: Path, name: str
+) -> None:
+    clip = clip_facts()["espeak_1"]
+    source = source_of(name, TINY_RECOGNISER)
+    assert transcribe(source, tmp_path / "cache", clip["file"]) == clip["text"]
+    # What was imported is a model as well; with it, nothing is written anywhere.
+    (imported,) = (path.parent for path in (tmp_path / "cache").rglob("model.json"))
+    assert transcribe(imported, tmp_path / "other", clip["file"]) == clip["text"]
+    assert not (tmp_path / "other").exists()
+
+
+def transcribe(model: Path, cache: Path, clip: str) -> str:
+    command = [sys.executable, "-m", "streamasr", "transcribe", "--model", str(model)]
+    done = subprocess.run(
+        [*command, str(TINY_CLIPS / clip)],
+        env=os.environ | {"XDG_CACHE_HOME": str(cache)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> Shape:
+    """Small ones of any proportions, rows that no block fits among them."""
+    encoder_heads, kv_heads = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    return Shape(
+        channels=draw(st.integers(1, 9)),
+        d_model=encoder_heads * draw(st.sampled_from([8, 20, 32])),
+        encoder_layers=draw(st.integers(1, 3)),
+        encoder_heads=encoder_heads,
+        encoder_ffn=draw(st.sampled_from([24, 64, 96])),
+        hidden=draw(st.sampled_from([32, 40, 64])),
+        layers=draw(st.integers(1, 3)),
+        heads=kv_heads * draw(st.integers(1, 3)),
+        kv_heads=kv_heads,
+        head_dim=draw(st.sampled_from([16, 32, 64])),
+        ffn=draw(st.sampled_from([32, 72, 96])),
+        tied=draw(st.booleans()),
+    )
+
+
+@settings(max_examples=12)
+@given(shape=shapes(), name=st.sampled_from(EXACT_RECOGNISERS), seed=st.integers(0, 99))
+def test_a_model_of_any_shape_is_the_same_in_any_form(shape: Shape, name: str, seed: int) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        checkpoint = write_checkpoint(Path(place) / "checkpoint", shape, seed=seed)
+        embeddings: list[Float32Array] = []
+        for form in (FORMS["safetensors f16"], FORMS[name]):
+            source = form.write(checkpoint, Path(place) / f"source-{len(embeddings)}")
+            bundle = import_model(source, Path(place) / f"bundle-{len(embeddings)}", form.wish)
+            with Recogniser(bundle.directory) as recogniser:
+                embeddings.append(recogniser.encoder.encode(speechlike(20_000)))
+                assert len(recogniser.greedy(embeddings[-1], 3)) <= 3
+        assert cosine(*embeddings) >= EXACT
+
+
+def test_a_folder_of_both_releases_becomes_a_model_with_its_aligner(tmp_path: Path) -> None:
+    folder = write_onnx_release(TINY_RECOGNISER, tmp_path / "model", "fp32", "f16")
+    write_onnx_release(TINY_ALIGNER, folder, "fp32", "f16")
+    before = listing(folder)
+    bundle = import_model(folder, tmp_path / "bundle")
+    assert bundle.family == "qwen3-asr"
+    assert bundle.aligner is not None
+    assert listing(folder) == before
+
+
+def test_the_files_of_a_release_are_used_as_they_are(tmp_path: Path) -> None:
+    release = write_onnx_release(TINY_RECOGNISER, tmp_path / "model", "int8", "q4_k")
+    bundle = import_model(release, tmp_path / "bundle")
+    for used in (bundle.frontend, bundle.backend, bundle.decoder):
+        assert any(used.samefile(given) for given in release.iterdir())
+
+
+def test_the_names_of_the_files_do_not_matter(tmp_path: Path) -> None:
+    release = write_onnx_release(TINY_RECOGNISER, tmp_path / "model", "fp16", "q8_0")
+    for number, path in enumerate(sorted(release.iterdir())):
+        path.rename(release / f"part-{number}")
+    by_folder = import_model(release, tmp_path / "bundle")
+    by_file = import_model(release / "part-0", tmp_path / "other")
+    assert by_folder.precision == by_file.precision == {"encoder": "fp16", "decoder": "q8_0"}
+
+
+def test_padding_of_an_aligners_head_is_not_among_its_classes(
+    source_of: Sources, tmp_path: Path
+) -> None:
+    source = source_of("onnx fp16, q5_k", TINY_ALIGNER)
+    bundle = import_model(source, tmp_path / "bundle")
+    classifier = np.load(bundle.classifier)
+    assert classifier.shape == (512, 192)
+    assert np.abs(classifier).max() < 10
+
+
+@pytest.mark.parametrize("types", ["f16", "q8_0", "q4_k"])
+def test_the_blocks_of_a_decoder_are_copied_byte_by_byte(tmp_path: Path, types: Any) -> None:
+    path = write_crispasr(TINY_RECOGNISER, tmp_path / "model.gguf", types)
+    bundle = import_model(path, tmp_path / "bundle")
+    given, ours = tensors_of(path), tensors_of(bundle.decoder)
+    assert len(ours) > 30
+    for name, tensor in ours.items():
+        assert tensor.tensor_type == given[name].tensor_type
+        np.testing.assert_array_equal(tensor.data, given[name].data)
+    # A head that only repeats the embeddings is not stored twice.
+    assert given.keys() - ours.keys() == {"output.weight"} | {n for n in given if "audio" in n}
+
+
+def tensors_of(path: Path) -> dict[str, gguf.ReaderTensor]:
+    return {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recogniser with the released ids."""
+    return write_released_ids(TINY_RECOGNISER, tmp_path_factory.mktemp("released") / "wide")
+
+
+def test_old_files_get_their_lost_tokens_back(
+    golden: dict[str, Any], wide: Path, tmp_path: Path
+) -> None:
+    path = write_crispasr(wide, tmp_path / "old.gguf", "f16", generation="old", mel=False)
+    bundle = import_model(path, tmp_path / "bundle")
+    with Recogniser(bundle.directory) as recogniser:
+        embeddings = recogniser.encoder.encode(read_clip("espeak_1"))
+        expected = [released_id(TINY_RECOGNISER, int(t)) for t in golden["espeak_1/answer"]]
+        assert list(recogniser.greedy(embeddings)) == expected
+
+
+def test_old_files_of_4_bits_are_warned_of(wide: Path, tmp_path: Path) -> None:
+    path = write_crispasr(wide, tmp_path / "old.gguf", "q4_k", generation="old")
+    warning = import_model(path, tmp_path / "bundle").warning
+    assert warning is not None
+    assert "weights of 4 bits" in warning
+
+
+REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "predict-woo": (lambda d: foreign.write_predict_woo(d / "m.gguf"), "qwen3-asr.cpp"),
+    "text only": (lambda d: foreign.write_text_only(TINY_RECOGNISER, d / "m.gguf"), "text"),
+    "decoder alone": (
+        lambda d: foreign.write_decoder_alone(TINY_RECOGNISER, d / "m.gguf"),
+        "without its encoder",
+    ),
+    "CTC aligner": (lambda d: foreign.write_ctc_aligner(d / "m.gguf"), "canary_ctc"),
+    "vision": (lambda d: foreign.write_vision_projector(d / "m.gguf"), "mmproj"),
+    "old with other ids": (
+        lambda d: write_crispasr(TINY_RECOGNISER, d / "m.gguf", generation="old"),
+        "token",
+    ),
+    "cut CrispASR": (
+        lambda d: foreign.truncate(write_crispasr(TINY_RECOGNISER, d / "m.gguf"), 0.7),
+        "cut short",
+    ),
+    "cut header": (
+        lambda d: foreign.truncate(write_crispasr(TINY_RECOGNISER, d / "m.gguf"), 0.002),
+        "cut short",
+    ),
+    "zip that climbs": (lambda d: foreign.write_climbing_zip(d / "m.zip"), "unsafe name"),
+    "zip with a full path": (
+        lambda d: foreign.write_climbing_zip(d / "m.zip", "/tmp/climbed.onnx"),
+        "unsafe name",
+    ),
+    "zip with a link": (lambda d: foreign.write_linking_zip(d / "m.zip"), "link"),
+    "bomb": (lambda d: foreign.write_bomb(d / "m.zip"), "archive"),
+    "nothing": (lambda d: d, "no model"),
+    "text": (lambda d: _text(d / "m.txt"), "no model"),
+}
+
+
+def _text(path: Path) -> Path:
+    path.write_text("a model\n")
+    return path
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_used_is_refused_in_one_sentence_and_leaves_nothing(
+    tmp_path: Path, name: str
+) -> None:
+    write, sentence = REFUSED[name]
+    (tmp_path / "given").mkdir()
+    source = write(tmp_path / "given")
+    before = listing(tmp_path)
+    with pytest.raises(ModelError, match=sentence) as raised:
+        import_model(source, tmp_path / "bundle")
+    assert "\n" not in str(raised.value)
+    assert str(tmp_path) in str(raised.value)
+    assert listing(tmp_path) == before
+
+
+def listing(directory: Path) -> list[tuple[str, int]]:
+    return sorted((str(path), path.stat().st_size) for path in directory.rglob("*"))

@@ -1,0 +1,174 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from streamasr.core.errors import ModelError
+from streamasr.core.units import Float32Array
+from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows
+from streamasr.importing.checkpoint import check_dimensions
+from streamasr.importing.crispasr import read_crispasr
+from streamasr.importing.gguf_file import read_gguf
+from streamasr.importing.gguf_writer import WrittenWidth, write_decoder
+from streamasr.importing.safetensors_checkpoint import read_checkpoint
+from tests.sources.crispasr import Types, write_crispasr
+from tests.support import checkpoints
+from tests.support.checkpoints import Shape, StoredType, token_id, write_checkpoint
+
+BLOCKS = Shape(d_model=64, hidden=256, ffn=256, head_dim=64)  # rows that q4_k can hold
+PROMPT = np.array([108, 97, 110, 103, 260, 33, 270], np.int32)
+
+
+def outputs(path: Path, *, hidden_states: bool = False) -> Float32Array:
+    """What llama.cpp says of every position of a prompt."""
+    with (
+        LlamaModel(path) as model,
+        LlamaContext(model, n_ctx=32, n_threads=1, hidden_states=hidden_states) as context,
+    ):
+        return np.array(context.read([Rows(0, PROMPT, len(PROMPT))]))
+
+
+@pytest.mark.parametrize("shape", [Shape(), Shape(tied=False)])
+@pytest.mark.parametrize("width", ["keep", "f16"])
+def test_a_decoder_from_crispasr_is_the_one_from_the_checkpoint(
+    tmp_path: Path, shape: Shape, width: WrittenWidth
+) -> None:
+    directory = write_checkpoint(tmp_path / "c", shape, stored_type="F16")
+    write_decoder(read_checkpoint(directory), tmp_path / "ours.gguf", "f16", "m")
+    file = read_gguf(write_crispasr(directory, tmp_path / "c.gguf", "f16"))
+    write_decoder(read_crispasr(file), tmp_path / "theirs.gguf", width, "m")
+    ours, theirs = read_gguf(tmp_path / "ours.gguf"), read_gguf(tmp_path / "theirs.gguf")
+    assert list(theirs.tensors) == list(ours.tensors)
+    assert ("output.weight" in theirs.tensors) == (not shape.tied)
+    for name, tensor in ours.tensors.items():
+        assert theirs.tensors[name].stored_type == tensor.stored_type
+        assert np.array_equal(theirs.tensors[name].stored(), tensor.stored())
+    assert np.array_equal(outputs(theirs.path), outputs(ours.path))
+
+
+@pytest.mark.parametrize("shape", [Shape(), BLOCKS, Shape(n_classes=50)])
+@pytest.mark.parametrize("types", ["f16", "q8_0", "q4_k"])
+def test_blocks_are_kept_byte_for_byte(tmp_path: Path, shape: Shape, types: Types) -> None:
+    directory = write_checkpoint(tmp_path / "c", shape)
+    source = read_gguf(write_crispasr(directory, tmp_path / "c.gguf", types))
+    write_decoder(read_crispasr(source), tmp_path / "d.gguf", "keep", "m")
+    written = read_gguf(tmp_path / "d.gguf")
+    assert (written.architecture, written.metadata["general.name"]) == ("qwen3", "m")
+    for name, tensor in written.tensors.items():
+        kept = source.tensors[name]
+        assert (tensor.stored_type, tensor.shape) == (kept.stored_type, kept.shape)
+        assert tensor.stored().tobytes() == kept.stored().tobytes()
+    # A head that only repeats the embeddings is not stored; an aligner's is no part of a decoder.
+    language_model = {name for name in source.tensors if not name.startswith("audio.")}
+    assert language_model - set(written.tensors) == {"output.weight"}
+
+
+@pytest.mark.parametrize("types", ["q8_0", "q4_k"])
+def test_kept_blocks_compute_what_their_values_do(tmp_path: Path, types: Types) -> None:
+    directory = write_checkpoint(tmp_path / "c", BLOCKS)
+    checkpoint = read_crispasr(read_gguf(write_crispasr(directory, tmp_path / "c.gguf", types)))
+    write_decoder(checkpoint, tmp_path / "kept.gguf", "keep", "m")
+    write_decoder(checkpoint, tmp_path / "f32.gguf", "f32", "m")
+    kept, exact = outputs(tmp_path / "kept.gguf"), outputs(tmp_path / "f32.gguf")
+    cosines = (kept * exact).sum(1) / np.linalg.norm(kept, axis=1) / np.linalg.norm(exact, axis=1)
+    assert cosines.min() > 0.99  # activations are quantised to 8 bits meanwhile
+    assert {t.stored_type for t in read_gguf(tmp_path / "f32.gguf").tensors.values()} == {"F32"}
+
+
+def test_an_aligners_hidden_states_are_the_checkpoints(tmp_path: Path) -> None:
+    directory = write_checkpoint(tmp_path / "c", Shape(n_classes=50), stored_type="F16")
+    write_decoder(read_checkpoint(directory), tmp_path / "ours.gguf", "f16", "m")
+    theirs = read_crispasr(read_gguf(write_crispasr(directory, tmp_path / "c.gguf")))
+    write_decoder(theirs, tmp_path / "theirs.gguf", "keep", "m")
+    ours = outputs(tmp_path / "ours.gguf", hidden_states=True)
+    assert np.array_equal(outputs(tmp_path / "theirs.gguf", hidden_states=True), ours)
+
+
+@pytest.mark.parametrize("stored", ["F32", "F16", "BF16"])
+def test_checkpoints_can_be_kept_too(tmp_path: Path, stored: StoredType) -> None:
+    directory = write_checkpoint(tmp_path / "c", stored_type=stored)
+    write_decoder(read_checkpoint(directory), tmp_path / "kept.gguf", "keep", "m")
+    write_decoder(read_checkpoint(directory), tmp_path / "f32.gguf", "f32", "m")
+    types = {t.name: t.stored_type for t in read_gguf(tmp_path / "kept.gguf").tensors.values()}
+    assert {kind for name, kind in types.items() if "norm" not in name} == {stored}
+    assert {kind for name, kind in types.items() if "norm" in name} == {"F32"}
+    kept, exact = outputs(tmp_path / "kept.gguf"), outputs(tmp_path / "f32.gguf")
+    assert np.abs(kept - exact).max() < 0.05 * np.abs(exact).max()
+
+
+def test_llama_cpp_finds_the_tokens_of_a_prompt(tmp_path: Path) -> None:
+    path = write_crispasr(write_checkpoint(tmp_path / "c"), tmp_path / "c.gguf")
+    write_decoder(read_crispasr(read_gguf(path)), tmp_path / "d.gguf", "keep", "m")
+    with LlamaModel(tmp_path / "d.gguf") as model:
+        for text in ("<|audio_start|>", "<|im_end|>", "<asr_text>", "<timestamp>"):
+            assert model.special_token(text) == token_id(text)
+        assert model.is_end(token_id("<|im_end|>"))
+        assert model.piece(token_id("<asr_text>")) == b"<asr_text>"
+        assert model.piece(token_id("<|audio_start|>")) == b""
+        assert model.tokenize("language", special=False) == [token_id("language")]
+
+
+def test_progress_ends_with_all_bytes(tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    checkpoint = read_checkpoint(write_checkpoint(tmp_path / "c"))
+    write_decoder(checkpoint, tmp_path / "d.gguf", "f16", "m", lambda *step: told.append(step))
+    written = read_gguf(tmp_path / "d.gguf").tensors.values()
+    total = sum(tensor.n_bytes for tensor in written)
+    assert [what for what, _, _ in told] == ["writing the decoder, f16"] * len(written)
+    done = [done for _, done, _ in told]
+    assert done == sorted(done)
+    assert {all_ for _, _, all_ in told} == {total} == {done[-1]}
+
+
+@pytest.mark.parametrize(("width", "value"), [("f16", 1e5), ("f16", np.nan), ("f32", np.inf)])
+def test_values_that_do_not_fit_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: WrittenWidth, value: float
+) -> None:
+    def spoiled(*arguments: Any) -> dict[str, Any]:
+        tensors = random_tensors(*arguments)
+        tensors["language_model.layers.1.mlp.up_proj.weight"][3, 4] = value
+        return tensors
+
+    random_tensors = checkpoints.random_tensors
+    monkeypatch.setattr(checkpoints, "random_tensors", spoiled)
+    checkpoint = read_checkpoint(write_checkpoint(tmp_path / "c"))
+    with pytest.raises(ModelError, match=rf"mlp\.up_proj\.weight .* not finite in {width}"):
+        write_decoder(checkpoint, tmp_path / "d.gguf", width, "m")
+
+
+def test_the_file_type_is_only_stated_where_one_is_chosen(tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(write_checkpoint(tmp_path / "c"))
+    widths: dict[WrittenWidth, object] = {
+        "f32": gguf.LlamaFileType.ALL_F32,
+        "f16": gguf.LlamaFileType.MOSTLY_F16,
+        "keep": None,
+    }
+    for width, expected in widths.items():
+        write_decoder(checkpoint, tmp_path / f"{width}.gguf", width, "m")
+        metadata = read_gguf(tmp_path / f"{width}.gguf").metadata
+        assert metadata.get("general.file_type") == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"rope_theta": 1e308}, r"rope_theta cannot be 1e\+308"),
+        ({"rope_theta": -1.0}, "rope_theta cannot be -1.0"),
+        ({"rms_eps": float("nan")}, "rms_norm_eps cannot be nan"),
+        ({"max_positions": 1 << 40}, "a context of 1099511627776 positions is impossible"),
+        ({"n_heads": 3}, "3 heads cannot share 2 heads of keys and values"),
+        ({"n_kv_heads": 8}, "4 heads cannot share 8 heads of keys and values"),
+        ({"head_dim": 33}, "heads of 33 values cannot be rotated in pairs"),
+        ({"n_layers": 513}, "512 layers at most, not 513"),
+    ],
+)
+def test_numbers_that_llama_cpp_would_abort_over_are_named(
+    tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    checkpoint = read_checkpoint(write_checkpoint(tmp_path / "c"))
+    text = replace(checkpoint.text, **changes)
+    with pytest.raises(ModelError, match=sentence):
+        check_dimensions(checkpoint.audio, text, checkpoint.path)

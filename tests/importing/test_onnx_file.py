@@ -1,0 +1,351 @@
+"""What a graph says of itself, read without its weights; and files that say nonsense."""
+
+import contextlib
+import os
+import random
+import tracemalloc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from streamasr.core.errors import ModelError
+from streamasr.importing import onnx_file
+from streamasr.importing.graphs import EncoderWidth, write_backend, write_frontend
+from streamasr.importing.onnx_file import Value, read_graph
+from streamasr.importing.safetensors_checkpoint import read_checkpoint
+from tests.sources.onnx_graphs import Precision, write_graphs
+from tests.sources.weights import Weights
+from tests.support.checkpoints import Shape, write_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("c"), Shape())
+
+
+def graph(
+    nodes: Sequence[onnx.NodeProto], weights: Sequence[TensorProto] = (), dtype: int = 1
+) -> onnx.ModelProto:
+    """A model that takes `x` (n, 4) and gives `y`."""
+    made = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", dtype, ["n", 4])],
+        [helper.make_tensor_value_info("y", dtype, None)],
+        list(weights),
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 19)])
+
+
+def save(path: Path, model: onnx.ModelProto) -> Path:
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def weight(values: Any) -> TensorProto:
+    return numpy_helper.from_array(np.asarray(values), "w")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
+def test_published_graphs_are_understood_in_every_precision(
+    tmp_path: Path, checkpoint: Path, precision: Precision
+) -> None:
+    write_graphs(Weights(checkpoint), tmp_path / "f.onnx", tmp_path / "b.onnx", precision)
+    frontend, backend = read_graph(tmp_path / "f.onnx"), read_graph(tmp_path / "b.onnx")
+    dtype = "FLOAT16" if precision == "fp16" else "FLOAT"
+    assert frontend.inputs == {"chunk_mel": Value(dtype, (1, 128, 100))}
+    assert frontend.outputs == {"chunk_out": Value(dtype, (1, 13, 32))}
+    assert backend.inputs == {
+        "hidden_states": Value(dtype, (None, None, 32)),
+        "attention_mask": Value(dtype, (None, 1, None, None)),
+    }
+    for facts in (frontend, backend):
+        loaded = onnx.load(facts.path)
+        assert facts.opset == 19
+        assert facts.precision == precision
+        assert facts.operators == {node.op_type for node in loaded.graph.node}
+        assert facts.data_files == ()
+
+
+@pytest.mark.parametrize("width", ["fp16", "int8"])
+def test_our_own_graphs_are_understood_with_their_weights_beside_them(
+    tmp_path: Path, checkpoint: Path, width: EncoderWidth
+) -> None:
+    write_frontend(read_checkpoint(checkpoint), tmp_path / "f.onnx", width)
+    write_backend(read_checkpoint(checkpoint), tmp_path / "b.onnx", width)
+    facts = read_graph(tmp_path / "b.onnx")
+    assert facts.precision == width
+    assert facts.data_files == (tmp_path / "b.onnx.data",)
+    model = onnx.load(facts.path)
+    sizes = (numpy_helper.to_array(weight).nbytes for weight in model.graph.initializer)
+    assert facts.initializer_bytes == sum(sizes)
+
+
+def test_weights_are_not_read(tmp_path: Path) -> None:
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    path = save(tmp_path / "g.onnx", graph([node], [weight(np.ones((4, 1 << 20), np.float32))]))
+    assert path.stat().st_size > 1 << 24
+    tracemalloc.start()
+    try:
+        facts = read_graph(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert facts.initializer_bytes == 1 << 24
+    assert peak < 1 << 18
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes", "expected"),
+    [
+        ("MatMul", {}, "fp32"),
+        ("MatMulInteger", {}, "int8"),
+        ("DynamicQuantizeMatMul", {}, "int8"),
+        ("QLinearConv", {}, "int8"),
+        ("ConvInteger", {}, "int8"),
+        ("MatMulNBits", {}, "int4"),
+        ("MatMulNBits", {"bits": 4, "block_size": 128}, "int4"),
+        ("MatMulNBits", {"bits": 8}, "int8"),
+        ("MatMulNBits", {"bits": 2}, "int2"),
+    ],
+)
+def test_operators_tell_the_precision(
+    tmp_path: Path, operator: str, attributes: dict[str, Any], expected: str
+) -> None:
+    node = helper.make_node(operator, ["x", "w"], ["y"], domain="com.microsoft", **attributes)
+    path = save(tmp_path / "g.onnx", graph([node], [weight(np.ones((4, 4), np.float32))]))
+    assert read_graph(path).precision == expected
+
+
+@pytest.mark.parametrize(
+    ("data_type", "operator", "expected"),
+    [
+        (TensorProto.FLOAT, "MatMul", "fp32"),
+        (TensorProto.FLOAT16, "Cast", "fp16"),
+        (TensorProto.BFLOAT16, "Cast", "fp16"),
+        (TensorProto.INT8, "DequantizeLinear", "int8"),
+        (TensorProto.UINT8, "DequantizeLinear", "int8"),
+        (TensorProto.INT4, "DequantizeLinear", "int4"),
+        (TensorProto.UINT4, "DequantizeLinear", "int4"),
+    ],
+)
+@pytest.mark.parametrize("is_constant", [False, True])
+def test_weights_tell_the_precision_where_operators_do_not(
+    tmp_path: Path, data_type: int, operator: str, expected: str, *, is_constant: bool
+) -> None:
+    values = TensorProto(name="w", data_type=data_type, dims=(4, 4), raw_data=bytes(64))
+    nodes = [helper.make_node(operator, ["w"], ["y"])]
+    if is_constant:
+        nodes.insert(0, helper.make_node("Constant", [], ["w"], value=values))
+    path = save(tmp_path / "g.onnx", graph(nodes, [] if is_constant else [values]))
+    assert read_graph(path).precision == expected
+
+
+def test_float16_inputs_mean_fp16_but_blocks_stay_blocks(tmp_path: Path) -> None:
+    for operator, expected in (("MatMul", "fp16"), ("MatMulNBits", "int4")):
+        node = helper.make_node(operator, ["x", "w"], ["y"])
+        model = graph([node], [weight(np.ones((4, 4), np.float32))], dtype=TensorProto.FLOAT16)
+        assert read_graph(save(tmp_path / "g.onnx", model)).precision == expected
+
+
+def test_inputs_that_are_weights_do_not_count(tmp_path: Path) -> None:
+    model = graph([helper.make_node("MatMul", ["x", "w"], ["y"])], [weight(np.ones((4, 4)))])
+    model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.DOUBLE, [4, 4]))
+    assert read_graph(save(tmp_path / "g.onnx", model)).inputs.keys() == {"x"}
+
+
+MATRIX = numpy_helper.from_array(np.zeros((4, 6), np.float32), "m")
+BIAS = numpy_helper.from_array(np.zeros(6, np.float32), "b")
+HALF_BIAS = numpy_helper.from_array(np.zeros(6, np.float16), "h")
+node = helper.make_node
+
+
+@pytest.mark.parametrize(
+    ("nodes", "width"),
+    [
+        ([node("MatMul", ["x", "m"], ["y"])], 6),
+        ([node("MatMul", ["x", "m"], ["c"]), node("Add", ["b", "c"], ["y"])], 6),
+        ([node("MatMul", ["x", "m"], ["c"]), node("Cast", ["c"], ["y"], to=1)], 6),
+        ([node("Gemm", ["x", "m", "b"], ["y"])], 6),
+        ([node("Gemm", ["x", "m"], ["y"])], None),
+        (
+            [
+                node("MatMul", ["x", "q"], ["c"]),
+                node("Cast", ["h"], ["d"], to=1),
+                node("Add", ["c", "d"], ["y"]),
+            ],
+            6,
+        ),
+        ([node("Relu", ["x"], ["y"])], None),
+        ([node("Identity", ["y"], ["y"])], None),
+        ([node("Identity", ["x"], ["y"])], None),
+        ([node("MatMul", ["x", "x"], ["y"])], None),
+        ([node("Add", [], ["y"])], None),
+        ([], None),
+    ],
+)
+def test_a_width_that_is_not_stated_is_that_of_the_last_weights(
+    tmp_path: Path, nodes: list[onnx.NodeProto], width: int | None
+) -> None:
+    model = graph(nodes, [MATRIX, BIAS, HALF_BIAS])
+    shape = model.graph.output[0].type.tensor_type.shape
+    for name in ("n", "width"):
+        shape.dim.add().dim_param = name
+    assert read_graph(save(tmp_path / "g.onnx", model)).outputs["y"].shape == (None, width)
+
+
+def test_operators_of_functions_count(tmp_path: Path) -> None:
+    model = graph([helper.make_node("Mine", ["x"], ["y"], domain="mine")])
+    inner = [helper.make_node("MatMulInteger", ["a", "a"], ["b"])]
+    function = helper.make_function(
+        "mine", "Mine", ["a"], ["b"], inner, [helper.make_opsetid("", 19)]
+    )
+    model.functions.append(function)
+    assert read_graph(save(tmp_path / "g.onnx", model)).operators == {"Mine", "MatMulInteger"}
+
+
+def beside(tmp_path: Path, location: str, **place: str) -> Path:
+    """A graph whose weights are in another file."""
+    values = TensorProto(name="w", data_type=1, dims=(4, 4), data_location=TensorProto.EXTERNAL)
+    for key, value in {"location": location, "offset": "0", "length": "64", **place}.items():
+        values.external_data.add(key=key, value=value)
+    (tmp_path / "d.data").write_bytes(bytes(100))
+    return save(
+        tmp_path / "g.onnx", graph([helper.make_node("MatMul", ["x", "w"], ["y"])], [values])
+    )
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["", ".", "..", "../d.data", "/etc/passwd", "a/d.data", "a\\d.data", "C:d.data", "a\0"],
+)
+def test_weights_elsewhere_are_refused(tmp_path: Path, location: str) -> None:
+    with pytest.raises(ModelError, match="they must be in a file beside it"):
+        read_graph(beside(tmp_path, location))
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ({"offset": "-4"}, "damaged"),
+        ({"length": "-4"}, "damaged"),
+        ({"offset": "many"}, "damaged"),
+        ({"offset": "9" * 5000}, "damaged"),
+        ({"offset": "40"}, "d.data is cut short, 4 bytes are missing"),
+        ({"length": str(1 << 70)}, "cut short"),
+    ],
+)
+def test_places_that_are_not_there_are_refused(
+    tmp_path: Path, place: dict[str, str], why: str
+) -> None:
+    assert read_graph(beside(tmp_path, "d.data")).data_files == (tmp_path / "d.data",)
+    with pytest.raises(ModelError, match=why):
+        read_graph(beside(tmp_path, "d.data", **place))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x00",
+        b"GGUF" + bytes(100),
+        b"PK\x03\x04" + bytes(100),
+        b"{}",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+        b"<!DOCTYPE html><html></html>",
+        b"\x08\x08" * 100,  # a version and nothing else
+        b"\x08\x08\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",  # a graph of 2^64 bytes
+        b"\x08\x08\x3a\x00",  # no version of the operators
+        b"\x08" + b"\xff" * 20,
+        b"\x08\x08\x3a\x00\x3a\x00\x42\x02\x10\x11",  # two graphs
+        b"\x0b\x0c" * 10,  # groups
+    ],
+)
+def test_what_is_no_graph_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "g.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="is no ONNX graph, or it is damaged") as raised:
+        read_graph(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.onnx").touch()
+    os.mkfifo(tmp_path / "pipe.onnx")
+    for path, why in (
+        (tmp_path / "none.onnx", "no such file"),
+        (tmp_path, "no such file"),
+        (tmp_path / "pipe.onnx", "no such file"),
+        (tmp_path / "empty.onnx", "is empty"),
+    ):
+        with pytest.raises(ModelError, match=why):
+            read_graph(path)
+
+
+def test_more_parts_than_any_graph_has_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_file, "_MAX_FIELDS", 1000)
+    path = tmp_path / "g.onnx"
+    path.write_bytes(b"\x08\x08" * 2000)
+    with pytest.raises(ModelError, match="more parts than any"):
+        read_graph(path)
+
+
+def test_names_and_shapes_beyond_measure_are_refused(tmp_path: Path) -> None:
+    long_name = graph([helper.make_node("N" * (1 << 17), ["x"], ["y"])])
+    many_names = graph([helper.make_node(f"{n}{'N' * 60_000}", [], []) for n in range(300)])
+    many_axes = graph([])
+    many_axes.graph.input.append(helper.make_tensor_value_info("z", 1, [1] * (1 << 15)))
+    for model in (long_name, many_names, many_axes):
+        with pytest.raises(ModelError, match="too long"):
+            read_graph(save(tmp_path / "g.onnx", model))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> bytes:
+    directory = tmp_path_factory.mktemp("whole")
+    write_graphs(Weights(checkpoint), directory / "f.onnx", directory / "b.onnx", "int8")
+    model = onnx.load(directory / "b.onnx")
+    # So that weights and operators are looked at for it.
+    model.graph.output[0].type.tensor_type.shape.dim[2].dim_param = "width"
+    return bytes(model.SerializeToString())
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(st.floats(0, 1, exclude_max=True))
+def test_a_graph_that_is_cut_short_is_refused(tmp_path: Path, whole: bytes, part: float) -> None:
+    path = tmp_path / "g.onnx"
+    path.write_bytes(whole[: int(part * len(whole))])
+    with pytest.raises(ModelError):
+        read_graph(path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@given(st.integers(0, 1 << 30), st.integers(1, 8))
+def test_a_damaged_graph_is_read_or_refused_but_nothing_else(
+    tmp_path: Path, whole: bytes, seed: int, n_bytes: int
+) -> None:
+    chance = random.Random(seed)
+    damaged = bytearray(whole)
+    for _ in range(n_bytes):
+        damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+    path = tmp_path / "g.onnx"
+    path.write_bytes(damaged)
+    with contextlib.suppress(ModelError):
+        read_graph(path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "g.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError):
+        read_graph(path)

@@ -1,0 +1,97 @@
+"""The embedded model on clips of voices that it has not been trained on: golden transcripts.
+
+`tests/data/README.md` says how the clips were made; `tests/tiny/README.md` how good the model is.
+"""
+
+import filecmp
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streamasr.audio.file import open_audio
+from streamasr.core.messages import Final, Message, Partial, Words
+from streamasr.core.transcript import Word, join_texts
+from streamasr.core.units import to_seconds
+from streamasr.engine.config import RecognitionConfig
+from streamasr.engine.engine import Engine
+from streamasr.models import tiny
+from streamasr.pipeline.transcribe import transcribe
+from tests.support.paths import CLIPS
+from tests.tiny.make_bundle import make_bundle
+
+FACTS: list[dict[str, Any]] = json.loads((CLIPS / "clips.json").read_text(encoding="utf-8"))[
+    "clips"
+]
+TIMED_CLIPS = [clip for clip in FACTS if "words" in clip]
+DEMO_TEXT = tiny.DEMO.with_suffix(".txt").read_text(encoding="utf-8").splitlines()
+
+CONFIG = RecognitionConfig(tiny.BUNDLE, tiny.BUNDLE / "aligner", partial_interval_s=0.5, threads=1)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with Engine(CONFIG) as engine:
+        yield engine
+
+
+def messages_of(engine: Engine, path: Path) -> list[Message]:
+    with open_audio(path) as source:
+        return [
+            message
+            for message in transcribe(engine, source, CONFIG)
+            if isinstance(message, Message)
+        ]
+
+
+def finals_of(messages: list[Message]) -> list[Final]:
+    return [message for message in messages if isinstance(message, Final) and message.text]
+
+
+def words_of(messages: list[Message]) -> list[Word]:
+    return [word for message in messages if isinstance(message, Words) for word in message.words]
+
+
+@pytest.mark.parametrize("clip", FACTS, ids=lambda clip: str(clip["file"]))
+def test_clip_is_understood(engine: Engine, clip: dict[str, Any]) -> None:
+    finals = finals_of(messages_of(engine, CLIPS / clip["file"]))
+    assert join_texts(final.text for final in finals) == clip["text"]
+    if clip["text"]:
+        assert {final.language for final in finals} == {clip["language"]}
+
+
+def test_word_borders_are_off_by_less_than_60_ms_on_average(engine: Engine) -> None:
+    errors: list[float] = []
+    for clip in TIMED_CLIPS:
+        words = words_of(messages_of(engine, CLIPS / clip["file"]))
+        assert [word.text for word in words] == [word["text"] for word in clip["words"]]
+        for word, truth in zip(words, clip["words"], strict=True):
+            errors.append(abs(to_seconds(word.start) - truth["start"]))
+            errors.append(abs(to_seconds(word.end) - truth["end"]))
+    assert len(errors) > 20
+    assert np.mean(errors) < 0.060  # measured: 0.029
+
+
+def test_demo_shows_partials_finals_and_words(engine: Engine) -> None:
+    messages = messages_of(engine, tiny.DEMO)
+    finals = finals_of(messages)
+    assert [final.text for final in finals] == DEMO_TEXT
+    assert [final.language for final in finals] == ["English", "English", "Chinese"]
+    assert sum(isinstance(message, Partial) for message in messages) > 10
+    words = words_of(messages)
+    assert "".join(word.text for word in words) == "".join("".join(DEMO_TEXT).split())
+    assert all(word.start < word.end for word in words)
+
+
+def test_the_embedded_model_is_what_the_import_makes_of_the_checkpoints(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "tiny")
+    for path in (path for path in bundle.rglob("*") if path.is_file()):
+        assert filecmp.cmp(path, tiny.BUNDLE / path.relative_to(bundle), shallow=False), path
+
+
+def test_embedded_model_is_small() -> None:
+    size = sum(path.stat().st_size for path in tiny.BUNDLE.rglob("*") if path.is_file())
+    assert size <= 12e6

@@ -1,0 +1,966 @@
+"""The web page: as it is served, and as a person uses it, in a real browser.
+
+The browser's microphone plays the bundled clip. Where recognition matters, the daemon is a real
+one with the embedded model; elsewhere it is a house without models, whose text tells how much
+audio it heard.
+"""
+
+import asyncio
+import base64
+import contextlib
+import http.client
+import itertools
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pytest
+from msgspec import json
+
+from streamasr.audio.file import open_audio
+from streamasr.core.transcript import Segment, Transcript, Word
+from streamasr.core.units import SAMPLE_RATE, Float32Array, to_samples
+from streamasr.host.registry import Connection
+from streamasr.models import tiny
+from streamasr.models.qwen3.languages import LANGUAGES
+from streamasr.pipeline.formats import format_transcript
+from streamasr.protocols import v1
+from streamasr.server.web_assets import load_pages
+from tests.support.browser import CHROMIUM, Tab, hearing, running_chromium
+from tests.support.daemons import RunningDaemon
+from tests.support.fakes import talk, write_wav
+from tests.support.house import (
+    House,
+    Json,
+    PatientEngine,
+    Rooms,
+    eventually,
+    exact,
+    open_house,
+    recognise,
+    run,
+)
+from tests.support.paths import REPOSITORY
+
+TOKEN = "correct-horse"
+WEB = REPOSITORY / "clients" / "web"
+
+CLIP_S: Final = 10.8
+CLIP: Final = Path(tiny.__file__).with_name("demo.flac")
+SENTENCES: Final = [
+    "hello good morning please open page one hundred and twenty three",
+    "copy the last sentence comma send my message question mark new line",
+]
+"""What the embedded model makes of the first seconds of the clip."""
+
+# How it is served.
+
+
+def fetch(house: House, path: str, method: str = "GET", **headers: str) -> tuple[int, Json, bytes]:
+    host, port = house.address.removeprefix("ws://").rsplit(":", 1)
+    connection = http.client.HTTPConnection(host, int(port))
+    try:
+        connection.request(method, path, headers=headers)
+        response = connection.getresponse()
+        return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
+    finally:
+        connection.close()
+
+
+def test_the_page_and_its_files_are_served(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with open_house(tmp_path) as house:
+            for path, page in load_pages().items():
+                status, headers, body = await asyncio.to_thread(fetch, house, path)
+                assert (status, body) == (200, page.body)
+                assert headers["content-length"] == str(len(body))
+                assert headers["x-content-type-options"] == "nosniff"
+                assert headers["referrer-policy"] == "no-referrer"
+                assert "microphone=(self)" in headers["permissions-policy"]
+                policy = headers["content-security-policy"].split("; ")
+                assert {"default-src 'none'", "script-src 'self'", "style-src 'self'"} < set(policy)
+                assert "unsafe" not in headers["content-security-policy"]
+
+    run(story())
+    assert load_pages()["/"].content_type == "text/html; charset=utf-8"
+    assert load_pages()["/app.js"].content_type == "text/javascript; charset=utf-8"
+    assert set(load_pages()) == {"/"} | {f"/{file.name}" for file in WEB.iterdir()}
+
+
+def test_the_head_of_a_page_is_that_of_the_page(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with open_house(tmp_path) as house:
+            for path in ("/", "/app.js", "/healthz", "/nothing"):
+                status, headers, body = await asyncio.to_thread(fetch, house, path)
+                got = await asyncio.to_thread(fetch, house, path, "HEAD")
+                assert got == (status, headers | {"date": got[1]["date"]}, b"")
+                assert body
+            assert (await asyncio.to_thread(fetch, house, "/v1/stream", "HEAD"))[0] >= 400
+
+    run(story())
+
+
+def test_what_a_browser_has_already_is_not_sent_again(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with open_house(tmp_path) as house:
+            _, headers, _ = await asyncio.to_thread(fetch, house, "/app.js")
+            assert headers["cache-control"] == "no-cache"
+            known = {"If-None-Match": headers["etag"]}
+            status, again, body = await asyncio.to_thread(fetch, house, "/app.js", **known)
+            assert (status, body, again["etag"]) == (304, b"", headers["etag"])
+            assert (await asyncio.to_thread(fetch, house, "/style.css", **known))[0] == 200
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    "path", ["/web/", "/nothing.js", "/../config.toml", "/..%2fapp.js", "//app.js", "/app.js/"]
+)
+def test_nothing_else_is_served(tmp_path: Path, path: str) -> None:
+    async def story() -> None:
+        async with open_house(tmp_path) as house:
+            assert (await asyncio.to_thread(fetch, house, path))[0] == 404
+
+    run(story())
+
+
+def test_the_page_needs_no_token(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with open_house(tmp_path, Rooms(token=TOKEN)) as house:
+            assert (await asyncio.to_thread(fetch, house, "/"))[0] == 200
+
+    run(story())
+
+
+def test_the_page_asks_for_nothing_from_elsewhere() -> None:
+    for file in WEB.iterdir():
+        text = file.read_text("utf-8").replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?://|//[a-z]+\.", text), file
+        assert "innerHTML" not in text
+        assert not re.search(r"<script(?! type=\"module\" src=)|<style| style=| on[a-z]+=\"", text)
+
+
+def test_the_page_knows_the_languages() -> None:
+    offered = re.search(r"LANGUAGES =\n(.*?);", (WEB / "app.js").read_text(), re.DOTALL)
+    assert offered
+    assert re.findall("[A-Z][a-z]+", offered[1]) == sorted(LANGUAGES.values())
+
+
+# In a browser.
+
+needs_browser = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
+
+
+@pytest.fixture(scope="module")
+def clip() -> Float32Array:
+    with open_audio(CLIP, duration=CLIP_S) as file:
+        return np.concatenate(list(file.blocks()))
+
+
+@pytest.fixture(scope="module")
+def browser(clip: Float32Array, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    directory = tmp_path_factory.mktemp("browser")
+    wav = write_wav(directory / "microphone.wav", clip)
+    with running_chromium(directory / "profile", hearing(wav)) as address:
+        yield address
+
+
+def page_of(address: str) -> str:
+    return address.replace("ws://", "http://") + "/"
+
+
+@contextlib.asynccontextmanager
+async def open_page(
+    browser: str, directory: Path, rooms: Rooms | None = None
+) -> AsyncIterator[tuple[House, Tab]]:
+    """A house, and a tab that shows its page."""
+    async with (
+        open_house(directory, rooms or Rooms()) as house,
+        Tab.opened(browser, page_of(house.address)) as tab,
+    ):
+        yield house, tab
+
+
+def settled(n: int) -> str:
+    """There are so many finals, with words."""
+    return f"document.querySelectorAll('.segments li:not(.live):has(.word)').length === {n}"
+
+
+async def finals(tab: Tab) -> list[str]:
+    return await tab.texts(".segments li:not(.live) p")
+
+
+async def cut(house: House) -> None:
+    """Break every connection, as a network does."""
+    for connection in house.server.connections:
+        connection.transport.abort()
+
+
+LISTEN_IN: Final = """void (window.AudioWorkletNode = class extends AudioWorkletNode {
+    constructor(...how) {
+        super(...how);
+        window.heard = [];
+        window.nHeard = 0;
+        this.port.addEventListener("message", ({ data: { pcm } }) => {
+            heard.push(btoa(String.fromCharCode(...new Uint8Array(pcm.buffer))));
+            nHeard += pcm.length;
+        });
+    }
+})"""
+"""Keeps what the microphone delivers to the page."""
+
+WHOLE_CLIP: Final = f"nHeard > {round((CLIP_S + 1) * SAMPLE_RATE)}"
+
+UNREVISED: Final = '[live]\ncommit = "endpoint"\n'
+"""With this, finals are what `transcribe` makes of the same samples."""
+
+
+async def heard(tab: Tab) -> bytes:
+    """What the microphone has delivered, which is never quite the clip: Chromium's plays by a timer
+    of its own, and a busy machine makes it stumble."""
+    return b"".join(map(base64.b64decode, await tab.get("heard")))
+
+
+def transcribed(pcm: bytes) -> list[str]:
+    """What the embedded model makes of samples without any page or daemon."""
+    command = [sys.executable, "-m", "streamasr", "transcribe", "--model", "tiny", "--threads", "1"]
+    done = subprocess.run([*command, "-"], input=pcm, capture_output=True, check=True)
+    return done.stdout.decode().splitlines()
+
+
+def published(daemon: RunningDaemon) -> list[str]:
+    """What the daemon has kept of all sessions."""
+    command = [sys.executable, "-m", "streamasr", "history", "--config", str(daemon.config)]
+    done = subprocess.run([*command, "--format", "json"], capture_output=True, check=True)
+    return [json.decode(line, type=Json)["text"] for line in done.stdout.splitlines()]
+
+
+def likeness(lines: list[str]) -> float:
+    """How much of the clip's sentences there is, in order; 1 is all and nothing else."""
+    said, expected = " ".join(lines).split(), " ".join(SENTENCES).split()
+    return SequenceMatcher(None, said, expected, autojunk=False).ratio()
+
+
+@needs_browser
+def test_what_is_said_appears_while_it_is_said(browser: str, tmp_path: Path) -> None:
+    async def story(daemon: RunningDaemon) -> None:
+        async with Tab.opened(browser, page_of(daemon.url)) as tab:
+            await tab.get(LISTEN_IN)
+            await tab.click("#microphone")
+            await tab.until("document.querySelector('.live .unstable')?.textContent.length > 10")
+            await tab.until(WHOLE_CLIP)
+            assert await tab.text("#state") == "Listening"
+            assert await tab.get("document.querySelector('#microphone').ariaPressed") == "true"
+            await tab.click("#microphone")
+            await tab.until("document.querySelector('#state').textContent === 'Ready'")
+            shown = await finals(tab)
+            assert shown == await asyncio.to_thread(transcribed, await heard(tab))
+            assert shown == await asyncio.to_thread(published, daemon)
+            assert await tab.get(settled(len(shown)))
+            assert likeness(shown) > 0.6, shown
+            assert tab.complaints == []
+
+    with RunningDaemon(tmp_path, "--no-mic", settings=UNREVISED) as daemon:
+        run(story(daemon))
+
+
+@needs_browser
+def test_a_daemon_that_is_killed_in_the_middle_loses_no_word(browser: str, tmp_path: Path) -> None:
+    async def story(daemon: RunningDaemon) -> None:
+        async with Tab.opened(browser, page_of(daemon.url)) as tab:
+            await tab.get(LISTEN_IN)
+            await tab.click("#microphone")
+            await tab.until("document.querySelector('.live .unstable')?.textContent.length > 10")
+            await asyncio.to_thread(daemon.kill)
+            await tab.until("document.querySelector('#state').dataset.kind === 'lost'")
+            assert "Reconnecting" in await tab.text("#state")
+            await asyncio.to_thread(daemon.start)
+            await tab.until(WHOLE_CLIP)
+            await tab.click("#microphone")
+            await tab.until("document.querySelector('#state').textContent === 'Ready'")
+            shown = await finals(tab)
+            assert shown == await asyncio.to_thread(transcribed, await heard(tab))
+            assert shown == await asyncio.to_thread(published, daemon)
+            assert likeness(shown) > 0.6, shown
+
+    with RunningDaemon(tmp_path, "--no-mic", settings=UNREVISED) as daemon:
+        run(story(daemon))
+
+
+@needs_browser
+def test_what_is_said_before_the_page_is_ready_is_kept(browser: str, tmp_path: Path) -> None:
+    slow = """void (AudioContext.prototype.resume = function () {
+        window.context = this;
+        return new Promise((resolve) => (window.beReady = resolve));
+    })"""
+
+    async def story() -> None:
+        async with open_page(browser, tmp_path) as (house, tab):
+            await tab.get(slow)
+            await tab.click("#microphone")
+            await tab.until("window.context?.currentTime > 1")
+            assert await tab.get("document.querySelector('#microphone').ariaPressed") == "false"
+            await tab.get("beReady()")
+            await tab.until("document.querySelector('#microphone').ariaPressed === 'true'")
+            n_before = to_samples(await tab.get("context.currentTime"))
+            await eventually(lambda: bool(list(house.sessions)))
+            (live,) = house.sessions
+            await tab.click("#microphone")
+            await tab.until("document.querySelector('#state').textContent === 'Ready'")
+            assert live.position > n_before
+
+    run(story())
+
+
+@needs_browser
+def test_a_dropped_file_is_written_down_through_lost_connections(
+    browser: str, tmp_path: Path
+) -> None:
+    samples = exact(np.concatenate([talk(0.7, 1.3)] * 15))
+    expected = [m["text"] for m in recognise(samples) if m["type"] == "final"]
+    file = write_wav(tmp_path / "talk.wav", samples)
+
+    async def story() -> None:
+        async with open_page(browser, tmp_path, Rooms(max_lag_s=5.0)) as (house, tab):
+            await tab.drop_files(file)
+            for share in (0.2, 0.5, 0.8):
+                await eventually(
+                    lambda: any(live.position > share * len(samples) for live in house.sessions)  # noqa: B023
+                )
+                await cut(house)
+            await tab.until(settled(len(expected)))
+            await tab.until("document.querySelector('#state').textContent === 'Ready'")
+            assert await finals(tab) == expected
+            assert await tab.text("h2") == "talk.wav"
+
+    run(story())
+
+
+@needs_browser
+def test_a_file_is_sent_without_timers_which_pages_in_the_background_lack(
+    browser: str, tmp_path: Path
+) -> None:
+    file = write_wav(tmp_path / "silence.wav", np.zeros(to_samples(60.0), np.float32))
+
+    async def story() -> None:
+        async with open_page(browser, tmp_path) as (_, tab):
+            await tab.get("void (window.setTimeout = () => 0)")
+            await tab.choose_files("#file", file)
+            await tab.until("document.querySelector('.about')?.textContent.includes('1:00')")
+            await tab.until("document.querySelector('#state').textContent === 'Ready'")
+
+    run(story())
+
+
+@needs_browser
+def test_a_word_is_shown_its_time_and_played_from_there(browser: str, tmp_path: Path) -> None:
+    file = write_wav(tmp_path / "talk.wav", talk(0.7, 1.3))
+
+    async def story() -> None:
+        async with open_page(browser, tmp_path) as (_, tab):
+            await tab.choose_files("#file", file)
+            await tab.until(settled(2))
+            second = ".segments li:nth-child(2) .word"
+            await tab.point(second)
+            shown = await tab.text("#when")
+            assert re.fullmatch(r"0:0\d\.\d\d – 0:0\d\.\d\d", shown)
+            await tab.click(second)
+            await tab.until("!document.querySelector('#player').paused")
+            begin = float(shown.split()[0].removeprefix("0:"))
+            assert await tab.get("document.querySelector('#player').currentTime") >= begin - 0.02
+            await tab.until("document.querySelector('.word.now') !== null")
+            assert tab.complaints == []
+
+    run(story())
+
+
+@needs_browser
+def test_the_keyboard_goes_from_word_to_word(browser: str, tmp_path: Path) -> None:
+    file = write_wav(tmp_path / "talk.wav", talk(0.7, 1.3))
+
+    async def story() -> None:
+        async with open_page(browser, tmp_path) as (_, tab):
+            await tab.choose_files("#file", file)
+            await tab.until(settled(2))
+            words = await tab.texts(".word")
+            await tab.get("document.querySelector('.segments').focus()")
+            for word in (words[0], words[1], words[2]):
+                await tab.press("ArrowRight")
+                assert await tab.get("document.activeElement.textContent") == word
+            await tab.press("ArrowLeft")
+            assert await tab.get("document.activeElement.textContent") == words[1]
+            assert not await tab.get("document.querySelector('#when').hidden")
+            await tab.press("Enter")
+            await tab.until("!document.querySelector('#player').paused")
+
+    run(story())
+
+
+@needs_browser
+def test_segments_stand_in_the_order_they_were_spoken(browser: str, tmp_path: Path) -> None:
+    said = [
+        {"type": "speech", "segment": 1, "start": 0.5},
+        {"type": "resumed"},  # what was shown of the first segment is gone
+        {"type": "speech", "segment": 2, "start": 10.5},
+        {"type": "partial", "segment": 2, "start": 10.5, "text": "two", "stable": 0},
+        {"type": "final", "segment": 1, "start": 0.5, "end": 9.0, "text": "one"},
+        {"type": "gap", "start": 9.0, "end": 10.0, "reason": "restart"},
+    ]
+    script = f"""(async () => {{
+        const {{ Sheet }} = await import("/sheet.js");
+        const sheet = new Sheet("a", {{}});
+        for (const message of {json.encode(said).decode()}) sheet.show(message);
+        return [...sheet.element.querySelectorAll("p:not(.about)")].map((p) => p.textContent);
+    }})()"""
+
+    async def story() -> None:
+        async with open_page(browser, tmp_path) as (_, tab):
+            assert await tab.get(script) == ["one", "1.0 s without text: restart", "two"]
+
+    run(story())
+
+
+@needs_browser
+def test_the_keyboard_keeps_its_place_at_the_microphone(browser: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with open_page(browser, tmp_path) as (_, tab):
+            await tab.get("document.querySelector('#microphone').focus()")
+            await tab.press("Enter")
+            await tab.until("document.querySelector('#microphone').ariaPressed === 'true'")
+            await tab.press("Enter")
+            await tab.until("document.querySelector('#microphone').ariaPressed === 'false'")
+            assert await tab.get("document.activeElement.id") == "microphone"
+
+    run(story())
+
+
+@needs_browser
+def test_what_is_pointed_at_is_not_cut_off(browser: str, tmp_path: Path) -> None:
+    """A row shows nothing beyond its box."""
+    file = write_wav(tmp_path / "talk.wav", talk(0.7))
+
+    async def story() -> None:
+        async with open_page(browser, tmp_path) as (_, tab):
+            await tab.choose_files("#file", file)
+            await tab.until(settled(1))
+            edges = "['.segments li', '.time', '.word'].map((s) => box(s).left)"
+            box = "const box = (s) => document.querySelector(s).getBoundingClientRect();"
+            row, time, word = await tab.get(f"(() => {{ {box} return {edges}; }})()")
+            assert row <= time
+            assert row <= word - 2, "its shadow"
+
+    run(story())
+
+
+@needs_browser
+def test_the_newest_words_stay_in_view(browser: str, tmp_path: Path) -> None:
+    file = write_wav(tmp_path / "talk.wav", exact(np.concatenate([talk(0.3)] * 60)))
+
+    async def story() -> None:
+        async with open_page(browser, tmp_path) as (_, tab):
+            await tab.choose_files("#file", file)
+            await tab.until(settled(60))
+            at_end = (
+                "scrollY > 500 && scrollY >= document.documentElement.scrollHeight - innerHeight"
+            )
+            await tab.until(f"{at_end} - 2")
+
+    run(story())
+
+
+@needs_browser
+def test_a_reader_who_goes_back_is_not_taken_to_the_end(browser: str, tmp_path: Path) -> None:
+    """Not even by words that came in the same frame."""
+    file = write_wav(tmp_path / "talk.wav", exact(np.concatenate([talk(0.3)] * 60)))
+    more = write_wav(tmp_path / "more.wav", exact(talk(0.3)))
+
+    async def story() -> None:
+        async with open_page(browser, tmp_path) as (_, tab):
+            await tab.choose_files("#file", file)
+            await tab.until(settled(60))
+            await tab.until("scrollY > 500")
+            await tab.get("void (window.requestAnimationFrame = (draw) => (window.draw = draw, 1))")
+            await tab.choose_files("#file", more)
+            await tab.until(settled(61))
+            await tab.get("void addEventListener('scroll', () => (window.isBack = scrollY === 0))")
+            await tab.get("scrollTo(0, 0)")
+            await tab.until("window.isBack")
+            await tab.get("draw()")
+            assert await tab.get("scrollY") == 0
+
+    run(story())
+
+
+@needs_browser
+def test_search_counts_and_marks_what_it_finds(browser: str, tmp_path: Path) -> None:
+    file = write_wav(tmp_path / "talk.wav", talk(0.7, 1.3, 0.9))
+
+    async def story() -> None:
+        async with open_page(browser, tmp_path) as (_, tab):
+            await tab.choose_files("#file", file)
+            await tab.until(settled(3))
+            text = (await finals(tab))[1]
+            await tab.type("#query", text.upper())  # across the elements of several words
+            assert await tab.text("#hits") == "1 of 1"
+            marked = "[...CSS.highlights.get('here')].map(String)"
+            assert await tab.get(marked) == [text]
+            await tab.get("document.querySelector('#query').select()")
+            await tab.type("#query", "samples")
+            assert await tab.text("#hits") == "1 of 3"
+            await tab.press("Enter")
+            assert await tab.text("#hits") == "2 of 3"
+            await tab.get("document.querySelector('#query').select()")
+            await tab.type("#query", "(nothing")
+            assert await tab.text("#hits") == "nothing"
+            await tab.press("Escape")
+            assert await tab.text("#hits") == ""
+
+    run(story())
+
+
+@needs_browser
+def test_downloads_are_what_transcribe_writes(browser: str, tmp_path: Path) -> None:
+    file = write_wav(tmp_path / "my talk.wav", exact(talk(0.7, 1.3, 0.5)))
+    saved = tmp_path / "saved"
+    saved.mkdir()
+
+    async def story() -> None:
+        async with open_page(browser, tmp_path) as (_, tab):
+            await tab.save_downloads_in(saved)
+            await tab.choose_files("#file", file)
+            await tab.until("document.querySelector('#state').textContent === 'Ready'")
+            await tab.until(settled(3))
+            for kind in ("txt", "srt", "vtt", "json"):
+                await tab.click(f"[data-format={kind}]")
+                await eventually((saved / f"my talk.{kind}").exists)
+            await eventually(lambda: not list(saved.glob("*.crdownload")))
+
+    run(story())
+    document = json.decode((saved / "my talk.json").read_bytes(), type=Json)
+    transcript = read(document)
+    for kind in ("txt", "srt", "vtt"):
+        assert (saved / f"my talk.{kind}").read_text("utf-8") == format_transcript(transcript, kind)
+    assert document == json.decode(format_transcript(transcript, "json"))
+
+
+def read(document: Json) -> Transcript:
+    """A transcript from what was saved of it as JSON."""
+    return Transcript(
+        document["file"],
+        document["model"],
+        to_samples(document["duration"]),
+        tuple(
+            Segment(
+                s["id"],
+                to_samples(s["start"]),
+                to_samples(s["end"]),
+                s["language"],
+                s["text"],
+                tuple(
+                    Word(w["text"], to_samples(w["start"]), to_samples(w["end"]), w["score"])
+                    for w in s["words"]
+                ),
+            )
+            for s in document["segments"]
+        ),
+    )
+
+
+@needs_browser
+def test_subtitles_are_divided_as_streamasr_divides_them(browser: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    said = [_made_up(rng, number) for number in range(1, 30)]
+    transcript = Transcript("a", "m", to_samples(said[-1].end / SAMPLE_RATE + 1), tuple(said))
+    document = format_transcript(transcript, "json")
+    script = f"""(async () => {{
+        const {{ Transcript, FORMATS, place }} = await import("/transcript.js");
+        const document = {document};
+        const transcript = new Transcript(document.file);
+        Object.assign(transcript, {{ model: document.model, duration: document.duration }});
+        for (const segment of document.segments) {{
+            segment.words = place(segment.text, segment.words);
+            transcript.segments.set(segment.id, segment);
+        }}
+        return Object.entries(FORMATS).map(([name, {{ write }}]) => [name, write(transcript)]);
+    }})()"""
+
+    async def story() -> None:
+        async with open_page(browser, tmp_path) as (_, tab):
+            for kind, text in await tab.get(script):
+                if kind == "json":
+                    assert json.decode(text) == json.decode(document)
+                else:
+                    assert text == format_transcript(transcript, kind)
+
+    run(story())
+
+
+def _made_up(rng: np.random.Generator, number: int) -> Segment:
+    """A segment of words in several scripts, with every mark that matters to subtitles."""
+    stock = ["so", "Grüße,", "naïve", "end.", "what?!", "«oui»", "a-->b", "<b>&c", "x" * 50]
+    ideographs = list("一二三，四五。六七「八」九十")
+    is_chinese = number % 3 == 0
+    chosen = rng.choice(ideographs if is_chinese else stock, rng.integers(1, 60))
+    step = int(rng.integers(1600, 12_000))
+    begin = number * 60 * 12_000
+    words = tuple(
+        Word(
+            str(word),
+            to_samples(round((begin + i * step) / SAMPLE_RATE, 3)),
+            to_samples(round((begin + (i + 1) * step - 160) / SAMPLE_RATE, 3)),
+            0.5,
+            space_after=not is_chinese and i + 1 < len(chosen),
+        )
+        for i, word in enumerate(chosen)
+    )
+    text = "".join(word.text + " " * word.space_after for word in words)
+    language = "Chinese" if is_chinese else "French"
+    return Segment(number, words[0].start, words[-1].end, language, text, words)
+
+
+@needs_browser
+def test_what_was_sent_is_sent_again_from_any_place(browser: str, tmp_path: Path) -> None:
+    script = """(async () => {
+        const { Tape } = await import("/protocol.js");
+        Tape.KEEP = 50;
+        const tape = new Tape();
+        let seed = 6, put = 0, at = 0, furthest = 0;
+        const random = (n) => (seed = (seed * 48271) % 0x7fffffff) % n;
+        for (let step = 0; step < 20000; step++) {
+            const kind = random(10);
+            if (kind < 4) {
+                const block = Int16Array.from({ length: random(9) }, (_, i) => put + i);
+                tape.put(block);
+                put += block.length;
+            } else if (kind < 9) {
+                if (!tape.waiting) continue;
+                for (const sample of tape.take(1 + random(12)))
+                    if (sample !== (at++ << 16) >> 16) return `wrong at ${at}`;
+                furthest = Math.max(furthest, at);
+            } else {
+                const position = Math.max(0, furthest - random(70));
+                const complaint = tape.rewind(position);
+                if (complaint && furthest - position <= 50) return complaint;
+                if (!complaint) at = position;
+            }
+            if (tape.waiting !== put - at) return `waiting ${tape.waiting}, not ${put - at}`;
+        }
+        return tape.rewind(put + 1) ?? "it believed too much";
+    })()"""
+
+    async def story() -> None:
+        async with open_page(browser, tmp_path) as (_, tab):
+            said = await tab.get(script)
+            assert said == "The daemon claims to have audio that was never sent."
+
+    run(story())
+
+
+@needs_browser
+def test_a_page_that_comes_back_does_not_say_goodbye(browser: str, tmp_path: Path) -> None:
+    """After the sleep of a laptop, say: others would get its room."""
+    script = """(async () => {
+        const { Stream } = await import("/protocol.js");
+        let check;
+        window.setInterval = (f) => ((check = f), 0);
+        await new Promise((resolve) => {
+            const tell = ({ type }) => type === "ready" && resolve();
+            window.stream = new Stream({ sample_rate: 16000 }, { tell }).open();
+        });
+        const { now } = Date;
+        Date.now = () => now() + 3600_000;
+        check();
+        Date.now = now;
+    })()"""
+
+    async def story() -> None:
+        async with open_page(browser, tmp_path) as (house, tab):
+            goodbyes, detach = [], house.sessions.detach
+
+            def note(name: str, connection: Connection, **how: bool) -> None:
+                goodbyes.append(how["said_goodbye"])
+                detach(name, connection, **how)
+
+            house.sessions.detach = note  # type: ignore[method-assign]
+            await tab.get(script)
+            await tab.until("stream.isConnected")
+            assert goodbyes == [False]
+            await tab.get("stream.close()")
+            await eventually(lambda: goodbyes == [False, True])
+
+    run(story())
+
+
+@needs_browser
+def test_the_token_is_asked_for_until_it_is_right(browser: str, tmp_path: Path) -> None:
+    file = write_wav(tmp_path / "talk.wav", talk(0.7))
+
+    async def story() -> None:
+        async with open_page(browser, tmp_path, Rooms(token=TOKEN)) as (_, tab):
+            await tab.choose_files("#file", file)
+            for shown in ("wrong", "no/token=", TOKEN):
+                await tab.until("document.querySelector('#door').open")
+                await tab.until("document.querySelector('#token').value === ''")
+                await tab.type("#token", shown)
+                await tab.press("Enter")
+            await tab.until(settled(1))
+            kept = "[localStorage, sessionStorage].map((s) => JSON.stringify(s).includes('horse'))"
+            assert await tab.get(kept) == [False, True]
+            assert TOKEN not in await tab.get("location.href")
+
+    run(story())
+
+
+@needs_browser
+def test_without_the_token_there_is_one_sentence(browser: str, tmp_path: Path) -> None:
+    file = write_wav(tmp_path / "talk.wav", talk(0.7))
+
+    async def story() -> None:
+        async with open_page(browser, tmp_path, Rooms(token=TOKEN)) as (_, tab):
+            await tab.choose_files("#file", file)
+            await tab.until("document.querySelector('#door').open")
+            await tab.press("Escape")
+            await tab.until("document.querySelector('#alert').textContent !== ''")
+            assert await tab.text("#alert") == "The daemon wants a token that it knows."
+            assert await tab.text("#state") == "Ready"
+
+    run(story())
+
+
+@needs_browser
+def test_a_daemon_that_is_full_is_said_to_be_busy(browser: str, tmp_path: Path) -> None:
+    file = write_wav(tmp_path / "talk.wav", talk(0.7))
+
+    async def story() -> None:
+        async with open_page(browser, tmp_path, Rooms(max_sessions=1)) as (house, tab):
+            await tab.click("#microphone")
+            await eventually(lambda: any(live.position for live in house.sessions))
+            await tab.choose_files("#file", file)
+            await tab.until("document.querySelector('#state').dataset.kind === 'busy'")
+            await tab.click("#microphone")
+            await tab.until("document.querySelector('.playable .word') !== null")
+
+    run(story())
+
+
+@needs_browser
+def test_text_that_falls_behind_is_said_as_long_as_it_does(browser: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with open_page(browser, tmp_path, Rooms(engine=PatientEngine())) as (house, tab):
+            await tab.click("#microphone")
+            await eventually(lambda: any(live.position for live in house.sessions))
+            [live] = house.sessions
+            live.warn(v1.LAGGING, "the text is behind")
+            await tab.until("document.querySelector('#state').textContent.endsWith('s behind')")
+            assert await tab.text("#alert") == ""
+
+    run(story())
+
+
+@needs_browser
+def test_a_wish_that_comes_too_late_breaks_nothing(browser: str, tmp_path: Path) -> None:
+    file = write_wav(tmp_path / "talk.wav", talk(0.7))
+    engine = PatientEngine()
+
+    async def story() -> None:
+        async with open_page(browser, tmp_path, Rooms(engine=engine)) as (house, tab):
+            await tab.choose_files("#file", file)
+            await eventually(lambda: any(live.is_finishing for live in house.sessions))
+            await tab.get(
+                "document.querySelector('#language').value = 'German';"
+                "document.querySelector('#language').dispatchEvent(new Event('change'))"
+            )
+            waiting = asyncio.create_task(tab.until(settled(1)))
+            await engine.answer_until(waiting)
+            assert await tab.text("#alert") == ""
+
+    run(story())
+
+
+@needs_browser
+def test_no_microphone_stays_open_that_comes_too_late(browser: str, tmp_path: Path) -> None:
+    slow = """(async () => {
+        const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+        navigator.mediaDevices.getUserMedia = async (wish) => {
+            window.late = (await ask(wish)).getTracks()[0];
+            await new Promise((resolve) => (window.allow = resolve));
+            return new MediaStream([late]);
+        };
+        document.querySelector("#device").dispatchEvent(new Event("change"));
+    })()"""
+
+    async def story() -> None:
+        async with open_page(browser, tmp_path) as (_, tab):
+            await tab.click("#microphone")
+            await tab.until("document.querySelector('#microphone').ariaPressed === 'true'")
+            await tab.get(slow)
+            await tab.until("window.allow !== undefined")
+            await tab.click("#microphone")
+            await tab.until("document.querySelector('#state').textContent === 'Ready'")
+            await tab.get("allow()")
+            await tab.until("late.readyState === 'ended'")
+            assert await tab.text("#alert") == ""
+
+    run(story())
+
+
+@needs_browser
+def test_a_forbidden_microphone_is_one_sentence(browser: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with open_page(browser, tmp_path) as (house, tab):
+            await tab.get(
+                "void (navigator.mediaDevices.getUserMedia ="
+                " async () => { throw new DOMException('no', 'NotAllowedError'); })"
+            )
+            await tab.click("#microphone")
+            await tab.until("document.querySelector('#alert').textContent !== ''")
+            assert "not allowed" in await tab.text("#alert")
+            assert not list(house.sessions)
+
+    run(story())
+
+
+@needs_browser
+def test_a_file_that_is_no_audio_is_one_sentence(browser: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with open_page(browser, tmp_path) as (_, tab):
+            await tab.drop_files(Path(__file__))
+            await tab.until("document.querySelector('#alert').textContent !== ''")
+            assert await tab.text("#alert") == "test_web.py is no audio that this browser can read."
+            assert await tab.text("#state") == "Ready"
+
+    run(story())
+
+
+@needs_browser
+def test_everything_has_a_name_and_nothing_is_refused(browser: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with open_page(browser, tmp_path) as (_, tab):
+            await tab.do("Accessibility.enable")
+            tree = (await tab.do("Accessibility.getFullAXTree"))["nodes"]
+            nameless = [
+                node["role"]["value"]
+                for node in tree
+                if not node["ignored"]
+                and node["role"]["value"]
+                in {"button", "textbox", "searchbox", "combobox", "meter", "link"}
+                and not node.get("name", {}).get("value")
+            ]
+            assert nameless == []
+            assert tab.complaints == []
+
+    run(story())
+
+
+@needs_browser
+def test_light_and_dark_follow_the_system_until_told_otherwise(
+    browser: str, tmp_path: Path
+) -> None:
+    background = "getComputedStyle(document.body).backgroundColor"
+
+    async def story() -> None:
+        async with (
+            open_house(tmp_path) as house,
+            Tab.opened(browser) as tab,
+        ):
+            await tab.look(scheme="dark")
+            await tab.go(page_of(house.address))
+            dark = await tab.get(background)
+            await tab.look(scheme="light")
+            light = await tab.get(background)
+            assert dark != light
+            await tab.click("#theme")
+            await tab.click("#theme")
+            assert await tab.get(background) == dark
+            await tab.go(page_of(house.address))
+            assert await tab.get(background) == dark
+
+    run(story())
+
+
+def test_text_and_borders_stand_out_in_light_and_dark() -> None:
+    style = (WEB / "style.css").read_text()
+    pairs = re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", style)
+    colours = {name: shades for name, *shades in pairs}
+
+    def luminance(colour: str) -> float:
+        parts = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    def contrast(name: str, ground: str, shade: int) -> float:
+        two = sorted(luminance(colours[each][shade]) + 0.05 for each in (name, ground))
+        return two[1] / two[0]
+
+    for shade, ground in itertools.product((0, 1), ("paper", "card")):
+        for text in ("ink", "quiet", "faint", "accent", "live", "warn"):
+            assert contrast(text, ground, shade) >= 4.5, (text, ground)
+        assert contrast("edge", ground, shade) >= 3, ground
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_no_width_makes_the_page_scroll_sideways(browser: str, tmp_path: Path, width: int) -> None:
+    file = write_wav(tmp_path / f"{'long name ' * 12}.wav", talk(0.7))
+
+    async def story() -> None:
+        async with (
+            open_house(tmp_path) as house,
+            Tab.opened(browser) as tab,
+        ):
+            await tab.look(width=width, height=800)
+            await tab.go(page_of(house.address))
+            await tab.choose_files("#file", file)
+            await tab.until(settled(1))
+            assert await tab.get("document.documentElement.scrollWidth") <= width
+
+    run(story())
+
+
+@needs_browser
+def test_captions_of_ideographs_have_no_spaces(browser: str, tmp_path: Path) -> None:
+    script = """(async () => {
+        const told = [];
+        window.WebSocket = class { constructor() { told.push(this); } close() {} send() {} };
+        await import("/captions.js");
+        const say = (message) => told[0].onmessage({ data: JSON.stringify(message) });
+        const final = { type: "final", start: 0, end: 1, language: null };
+        const partial = { type: "partial", segment: 4, stable: 1 };
+        const shown = () => document.querySelector("#caption").textContent;
+        say({ type: "ready", seq: 0 });
+        say({ ...final, seq: 1, segment: 1, text: "so" });
+        say({ ...final, seq: 2, segment: 2, text: "一二" });
+        say({ ...final, seq: 3, segment: 3, text: "三" });
+        say({ ...partial, text: "四五六" });
+        const wide = shown();
+        say({ ...partial, text: "and" });
+        return [wide, shown(), document.querySelector("#caption .unstable").textContent];
+    })()"""
+
+    async def story() -> None:
+        async with open_page(browser, tmp_path) as (_, tab):
+            await tab.get("document.body.replaceChildren()")
+            await tab.get("document.body.id = 'caption'")
+            assert await tab.get(script) == ["so 一二三四五六", "so 一二三 and", "nd"]
+
+    run(story())
+
+
+@needs_browser
+def test_captions_for_streaming_software(browser: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with open_house(tmp_path) as house:
+            live = house.begin_own()
+            async with Tab.opened(browser, page_of(house.address) + "captions.html#lines=3") as tab:
+                await eventually(lambda: bool(house.server.n_connections))
+                live.feed(exact(talk(0.7)))
+                await tab.until("document.querySelector('#caption').textContent !== ''")
+                assert "samples" in await tab.text("#caption")
+                assert tab.complaints == []
+
+    run(story())

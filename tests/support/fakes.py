@@ -1,0 +1,134 @@
+"""Stand-ins at the borders of the program: audio that is made up, an engine without models."""
+
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from streamasr.core.errors import AudioError
+from streamasr.core.events import Answer, Decoded, Encoded
+from streamasr.core.hypothesis import Hypothesis
+from streamasr.core.orders import (
+    AbandonPass,
+    Align,
+    Decode,
+    Encode,
+    Hurry,
+    Order,
+    Release,
+    SpreadWords,
+)
+from streamasr.core.units import SAMPLE_RATE, Float32Array
+from streamasr.engine.engine import Deliver, spread
+from tests.support.signals import speechlike
+
+
+def talk(*bursts: float, pause: float = 1.0) -> Float32Array:
+    """Sounds that pass for speech, so many seconds each, with a pause around each of them."""
+    silence = np.zeros(round(pause * SAMPLE_RATE), np.float32)
+    parts = [silence]
+    for seconds in bursts:
+        # A pause of speech is far below the hangover, so that each burst is one segment.
+        parts += [speechlike(round(seconds * SAMPLE_RATE)), silence]
+    return np.concatenate(parts)
+
+
+def write_wav(path: Path, samples: Float32Array) -> Path:
+    """A 16-bit mono file at SAMPLE_RATE."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(pcm(samples))
+    return path
+
+
+def pcm(samples: Float32Array) -> bytes:
+    """Raw 16-bit little-endian samples."""
+    return np.clip(np.rint(samples * 32768), -32768, 32767).astype("<i2").tobytes()
+
+
+class FakeSource:
+    """Blocks from memory; may break when they are over."""
+
+    def __init__(
+        self, samples: Float32Array, *, block: int = 8000, breaks: str | None = None
+    ) -> None:
+        self._samples = samples
+        self._block = block
+        self._breaks = breaks
+        self.n_delivered = 0
+
+    @property
+    def duration(self) -> float | None:
+        return len(self._samples) / SAMPLE_RATE
+
+    def blocks(self) -> Iterator[Float32Array]:
+        for start in range(0, len(self._samples), self._block):
+            block = self._samples[start : start + self._block]
+            self.n_delivered += len(block)
+            yield block
+        if self._breaks:
+            raise AudioError(self._breaks)
+
+
+class FakeChannel:
+    """Passes orders on to its engine."""
+
+    def __init__(self, engine: "FakeEngine", deliver: Deliver) -> None:
+        self._engine = engine
+        self._deliver = deliver
+        self.is_closed = False
+
+    def perform(self, order: Order) -> None:
+        """See `Channel.perform`."""
+        if not self.is_closed:
+            self._engine.perform(order, self._hand_over)
+
+    def close(self) -> None:
+        """See `Channel.close`."""
+        self.is_closed = True
+
+    def _hand_over(self, answer: Answer) -> None:
+        if not self.is_closed:
+            self._deliver(answer)
+
+
+class FakeEngine:
+    """Answers every order at once, with text that tells how much audio it heard."""
+
+    def __init__(self) -> None:
+        self.orders: list[Order] = []
+        self.channels: list[FakeChannel] = []
+
+    def channel(self, deliver: Deliver) -> FakeChannel:
+        """See `Engine.channel`."""
+        self.channels.append(FakeChannel(self, deliver))
+        return self.channels[-1]
+
+    def perform(self, order: Order, deliver: Deliver) -> None:
+        """What comes of an order, whichever channel it came through."""
+        self.orders.append(order)
+        match order:
+            case Encode():
+                deliver(Encoded(order.of, np.full((1, 4), len(order.samples), np.float32)))
+            case Decode():
+                n_samples = int(order.embeddings[0, 0])
+                deliver(Decoded(order.of, Hypothesis(f"{n_samples} samples", "English", (1,))))
+            case Align():
+                deliver(spread(order))
+            case AbandonPass() | Hurry() | Release() | SpreadWords():
+                pass
+
+
+class PatientEngine(FakeEngine):
+    """Keeps what it is asked for and never answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[tuple[Order, Deliver]] = []
+
+    def perform(self, order: Order, deliver: Deliver) -> None:
+        """Keep an order."""
+        self.waiting.append((order, deliver))

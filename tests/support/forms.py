@@ -1,0 +1,160 @@
+"""Models in every published form, and what is made of them: shared by the tests of forms."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+
+from streamasr.core.units import Float32Array
+from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows
+from streamasr.importing.pack import Wish
+from streamasr.models.onnx import OnnxOptions
+from streamasr.models.qwen3.decoder import build_prompt
+from streamasr.models.qwen3.encoder import Qwen3Encoder
+from tests.sources.crispasr import write_crispasr
+from tests.sources.ggml_org import write_ggml_org
+from tests.sources.onnx_release import pack, write_onnx_release
+from tests.sources.safetensors import write_safetensors
+
+ENDS: Final = ("<|im_end|>", "<|endoftext|>")
+_PLACEHOLDER: Final = "<|audio_pad|>"  # transformers takes it for more audio
+EXACT: Final = 0.9999
+"""Cosine of encoder outputs that differ in rounding alone."""
+NARROW: Final = 0.999
+"""Of those whose weights have 8 or 16 bits."""
+LOSSY: Final = 0.9
+"""Of those with 4."""
+
+Write = Callable[[Path, Path], Path]
+"""Writes a checkpoint as a form into a directory that does not exist; returns the source's path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One published form."""
+
+    write: Write
+    cosine: float
+    """Of its encoder's output and the checkpoint's, at least."""
+    is_greedy_exact: bool = False
+    """Its decoder is no narrower than f16."""
+    families: tuple[str, ...] = ("recogniser", "aligner")
+    wish: Wish = field(default_factory=Wish)
+
+
+def _zipped(folder: str | None) -> Write:
+    def write(checkpoint: Path, directory: Path) -> Path:
+        release = write_onnx_release(checkpoint, directory / "files", "fp16", "f16", infix=False)
+        return pack(release, directory / "release.zip", folder)
+
+    return write
+
+
+FORMS: Final[dict[str, Form]] = {
+    "onnx fp32, f16": Form(
+        lambda source, to: write_onnx_release(source, to, "fp32", "f16"), EXACT, True
+    ),
+    "onnx fp16, q5_k": Form(
+        lambda source, to: write_onnx_release(source, to, "fp16", "q5_k"), NARROW
+    ),
+    "onnx int8, q8_0": Form(
+        lambda source, to: write_onnx_release(source, to, "int8", "q8_0"), NARROW
+    ),
+    "onnx int4, q4_k": Form(
+        lambda source, to: write_onnx_release(source, to, "int4", "q4_k"), LOSSY
+    ),
+    "onnx zip, flat": Form(_zipped(None), NARROW, True),
+    "onnx zip, folder": Form(_zipped("Qwen3-ASR-1.7B"), NARROW, True),
+    "crispasr f16": Form(lambda source, to: write_crispasr(source, _file(to), "f16"), EXACT, True),
+    "crispasr f16, no mel": Form(
+        lambda source, to: write_crispasr(source, _file(to), "f16", mel=False), EXACT, True
+    ),
+    "crispasr q8_0": Form(lambda source, to: write_crispasr(source, _file(to), "q8_0"), NARROW),
+    "crispasr q4_k": Form(lambda source, to: write_crispasr(source, _file(to), "q4_k"), NARROW),
+    "crispasr q5_0": Form(lambda source, to: write_crispasr(source, _file(to), "q5_0"), NARROW),
+    "crispasr q3_k": Form(lambda source, to: write_crispasr(source, _file(to), "q3_k"), NARROW),
+    "ggml-org f16": Form(
+        lambda source, to: write_ggml_org(source, to, "f16", "f16"), EXACT, True, ("recogniser",)
+    ),
+    "ggml-org bf16": Form(
+        lambda source, to: write_ggml_org(source, to, "bf16", "bf16"),
+        NARROW,
+        False,
+        ("recogniser",),
+    ),
+    "ggml-org q8_0": Form(
+        lambda source, to: write_ggml_org(source, to, "q8_0", "q8_0"),
+        NARROW,
+        False,
+        ("recogniser",),
+    ),
+    "safetensors f16": Form(
+        lambda source, to: write_safetensors(source, to, "original", "F16", 3),
+        EXACT,
+        True,
+        wish=Wish(decoder="f16"),
+    ),
+    "safetensors bf16": Form(
+        lambda source, to: write_safetensors(source, to, "native", "BF16"), NARROW
+    ),
+}
+
+
+def _file(directory: Path) -> Path:
+    directory.mkdir(parents=True)
+    return directory / "model.gguf"
+
+
+class Recogniser:
+    """A recogniser's bundle, its encoder and decoder run directly."""
+
+    def __init__(self, bundle: Path, n_threads: int = 1) -> None:
+        self.encoder = Qwen3Encoder.from_bundle(bundle, OnnxOptions(threads=n_threads))
+        self.model = LlamaModel(bundle / "decoder.gguf")
+        self._context = LlamaContext(self.model, n_ctx=1024, n_threads=n_threads)
+
+    def greedy(self, embeddings: Float32Array, n_tokens: int = 48) -> tuple[int, ...]:
+        """The likeliest answer without its end: no guards, no language, no context.
+
+        An audio placeholder ends it too.
+        """
+        ends = frozenset(self.model.special_token(text) for text in ENDS)
+        prompt = build_prompt(self.model, "", None, ends)
+        ends |= {self.model.special_token(_PLACEHOLDER)}
+        self._context.truncate(0, 0)
+        self._read(prompt.before)
+        self._context.read([Rows(0, embeddings)])
+        logits = self._read(prompt.after, 1)[0]
+        answer: list[int] = []
+        while len(answer) < n_tokens and int(logits.argmax()) not in ends:
+            answer.append(int(logits.argmax()))
+            logits = self._read(answer[-1:], 1)[0]
+        return tuple(answer)
+
+    def close(self) -> None:
+        self._context.close()
+        self.model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _read(self, tokens: Sequence[int], n_outputs: int = 0) -> list[Float32Array]:
+        return self._context.read([Rows(0, np.asarray(tokens, dtype=np.int32), n_outputs)])
+
+
+def cosine(ours: Float32Array, theirs: Float32Array) -> float:
+    """Of all values as one vector."""
+    assert ours.shape == theirs.shape
+    one, other = ours.astype(np.float64).ravel(), theirs.astype(np.float64).ravel()
+    return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))

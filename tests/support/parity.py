@@ -1,0 +1,163 @@
+"""The embedded model's checkpoints run stage by stage, exactly: fp32 graphs, f32 decoder.
+
+Shared by the comparison with golden arrays and the one with the reference itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+import onnx
+
+from streamasr.core.units import Float32Array
+from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows
+from streamasr.features.log_mel import log_mel
+from streamasr.importing.graphs import write_backend
+from streamasr.importing.pack import Wish, import_model
+from streamasr.importing.safetensors_checkpoint import read_checkpoint
+from streamasr.models.onnx import OnnxOptions, open_session
+from streamasr.models.qwen3.aligner import ForcedAligner
+from streamasr.models.qwen3.decoder import build_prompt
+from streamasr.models.qwen3.encoder import Qwen3Encoder
+
+OPTIONS: Final = OnnxOptions(threads=1)
+MAX_NEW_TOKENS: Final = 48
+ENDS: Final = ("<|im_end|>", "<|endoftext|>")
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What a recogniser makes of one clip."""
+
+    log_mel: Float32Array
+    conv_output: Float32Array
+    encoder_output: Float32Array
+    embeddings: Float32Array
+    first_logits: Float32Array
+    """(n_tokens,), what follows the prompt."""
+    prompt: tuple[int, ...]
+    """The audio's places are audio placeholders."""
+    answer: tuple[int, ...]
+    """Greedy, without the end token, at most MAX_NEW_TOKENS."""
+
+
+class Recogniser:
+    """A recogniser's checkpoint, exported and open."""
+
+    def __init__(self, checkpoint: Path, directory: Path) -> None:
+        """Export into `directory`, which must not exist."""
+        import_model(checkpoint, directory, Wish(encoder="fp32", decoder="f32"))
+        self.encoder = Qwen3Encoder.from_bundle(directory, OPTIONS)
+        self._inside = open_inside(checkpoint, directory / "inside.onnx")
+        self.model = LlamaModel(directory / "decoder.gguf")
+        self._context = LlamaContext(self.model, n_ctx=2048, n_threads=1)
+
+    def run(self, samples: Float32Array, context: str = "", language: str | None = None) -> Stages:
+        """Run everything from samples to the answer."""
+        mel = log_mel(samples, self.encoder.n_mels)
+        hidden = self.encoder.convolve(mel)
+        embeddings = self.encoder.encode(samples)
+        ends = frozenset(self.model.special_token(text) for text in ENDS)
+        prompt = build_prompt(self.model, context, language, ends)
+        audio_token = self.model.special_token("<|audio_pad|>")
+        logits, answer = self._decode(prompt.before, embeddings, prompt.after, ends | {audio_token})
+        return Stages(
+            log_mel=mel,
+            conv_output=hidden,
+            encoder_output=self._encoder_output(hidden),
+            embeddings=embeddings,
+            first_logits=logits,
+            prompt=(*prompt.before, *len(embeddings) * (audio_token,), *prompt.after),
+            answer=answer,
+        )
+
+    def close(self) -> None:
+        self._context.close()
+        self.model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _encoder_output(self, hidden: Float32Array) -> Float32Array:
+        outputs = []
+        for start in range(0, len(hidden), self.encoder.window_tokens):
+            window = hidden[None, start : start + self.encoder.window_tokens]
+            mask = np.zeros((1, 1, window.shape[1], window.shape[1]), np.float32)
+            outputs.append(
+                self._inside.run("encoder_output", hidden_states=window, attention_mask=mask)[0]
+            )
+        return np.concatenate(outputs)
+
+    def _decode(
+        self,
+        before: tuple[int, ...],
+        embeddings: Float32Array,
+        after: tuple[int, ...],
+        ends: frozenset[int],
+    ) -> tuple[Float32Array, tuple[int, ...]]:
+        """Decode greedily with no guards; an audio placeholder ends the answer too."""
+        self._context.truncate(0, 0)
+        self._read(before)
+        self._context.read([Rows(0, embeddings)])
+        first = logits = self._read(after, 1)[0].copy()
+        answer: list[int] = []
+        while len(answer) < MAX_NEW_TOKENS and int(logits.argmax()) not in ends:
+            answer.append(int(logits.argmax()))
+            logits = self._read(answer[-1:], 1)[0]
+        return first, tuple(answer)
+
+    def _read(self, tokens: Sequence[int], n_outputs: int = 0) -> list[Float32Array]:
+        return self._context.read([Rows(0, np.asarray(tokens, dtype=np.int32), n_outputs)])
+
+
+def open_inside(checkpoint: Path, path: Path) -> Any:
+    """Open the transformer once more, with the value before the projector as an output."""
+    write_backend(read_checkpoint(checkpoint), path)
+    backend = onnx.load(path, load_external_data=False)
+    d_model = backend.graph.input[0].type.tensor_type.shape.dim[2].dim_value
+    backend.graph.output.append(
+        onnx.helper.make_tensor_value_info(
+            "encoder_output", onnx.TensorProto.FLOAT, ("n_windows", "time", d_model)
+        )
+    )
+    onnx.save(backend, path)
+    return open_session(
+        path,
+        OPTIONS,
+        inputs={"hidden_states": 3, "attention_mask": 4},
+        outputs={"encoder_output": 3},
+    )
+
+
+def open_aligner(checkpoint: Path, directory: Path) -> ForcedAligner:
+    """Export an aligner's checkpoint into `directory`, which must not exist, and open it."""
+    import_model(checkpoint, directory, Wish(encoder="fp32", decoder="f32"))
+    return ForcedAligner(directory, OPTIONS, n_threads=1)
+
+
+def assert_same(ours: Float32Array, theirs: Float32Array) -> None:
+    """Compare activations: cosine at least 0.9999, and no value far off."""
+    assert ours.shape == theirs.shape
+    cosine = float((ours * theirs).sum() / np.linalg.norm(ours) / np.linalg.norm(theirs))
+    assert cosine >= 0.9999
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=5e-4 * max(1, np.abs(theirs).max()))
+
+
+def assert_same_logits(ours: Float32Array, theirs: Float32Array) -> None:
+    """Compare logits to 1 % of the largest.
+
+    llama.cpp keeps keys and values in float16, and its flash attention on the CPU adds
+    in float16 too. With float32 instead, random checkpoints differ by 1e-6 of the largest.
+    """
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-2 * np.abs(theirs).max())

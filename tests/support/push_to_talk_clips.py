@@ -1,0 +1,138 @@
+"""Is the first or the last word cut? Push to talk on many clips that begin and end with a word.
+
+    python -m tests.support.push_to_talk_clips [N]
+
+Each clip begins at the first sample of a word, which is where push to talk begins, and its last
+word ends at the release; what follows is the tail. They are cut out of `tests/data/tiny_clips`,
+whose words have known places, at random but always the same.
+"""
+
+import asyncio
+import json
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import numpy as np
+
+from streamasr.audio.capture import Captured, CaptureEvent
+from streamasr.audio.file import open_audio
+from streamasr.client import v1
+from streamasr.core.transcript import join_texts
+from streamasr.core.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
+from streamasr.dictation.push_to_talk import TAIL_S
+from streamasr.dictation.utterance import OwnMicrophone
+from tests.support.daemons import RunningDaemon
+from tests.support.paths import CLIPS
+
+BLOCK: Final = SAMPLE_RATE // 50
+NOISE_DB: Final = -70.0
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """What is heard from the press of the key to the end of the tail."""
+
+    name: str
+    samples: Float32Array
+    words: list[str]
+    released: float
+    """Seconds after the press."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a clip."""
+
+    clip: Clip
+    finals: list[v1.Final]
+
+    @property
+    def words(self) -> list[str]:
+        return _words(join_texts(final.text for final in self.finals))
+
+    @property
+    def is_covered(self) -> bool:
+        """Whether every sample from the press to the release was recognised, pauses apart."""
+        return (
+            bool(self.finals)
+            and self.finals[0].start == 0.0
+            and self.finals[-1].end >= self.clip.released
+        )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the first and the last word are there."""
+        found, said = self.words, self.clip.words
+        return bool(found) and (found[0], found[-1]) == (said[0], said[-1])
+
+
+def _words(text: str) -> list[str]:
+    return text.split() if " " in text or text.isascii() else list(text)
+
+
+def clips(n_clips: int, seed: int = 2) -> Iterator[Clip]:
+    """Make clips: from the beginning of a word to the end of another."""
+    rng, noise = Random(seed), np.random.default_rng(seed)
+    described = json.loads((CLIPS / "clips.json").read_text("utf-8"))["clips"]
+    timed = [clip for clip in described if clip.get("words")]
+    for number in range(n_clips):
+        clip = timed[number % len(timed)]
+        words = clip["words"]
+        first = rng.randrange(len(words) - 1)
+        last = rng.randrange(first + 1, len(words))
+        begin, end = to_samples(words[first]["start"]), to_samples(words[last]["end"])
+        with open_audio(CLIPS / clip["file"]) as source:
+            whole = np.concatenate(list(source.blocks()))
+        spoken = whole[begin:end]
+        heard = np.concatenate([spoken, np.zeros(to_samples(TAIL_S), np.float32)])
+        heard += noise.normal(0, 10 ** (NOISE_DB / 20), len(heard)).astype(np.float32)
+        said = [word["text"] for word in words[first : last + 1]]
+        yield Clip(f"{clip['file']} {first}-{last}", heard, said, to_seconds(len(spoken)))
+
+
+class Recording:
+    """A device that hears a clip the moment it is opened."""
+
+    def __init__(self, samples: Float32Array) -> None:
+        self._samples = samples
+
+    async def events(self) -> AsyncGenerator[CaptureEvent, None]:
+        """See `Capture.events`."""
+        for at in range(0, len(self._samples), BLOCK):
+            yield Captured(self._samples[at : at + BLOCK])
+
+
+async def dictate(clip: Clip, url: str) -> Outcome:
+    """Press, speak, release, and wait for the text."""
+    microphone = OwnMicrophone(Recording(clip.samples), print, pre_roll=to_samples(0), url=url)
+    async with microphone.running():
+        utterance = microphone.begin(lambda: None)
+        async with aclosing(utterance.events()) as events:
+            finals = [event async for event in events if isinstance(event, v1.Final)]
+    return Outcome(clip, [final for final in finals if final.text])
+
+
+def main() -> int:
+    """Dictate all clips; 1 if words were cut."""
+    n_clips = int(sys.argv[1]) if len(sys.argv) > 1 else 50
+    with tempfile.TemporaryDirectory() as name, RunningDaemon(Path(name), "--no-mic") as daemon:
+        outcomes = [asyncio.run(dictate(clip, daemon.url)) for clip in clips(n_clips)]
+    for outcome in outcomes:
+        if not (outcome.is_covered and outcome.is_whole):
+            spans = [(final.start, final.end) for final in outcome.finals]
+            print(f"{outcome.clip.name}: {outcome.clip.words} -> {outcome.words} {spans}")
+    n_covered = sum(outcome.is_covered for outcome in outcomes)
+    n_whole = sum(outcome.is_whole for outcome in outcomes)
+    print(f"{n_covered} of {n_clips} covered from press to release, {n_whole} with both words")
+    # A word that is there from its first sample may still be mistaken for another.
+    return 0 if n_covered == n_clips and n_whole >= 0.9 * n_clips else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
