@@ -38,7 +38,7 @@ async def follow(arguments: argparse.Namespace, show: Callable[[Event], None]) -
         session=arguments.session,
         since=arguments.since,
         token=arguments.token_file and arguments.token_file.read_text("utf-8").strip(),
-        patience=client.PATIENT if arguments.no_wait else client.FOREVER,
+        timeouts=client.PATIENT if arguments.no_wait else client.FOREVER,
     )
     async with contextlib.aclosing(events):
         async for event in events:

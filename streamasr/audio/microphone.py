@@ -55,7 +55,7 @@ QUIET: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Timeouts:
     """How long a device may give nothing before it is taken for dead, and when it is tried again.
 
     It is counted in short waits, because a process that was stopped for a while finds its blocks
@@ -151,7 +151,7 @@ class Microphone:
         device: int | str | None = None,
         *,
         system: AudioSystem | None = None,
-        patience: Patience | None = None,
+        timeouts: Timeouts | None = None,
         backlog: Samples = BACKLOG,
         clock: Callable[[], Moment] = Moment.now,
     ) -> None:
@@ -161,13 +161,13 @@ class Microphone:
             device: see `find_input`. It need not be there yet. An index means the device that has
                 it when it is first opened, wherever that one is found later.
             system: where devices are found; PortAudio if None.
-            patience: with a device that gives nothing.
+            timeouts: with a device that gives nothing.
             backlog: samples kept for a listener that is busy.
             clock: the one that blocks have their times from.
         """
         self._device = device
         self._system = system or PortAudio()
-        self._patience = patience or Patience()
+        self._timeouts = timeouts or Timeouts()
         self._limit = backlog
         self._clock = clock
 
@@ -201,7 +201,7 @@ class Microphone:
         recorder = Recorder(
             self._device,
             self._system,
-            patience=self._patience,
+            timeouts=self._timeouts,
             now=self._clock,
             put=put,
             end=end,
@@ -216,7 +216,7 @@ class Microphone:
             recorder.check()
         finally:
             recorder.stop()
-            await _wait_for(ended, self._patience.closing)
+            await _wait_for(ended, self._timeouts.closing)
 
 
 async def _wait_for(ended: asyncio.Event, most: float) -> None:
@@ -234,7 +234,7 @@ class Recorder(threading.Thread):
         device: int | str | None,
         system: AudioSystem,
         *,
-        patience: Patience,
+        timeouts: Timeouts,
         now: Callable[[], Moment],
         put: Callable[[CaptureEvent], None],
         end: Callable[[], None],
@@ -244,7 +244,7 @@ class Recorder(threading.Thread):
         Args:
             device: see `find_input`.
             system: where it is found.
-            patience: with a device that gives nothing.
+            timeouts: with a device that gives nothing.
             now: tells the time.
             put: takes each event.
             end: called when the device is closed and nothing more comes.
@@ -252,7 +252,7 @@ class Recorder(threading.Thread):
         super().__init__(name="microphone", daemon=True)
         self._wanted = device
         self._system = system
-        self._patience = patience
+        self._timeouts = timeouts
         self._now = now
         self._put = put
         self._end = end
@@ -286,7 +286,7 @@ class Recorder(threading.Thread):
 
     def _record(self) -> None:
         began = self._now()
-        retry = self._patience.first_retry
+        retry = self._timeouts.first_retry
         while not self._stopping.is_set():
             tried = self._now()
             try:
@@ -294,10 +294,10 @@ class Recorder(threading.Thread):
             except DeviceError as error:
                 self._clock.begin(began.wall)
                 self._lose(str(error))
-            if self._now().awake - tried.awake > self._patience.last_retry:
-                retry = self._patience.first_retry
+            if self._now().awake - tried.awake > self._timeouts.last_retry:
+                retry = self._timeouts.first_retry
             self._stopping.wait(retry)
-            retry = min(2 * retry, self._patience.last_retry)
+            retry = min(2 * retry, self._timeouts.last_retry)
 
     def _open_and_listen(self) -> None:
         """Hear a device until it fails or we are stopped.
@@ -340,19 +340,19 @@ class Recorder(threading.Thread):
     def _listen(
         self, name: str, n_channels: int, blocks: "queue.SimpleQueue[Block | None]"
     ) -> None:
-        n_waits, most = 0, self._patience.n_first_waits
+        n_waits, most = 0, self._timeouts.n_first_waits
         while not self._stopping.is_set():
             try:
-                block = blocks.get(timeout=self._patience.wait)
+                block = blocks.get(timeout=self._timeouts.wait)
             except queue.Empty:
                 n_waits += 1
                 if n_waits >= most:
-                    seconds = n_waits * self._patience.wait
+                    seconds = n_waits * self._timeouts.wait
                     raise DeviceError(f"{name} has given nothing for {seconds:g} s.") from None
                 continue
             if block is None:
                 raise DeviceError(f"{name} has stopped; it may have been unplugged.")
-            n_waits, most = 0, self._patience.n_waits
+            n_waits, most = 0, self._timeouts.n_waits
             self._take(name, to_mono(block.data, n_channels), block)
             if self._clock.is_too_fast(block.arrived.wall):
                 raise DeviceError(f"{name} is no real device: its time runs faster than ours.")

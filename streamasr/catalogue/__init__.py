@@ -5,7 +5,7 @@
     download.py            one file: resumable, checked; in its service
         remote_file.py         where it comes from, by way of a connection.py
         partial_file.py        what has come of it
-        patience.py            how long it is waited for
+        timeouts.py            how long it is waited for
     fetch.py               all files of a model, into places.py; hashes.py: as the first time
     installed.py           the models that were made of such files, or of a user's own
     find.py                from a name or a path to one of them

@@ -18,8 +18,8 @@ import requests
 
 from streamasr.catalogue.connection import open_session
 from streamasr.catalogue.partial_file import Downloaded, PartialFile, already_there
-from streamasr.catalogue.patience import STUBBORN_ATTEMPTS, Pace, PassingError, Policy
 from streamasr.catalogue.remote_file import RemoteFile, is_page, looks_like_page, version_of
+from streamasr.catalogue.timeouts import STUBBORN_ATTEMPTS, Pace, Policy, TransientError
 from streamasr.core.errors import DownloadError
 from streamasr.importing.tensors import Notice, Progress, silent, unheard
 
@@ -146,13 +146,13 @@ class _Fetch:
         while True:
             try:
                 return self._attempt()
-            except PassingError as error:
+            except TransientError as error:
                 if self._partial.furthest >= furthest + _ADVANCE:
                     n_failures, furthest = 0, self._partial.furthest
                 n_failures += 1
                 self._wait(error, n_failures)
 
-    def _wait(self, error: PassingError, n_failures: int) -> None:
+    def _wait(self, error: TransientError, n_failures: int) -> None:
         policy = self._policy
         if n_failures >= policy.attempts or (error.is_stubborn and n_failures >= STUBBORN_ATTEMPTS):
             is_counted = n_failures > 1 and not error.is_stubborn
@@ -176,7 +176,7 @@ class _Fetch:
         """One connection, up to the end of the file.
 
         Raises:
-            PassingError: it ended early.
+            TransientError: it ended early.
         """
         partial, size = self._partial, self._wanted.size
         if size is not None and partial.position > size:
@@ -198,7 +198,7 @@ class _Fetch:
         if total and int(total[1]) == self._partial.position and self._wanted.size is None:
             return
         self._partial.restart()
-        raise PassingError("the file has become shorter")
+        raise TransientError("the file has become shorter")
 
     def _begin(self, response: requests.Response) -> None:
         """Find out which part of which version of the file comes."""
@@ -227,7 +227,7 @@ class _Fetch:
         is_continued = found is not None and int(found[1]) == partial.position
         if not is_same or not is_continued:
             partial.restart()
-            raise PassingError("the file has changed meanwhile")
+            raise TransientError("the file has changed meanwhile")
         partial.is_patchwork = partial.position > 0
         if found and found[2] != "*":
             self._check_total(int(found[2]))
@@ -257,9 +257,9 @@ class _Fetch:
             partial.write(piece)
             self._tell()
             if pace.is_hopeless(len(piece)) and partial.position != total:
-                raise PassingError("hardly anything comes")
+                raise TransientError("hardly anything comes")
         if partial.position < (1 if total is None else total):
-            raise PassingError("the connection ended early")
+            raise TransientError("the connection ended early")
 
     def _tell(self) -> None:
         self._progress(self._wanted.label, self._partial.position, self._total or 0)

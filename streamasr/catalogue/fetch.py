@@ -12,8 +12,8 @@ from streamasr.catalogue.hashes import Noted, NotedFile, check_same, read_noted
 from streamasr.catalogue.hub import HubFile, Snapshot, choose_files, is_document, read_snapshot
 from streamasr.catalogue.known import KnownModel
 from streamasr.catalogue.partial_file import Downloaded
-from streamasr.catalogue.patience import Policy
 from streamasr.catalogue.places import download_place
+from streamasr.catalogue.timeouts import Policy
 from streamasr.core.errors import ConfigError
 from streamasr.importing.tensors import Notice, Progress, silent, unheard
 

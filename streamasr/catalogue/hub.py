@@ -27,8 +27,8 @@ from msgspec import Meta
 
 from streamasr.catalogue.download import download
 from streamasr.catalogue.known import check_url
-from streamasr.catalogue.patience import Policy
 from streamasr.catalogue.remote_file import looks_like_page
+from streamasr.catalogue.timeouts import Policy
 from streamasr.core.errors import ConfigError, DownloadError
 from streamasr.importing.tensors import Notice, Progress, silent, unheard
 

@@ -22,7 +22,7 @@ from requests.exceptions import (
 )
 from urllib3.exceptions import DecodeError, HTTPError, NameResolutionError, ReadTimeoutError
 
-from streamasr.catalogue.patience import PassingError, Policy
+from streamasr.catalogue.timeouts import Policy, TransientError
 from streamasr.core.errors import DownloadError
 
 _PIECE: Final = 1 << 17
@@ -61,7 +61,7 @@ class RemoteFile:
             version: of which version of the file those are, if that is known.
 
         Raises:
-            PassingError: there is none, or one that may be another one later.
+            TransientError: there is none, or one that may be another one later.
             DownloadError: it brings no file, and waiting does not change that.
         """
         headers = {}
@@ -83,7 +83,7 @@ class RemoteFile:
         """The body, unpacked if it is compressed, in pieces as they come.
 
         Raises:
-            PassingError: the connection ended, or nothing came for too long.
+            TransientError: the connection ended, or nothing came for too long.
             DownloadError: it cannot be unpacked.
         """
         while True:
@@ -135,7 +135,9 @@ class RemoteFile:
         with response:
             host = urlsplit(response.url).hostname
             if status in _PASSING:
-                raise PassingError(f"{host} answered {_described(status)}", self._asked_s(response))
+                raise TransientError(
+                    f"{host} answered {_described(status)}", self._asked_s(response)
+                )
             if status in (401, 403):
                 raise self.failure(
                     f"{host} answered {_described(status)}: it does not exist, or is not open to "
@@ -175,11 +177,11 @@ class RemoteFile:
                     "the certificate of its host cannot be verified; behind a proxy with one of "
                     "its own, name that in REQUESTS_CA_BUNDLE"
                 ) from error
-            raise PassingError("the encrypted connection failed") from error
+            raise TransientError("the encrypted connection failed") from error
         except (RequestException, HTTPError) as error:
             is_unknown = any(isinstance(each, NameResolutionError) for each in _causes(error))
             is_stubborn = is_unknown and not isinstance(error, ProxyError)
-            raise PassingError(self._reason(error), is_stubborn=is_stubborn) from error
+            raise TransientError(self._reason(error), is_stubborn=is_stubborn) from error
 
     def _reason(self, error: RequestException | HTTPError) -> str:
         inner = _causes(error)

@@ -21,7 +21,7 @@ from streamasr.catalogue.known import KnownModel
 from streamasr.config.file import config_places, find_config, load_config
 from streamasr.config.listing import Setting, settings
 from streamasr.config.notes import RESTART
-from streamasr.config.sections import REGISTRY, DaemonConfig
+from streamasr.config.sections import REGISTRY, Settings
 from streamasr.core.errors import ConfigError
 
 _WIDTH: Final = 96
@@ -39,7 +39,7 @@ def run_config(options: argparse.Namespace) -> int:
         for place in [options.config] if options.config else config_places():
             print(_printable(place))
     elif options.default:
-        print(toml(DaemonConfig()), end="")
+        print(toml(Settings()), end="")
     else:
         path = find_config(options.config)
         print(toml(load_config(path), path), end="")
@@ -117,7 +117,7 @@ _HEAD: Final = (
 )
 
 
-def toml(config: DaemonConfig, path: Path | None = None) -> str:
+def toml(config: Settings, path: Path | None = None) -> str:
     """The settings as a file: each with its manual, those at their default commented out.
 
     Args:
@@ -129,7 +129,7 @@ def toml(config: DaemonConfig, path: Path | None = None) -> str:
     """
     origin = "the defaults" if path is None else f"from {_printable(path)}"
     paragraphs = [f"# Settings of streamasr: {origin}\n#\n{_comment(_HEAD)}"]
-    default = DaemonConfig()
+    default = Settings()
     for section, members in groupby(settings(), lambda setting: setting.section):
         paragraphs.append(f"{_comment(_summary(section))}[{section}]\n")
         manuals = manual(section)
@@ -157,7 +157,7 @@ def _registry_manual() -> str:
     return "".join(map(_comment, heads + keys))
 
 
-def _registry(config: DaemonConfig) -> Iterator[str]:
+def _registry(config: Settings) -> Iterator[str]:
     """The tables of models, without what they leave at its default."""
     for name, model in config.models.items():
         default = KnownModel(repository=model.repository, url=model.url)
@@ -172,7 +172,7 @@ def _registry(config: DaemonConfig) -> Iterator[str]:
 def markdown() -> str:
     """The settings as tables for the README."""
     paragraphs = []
-    default = DaemonConfig()
+    default = Settings()
     for section, members in groupby(settings(), lambda setting: setting.section):
         manuals = manual(section)
         rows = [f"| `[{section}]` | default | {_summary(section)} |", "|---|---|---|"]
@@ -211,7 +211,7 @@ def _summary(section: str) -> str:
 def _kind(section: str) -> type[msgspec.Struct]:
     if section == REGISTRY:
         return KnownModel
-    kind: type[msgspec.Struct] = type(getattr(DaemonConfig(), section))
+    kind: type[msgspec.Struct] = type(getattr(Settings(), section))
     return kind
 
 

@@ -14,7 +14,7 @@ from streamasr.audio.capture import Capture
 from streamasr.cli.config import absolute, given, number_or_name
 from streamasr.config.endpoint import daemon_url, read_token
 from streamasr.config.file import Overrides, find_config, load_config
-from streamasr.config.sections import DaemonConfig, DictationConfig, ServerConfig
+from streamasr.config.sections import DictationConfig, ServerConfig, Settings
 from streamasr.core.errors import ConfigError
 from streamasr.core.units import to_samples
 from streamasr.dictation import sounds
@@ -95,7 +95,7 @@ def _has_own(options: argparse.Namespace, dictation: DictationConfig) -> bool:
     return has_source or waits_for_keys(options, dictation)
 
 
-async def _dictate(options: argparse.Namespace, config: DaemonConfig) -> None:
+async def _dictate(options: argparse.Namespace, config: Settings) -> None:
     dictation = config.dictation
     is_push_to_talk = waits_for_keys(options, dictation)
     wishes = TypingWishes(
@@ -139,12 +139,12 @@ def _writer(dictation: DictationConfig) -> Writer:
     return Writer(book, corrects=dictation.mode == "live", numbers=dictation.itn)
 
 
-def _source(options: argparse.Namespace, config: DaemonConfig) -> Source:
+def _source(options: argparse.Namespace, config: Settings) -> Source:
     url, token = daemon_of(options, config.server)
     dictation = config.dictation
     if not _has_own(options, dictation):
-        patience = client.PATIENT if options.no_wait else client.FOREVER
-        return DaemonsMicrophone(url, session=options.session, token=token, patience=patience)
+        timeouts = client.PATIENT if options.no_wait else client.FOREVER
+        return DaemonsMicrophone(url, session=options.session, token=token, timeouts=timeouts)
     connection: dict[str, Any] = {
         "url": url,
         "token": token,
@@ -157,7 +157,7 @@ def _source(options: argparse.Namespace, config: DaemonConfig) -> Source:
     return OwnMicrophone(capture, complain_to_person, pre_roll=pre_roll, **connection)
 
 
-def _capture(options: argparse.Namespace, config: DaemonConfig) -> Capture:
+def _capture(options: argparse.Namespace, config: Settings) -> Capture:
     if options.input is not None:
         from streamasr.audio.paced import PacedFile
 

@@ -36,7 +36,7 @@ from streamasr.cli.console import busy, print_table
 from streamasr.cli.exit_codes import EXIT_INPUT_FAILED
 from streamasr.cli.verify import check_files
 from streamasr.config.file import find_config, load_config
-from streamasr.config.sections import DaemonConfig
+from streamasr.config.sections import Settings
 from streamasr.core.errors import AudioError, ConfigError, ModelError, StreamASRError
 from streamasr.core.text import printable
 from streamasr.decoder.placement import MORE, Gpu, place
@@ -50,7 +50,7 @@ from streamasr.models.bundle import RECOGNISER, Bundle, is_bundle, read_bundle
 from streamasr.models.onnx import load_onnxruntime
 from streamasr.models.qwen3.decoder import context_cells
 
-_PATIENCE_S: Final = 60.0
+_TIMEOUT_S: Final = 60.0
 _TITLE: Final = b"<title>streamasr"  # of the page that a daemon shows
 _ANSWER_S: Final = 2.0
 
@@ -127,7 +127,7 @@ def _count(number: int, what: str) -> str:
 # Settings and software
 
 
-def _configuration(explicit: Path | None) -> tuple[str | None, DaemonConfig, str | None]:
+def _configuration(explicit: Path | None) -> tuple[str | None, Settings, str | None]:
     """The file, what holds, and why the file cannot be used; then defaults are examined."""
     path = None
     try:
@@ -137,9 +137,9 @@ def _configuration(explicit: Path | None) -> tuple[str | None, DaemonConfig, str
         return (None if path is None else str(path)), _default_config(), str(error)
 
 
-def _default_config() -> DaemonConfig:
+def _default_config() -> Settings:
     try:
-        return DaemonConfig()
+        return Settings()
     except ConfigError as error:  # there is no home: nothing can be examined
         raise ConfigError(f"nothing can be examined: {error}") from error
 
@@ -214,21 +214,21 @@ def ask_native(probe: Callable[[], Native]) -> Native:
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(1, spawn)
     try:
-        return pool.submit(probe).result(_PATIENCE_S)
+        return pool.submit(probe).result(_TIMEOUT_S)
     except BrokenProcessPool:
         why = "it crashes the process that loads it: it was built for another machine"
         return Native(llama_trouble=why)
     except TooLateError:
         for child in multiprocessing.active_children():
             child.kill()
-        return Native(llama_trouble=f"it gives no answer within {_PATIENCE_S:.0f} s")
+        return Native(llama_trouble=f"it gives no answer within {_TIMEOUT_S:.0f} s")
     except ImportError as error:
         return Native(llama_trouble=f"a native library cannot be loaded: {error}")
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _accelerators(native: Native, config: DaemonConfig) -> diagnosis.Accelerators:
+def _accelerators(native: Native, config: Settings) -> diagnosis.Accelerators:
     wanted = config.model.providers
     missing = [name for name in wanted if name not in native.providers]
     _, why = place(config.model.gpu_layers, config.model.gpu, native.gpus)
@@ -247,7 +247,7 @@ def _accelerators(native: Native, config: DaemonConfig) -> diagnosis.Accelerator
     )
 
 
-def _sound(config: DaemonConfig) -> diagnosis.Sound:
+def _sound(config: Settings) -> diagnosis.Sound:
     from streamasr.audio.microphone import find_input
     from streamasr.audio.portaudio import PortAudio
 
@@ -266,7 +266,7 @@ def _sound(config: DaemonConfig) -> diagnosis.Sound:
 # Models
 
 
-def _bundles(config: DaemonConfig) -> tuple[Bundle | None, Path | None, str | None]:
+def _bundles(config: Settings) -> tuple[Bundle | None, Path | None, str | None]:
     """The recogniser, its aligner, and why there is none."""
     finder = Finder(config.storage.models, config.models)
     try:
@@ -279,7 +279,7 @@ def _bundles(config: DaemonConfig) -> tuple[Bundle | None, Path | None, str | No
     return bundle, aligner, None
 
 
-def _check_imported(config: DaemonConfig) -> None:
+def _check_imported(config: Settings) -> None:
     """Finding a source that was never imported would import it, which takes minutes."""
     for name in (config.model.name, config.model.aligner):
         if name is None or os.sep not in name or not os.path.exists(name):  # noqa: PTH110 - Path.exists may raise
@@ -297,7 +297,7 @@ def _is_new(models: Path, path: Path) -> bool:
 
 
 def _configured(
-    config: DaemonConfig,
+    config: Settings,
     bundle: Bundle | None,
     aligner: Path | None,
     why_not: str | None,
@@ -326,7 +326,7 @@ def _aligner_name(bundle: Bundle, aligner: Path) -> str:
     return "its own aligner" if aligner.parent == bundle.directory else aligner.name
 
 
-def _installed(config: DaemonConfig) -> list[diagnosis.Model]:
+def _installed(config: Settings) -> list[diagnosis.Model]:
     try:
         found = list_installed(config.storage.models)
     except ConfigError as error:
@@ -348,7 +348,7 @@ def _files_size(directory: Path) -> int:
 # Memory and disk
 
 
-def _room(config: DaemonConfig, bundle: Bundle | None, aligner: Path | None) -> diagnosis.Room:
+def _room(config: Settings, bundle: Bundle | None, aligner: Path | None) -> diagnosis.Room:
     files = context = 0
     if bundle is not None:
         files = _files_size(bundle.directory)
@@ -450,7 +450,7 @@ def _is_held(directory: Path) -> bool:
 # The daemon
 
 
-def _door(config: DaemonConfig) -> diagnosis.Door:
+def _door(config: Settings) -> diagnosis.Door:
     server = config.server
     if server.socket is not None:
         return diagnosis.Door(str(server.socket), _ask_socket(server.socket))

@@ -24,7 +24,6 @@ from streamasr.catalogue.installed import (
     size_on_disk,
 )
 from streamasr.catalogue.known import EMBEDDED, KnownModel, find_known, known_models, usable_name
-from streamasr.catalogue.patience import Policy
 from streamasr.catalogue.places import (
     download_place,
     fetched_bytes,
@@ -32,11 +31,12 @@ from streamasr.catalogue.places import (
     list_downloads,
     sole_download,
 )
+from streamasr.catalogue.timeouts import Policy
 from streamasr.cli.console import StepProgress
 from streamasr.cli.exit_codes import EXIT_CONFIG, EXIT_INPUT_FAILED, EXIT_INTERRUPTED
 from streamasr.cli.stderr import complain
 from streamasr.config.file import config_places, find_config, load_config
-from streamasr.config.sections import DaemonConfig, DownloadConfig
+from streamasr.config.sections import DownloadConfig, Settings
 from streamasr.core.errors import ConfigError, ModelError, StreamASRError
 from streamasr.core.sizes import size_text
 from streamasr.core.text import printable
@@ -119,7 +119,7 @@ class _Row:
     problem: str | None
 
 
-def _list(config: DaemonConfig, names: Sequence[str], *, as_json: bool) -> int:
+def _list(config: Settings, names: Sequence[str], *, as_json: bool) -> int:
     rows = _rows(config)
     if names:
         listed = {row.name: row for row in rows}
@@ -157,7 +157,7 @@ def _show_list(rows: Sequence[_Row], models: Path) -> None:
         print("more: streamasr models list NAME")
 
 
-def _rows(config: DaemonConfig) -> list[_Row]:
+def _rows(config: Settings) -> list[_Row]:
     """The embedded model, those installed, those fetched in part, and those that could be."""
     models = config.storage.models
     known = known_models(config.models)
@@ -388,7 +388,7 @@ def _rich_table(rows: Sequence[_Row], shown: Sequence[str]) -> Table:
 # Getting models
 
 
-def _pull(options: argparse.Namespace, config: DaemonConfig) -> int:
+def _pull(options: argparse.Namespace, config: Settings) -> int:
     # What is misspelt is said before anything is fetched.
     known = {name: find_known(name, config.models) for name in options.names if name != EMBEDDED}
     try:
@@ -400,7 +400,7 @@ def _pull(options: argparse.Namespace, config: DaemonConfig) -> int:
 
 
 def _pull_one(
-    options: argparse.Namespace, config: DaemonConfig, name: str, known: Mapping[str, KnownModel]
+    options: argparse.Namespace, config: Settings, name: str, known: Mapping[str, KnownModel]
 ) -> None:
     models = config.storage.models
     if name == EMBEDDED:
@@ -451,7 +451,7 @@ def _policy(settings: DownloadConfig) -> Policy:
     return Policy(silence_s=settings.timeout_s, attempts=settings.attempts)
 
 
-def _import(options: argparse.Namespace, config: DaemonConfig) -> int:
+def _import(options: argparse.Namespace, config: Settings) -> int:
     from streamasr.importing.pack import name_of
 
     models = config.storage.models
@@ -577,7 +577,7 @@ def _remove(models: Path, name: str) -> None:
     print(f"{what} is removed, which frees {size_text(freed)}{stays}.")
 
 
-def _path(config: DaemonConfig, name: str) -> Path:
+def _path(config: Settings, name: str) -> Path:
     if name == EMBEDDED:
         return tiny.BUNDLE
     return need_installed(config.storage.models, name, config.models).directory

@@ -12,7 +12,7 @@ from pathlib import Path
 from streamasr.cli.config import overrides_from
 from streamasr.cli.exit_codes import EXIT_INPUT_FAILED
 from streamasr.config.file import find_config, load_config
-from streamasr.config.sections import DaemonConfig
+from streamasr.config.sections import Settings
 from streamasr.core.errors import AudioError, ConfigError
 from streamasr.models import tiny
 
@@ -29,7 +29,7 @@ def run_daemon(options: argparse.Namespace) -> int:
     supervision = Supervision.take(os.environ, os.getpid())
     overrides = overrides_from(options)
 
-    def load() -> DaemonConfig:
+    def load() -> Settings:
         return load_config(find_config(options.config), overrides)
 
     config = load()
@@ -72,7 +72,7 @@ def _check_input(path: Path | None) -> None:
         raise AudioError(f"{path}: there is no such file.")
 
 
-def _announce(config: DaemonConfig, address: str) -> None:
+def _announce(config: Settings, address: str) -> None:
     """Say on stderr where clients find the daemon."""
     microphone = config.microphone
     if microphone.input is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from streamasr.cli.exit_codes import EXIT_INPUT_FAILED
 from streamasr.config.file import find_config, load_config
-from streamasr.config.sections import DaemonConfig, ServerConfig
+from streamasr.config.sections import ServerConfig, Settings
 from streamasr.core.errors import ConfigError, OutputError
 from streamasr.service.systemctl import Systemctl, user_units
 from streamasr.service.units import (
@@ -47,9 +47,7 @@ def run_service(options: argparse.Namespace) -> int:
             return desk.tell()
 
 
-def setting_of(
-    config: DaemonConfig, config_file: Path | None, *, by_socket: bool = False
-) -> Setting:
+def setting_of(config: Settings, config_file: Path | None, *, by_socket: bool = False) -> Setting:
     """What the units have to know of the configuration.
 
     Raises:
@@ -65,7 +63,7 @@ def setting_of(
     )
 
 
-def _written(config: DaemonConfig, *, by_socket: bool) -> tuple[Path, ...]:
+def _written(config: Settings, *, by_socket: bool) -> tuple[Path, ...]:
     """The directories that the daemon writes to."""
     places = (config.storage.directory, config.storage.models)
     path = config.server.socket

@@ -35,7 +35,7 @@ from streamasr.doctor.verification import Check, Report, Span, check_text, check
 from streamasr.engine.aligner import aligner_worker
 from streamasr.engine.config import RecognitionConfig
 from streamasr.engine.engine import Engine, aligner_config
-from streamasr.engine.worker import Patience
+from streamasr.engine.worker import Timeouts
 from streamasr.models import clip
 from streamasr.models.bundle import ALIGNER, RECOGNISER, Bundle, open_bundle, read_bundle
 from streamasr.pipeline.stream import Channel, Recogniser
@@ -290,7 +290,7 @@ def align_clip(config: RecognitionConfig, chosen: Clip, show: _Show, warnings: l
     show("loading the model")
     worker = aligner_worker(
         aligner_config(config, config.model),
-        Patience(),
+        Timeouts(),
         lambda _, sentence: warnings.append(sentence),
     )
     began = time.perf_counter()

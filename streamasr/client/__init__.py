@@ -24,10 +24,10 @@ from streamasr.client.conversation import (
     FOREVER,
     PATIENT,
     Event,
-    Patience,
     Reconnecting,
     Resumed,
     Subscription,
+    Timeouts,
     UnreachableError,
 )
 from streamasr.client.stream import Audio, Stream
@@ -41,11 +41,11 @@ __all__ = [
     "PATIENT",
     "Audio",
     "Event",
-    "Patience",
     "Reconnecting",
     "Resumed",
     "Stream",
     "StreamASRError",
+    "Timeouts",
     "UnreachableError",
     "connect",
     "listen",
@@ -67,7 +67,7 @@ def connect(
     words: bool = True,
     session: str | None = None,
     since: int = 0,
-    patience: Patience = PATIENT,
+    timeouts: Timeouts = PATIENT,
     buffer_s: float = 600.0,
 ) -> "Stream":
     """Open a session to send audio to, as an async context manager.
@@ -85,7 +85,7 @@ def connect(
         words: whether to get them.
         session: resume this one, begun by an earlier `Stream`; go on at its `next_sample`.
         since: with `session`, the last durable message that is known already.
-        patience: how long to wait for a server.
+        timeouts: how long to wait for a server.
         buffer_s: seconds of sent audio that are kept for a server that asks for it again, and
             seconds that may wait to be sent while there is no connection.
 
@@ -106,7 +106,7 @@ def connect(
         since=since if session is not None else None,
     )
     v1.decode_client(v1.encode(start))  # refuses here what the server would refuse there
-    return Stream(Address(url, token), start, patience, buffer_s)
+    return Stream(Address(url, token), start, timeouts, buffer_s)
 
 
 async def listen(
@@ -115,7 +115,7 @@ async def listen(
     session: str = v1.MICROPHONE,
     since: int | None = None,
     token: str | None = None,
-    patience: Patience = PATIENT,
+    timeouts: Timeouts = PATIENT,
 ) -> AsyncGenerator[Event, None]:
     """Read the events of a running session.
 
@@ -124,7 +124,7 @@ async def listen(
         session: its name; the daemon's own is `microphone`.
         since: begin after this durable message; None begins now.
         token: if the server wants one.
-        patience: how long to wait for a server.
+        timeouts: how long to wait for a server.
 
     Yields:
         `Reconnecting` before each further try, the first connection included; then what the server
@@ -135,6 +135,6 @@ async def listen(
         ProtocolError: the server refuses.
         ConfigError: the URL or the token cannot be right.
     """
-    async with Subscription(Address(url, token), session, since, patience) as subscription:
+    async with Subscription(Address(url, token), session, since, timeouts) as subscription:
         async for event in subscription:
             yield event

@@ -36,7 +36,7 @@ class UnreachableError(StreamASRError):
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Timeouts:
     """How long is waited for a server, in seconds."""
 
     open: float = 60.0
@@ -58,10 +58,10 @@ class Patience:
         return pause * random.uniform(0.5, 1.0)  # noqa: S311 - no secret depends on it
 
 
-PATIENT: Final = Patience()
+PATIENT: Final = Timeouts()
 """For a program whose server is there."""
 
-FOREVER: Final = Patience(first=math.inf, resume=math.inf)
+FOREVER: Final = Timeouts(first=math.inf, resume=math.inf)
 """For a program that is there before its server, and after."""
 
 
@@ -94,9 +94,9 @@ class Conversation(abc.ABC):
     only writes. Whatever it changes, it changes and tells under `_changed`.
     """
 
-    def __init__(self, address: Address, since: int | None, patience: Patience) -> None:
+    def __init__(self, address: Address, since: int | None, timeouts: Timeouts) -> None:
         self._address = address
-        self._patience = patience
+        self._timeouts = timeouts
         self._changed = asyncio.Condition()
         self._inbox: deque[Event] = deque()
         self._last = since  # durable message; None: whichever comes is the first
@@ -174,9 +174,9 @@ class Conversation(abc.ABC):
                     tries, troubled_since = 0, now
                 tries += 1
                 reason = why_try_again(error, self._address.name)
-                pause = self._patience.pause(tries)
-                patience = self._patience.resume if self._ready else self._patience.first
-                if now + pause - troubled_since > patience:
+                pause = self._timeouts.pause(tries)
+                timeouts = self._timeouts.resume if self._ready else self._timeouts.first
+                if now + pause - troubled_since > timeouts:
                     if isinstance(error, ProtocolError):
                         raise
                     raise UnreachableError(reason) from error
@@ -187,7 +187,7 @@ class Conversation(abc.ABC):
     async def _converse(self) -> None:
         """Use one connection to its end, or to that of the session."""
         self._ready_at = math.inf
-        connection = await self._address.open(self._path(), self._patience.open)
+        connection = await self._address.open(self._path(), self._timeouts.open)
         code: int = CloseCode.NORMAL_CLOSURE
         try:
             with contextlib.suppress(ConnectionClosed):  # reading tells why
@@ -223,7 +223,7 @@ class Conversation(abc.ABC):
         """Read what this client has missed, up to `ready`."""
         is_ready = False
         while not (is_ready or self._has_ended):
-            async with asyncio.timeout(self._patience.open):
+            async with asyncio.timeout(self._timeouts.open):
                 frame = await connection.recv()
             message = v1.decode_server(frame)
             await self._receive(message)
@@ -301,9 +301,9 @@ class Subscription(Conversation):
     """Reads what others say."""
 
     def __init__(
-        self, address: Address, session: str, since: int | None, patience: Patience
+        self, address: Address, session: str, since: int | None, timeouts: Timeouts
     ) -> None:
-        super().__init__(address, since, patience)
+        super().__init__(address, since, timeouts)
         self._session = session
 
     def _path(self) -> str:

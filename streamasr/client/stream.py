@@ -12,7 +12,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from streamasr.client.address import Address
-from streamasr.client.conversation import Conversation, Patience
+from streamasr.client.conversation import Conversation, Timeouts
 from streamasr.client.tape import Order, Tape
 from streamasr.core.errors import AudioError, ProtocolError
 from streamasr.protocols import v1
@@ -37,9 +37,9 @@ class Stream(Conversation):
     """
 
     def __init__(
-        self, address: Address, start: v1.Start, patience: Patience, buffer_s: float
+        self, address: Address, start: v1.Start, timeouts: Timeouts, buffer_s: float
     ) -> None:
-        super().__init__(address, start.since or 0, patience)
+        super().__init__(address, start.since or 0, timeouts)
         self._start = start
         self._room = round(buffer_s * start.sample_rate) * start.frame_bytes  # bytes
         self._tape = Tape(self._room)

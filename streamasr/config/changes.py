@@ -8,7 +8,7 @@ import msgspec
 from streamasr.config.endpoint import check_access
 from streamasr.config.listing import settings
 from streamasr.config.notes import RELOAD, RESTART
-from streamasr.config.sections import DaemonConfig
+from streamasr.config.sections import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Changes:
     needs_restart: tuple[str, ...]
 
 
-def compare(old: DaemonConfig, new: DaemonConfig) -> Changes:
+def compare(old: Settings, new: Settings) -> Changes:
     """Which settings have changed."""
     changed = [one for one in settings() if one.value(old) != one.value(new)]
     return Changes(
@@ -29,7 +29,7 @@ def compare(old: DaemonConfig, new: DaemonConfig) -> Changes:
     )
 
 
-def reload(running: DaemonConfig, wanted: DaemonConfig) -> DaemonConfig:
+def reload(running: Settings, wanted: Settings) -> Settings:
     """The settings that hold once a running daemon has taken over what it can.
 
     Raises:
@@ -39,7 +39,7 @@ def reload(running: DaemonConfig, wanted: DaemonConfig) -> DaemonConfig:
     for one in settings():
         source = running if one.effect is RESTART else wanted
         taken.setdefault(one.section, {})[one.name] = one.value(source)
-    config = DaemonConfig(
+    config = Settings(
         **{
             section: msgspec.structs.replace(getattr(running, section), **values)
             for section, values in taken.items()

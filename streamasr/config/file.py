@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 from streamasr.config.endpoint import check_access, read_token
 from streamasr.config.listing import section_types
 from streamasr.config.places import config_directories
-from streamasr.config.sections import DaemonConfig
+from streamasr.config.sections import Settings
 from streamasr.config.tables import convert
 from streamasr.core.errors import ConfigError
 
@@ -46,7 +46,7 @@ def find_config(explicit: Path | None = None) -> Path | None:
     return next((place for place in places if os.path.lexists(place)), None)
 
 
-def load_config(path: Path | None, overrides: Overrides | None = None) -> DaemonConfig:
+def load_config(path: Path | None, overrides: Overrides | None = None) -> Settings:
     """Read the file of settings, if any, and put what the command line says over it.
 
     Relative paths in the file count from its directory.

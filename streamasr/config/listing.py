@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from streamasr.config.notes import HIDDEN, Effect, Except, notes, without_notes
-from streamasr.config.sections import REGISTRY, DaemonConfig
+from streamasr.config.sections import REGISTRY, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +32,14 @@ class Setting:
         """Section and key."""
         return f"{self.section}.{self.key}"
 
-    def value(self, config: DaemonConfig) -> Any:
+    def value(self, config: Settings) -> Any:
         """What it is set to."""
         return getattr(getattr(config, self.section), self.name)
 
 
 def section_types() -> dict[str, Any]:
     """Table of the file -> its type; `models`, which holds no settings, is one of them."""
-    return {one.name: one.type for one in msgspec.structs.fields(DaemonConfig)}
+    return {one.name: one.type for one in msgspec.structs.fields(Settings)}
 
 
 @functools.cache
@@ -51,7 +51,7 @@ def settings() -> tuple[Setting, ...]:
     """
     return tuple(
         _setting(section, key)
-        for section in msgspec.structs.fields(DaemonConfig)
+        for section in msgspec.structs.fields(Settings)
         if section.name != REGISTRY
         for key in msgspec.structs.fields(without_notes(section.type))
     )

@@ -1,4 +1,4 @@
-"""The settings: `DaemonConfig` is the file, a TOML table for each of its sections.
+"""The settings: `Settings` is the file, a TOML table for each of its sections.
 
 Each setting has its default, its range, when a change of it holds, and its manual here.
 """
@@ -36,7 +36,7 @@ _LONGEST_SOCKET: Final = 107
 """Bytes of a Unix socket's path that Linux takes, without the closing zero."""
 
 REGISTRY: Final = "models"
-"""Field of `DaemonConfig` that holds tables with names of the user's choice, and no settings."""
+"""Field of `Settings` that holds tables with names of the user's choice, and no settings."""
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -251,7 +251,7 @@ class LogConfig(Section, kw_only=True, frozen=True):
     """The least important messages that are shown. Only `debug` shows what was spoken."""
 
 
-class DaemonConfig(Section, kw_only=True, frozen=True):
+class Settings(Section, kw_only=True, frozen=True):
     """Everything that can be set."""
 
     model: ModelConfig = ModelConfig()

@@ -9,11 +9,11 @@ import msgspec
 from streamasr.catalogue.known import KnownModel, check_name
 from streamasr.config.config_errors import located, refuse_unknown
 from streamasr.config.listing import section_types
-from streamasr.config.sections import REGISTRY, DaemonConfig
+from streamasr.config.sections import REGISTRY, Settings
 from streamasr.core.errors import ConfigError
 
 
-def convert(tables: dict[str, Any], base: Path, source: str) -> DaemonConfig:
+def convert(tables: dict[str, Any], base: Path, source: str) -> Settings:
     """Check the tables that a source holds.
 
     Args:
@@ -42,7 +42,7 @@ def convert(tables: dict[str, Any], base: Path, source: str) -> DaemonConfig:
             raise ConfigError(f"{source}: {located(name, str(error))}.") from error
         except ConfigError as error:
             raise ConfigError(f"{source}: [{name}] {error}") from error
-    config = DaemonConfig(**sections)
+    config = Settings(**sections)
     try:
         return _with_model_path(config, base)
     except ValueError as error:
@@ -63,7 +63,7 @@ def _registry(tables: dict[str, Any], source: str) -> dict[str, KnownModel]:
     return models
 
 
-def _with_model_path(config: DaemonConfig, base: Path) -> DaemonConfig:
+def _with_model_path(config: Settings, base: Path) -> Settings:
     """Take a model's name that has a slash for a path."""
     if os.sep not in config.model.name:
         return config

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 from streamasr.core.hypothesis import Hypothesis
 from streamasr.core.messages import AlignmentMethod, EndReason, Final
-from streamasr.core.options import Wishes
+from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Pass
 from streamasr.core.transcript import Word
 from streamasr.core.units import Float32Array, Samples
@@ -90,7 +90,7 @@ class StreamEnded:
 class Configured:
     """The listeners' wishes have changed."""
 
-    wishes: Wishes
+    wishes: SessionOptions
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,7 +22,7 @@ class Hypothesis:
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
+class StableText:
     """The stable beginning of an open segment: listeners rely on it, also through a restart."""
 
     segment: int

@@ -25,7 +25,7 @@ class Pass:
     number: int
     """Counts the passes of the session from 1."""
     rank: Rank = field(compare=False)
-    """Until `Hurry` changes it."""
+    """Until `Promote` changes it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +63,7 @@ class AbandonPass:
 
 
 @dataclass(frozen=True, slots=True)
-class Hurry:
+class Promote:
     """The speaker has finished: this speculative pass is the segment's final now."""
 
     of: Pass
@@ -102,7 +102,7 @@ class Publish:
     """Number of a message that is kept; counts from 1 in each session, without holes."""
 
 
-Order: TypeAlias = Encode | Decode | AbandonPass | Hurry | Release | Align | SpreadWords
+Order: TypeAlias = Encode | Decode | AbandonPass | Promote | Release | Align | SpreadWords
 """What the engine can do."""
 
 

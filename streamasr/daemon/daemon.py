@@ -25,16 +25,16 @@ from streamasr.audio.paced import PacedFile
 from streamasr.catalogue.find import Finder
 from streamasr.config.changes import Changes, compare, reload
 from streamasr.config.endpoint import is_loopback, read_token
-from streamasr.config.sections import DaemonConfig
+from streamasr.config.sections import Settings
 from streamasr.core.errors import AudioError, StorageError, StreamASRError
 from streamasr.core.memory import return_freed_memory
-from streamasr.core.options import Wishes
+from streamasr.core.options import SessionOptions
 from streamasr.core.units import Samples, to_samples
 from streamasr.engine.engine import Engine
 from streamasr.host.live_session import LIVE_PACE, SLICE, LiveSession
 from streamasr.host.recovery import Recovered, recover
-from streamasr.host.registry import Sessions
-from streamasr.host.requested_options import Asked
+from streamasr.host.registry import SessionRegistry
+from streamasr.host.requested_options import RequestedOptions
 from streamasr.models.qwen3.languages import language_name
 from streamasr.pipeline.stream import Beginning, StreamSettings
 from streamasr.protocols import v1
@@ -65,12 +65,12 @@ _EXIT_AT_ONCE: Final = 130
 
 
 class Daemon:
-    """Listens, recognises and tells, until it is asked to stop. See `house.House`."""
+    """Listens, recognises and tells, until it is asked to stop. See `house.SessionHost`."""
 
     def __init__(
         self,
-        config: DaemonConfig,
-        load_config: Callable[[], DaemonConfig],
+        config: Settings,
+        load_config: Callable[[], Settings],
         supervision: Supervision | None = None,
     ) -> None:
         """Prepare; `run` does it.
@@ -97,7 +97,7 @@ class Daemon:
         self._listening = asyncio.Event()
         self._listening.set()
         self._capturing: asyncio.Task[None] | None = None
-        self._asked: dict[str, Asked] = {}
+        self._asked: dict[str, RequestedOptions] = {}
         self._exit_code = 0
         self.model = self._engine.bundle.name
         self.is_ready = asyncio.Event()
@@ -152,8 +152,8 @@ class Daemon:
     # What the server asks for.
 
     def begin(self, start: v1.Start) -> LiveSession:
-        """See `house.House.begin`."""
-        asked = Asked.at_start(start)
+        """See `house.SessionHost.begin`."""
+        asked = RequestedOptions.at_start(start)
         wishes = self._resolve(asked)
         name = secrets.token_hex(8)
         live = self.sessions.open(name, wishes)
@@ -161,7 +161,7 @@ class Daemon:
         return live
 
     def configure(self, live: LiveSession, by: v1.Configure) -> None:
-        """See `house.House.configure`."""
+        """See `house.SessionHost.configure`."""
         before = self._asked[live.name]
         asked = before.changed(by)
         if asked != before:
@@ -169,17 +169,17 @@ class Daemon:
             self._asked[live.name] = asked
 
     def metrics(self) -> tuple[bytes, str]:
-        """See `house.House.metrics`."""
+        """See `house.SessionHost.metrics`."""
         return self._metrics.text(), self._metrics.content_type
 
-    def _resolve(self, asked: Asked) -> Wishes:
+    def _resolve(self, asked: RequestedOptions) -> SessionOptions:
         return self._resolve_with(asked, self._config)
 
-    def _resolve_with(self, asked: Asked, config: DaemonConfig) -> Wishes:
+    def _resolve_with(self, asked: RequestedOptions, config: Settings) -> SessionOptions:
         context_for = self._engine.context_for
         return asked.resolve(config, language_name=language_name, hotword_context=context_for)
 
-    def _change_wishes(self, live: LiveSession, wishes: Wishes) -> None:
+    def _change_wishes(self, live: LiveSession, wishes: SessionOptions) -> None:
         live.configure(wishes)
         self._store.configure(live.name, wishes)
 
@@ -196,8 +196,8 @@ class Daemon:
         )
         return Metrics(readings)
 
-    def _make_sessions(self) -> Sessions:
-        return Sessions(
+    def _make_sessions(self) -> SessionRegistry:
+        return SessionRegistry(
             self._open_live,
             max_sessions=self._config.server.max_sessions,
             resume_s=self._config.server.resume_s,
@@ -205,7 +205,7 @@ class Daemon:
             keeps_ends=lambda: self._config.storage.history_days > 0,
         )
 
-    def _open_live(self, name: str, wishes: Wishes, beginning: Beginning) -> LiveSession:
+    def _open_live(self, name: str, wishes: SessionOptions, beginning: Beginning) -> LiveSession:
         source: SessionSource = "microphone" if name == v1.MICROPHONE else "client"
         self._store.begin(SessionRecord(name, source, time.time(), self.model, wishes))
         return LiveSession(
@@ -218,7 +218,7 @@ class Daemon:
             beginning=beginning,
         )
 
-    def _make_access(self, config: DaemonConfig) -> Access:
+    def _make_access(self, config: Settings) -> Access:
         access = _access(config)
         if self._supervision.inherited:
             self._supervision.inherited.check_access(access.token)
@@ -267,7 +267,7 @@ class Daemon:
             name = one.record.name
             is_own = name == v1.MICROPHONE
             # The daemon's own session does what the configuration says now.
-            asked = Asked() if is_own else Asked.restored(one.record.wishes)
+            asked = RequestedOptions() if is_own else RequestedOptions.restored(one.record.wishes)
             wishes = self._resolve(asked) if is_own else one.record.wishes
             live = self.sessions.open(name, wishes, one.beginning, is_daemons_own=is_own)
             self._asked[name] = asked
@@ -321,7 +321,7 @@ class Daemon:
             if not self.sessions.find(v1.MICROPHONE).is_finishing:
                 return
             await self.sessions.drop(v1.MICROPHONE)
-        asked = self._asked[v1.MICROPHONE] = Asked()
+        asked = self._asked[v1.MICROPHONE] = RequestedOptions()
         self.sessions.open(v1.MICROPHONE, self._resolve(asked), is_daemons_own=True)
 
     def _make_capture(self) -> Capture:
@@ -459,7 +459,7 @@ class Daemon:
         except StreamASRError as error:
             logger.warning("the configuration stays as it was: %s", error)
 
-    def _take_over(self, config: DaemonConfig, changes: Changes) -> None:
+    def _take_over(self, config: Settings, changes: Changes) -> None:
         access = self._make_access(config)
         for asked in self._asked.values():  # refuses what cannot be, before anything has changed
             self._resolve_with(asked, config)
@@ -531,13 +531,13 @@ async def _replay(live: LiveSession, recovered: Recovered, max_lag: Samples) -> 
             await asyncio.sleep(0)
 
 
-def _access(config: DaemonConfig) -> Access:
+def _access(config: Settings) -> Access:
     server = config.server
     token = None if server.token_file is None else read_token(server.token_file)
     return Access(token, frozenset(server.allow_origin))
 
 
-def stream_settings(config: DaemonConfig) -> StreamSettings:
+def stream_settings(config: Settings) -> StreamSettings:
     """How sessions are cut and recognised."""
     live = config.live
     commit = None

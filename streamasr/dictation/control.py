@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 Command: TypeAlias = Literal["toggle", "start", "stop", "cancel", "status"]
 COMMANDS: Final[tuple[Command, ...]] = ("toggle", "start", "stop", "cancel", "status")
 
-_PATIENCE_S: Final = 5.0
+_TIMEOUT_S: Final = 5.0
 _SOCKET: Final = "dictate.sock"
 _MAX_LINE: Final = 1 << 10
 
@@ -85,7 +85,7 @@ async def _serve(path: Path, obey: Callable[[Command], State]) -> AsyncIterator[
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, TimeoutError):
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(_TIMEOUT_S):
                 if _is_ours(writer):
                     writer.write(msgspec.json.encode(await _answer(reader, obey)) + b"\n")
                     await writer.drain()
@@ -197,7 +197,7 @@ def ask(path: Path, command: Command) -> State:
         ProtocolError: it does not answer, or refuses.
     """
     with socket.socket(socket.AF_UNIX) as end:
-        end.settimeout(_PATIENCE_S)
+        end.settimeout(_TIMEOUT_S)
         try:
             end.connect(str(path))
         except OSError as error:

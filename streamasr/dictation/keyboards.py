@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from streamasr.core.errors import ConfigError
-from streamasr.dictation.tools import PATIENCE_S, ToolError, run_tool
+from streamasr.dictation.tools import TIMEOUT_S, ToolError, run_tool
 
 BACKSPACE: Final = "BackSpace"
 RETURN: Final = "Return"
@@ -91,10 +91,8 @@ async def _press(
     Raises:
         ToolError: it may not have.
     """
-    patience_s = PATIENCE_S + _S_PER_CHARACTER * len(text)
-    await run_tool(
-        argv, text.encode(), patience_s=patience_s, environment=environment, is_whole=True
-    )
+    timeout_s = TIMEOUT_S + _S_PER_CHARACTER * len(text)
+    await run_tool(argv, text.encode(), timeout_s=timeout_s, environment=environment, is_whole=True)
 
 
 def _runs(times: int) -> list[int]:

@@ -13,7 +13,7 @@ from streamasr.core.errors import OutputError
 
 logger = logging.getLogger(__name__)
 
-PATIENCE_S: Final = 5.0
+TIMEOUT_S: Final = 5.0
 
 
 class ToolError(OutputError):
@@ -28,7 +28,7 @@ async def run_tool(
     argv: Sequence[str],
     stdin: bytes = b"",
     *,
-    patience_s: float = PATIENCE_S,
+    timeout_s: float = TIMEOUT_S,
     environment: Mapping[str, str] | None = None,
     is_whole: bool = False,
     alarm: bytes | None = None,
@@ -41,7 +41,7 @@ async def run_tool(
         argv: the program and its arguments. What was spoken belongs into `stdin`, which no list
             of processes shows.
         stdin: what it reads.
-        patience_s: after which it is killed.
+        timeout_s: after which it is killed.
         environment: added to ours.
         is_whole: whether a cancellation waits for its end, for what it does must not stay half
             done: a key that was pressed and not released repeats itself for ever.
@@ -58,9 +58,9 @@ async def run_tool(
         given.seek(0)
         process = await _start(argv, environment, given, out, errors)
         try:
-            code = await (_whole_end if is_whole else _end)(process, patience_s)
+            code = await (_whole_end if is_whole else _end)(process, timeout_s)
         except TimeoutError as error:
-            raise ToolError(f"{argv[0]} has not ended within {patience_s:g} s") from error
+            raise ToolError(f"{argv[0]} has not ended within {timeout_s:g} s") from error
         finally:
             await end_tool(process)
         out.seek(0)
@@ -70,19 +70,19 @@ async def run_tool(
         return out.read()
 
 
-async def _end(process: "asyncio.subprocess.Process", patience_s: float) -> int:
+async def _end(process: "asyncio.subprocess.Process", timeout_s: float) -> int:
     """Its exit code.
 
     Raises:
         TimeoutError: it does not end.
     """
-    async with asyncio.timeout(patience_s):
+    async with asyncio.timeout(timeout_s):
         return await process.wait()
 
 
-async def _whole_end(process: "asyncio.subprocess.Process", patience_s: float) -> int:
+async def _whole_end(process: "asyncio.subprocess.Process", timeout_s: float) -> int:
     """The same; whoever is cancelled meanwhile stays until then."""
-    deadline = asyncio.get_running_loop().time() + patience_s
+    deadline = asyncio.get_running_loop().time() + timeout_s
     cancellation: asyncio.CancelledError | None = None
     while process.returncode is None:
         try:

@@ -26,7 +26,7 @@ from streamasr.core.units import Float32Array, Samples, to_seconds
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE: Final = client.Patience(first=30.0)
+_PATIENCE: Final = client.Timeouts(first=30.0)
 """With a daemon that is being started by our connection, say; the audio waits here."""
 
 _SLOW_S: Final = 1.0
@@ -173,7 +173,7 @@ class OwnMicrophone:
         self._capture = capture
         self._report = report
         self._ring = Ring(pre_roll)
-        self._connection = {"words": False, "patience": _PATIENCE, **connection}
+        self._connection = {"words": False, "timeouts": _PATIENCE, **connection}
         self._speaking: Speaking | None = None
         self._on_heard: Callable[[], None] | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -255,12 +255,12 @@ class OwnMicrophone:
 class DaemonsMicrophone:
     """Reads what the daemon hears; see `Source`."""
 
-    def __init__(self, url: str, *, session: str, token: str | None, patience: client.Patience):
+    def __init__(self, url: str, *, session: str, token: str | None, timeouts: client.Timeouts):
         """Prepare; the arguments are those of `client.listen`."""
         self._url = url
         self._session = session
         self._token = token
-        self._patience = patience
+        self._timeouts = timeouts
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -270,7 +270,7 @@ class DaemonsMicrophone:
     def begin(self, on_heard: Callable[[], None]) -> Utterance:
         """See `Source.begin`."""
         events = client.listen(
-            self._url, session=self._session, token=self._token, patience=self._patience
+            self._url, session=self._session, token=self._token, timeouts=self._timeouts
         )
         return Overheard(events, on_heard)
 

@@ -23,7 +23,7 @@ from streamasr.dictation.tools import DesktopGoneError, ToolError
 logger = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.02
-_RELEASE_PATIENCE_S: Final = 3.0
+_RELEASE_TIMEOUT_S: Final = 3.0
 """Whoever still holds Shift then has it released for them by xdotool."""
 
 _SETTLE_S: Final = 0.06
@@ -123,7 +123,7 @@ class Keyboard:
 
     async def wait_until_released(self) -> None:
         """Wait for modifiers, for a while."""
-        for _ in range(round(_RELEASE_PATIENCE_S / _POLL_S)):
+        for _ in range(round(_RELEASE_TIMEOUT_S / _POLL_S)):
             if not self.holds_modifiers():
                 return
             await asyncio.sleep(_POLL_S)

@@ -16,9 +16,9 @@ from streamasr.core.events import Aligned
 from streamasr.core.orders import Align
 from streamasr.core.units import SAMPLE_RATE
 from streamasr.decoder.placement import ON_CPU, open_where_it_works, place
-from streamasr.engine.cpu_fallback import Retreat
+from streamasr.engine.cpu_fallback import CpuFallback
 from streamasr.engine.on_demand import OnDemand
-from streamasr.engine.worker import Built, OnTrouble, Patience, Worker
+from streamasr.engine.worker import Built, OnTrouble, Timeouts, Worker
 from streamasr.engine.worker_config import AlignerConfig
 from streamasr.models.bundle import ALIGNER, read_bundle
 from streamasr.models.onnx import CPU, accelerators
@@ -37,7 +37,7 @@ _SAMPLES_PER_MS = SAMPLE_RATE // 1000
 
 
 def aligner_worker(
-    config: AlignerConfig, patience: Patience, on_trouble: OnTrouble, idle_s: float | None = None
+    config: AlignerConfig, timeouts: Timeouts, on_trouble: OnTrouble, idle_s: float | None = None
 ) -> AlignerWorker:
     """The parent's end of aligner processes; `start` it.
 
@@ -46,9 +46,9 @@ def aligner_worker(
             they are needed.
     """
     read_bundle(config.bundle, ALIGNER).check_files()
-    patience = replace(patience, answer=_SLOWNESS * patience.answer)
+    timeouts = replace(timeouts, answer=_SLOWNESS * timeouts.answer)
     retreat = aligner_retreat(config)  # of all that come: what one died of the next ones do without
-    hire = partial(Worker, "aligner", build_aligner, config, patience, on_trouble, retreat=retreat)
+    hire = partial(Worker, "aligner", build_aligner, config, timeouts, on_trouble, retreat=retreat)
     return OnDemand(hire, idle_s)
 
 
@@ -74,7 +74,7 @@ def build_aligner(config: AlignerConfig) -> Built[Align, Aligned]:
     return Built(answer, tuple(dict.fromkeys(warnings)))
 
 
-def aligner_retreat(config: AlignerConfig) -> Retreat[AlignerConfig] | None:
+def aligner_retreat(config: AlignerConfig) -> CpuFallback[AlignerConfig] | None:
     """To the CPU with all of it; None for an aligner that runs there already."""
     avoided = accelerators(config.providers)
     if config.gpu_layers:
@@ -82,7 +82,7 @@ def aligner_retreat(config: AlignerConfig) -> Retreat[AlignerConfig] | None:
     if not avoided:
         return None
     on_cpu = replace(config, providers=(CPU,), gpu_layers=0, gpu=None)
-    return Retreat(on_cpu, " or ".join(avoided))
+    return CpuFallback(on_cpu, " or ".join(avoided))
 
 
 def give_way() -> None:

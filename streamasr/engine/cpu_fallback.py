@@ -25,7 +25,7 @@ FAILED_STARTS: Final = 5
 
 
 @dataclass(slots=True)
-class Retreat(Generic[ConfigT]):
+class CpuFallback(Generic[ConfigT]):
     """Where there is to go from what was asked for. Workers that follow one another share it."""
 
     config: ConfigT

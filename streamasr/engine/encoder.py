@@ -23,8 +23,8 @@ import numpy as np
 
 from streamasr.core.errors import AudioError, StreamASRError, WorkerError
 from streamasr.core.units import Float32Array
-from streamasr.engine.cpu_fallback import Retreat
-from streamasr.engine.worker import Built, OnTrouble, Patience, Worker
+from streamasr.engine.cpu_fallback import CpuFallback
+from streamasr.engine.worker import Built, OnTrouble, Timeouts, Worker
 from streamasr.engine.worker_config import EncoderConfig
 from streamasr.features.log_mel import check_form
 from streamasr.models.onnx import CPU, OnnxOptions, accelerators
@@ -91,11 +91,11 @@ EncodeAnswer: TypeAlias = Changed | Unknown
 
 
 def encoder_worker(
-    config: EncoderConfig, patience: Patience, on_trouble: OnTrouble
+    config: EncoderConfig, timeouts: Timeouts, on_trouble: OnTrouble
 ) -> "EncoderWorker":
     """The parent's end of an encoder process; `start` it."""
     process = Worker(
-        "encoder", build_encoder, config, patience, on_trouble, retreat=encoder_retreat(config)
+        "encoder", build_encoder, config, timeouts, on_trouble, retreat=encoder_retreat(config)
     )
     return EncoderWorker(process, _capacity(config))
 
@@ -109,12 +109,12 @@ def build_encoder(config: EncoderConfig) -> Built[EncodeRequest, EncodeAnswer]:
     return Built(answer, tuple(dict.fromkeys(warnings)))  # both graphs may say the same
 
 
-def encoder_retreat(config: EncoderConfig) -> Retreat[EncoderConfig] | None:
+def encoder_retreat(config: EncoderConfig) -> CpuFallback[EncoderConfig] | None:
     """To the CPU; None for an encoder that runs there already."""
     avoided = accelerators(config.providers)
     if not avoided:
         return None
-    return Retreat(replace(config, providers=(CPU,)), " or ".join(avoided))
+    return CpuFallback(replace(config, providers=(CPU,)), " or ".join(avoided))
 
 
 def _capacity(config: EncoderConfig) -> int:

@@ -26,9 +26,9 @@ from streamasr.core.orders import (
     Align,
     Decode,
     Encode,
-    Hurry,
     Order,
     Pass,
+    Promote,
     Release,
     SpreadWords,
 )
@@ -40,9 +40,9 @@ from streamasr.decoder.script import Script
 from streamasr.engine.aligner import AlignerWorker, aligner_worker
 from streamasr.engine.config import RecognitionConfig
 from streamasr.engine.encoder import EncoderWorker, encoder_worker
-from streamasr.engine.gpu_probe import Trial, try_apart
+from streamasr.engine.gpu_probe import GpuProbe, try_apart
 from streamasr.engine.stages import DecoderStage, EncoderStage, Owner, WorkerStage
-from streamasr.engine.worker import OnTrouble, Patience, Trouble
+from streamasr.engine.worker import OnTrouble, Timeouts, Trouble
 from streamasr.engine.worker_config import AlignerConfig, EncoderConfig
 from streamasr.models.bundle import RECOGNISER, Bundle, read_bundle
 from streamasr.models.qwen3.decoder import TOKENS_PER_SECOND, Qwen3ASRDecoder, add_hotwords
@@ -59,14 +59,14 @@ class Engine:
         self,
         config: RecognitionConfig,
         *,
-        patience: Patience | None = None,
+        timeouts: Timeouts | None = None,
         on_trouble: OnTrouble | None = None,
     ) -> None:
         """Prepare; entering the context starts the children and loads the decoder.
 
         Args:
             config: what to load. Language and context are those of each order.
-            patience: a child that is silent for longer is treated as dead.
+            timeouts: a child that is silent for longer is treated as dead.
             on_trouble: hears of children that died, and once of each thing that is not as it was
                 asked to be; on threads of the engine.
 
@@ -76,7 +76,7 @@ class Engine:
         self._config = config
         self._on_trouble = on_trouble or _ignore
         self._told: set[str] = set()
-        patience = patience or Patience()
+        timeouts = timeouts or Timeouts()
         threads = config.stage_threads
         self.bundle = read_bundle(config.model, RECOGNISER)
         self.bundle.check_files()
@@ -89,7 +89,7 @@ class Engine:
                 window_s=config.encoder_window_s,
                 reuse=config.reuse,
             ),
-            patience,
+            timeouts,
             self._hear,
         )
         self._encoding = EncoderStage(self.encoder)
@@ -99,7 +99,7 @@ class Engine:
         if config.words and config.aligner is not None:
             self.aligner = aligner_worker(
                 aligner_config(config, config.aligner),
-                patience,
+                timeouts,
                 self._hear,
                 config.aligner_idle_s,
             )
@@ -226,9 +226,9 @@ class Engine:
                 self._decoding.put(channel, order)
             case AbandonPass(of=of):
                 self._abandon(of, channel)
-            case Hurry(of=of):
-                self._encoding.hurry(channel, _is_of(of))
-                self._decoding.hurry(channel, _is_of(of))
+            case Promote(of=of):
+                self._encoding.promote(channel, _is_of(of))
+                self._decoding.promote(channel, _is_of(of))
             case Release(segment=segment):
                 self._encoding.release(channel, segment)
                 self._decoding.release(channel, segment)
@@ -293,7 +293,7 @@ class Engine:
     def _decoder_at(self, placement: Placement) -> Qwen3ASRDecoder:
         n_threads = self._config.stage_threads.decoder
         if placement.is_on_gpu:
-            try_apart(Trial(self.bundle.decoder, placement, n_threads))
+            try_apart(GpuProbe(self.bundle.decoder, placement, n_threads))
         return Qwen3ASRDecoder(
             self.bundle.decoder,
             n_threads=n_threads,

@@ -14,14 +14,14 @@ from typing import Final
 from streamasr.core.errors import ModelError, StreamASRError
 from streamasr.decoder.placement import Placement
 
-PATIENCE_S: Final = 180.0
+TIMEOUT_S: Final = 180.0
 """For a large model from a cold disk, and a driver that compiles its kernels first."""
 
 _N_CTX: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class GpuProbe:
     """What is tried where."""
 
     decoder: Path
@@ -29,7 +29,7 @@ class Trial:
     n_threads: int = 1
 
 
-def load_once(trial: Trial) -> None:
+def load_once(trial: GpuProbe) -> None:
     """In the child: load a decoder and let it compute.
 
     Raises:
@@ -45,14 +45,14 @@ def load_once(trial: Trial) -> None:
 
 
 def try_apart(
-    trial: Trial, attempt: Callable[[Trial], None] = load_once, patience_s: float = PATIENCE_S
+    trial: GpuProbe, attempt: Callable[[GpuProbe], None] = load_once, timeout_s: float = TIMEOUT_S
 ) -> None:
     """Have a child try it.
 
     Args:
         trial: what is tried.
         attempt: a module-level function, which runs in the child.
-        patience_s: so long it may take.
+        timeout_s: so long it may take.
 
     Raises:
         ModelError: it failed, crashed or hung.
@@ -65,8 +65,8 @@ def try_apart(
     child.start()
     theirs.close()
     try:
-        if not ours.poll(patience_s):
-            raise ModelError(f"a process that tried it gave no answer within {patience_s:g} s.")
+        if not ours.poll(timeout_s):
+            raise ModelError(f"a process that tried it gave no answer within {timeout_s:g} s.")
         complaint: str | None = ours.recv()
     except EOFError as error:
         child.join()
@@ -81,7 +81,7 @@ def try_apart(
         raise ModelError(complaint)
 
 
-def _report(connection: Connection, attempt: Callable[[Trial], None], trial: Trial) -> None:
+def _report(connection: Connection, attempt: Callable[[GpuProbe], None], trial: GpuProbe) -> None:
     try:
         attempt(trial)
     except StreamASRError as error:

@@ -68,7 +68,7 @@ class Stage(abc.ABC, Generic[OrderT]):
         with self._changed:
             return self._queue.remove(owner, predicate)
 
-    def hurry(self, owner: Owner, predicate: Callable[[OrderT], bool]) -> None:
+    def promote(self, owner: Owner, predicate: Callable[[OrderT], bool]) -> None:
         """Let the waiting orders that satisfy `predicate` go with the finals from now on."""
         with self._changed:
             self._queue.change_rank(owner, predicate, Rank.FINAL)
@@ -247,10 +247,10 @@ class DecoderStage(Stage[Decode]):
             self._interrupt_if_urgent()
             self._changed.notify()
 
-    def hurry(self, owner: Owner, predicate: Callable[[Decode], bool]) -> None:
+    def promote(self, owner: Owner, predicate: Callable[[Decode], bool]) -> None:
         """Speculative passes have become finals."""
         with self._changed:
-            super().hurry(owner, predicate)
+            super().promote(owner, predicate)
             self._interrupt_if_urgent()
 
     def take_back(self, owner: Owner, predicate: Callable[[Decode], bool]) -> list[Decode]:

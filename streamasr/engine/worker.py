@@ -4,7 +4,7 @@ The parent keeps every request until its answer has come. When the child dies (a
 library, the kernel's out-of-memory killer, a person), a new one is started and the requests are
 sent again, so that a death costs time and never an answer. A request that has killed its child
 several times is given up with a `WorkerError`; the next one goes on. Where a child may be dying of
-what it was asked to run on, the next one is built otherwise first (`Retreat`).
+what it was asked to run on, the next one is built otherwise first (`CpuFallback`).
 
 A child that never gets ready ends the worker: something is wrong with the machine, and the program
 can say so before it has promised anything. Once it was ready, a worker keeps trying, with longer
@@ -37,8 +37,8 @@ from streamasr.core.log import log_to_stderr
 from streamasr.engine.cpu_fallback import (
     DEATHS_PER_REQUEST,
     FAILED_STARTS,
+    CpuFallback,
     Death,
-    Retreat,
     is_hopeless,
 )
 
@@ -71,7 +71,7 @@ OnTrouble: TypeAlias = Callable[[Trouble, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Timeouts:
     """How long a silent child is believed to be working, in seconds."""
 
     start: float = 300.0
@@ -129,10 +129,10 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         name: str,
         build: Build[ConfigT, RequestT, AnswerT],
         config: ConfigT,
-        patience: Patience = Patience(),
+        timeouts: Timeouts = Timeouts(),
         on_trouble: OnTrouble = lambda _trouble, _sentence: None,
         *,
-        retreat: Retreat[ConfigT] | None = None,
+        retreat: CpuFallback[ConfigT] | None = None,
     ) -> None:
         """Prepare a worker; `start` makes the process.
 
@@ -142,14 +142,14 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
                 module-level function, so that it can be named to the child. The heavy imports
                 belong inside it.
             config: crosses into the child whole.
-            patience: a child that is silent for longer is treated as dead.
+            timeouts: a child that is silent for longer is treated as dead.
             on_trouble: hears of deaths, and of what its child warns of when it is ready.
             retreat: what the child is built with instead, should it die of `config`.
         """
         self._name = name
         self._build = build
         self._config = config
-        self._patience = patience
+        self._timeouts = timeouts
         self._on_trouble = on_trouble
         self._retreat = retreat
         self._jobs: collections.deque[_Job[RequestT, AnswerT]] = collections.deque()
@@ -306,7 +306,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
     def _await_ready(
         self, connection: Connection, process: multiprocessing.process.BaseProcess
     ) -> None:
-        match self._receive(connection, process, self._patience.start):
+        match self._receive(connection, process, self._timeouts.start):
             case Ready(pid, warnings):
                 logger.info("%s is ready, process %d", self._name, pid)
                 for warning in warnings:
@@ -329,7 +329,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
             job = self._serving = self._jobs[0]
             with self._limited(process):
                 connection.send(job.request)
-            answer = self._receive(connection, process, self._patience.answer)
+            answer = self._receive(connection, process, self._timeouts.answer)
             self._has_answered = True
             self._jobs.popleft()
             self._serving = None
@@ -366,7 +366,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
 
         Messages are larger than what a pipe holds, so that sending waits for the receiver.
         """
-        overdue = threading.Timer(self._patience.answer, process.kill)
+        overdue = threading.Timer(self._timeouts.answer, process.kill)
         overdue.daemon = True
         overdue.start()
         self._partner = process

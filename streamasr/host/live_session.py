@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from streamasr.core.events import Answer, Decoded, Encoded
-from streamasr.core.hypothesis import Promise
+from streamasr.core.hypothesis import StableText
 from streamasr.core.messages import Durable, End, Message, Partial
 from streamasr.core.messages import Final as FinalText
-from streamasr.core.options import Wishes
+from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Publish
 from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples, to_samples, to_seconds
-from streamasr.host.outbox import Mailbox
+from streamasr.host.outbox import Outbox
 from streamasr.pipeline.stream import Beginning, Recogniser, Stream, StreamSettings
 from streamasr.protocols import v1
 
@@ -61,7 +61,7 @@ class Archive(Protocol):
     ) -> "Future[list[tuple[int, Durable]]]":
         """The messages after number `since`, oldest first, `limit` of them at most."""
 
-    def keep_promise(self, name: str, promise: Promise) -> "Future[None]":
+    def keep_promise(self, name: str, promise: StableText) -> "Future[None]":
         """Keep what listeners of the open segment rely on; done when it is kept, or cannot be."""
 
     def append_audio(self, name: str, position: Samples, samples: Float32Array) -> None:
@@ -95,7 +95,7 @@ class Reader:
 
     def __init__(self) -> None:
         """Begin with nothing to say."""
-        self.mailbox = Mailbox()
+        self.mailbox = Outbox()
         self.is_closed = False
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
@@ -166,14 +166,14 @@ class LiveSession:
     def __init__(
         self,
         name: str,
-        wishes: Wishes,
+        wishes: SessionOptions,
         *,
         recogniser: Recogniser,
         settings: StreamSettings,
         archive: Archive,
         observer: Observer,
         beginning: Beginning,
-        journal_patience_s: float = 2.0,
+        journal_timeout_s: float = 2.0,
     ) -> None:
         """Begin a session, or go on with one.
 
@@ -185,7 +185,7 @@ class LiveSession:
             archive: started.
             observer: who measures.
             beginning: where.
-            journal_patience_s: when a message goes out though the journal has not said a word.
+            journal_timeout_s: when a message goes out though the journal has not said a word.
         """
         self.name = name
         self.wishes = wishes
@@ -196,7 +196,7 @@ class LiveSession:
         self._loop = asyncio.get_running_loop()
         self._archive = archive
         self._observer = observer
-        self._journal_patience_s = journal_patience_s
+        self._journal_timeout_s = journal_timeout_s
         self._readers: list[Reader] = []
         self._outgoing: deque[_Outgoing] = deque()
         self._seq = beginning.published.seq
@@ -301,7 +301,7 @@ class LiveSession:
         self._own_up()
         self._publish(self._stream.flush())
 
-    def configure(self, wishes: Wishes) -> None:
+    def configure(self, wishes: SessionOptions) -> None:
         """Change what is wished for, from the next segment on."""
         self.wishes = wishes
         self._publish(self._stream.configure(wishes))
@@ -375,7 +375,7 @@ class LiveSession:
         for action in published:
             self._measure(action.message)
             kept = self._keep(action)
-            latest = self._loop.time() + self._journal_patience_s
+            latest = self._loop.time() + self._journal_timeout_s
             self._outgoing.append(_Outgoing(action, kept, latest))
         self._send_outgoing()
         self._settle()
@@ -390,7 +390,7 @@ class LiveSession:
             kept = self._keep_promise(message) if isinstance(message, Partial) else None
         if kept is not None:
             kept.add_done_callback(lambda _: self._wake())
-            self._loop.call_later(self._journal_patience_s, self._send_outgoing)
+            self._loop.call_later(self._journal_timeout_s, self._send_outgoing)
         return kept
 
     def _keep_promise(self, partial: Partial) -> "Future[None] | None":

@@ -18,7 +18,7 @@ _MAX_WARNINGS: Final = 8
 
 
 @dataclass(slots=True)
-class Mailbox:
+class Outbox:
     """The messages that wait for one reader, oldest first."""
 
     limit: int = MAX_WAITING

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from streamasr.core.options import Wishes
+from streamasr.core.options import SessionOptions
 from streamasr.host.live_session import LiveSession
 from streamasr.pipeline.stream import Beginning
 from streamasr.protocols import v1
@@ -21,10 +21,10 @@ class Connection(Protocol):
         """Whether the other end answers within a time."""
 
     def abort(self) -> None:
-        """End it without ceremony; `Sessions.detach` follows."""
+        """End it without ceremony; `SessionRegistry.detach` follows."""
 
 
-OpenLive = Callable[[str, Wishes, Beginning], LiveSession]
+OpenLive = Callable[[str, SessionOptions, Beginning], LiveSession]
 """Make a live session of this name."""
 
 
@@ -39,7 +39,7 @@ class _Entry:
     heard: asyncio.Event = field(default_factory=asyncio.Event)  # its end has reached the client
 
 
-class Sessions:
+class SessionRegistry:
     """All sessions by their names. Belongs to the event loop's thread."""
 
     def __init__(
@@ -80,7 +80,7 @@ class Sessions:
     def open(
         self,
         name: str,
-        wishes: Wishes,
+        wishes: SessionOptions,
         beginning: Beginning | None = None,
         *,
         is_daemons_own: bool = False,

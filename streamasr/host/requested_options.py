@@ -6,13 +6,13 @@ from typing import Final, Self
 
 from msgspec import UNSET, structs
 
-from streamasr.config.sections import DaemonConfig
-from streamasr.core.options import Wishes
+from streamasr.config.sections import Settings
+from streamasr.core.options import SessionOptions
 from streamasr.protocols import v1
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RequestedOptions:
     """A client's wishes in its own words; what it leaves open is the operator's choice."""
 
     language: str | None = None
@@ -27,7 +27,7 @@ class Asked:
         return cls(start.language, start.context, start.hotwords, start.partials, start.words)
 
     @classmethod
-    def restored(cls, wishes: Wishes) -> Self:
+    def restored(cls, wishes: SessionOptions) -> Self:
         """What is left of them after a restart."""
         return cls(wishes.language, wishes.context, (), wishes.partials, wishes.words)
 
@@ -38,11 +38,11 @@ class Asked:
 
     def resolve(
         self,
-        config: DaemonConfig,
+        config: Settings,
         *,
         language_name: Callable[[str], str],
         hotword_context: Callable[[str, tuple[str, ...]], str],
-    ) -> Wishes:
+    ) -> SessionOptions:
         """What the session is told.
 
         Args:
@@ -54,7 +54,7 @@ class Asked:
         language = self.language or config.model.language
         context = self.context or config.model.context
         hotwords = self.hotwords or config.model.hotwords
-        return Wishes(
+        return SessionOptions(
             language=language_name(language) if language else None,
             context=hotword_context(context, hotwords),
             partials=self.partials and config.live.partials,

@@ -5,15 +5,15 @@ from typing import Protocol
 
 from streamasr.core.units import Samples
 from streamasr.host.live_session import LiveSession
-from streamasr.host.registry import Sessions
+from streamasr.host.registry import SessionRegistry
 from streamasr.protocols import v1
 from streamasr.server.access import Access
 
 
-class House(Protocol):
+class SessionHost(Protocol):
     """Where sessions live."""
 
-    sessions: Sessions
+    sessions: SessionRegistry
     access: Access
     model: str
     max_lag: Samples

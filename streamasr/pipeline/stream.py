@@ -11,7 +11,7 @@ from typing import Protocol
 
 from streamasr.core.events import Answer, Configured, FinalRestored, SessionEvent, StreamEnded
 from streamasr.core.messages import Final
-from streamasr.core.options import Wishes
+from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Order, Publish, SpreadWords
 from streamasr.core.units import Float32Array, Samples
 from streamasr.segmentation.chunker import FRAME, Chunker, ChunkerConfig
@@ -64,7 +64,7 @@ class Stream:
         self,
         recogniser: Recogniser,
         settings: StreamSettings,
-        wishes: Wishes,
+        wishes: SessionOptions,
         deliver: Callable[[Answer], None],
         beginning: Beginning = Beginning(),
     ) -> None:
@@ -136,7 +136,7 @@ class Stream:
         events: list[SessionEvent] = list(self._chunker.finish())
         return self._take([*events, StreamEnded(self._chunker.position)])
 
-    def configure(self, wishes: Wishes) -> list[Publish]:
+    def configure(self, wishes: SessionOptions) -> list[Publish]:
         """Change what is wished for, from the next segment on."""
         return self._take([Configured(wishes)])
 

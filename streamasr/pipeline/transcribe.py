@@ -10,7 +10,7 @@ from streamasr.core.errors import AudioError
 from streamasr.core.events import Answer
 from streamasr.core.messages import End, Gap, Message, Partial, Speech, Words
 from streamasr.core.messages import Final as FinalText
-from streamasr.core.options import Wishes
+from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Publish
 from streamasr.core.units import Samples, to_samples
 from streamasr.engine.config import RecognitionConfig
@@ -74,7 +74,7 @@ class _Run:
 
     def __init__(self, engine: Recogniser, config: RecognitionConfig, begin: Samples) -> None:
         interval = config.partial_interval_s
-        wishes = Wishes(config.language, config.context, interval is not None, config.words)
+        wishes = SessionOptions(config.language, config.context, interval is not None, config.words)
         session = SessionSettings(
             partial_interval=to_samples(interval or 0.0),
             partial_load=None,

@@ -18,7 +18,7 @@ from streamasr.audio.pcm import PcmDecoder
 from streamasr.core.errors import AudioError
 from streamasr.core.units import SAMPLE_RATE, Float32Array
 from streamasr.host.live_session import SLICE, LiveSession, Reader
-from streamasr.host.session_host import House
+from streamasr.host.session_host import SessionHost
 from streamasr.protocols import v1
 
 MAX_BACKLOG: Final = 64
@@ -33,10 +33,10 @@ _TURN: Final = 50
 _NOTHING: Final = np.zeros(0, np.float32)
 
 
-class Speaker:
+class AudioInput:
     """A client that speaks. As `sessions.Connection`, it can lose its place to another one."""
 
-    def __init__(self, connection: ServerConnection, start: v1.Start, house: House) -> None:
+    def __init__(self, connection: ServerConnection, start: v1.Start, house: SessionHost) -> None:
         """Prepare to hear what comes in the encoding that `start` says."""
         self._connection = connection
         self._house = house

@@ -20,15 +20,15 @@ from websockets.frames import CloseCode
 from streamasr.core.errors import StreamASRError
 from streamasr.host.live_session import LiveSession, Reader
 from streamasr.host.requested_options import resumed_wishes
-from streamasr.host.session_host import House
+from streamasr.host.session_host import SessionHost
 from streamasr.protocols import v1
-from streamasr.server.audio_input import MAX_BACKLOG, Speaker, wait_connected
+from streamasr.server.audio_input import MAX_BACKLOG, AudioInput, wait_connected
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Timeouts:
     """How long clients are waited for, in seconds."""
 
     start: float = 10.0
@@ -39,14 +39,16 @@ class Patience:
     """For the other end to say goodbye, too."""
 
 
-class Visit:
+class ClientConnection:
     """A client in the house."""
 
-    def __init__(self, connection: ServerConnection, house: House, patience: Patience) -> None:
+    def __init__(
+        self, connection: ServerConnection, house: SessionHost, timeouts: Timeouts
+    ) -> None:
         """Prepare; `run` does it."""
         self._connection = connection
         self._house = house
-        self._patience = patience
+        self._timeouts = timeouts
 
     async def run(self, path: str, query: dict[str, list[str]]) -> None:
         """Talk until the connection is closed.
@@ -73,7 +75,7 @@ class Visit:
 
     async def _stream(self) -> None:
         start = await self._receive_start()
-        speaker = Speaker(self._connection, start, self._house)
+        speaker = AudioInput(self._connection, start, self._house)
         await wait_connected(self._connection, self._house.is_ready.wait())
         live = await self._take_place(start, speaker)
         has_sent_all = False
@@ -107,10 +109,10 @@ class Visit:
 
     async def _receive_start(self) -> v1.Start:
         try:
-            async with asyncio.timeout(self._patience.start):
+            async with asyncio.timeout(self._timeouts.start):
                 frame = await self._connection.recv()
         except TimeoutError:
-            sentence = f"no 'start' came within {self._patience.start:g} s"
+            sentence = f"no 'start' came within {self._timeouts.start:g} s"
             raise v1.RefusalError(v1.ErrorCode.OUT_OF_ORDER, sentence) from None
         if isinstance(frame, bytes):
             sentence = "audio came before 'start', which says how it is encoded"
@@ -121,7 +123,7 @@ class Visit:
             raise v1.RefusalError(v1.ErrorCode.OUT_OF_ORDER, sentence)
         return message
 
-    async def _take_place(self, start: v1.Start, speaker: Speaker) -> LiveSession:
+    async def _take_place(self, start: v1.Start, speaker: AudioInput) -> LiveSession:
         name = self._house.begin(start).name if start.session is None else start.session
         return await self._house.sessions.attach(name, speaker)
 
@@ -172,23 +174,23 @@ class Visit:
 
     async def _send(self, text: str) -> None:
         try:
-            async with asyncio.timeout(self._patience.send):
+            async with asyncio.timeout(self._timeouts.send):
                 await self._connection.send(text)
         except TimeoutError:
-            sentence = f"no message was read for {self._patience.send:g} s"
+            sentence = f"no message was read for {self._timeouts.send:g} s"
             raise v1.RefusalError(v1.ErrorCode.TOO_SLOW, sentence) from None
 
     async def _refuse(self, refusal: v1.RefusalError) -> None:
         """Say why, and close."""
         logger.info("connection %s is refused: %s", self._connection.id, refusal)
         with contextlib.suppress(ConnectionClosed, TimeoutError):
-            async with asyncio.timeout(self._patience.close):
+            async with asyncio.timeout(self._timeouts.close):
                 await self._connection.send(v1.encode(refusal.message))
         await self._hang_up(refusal.close_code, refusal.code)
 
     async def _hang_up(self, code: int, reason: str = "") -> None:
         try:
-            async with asyncio.timeout(self._patience.close):
+            async with asyncio.timeout(self._timeouts.close):
                 await self._connection.close(code, reason)
         except TimeoutError:  # it takes not even that
             self._connection.transport.abort()

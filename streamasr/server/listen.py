@@ -21,9 +21,9 @@ from websockets.protocol import State
 from websockets.typing import Subprotocol
 
 from streamasr.core.errors import ConfigError
-from streamasr.host.session_host import House
+from streamasr.host.session_host import SessionHost
 from streamasr.protocols import v1
-from streamasr.server.connection import Patience, Visit
+from streamasr.server.connection import ClientConnection, Timeouts
 from streamasr.server.web_assets import HEADERS, Page, load_pages
 from streamasr.service.activation import Inherited
 
@@ -55,12 +55,12 @@ class Server:
 
     def __init__(
         self,
-        house: House,
-        patience: Patience = Patience(),  # noqa: B008 - frozen
+        house: SessionHost,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
     ) -> None:
         """Prepare."""
         self._house = house
-        self._patience = patience
+        self._timeouts = timeouts
         self._connections: set[ServerConnection] = set()
         self._visits: set[asyncio.Task[None]] = set()
         self._left = asyncio.Event()  # a connection was closed
@@ -148,7 +148,7 @@ class Server:
             if connection.state is State.OPEN
         ]
         if closing:
-            await asyncio.wait(closing, timeout=self._patience.close)
+            await asyncio.wait(closing, timeout=self._timeouts.close)
         for connection in self._connections:
             connection.transport.abort()
         for task in (*closing, *self._visits):
@@ -190,8 +190,8 @@ class Server:
             "server_header": None,
             "max_size": _HARD_LIMIT,
             "max_queue": _MAX_FRAMES,
-            "open_timeout": self._patience.start,
-            "close_timeout": self._patience.close,
+            "open_timeout": self._timeouts.start,
+            "close_timeout": self._timeouts.close,
             "ping_interval": _PING_EVERY_S,
             "ping_timeout": None,
             "create_connection": self._connection_class(),
@@ -225,7 +225,7 @@ class Server:
         self._visits.add(task)
         try:
             path, query = _split_target(connection.request)
-            await Visit(connection, self._house, self._patience).run(path, query)
+            await ClientConnection(connection, self._house, self._timeouts).run(path, query)
         finally:
             self._visits.discard(task)
 

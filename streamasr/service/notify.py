@@ -12,7 +12,7 @@ from typing import Final
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE_S: Final = 1.0
+_TIMEOUT_S: Final = 1.0
 """For a service manager that reads nothing; longer, and the daemon would stand still for it."""
 
 
@@ -35,7 +35,7 @@ class Notifier:
         self._socket: socket.socket | None = None
         if self._address is not None:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-            self._socket.settimeout(_PATIENCE_S)
+            self._socket.settimeout(_TIMEOUT_S)
         self._has_failed = False
 
     @classmethod

@@ -8,8 +8,8 @@ from typing import Final, Self
 
 from streamasr.core.errors import OutputError
 
-_PATIENCE_S: Final = 60.0
-_START_PATIENCE_S: Final = 31 * 60.0
+_TIMEOUT_S: Final = 60.0
+_START_TIMEOUT_S: Final = 31 * 60.0
 """Longer than the daemon may take for its start."""
 
 _DISPLAYS: Final = ("WAYLAND_DISPLAY", "DISPLAY")
@@ -39,7 +39,7 @@ class Systemctl:
         Raises:
             OutputError: it was refused, or failed.
         """
-        code, said = self._run(*arguments, patience_s=_START_PATIENCE_S)
+        code, said = self._run(*arguments, timeout_s=_START_TIMEOUT_S)
         if code:
             sentence = " ".join(said.split()) or f"it ended with {code}"
             raise OutputError(f"systemctl --user {' '.join(arguments)}: {sentence}")
@@ -68,12 +68,12 @@ class Systemctl:
         wanted = ("PrivateUsers=true", "PrivateMounts=true", "CapabilityBoundingSet=")
         options = [f"--property={one}" for one in (*wanted, "ProtectClock=true")]
         code, _ = _run(
-            [program, "--user", "--wait", "--collect", "--quiet", *options, "true"], _PATIENCE_S
+            [program, "--user", "--wait", "--collect", "--quiet", *options, "true"], _TIMEOUT_S
         )
         return code == 0
 
-    def _run(self, *arguments: str, patience_s: float = _PATIENCE_S) -> tuple[int, str]:
-        return _run([self._program, "--user", *arguments], patience_s)
+    def _run(self, *arguments: str, timeout_s: float = _TIMEOUT_S) -> tuple[int, str]:
+        return _run([self._program, "--user", *arguments], timeout_s)
 
 
 def user_units() -> Path:
@@ -90,7 +90,7 @@ def user_units() -> Path:
         raise OutputError("it is not known where your home directory is: set HOME.") from error
 
 
-def _run(command: list[str], patience_s: float) -> tuple[int, str]:
+def _run(command: list[str], timeout_s: float) -> tuple[int, str]:
     """The exit code, and what was said."""
     try:
         done = subprocess.run(  # noqa: S603 - systemd's own programs
@@ -100,7 +100,7 @@ def _run(command: list[str], patience_s: float) -> tuple[int, str]:
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=patience_s,
+            timeout=timeout_s,
             env=os.environ | {"LC_ALL": "C.UTF-8", "SYSTEMD_PAGER": "", "SYSTEMD_COLORS": "0"},
         )
     except (OSError, subprocess.TimeoutExpired) as error:

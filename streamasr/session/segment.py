@@ -7,7 +7,7 @@ from streamasr.core.events import SpeechEnded
 from streamasr.core.growable import Recording
 from streamasr.core.hypothesis import Hypothesis
 from streamasr.core.messages import Final, Gap
-from streamasr.core.options import Wishes
+from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Pass, Rank
 from streamasr.core.units import Float32Array, Samples
 from streamasr.session.stable_prefix import StablePrefix
@@ -16,7 +16,7 @@ Outcome: TypeAlias = Final | Gap
 
 
 @dataclass(slots=True)
-class Flight:
+class PassInFlight:
     """A pass that was asked for and is awaited."""
 
     of: Pass
@@ -57,10 +57,10 @@ class Segment:
 
     number: int
     start: Samples
-    wishes: Wishes
+    wishes: SessionOptions
     stable: StablePrefix
     recording: Recording = field(default_factory=Recording)
-    flight: Flight | None = None
+    flight: PassInFlight | None = None
     n_asked: int = 0
     """Samples of the newest pass."""
     tokens: tuple[int, ...] = ()

@@ -7,7 +7,7 @@
        partial due: Encode |  | SpeechResumed       Encode the whole        Align
          Encoded: Decode   v  |                     |                       ^
          Decoded: partial  paused ------------------)---- the same end -----+
-                  Encode up to the pause            Hurry, if it is on its way
+                  Encode up to the pause            Promote, if it is on its way
 ```
 
 * A segment has one pass on its way at most: samples to the encoder, its embeddings to the decoder.
@@ -58,24 +58,24 @@ from streamasr.core.events import (
     StreamEnded,
 )
 from streamasr.core.growable import Recording
-from streamasr.core.hypothesis import Hypothesis, Promise
+from streamasr.core.hypothesis import Hypothesis, StableText
 from streamasr.core.messages import Durable, End, Final, Gap, Partial, Speech, Words
-from streamasr.core.options import Wishes
+from streamasr.core.options import SessionOptions
 from streamasr.core.orders import (
     AbandonPass,
     Action,
     Align,
     Decode,
     Encode,
-    Hurry,
     Pass,
+    Promote,
     Publish,
     Rank,
     Release,
 )
 from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples
 from streamasr.session.cadence import Cadence, Work
-from streamasr.session.segment import Flight, Outcome, Pause, Segment
+from streamasr.session.segment import Outcome, PassInFlight, Pause, Segment
 from streamasr.session.stable_prefix import CommitLag, StablePrefix
 
 _SAME_START: Constant = SAMPLE_RATE
@@ -107,7 +107,7 @@ class Published:
     """Number of the last message that is kept."""
     segments: int = 0
     words: int = 0
-    promise: Promise | None = None
+    promise: StableText | None = None
     """Of the segment that was open."""
 
 
@@ -124,7 +124,7 @@ class Session:
     def __init__(
         self,
         settings: SessionSettings,
-        wishes: Wishes = Wishes(),  # noqa: B008 - frozen
+        wishes: SessionOptions = SessionOptions(),  # noqa: B008 - frozen
         published: Published = Published(),
     ) -> None:
         """Begin a session, or go on with one after a restart."""
@@ -183,12 +183,12 @@ class Session:
         flights = (segment.flight for segment in self._segments.values())
         return any(flight is not None and not flight.is_final for flight in flights)
 
-    def promise(self, number: int) -> Promise | None:
+    def promise(self, number: int) -> StableText | None:
         """What the listeners of an open segment rely on; None while nothing is stable."""
         segment = self._segments.get(number)
         if segment is None or not segment.stable.text:
             return None
-        return Promise(number, segment.start, segment.stable.text, segment.stable.forced)
+        return StableText(number, segment.start, segment.stable.text, segment.stable.forced)
 
     def receive(self, event: SessionEvent) -> list[Action]:
         """Take note of an event; what is to be done because of it, in order."""
@@ -280,10 +280,10 @@ class Session:
     def _begin(self, segment: Segment, rank: Rank, n_samples: int) -> Encode:
         self._n_passes += 1
         of = Pass(segment.number, self._n_passes, rank)
-        segment.flight, segment.n_asked = Flight(of, n_samples), n_samples
+        segment.flight, segment.n_asked = PassInFlight(of, n_samples), n_samples
         return Encode(of, segment.recording.first(n_samples), segment.wishes.words)
 
-    def _decode(self, segment: Segment, flight: Flight, event: Encoded) -> Decode:
+    def _decode(self, segment: Segment, flight: PassInFlight, event: Encoded) -> Decode:
         wishes, forced, draft = segment.wishes, segment.stable.forced, segment.draft
         flight.n_draft = max(len(forced), len(draft))
         flight.encoding, flight.waited = event.cost, event.waited
@@ -294,7 +294,7 @@ class Session:
         flight, segment.flight = segment.flight, None
         return [] if flight is None else [AbandonPass(flight.of)]
 
-    def _note_work(self, segment: Segment, flight: Flight, event: Decoded) -> None:
+    def _note_work(self, segment: Segment, flight: PassInFlight, event: Decoded) -> None:
         waiting = flight.waited + event.waited
         n_new = flight.n_samples - segment.n_decoded
         work = Work.of(flight.encoding, event.cost, waiting, flight.n_draft, n_new)
@@ -303,7 +303,9 @@ class Session:
         else:
             self._cadence.note(work)
 
-    def _hypothesis(self, segment: Segment, flight: Flight, hypothesis: Hypothesis) -> list[Action]:
+    def _hypothesis(
+        self, segment: Segment, flight: PassInFlight, hypothesis: Hypothesis
+    ) -> list[Action]:
         """Make of a hypothesis of an open segment what can be made of it."""
         segment.tokens, segment.n_decoded = hypothesis.tokens, flight.n_samples
         keeps_promise = hypothesis.text.startswith(segment.stable.text)
@@ -321,14 +323,14 @@ class Session:
         text, language = hypothesis.text, hypothesis.language
         return [Publish(Partial(segment.number, text, n_stable, language, segment.start, end))]
 
-    def _lose(self, segment: Segment, flight: Flight, reason: str) -> list[Action]:
+    def _lose(self, segment: Segment, flight: PassInFlight, reason: str) -> list[Action]:
         if flight.is_final:
             return self._fail(segment, reason)
         if segment.pause is not None:
             segment.pause.is_hopeless = True
         return []
 
-    def _begin_again(self, segment: Segment, flight: Flight) -> list[Action]:
+    def _begin_again(self, segment: Segment, flight: PassInFlight) -> list[Action]:
         """Get over a pass that made way for others."""
         if flight.is_promoted:  # it had already been stopped when it became the final
             return [self._begin(segment, Rank.FINAL, flight.n_samples)]
@@ -357,7 +359,7 @@ class Session:
         is_speculative = flight is not None and flight.of.rank is Rank.SPECULATIVE
         if flight is not None and is_speculative and flight.n_samples == n_samples:
             flight.promote()
-            return [Hurry(flight.of)]
+            return [Promote(flight.of)]
         return [*self._abandon(segment), self._begin(segment, Rank.FINAL, n_samples)]
 
     def _final(self, segment: Segment, hypothesis: Hypothesis) -> list[Action]:

@@ -24,9 +24,9 @@ from typing import Any, Literal, Self, TypeAlias
 import msgspec
 
 from streamasr.core.errors import StorageError
-from streamasr.core.hypothesis import Promise
+from streamasr.core.hypothesis import StableText
 from streamasr.core.messages import Durable, End, Final, Gap, Words
-from streamasr.core.options import Wishes
+from streamasr.core.options import SessionOptions
 from streamasr.core.units import Samples
 from streamasr.storage import check_name
 from streamasr.storage.search import match_query, spaced
@@ -110,7 +110,7 @@ class SessionRecord:
     created: float
     """Seconds since 1970."""
     model: str
-    wishes: Wishes
+    wishes: SessionOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,13 +205,13 @@ class Journal:
                 ),
             )
 
-    def configure(self, name: str, wishes: Wishes) -> None:
+    def configure(self, name: str, wishes: SessionOptions) -> None:
         """Note the new wishes of a session's listeners."""
         with self._transaction() as db:
             session, _ = _find_unfinished(db, name)
             db.execute("UPDATE sessions SET wishes = ? WHERE id = ?", (_encode(wishes), session))
 
-    def keep_promise(self, name: str, promise: Promise) -> None:
+    def keep_promise(self, name: str, promise: StableText) -> None:
         """Note what listeners of the open segment rely on, in place of what was noted before."""
         with self._transaction() as db:
             session, _ = _find_unfinished(db, name)
@@ -386,7 +386,7 @@ class JournalReader:
             )
             return [_session_record(*row) for row in rows]
 
-    def promise(self, name: str) -> Promise | None:
+    def promise(self, name: str) -> StableText | None:
         """What was noted last of the session of this name that has not ended."""
         with _explained(self._path):
             row = self._db.execute(
@@ -395,7 +395,7 @@ class JournalReader:
         if row is None or row[0] is None:
             return None
         try:
-            return msgspec.json.decode(row[0], type=Promise)
+            return msgspec.json.decode(row[0], type=StableText)
         except msgspec.DecodeError as error:
             raise StorageError(f"the journal's record of session {name} is damaged.") from error
 
@@ -638,7 +638,7 @@ def _messages(
     return [(seq, _decode(kind, body)) for seq, kind, body in rows]
 
 
-def _encode(value: Durable | Wishes | Promise) -> str:
+def _encode(value: Durable | SessionOptions | StableText) -> str:
     try:
         return msgspec.json.encode(value).decode()
     except UnicodeEncodeError as error:
@@ -656,7 +656,7 @@ def _session_record(
     name: str, source: SessionSource, created: float, model: str, wishes: str
 ) -> SessionRecord:
     try:
-        decoded = msgspec.json.decode(wishes, type=Wishes)
+        decoded = msgspec.json.decode(wishes, type=SessionOptions)
     except msgspec.DecodeError as error:
         raise StorageError(f"the journal's record of session {name} is damaged.") from error
     return SessionRecord(name, source, created, model, decoded)

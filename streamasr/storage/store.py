@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeAlias, TypeVar
 
 from streamasr.core.errors import StorageError
-from streamasr.core.hypothesis import Promise
+from streamasr.core.hypothesis import StableText
 from streamasr.core.messages import Durable
-from streamasr.core.options import Wishes
+from streamasr.core.options import SessionOptions
 from streamasr.core.units import Float32Array, Samples
 from streamasr.storage.journal import Journal, JournalLockedError, JournalOrderError, SessionRecord
 from streamasr.storage.spool import MAX_BYTES, Spool, SpoolFullError, delete_spool
@@ -164,7 +164,7 @@ class Store:
         """Note a session that begins or is resumed."""
         self._order(partial(self._begin, record))
 
-    def configure(self, name: str, wishes: Wishes) -> None:
+    def configure(self, name: str, wishes: SessionOptions) -> None:
         """Note the new wishes of a session's listeners."""
         self._order(partial(self._configure, name, wishes))
 
@@ -194,7 +194,7 @@ class Store:
         done.set_result(None)
         return done
 
-    def keep_promise(self, name: str, promise: Promise) -> "Future[None]":
+    def keep_promise(self, name: str, promise: StableText) -> "Future[None]":
         """Note what listeners of the open segment rely on.
 
         Returns:
@@ -323,12 +323,12 @@ class Store:
         self._live[record.name] = record
         self._change(_Change(record.name, lambda to: to.begin(record), "begin"))
 
-    def _configure(self, name: str, wishes: Wishes) -> None:
+    def _configure(self, name: str, wishes: SessionOptions) -> None:
         if name in self._live:
             self._live[name] = replace(self._live[name], wishes=wishes)
         self._change(_Change(name, lambda to: to.configure(name, wishes)))
 
-    def _keep_promise(self, name: str, promise: Promise, done: "Future[None]") -> None:
+    def _keep_promise(self, name: str, promise: StableText, done: "Future[None]") -> None:
         try:
             if not self._waiting:  # else the journal does not know what came before it, either
                 self._renewed(self._limits.busy_timeout_s).keep_promise(name, promise)

@@ -17,7 +17,7 @@ from streamasr.audio.capture import Captured, CaptureEvent, Missed, Troubled
 from streamasr.audio.microphone import (
     AmbiguousInputError,
     Microphone,
-    Patience,
+    Timeouts,
     find_again,
     find_input,
     to_mono,
@@ -29,7 +29,7 @@ from tests.support.audio_files import tone
 from tests.support.portaudio import DEADLINE, FakeAudio, FakeInput, device, renumbered
 
 T = TypeVar("T")
-QUICK = Patience(wait=0.01, n_waits=10**6, n_first_waits=10**6, first_retry=0.01, last_retry=0.02)
+QUICK = Timeouts(wait=0.01, n_waits=10**6, n_first_waits=10**6, first_retry=0.01, last_retry=0.02)
 
 
 class Listener:
@@ -101,7 +101,7 @@ def listen(
     """Run a story with a microphone that is closed at its end."""
 
     async def run() -> Listener:
-        options.setdefault("patience", QUICK)
+        options.setdefault("timeouts", QUICK)
         microphone = Microphone(wanted, system=audio, clock=audio.clock, **options)
         listener = Listener(audio, microphone.events())
         task = asyncio.create_task(listener.listen())
@@ -218,7 +218,7 @@ def test_a_device_that_gives_nothing_is_taken_for_dead() -> None:
         (await listener.opened()).play(noise(800))
         await listener.until_heard(1_600)
 
-    listener = listen(story, FakeAudio(device()), patience=replace(QUICK, n_waits=2))
+    listener = listen(story, FakeAudio(device()), timeouts=replace(QUICK, n_waits=2))
     assert listener.codes[:2] == ["device_lost", "device_back"]
 
 
@@ -306,7 +306,7 @@ def test_a_busy_listener_hears_the_present_and_what_it_missed() -> None:
     async def run() -> list[CaptureEvent]:
         audio = FakeAudio(device())
         microphone = Microphone(
-            system=audio, clock=audio.clock, patience=QUICK, backlog=Samples(8_000)
+            system=audio, clock=audio.clock, timeouts=QUICK, backlog=Samples(8_000)
         )
         async with aclosing(microphone.events()) as events:
             first = asyncio.ensure_future(anext(events))
@@ -492,7 +492,7 @@ def test_an_iterator_that_nobody_closes_closes_its_device() -> None:
     audio = FakeAudio(device())
 
     async def forget() -> FakeInput:
-        events = Microphone(system=audio, clock=audio.clock, patience=QUICK).events()
+        events = Microphone(system=audio, clock=audio.clock, timeouts=QUICK).events()
         first = asyncio.ensure_future(anext(events))
         opened = await asyncio.to_thread(audio.opened.get, timeout=DEADLINE)
         opened.play(noise(400))
@@ -511,7 +511,7 @@ def test_a_device_that_cannot_be_closed_holds_nobody_up() -> None:
         listener.audio.opened.put(opened)
 
     audio = FakeAudio(device())
-    listen(story, audio, patience=replace(QUICK, closing=0.01))
+    listen(story, audio, timeouts=replace(QUICK, closing=0.01))
     opened = audio.opened.get()
     assert not opened.closed.is_set()
     opened.can_close.set()

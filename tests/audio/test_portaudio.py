@@ -32,12 +32,12 @@ pcm.tape {{ type plug slave {{ pcm file format S16_LE rate 16000 channels 1 }} }
 
 ENDING = """
 import threading
-from streamasr.audio.microphone import Patience, Recorder
+from streamasr.audio.microphone import Timeouts, Recorder
 from streamasr.audio.portaudio import Moment, PortAudio
 
 heard = threading.Event()
 told = {"now": Moment.now, "put": lambda _: heard.set(), "end": print}
-Recorder("desk", PortAudio(), patience=Patience(), **told).start()
+Recorder("desk", PortAudio(), timeouts=Timeouts(), **told).start()
 heard.wait()
 """
 

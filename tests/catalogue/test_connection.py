@@ -11,7 +11,7 @@ import pytest
 
 from streamasr.catalogue.connection import open_session
 from streamasr.catalogue.download import download
-from streamasr.catalogue.patience import Policy
+from streamasr.catalogue.timeouts import Policy
 from tests.support.fetching import CONTENT, PATH, SHA256, fetch, refusal
 from tests.support.hubs import FileServer, redirect
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamasr.catalogue.download import MOST_BYTES
 from streamasr.catalogue.partial_file import Downloaded
-from streamasr.catalogue.patience import Policy
+from streamasr.catalogue.timeouts import Policy
 from streamasr.core.errors import DownloadError
 from tests.support.fetching import CONTENT, OTHER, PATH, SHA256, fetch, left, ranges, refusal
 from tests.support.hubs import FileServer, drop, raw, reply, status, truncate

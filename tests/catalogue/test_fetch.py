@@ -15,7 +15,6 @@ from streamasr.catalogue.connection import open_session
 from streamasr.catalogue.fetch import Fetched, Web, fetch_model
 from streamasr.catalogue.hashes import BOOK, Noted, NotedFile, check_same, note, read_noted
 from streamasr.catalogue.known import KnownModel
-from streamasr.catalogue.patience import Policy
 from streamasr.catalogue.places import (
     download_place,
     fetched_bytes,
@@ -23,6 +22,7 @@ from streamasr.catalogue.places import (
     list_downloads,
     sole_download,
 )
+from streamasr.catalogue.timeouts import Policy
 from streamasr.core.errors import ConfigError, DownloadError, ModelError
 from tests.support.hubs import COMMIT, Hub, open_hub, truncate
 

@@ -20,7 +20,7 @@ from streamasr.catalogue.hub import (
     is_document,
     read_snapshot,
 )
-from streamasr.catalogue.patience import Policy
+from streamasr.catalogue.timeouts import Policy
 from streamasr.core.errors import ConfigError, DownloadError
 from tests.support.hubs import COMMIT, Hub, open_hub, raw, reply, status
 

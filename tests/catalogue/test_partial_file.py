@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streamasr.catalogue.patience import Policy
+from streamasr.catalogue.timeouts import Policy
 from streamasr.core.errors import ConfigError, DownloadError
 from tests.support.fetching import CONTENT, PATH, SHA256, fetch, left, refusal
 from tests.support.hubs import FileServer, reply, status

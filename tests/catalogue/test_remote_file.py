@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from streamasr.catalogue.patience import Policy
+from streamasr.catalogue.timeouts import Policy
 from tests.support.fetching import PATH, SHA256, fetch, left, ranges, refusal
 from tests.support.hubs import FileServer, redirect, reply, status, truncate
 

@@ -26,7 +26,7 @@ from tests.support.desktops import Window, needs, needs_tk, shows, x_display
 from tests.support.house import eventually, run
 from tests.support.settings import TOKEN, changed, load, write_token
 
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def command(*arguments: str) -> list[str]:
 
 def dictate(control: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     argv = command("--control", str(control), *arguments)
-    return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=PATIENCE_S)
+    return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=TIMEOUT_S)
 
 
 def settings(path: Path, text: str) -> list[str]:
@@ -138,8 +138,8 @@ class Running:
 
     def stop(self, number: signal.Signals) -> tuple[int, str]:
         self.process.send_signal(number)
-        code = self.process.wait(PATIENCE_S)
-        self._reader.join(PATIENCE_S)
+        code = self.process.wait(TIMEOUT_S)
+        self._reader.join(TIMEOUT_S)
         assert self.process.stderr
         assert self.process.stdout
         errors = self.process.stderr.read().decode()

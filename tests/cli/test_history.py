@@ -17,7 +17,7 @@ import pytest
 from streamasr.cli.history import parse_since, run_history
 from streamasr.core.errors import ConfigError, StorageError
 from streamasr.core.messages import Durable, Final, Words
-from streamasr.core.options import Wishes
+from streamasr.core.options import SessionOptions
 from streamasr.core.transcript import Word
 from streamasr.core.units import Samples
 from streamasr.storage.journal import Journal, SessionRecord
@@ -57,7 +57,7 @@ def journal(path: Path) -> Iterator[Journal]:
     }
     for day, (name, messages) in enumerate(days.items()):
         at = (NOON + timedelta(days=day)).timestamp()
-        journal.begin(SessionRecord(name, "microphone", at, "tiny", Wishes()))
+        journal.begin(SessionRecord(name, "microphone", at, "tiny", SessionOptions()))
         for seq, message in enumerate(messages, 1):
             journal.append(name, seq, message, at + seq)
     yield journal
@@ -140,7 +140,7 @@ def test_subtitles_of_a_name_are_those_of_its_latest_session(
     journal: Journal, path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     journal.end("microphone", NOON.timestamp())
-    journal.begin(SessionRecord("microphone", "microphone", 1e10, "tiny", Wishes()))
+    journal.begin(SessionRecord("microphone", "microphone", 1e10, "tiny", SessionOptions()))
     journal.append("microphone", 1, final(1, "Later."), 1e10)
     run_history(options(path, format="srt", session="microphone"))
     out = capsys.readouterr().out

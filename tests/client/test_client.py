@@ -19,10 +19,10 @@ from websockets.http11 import Request, Response
 
 from streamasr.client import (
     FOREVER,
-    Patience,
     Reconnecting,
     Resumed,
     Stream,
+    Timeouts,
     UnreachableError,
     connect,
     listen,
@@ -35,8 +35,8 @@ from streamasr.core.errors import AudioError, ConfigError, ProtocolError
 T = TypeVar("T")
 Step = Callable[[ServerConnection], Awaitable[None]]
 
-QUICK = Patience(open=30, shortest_pause=0, longest_pause=0)
-PATIENT = Patience(first=60, resume=60, shortest_pause=0.01, longest_pause=0.01)
+QUICK = Timeouts(open=30, shortest_pause=0, longest_pause=0)
+PATIENT = Timeouts(first=60, resume=60, shortest_pause=0.01, longest_pause=0.01)
 FINAL_EVERY = 1000  # samples, in the scripted server
 
 
@@ -243,7 +243,7 @@ def test_wherever_connections_break_everything_arrives_once_and_in_order(
 ) -> None:
     async def story() -> None:
         server = ScriptedServer(Script([5, *lives], list(forgets)))
-        async with server.running() as url, connect(url, patience=QUICK) as stream:
+        async with server.running() as url, connect(url, timeouts=QUICK) as stream:
             _, events = await asyncio.gather(write_all(stream, n_samples, block), read_all(stream))
         assert bytes(server.audio) == pcm(n_samples)
         assert durable(events) == server.durable
@@ -260,7 +260,7 @@ def test_a_listener_misses_nothing_wherever_connections_break(lives: list[int]) 
         server = ScriptedServer(Script(list(lives)))
         server.say("before")
         async with server.running() as url:
-            events = await read_all(listen(url, session="s", since=0, patience=PATIENT))
+            events = await read_all(listen(url, session="s", since=0, timeouts=PATIENT))
         assert durable(events) == server.durable
 
     run(story())
@@ -269,7 +269,7 @@ def test_a_listener_misses_nothing_wherever_connections_break(lives: list[int]) 
 def test_a_program_that_only_writes_is_never_held_up_by_messages() -> None:
     async def story() -> None:
         server = ScriptedServer(Script(lives=[300, 500]))
-        async with server.running() as url, connect(url, patience=QUICK) as stream:
+        async with server.running() as url, connect(url, timeouts=QUICK) as stream:
             await write_all(stream, 100_000, 160)
         assert bytes(server.audio) == pcm(100_000)
 
@@ -303,7 +303,7 @@ def test_of_unread_partials_only_the_newest_waits() -> None:
 def test_loss_and_return_of_a_connection_are_told() -> None:
     async def story() -> None:
         server = ScriptedServer(Script(lives=[4]))
-        async with server.running() as url, connect(url, patience=QUICK) as stream:
+        async with server.running() as url, connect(url, timeouts=QUICK) as stream:
             _, events = await asyncio.gather(write_all(stream, 2000, 500), read_all(stream))
         [lost] = [event for event in events if isinstance(event, Reconnecting)]
         [back] = [event for event in events if isinstance(event, Resumed)]
@@ -318,7 +318,7 @@ def test_loss_and_return_of_a_connection_are_told() -> None:
 def test_orders_come_again_where_they_came_first() -> None:
     async def story() -> None:
         server = ScriptedServer(Script(lives=[7], forgets=[600]))
-        async with server.running() as url, connect(url, patience=QUICK) as stream:
+        async with server.running() as url, connect(url, timeouts=QUICK) as stream:
             await stream.send(pcm(300))
             await stream.flush()
             await stream.send(pcm(400, 300))
@@ -338,7 +338,7 @@ def test_wishes_hold_after_a_connection_was_lost() -> None:
         server = ScriptedServer(Script(lives=[5]))
         async with (
             server.running() as url,
-            connect(url, language="English", hotwords=["a"], patience=QUICK) as stream,
+            connect(url, language="English", hotwords=["a"], timeouts=QUICK) as stream,
         ):
             await stream.configure(language=None, context="trees")
             await write_all(stream, 2000, 500)
@@ -357,7 +357,7 @@ def test_audio_that_was_not_kept_cannot_be_sent_again() -> None:
         server = ScriptedServer(Script(lives=[12], forgets=[900]))
         async with (
             server.running() as url,
-            connect(url, patience=QUICK, buffer_s=100 / 16_000) as stream,
+            connect(url, timeouts=QUICK, buffer_s=100 / 16_000) as stream,
         ):
             with pytest.raises(ProtocolError, match="the server lost more audio than was kept"):
                 await write_all(stream, 5000, 90)
@@ -376,7 +376,7 @@ def test_a_session_that_is_not_resumed_is_an_error_for_reader_and_writer() -> No
                 await refuse(connection, "unknown_session")
 
         server.greeting = forget
-        async with server.running() as url, connect(url, patience=QUICK) as stream:
+        async with server.running() as url, connect(url, timeouts=QUICK) as stream:
             with pytest.raises(v1.RefusalError, match="no, unknown_session") as caught:
                 await asyncio.gather(write_all(stream, 100_000, 500), read_all(stream))
             assert caught.value.code == "unknown_session"
@@ -399,7 +399,7 @@ def test_a_refusal_that_may_be_over_soon_is_tried_again(code: str) -> None:
                 await refuse(connection, refusals.pop())
 
         server.greeting = busy
-        async with server.running() as url, connect(url, patience=QUICK) as stream:
+        async with server.running() as url, connect(url, timeouts=QUICK) as stream:
             _, events = await asyncio.gather(write_all(stream, 2000, 500), read_all(stream))
         assert durable(events) == server.durable
         assert not refusals
@@ -462,7 +462,7 @@ def test_a_server_that_is_starting_is_waited_for() -> None:
     async def story() -> None:
         scripted = ScriptedServer()
         async with serve(scripted.converse, "127.0.0.1", 0, process_request=answer) as server:
-            await enter(url_of(server), patience=PATIENT)
+            await enter(url_of(server), timeouts=PATIENT)
         assert not statuses
 
     run(story())
@@ -475,7 +475,7 @@ def test_a_close_that_would_come_again_ends_it(code: int) -> None:
         server.greeting = lambda connection: connection.close(code, "enough")
         async with server.running() as url:
             with pytest.raises(ProtocolError, match=f"was closed with code {code} enough"):
-                await enter(url, patience=PATIENT)
+                await enter(url, timeouts=PATIENT)
 
     run(story())
 
@@ -492,7 +492,7 @@ def test_another_close_is_a_lost_connection(code: int) -> None:
 
         server.greeting = leave
         async with server.running() as url:
-            [lost, *_] = await read_all(listen(url, since=0, patience=PATIENT))
+            [lost, *_] = await read_all(listen(url, since=0, timeouts=PATIENT))
         assert lost.reason == f"the connection was closed with code {code} later"
 
     run(story())
@@ -512,8 +512,8 @@ def test_one_that_comes_back_does_not_say_goodbye() -> None:
 
         server.greeting = stall
         async with server.running() as url:
-            patience = Patience(open=0.5, first=60, resume=60, shortest_pause=0.01)
-            await read_all(listen(url, since=0, patience=patience))
+            timeouts = Timeouts(open=0.5, first=60, resume=60, shortest_pause=0.01)
+            await read_all(listen(url, since=0, timeouts=timeouts))
         assert server.close_codes[0] not in {1000, 1001, 1005}
 
     run(story())
@@ -554,7 +554,7 @@ def test_a_server_that_says_nothing_is_not_waited_for_forever() -> None:
     async def story() -> None:
         async with serve(ignore, "127.0.0.1", 0) as server:
             with pytest.raises(UnreachableError, match="does not answer"):
-                await enter(url_of(server), patience=Patience(open=0.05))
+                await enter(url_of(server), timeouts=Timeouts(open=0.05))
 
     run(story())
 
@@ -563,9 +563,9 @@ def test_a_server_that_does_not_come_back_is_given_up() -> None:
     async def story() -> None:
         server = ScriptedServer(Script(lives=[4]))
         server.say("before")
-        patience = Patience(resume=0.1, shortest_pause=0.01, longest_pause=0.01)
+        timeouts = Timeouts(resume=0.1, shortest_pause=0.01, longest_pause=0.01)
         async with server.running() as url:
-            events = listen(url, since=0, patience=patience)
+            events = listen(url, since=0, timeouts=timeouts)
             await anext(events)
         with pytest.raises(UnreachableError, match="there is no server"):
             await read_all(events)
@@ -577,7 +577,7 @@ def test_a_listener_may_be_there_before_the_server() -> None:
     async def story() -> None:
         async with serve(ignore, "127.0.0.1", 0) as server:
             url = url_of(server)
-        events = listen(url, since=0, patience=PATIENT)
+        events = listen(url, since=0, timeouts=PATIENT)
         first = await anext(events)
         assert isinstance(first, Reconnecting)
         assert first.reason == f"there is no server at {url}: Connection refused"
@@ -595,7 +595,7 @@ def test_a_listener_without_since_hears_what_comes_from_now_on() -> None:
         server = ScriptedServer(Script(lives=[5]))
         server.say("before")
         async with server.running() as url:
-            events = await read_all(listen(url, session="a b", patience=QUICK))
+            events = await read_all(listen(url, session="a b", timeouts=QUICK))
         assert durable(events) == server.durable[1:]
         paths = [request.path for request in server.requests]
         assert paths[0] == "/v1/events?session=a+b"
@@ -701,7 +701,7 @@ def test_a_server_that_does_not_read_holds_the_writer_back() -> None:
     async def story() -> None:
         async with (
             serve(read_nothing, "127.0.0.1", 0) as server,
-            connect(url_of(server), patience=Patience(resume=0)) as stream,
+            connect(url_of(server), timeouts=Timeouts(resume=0)) as stream,
         ):
             writing = asyncio.create_task(write_all(stream, 30_000_000, 1_000_000))
             await until(lambda: stream._tape.n_waiting >= 1 << 16)
@@ -727,7 +727,7 @@ def test_audio_is_kept_while_there_is_no_connection_up_to_a_limit() -> None:
         server.greeting = stay_away
         async with (
             server.running() as url,
-            connect(url, patience=QUICK, buffer_s=1000 / 16_000) as stream,
+            connect(url, timeouts=QUICK, buffer_s=1000 / 16_000) as stream,
         ):
             await stream.send(pcm(10))
             while not isinstance(await anext(stream), Reconnecting):
@@ -810,7 +810,7 @@ def test_a_server_that_breaks_the_rules_is_left(frames: list[str], sentence: str
         server.greeting = talk
         async with server.running() as url:
             with pytest.raises(ProtocolError, match=sentence):
-                await enter(url, patience=PATIENT)
+                await enter(url, timeouts=PATIENT)
 
     run(story())
 
@@ -828,7 +828,7 @@ def test_a_session_that_began_anew_is_not_taken_for_the_old_one() -> None:
         server.greeting = forget
         async with server.running() as url:
             with pytest.raises(ProtocolError, match="session 's' has begun anew"):
-                await read_all(listen(url, since=0, patience=QUICK))
+                await read_all(listen(url, since=0, timeouts=QUICK))
 
     run(story())
 
@@ -883,9 +883,9 @@ def test_an_address_that_cannot_be_right_is_refused(url: str, token: str | None)
 
 
 def test_pauses_grow_up_to_a_limit() -> None:
-    patience = Patience()
+    timeouts = Timeouts()
     for tries, longest in [(1, 0.2), (2, 0.4), (3, 0.8), (6, 5.0), (10_000, 5.0)]:
-        pauses = [patience.pause(tries) for _ in range(50)]
+        pauses = [timeouts.pause(tries) for _ in range(50)]
         assert longest / 2 <= min(pauses) < max(pauses) <= longest
     assert math.isinf(FOREVER.resume)
 
@@ -942,7 +942,7 @@ def test_audio_goes_on_where_the_server_says_at_any_rate(
         server.ready = lambda: ready if len(server.starts) > 1 else ScriptedServer().ready()  # type: ignore[method-assign]
         async with (
             server.running() as url,
-            connect(url, sample_rate=rate, patience=QUICK) as stream,
+            connect(url, sample_rate=rate, timeouts=QUICK) as stream,
         ):
             for start in range(0, 5000, 500):
                 await stream.send(pcm(500, start))

@@ -11,7 +11,7 @@ from streamasr.config import listing
 from streamasr.config.changes import compare, reload
 from streamasr.config.listing import settings
 from streamasr.config.notes import RELOAD, Effect
-from streamasr.config.sections import DaemonConfig, ServerConfig
+from streamasr.config.sections import ServerConfig, Settings
 from streamasr.core.errors import ConfigError
 from tests.support.settings import VALUES, changed, configs
 
@@ -29,13 +29,13 @@ def test_a_new_setting_that_does_not_say_so_is_an_error(monkeypatch: pytest.Monk
         silent: Silent = Silent()
         spoken: Annotated[Silent, RELOAD] = Silent()
 
-    monkeypatch.setattr(listing, "DaemonConfig", Sections)
+    monkeypatch.setattr(listing, "Settings", Sections)
     with pytest.raises(TypeError, match=r"silent\.new does not say when it holds"):
         settings.__wrapped__()
 
 
 @given(configs())
-def test_nothing_has_changed_between_equal_settings(config: DaemonConfig) -> None:
+def test_nothing_has_changed_between_equal_settings(config: Settings) -> None:
     changes = compare(config, config)
     assert (changes.applied, changes.needs_restart) == ((), ())
     assert reload(config, config) == config
@@ -43,7 +43,7 @@ def test_nothing_has_changed_between_equal_settings(config: DaemonConfig) -> Non
 
 @given(configs(), configs())
 def test_a_reload_takes_over_what_it_can_and_leaves_the_rest(
-    running: DaemonConfig, wanted: DaemonConfig
+    running: Settings, wanted: Settings
 ) -> None:
     changes = compare(running, wanted)
     try:
@@ -67,18 +67,18 @@ def test_a_reload_knows_what_it_cannot_take_over() -> None:
             "dictation.mode": "live",
         }
     )
-    changes = compare(DaemonConfig(), wanted)
+    changes = compare(Settings(), wanted)
     assert changes.applied == ("segmentation.hangover_s", "log.level")
     assert changes.needs_restart == ("model.name", "server.port", "segmentation.max_segment_s")
 
 
 def test_a_reload_cannot_take_the_token_from_an_open_door() -> None:
-    running = DaemonConfig(server=ServerConfig(host="0.0.0.0", token_file=Path("/token")))
+    running = Settings(server=ServerConfig(host="0.0.0.0", token_file=Path("/token")))
     with pytest.raises(ConfigError, match=r"other machines could connect to '0\.0\.0\.0'"):
-        reload(running, DaemonConfig())
+        reload(running, Settings())
 
 
 def test_what_is_of_dictation_is_no_change_to_the_daemon() -> None:
     wanted = changed({"dictation.mode": "live", "dictation.hold": True})
-    changes = compare(DaemonConfig(), wanted)
+    changes = compare(Settings(), wanted)
     assert (changes.applied, changes.needs_restart) == ((), ())

@@ -12,7 +12,7 @@ from streamasr.cli.config import manual, markdown, overrides_from, run_config, t
 from streamasr.config.changes import compare
 from streamasr.config.file import load_config
 from streamasr.config.listing import settings
-from streamasr.config.sections import DaemonConfig, ServerConfig
+from streamasr.config.sections import ServerConfig, Settings
 from streamasr.core.errors import ConfigError
 from tests.support.paths import REPOSITORY
 from tests.support.settings import TOKEN, changed, configs, load, two_places, write_token
@@ -125,13 +125,13 @@ def test_options_that_contradict_each_other_are_refused(given: dict[str, Any]) -
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(configs())
 @example(changed({"microphone.device": '"\\\x7f\n\t\u2028#', "model.context": "一\U0001f600'''"}))
-def test_what_is_printed_loads_back_to_the_same_settings(path: Path, config: DaemonConfig) -> None:
+def test_what_is_printed_loads_back_to_the_same_settings(path: Path, config: Settings) -> None:
     assert load(path, toml(config, path)) == config
 
 
 def test_a_token_file_and_an_open_door_load_back_too(path: Path, token_file: Path) -> None:
     server = ServerConfig(host="0.0.0.0", token_file=token_file)
-    assert load(path, toml(DaemonConfig(server=server))).server == server
+    assert load(path, toml(Settings(server=server))).server == server
 
 
 def test_defaults_are_commented_out_and_changes_are_not(path: Path) -> None:
@@ -141,18 +141,18 @@ def test_defaults_are_commented_out_and_changes_are_not(path: Path) -> None:
 
 
 def test_every_default_and_example_can_be_uncommented(path: Path, token_file: Path) -> None:
-    lines = toml(DaemonConfig()).splitlines()
+    lines = toml(Settings()).splitlines()
     uncommented = [line[1:] if line[:1] == "#" and line[1:2].strip() else line for line in lines]
     shown = [one for one in settings() if not one.is_hidden]
     assert sum(" = " in line for line in uncommented if line[:1] != "#") == len(shown)
     config = load(path, "\n".join(uncommented))
-    examples = {one.path for one in settings() if one.value(DaemonConfig()) is None}
-    assert {*compare(DaemonConfig(), config).applied} == examples & {
+    examples = {one.path for one in settings() if one.value(Settings()) is None}
+    assert {*compare(Settings(), config).applied} == examples & {
         "model.language",
         "server.token_file",
     }
     without = [line for line in uncommented if "an example" not in line]
-    assert load(path, "\n".join(without)) == DaemonConfig()
+    assert load(path, "\n".join(without)) == Settings()
 
 
 def test_every_setting_has_a_manual() -> None:
@@ -163,14 +163,14 @@ def test_every_setting_has_a_manual() -> None:
 
 
 def test_no_line_is_too_long() -> None:
-    assert max(map(len, toml(DaemonConfig()).splitlines())) <= 96
+    assert max(map(len, toml(Settings()).splitlines())) <= 96
 
 
 def test_a_file_with_an_odd_name_stays_in_its_comment(path: Path) -> None:
     odd = path.with_name("a\n[server]\nport = 'x'\udcff.toml")
-    text = toml(DaemonConfig(), odd)
+    text = toml(Settings(), odd)
     assert r"a\n[server]\nport = 'x'\udcff.toml" in text.splitlines()[0]
-    assert load(path, text) == DaemonConfig()
+    assert load(path, text) == Settings()
 
 
 def test_a_path_that_is_no_text_is_refused() -> None:
@@ -214,7 +214,7 @@ def test_config_without_a_file_prints_defaults(
     places: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_config(ask())
-    assert capsys.readouterr().out == toml(DaemonConfig())
+    assert capsys.readouterr().out == toml(Settings())
 
 
 def test_the_tables_of_the_readme_are_in_step(

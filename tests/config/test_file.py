@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from streamasr.config.file import config_places, find_config, load_config
 from streamasr.config.listing import Setting, settings
-from streamasr.config.sections import DaemonConfig
+from streamasr.config.sections import Settings
 from streamasr.core.errors import ConfigError
 from tests.support.settings import A_HASH, changed, complaint, load, two_places
 
@@ -26,9 +26,9 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_no_file_and_an_empty_one_mean_the_defaults(path: Path) -> None:
-    assert load_config(None) == DaemonConfig()
-    assert load(path, "") == DaemonConfig()
-    assert load(path, "[server]\n[vad]\n") == DaemonConfig()
+    assert load_config(None) == Settings()
+    assert load(path, "") == Settings()
+    assert load(path, "[server]\n[vad]\n") == Settings()
 
 
 def test_a_file_sets_what_it_names_and_nothing_else(path: Path) -> None:
@@ -218,7 +218,7 @@ def test_no_value_of_a_setting_ends_in_a_traceback(setting: Setting, path: Path)
 def test_no_file_ends_in_a_traceback(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     try:
-        assert load_config(path) == DaemonConfig()  # it takes more luck to set something
+        assert load_config(path) == Settings()  # it takes more luck to set something
     except ConfigError as error:
         assert str(path) in str(error)  # noqa: PT017 - both ends are fine
 

@@ -18,7 +18,7 @@ from streamasr.audio.file import open_audio
 from streamasr.bench.latency import Server, speak
 from streamasr.bench.recording import Recording
 from streamasr.bench.speech import load_speech
-from streamasr.config.sections import DaemonConfig, LiveConfig
+from streamasr.config.sections import LiveConfig, Settings
 from streamasr.core.errors import ProtocolError
 from streamasr.core.messages import Final, Words
 from streamasr.core.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
@@ -368,9 +368,9 @@ def test_much_audio_at_once_leaves_no_hole(tmp_path: Path) -> None:
 
 
 def test_when_text_becomes_stable_is_the_operators_choice() -> None:
-    late = DaemonConfig(live=LiveConfig(commit="endpoint"))
+    late = Settings(live=LiveConfig(commit="endpoint"))
     assert stream_settings(late).session.commit is None
-    soon = DaemonConfig(live=LiveConfig(commit_lag_tokens=2, commit_lag_s=0.5))
+    soon = Settings(live=LiveConfig(commit_lag_tokens=2, commit_lag_s=0.5))
     assert stream_settings(soon).session.commit == CommitLag(2, to_samples(0.5))
 
 

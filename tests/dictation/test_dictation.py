@@ -587,7 +587,7 @@ def test_the_daemons_microphone_is_left_after_the_final_of_its_open_segment(
         async with open_house(tmp_path) as house:
             live = house.begin_own()
             source = DaemonsMicrophone(
-                house.address, session="microphone", token=None, patience=PATIENT
+                house.address, session="microphone", token=None, timeouts=PATIENT
             )
             heard = asyncio.Event()
             utterance = source.begin(heard.set)

@@ -244,7 +244,7 @@ def test_a_program_that_hangs_is_ended_with_all_it_started(recorded: Recorded) -
 
     async def story() -> None:
         with pytest.raises(ToolError, match="wtype has not ended within 1 s"):
-            await run_tool(["wtype", ""], patience_s=1.0)
+            await run_tool(["wtype", ""], timeout_s=1.0)
         while Path(f"/proc/{int(pid.read_text())}/status").exists():
             if "zombie" in Path(f"/proc/{int(pid.read_text())}/status").read_text():
                 break
@@ -270,7 +270,7 @@ def test_one_that_is_cancelled_is_ended(recorded: Recorded) -> None:
     recorded.add("wtype", f"echo $$ > {started}.new; mv {started}.new {started}; exec sleep 1000")
 
     async def story() -> None:
-        running = asyncio.create_task(run_tool(["wtype"], patience_s=1000))
+        running = asyncio.create_task(run_tool(["wtype"], timeout_s=1000))
         while not started.exists():
             await asyncio.sleep(0.01)
         running.cancel()
@@ -306,7 +306,7 @@ def test_one_that_presses_keys_and_hangs_is_ended(recorded: Recorded) -> None:
 
     async def story() -> None:
         with pytest.raises(ToolError, match=r"wtype has not ended within 0\.2 s"):
-            await run_tool(["wtype"], patience_s=0.2, is_whole=True)
+            await run_tool(["wtype"], timeout_s=0.2, is_whole=True)
 
     run(story())
 
@@ -316,7 +316,7 @@ def test_one_that_hangs_and_is_cancelled_stays_cancelled(recorded: Recorded) -> 
     recorded.add("wtype", f"touch {started}; exec sleep 1000")
 
     async def story() -> None:
-        running = asyncio.create_task(run_tool(["wtype"], patience_s=0.5, is_whole=True))
+        running = asyncio.create_task(run_tool(["wtype"], timeout_s=0.5, is_whole=True))
         while not started.exists():
             await asyncio.sleep(0.01)
         running.cancel()

@@ -17,7 +17,7 @@ from streamasr.dictation.desktop import TypingWishes, open_chain
 from streamasr.dictation.edits import Edit
 from streamasr.dictation.tools import ToolError, run_tool
 from tests.support.desktops import (
-    PATIENCE_S,
+    TIMEOUT_S,
     TerminalWindow,
     Window,
     has_focus,
@@ -139,7 +139,7 @@ class TestXdotool:
     def test_one_that_is_never_released_does_no_harm(
         self, window: Window, modifier: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(x11, "_RELEASE_PATIENCE_S", 0.1)
+        monkeypatch.setattr(x11, "_RELEASE_TIMEOUT_S", 0.1)
 
         async def story() -> None:
             await run_tool(["xdotool", "keydown", modifier])
@@ -252,7 +252,7 @@ def test_a_terminal_gets_it_too(display: str, tmp_path: Path, output: str) -> No
         try:
             await terminal.wait_until_ready()
             search = ["xdotool", "search", "--sync", "--onlyvisible", "--class", "xterm"]
-            await run_tool(search, patience_s=PATIENCE_S)
+            await run_tool(search, timeout_s=TIMEOUT_S)
             await type_all(Edit(text=text), output=output)
             await shows(terminal, text)
         finally:

@@ -25,7 +25,7 @@ from streamasr.engine.aligner import (
 )
 from streamasr.engine.config import RecognitionConfig
 from streamasr.engine.engine import Engine, aligner_config
-from streamasr.engine.worker import Patience, Worker
+from streamasr.engine.worker import Timeouts, Worker
 from streamasr.engine.worker_config import AlignerConfig
 from streamasr.models import tiny
 from streamasr.protocols import v1
@@ -34,7 +34,7 @@ from tests.support.daemons import RunningDaemon
 from tests.support.fakes import pcm, talk
 from tests.support.processes import wait_gone
 
-PATIENCE_S = 60
+TIMEOUT_S = 60
 SAMPLES = talk(1)
 ORDER = Align(1, Samples(0), SAMPLES, "hello", "English")
 
@@ -51,11 +51,11 @@ def copy(directory: Path, tmp_path: Path) -> Path:
 
 
 def worker_of(directory: Path, idle_s: float | None) -> AlignerWorker:
-    return aligner_worker(AlignerConfig(directory), Patience(), lambda *_: None, idle_s)
+    return aligner_worker(AlignerConfig(directory), Timeouts(), lambda *_: None, idle_s)
 
 
 def ask(worker: AlignerWorker) -> tuple[Word, ...]:
-    return worker.submit(ORDER).result(PATIENCE_S).words
+    return worker.submit(ORDER).result(TIMEOUT_S).words
 
 
 # Whether it gives way
@@ -63,7 +63,7 @@ def ask(worker: AlignerWorker) -> tuple[Word, ...]:
 
 def test_the_process_and_its_threads_give_way() -> None:
     with Worker("polite", children.build_polite, None) as worker:
-        found = worker.submit(children.priorities).result(PATIENCE_S)
+        found = worker.submit(children.priorities).result(TIMEOUT_S)
     assert found == {(NICENESS, os.SCHED_BATCH)}
     assert os.nice(0) < NICENESS
 
@@ -144,7 +144,7 @@ def test_it_gives_the_same_words_after_it_was_unloaded(directory: Path) -> None:
 
 async def dictate(url: str) -> list[v1.Words]:
     """Say something; its words."""
-    async with asyncio.timeout(4 * PATIENCE_S), client.connect(url) as stream:
+    async with asyncio.timeout(4 * TIMEOUT_S), client.connect(url) as stream:
         await stream.send(pcm(SAMPLES))
         await stream.stop()
         return [event async for event in stream if isinstance(event, v1.Words)]
@@ -172,7 +172,7 @@ def test_a_daemon_does_not_start_without_a_file_of_it(copy: Path, tmp_path: Path
     daemon = RunningDaemon(tmp_path, "--no-mic", "--model", str(copy.parent))
     with pytest.raises(AssertionError, match=r"decoder\.gguf: there is no such file"), daemon:
         pass
-    assert daemon.process.wait(PATIENCE_S) == 78
+    assert daemon.process.wait(TIMEOUT_S) == 78
     assert len(daemon.log) == 1
 
 
@@ -197,9 +197,9 @@ def test_an_engine_is_ready_without_it_and_wakes_it_when_somebody_speaks(engine:
     engine.aligner.wait_ready()
     pid = engine.pids["aligner"]
     assert pid is not None
-    answers.get(timeout=PATIENCE_S)
+    answers.get(timeout=TIMEOUT_S)
     channel.perform(ORDER)
-    aligned = answers.get(timeout=PATIENCE_S)
+    aligned = answers.get(timeout=TIMEOUT_S)
     assert isinstance(aligned, Aligned)
     assert aligned.method == "aligned"
     assert engine.pids["aligner"] == pid
@@ -223,7 +223,7 @@ def test_words_are_spread_where_it_cannot_be_loaded_and_that_is_said_once(
         channel = engine.channel(answers.put)
         for _ in range(3):
             channel.perform(ORDER)
-            answer = answers.get(timeout=PATIENCE_S)
+            answer = answers.get(timeout=TIMEOUT_S)
             assert isinstance(answer, Aligned)
             assert (answer.method, len(answer.words)) == ("spread", 1)
         assert engine.is_ready

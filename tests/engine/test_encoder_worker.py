@@ -28,14 +28,14 @@ from streamasr.engine.encoder import (
     UtteranceEncoder,
     encoder_worker,
 )
-from streamasr.engine.worker import Patience, Worker
+from streamasr.engine.worker import Timeouts, Worker
 from streamasr.engine.worker_config import EncoderConfig
 from streamasr.models import tiny
 from streamasr.models.onnx import OnnxOptions
 from streamasr.models.qwen3.encoder import Qwen3Encoder
 from tests.support.goldens import read_clip
 
-PATIENCE_S = 60
+TIMEOUT_S = 60
 ENCODER = Qwen3Encoder.from_bundle(tiny.BUNDLE, OnnxOptions(threads=1), window_s=1)
 SPEECH = np.concatenate([read_clip(name) for name in ("espeak_1", "flite", "espeak_2")])
 
@@ -112,7 +112,7 @@ def utterance(key: int, n_samples: int) -> UtteranceAudio:
 
 
 def assert_right(answer: "Future[Embedded]", audio: UtteranceAudio) -> None:
-    embeddings = answer.result(PATIENCE_S).embeddings
+    embeddings = answer.result(TIMEOUT_S).embeddings
     assert embeddings.dtype == np.float32
     np.testing.assert_allclose(embeddings, ENCODER.encode(audio.samples), rtol=0, atol=1e-4)
 
@@ -372,7 +372,7 @@ def test_an_answer_that_does_not_fit_is_an_error(
 
 def real(**settings: object) -> EncoderWorker:
     config = EncoderConfig(tiny.BUNDLE, 1, **settings)  # type: ignore[arg-type]
-    return encoder_worker(config, Patience(), lambda _trouble, _sentence: None)
+    return encoder_worker(config, Timeouts(), lambda _trouble, _sentence: None)
 
 
 @pytest.fixture(scope="module")
@@ -458,7 +458,7 @@ def test_a_window_that_the_bundle_cannot_have_is_a_sentence() -> None:
 
 def test_a_bundle_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     config = EncoderConfig(tmp_path, 1)
-    worker = encoder_worker(config, Patience(), lambda _trouble, _sentence: None)
+    worker = encoder_worker(config, Timeouts(), lambda _trouble, _sentence: None)
     worker.start()
     with pytest.raises(ModelError, match=r"model\.json"):
         worker.wait_ready()

@@ -30,7 +30,7 @@ from streamasr.engine.config import RecognitionConfig
 from streamasr.engine.cpu_fallback import DEATHS_PER_REQUEST
 from streamasr.engine.encoder import EncoderWorker
 from streamasr.engine.engine import Engine, aligner_config
-from streamasr.engine.worker import OnTrouble, Patience
+from streamasr.engine.worker import OnTrouble, Timeouts
 from streamasr.pipeline.transcribe import Progress, transcribe
 from tests.support import children
 from tests.support.fakes import FakeSource, talk
@@ -374,7 +374,7 @@ def test_a_model_that_vanishes_ends_the_engine(config: RecognitionConfig, tmp_pa
 
 def test_a_hung_child_is_treated_as_dead(config: RecognitionConfig) -> None:
     alone = replace(config, words=False)
-    with Engine(alone, patience=Patience(answer=5)) as engine:
+    with Engine(alone, timeouts=Timeouts(answer=5)) as engine:
         pid = engine.pids["encoder"]
         assert pid
         os.kill(pid, signal.SIGSTOP)
@@ -547,7 +547,7 @@ def test_a_gpu_that_kills_the_aligner_is_told_and_the_cpu_aligns(
     troubles: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
     order = Align(7, Samples(0), SAMPLES, "one two", "English")
     wanted = aligner_config(replace(config, aligner_gpu=True, **wishes), config.model / "aligner")
-    with aligner_worker(wanted, Patience(), lambda *trouble: troubles.put(trouble)) as worker:
+    with aligner_worker(wanted, Timeouts(), lambda *trouble: troubles.put(trouble)) as worker:
         worker.wait_ready()
         assert [worker.submit(order).result(60)] == perform(engine, order)
     told = [troubles.get() for _ in range(troubles.qsize())]

@@ -13,13 +13,13 @@ from typing import Any, TypeAlias
 import pytest
 
 from streamasr.core.errors import ModelError, WorkerError
-from streamasr.engine.cpu_fallback import FAILED_STARTS, Retreat
+from streamasr.engine.cpu_fallback import FAILED_STARTS, CpuFallback
 from streamasr.engine.on_demand import OnDemand
 from streamasr.engine.worker import OnTrouble, Worker
 from tests.support import children
 from tests.support.processes import wait_gone
 
-PATIENCE_S = 60
+TIMEOUT_S = 60
 LONG_S = 3600
 
 Calculator: TypeAlias = OnDemand[children.Request, Any]
@@ -67,7 +67,7 @@ def test_there_is_no_child_before_it_is_needed(lasting: Calculator) -> None:
 
 
 def test_a_request_needs_no_wake(lasting: Calculator) -> None:
-    assert lasting.submit(1).result(PATIENCE_S) == 101
+    assert lasting.submit(1).result(TIMEOUT_S) == 101
     assert lasting.is_ready
 
 
@@ -77,11 +77,11 @@ def test_what_was_woken_is_ready_for_the_request(lasting: Calculator) -> None:
     lasting.wait_ready()
     pid = lasting.pid
     assert pid is not None
-    assert lasting.submit(os.getpid).result(PATIENCE_S) == pid
+    assert lasting.submit(os.getpid).result(TIMEOUT_S) == pid
 
 
 def test_a_child_that_is_used_stays(lasting: Calculator) -> None:
-    pids = {lasting.submit(os.getpid).result(PATIENCE_S) for _ in range(10)}
+    pids = {lasting.submit(os.getpid).result(TIMEOUT_S) for _ in range(10)}
     assert pids == {lasting.pid}
 
 
@@ -89,9 +89,9 @@ def test_an_idle_child_ends_and_another_takes_the_next_request(
     restless: Calculator, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        first = restless.submit(os.getpid).result(PATIENCE_S)
+        first = restless.submit(os.getpid).result(TIMEOUT_S)
         wait_gone(first)
-        assert restless.submit(os.getpid).result(PATIENCE_S) != first
+        assert restless.submit(os.getpid).result(TIMEOUT_S) != first
     assert "calculator had nothing to do for 0 s" in caplog.text
     assert restless.is_alive
     assert restless.restarts == 0
@@ -111,7 +111,7 @@ def test_a_child_that_was_woken_in_vain_ends_too_but_not_while_it_loads(fifo: Pa
 def test_a_busy_child_is_not_idle(restless: Calculator, fifo: Path) -> None:
     answer = restless.submit(fifo.read_text)
     fifo.write_text("read by the same child that began to wait for it")
-    assert answer.result(PATIENCE_S) == "read by the same child that began to wait for it"
+    assert answer.result(TIMEOUT_S) == "read by the same child that began to wait for it"
     assert restless.restarts == 0
 
 
@@ -122,14 +122,14 @@ def test_no_request_is_lost_to_an_end(restless: Calculator) -> None:
         for n in range(first, first + 5):
             answers[n] = restless.submit(n)
             if n % 2:
-                answers[n].result(PATIENCE_S)  # so that the child becomes idle now and then
+                answers[n].result(TIMEOUT_S)  # so that the child becomes idle now and then
 
     threads = [threading.Thread(target=ask, args=(first,)) for first in range(0, 20, 5)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert {n: answer.result(PATIENCE_S) for n, answer in answers.items()} == {
+    assert {n: answer.result(TIMEOUT_S) for n, answer in answers.items()} == {
         n: 100 + n for n in range(20)
     }
 
@@ -137,14 +137,14 @@ def test_no_request_is_lost_to_an_end(restless: Calculator) -> None:
 def test_deaths_are_counted_over_all_children(restless: Calculator, tmp_path: Path) -> None:
     for n in range(1, 4):
         answer = restless.submit(partial(children.die_once, tmp_path / f"marker {n}"))
-        assert answer.result(PATIENCE_S) == "survived"
+        assert answer.result(TIMEOUT_S) == "survived"
         assert restless.restarts == n
-        wait_gone(restless.submit(os.getpid).result(PATIENCE_S))
+        wait_gone(restless.submit(os.getpid).result(TIMEOUT_S))
 
 
 def test_a_death_costs_no_answer(lasting: Calculator, tmp_path: Path) -> None:
     answer = lasting.submit(partial(children.die_once, tmp_path / "marker"))
-    assert answer.result(PATIENCE_S) == "survived"
+    assert answer.result(TIMEOUT_S) == "survived"
 
 
 def test_a_broken_model_is_lost_for_good_and_told_once() -> None:
@@ -152,12 +152,12 @@ def test_a_broken_model_is_lost_for_good_and_told_once() -> None:
     build = hire(children.build_broken, "the file is missing", lambda *t: troubles.append(t))
     with OnDemand(build, 0.0) as worker:
         with pytest.raises((ModelError, WorkerError)):
-            worker.submit(1).result(PATIENCE_S)
+            worker.submit(1).result(TIMEOUT_S)
         while worker.is_alive:  # it is given up in another thread
             worker.wake()
         for _ in range(3):
             with pytest.raises(WorkerError):
-                worker.submit(1).result(PATIENCE_S)
+                worker.submit(1).result(TIMEOUT_S)
         assert not worker.is_alive
     assert [sentence for _, sentence in troubles] == [
         "the calculator is given up: the file is missing"
@@ -167,9 +167,9 @@ def test_a_broken_model_is_lost_for_good_and_told_once() -> None:
 def test_a_model_that_is_broken_later_is_lost_then(tmp_path: Path) -> None:
     build = hire(children.build_broken_later, tmp_path / "marker")
     with OnDemand(build, LONG_S) as worker:
-        assert worker.submit(1).result(PATIENCE_S) == 1
+        assert worker.submit(1).result(TIMEOUT_S) == 1
         with pytest.raises(ModelError, match="the file has gone"):
-            worker.submit(children.die).result(PATIENCE_S)
+            worker.submit(children.die).result(TIMEOUT_S)
         assert not worker.is_alive
 
 
@@ -178,19 +178,19 @@ def test_a_child_that_keeps_dying_at_its_start_is_tried_again_after_a_rest(
 ) -> None:
     assert children.N_DEATHS == FAILED_STARTS
     with OnDemand(hire(children.build_dying_often, tmp_path), 0.0) as worker:
-        first = worker.submit(os.getpid).result(PATIENCE_S)
+        first = worker.submit(os.getpid).result(TIMEOUT_S)
         wait_gone(first)
         with pytest.raises(WorkerError, match="in a row while starting"):
-            worker.submit(1).result(PATIENCE_S)
+            worker.submit(1).result(TIMEOUT_S)
         answer = worker.submit(1)
-        while isinstance(answer.exception(PATIENCE_S), WorkerError):  # it rests for a moment
+        while isinstance(answer.exception(TIMEOUT_S), WorkerError):  # it rests for a moment
             answer = worker.submit(1)
         assert answer.result() == 1
 
 
 def test_what_one_child_died_of_the_next_ones_do_without() -> None:
     troubles: list[str] = []
-    retreat = Retreat(7, "the GPU")
+    retreat = CpuFallback(7, "the GPU")
     on_trouble: OnTrouble = lambda trouble, _: troubles.append(trouble)  # noqa: E731
     with OnDemand(
         lambda: Worker(
@@ -199,8 +199,8 @@ def test_what_one_child_died_of_the_next_ones_do_without() -> None:
         0,
     ) as worker:
         for _ in range(3):
-            assert worker.submit(1).result(PATIENCE_S) == 8
-            wait_gone(worker.submit(os.getpid).result(PATIENCE_S))
+            assert worker.submit(1).result(TIMEOUT_S) == 8
+            wait_gone(worker.submit(os.getpid).result(TIMEOUT_S))
         assert worker.restarts == 1
     assert troubles == ["worker_died", "degraded"]
 
@@ -209,7 +209,7 @@ def test_while_it_rests_requests_fail_at_once_and_do_not_prolong_it(tmp_path: Pa
     (tmp_path / "start 0").touch()  # as if it had been good once
     with OnDemand(hire(children.build_dying_often, tmp_path), LONG_S) as worker:
         with pytest.raises(WorkerError, match="in a row while starting"):
-            worker.submit(1).result(PATIENCE_S)
+            worker.submit(1).result(TIMEOUT_S)
         assert not worker.is_alive
         worker.wake()
         with pytest.raises(WorkerError, match="not running"):
@@ -222,7 +222,7 @@ def test_without_a_limit_the_child_is_there_from_the_start() -> None:
         worker.wait_ready()
         assert worker.is_ready
         pid = worker.pid
-        assert worker.submit(os.getpid).result(PATIENCE_S) == pid
+        assert worker.submit(os.getpid).result(TIMEOUT_S) == pid
 
 
 def test_without_a_limit_a_broken_model_is_reported_at_the_start() -> None:
@@ -235,7 +235,7 @@ def test_without_a_limit_a_broken_model_is_reported_at_the_start() -> None:
 
 
 def test_stop_ends_an_idle_child(lasting: Calculator) -> None:
-    pid = lasting.submit(os.getpid).result(PATIENCE_S)
+    pid = lasting.submit(os.getpid).result(TIMEOUT_S)
     lasting.stop()
     wait_gone(pid)
     assert not lasting.is_alive
@@ -267,7 +267,7 @@ def test_stop_may_be_called_twice_and_before_start() -> None:
     answer = worker.submit(1)
     worker.stop()
     worker.stop()
-    wait([answer], PATIENCE_S)
+    wait([answer], TIMEOUT_S)
     assert not worker.is_alive
 
 
@@ -282,7 +282,7 @@ def test_where_no_child_can_be_made_the_request_fails_and_the_next_may_not() -> 
     with OnDemand(hire_one, LONG_S) as worker:
         with pytest.raises(WorkerError, match=r"can be started: .*Too many"):
             worker.submit(1).result(0)
-        assert worker.submit(1).result(PATIENCE_S) == 101
+        assert worker.submit(1).result(TIMEOUT_S) == 101
 
 
 def test_children_that_come_and_go_leak_no_descriptors_and_no_threads(
@@ -292,7 +292,7 @@ def test_children_that_come_and_go_leak_no_descriptors_and_no_threads(
         return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
 
     def come_and_go() -> tuple[int, int]:
-        wait_gone(restless.submit(os.getpid).result(PATIENCE_S))
+        wait_gone(restless.submit(os.getpid).result(TIMEOUT_S))
         return n_open()
 
     before = [come_and_go() for _ in range(3)]

@@ -21,7 +21,7 @@ from streamasr.engine.encoder import Embedded, EncoderWorker, UtteranceAudio
 from streamasr.engine.stages import DecoderStage, EncoderStage, WorkerStage
 from streamasr.models.qwen3.decoder import Qwen3ASRDecoder
 
-PATIENCE_S = 30
+TIMEOUT_S = 30
 EMBEDDING = np.zeros((1, 4), np.float32)
 
 
@@ -35,7 +35,7 @@ class Listener:
         self.answers.put(answer)
 
     def next(self) -> Answer:
-        return self.answers.get(timeout=PATIENCE_S)
+        return self.answers.get(timeout=TIMEOUT_S)
 
     def next_text(self) -> str:
         answer = self.next()
@@ -97,7 +97,7 @@ class FakeDecoder:
         names = [answer.name for answer in answers]
         self.steps.put(names)
         with self._changed:
-            assert self._changed.wait_for(lambda: self._is_abandoned or self._n_allowed, PATIENCE_S)
+            assert self._changed.wait_for(lambda: self._is_abandoned or self._n_allowed, TIMEOUT_S)
             if self._is_abandoned:
                 raise Aborted
             self._n_allowed -= 1
@@ -118,7 +118,7 @@ class FakeDecoder:
 
     def step_begun(self) -> list[str]:
         """What the next step is about."""
-        return self.steps.get(timeout=PATIENCE_S)
+        return self.steps.get(timeout=TIMEOUT_S)
 
     def abandon(self) -> None:
         with self._changed:
@@ -255,7 +255,7 @@ def test_what_hurries_goes_with_the_finals(stage: DecoderStage, decoder: FakeDec
     assert decoder.step_begun() == ["other"]
     order = speculative("speaker")
     stage.put(speaker, order)
-    stage.hurry(speaker, lambda other: other is order)
+    stage.promote(speaker, lambda other: other is order)
     assert decoder.step_begun() == ["speaker"]
     decoder.allow()
     assert speaker.next_text() == "speaker"
@@ -271,7 +271,7 @@ def test_what_hurries_is_not_interrupted_by_its_own_hurry(
     stage.put(other, speculative("other", n_steps=2))
     decoder.allow()
     assert decoder.step_begun() == ["speaker", "other"]
-    stage.hurry(speaker, lambda _: True)
+    stage.promote(speaker, lambda _: True)
     decoder.allow()
     assert speaker.next_text() == "speaker"
     assert decoder.step_begun() == ["other"]  # its first step was not made in vain
@@ -334,7 +334,7 @@ def test_who_is_forgotten_holds_up_nobody(stage: DecoderStage, decoder: FakeDeco
     stage.put(stays, final("stays"))
     stage.forget(gone)
     assert decoder.step_begun() == ["stays"]
-    assert decoder.notes.get(timeout=PATIENCE_S) == "release 7 in decoder"
+    assert decoder.notes.get(timeout=TIMEOUT_S) == "release 7 in decoder"
     decoder.allow()
     assert stays.next_text() == "stays"
     assert gone.answers.empty()
@@ -351,9 +351,9 @@ def test_what_is_released_is_forgotten_in_the_decoders_thread(
         stage.put(owner, final("a", segment))
         assert owner.next_text() == "a"
     stage.release(owner, 2)  # nothing else wakes the thread
-    assert decoder.notes.get(timeout=PATIENCE_S) == "release 2 in decoder"
+    assert decoder.notes.get(timeout=TIMEOUT_S) == "release 2 in decoder"
     stage.forget(owner)
-    assert decoder.notes.get(timeout=PATIENCE_S) == "release 1 in decoder"
+    assert decoder.notes.get(timeout=TIMEOUT_S) == "release 1 in decoder"
     stage.forget(owner)
     stage.put(owner, final("a"))
     assert decoder.notes.empty()
@@ -400,7 +400,7 @@ def test_a_step_that_breaks_fails_for_all_in_it_and_the_thread_lives_on(
     for owner, order in zip((b, a), orders, strict=True):
         assert owner.next() == PassFailed(order.of, "internal error: ZeroDivisionError('fatal')")
     assert "a step of the decoder failed" in caplog.text
-    released = {decoder.notes.get(timeout=PATIENCE_S) for _ in orders}
+    released = {decoder.notes.get(timeout=TIMEOUT_S) for _ in orders}
     assert released == {"release 3 in decoder", "release 4 in decoder"}
     decoder.allow()
     assert a.next_text() == "waiting"
@@ -417,7 +417,7 @@ def test_a_stage_stops_in_the_middle_of_a_step(stage: DecoderStage, decoder: Fak
     assert owner.answers.empty()
     assert decoder.steps.empty()
     stage.put(owner, final("late"))
-    stage.hurry(owner, lambda _: True)
+    stage.promote(owner, lambda _: True)
     stage.release(owner, 1)
     stage.forget(owner)
     stage.stop()
@@ -523,7 +523,7 @@ def test_what_hurries_is_encoded_with_the_finals(
     owner = Listener()
     for n in (1, 2, 3):
         encoding.put(owner, encode(n, Rank.SPECULATIVE))
-    encoding.hurry(owner, lambda order: order.of.segment == 3)
+    encoding.promote(owner, lambda order: order.of.segment == 3)
     assert [child.answer() for _ in range(3)] == [1, 3, 2]
 
 

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 
 from streamasr.core.errors import ModelError, WorkerError
-from streamasr.engine.cpu_fallback import DEATHS_PER_REQUEST, FAILED_STARTS, Retreat
-from streamasr.engine.worker import Patience, Worker, restart_pause
+from streamasr.engine.cpu_fallback import DEATHS_PER_REQUEST, FAILED_STARTS, CpuFallback
+from streamasr.engine.worker import Timeouts, Worker, restart_pause
 from tests.support import children
 from tests.support.processes import wait_gone
 
-PATIENCE_S = 30
+TIMEOUT_S = 30
 
 Calculator = Worker[int, children.Request, Any]
 
@@ -56,16 +56,16 @@ def is_alive(pid: int) -> bool:
 
 def test_answers_come_in_order(worker: Calculator) -> None:
     answers = [worker.submit(n) for n in range(50)]
-    assert [answer.result(PATIENCE_S) for answer in answers] == list(range(100, 150))
+    assert [answer.result(TIMEOUT_S) for answer in answers] == list(range(100, 150))
 
 
 def test_the_child_is_another_process(worker: Calculator) -> None:
-    assert worker.submit(os.getpid).result(PATIENCE_S) == worker.pid != os.getpid()
+    assert worker.submit(os.getpid).result(TIMEOUT_S) == worker.pid != os.getpid()
 
 
 def test_requests_may_be_queued_before_the_child_is_ready() -> None:
     with Worker("calculator", children.build_calculator, 1) as worker:
-        assert worker.submit(1).result(PATIENCE_S) == 2
+        assert worker.submit(1).result(TIMEOUT_S) == 2
 
 
 def test_requests_from_many_threads_get_their_own_answers(
@@ -74,7 +74,7 @@ def test_requests_from_many_threads_get_their_own_answers(
     results: dict[int, int] = {}
 
     def ask(n: int) -> None:
-        results[n] = worker.submit(n).result(PATIENCE_S)
+        results[n] = worker.submit(n).result(TIMEOUT_S)
 
     threads = [threading.Thread(target=ask, args=(n,)) for n in range(20)]
     for thread in threads:
@@ -89,7 +89,7 @@ def test_a_broken_model_is_reported_at_the_start() -> None:
         with pytest.raises(ModelError, match=r"^the file is missing$"):
             worker.wait_ready()
         with pytest.raises(WorkerError):
-            worker.submit(1).result(PATIENCE_S)
+            worker.submit(1).result(TIMEOUT_S)
 
 
 def test_a_child_that_dies_at_every_start_is_given_up() -> None:
@@ -100,17 +100,17 @@ def test_a_child_that_dies_at_every_start_is_given_up() -> None:
         ):
             worker.wait_ready()
         with pytest.raises(WorkerError):
-            answer.result(PATIENCE_S)
+            answer.result(TIMEOUT_S)
 
 
 def test_a_death_while_starting_costs_nothing(tmp_path: Path) -> None:
     with Worker("w", children.build_dying_once, tmp_path / "marker") as worker:
-        assert worker.submit(7).result(PATIENCE_S) == 7
+        assert worker.submit(7).result(TIMEOUT_S) == 7
         assert worker.restarts == 1
 
 
 def test_a_kill_while_starting_costs_nothing(fifo: Path) -> None:
-    with Worker("w", children.build_stuck, fifo, Patience(start=600)) as worker:
+    with Worker("w", children.build_stuck, fifo, Timeouts(start=600)) as worker:
         for _ in range(FAILED_STARTS - 1):
             assert fifo.read_text() == "started"
             kill(worker.pid)
@@ -122,7 +122,7 @@ def test_a_death_while_idle_costs_nothing(worker: Calculator) -> None:
     for n in range(3):
         first = worker.pid
         kill(first)
-        assert worker.submit(n).result(PATIENCE_S) == 100 + n
+        assert worker.submit(n).result(TIMEOUT_S) == 100 + n
         assert worker.pid != first
     assert worker.restarts == 3
 
@@ -131,7 +131,7 @@ def test_a_death_over_a_request_costs_no_answer(worker: Calculator, tmp_path: Pa
     before = [worker.submit(n) for n in range(3)]
     killer = worker.submit(partial(children.die_once, tmp_path / "marker"))
     after = [worker.submit(n) for n in range(3)]
-    wait([*before, killer, *after], PATIENCE_S)
+    wait([*before, killer, *after], TIMEOUT_S)
     assert killer.result() == "survived"
     assert [answer.result() for answer in [*before, *after]] == [100, 101, 102] * 2
 
@@ -143,7 +143,7 @@ def test_a_kill_in_the_middle_of_a_request_sends_it_again(worker: Calculator, fi
         assert not answer.done()
         kill(worker.pid)
     with pytest.raises(WorkerError, match=f"died {DEATHS_PER_REQUEST} times"):
-        answer.result(PATIENCE_S)
+        answer.result(TIMEOUT_S)
 
 
 @pytest.mark.parametrize("request_", [children.die, children.leave, children.crash])
@@ -152,8 +152,8 @@ def test_a_request_that_always_kills_is_given_up_and_the_next_goes_on(
 ) -> None:
     killer, after = worker.submit(request_), worker.submit(1)
     with pytest.raises(WorkerError, match=f"died {DEATHS_PER_REQUEST} times over the same request"):
-        killer.result(PATIENCE_S)
-    assert after.result(PATIENCE_S) == 101
+        killer.result(TIMEOUT_S)
+    assert after.result(TIMEOUT_S) == 101
     assert worker.restarts == DEATHS_PER_REQUEST
 
 
@@ -161,15 +161,15 @@ def test_deaths_are_logged_with_their_reason(
     worker: Calculator, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        wait([worker.submit(children.leave), worker.submit(children.die)], PATIENCE_S)
+        wait([worker.submit(children.leave), worker.submit(children.die)], TIMEOUT_S)
     assert "exit code 3" in caplog.text
     assert "signal SIGKILL" in caplog.text
 
 
 def test_a_refusal_is_an_answer(worker: Calculator) -> None:
     with pytest.raises(WorkerError, match=r"^not with me$"):
-        worker.submit(children.refuse).result(PATIENCE_S)
-    assert worker.submit(1).result(PATIENCE_S) == 101
+        worker.submit(children.refuse).result(TIMEOUT_S)
+    assert worker.submit(1).result(TIMEOUT_S) == 101
     assert worker.restarts == 0
 
 
@@ -178,38 +178,38 @@ def test_a_model_that_vanishes_fails_what_waits(tmp_path: Path) -> None:
         worker.wait_ready()
         answer = worker.submit(children.die)
         with pytest.raises(ModelError, match="the file has gone"):
-            answer.result(PATIENCE_S)
+            answer.result(TIMEOUT_S)
         with pytest.raises(WorkerError, match="not running"):
-            worker.submit(1).result(PATIENCE_S)
+            worker.submit(1).result(TIMEOUT_S)
 
 
 def test_a_hung_child_is_replaced() -> None:
-    patience = Patience(answer=0.2)
-    with Worker("w", children.build_calculator, 100, patience) as worker:
+    timeouts = Timeouts(answer=0.2)
+    with Worker("w", children.build_calculator, 100, timeouts) as worker:
         worker.wait_ready()
         hung, after = worker.submit(children.hang), worker.submit(1)
         with pytest.raises(WorkerError, match="over the same request"):
-            hung.result(PATIENCE_S)
-        assert after.result(PATIENCE_S) == 101
+            hung.result(TIMEOUT_S)
+        assert after.result(TIMEOUT_S) == 101
 
 
 LARGE = b"x" * 10_000_000
 
 
 def test_a_child_that_stops_reading_is_replaced() -> None:
-    with Worker("w", children.build_calculator, 0, Patience(answer=1)) as worker:
+    with Worker("w", children.build_calculator, 0, Timeouts(answer=1)) as worker:
         worker.wait_ready()
         assert worker.pid
         os.kill(worker.pid, signal.SIGSTOP)
-        assert worker.submit(partial(len, LARGE)).result(PATIENCE_S) == len(LARGE)
+        assert worker.submit(partial(len, LARGE)).result(TIMEOUT_S) == len(LARGE)
         assert worker.restarts == 1
 
 
 def test_a_child_that_stops_while_it_answers_is_replaced(tmp_path: Path) -> None:
-    with Worker("w", children.build_calculator, 0, Patience(answer=2)) as worker:
+    with Worker("w", children.build_calculator, 0, Timeouts(answer=2)) as worker:
         worker.wait_ready()
         answer = worker.submit(partial(children.stop_in_the_middle_once, tmp_path / "marker"))
-        assert answer.result(PATIENCE_S) == "whole"
+        assert answer.result(TIMEOUT_S) == "whole"
         assert worker.restarts == 1
 
 
@@ -224,7 +224,7 @@ def test_stop_does_not_wait_for_a_child_that_does_not_read(worker: Calculator) -
 
 def test_a_child_that_never_gets_ready_is_given_up() -> None:
     with (
-        Worker("w", children.build_never_ready, None, Patience(start=0.2)) as worker,
+        Worker("w", children.build_never_ready, None, Timeouts(start=0.2)) as worker,
         pytest.raises(WorkerError, match="while starting"),
     ):
         worker.wait_ready()
@@ -239,17 +239,17 @@ def test_what_kills_or_hangs_a_child_while_it_starts_is_done_without(wanted: int
         "w",
         children.build_unless_negative,
         wanted,
-        Patience(start=5 if wanted == 0 else 300),
+        Timeouts(start=5 if wanted == 0 else 300),
         lambda *trouble: troubles.append(trouble),
-        retreat=Retreat(100, "the GPU"),
+        retreat=CpuFallback(100, "the GPU"),
     )
     with worker:
         answer = worker.submit(1)
         worker.wait_ready()
-        assert answer.result(PATIENCE_S) == 101
+        assert answer.result(TIMEOUT_S) == 101
         assert worker.restarts == 1
         kill(worker.pid)
-        assert worker.submit(1).result(PATIENCE_S) == 101
+        assert worker.submit(1).result(TIMEOUT_S) == 101
     assert [trouble for trouble, _ in troubles] == ["worker_died", "degraded", "worker_died"]
     assert troubles[1][1] == (
         f"w: the GPU cannot be used, so the CPU is: the process died ({why})."
@@ -257,7 +257,7 @@ def test_what_kills_or_hangs_a_child_while_it_starts_is_done_without(wanted: int
 
 
 def test_where_there_is_nothing_else_to_do_without_a_child_is_given_up() -> None:
-    worker = Worker("w", children.build_unless_negative, -1, retreat=Retreat(-2, "the GPU"))
+    worker = Worker("w", children.build_unless_negative, -1, retreat=CpuFallback(-2, "the GPU"))
     with worker, pytest.raises(WorkerError, match=f"died {FAILED_STARTS} times in a row"):
         worker.wait_ready()
     assert worker.restarts == FAILED_STARTS
@@ -270,28 +270,28 @@ def test_a_request_that_would_be_given_up_is_first_tried_otherwise() -> None:
         children.build_mortal,
         True,
         on_trouble=lambda trouble, _: troubles.append(trouble),
-        retreat=Retreat(False, "the GPU"),
+        retreat=CpuFallback(False, "the GPU"),
     )
     with worker:
         worker.wait_ready()
-        assert worker.submit(1).result(PATIENCE_S) == 1
+        assert worker.submit(1).result(TIMEOUT_S) == 1
         answer, after = worker.submit(2), worker.submit(1)
-        assert answer.result(PATIENCE_S) == 2
-        assert after.result(PATIENCE_S) == 1
+        assert answer.result(TIMEOUT_S) == 2
+        assert after.result(TIMEOUT_S) == 1
         assert worker.restarts == DEATHS_PER_REQUEST
         with pytest.raises(WorkerError, match=f"died {DEATHS_PER_REQUEST} times over the same"):
-            worker.submit(children.die).result(PATIENCE_S)
+            worker.submit(children.die).result(TIMEOUT_S)
     died = ["worker_died"] * DEATHS_PER_REQUEST
     assert troubles == [*died, "degraded", *died]
 
 
 def test_deaths_that_cost_no_request_change_nothing(tmp_path: Path) -> None:
-    retreat = Retreat(0, "the GPU")
+    retreat = CpuFallback(0, "the GPU")
     with Worker("w", children.build_calculator, 100, retreat=retreat) as worker:
         for n in range(FAILED_STARTS):
             answer = worker.submit(partial(children.die_once, tmp_path / f"died {n}"))
-            assert answer.result(PATIENCE_S) == "survived"
-        assert worker.submit(1).result(PATIENCE_S) == 101
+            assert answer.result(TIMEOUT_S) == "survived"
+        assert worker.submit(1).result(TIMEOUT_S) == 101
     assert not retreat.is_taken
 
 
@@ -304,7 +304,7 @@ def test_once_ready_a_worker_keeps_trying_to_start(tmp_path: Path) -> None:
         worker.wait_ready()
         assert worker.is_ready
         answer = worker.submit(partial(children.die_once, tmp_path / "died"))
-        assert answer.result(PATIENCE_S) == "survived"
+        assert answer.result(TIMEOUT_S) == "survived"
         assert worker.restarts == 1 + children.N_DEATHS > FAILED_STARTS
         assert worker.is_alive
     assert not worker.is_alive
@@ -324,7 +324,7 @@ def test_a_worker_that_is_given_up_says_so(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     with Worker("w", children.build_broken_later, marker, on_trouble=on_trouble) as worker:
         with pytest.raises(ModelError):
-            worker.submit(children.die).result(PATIENCE_S)
+            worker.submit(children.die).result(TIMEOUT_S)
         assert not worker.is_alive
     assert [trouble for trouble, _ in troubles] == ["worker_died", "worker_lost"]
     assert troubles[1][1] == "the w is given up: the file has gone"
@@ -336,14 +336,14 @@ def test_a_worker_is_ready_once_its_child_is(fifo: Path) -> None:
         assert not worker.is_ready
         fifo.write_text("go on")
         worker.wait_ready()
-        assert worker.submit(1).result(PATIENCE_S) == 1
+        assert worker.submit(1).result(TIMEOUT_S) == 1
         assert worker.is_ready
 
 
 def test_an_answer_cannot_be_cancelled(worker: Calculator) -> None:
     answer = worker.submit(1)
     assert not answer.cancel()
-    assert answer.result(PATIENCE_S) == 101
+    assert answer.result(TIMEOUT_S) == 101
 
 
 def test_a_fault_of_the_supervisor_itself_fails_what_waits(
@@ -352,7 +352,7 @@ def test_a_fault_of_the_supervisor_itself_fails_what_waits(
     answer, after = worker.submit(children.NotPicklable()), worker.submit(1)
     for future in (answer, after):
         with pytest.raises(WorkerError, match="cannot be pickled"):
-            future.result(PATIENCE_S)
+            future.result(TIMEOUT_S)
 
 
 def test_stop_ends_an_idle_child() -> None:
@@ -412,11 +412,11 @@ def test_restarts_leak_no_descriptors(worker: Calculator) -> None:
         return len(list(Path("/proc/self/fd").iterdir()))
 
     kill(worker.pid)
-    worker.submit(0).result(PATIENCE_S)
+    worker.submit(0).result(TIMEOUT_S)
     before = n_open()
     for n in range(20):
         kill(worker.pid)
-        worker.submit(n).result(PATIENCE_S)
+        worker.submit(n).result(TIMEOUT_S)
     assert n_open() <= before
     assert worker.restarts == 21
 
@@ -428,14 +428,14 @@ def test_restarts_leak_no_descriptors(worker: Calculator) -> None:
 def test_signals_of_people_are_left_to_the_parent(
     worker: Calculator, number: signal.Signals
 ) -> None:
-    first = worker.submit(os.getpid).result(PATIENCE_S)
+    first = worker.submit(os.getpid).result(TIMEOUT_S)
     os.kill(first, number)
-    assert worker.submit(os.getpid).result(PATIENCE_S) == first
+    assert worker.submit(os.getpid).result(TIMEOUT_S) == first
     assert worker.restarts == 0
 
 
 def test_children_block_signals_from_their_first_instruction(worker: Calculator) -> None:
-    blocked = worker.submit(children.blocked_signals).result(PATIENCE_S)
+    blocked = worker.submit(children.blocked_signals).result(TIMEOUT_S)
     assert {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} <= blocked
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
 
@@ -464,7 +464,7 @@ def test_busy_children_end_with_a_parent_that_is_killed() -> None:
 
 def test_busy_children_end_with_a_parent_that_ends() -> None:
     with parent_of_children("leave") as (parent, pids):
-        assert parent.wait(PATIENCE_S) == 0
+        assert parent.wait(TIMEOUT_S) == 0
         for pid in pids:
             wait_gone(pid)
 

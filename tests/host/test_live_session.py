@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamasr.core.options import Wishes
+from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Align, Encode, Order, Rank, Release, SpreadWords
 from streamasr.core.units import Samples, to_samples
 from streamasr.engine.engine import Deliver
@@ -52,7 +52,7 @@ async def session(
     directory: Path,
     engine: FakeEngine | None = None,
     *,
-    patience_s: float = 1000.0,
+    timeout_s: float = 1000.0,
     speaks: bool = True,
 ) -> AsyncIterator[tuple[LiveSession, SlowArchive, Watcher]]:
     """A session whose journal says nothing by itself, unless it `speaks`."""
@@ -60,13 +60,13 @@ async def session(
     with archive:
         live = LiveSession(
             "name",
-            Wishes(),
+            SessionOptions(),
             recogniser=engine or FakeEngine(),
             settings=StreamSettings(),
             archive=archive,
             observer=watcher,
             beginning=Beginning(),
-            journal_patience_s=0.0 if speaks else patience_s,
+            journal_timeout_s=0.0 if speaks else timeout_s,
         )
         yield live, archive, watcher
         live.close()
@@ -168,7 +168,7 @@ def test_what_the_journal_has_not_kept_is_not_said(tmp_path: Path) -> None:
 
 def test_a_hanging_disk_delays_text_and_does_not_hold_it_back(tmp_path: Path) -> None:
     async def story() -> None:
-        async with session(tmp_path, patience_s=0.1, speaks=False) as (live, archive, _):
+        async with session(tmp_path, timeout_s=0.1, speaks=False) as (live, archive, _):
             feed(live, TALK)
             live.finish()
             await live.is_over.wait()

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamasr.host.outbox import Mailbox
+from streamasr.host.outbox import Outbox
 from streamasr.protocols import v1
 
 
@@ -21,12 +21,12 @@ def warning(number: int = 0) -> v1.Warning:
     return v1.Warning(code="lagging", message=str(number), lag=1.0)
 
 
-def fill(mailbox: Mailbox, *messages: v1.ServerMessage) -> None:
+def fill(mailbox: Outbox, *messages: v1.ServerMessage) -> None:
     for message in messages:
         mailbox.put(message, v1.encode(message))
 
 
-def empty(mailbox: Mailbox) -> list[v1.ServerMessage | None]:
+def empty(mailbox: Outbox) -> list[v1.ServerMessage | None]:
     texts = []
     while (text := mailbox.take()) is not None:
         texts.append(text)
@@ -34,31 +34,31 @@ def empty(mailbox: Mailbox) -> list[v1.ServerMessage | None]:
 
 
 def test_only_the_newest_partial_waits() -> None:
-    mailbox = Mailbox()
+    mailbox = Outbox()
     fill(mailbox, v1.Speech(segment=1, start=0.0), partial(1, "a"), partial(1, "ab"))
     assert empty(mailbox) == [v1.Speech(segment=1, start=0.0), partial(1, "ab")]
 
 
 def test_no_partial_waits_behind_or_before_its_final() -> None:
-    mailbox = Mailbox()
+    mailbox = Outbox()
     fill(mailbox, partial(1), final(1), partial(2))
     assert empty(mailbox) == [final(1), partial(2)]
 
 
 def test_a_final_leaves_the_partial_of_another_segment_alone() -> None:
-    mailbox = Mailbox()
+    mailbox = Outbox()
     fill(mailbox, partial(2), final(1))
     assert empty(mailbox) == [partial(2), final(1)]
 
 
 def test_old_warnings_make_room_for_new_ones() -> None:
-    mailbox = Mailbox()
+    mailbox = Outbox()
     fill(mailbox, *map(warning, range(100)))
     assert empty(mailbox) == [warning(number) for number in range(92, 100)]
 
 
 def test_more_than_the_limit_is_too_much() -> None:
-    mailbox = Mailbox(limit=3)
+    mailbox = Outbox(limit=3)
     fill(mailbox, final(1), final(2), final(3))
     assert not mailbox.is_overfull
     fill(mailbox, final(4))
@@ -80,7 +80,7 @@ messages = st.one_of(
 def test_whatever_comes_and_goes_nothing_that_lasts_is_lost(
     steps: list[v1.ServerMessage | None],
 ) -> None:
-    mailbox, taken = Mailbox(), []
+    mailbox, taken = Outbox(), []
     for step in steps:
         if step is not None:
             fill(mailbox, step)

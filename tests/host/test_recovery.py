@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamasr.core.messages import End, Final, Gap
-from streamasr.core.options import Wishes
+from streamasr.core.options import SessionOptions
 from streamasr.core.units import Float32Array, Samples
 from streamasr.host.recovery import Recovered, recover
 from streamasr.segmentation.chunker import FRAME
@@ -166,7 +166,7 @@ def test_wishes_survive_too(tmp_path: Path) -> None:
                 await client.hear("pong")
         async with open_house(tmp_path) as house:
             live = house.sessions.find(client.session)
-            assert live.wishes == Wishes("French", "", partials=False, words=False)
+            assert live.wishes == SessionOptions("French", "", partials=False, words=False)
             async with Client.start(house, session=client.session) as again:
                 await again.send(TALK[again.ready["next_sample"] :])
                 kinds = {m["type"] for m in await again.stop()}
@@ -178,7 +178,7 @@ def test_wishes_survive_too(tmp_path: Path) -> None:
 # From files to what they mean.
 
 
-def record(name: str, wishes: Wishes = Wishes()) -> SessionRecord:  # noqa: B008 - frozen
+def record(name: str, wishes: SessionOptions = SessionOptions()) -> SessionRecord:  # noqa: B008 - frozen
     return SessionRecord(name, "client", 1.0, "fake", wishes)
 
 
@@ -258,7 +258,7 @@ def test_without_audio_it_goes_on_where_the_last_final_ends(files: Files, has_sp
 
 
 def test_words_that_nobody_wants_are_not_owed(files: Files) -> None:
-    files.journal.begin(record("a", Wishes(words=False)))
+    files.journal.begin(record("a", SessionOptions(words=False)))
     files.journal.append("a", 1, final(1, 1000, 5000))
     assert files.recover().wordless == []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamasr.core.options import Wishes
+from streamasr.core.options import SessionOptions
 from streamasr.protocols import v1
 from tests.support.fakes import talk
 from tests.support.house import House, PatientEngine, Rooms, eventually, open_house, run
@@ -233,11 +233,11 @@ def test_those_that_go_on_after_a_restart_come_beyond_the_limit(tmp_path: Path) 
         async with house_with_one(tmp_path, max_sessions=1) as (house, name):
             await house.sessions.attach(name, Line(house, name, is_alive=True))
             with pytest.raises(v1.RefusalError, match="all 1 sessions are taken") as refusal:
-                house.sessions.open("other", Wishes())
+                house.sessions.open("other", SessionOptions())
             assert refusal.value.close_code == 1013
             house.sessions.find(name).finish()
             await house.sessions.find(name).is_over.wait()
-            house.sessions.open("other", Wishes())  # what is over is not counted
+            house.sessions.open("other", SessionOptions())  # what is over is not counted
 
     run(story())
 

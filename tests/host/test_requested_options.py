@@ -5,21 +5,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from streamasr.config.sections import DaemonConfig
+from streamasr.config.sections import Settings
 from streamasr.core.errors import ConfigError
-from streamasr.core.options import Wishes
-from streamasr.host.requested_options import Asked, resumed_wishes
+from streamasr.core.options import SessionOptions
+from streamasr.host.requested_options import RequestedOptions, resumed_wishes
 from streamasr.models.qwen3.languages import language_name
 from streamasr.protocols import v1
 
-OPERATOR = DaemonConfig()
+OPERATOR = Settings()
 OPERATOR = structs.replace(
     OPERATOR,
     model=structs.replace(OPERATOR.model, language="de", context="house", hotwords=("Roof",)),
 )
 
 
-def resolve(asked: Asked, config: DaemonConfig = OPERATOR) -> Wishes:
+def resolve(asked: RequestedOptions, config: Settings = OPERATOR) -> SessionOptions:
     return asked.resolve(
         config,
         language_name=language_name,
@@ -28,29 +28,31 @@ def resolve(asked: Asked, config: DaemonConfig = OPERATOR) -> Wishes:
 
 
 def test_what_is_left_open_is_the_operators_choice() -> None:
-    assert resolve(Asked()) == Wishes("German", "house|Roof", partials=True, words=True)
+    assert resolve(RequestedOptions()) == SessionOptions(
+        "German", "house|Roof", partials=True, words=True
+    )
 
 
 def test_what_a_client_asks_for_goes_first() -> None:
-    asked = Asked("fr", "ship", ("Mast", "Sail"), partials=False, words=False)
-    assert resolve(asked) == Wishes("French", "ship|Mast|Sail", partials=False, words=False)
+    asked = RequestedOptions("fr", "ship", ("Mast", "Sail"), partials=False, words=False)
+    assert resolve(asked) == SessionOptions("French", "ship|Mast|Sail", partials=False, words=False)
 
 
 @pytest.mark.parametrize("kind", ["partials", "words"])
 def test_what_the_operator_has_switched_off_stays_off(kind: str) -> None:
     config = structs.replace(OPERATOR, live=structs.replace(OPERATOR.live, **{kind: False}))
-    assert getattr(resolve(Asked(), config), kind) is False
+    assert getattr(resolve(RequestedOptions(), config), kind) is False
 
 
 def test_a_language_that_no_model_knows_is_one_sentence() -> None:
     with pytest.raises(ConfigError, match="'Klingon' is not known"):
-        resolve(Asked("Klingon"))
+        resolve(RequestedOptions("Klingon"))
 
 
 def test_configure_changes_what_it_names() -> None:
-    asked = Asked("fr", "ship", ("Mast",), partials=False)
+    asked = RequestedOptions("fr", "ship", ("Mast",), partials=False)
     assert asked.changed(v1.Configure()) == asked
-    assert asked.changed(v1.Configure(language=None, hotwords=())) == Asked(
+    assert asked.changed(v1.Configure(language=None, hotwords=())) == RequestedOptions(
         None, "ship", (), partials=False
     )
 
@@ -71,7 +73,7 @@ wishes = st.fixed_dictionaries(
 def test_coming_back_changes_what_is_asked_for_and_nothing_else(
     before: dict[str, object], given: dict[str, object]
 ) -> None:
-    asked = Asked(**before)  # type: ignore[arg-type]
+    asked = RequestedOptions(**before)  # type: ignore[arg-type]
     again = asked.changed(resumed_wishes(v1.Start(session="s", **given)))  # type: ignore[arg-type]
     for name in v1.Configure.__struct_fields__:
         wish = given.get(name, getattr(v1.Start(), name))
@@ -80,10 +82,10 @@ def test_coming_back_changes_what_is_asked_for_and_nothing_else(
 
 
 def test_a_restart_keeps_the_wishes() -> None:
-    wishes = Wishes("French", "ship|Mast", partials=False, words=False)
-    operator = DaemonConfig()
+    wishes = SessionOptions("French", "ship|Mast", partials=False, words=False)
+    operator = Settings()
     assert (
-        Asked.restored(wishes).resolve(
+        RequestedOptions.restored(wishes).resolve(
             operator, language_name=language_name, hotword_context=lambda context, _: context
         )
         == wishes

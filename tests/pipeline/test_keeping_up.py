@@ -23,8 +23,17 @@ from streamasr.core.events import (
 )
 from streamasr.core.hypothesis import Hypothesis
 from streamasr.core.messages import Final, Message, Partial
-from streamasr.core.options import Wishes
-from streamasr.core.orders import AbandonPass, Action, Decode, Encode, Hurry, Publish, Rank, Release
+from streamasr.core.options import SessionOptions
+from streamasr.core.orders import (
+    AbandonPass,
+    Action,
+    Decode,
+    Encode,
+    Promote,
+    Publish,
+    Rank,
+    Release,
+)
 from streamasr.core.units import Samples, to_samples, to_seconds
 from streamasr.session.session import Session, SessionSettings
 
@@ -78,7 +87,7 @@ class Machine:
                 running = self.running
                 if self.rank(order) is Rank.FINAL and isinstance(running, Decode):
                     return self.stop(running) if self.rank(running) is Rank.PARTIAL else []
-            case Hurry(of=of):
+            case Promote(of=of):
                 self.hurried.add(of.number)
             case AbandonPass(of=of):
                 self.waiting = [other for other in self.waiting if other.of != of]
@@ -141,7 +150,7 @@ class Conversation:
 
     machine: Machine
     session: Session = field(
-        default_factory=lambda: Session(SessionSettings(), Wishes(words=False))
+        default_factory=lambda: Session(SessionSettings(), SessionOptions(words=False))
     )
     n_partials: int = 0
     ends: dict[int, float] = field(default_factory=dict)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamasr.core.events import Answer
-from streamasr.core.options import Wishes
+from streamasr.core.options import SessionOptions
 from streamasr.core.units import Samples, to_samples
 from streamasr.host.live_session import SLICE
 from streamasr.pipeline.stream import Beginning, Stream, StreamSettings
@@ -22,7 +22,7 @@ NO_PAUSE = speechlike(to_samples(40.0))
 class Listener:
     """A stream that is fed as long as it has room, by one who knows of no other rule."""
 
-    def __init__(self, config: ChunkerConfig, wishes: Wishes, max_lag: Samples) -> None:
+    def __init__(self, config: ChunkerConfig, wishes: SessionOptions, max_lag: Samples) -> None:
         self.engine = PatientEngine()
         self.max_lag = max_lag
         self._answers: list[Answer] = []
@@ -60,7 +60,7 @@ def configs(draw: st.DrawFn) -> ChunkerConfig:
 def test_no_setting_makes_a_stream_stand_still(
     config: ChunkerConfig, partials: bool, max_lag: Samples
 ) -> None:
-    listener = Listener(config, Wishes(partials=partials), max_lag)
+    listener = Listener(config, SessionOptions(partials=partials), max_lag)
     samples = PAUSES
     while len(samples := listener.feed(samples)):
         listener.answer()
@@ -74,7 +74,7 @@ def test_no_more_is_kept_than_the_lag_and_the_longest_segment(
     max_segment: float, max_lag_s: float, partials: bool
 ) -> None:
     config, max_lag = ChunkerConfig(max_segment=max_segment), to_samples(max_lag_s)
-    listener = Listener(config, Wishes(partials=partials), max_lag)
+    listener = Listener(config, SessionOptions(partials=partials), max_lag)
     rest = listener.feed(NO_PAUSE)
     assert rest.size, "it takes without end"
     n_kept = listener.stream.position - listener.stream.settled_until

@@ -13,7 +13,7 @@ import pytest
 
 from streamasr.core.errors import AudioError
 from streamasr.core.messages import Final, Message, Partial, Speech, Words
-from streamasr.core.orders import AbandonPass, Encode, Hurry, Order, Rank, Release
+from streamasr.core.orders import AbandonPass, Encode, Order, Promote, Rank, Release
 from streamasr.core.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
 from streamasr.engine.config import RecognitionConfig
 from streamasr.engine.engine import Deliver, Engine
@@ -84,7 +84,7 @@ def test_each_segment_takes_one_pass_where_nobody_watches() -> None:
     segments = [final.segment for final in only(messages, Final)]
     assert [order.of.segment for order in engine.orders if isinstance(order, Encode)] == segments
     assert [order.segment for order in engine.orders if isinstance(order, Release)] == segments
-    assert not any(isinstance(order, AbandonPass | Hurry) for order in engine.orders)
+    assert not any(isinstance(order, AbandonPass | Promote) for order in engine.orders)
 
 
 def test_no_final_is_prepared_for_those_who_watch_a_file() -> None:

@@ -14,7 +14,7 @@ from streamasr.client import connect, listen
 from streamasr.core.orders import Decode
 from streamasr.core.units import Samples
 from streamasr.protocols import v1
-from streamasr.server.connection import Patience
+from streamasr.server.connection import Timeouts
 from tests.support.fakes import FakeEngine, pcm, talk
 from tests.support.house import (
     Client,
@@ -391,7 +391,7 @@ def test_nothing_but_ping_may_follow_stop(tmp_path: Path, late: str | bytes) -> 
 
 def test_whoever_says_nothing_is_sent_away(tmp_path: Path) -> None:
     async def story() -> None:
-        rooms = Rooms(patience=Patience(start=0.05))
+        rooms = Rooms(timeouts=Timeouts(start=0.05))
         async with open_house(tmp_path, rooms) as house, Client.visit(house) as client:
             closed_with, error = await client.refusal()
             assert (error["code"], closed_with) == ("out_of_order", 1008)
@@ -587,7 +587,7 @@ def test_a_speaker_that_is_held_back_keeps_its_place(tmp_path: Path) -> None:
     async def story() -> None:
         engine = PatientEngine()
         rooms = Rooms(
-            engine=engine, max_lag_s=1.0, old_connection_s=0.2, patience=Patience(close=0.2)
+            engine=engine, max_lag_s=1.0, old_connection_s=0.2, timeouts=Timeouts(close=0.2)
         )
         async with open_house(tmp_path, rooms) as house, Client.start(house) as first:
             sending = asyncio.create_task(first.send(np.tile(TALK, 20)))
@@ -869,7 +869,7 @@ def test_what_nobody_has_heard_is_kept_for_whoever_closes_and_comes_back(
 def test_a_message_waits_for_the_journal_but_not_forever(tmp_path: Path) -> None:
     async def story() -> None:
         store = SlowArchive(tmp_path / "journal.sqlite3", tmp_path / "spool")
-        rooms = Rooms(journal_patience_s=0.2)
+        rooms = Rooms(journal_timeout_s=0.2)
         async with open_house(tmp_path, rooms, store) as house, Client.start(house) as client:
             await client.send(TALK)
             heard = await client.stop()
@@ -883,7 +883,7 @@ def test_a_message_waits_for_the_journal_but_not_forever(tmp_path: Path) -> None
 def test_messages_keep_their_order_whatever_the_journal_says_first(tmp_path: Path) -> None:
     async def story() -> None:
         store = SlowArchive(tmp_path / "journal.sqlite3", tmp_path / "spool")
-        rooms = Rooms(journal_patience_s=1000)
+        rooms = Rooms(journal_timeout_s=1000)
         async with open_house(tmp_path, rooms, store) as house, Client.start(house) as client:
             await client.send(TALK)
             await client.say("stop")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from streamasr.server.connection import Patience
+from streamasr.server.connection import Timeouts
 from tests.support.fakes import pcm, talk
 from tests.support.house import (
     Client,
@@ -85,7 +85,7 @@ def masked(opcode: int, payload: bytes) -> bytes:
 
 def test_one_that_never_reads_is_closed_and_can_come_back_for_everything(tmp_path: Path) -> None:
     async def story() -> None:
-        rooms = Rooms(patience=Patience(send=0.3, close=0.2))
+        rooms = Rooms(timeouts=Timeouts(send=0.3, close=0.2))
         async with open_house(tmp_path, rooms) as house, well_behaved(house):
             async with Client.start(house) as client:
                 await client.send(TALK)
@@ -108,7 +108,7 @@ def test_one_that_never_reads_is_closed_and_can_come_back_for_everything(tmp_pat
 
 def test_a_listener_that_never_reads_holds_nobody_up(tmp_path: Path) -> None:
     async def story() -> None:
-        rooms = Rooms(patience=Patience(send=0.3, close=0.2))
+        rooms = Rooms(timeouts=Timeouts(send=0.3, close=0.2))
         async with open_house(tmp_path, rooms) as house, well_behaved(house):
             live = house.begin_own()
             async with Client.visit(house, "/v1/events?session=microphone") as client:
@@ -123,7 +123,7 @@ def test_a_listener_that_never_reads_holds_nobody_up(tmp_path: Path) -> None:
 
 def test_a_listener_that_pings_and_never_reads_costs_no_memory(tmp_path: Path) -> None:
     async def story() -> None:
-        rooms = Rooms(patience=Patience(send=0.3, close=0.2))
+        rooms = Rooms(timeouts=Timeouts(send=0.3, close=0.2))
         async with open_house(tmp_path, rooms) as house, well_behaved(house):
             live = house.begin_own()
             async with Client.visit(house, "/v1/events?session=microphone") as client:
@@ -141,7 +141,7 @@ def test_a_listener_that_pings_and_never_reads_costs_no_memory(tmp_path: Path) -
 
 def test_a_flood_of_tiny_frames(tmp_path: Path) -> None:
     async def story() -> None:
-        rooms = Rooms(patience=Patience(close=0.2))
+        rooms = Rooms(timeouts=Timeouts(close=0.2))
         async with open_house(tmp_path, rooms) as house, well_behaved(house):
             reader, writer = await upgrade(house)
             writer.write(masked(1, b'{"type":"start"}'))
@@ -161,7 +161,7 @@ def test_a_flood_of_tiny_frames(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_garbage_instead_of_frames(tmp_path: Path, seed: int) -> None:
     async def story() -> None:
-        rooms = Rooms(patience=Patience(start=0.5, close=0.2))
+        rooms = Rooms(timeouts=Timeouts(start=0.5, close=0.2))
         async with open_house(tmp_path, rooms) as house, well_behaved(house):
             for _ in range(10):
                 reader, writer = await upgrade(house)
@@ -188,7 +188,7 @@ def test_garbage_instead_of_frames(tmp_path: Path, seed: int) -> None:
 )
 def test_half_of_something_and_then_silence_or_an_abrupt_end(tmp_path: Path, said: bytes) -> None:
     async def story() -> None:
-        rooms = Rooms(max_sessions=64, patience=Patience(start=0.3, close=0.2))
+        rooms = Rooms(max_sessions=64, timeouts=Timeouts(start=0.3, close=0.2))
         async with open_house(tmp_path, rooms) as house:
             silent = []
             async with well_behaved(house):
@@ -262,7 +262,7 @@ def test_one_that_is_never_answered_costs_only_its_own_room(tmp_path: Path) -> N
     """The engine is stuck: nothing is read beyond the room, and nothing else is held up."""
 
     async def story() -> None:
-        rooms = Rooms(engine=PatientEngine(), max_lag_s=5.0, patience=Patience(close=0.2))
+        rooms = Rooms(engine=PatientEngine(), max_lag_s=5.0, timeouts=Timeouts(close=0.2))
         async with open_house(tmp_path, rooms) as house:
             speech = np.tile(TALK, 60)
             clients = [Client.start(house) for _ in range(4)]

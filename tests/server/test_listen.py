@@ -18,7 +18,7 @@ from streamasr.client import connect
 from streamasr.core.errors import ConfigError
 from streamasr.protocols import v1
 from streamasr.server.access import Access
-from streamasr.server.connection import Patience
+from streamasr.server.connection import Timeouts
 from streamasr.server.listen import MAX_CONNECTIONS
 from tests.support.house import (
     Client,
@@ -148,7 +148,7 @@ def test_garbage_is_answered_without_a_word_in_the_log(
     tmp_path: Path, garbage: bytes, token: str | None
 ) -> None:
     async def story() -> None:
-        rooms = Rooms(token=token, patience=Patience(start=0.2))
+        rooms = Rooms(token=token, timeouts=Timeouts(start=0.2))
         async with open_house(tmp_path, rooms) as house:
             status, _, body = await request(house, garbage)
             assert status == 0 or status >= 400
@@ -395,7 +395,7 @@ async def hold_back(house: House, client: Client) -> None:
 
 def test_whatever_clients_are_doing_the_doors_close(tmp_path: Path) -> None:
     async def story() -> None:
-        rooms = Rooms(engine=PatientEngine(), max_lag_s=1.0, patience=Patience(close=0.2))
+        rooms = Rooms(engine=PatientEngine(), max_lag_s=1.0, timeouts=Timeouts(close=0.2))
         async with contextlib.AsyncExitStack() as clients:
             async with open_house(tmp_path, rooms) as house:
                 port = int(house.address.rsplit(":", 1)[1])

@@ -47,7 +47,7 @@ def test_an_address_of_another_kind_is_said_to_be_no_path(
 def test_a_listener_that_does_not_read_holds_nobody_up_and_is_complained_of_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamasr.service.notify._PATIENCE_S", 0.001)
+    monkeypatch.setattr("streamasr.service.notify._TIMEOUT_S", 0.001)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
         deaf.bind(str(tmp_path / "notify"))
         notifier = Notifier(str(tmp_path / "notify"))

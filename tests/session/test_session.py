@@ -27,18 +27,18 @@ from streamasr.core.events import (
     SpeechStarted,
     StreamEnded,
 )
-from streamasr.core.hypothesis import Hypothesis, Promise
+from streamasr.core.hypothesis import Hypothesis, StableText
 from streamasr.core.messages import Durable, End, Final, Gap, Partial, Speech, Words
-from streamasr.core.options import Wishes
+from streamasr.core.options import SessionOptions
 from streamasr.core.orders import (
     AbandonPass,
     Action,
     Align,
     Decode,
     Encode,
-    Hurry,
     Order,
     Pass,
+    Promote,
     Publish,
     Rank,
     Release,
@@ -67,7 +67,7 @@ def new_session(
     settings = SessionSettings(
         Samples(INTERVAL), partial_load=None, commit=commit, speculates=speculates
     )
-    return Session(settings, Wishes(partials=partials, words=words))
+    return Session(settings, SessionOptions(partials=partials, words=words))
 
 
 def started(segment: int, start: int) -> SpeechStarted:
@@ -353,9 +353,9 @@ def test_a_final_that_breaks_the_promise_is_not_believed() -> None:
 
 
 def promised_before(segment: int, start: int, text: str) -> Session:
-    promise = Promise(segment, Samples(start), text, tokens_of(text))
+    promise = StableText(segment, Samples(start), text, tokens_of(text))
     settings = SessionSettings(Samples(INTERVAL), partial_load=None)
-    return Session(settings, Wishes(), Published(promise=promise))
+    return Session(settings, SessionOptions(), Published(promise=promise))
 
 
 def test_what_was_promised_before_a_restart_is_still_forced() -> None:
@@ -368,7 +368,7 @@ def test_what_was_promised_before_a_restart_is_still_forced() -> None:
     [partial] = published(session.receive(Decoded(decode.of, heard("one two"))))
     assert isinstance(partial, Partial)
     assert partial.text[: partial.stable] == "one tw"
-    assert session.promise(3) == Promise(3, Samples(40), "one tw", tokens_of("one tw"))
+    assert session.promise(3) == StableText(3, Samples(40), "one tw", tokens_of("one tw"))
 
 
 @pytest.mark.parametrize(("segment", "start"), [(4, 0), (3, SAMPLE_RATE)], ids=["number", "place"])
@@ -419,7 +419,7 @@ def test_no_partial_is_due_while_a_final_is_owed() -> None:
 def test_wishes_hold_from_the_next_segment_on() -> None:
     session = new_session(words=False)
     session.receive(started(1, 0))
-    session.receive(Configured(Wishes(language="German", context="Grüße", words=True)))
+    session.receive(Configured(SessionOptions(language="German", context="Grüße", words=True)))
     of = asked(session.receive(ended(1, 0, 0)))
     [decode] = session.receive(Encoded(of, EMBEDDINGS))
     assert isinstance(decode, Decode)
@@ -458,7 +458,7 @@ def test_the_end_of_silence_comes_at_once() -> None:
 
 
 def test_a_session_goes_on_counting_after_a_restart() -> None:
-    session = Session(SessionSettings(), Wishes(), Published(seq=7, segments=3, words=11))
+    session = Session(SessionSettings(), SessionOptions(), Published(seq=7, segments=3, words=11))
     final = Final(3, "three", "English", Samples(10), Samples(20), "silence")
     [align] = session.receive(FinalRestored(final, audio(10, 20)))
     assert isinstance(align, Align)
@@ -562,8 +562,8 @@ def test_a_prepared_final_is_published_at_the_endpoint() -> None:
 def test_a_final_that_is_being_prepared_at_the_endpoint_hurries() -> None:
     session = new_session()
     of = asked(pause(session)[-1:])
-    [hurry] = session.receive(ended(1, 0, 150))
-    assert hurry == Hurry(of)
+    [promote] = session.receive(ended(1, 0, 150))
+    assert promote == Promote(of)
     assert not session.has_partial_in_flight
     [decode] = session.receive(Encoded(of, EMBEDDINGS))
     assert isinstance(decode, Decode)
@@ -752,7 +752,7 @@ class OrderBook:
                 self._check_newest(of)
                 n_forced = len(order.forced)
                 assert order.draft[:n_forced] in ((), order.forced), "a draft breaks the promise"
-            case Hurry(of=of):
+            case Promote(of=of):
                 self._check_newest(of)
                 assert self.passes[of.segment].rank is Rank.SPECULATIVE, f"no need to: {of}"
                 self.passes[of.segment] = of
@@ -835,7 +835,7 @@ class World:
                 promised = self.stable.get(of.segment, "")
                 assert forced == (tokens_of(promised) if promised else ())
                 self.pending.append(order)
-            case Hurry(of=of):
+            case Promote(of=of):
                 assert of.segment != self.open, "no final is owed"
             case Release(segment=segment):
                 assert segment != self.open, "released in the middle"
@@ -1006,7 +1006,7 @@ def merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 def test_any_order_of_answers_gives_one_outcome_per_segment_in_order(
     script: list[int], partials: bool, words: bool, choices: SessionSettings
 ) -> None:
-    session = Session(choices, Wishes(partials=partials, words=words))
+    session = Session(choices, SessionOptions(partials=partials, words=words))
     world = World(session, words, choices.speculates)
     outcomes = ["good", "good", "good", "good", "failed", "abandoned", "silent", "contradicting"]
     for number in script:

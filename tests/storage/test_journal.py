@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamasr.core.errors import StorageError
-from streamasr.core.hypothesis import Promise
+from streamasr.core.hypothesis import StableText
 from streamasr.core.messages import Durable, End, Final, Gap, Words
-from streamasr.core.options import Wishes
+from streamasr.core.options import SessionOptions
 from streamasr.core.transcript import Word
 from streamasr.core.units import Samples
 from streamasr.storage.journal import (
@@ -30,7 +30,7 @@ from streamasr.storage.journal import (
 
 
 def record(name: str = "microphone", created: float = 1000.0) -> SessionRecord:
-    return SessionRecord(name, "microphone", created, "tiny", Wishes(context="Ada, 北京"))
+    return SessionRecord(name, "microphone", created, "tiny", SessionOptions(context="Ada, 北京"))
 
 
 def final(segment: int, text: str = "good morning") -> Final:
@@ -88,7 +88,7 @@ def test_the_newest_promise_is_kept_until_the_end(journal: Journal, reader: Jour
     journal.begin(record())
     assert reader.promise("microphone") is None
     for text in ("good", "good mor"):
-        promise = Promise(3, Samples(100), text, tuple(map(ord, text)))
+        promise = StableText(3, Samples(100), text, tuple(map(ord, text)))
         journal.keep_promise("microphone", promise)
         assert reader.promise("microphone") == promise
     journal.end("microphone", 2000.0)
@@ -100,11 +100,11 @@ def test_the_newest_promise_is_kept_until_the_end(journal: Journal, reader: Jour
 def test_a_session_can_be_resumed_until_it_ends(journal: Journal, reader: JournalReader) -> None:
     journal.begin(record())
     journal.begin(record("other"))
-    journal.configure("microphone", Wishes(language="Chinese", words=False))
+    journal.configure("microphone", SessionOptions(language="Chinese", words=False))
     journal.end("other", 2000.0)
     [unfinished] = reader.unfinished()
     assert unfinished == SessionRecord(
-        "microphone", "microphone", 1000.0, "tiny", Wishes(language="Chinese", words=False)
+        "microphone", "microphone", 1000.0, "tiny", SessionOptions(language="Chinese", words=False)
     )
     journal.append("microphone", 1, final(1))
     journal.begin(record(created=5000.0))

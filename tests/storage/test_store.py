@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamasr.core.hypothesis import Promise
+from streamasr.core.hypothesis import StableText
 from streamasr.core.messages import Durable, End, Final
-from streamasr.core.options import Wishes
+from streamasr.core.options import SessionOptions
 from streamasr.core.units import Float32Array, Samples
 from streamasr.storage.journal import Journal, JournalReader, SessionRecord
 from streamasr.storage.spool import read_spool, spooled_sessions
@@ -29,11 +29,11 @@ from streamasr.storage.store import Limits, Store, Trouble
 NAME = "microphone"
 QUICK = Limits(busy_timeout_s=0.0, retry_locked_s=0.0, retry_s=0.0)
 """Every order tries again what could not be done before."""
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 
 
 def record(name: str = NAME) -> SessionRecord:
-    return SessionRecord(name, "client", 1000.0, "tiny", Wishes())
+    return SessionRecord(name, "client", 1000.0, "tiny", SessionOptions())
 
 
 def final(segment: int) -> Final:
@@ -105,8 +105,8 @@ def place(tmp_path: Path) -> Place:
 
 def settle_down(store: Store) -> list[tuple[int, Durable]]:
     """Wait until all orders so far, and what waits for the journal, have been tried."""
-    store.read_messages(NAME, 0, 1).result(PATIENCE_S)  # after it comes another attempt
-    return store.read_messages(NAME, 0, 100_000).result(PATIENCE_S)
+    store.read_messages(NAME, 0, 1).result(TIMEOUT_S)  # after it comes another attempt
+    return store.read_messages(NAME, 0, 100_000).result(TIMEOUT_S)
 
 
 class SlowDisk:
@@ -119,7 +119,7 @@ class SlowDisk:
 
     def _hang(self) -> None:
         self.hangs.set()
-        self.goes_on.wait(PATIENCE_S)
+        self.goes_on.wait(TIMEOUT_S)
 
 
 # When all is well
@@ -127,9 +127,9 @@ class SlowDisk:
 
 def test_a_promise_is_in_the_journal_before_its_future_is_done(tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    promise = Promise(1, Samples(0), "good", (1, 2))
+    promise = StableText(1, Samples(0), "good", (1, 2))
     with Store(path, None, lambda *_: None) as store:
-        store.begin(SessionRecord("one", "client", 0.0, "tiny", Wishes()))
+        store.begin(SessionRecord("one", "client", 0.0, "tiny", SessionOptions()))
         store.keep_promise("one", promise).result(60)
         with JournalReader(path) as reader:
             assert reader.promise("one") == promise
@@ -141,8 +141,8 @@ def test_a_session_from_its_beginning_to_its_end(place: Place) -> None:
     with place.store() as store:
         store.begin(record())
         store.append_audio(NAME, Samples(0), ramp(0, 1000))
-        store.configure(NAME, Wishes(language="Chinese"))
-        store.append_message(NAME, 1, final(1)).result(PATIENCE_S)
+        store.configure(NAME, SessionOptions(language="Chinese"))
+        store.append_message(NAME, 1, final(1)).result(TIMEOUT_S)
         assert place.messages() == finals(1, 1)
         assert positions(place.spool / NAME) == list(range(1000))
         with JournalReader(place.journal) as reader:
@@ -162,7 +162,7 @@ def test_closing_writes_what_was_ordered(place: Place) -> None:
     answers = [store.append_message(NAME, seq, final(seq)) for seq in range(1, 100)]
     store.append_audio(NAME, Samples(0), ramp(0, 1000))
     store.start()
-    assert store.close(PATIENCE_S)
+    assert store.close(TIMEOUT_S)
     assert all(answer.done() for answer in answers)
     assert place.messages() == finals(1, 99)
     assert positions(place.spool / NAME) == list(range(1000))
@@ -192,7 +192,7 @@ def test_without_a_spool_no_audio_is_written(place: Place) -> None:
 def test_without_history_a_session_is_readable_until_its_end(place: Place) -> None:
     with place.store(history_days=0) as store:
         store.begin(record())
-        store.append_message(NAME, 1, final(1)).result(PATIENCE_S)
+        store.append_message(NAME, 1, final(1)).result(TIMEOUT_S)
         assert place.messages() == finals(1, 1)
         store.end(NAME)
         assert settle_down(store) == []
@@ -234,14 +234,14 @@ def test_settled_audio_goes_and_lost_audio_is_a_hole(place: Place) -> None:
 def test_a_locked_journal_loses_nothing_and_keeps_the_order(place: Place) -> None:
     with place.store() as store:
         store.begin(record())
-        store.append_message(NAME, 1, final(1)).result(PATIENCE_S)
+        store.append_message(NAME, 1, final(1)).result(TIMEOUT_S)
         with place.locked():
             for seq in range(2, 20):
-                store.append_message(NAME, seq, final(seq)).result(PATIENCE_S)
+                store.append_message(NAME, seq, final(seq)).result(TIMEOUT_S)
             assert settle_down(store) == finals(1, 19)
-            assert store.read_messages(NAME, 5, 4).result(PATIENCE_S) == finals(6, 9)
+            assert store.read_messages(NAME, 5, 4).result(TIMEOUT_S) == finals(6, 9)
             assert place.messages() == finals(1, 1)
-        store.append_message(NAME, 20, final(20)).result(PATIENCE_S)
+        store.append_message(NAME, 20, final(20)).result(TIMEOUT_S)
         assert settle_down(store) == finals(1, 20)
         assert place.messages() == finals(1, 20)
     assert place.codes == ["journal"]
@@ -250,13 +250,13 @@ def test_a_locked_journal_loses_nothing_and_keeps_the_order(place: Place) -> Non
 
 def test_a_lock_that_ends_soon_is_waited_for(place: Place) -> None:
     """A message is done when it is written; nobody is told of a lock that is that short."""
-    with place.store(Limits(busy_timeout_s=PATIENCE_S)) as store:
+    with place.store(Limits(busy_timeout_s=TIMEOUT_S)) as store:
         store.begin(record())
         settle_down(store)
         with place.locked():
             answer = store.append_message(NAME, 1, final(1))
             assert not answer.done()
-        answer.result(PATIENCE_S)
+        answer.result(TIMEOUT_S)
         assert place.messages() == finals(1, 1)
     assert place.troubles == []
 
@@ -280,7 +280,7 @@ def test_audio_stays_until_its_text_is_written(place: Place) -> None:
 def test_the_next_session_of_a_name_sees_its_own_messages_alone(place: Place) -> None:
     with place.store() as store:
         store.begin(record())
-        store.append_message(NAME, 1, final(1)).result(PATIENCE_S)
+        store.append_message(NAME, 1, final(1)).result(TIMEOUT_S)
         with place.locked():
             store.append_message(NAME, 2, final(2))
             store.end(NAME)
@@ -301,7 +301,7 @@ def test_only_the_oldest_messages_are_lost_when_too_many_wait(place: Place) -> N
         with place.locked():
             store.begin(record())
             for seq in range(1, 10):
-                store.append_message(NAME, seq, final(seq)).result(PATIENCE_S)
+                store.append_message(NAME, seq, final(seq)).result(TIMEOUT_S)
             assert settle_down(store) == finals(6, 9)
         settle_down(store)
         assert place.messages() == finals(6, 9)
@@ -366,13 +366,13 @@ def test_no_journal_at_all_stops_nobody(place: Place) -> None:
     with place.store() as store:
         store.begin(record())
         store.append_audio(NAME, Samples(0), ramp(0, 10))
-        store.append_message(NAME, 1, final(1)).result(PATIENCE_S)
-        store.append_message(NAME, 2, final(2)).result(PATIENCE_S)
+        store.append_message(NAME, 1, final(1)).result(TIMEOUT_S)
+        store.append_message(NAME, 2, final(2)).result(TIMEOUT_S)
         assert settle_down(store) == finals(1, 2)
         assert positions(place.spool / NAME) == list(range(10))
         place.root.joinpath("state").unlink()
         assert settle_down(store) == finals(1, 2)
-        store.append_message(NAME, 3, final(3)).result(PATIENCE_S)
+        store.append_message(NAME, 3, final(3)).result(TIMEOUT_S)
         assert settle_down(store) == finals(1, 3)
         assert place.messages() == finals(1, 3)
     assert place.codes == ["journal"]
@@ -381,16 +381,16 @@ def test_no_journal_at_all_stops_nobody(place: Place) -> None:
 def test_a_journal_that_was_deleted_is_begun_anew(place: Place) -> None:
     with place.store() as store:
         store.begin(record())
-        store.configure(NAME, Wishes(language="Chinese"))
-        store.append_message(NAME, 1, final(1)).result(PATIENCE_S)
+        store.configure(NAME, SessionOptions(language="Chinese"))
+        store.append_message(NAME, 1, final(1)).result(TIMEOUT_S)
         for file in place.journal.parent.iterdir():
             file.unlink()
-        store.append_message(NAME, 2, final(2)).result(PATIENCE_S)
+        store.append_message(NAME, 2, final(2)).result(TIMEOUT_S)
         assert place.messages() == finals(2, 2)
         with JournalReader(place.journal) as reader:
             assert [each.wishes.language for each in reader.unfinished()] == ["Chinese"]
         shutil.rmtree(place.journal.parent)
-        store.append_message(NAME, 3, final(3)).result(PATIENCE_S)
+        store.append_message(NAME, 3, final(3)).result(TIMEOUT_S)
         assert settle_down(store) == finals(3, 3)
         store.end(NAME)
     assert place.messages() == finals(3, 3)
@@ -400,13 +400,13 @@ def test_a_journal_that_was_deleted_is_begun_anew(place: Place) -> None:
 def test_live_sessions_are_known_to_a_journal_that_comes_late(place: Place) -> None:
     with place.store() as store:
         store.begin(record())
-        store.append_message(NAME, 1, final(1)).result(PATIENCE_S)
+        store.append_message(NAME, 1, final(1)).result(TIMEOUT_S)
         shutil.rmtree(place.journal.parent)
         place.journal.parent.touch()
-        store.append_message(NAME, 2, final(2)).result(PATIENCE_S)
+        store.append_message(NAME, 2, final(2)).result(TIMEOUT_S)
         place.journal.parent.unlink()
         assert settle_down(store) == finals(2, 2)
-        store.append_message(NAME, 3, final(3)).result(PATIENCE_S)
+        store.append_message(NAME, 3, final(3)).result(TIMEOUT_S)
         assert place.messages() == finals(2, 3)
     assert place.codes == ["journal"]
 
@@ -417,7 +417,7 @@ def test_a_journal_of_another_program_is_left_alone(place: Place) -> None:
     store = place.store()
     with store:
         store.begin(record())
-        store.append_message(NAME, 1, final(1)).result(PATIENCE_S)
+        store.append_message(NAME, 1, final(1)).result(TIMEOUT_S)
         store.prune(30)
         assert settle_down(store) == finals(1, 1)
         store.end(NAME)
@@ -442,7 +442,7 @@ def test_an_unwritable_spool_is_tried_again(place: Place) -> None:
     with place.store() as store:
         store.begin(record())
         store.append_audio(NAME, Samples(0), ramp(0, 10))
-        store.append_message(NAME, 1, final(1)).result(PATIENCE_S)
+        store.append_message(NAME, 1, final(1)).result(TIMEOUT_S)
         assert place.messages() == finals(1, 1)
         place.spool.unlink()
         store.append_audio(NAME, Samples(10), ramp(10, 10))
@@ -480,7 +480,7 @@ def test_audio_and_messages_that_a_hanging_disk_does_not_take_are_bounded(place:
     store = place.store(Limits(audio_bytes=4 * 100, changes=3))
     disk = SlowDisk(store)
     with store:
-        assert disk.hangs.wait(PATIENCE_S)
+        assert disk.hangs.wait(TIMEOUT_S)
         store.begin(record())
         for start in range(0, 200, 20):
             store.append_audio(NAME, Samples(start), ramp(start, 20))
@@ -498,14 +498,14 @@ def test_closing_does_not_wait_for_a_disk_that_hangs(place: Place) -> None:
     store = place.store()
     disk = SlowDisk(store)
     store.start()
-    assert disk.hangs.wait(PATIENCE_S)
+    assert disk.hangs.wait(TIMEOUT_S)
     answer = store.append_message(NAME, 1, final(1))
     reading = store.read_messages(NAME, 0, 9)
     assert not store.close(timeout_s=0.0)
     assert answer.done()
     assert reading.done()
     disk.goes_on.set()
-    store._thread.join(PATIENCE_S)
+    store._thread.join(TIMEOUT_S)
 
 
 def test_a_mistake_of_ours_costs_one_order(place: Place, caplog: pytest.LogCaptureFixture) -> None:
@@ -515,7 +515,7 @@ def test_a_mistake_of_ours_costs_one_order(place: Place, caplog: pytest.LogCaptu
     with place.store() as store:
         store.begin(record())
         store._order(fail)
-        store.append_message(NAME, 1, final(1)).result(PATIENCE_S)
+        store.append_message(NAME, 1, final(1)).result(TIMEOUT_S)
         assert place.messages() == finals(1, 1)
     assert "ZeroDivisionError" in caplog.text
 
@@ -528,12 +528,12 @@ from pathlib import Path
 import numpy as np
 from streamasr.storage.journal import SessionRecord
 from streamasr.storage.store import Store
-from streamasr.events import Final, Wishes
+from streamasr.events import Final, SessionOptions
 
 root = Path(sys.argv[1])
 store = Store(root / "state" / "journal.db", root / "spool", print)
 store.start()
-store.begin(SessionRecord("microphone", "client", 1000.0, "tiny", Wishes()))
+store.begin(SessionRecord("microphone", "client", 1000.0, "tiny", SessionOptions()))
 seq = position = 0
 while True:
     for _ in range(5):
@@ -581,7 +581,7 @@ from pathlib import Path
 import numpy as np
 from streamasr.storage.journal import SessionRecord
 from streamasr.storage.store import Limits, Store
-from streamasr.events import Final, Wishes
+from streamasr.events import Final, SessionOptions
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 root = Path(sys.argv[1])
@@ -590,7 +590,7 @@ limits = Limits(retry_s=0.0)
 report = lambda code, sentence: codes.append(code)
 store = Store(root / "state" / "journal.db", root / "spool", report, 30, limits)
 store.start()
-store.begin(SessionRecord("microphone", "client", 1000.0, "tiny", Wishes()))
+store.begin(SessionRecord("microphone", "client", 1000.0, "tiny", SessionOptions()))
 
 def say(first, last):
     for seq in range(first, last + 1):
@@ -626,7 +626,7 @@ def test_a_read_only_directory_is_a_warning(place: Place) -> None:
     with place.store() as store:
         store.begin(record())
         store.append_audio(NAME, Samples(0), ramp(0, 10))
-        store.append_message(NAME, 1, final(1)).result(PATIENCE_S)
+        store.append_message(NAME, 1, final(1)).result(TIMEOUT_S)
         assert settle_down(store) == finals(1, 1)
     place.root.chmod(0o700)
     assert sorted(place.codes) == ["journal", "spool"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-_PATIENCE_S = 120.0  # loading is quick, but other tests may keep both cores busy
+_TIMEOUT_S = 120.0  # loading is quick, but other tests may keep both cores busy
 
 
 _PORTS: Final = range(10_000, 32_000)
@@ -69,7 +69,7 @@ class RunningDaemon:
     def wait_for(self, text: str) -> str:
         """Wait for a line on stderr that holds a text."""
         while True:
-            line = self._lines.get(timeout=_PATIENCE_S)
+            line = self._lines.get(timeout=_TIMEOUT_S)
             assert line is not None, f"the daemon ended before it said {text!r}:\n{self.all_log}"
             if text in line:
                 return line
@@ -86,15 +86,15 @@ class RunningDaemon:
     def kill(self) -> None:
         """End it without any warning."""
         self.process.kill()
-        self.process.wait(_PATIENCE_S)
-        self._reader.join(_PATIENCE_S)
+        self.process.wait(_TIMEOUT_S)
+        self._reader.join(_TIMEOUT_S)
         assert self.process.stderr
         self.process.stderr.close()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Ask it to stop; its exit code."""
         self.process.send_signal(number)
-        return self.process.wait(_PATIENCE_S)
+        return self.process.wait(_TIMEOUT_S)
 
     def children(self) -> dict[str, int]:
         """Process numbers of encoder and aligner, by their names in the log."""
@@ -118,7 +118,7 @@ class RunningDaemon:
         if self._process and self._process.poll() is None:
             self.kill()
         if self._process and self._process.stderr:
-            self._reader.join(_PATIENCE_S)
+            self._reader.join(_TIMEOUT_S)
             self._process.stderr.close()  # a second time is fine
 
     def __enter__(self) -> Self:

@@ -15,7 +15,7 @@ from typing import Self
 
 import pytest
 
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 
 _WINDOW = """
 import sys, tkinter
@@ -71,7 +71,7 @@ def x_display() -> Iterator[str]:
             yield f":{number}"
         finally:
             server.terminate()
-            server.wait(PATIENCE_S)
+            server.wait(TIMEOUT_S)
 
 
 class Window:
@@ -143,12 +143,12 @@ class TerminalWindow:
 
     def close(self) -> None:
         self._process.kill()
-        self._process.wait(PATIENCE_S)
+        self._process.wait(TIMEOUT_S)
 
 
 async def until(is_so: Callable[[], bool]) -> None:
     """Wait for what another process does."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while not is_so():
             await asyncio.sleep(0.01)
 
@@ -202,10 +202,10 @@ async def _compositor(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Async
         keyboard = subprocess.Popen(["wtype", "-s", "600000"])
         yield
         keyboard.kill()
-        keyboard.wait(PATIENCE_S)
+        keyboard.wait(TIMEOUT_S)
     finally:
         server.terminate()
-        server.wait(PATIENCE_S)
+        server.wait(TIMEOUT_S)
 
 
 def has_focus(app: str) -> bool:

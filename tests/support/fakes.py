@@ -14,8 +14,8 @@ from streamasr.core.orders import (
     Align,
     Decode,
     Encode,
-    Hurry,
     Order,
+    Promote,
     Release,
     SpreadWords,
 )
@@ -118,7 +118,7 @@ class FakeEngine:
                 deliver(Decoded(order.of, Hypothesis(f"{n_samples} samples", "English", (1,))))
             case Align():
                 deliver(spread(order))
-            case AbandonPass() | Hurry() | Release() | SpreadWords():
+            case AbandonPass() | Promote() | Release() | SpreadWords():
                 pass
 
 

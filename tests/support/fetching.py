@@ -9,7 +9,7 @@ import pytest
 from streamasr.catalogue.connection import open_session
 from streamasr.catalogue.download import download
 from streamasr.catalogue.partial_file import Downloaded
-from streamasr.catalogue.patience import Policy
+from streamasr.catalogue.timeouts import Policy
 from streamasr.core.errors import DownloadError
 from tests.support.hubs import FileServer
 

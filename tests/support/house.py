@@ -16,22 +16,22 @@ from msgspec import json
 from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from websockets.exceptions import ConnectionClosed
 
-from streamasr.config.sections import DaemonConfig
+from streamasr.config.sections import Settings
 from streamasr.core.events import Answer
 from streamasr.core.messages import Durable
-from streamasr.core.options import Wishes
+from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Order, Publish
 from streamasr.core.units import Float32Array, Samples, to_samples
 from streamasr.engine.engine import Deliver
 from streamasr.host.live_session import LiveSession
 from streamasr.host.recovery import Recovered, recover
-from streamasr.host.registry import Sessions
-from streamasr.host.requested_options import Asked
+from streamasr.host.registry import SessionRegistry
+from streamasr.host.requested_options import RequestedOptions
 from streamasr.models.qwen3.languages import language_name
 from streamasr.pipeline.stream import Beginning, Recogniser, Stream, StreamSettings
 from streamasr.protocols import v1
 from streamasr.server.access import Access
-from streamasr.server.connection import Patience
+from streamasr.server.connection import Timeouts
 from streamasr.server.listen import Server
 from streamasr.storage.journal import SessionRecord
 from streamasr.storage.store import Store
@@ -128,10 +128,10 @@ class Rooms:
     max_sessions: int = 8
     resume_s: float = 300.0
     old_connection_s: float = 3.0
-    journal_patience_s: float = 2.0
+    journal_timeout_s: float = 2.0
     max_lag_s: float = 60.0
     settings: StreamSettings = field(default_factory=StreamSettings)
-    patience: Patience = field(default_factory=Patience)
+    timeouts: Timeouts = field(default_factory=Timeouts)
     is_ready: bool = True
     is_loopback: bool = True
     socket: Path | None = None
@@ -154,8 +154,8 @@ class House:
         self.troubles: list[str] = []
         journal, spool = directory / "journal.sqlite3", directory / "spool"
         self.store = store or Store(journal, spool, lambda code, _: self.troubles.append(code))
-        self.server = Server(self, rooms.patience)
-        self.sessions = Sessions(
+        self.server = Server(self, rooms.timeouts)
+        self.sessions = SessionRegistry(
             self._open,
             max_sessions=rooms.max_sessions,
             resume_s=rooms.resume_s,
@@ -163,11 +163,11 @@ class House:
             old_connection_s=rooms.old_connection_s,
         )
         self.address = ""
-        self._asked: dict[str, Asked] = {}
+        self._asked: dict[str, RequestedOptions] = {}
 
     def begin(self, start: v1.Start) -> LiveSession:
         """See `streamasr.host.session_host.House`."""
-        asked = Asked.at_start(start)
+        asked = RequestedOptions.at_start(start)
         name = secrets.token_hex(8)
         live = self.sessions.open(name, self._resolve(asked))
         self._asked[name] = asked
@@ -186,7 +186,7 @@ class House:
 
     def begin_own(self) -> LiveSession:
         """The session of a microphone."""
-        return self.sessions.open(v1.MICROPHONE, Wishes(), is_daemons_own=True)
+        return self.sessions.open(v1.MICROPHONE, SessionOptions(), is_daemons_own=True)
 
     def recover(self) -> list[LiveSession]:
         """Go on with what another house on the same directory has left."""
@@ -196,7 +196,7 @@ class House:
     def _go_on(self, one: Recovered) -> LiveSession:
         name = one.record.name
         live = self.sessions.open(name, one.record.wishes, one.beginning)
-        self._asked[name] = Asked.restored(one.record.wishes)
+        self._asked[name] = RequestedOptions.restored(one.record.wishes)
         if one.is_over:
             live.mark_over()
             return live
@@ -209,14 +209,14 @@ class House:
             live.replay_audio(samples)
         return live
 
-    def _resolve(self, asked: Asked) -> Wishes:
+    def _resolve(self, asked: RequestedOptions) -> SessionOptions:
         return asked.resolve(
-            DaemonConfig(),
+            Settings(),
             language_name=language_name,
             hotword_context=lambda context, hotwords: " ".join([context, *hotwords]).strip(),
         )
 
-    def _open(self, name: str, wishes: Wishes, beginning: Beginning) -> LiveSession:
+    def _open(self, name: str, wishes: SessionOptions, beginning: Beginning) -> LiveSession:
         self.store.begin(SessionRecord(name, "client", time.time(), self.model, wishes))
         return LiveSession(
             name,
@@ -226,7 +226,7 @@ class House:
             archive=self.store,
             observer=Unmeasured(),
             beginning=beginning,
-            journal_patience_s=self.rooms.journal_patience_s,
+            journal_timeout_s=self.rooms.journal_timeout_s,
         )
 
     def _forget(self, name: str) -> None:
@@ -373,7 +373,7 @@ def recognise(samples: Float32Array) -> list[Json]:
     """The durable messages of an undisturbed session, as they go over the wire."""
     answers: list[Answer] = []
     published: list[Publish] = []
-    stream = Stream(FakeEngine(), StreamSettings(), Wishes(), answers.append)
+    stream = Stream(FakeEngine(), StreamSettings(), SessionOptions(), answers.append)
     for begin in range(0, len(samples) + 1600, 1600):
         block = samples[begin : begin + 1600]
         published += stream.feed(block) if len(block) else stream.finish()

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.paths import REPOSITORY
 
-_PATIENCE_S: Final = 60.0
+_TIMEOUT_S: Final = 60.0
 _USER: Final = 12345
 _FILES: Final = (Path("/lib/systemd/systemd"), Path("/usr/lib/systemd/user/dbus.socket"))
 _ROOT: Final = REPOSITORY
@@ -104,7 +104,7 @@ class UserManager:
         self._process = subprocess.Popen(
             [*own, "bash", "-c", script, "boot", *shown], stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + _TIMEOUT_S
         while "offline" in self._state():
             assert self._process.poll() is None
             assert time.monotonic() < deadline
@@ -118,7 +118,7 @@ class UserManager:
         trace: TracebackType | None,
     ) -> None:
         os.kill(self._first_process, signal.SIGKILL)  # and with it all others
-        self._process.wait(_PATIENCE_S)
+        self._process.wait(_TIMEOUT_S)
         sweep = ["unshare", "--mount", "bash", "-c", f"GROUP={self._group}\n{_SWEEP}"]
         subprocess.run(sweep, check=False, capture_output=True)
 
@@ -131,7 +131,7 @@ class UserManager:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=_PATIENCE_S,
+            timeout=_TIMEOUT_S,
         )
 
     def write(self, path: Path, text: str) -> None:

@@ -3,7 +3,7 @@
 import multiprocessing.connection
 import os
 
-_PATIENCE_S = 60.0  # far beyond what it takes, so that only a process that stays is reported
+_TIMEOUT_S = 60.0  # far beyond what it takes, so that only a process that stays is reported
 
 
 def wait_gone(pid: int) -> None:
@@ -13,6 +13,6 @@ def wait_gone(pid: int) -> None:
     except ProcessLookupError:
         return
     try:
-        assert multiprocessing.connection.wait([handle], _PATIENCE_S), f"{pid} is still there"
+        assert multiprocessing.connection.wait([handle], _TIMEOUT_S), f"{pid} is still there"
     finally:
         os.close(handle)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from streamasr.catalogue.known import KnownModel
 from streamasr.config.file import load_config
 from streamasr.config.listing import settings
-from streamasr.config.sections import DaemonConfig
+from streamasr.config.sections import Settings
 from streamasr.core.errors import ConfigError
 
 TOKEN = "correct-horse-battery"
@@ -123,7 +123,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 
 
 @st.composite
-def configs(draw: st.DrawFn) -> DaemonConfig:
+def configs(draw: st.DrawFn) -> Settings:
     """Settings of which any number are at their default."""
     some = {path: draw(VALUES[path]) for path in draw(st.sets(st.sampled_from([*VALUES])))}
     names = st.from_regex(r"[a-z0-9][a-z0-9._+-]{0,9}", fullmatch=True).filter("tiny".__ne__)
@@ -131,9 +131,9 @@ def configs(draw: st.DrawFn) -> DaemonConfig:
     return msgspec.structs.replace(changed(some), models=models)
 
 
-def changed(values: dict[str, Any]) -> DaemonConfig:
+def changed(values: dict[str, Any]) -> Settings:
     """The default settings but for these: path -> value."""
-    config = DaemonConfig()
+    config = Settings()
     for one in settings():
         if one.path in values:
             section = msgspec.structs.replace(
@@ -149,7 +149,7 @@ def write_token(path: Path, content: bytes, mode: int = 0o600) -> Path:
     return path
 
 
-def load(path: Path, text: str, overrides: dict[str, dict[str, Any]] | None = None) -> DaemonConfig:
+def load(path: Path, text: str, overrides: dict[str, dict[str, Any]] | None = None) -> Settings:
     path.write_text(text, "utf-8")
     return load_config(path, overrides)
 

@@ -10,7 +10,7 @@ from typing import Self
 
 from tests.support.daemons import RunningDaemon
 
-_PATIENCE_S = 120.0
+_TIMEOUT_S = 120.0
 _MOVE_AND_RUN = """
 import fcntl, os, sys
 count = int(sys.argv[1])
@@ -32,7 +32,7 @@ class Ear:
         self.address = address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.bind(address.replace("@", "\0", 1) if address[0] == "@" else address)
-        self._socket.settimeout(_PATIENCE_S)
+        self._socket.settimeout(_TIMEOUT_S)
 
     def __enter__(self) -> Self:
         return self
@@ -40,13 +40,13 @@ class Ear:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def hear(self, patience_s: float = _PATIENCE_S) -> dict[str, str]:
+    def hear(self, timeout_s: float = _TIMEOUT_S) -> dict[str, str]:
         """The fields of the next message.
 
         Raises:
             TimeoutError: none comes.
         """
-        self._socket.settimeout(patience_s)
+        self._socket.settimeout(timeout_s)
         message = self._socket.recv(4096).decode()
         assert message.endswith("\n")
         return dict(line.split("=", 1) for line in message.splitlines())

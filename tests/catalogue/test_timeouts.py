@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from streamasr.catalogue.patience import Policy
+from streamasr.catalogue.timeouts import Policy
 from tests.support.fetching import CONTENT, PATH, SHA256, fetch, left, ranges, refusal
 from tests.support.hubs import FileServer, drop, raw, reply, stall, status, truncate
 

@@ -37,7 +37,7 @@ class Policy:
         return longest * (0.5 + 0.5 * self.chance())
 
 
-class PassingError(Exception):
+class TransientError(Exception):
     """It did not work this time."""
 
     def __init__(
