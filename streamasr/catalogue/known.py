@@ -2,7 +2,6 @@
 
 import functools
 import re
-import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Final, Literal
@@ -12,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from streamasr.core.errors import ModelError
+from streamasr.core.toml_file import read_toml
 
 EMBEDDED: Final = "tiny"
 """The model that comes with the package; no other can have its name."""
@@ -125,8 +125,8 @@ def check_url(url: str) -> None:
 @functools.cache
 def built_in() -> Mapping[str, KnownModel]:
     """The models of known.toml, by name."""
-    text = Path(__file__).with_name("known.toml").read_text("utf-8")
-    return msgspec.convert(tomllib.loads(text), dict[str, KnownModel])
+    tables = read_toml(Path(__file__).with_name("known.toml"))
+    return msgspec.convert(tables, dict[str, KnownModel])
 
 
 def known_models(own: Mapping[str, KnownModel]) -> dict[str, KnownModel]:
