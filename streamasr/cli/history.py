@@ -1,44 +1,66 @@
-"""`streamasr history`: what was said, from the journal, also while the daemon writes to it."""
+"""`streamasr history`: recognised text from the journal, also while the daemon writes to it."""
 
 import argparse
 import json
 import re
 import sys
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
-from itertools import groupby
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from streamasr.cli.arguments import add_config, add_verbose, count
 from streamasr.core.errors import ConfigError, StorageError
-from streamasr.core.transcript import Segment, Transcript, Word, seconds
-from streamasr.core.units import Samples
-from streamasr.pipeline.formats import format_transcript
-from streamasr.storage.journal import Found, JournalReader, NoJournalError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from streamasr.core.transcript import Word
+    from streamasr.storage.journal import Found
 
 _AGE: Final = re.compile(r"([0-9]{1,6}) *([mhdw])")
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]+")
 
 
-def run_history(options: argparse.Namespace) -> int:
-    """Print what the journal holds.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.description = "Show what the daemon has recognised, the oldest first."
+    add_verbose(parser)
+    add_config(parser)
+    parser.add_argument("--search", metavar="TEXT", help="finals that contain all of these words")
+    parser.add_argument(
+        "--since", metavar="T", help="2026-11-20, 2026-11-20T10:00, or an age: 2h, 3d"
+    )
+    parser.add_argument("--session", metavar="NAME", help="finals of one session")
+    parser.add_argument("--limit", type=count, metavar="N", help="the newest N")
+    parser.add_argument("--format", choices=("txt", "json", "srt"), default="txt")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the finals in the journal; return the exit code.
 
     Args:
-        options: `journal` (its path), `search`, `since`, `session`, `limit` (None where not
-            given), and `format`: txt, json or srt.
+        options: `search`, `since`, `session`, `limit` (None where not given), and `format`.
 
     Raises:
-        ConfigError: the options make no sense.
-        StorageError: the journal cannot be read, or knows no such session.
+        ConfigError: the options contradict each other, or the settings cannot be used.
+        StorageError: the journal cannot be read, or does not contain the session.
     """
+    from datetime import UTC, datetime
+
+    from streamasr.config.file import find_config, load_config
+    from streamasr.storage.journal import NoJournalError
+    from streamasr.storage.places import journal_path
+
+    config = load_config(find_config(options.config))
     if options.format == "srt" and options.session is None:
-        raise ConfigError("subtitles are those of one session: name it with --session.")
+        raise ConfigError(
+            "subtitles are those of one session: name it with --session.", code="session_missing"
+        )
     since = None if options.since is None else parse_since(options.since, datetime.now(UTC))
     try:
-        found = _search(options, since)
+        found = _search(journal_path(config.storage.directory), options, since)
     except NoJournalError:
-        print("streamasr: nothing has been written down yet.", file=sys.stderr)
+        print("streamasr: the journal is empty.", file=sys.stderr)
         return 0
     if not found:
         print("streamasr: nothing was found.", file=sys.stderr)
