@@ -44,9 +44,9 @@ from streamasr.server.metrics import Metrics, Readings
 from streamasr.service.supervision import Supervision, Vitals
 from streamasr.session.session import SessionSettings
 from streamasr.session.stable_prefix import CommitLag
-from streamasr.storage.records import SessionRecord, SessionSource
 from streamasr.storage.lock import Lock
 from streamasr.storage.places import journal_path, spool_path
+from streamasr.storage.records import SessionRecord, SessionSource
 from streamasr.storage.store import Store
 
 logger = logging.getLogger(__name__)

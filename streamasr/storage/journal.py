@@ -26,7 +26,7 @@ from streamasr.storage.database import (
     create_private,
     file_identity,
 )
-from streamasr.storage.documents import encode
+from streamasr.storage.documents import encode_message, encode_options, encode_stable_text
 from streamasr.storage.reader import select_messages
 from streamasr.storage.records import SessionRecord
 from streamasr.storage.schema import VERSION, bring_up_to_date, read_version
@@ -81,7 +81,13 @@ class Journal:
     def begin(self, record: SessionRecord) -> None:
         """Record a new session, or new options of the unfinished session of that name."""
         check_name(record.name)
-        values = record.name, record.source, record.created, record.model, encode(record.options)
+        values = (
+            record.name,
+            record.source,
+            record.created,
+            record.model,
+            encode_options(record.options),
+        )
         with self._transaction() as db:
             db.execute(
                 "INSERT INTO sessions (name, source, created, model, options)"
@@ -97,7 +103,7 @@ class Journal:
         Raises:
             JournalOrderError: there is not an unfinished session of this name.
         """
-        document = encode(options)
+        document = encode_options(options)
         with self._transaction() as db:
             session, _ = _find_unfinished(db, name)
             db.execute("UPDATE sessions SET options = ? WHERE id = ?", (document, session))
@@ -108,7 +114,7 @@ class Journal:
         Raises:
             JournalOrderError: there is not an unfinished session of this name.
         """
-        document = encode(stable)
+        document = encode_stable_text(stable)
         with self._transaction() as db:
             session, _ = _find_unfinished(db, name)
             db.execute("UPDATE sessions SET stable_text = ? WHERE id = ?", (document, session))
@@ -129,7 +135,7 @@ class Journal:
             JournalOrderError: there is not an unfinished session of this name, or another message
                 has the number `seq`.
         """
-        body = encode(message)
+        body = encode_message(message)
         with self._transaction() as db:
             session, last_seq = _find_unfinished(db, name)
             if seq <= last_seq:

@@ -512,7 +512,9 @@ def test_closing_does_not_wait_for_a_disk_that_hangs(place: Place) -> None:
     store._thread.join(TIMEOUT_S)
 
 
-def test_an_unexpected_exception_costs_one_order(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_exception_costs_one_order(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail() -> None:
         raise ZeroDivisionError
 
