@@ -138,6 +138,16 @@ def known_models(own: Mapping[str, KnownModel]) -> dict[str, KnownModel]:
     return {**built_in(), **own}
 
 
+def role_of(family: str | None) -> str:
+    """Return the task of a family's models; empty if unknown."""
+    return {FAMILIES[0]: "recogniser", FAMILIES[1]: "aligner"}.get(family or "", "")
+
+
+def suggested(family: str) -> str:
+    """Return the name of the first known model of a family."""
+    return next(name for name, model in built_in().items() if model.family == family)
+
+
 def find_known(name: str, own: Mapping[str, KnownModel]) -> KnownModel:
     """A model that can be fetched.
 

@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
 
-Group: TypeAlias = "argparse._ActionsContainer"
+Group: TypeAlias = "argparse._ActionsContainer"  # noqa: SLF001
 """A parser or a group of its arguments."""
 
 ENCODER_WINDOWS: Final = (1, 2, 4, 8)
