@@ -272,7 +272,7 @@ def test_text_that_cannot_be_typed_is_told_of_once_and_the_rest_is_typed() -> No
     run(story())
 
 
-@pytest.mark.parametrize("code", [v1.LAGGING, *get_args(TroubleCode)])
+@pytest.mark.parametrize("code", [NoticeCode.LAGGING, *get_args(TroubleCode)])
 def test_what_the_daemon_warns_of_is_told_while_nothing_is_well(code: str) -> None:
     async def story() -> None:
         async with Desk().running() as desk:
@@ -572,7 +572,7 @@ def test_a_session_that_is_left_does_not_stay_open(tmp_path: Path) -> None:
             async with own.running():
                 task = asyncio.create_task(finals_of(own.begin(lambda: None)))
                 device.hear(talk(1.0))
-                await eventually(lambda: any(live.position for live in house.sessions))
+                await eventually(lambda: any(live.intake.position for live in house.sessions))
                 task.cancel()
                 await asyncio.wait([task])
                 await eventually(lambda: n_running(house) == 0)
@@ -594,12 +594,12 @@ def test_the_daemons_microphone_is_left_after_the_final_of_its_open_segment(
             task = asyncio.create_task(finals_of(utterance))
             await heard.wait()
             said = talk(1.0)
-            live.feed(said[: to_samples(1.8)])
+            live.intake.feed(said[: to_samples(1.8)])
             await eventually(lambda: bool(getattr(utterance, "_open", None)))
             utterance.end()
             assert not task.done()
-            live.feed(said[to_samples(1.8) :])
-            live.feed(talk(1.0, 1.0))
+            live.intake.feed(said[to_samples(1.8) :])
+            live.intake.feed(talk(1.0, 1.0))
             assert len(await task) == 1
 
     run(story())

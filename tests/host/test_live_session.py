@@ -74,13 +74,13 @@ async def session(
 
 def feed(live: LiveSession, samples: np.ndarray) -> None:
     for begin in range(0, len(samples), 1600):
-        live.feed(samples[begin : begin + 1600])
+        live.intake.feed(samples[begin : begin + 1600])
 
 
 async def listen(reader: Reader) -> list[v1.ServerMessage | None]:
     """All that a reader hears."""
     heard = []
-    while not (reader.is_closed and not reader.mailbox):
+    while not (reader.is_closed and not reader.outbox):
         if (text := reader.take()) is not None:
             heard.append(v1.decode_server(text))
         else:
@@ -92,7 +92,7 @@ def test_what_is_said_is_measured(tmp_path: Path) -> None:
     async def story() -> None:
         async with session(tmp_path) as (live, _, watcher):
             feed(live, TALK)
-            live.finish()
+            live.intake.finish()
             await live.is_over.wait()
             assert watcher.n_heard == len(TALK)
             assert watcher.stages == {"encode", "prefill", "verify", "decode"}
@@ -108,7 +108,7 @@ def test_a_final_is_ready_when_its_endpoint_is_decided(tmp_path: Path) -> None:
         async with session(tmp_path, engine) as (live, _, watcher):
             for begin in range(0, len(TALK), 480):
                 n_finals = len(watcher.finals)
-                live.feed(TALK[begin : begin + 480])
+                live.intake.feed(TALK[begin : begin + 480])
                 n_new = len(watcher.finals) - n_finals
                 await asyncio.sleep(0)  # what was asked for is answered before the next frame
                 assert len(watcher.finals) == n_finals + n_new, "a final came late"
@@ -125,7 +125,7 @@ def test_a_preparation_is_in_time_at_the_pace_of_speech(tmp_path: Path) -> None:
         engine = PatientEngine()
         async with session(tmp_path, engine) as (live, _, watcher):
             for begin in range(0, len(TALK), 1600):
-                live.feed(TALK[begin : begin + 1600])
+                live.intake.feed(TALK[begin : begin + 1600])
                 await asyncio.sleep(0)
                 engine.answer()  # each stage takes the tenth of a second until the next chunk
             ranks = {order.of.rank for order in engine.orders if isinstance(order, Encode)}
@@ -139,7 +139,7 @@ def test_arrivals_of_tiny_blocks_take_no_room(tmp_path: Path) -> None:
     async def story() -> None:
         async with session(tmp_path, PatientEngine()) as (live, _, __):
             for sample in TALK[:8000]:
-                live.feed(sample.reshape(1))
+                live.intake.feed(sample.reshape(1))
             assert len(live._arrivals.marks) <= 51
 
     run(story())
@@ -148,16 +148,16 @@ def test_arrivals_of_tiny_blocks_take_no_room(tmp_path: Path) -> None:
 def test_what_the_journal_has_not_kept_is_not_said(tmp_path: Path) -> None:
     async def story() -> None:
         async with session(tmp_path, speaks=False) as (live, archive, _):
-            reader = live.subscribe()
+            reader = live.publisher.subscribe()
             feed(live, TALK)
-            live.finish()
+            live.intake.finish()
             await eventually(lambda: len(archive.unsaid) == 5)
-            assert live.seq == 0
+            assert live.publisher.seq == 0
             assert not live.is_settled
             for index in (4, 3, 2, 1):
                 archive.say(index)
             await asyncio.sleep(0)
-            assert live.seq == 0
+            assert live.publisher.seq == 0
             archive.say()
             heard = await listen(reader)
             assert [m.seq for m in heard if isinstance(m, v1.Durable)] == [1, 2, 3, 4, 5]
@@ -170,7 +170,7 @@ def test_a_hanging_disk_delays_text_and_does_not_hold_it_back(tmp_path: Path) ->
     async def story() -> None:
         async with session(tmp_path, timeout_s=0.1, speaks=False) as (live, archive, _):
             feed(live, TALK)
-            live.finish()
+            live.intake.finish()
             await live.is_over.wait()
             assert len(archive.unsaid) == 5
 
@@ -181,16 +181,16 @@ def test_what_does_not_fit_becomes_a_gap(tmp_path: Path) -> None:
     async def story() -> None:
         engine, max_lag = PatientEngine(), to_samples(3.0)
         async with session(tmp_path, engine) as (live, _, __):
-            reader = live.subscribe()
+            reader = live.publisher.subscribe()
             for begin in range(0, len(TALK), 1600):
-                live.feed_or_drop(TALK[begin : begin + 1600], max_lag)
-            dropped_from = live.position
+                live.intake.feed_or_drop(TALK[begin : begin + 1600], max_lag)
+            dropped_from = live.intake.position
             assert dropped_from < len(TALK)
-            while not live.has_room(max_lag):
+            while not live.intake.has_room(max_lag):
                 engine.answer()
                 await asyncio.sleep(0)
-            live.feed_or_drop(TALK[:1600], max_lag)
-            live.finish()
+            live.intake.feed_or_drop(TALK[:1600], max_lag)
+            live.intake.finish()
             while not live.is_over.is_set():
                 engine.answer()
                 await asyncio.sleep(0)
@@ -210,17 +210,17 @@ def test_what_did_not_fit_is_told_whatever_comes_next(tmp_path: Path, then: str)
     async def story() -> None:
         engine, max_lag = PatientEngine(), to_samples(0.5)
         async with session(tmp_path, engine) as (live, _, __):
-            reader = live.subscribe()
+            reader = live.publisher.subscribe()
             for begin in range(0, len(TALK), 1600):
-                live.feed_or_drop(TALK[begin : begin + 1600], max_lag)
-            dropped_from = live.position
+                live.intake.feed_or_drop(TALK[begin : begin + 1600], max_lag)
+            dropped_from = live.intake.position
             assert dropped_from < len(TALK)
             match then:
                 case "a hole":
-                    live.skip(Samples(1600), "suspend")
+                    live.intake.skip(Samples(1600), "suspend")
                 case "a pause":
-                    live.flush()
-            live.finish()
+                    live.intake.flush()
+            live.intake.finish()
             while not live.is_over.is_set():
                 engine.answer()
                 await asyncio.sleep(0)
@@ -241,10 +241,10 @@ def test_lost_messages_do_not_keep_a_client_waiting(
     async def story() -> None:
         async with session(tmp_path) as (live, _, __):
             feed(live, TALK)
-            live.finish()
+            live.intake.finish()
             await live.is_over.wait()
             # This journal was never told that the session began, and keeps none of it.
-            assert [text async for text in live.messages_since(0)] == []
+            assert [text async for text in live.publisher.messages_since(0)] == []
 
     run(story())
     assert "messages after 0 are lost" in caplog.text
@@ -253,10 +253,10 @@ def test_lost_messages_do_not_keep_a_client_waiting(
 def test_nothing_is_taken_after_the_end(tmp_path: Path) -> None:
     async def story() -> None:
         async with session(tmp_path) as (live, _, __):
-            live.finish()
-            live.finish()
+            live.intake.finish()
+            live.intake.finish()
             await live.is_over.wait()
-            assert live.seq == 1
+            assert live.publisher.seq == 1
 
     run(story())
 
@@ -280,10 +280,10 @@ def test_there_is_room_as_long_as_not_too_much_waits(tmp_path: Path) -> None:
         async with session(tmp_path, engine) as (live, _, __):
             feed(live, TALK)
             lag = Samples(len(TALK) - 11_040 - to_samples(2.03))  # the first segment ends there
-            assert not live.has_room(lag)
-            assert live.has_room(Samples(lag + 1))
+            assert not live.intake.has_room(lag)
+            assert live.intake.has_room(Samples(lag + 1))
             assert live.lag_s == pytest.approx(2.03 + 2.54)
-            waiting = asyncio.create_task(live.wait_for_room(lag))
+            waiting = asyncio.create_task(live.intake.wait_for_room(lag))
             await asyncio.sleep(0)
             assert not waiting.done()
             await engine.answer_until(waiting)
@@ -310,7 +310,7 @@ def test_words_of_live_speech_that_cannot_keep_up_are_spread(
     async def scenario() -> None:
         engine = WordlessEngine()
         async with session(tmp_path, engine) as (live, _, _):
-            while live.position < to_samples(60.0):
+            while live.intake.position < to_samples(60.0):
                 assert not any(isinstance(order, SpreadWords) for order in engine.orders)
                 feed(live, TALK)
                 await eventually(lambda: not live.lag_s)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamasr.audio.pcm import Encoding, PcmDecoder
+from streamasr.audio.pcm import PcmDecoder
+from streamasr.core.audio_format import Encoding
 from streamasr.client import connect, listen
 from streamasr.core.orders import Decode
 from streamasr.core.units import Samples
@@ -534,7 +535,7 @@ def test_an_end_that_nobody_heard_is_said_again(tmp_path: Path) -> None:
             async with Client.start(house) as client:
                 await client.send(TALK)
                 await client.say("stop")
-                await eventually(lambda: house.sessions.find(client.session).is_finishing)
+                await eventually(lambda: house.sessions.find(client.session).intake.is_finishing)
                 client.connection.transport.abort()
             await answer_all(house, engine, client.session)
             for _ in range(2):
@@ -560,7 +561,7 @@ def test_stop_may_be_said_again(tmp_path: Path) -> None:
             async with Client.start(house) as client:
                 await client.send(TALK)
                 await client.say("stop")
-                await eventually(lambda: house.sessions.find(client.session).is_finishing)
+                await eventually(lambda: house.sessions.find(client.session).intake.is_finishing)
             async with Client.start(house, session=client.session) as again:
                 await again.say("stop")
                 answering = asyncio.create_task(answer_all(house, engine, client.session))
@@ -592,7 +593,7 @@ def test_a_speaker_that_is_held_back_keeps_its_place(tmp_path: Path) -> None:
         async with open_house(tmp_path, rooms) as house, Client.start(house) as first:
             sending = asyncio.create_task(first.send(np.tile(TALK, 20)))
             live = house.sessions.find(first.session)
-            await eventually(lambda: not live.has_room(house.max_lag))
+            await eventually(lambda: not live.intake.has_room(house.max_lag))
             async with Client.visit(house) as second:
                 await second.say("start", session=first.session)
                 assert (await second.refusal())[1]["code"] == "session_busy"
@@ -606,7 +607,7 @@ def test_a_connection_that_broke_unnoticed_gives_way(tmp_path: Path) -> None:
         rooms = Rooms(old_connection_s=0.05)
         async with open_house(tmp_path, rooms) as house, Client.start(house) as first:
             await first.send(TALK[:50_000])
-            await eventually(lambda: house.sessions.find(first.session).position == 50_000)
+            await eventually(lambda: house.sessions.find(first.session).intake.position == 50_000)
             first.connection.transport.pause_reading()  # it answers no ping, as if it were gone
             async with Client.start(house, session=first.session) as second:
                 assert second.ready["next_sample"] == 50_000
@@ -627,7 +628,7 @@ def test_one_that_broke_while_held_back_gives_way_and_is_not_heard_any_more(
             async with Client.start(house) as first:
                 live = house.sessions.find(first.session)
                 sending = asyncio.create_task(first.send(np.tile(TALK, 20)))
-                await eventually(lambda: not live.has_room(house.max_lag))
+                await eventually(lambda: not live.intake.has_room(house.max_lag))
                 sending.cancel()
                 first.connection.transport.abort()
             async with Client.start(house, session=first.session) as second:
@@ -679,8 +680,8 @@ def test_our_own_client_listens(tmp_path: Path) -> None:
             ready = await anext(events)
             assert isinstance(ready, v1.Ready)
             assert ready.session == "microphone"
-            live.feed(TALK)
-            live.finish()
+            live.intake.feed(TALK)
+            live.intake.finish()
             kinds = [type(event) async for event in events]
             assert kinds[-1] is v1.End
             assert kinds.count(v1.Final) == 2
@@ -692,8 +693,8 @@ def test_who_comes_after_the_end_is_told_of_it(tmp_path: Path) -> None:
     async def story() -> None:
         async with open_house(tmp_path) as house:
             live = house.begin_own()
-            live.feed(TALK)
-            live.finish()
+            live.intake.feed(TALK)
+            live.intake.finish()
             await live.is_over.wait()
             events = [event async for event in listen(house.address)]
             assert [type(event) for event in events] == [v1.End]
@@ -711,7 +712,7 @@ def test_listeners_have_no_say(tmp_path: Path, said: str | bytes) -> None:
                 await client.connection.send(said)
                 closed_with, error = await client.refusal()
                 assert (closed_with, error["code"]) in [(1008, "out_of_order"), (1007, "bad_json")]
-            assert not house.sessions.find("microphone").is_finishing
+            assert not house.sessions.find("microphone").intake.is_finishing
 
     run(story())
 
@@ -723,8 +724,8 @@ def test_listeners_may_ping_and_leave(tmp_path: Path) -> None:
             async with Client.visit(house, "/v1/events?session=microphone") as client:
                 await client.say("ping", id="x")
                 assert await client.hear("pong") == {"type": "pong", "id": "x"}
-                assert live.n_readers == 1
-            await eventually(lambda: live.n_readers == 0)
+                assert live.publisher.n_readers == 1
+            await eventually(lambda: live.publisher.n_readers == 0)
 
     run(story())
 
@@ -809,10 +810,10 @@ def test_only_so_much_audio_waits(tmp_path: Path) -> None:
         async with open_house(tmp_path, rooms) as house, Client.start(house) as client:
             live = house.sessions.find(client.session)
             sending = asyncio.create_task(client.send(speech))
-            await eventually(lambda: not live.has_room(house.max_lag))
+            await eventually(lambda: not live.intake.has_room(house.max_lag))
             for _ in range(100):
                 await asyncio.sleep(0)
-            stopped_at = live.position
+            stopped_at = live.intake.position
             assert stopped_at < 16 * 16_000  # ten seconds, what precedes them, and a slice
             assert not sending.done()
             hearing = asyncio.create_task(client.hear_all())
@@ -850,7 +851,7 @@ def test_what_nobody_has_heard_is_kept_for_whoever_closes_and_comes_back(
                 name, live = client.session, house.sessions.find(client.session)
                 client.connection.transport.abort()
             await eventually(lambda: not house.server.n_connections)
-            live.finish()
+            live.intake.finish()
             await live.is_over.wait()
             async with Client.visit(house) as client:
                 await client.say("start", session=name, since=0)
@@ -888,7 +889,7 @@ def test_messages_keep_their_order_whatever_the_journal_says_first(tmp_path: Pat
             await client.send(TALK)
             await client.say("stop")
             await eventually(lambda: len(store.unsaid) == 5)
-            assert house.sessions.find(client.session).seq == 0
+            assert house.sessions.find(client.session).publisher.seq == 0
             path = f"/v1/events?session={client.session}&since=0"
             async with Client.visit(house, path) as other:
                 await other.hear("ready")

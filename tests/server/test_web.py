@@ -312,7 +312,7 @@ def test_what_is_said_before_the_page_is_ready_is_kept(browser: str, tmp_path: P
             (live,) = house.sessions
             await tab.click("#microphone")
             await tab.until("document.querySelector('#state').textContent === 'Ready'")
-            assert live.position > n_before
+            assert live.intake.position > n_before
 
     run(story())
 
@@ -330,7 +330,7 @@ def test_a_dropped_file_is_written_down_through_lost_connections(
             await tab.drop_files(file)
             for share in (0.2, 0.5, 0.8):
                 await eventually(
-                    lambda: any(live.position > share * len(samples) for live in house.sessions)  # noqa: B023
+                    lambda: any(live.intake.position > share * len(samples) for live in house.sessions)  # noqa: B023
                 )
                 await cut(house)
             await tab.until(settled(len(expected)))
@@ -683,7 +683,7 @@ def test_a_page_that_comes_back_does_not_say_goodbye(browser: str, tmp_path: Pat
             goodbyes, detach = [], house.sessions.detach
 
             def note(name: str, connection: Connection, **how: bool) -> None:
-                goodbyes.append(how["said_goodbye"])
+                goodbyes.append(how["is_given_up"])
                 detach(name, connection, **how)
 
             house.sessions.detach = note  # type: ignore[method-assign]
@@ -739,7 +739,7 @@ def test_a_daemon_that_is_full_is_said_to_be_busy(browser: str, tmp_path: Path) 
     async def story() -> None:
         async with open_page(browser, tmp_path, Rooms(max_sessions=1)) as (house, tab):
             await tab.click("#microphone")
-            await eventually(lambda: any(live.position for live in house.sessions))
+            await eventually(lambda: any(live.intake.position for live in house.sessions))
             await tab.choose_files("#file", file)
             await tab.until("document.querySelector('#state').dataset.kind === 'busy'")
             await tab.click("#microphone")
@@ -753,9 +753,9 @@ def test_text_that_falls_behind_is_said_as_long_as_it_does(browser: str, tmp_pat
     async def story() -> None:
         async with open_page(browser, tmp_path, Rooms(engine=PatientEngine())) as (house, tab):
             await tab.click("#microphone")
-            await eventually(lambda: any(live.position for live in house.sessions))
+            await eventually(lambda: any(live.intake.position for live in house.sessions))
             [live] = house.sessions
-            live.warn(v1.LAGGING, "the text is behind")
+            live.notify(NoticeCode.LAGGING, "the text is behind")
             await tab.until("document.querySelector('#state').textContent.endsWith('s behind')")
             assert await tab.text("#alert") == ""
 
@@ -770,7 +770,7 @@ def test_a_wish_that_comes_too_late_breaks_nothing(browser: str, tmp_path: Path)
     async def story() -> None:
         async with open_page(browser, tmp_path, Rooms(engine=engine)) as (house, tab):
             await tab.choose_files("#file", file)
-            await eventually(lambda: any(live.is_finishing for live in house.sessions))
+            await eventually(lambda: any(live.intake.is_finishing for live in house.sessions))
             await tab.get(
                 "document.querySelector('#language').value = 'German';"
                 "document.querySelector('#language').dispatchEvent(new Event('change'))"
@@ -958,7 +958,7 @@ def test_captions_for_streaming_software(browser: str, tmp_path: Path) -> None:
             live = house.begin_own()
             async with Tab.opened(browser, page_of(house.address) + "captions.html#lines=3") as tab:
                 await eventually(lambda: bool(house.server.n_connections))
-                live.feed(exact(talk(0.7)))
+                live.intake.feed(exact(talk(0.7)))
                 await tab.until("document.querySelector('#caption').textContent !== ''")
                 assert "samples" in await tab.text("#caption")
                 assert tab.complaints == []
