@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from streamasr.audio.file import open_audio
 from streamasr.bench.figures import ratio
 from streamasr.bench.processes import usage
-from streamasr.core.events import Answer, Decoded, Encoded
+from streamasr.core.events import Answer, Recognised
 from streamasr.core.messages import Final
 from streamasr.core.orders import Order
 from streamasr.core.units import to_seconds
@@ -57,13 +57,7 @@ class Metered:
 
 def costs_of(answer: Answer | Order) -> dict[str, float]:
     """Seconds by stage that an answer says it took."""
-    match answer:
-        case Encoded(cost=cost):
-            return {"encode": cost}
-        case Decoded(cost=cost):
-            return {"prefill": cost.prefill, "verify": cost.verify, "decode": cost.decode}
-        case _:
-            return {}
+    return asdict(answer.costs) if isinstance(answer, Recognised) else {}
 
 
 def measure_file(engine: Engine, config: RecognitionConfig, path: Path) -> FileResult:

@@ -1,9 +1,10 @@
 """Measurement of how long text takes, from the arrival of its audio to its publication."""
 
 from collections import deque
+from dataclasses import asdict
 from typing import Final, Protocol
 
-from streamasr.core.events import Answer, Decoded, Encoded
+from streamasr.core.events import Answer, Recognised
 from streamasr.core.messages import Final as FinalText
 from streamasr.core.messages import Message, Partial
 from streamasr.core.units import Samples, to_samples
@@ -70,13 +71,9 @@ class LatencyMeter:
 
     def answered(self, answer: Answer) -> None:
         """Count the work that an answer of the engine took."""
-        match answer:
-            case Encoded(cost=seconds):
-                self._observer.stage_worked("encode", seconds)
-            case Decoded(cost=cost):
-                self._observer.stage_worked("prefill", cost.prefill)
-                self._observer.stage_worked("verify", cost.verify)
-                self._observer.stage_worked("decode", cost.decode)
+        if isinstance(answer, Recognised):
+            for stage, seconds in asdict(answer.costs).items():
+                self._observer.stage_worked(stage, seconds)
 
     def published(self, message: Message, now: float) -> None:
         """Record the latency of a partial or a final."""

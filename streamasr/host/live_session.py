@@ -68,8 +68,8 @@ class LiveSession:
             name,
             archive,
             seq=beginning.published.seq,
-            stable_text=beginning.published.promise,
-            stable_text_of=self._stream.session.promise,
+            stable_text=beginning.published.stable,
+            stable_text_of=self._stream.session.stable_text,
             journal_timeout_s=journal_timeout_s,
         )
         self.intake = Intake(name, self._stream, archive, self._latency, self._publish)

@@ -74,7 +74,9 @@ class _Run:
 
     def __init__(self, engine: Recogniser, config: RecognitionConfig, begin: Samples) -> None:
         interval = config.partial_interval_s
-        wishes = SessionOptions(config.language, config.context, interval is not None, config.words)
+        options = SessionOptions(
+            config.language, config.context, interval is not None, config.words
+        )
         session = SessionSettings(
             partial_interval=to_samples(interval or 0.0),
             partial_load=None,
@@ -83,9 +85,9 @@ class _Run:
         )
         settings = StreamSettings(config.vad, config.chunker, session)
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-        self.stream = Stream(engine, settings, wishes, self._answers.put)
+        self.stream = Stream(engine, settings, options, self._answers.put)
         self._begin = begin
-        self._shows_partials = wishes.partials
+        self._shows_partials = options.partials
         self._done = Samples(0)
 
     @property

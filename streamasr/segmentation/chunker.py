@@ -360,6 +360,9 @@ class Chunker:
         needed = self._history.end if self._onset is None else self._onset
         needed = Samples(max(needed - self._pre_roll, self._border))
         if self._start is not None:
-            cut_from = max(self._start, self._history.end - self._cut_search - FRAME)
-            needed = Samples(min(self._delivered, cut_from))
+            # A cut searches this far back; and after a cut in a pause, or the end of a long
+            # hangover, the pre-roll of the next segment may begin inside this one's silence.
+            reach = max(self._cut_search, self._pre_roll) + FRAME
+            oldest = max(self._start, self._history.end - reach)
+            needed = Samples(min(self._delivered, oldest))
         self._history.forget_before(needed)

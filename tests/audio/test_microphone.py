@@ -534,7 +534,7 @@ WITHOUT_PORTAUDIO = """
 import asyncio, ctypes.util
 ctypes.util.find_library = lambda name: None
 from streamasr.audio.microphone import Microphone
-from streamasr.errors import AudioError
+from streamasr.core.errors import AudioError
 async def listen():
     async for event in Microphone().events():
         raise AssertionError(event)

@@ -202,7 +202,7 @@ def test_the_help_states_the_defaults_of_segmentation() -> None:
 IMPORTS = """
 import sys
 before = set(sys.modules)
-from streamasr.cli import main
+from streamasr.cli.main import main
 try:
     main(sys.argv[1:])
 finally:
@@ -219,10 +219,16 @@ def test_help_loads_nothing_but_the_arguments(arguments: list[str]) -> None:
     result = subprocess.run(
         [sys.executable, "-c", IMPORTS, *arguments], check=True, capture_output=True, text=True
     )
-    ours = ["streamasr", "streamasr.bench", "streamasr.cli.bench_options"]
-    ours += ["streamasr.catalogue", "streamasr.cli.models_options"]
-    ours += ["streamasr.cli.main", "streamasr.dictation", "streamasr.cli.dictate_options"]
-    ours += ["streamasr.core.errors"]
+    modules = (
+        "bench_options",
+        "dictate_options",
+        "exit_codes",
+        "main",
+        "models_options",
+        "stderr",
+    )
+    ours = ["streamasr", "streamasr.cli", *(f"streamasr.cli.{name}" for name in modules)]
+    ours += ["streamasr.core", *(f"streamasr.core.{name}" for name in ("errors", "log", "text"))]
     assert result.stdout.splitlines()[-1].split() == ["streamasr", *ours]
 
 

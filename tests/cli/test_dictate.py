@@ -383,7 +383,7 @@ def test_what_would_do_nothing_is_refused(
 
 SPY = """
 import sys
-from streamasr.cli import main
+from streamasr.cli.main import main
 try:
     main(["dictate", "--control", sys.argv[1], "toggle"])
 finally:

@@ -36,9 +36,9 @@ from tests.support.paths import CLIPS
 BLOCK = 2 * SAMPLE_RATE // 10  # bytes, 100 ms
 
 LOST_WHILE_RESUMING = """
-from streamasr.cli import main
-from streamasr.daemon import Daemon
-from streamasr.errors import WorkerError
+from streamasr.cli.main import main
+from streamasr.daemon.daemon import Daemon
+from streamasr.core.errors import WorkerError
 async def lose(self, recovered):
     self._engine.encoder._process._give_up(WorkerError("its files are gone"))
 Daemon._resume_sessions = lose

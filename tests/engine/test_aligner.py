@@ -13,7 +13,7 @@ import pytest
 from streamasr import client
 from streamasr.core.errors import ModelError, WorkerError
 from streamasr.core.events import Aligned, Answer
-from streamasr.core.orders import Align, Encode, Pass, Rank
+from streamasr.core.orders import Align, Pass, Rank, Recognise
 from streamasr.core.transcript import Word
 from streamasr.core.units import Samples
 from streamasr.engine.aligner import (
@@ -193,7 +193,7 @@ def test_an_engine_is_ready_without_it_and_wakes_it_when_somebody_speaks(engine:
     assert engine.pids["aligner"] is None
     answers = Answers()
     channel = engine.channel(answers.put)
-    channel.perform(Encode(Pass(1, 1, Rank.PARTIAL), SAMPLES))
+    channel.perform(Recognise(Pass(1, 1, Rank.PARTIAL), SAMPLES))
     engine.aligner.wait_ready()
     pid = engine.pids["aligner"]
     assert pid is not None

@@ -13,7 +13,7 @@ import pytest
 
 from streamasr.core.errors import AudioError
 from streamasr.core.messages import Final, Message, Partial, Speech, Words
-from streamasr.core.orders import AbandonPass, Encode, Order, Promote, Rank, Release
+from streamasr.core.orders import AbandonPass, Order, Promote, Rank, Recognise, Release
 from streamasr.core.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
 from streamasr.engine.config import RecognitionConfig
 from streamasr.engine.engine import Deliver, Engine
@@ -82,7 +82,7 @@ def test_each_segment_takes_one_pass_where_nobody_watches() -> None:
     hesitant = np.concatenate([talk(1, 2)[: -SAMPLE_RATE * 4 // 5], HESITATION, talk(1.5)])
     messages = run(FakeSource(hesitant), engine)
     segments = [final.segment for final in only(messages, Final)]
-    assert [order.of.segment for order in engine.orders if isinstance(order, Encode)] == segments
+    assert [order.of.segment for order in engine.orders if isinstance(order, Recognise)] == segments
     assert [order.segment for order in engine.orders if isinstance(order, Release)] == segments
     assert not any(isinstance(order, AbandonPass | Promote) for order in engine.orders)
 
@@ -90,7 +90,7 @@ def test_each_segment_takes_one_pass_where_nobody_watches() -> None:
 def test_no_final_is_prepared_for_those_who_watch_a_file() -> None:
     engine = FakeEngine()
     run(FakeSource(talk(1, 2)), engine, partial_interval_s=0.5)
-    ranks = {order.of.rank for order in engine.orders if isinstance(order, Encode)}
+    ranks = {order.of.rank for order in engine.orders if isinstance(order, Recognise)}
     assert ranks == {Rank.PARTIAL, Rank.FINAL}
 
 

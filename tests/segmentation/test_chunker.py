@@ -337,6 +337,17 @@ def test_cut_in_a_pause_opens_no_empty_segment() -> None:
     assert ends(events)[0].end <= to_samples(1.5)
 
 
+@pytest.mark.parametrize("hangover", [0.6, 1.0])
+def test_pre_roll_longer_than_the_cut_search_reaches_into_the_silence_before(
+    hangover: float,
+) -> None:
+    config = replace(DEFAULT, max_segment=1.5, cut_search=0.1, hangover=hangover)
+    audio = make_audio((True, 1.0), (False, hangover), (True, 1.0))
+    first, second, *_ = ends(run_chunker([audio], config))
+    assert first.end <= second.start
+    assert second.start <= to_samples(1.0 + hangover - DEFAULT.pre_roll) + FRAME
+
+
 def test_speech_after_a_cut_in_a_pause_opens_the_next_segment_without_overlap() -> None:
     config = replace(SHORT, max_segment=1.5)
     events = run_chunker([make_audio((True, 1.2), (False, 0.5), (True, 0.6))], config)

@@ -26,15 +26,15 @@ WATCHDOG_S = 1.5
 
 HANGING = """
 import threading
-from streamasr.cli import main
-from streamasr.models.qwen3_asr import Qwen3ASRDecoder
+from streamasr.cli.main import main
+from streamasr.models.qwen3.decoder import Qwen3ASRDecoder
 Qwen3ASRDecoder.step = lambda self, answers: threading.Event().wait()
 main()
 """
 
 PAUSED_AS_SOON_AS_IT_IS_FOUND = """
 import os, signal
-from streamasr.cli import main
+from streamasr.cli.main import main
 from streamasr.storage.lock import Lock
 enter = Lock.__enter__
 def enter_and_be_found(self):
@@ -47,8 +47,8 @@ main()
 
 SLOW = """
 import time
-from streamasr.cli import main
-from streamasr.models.qwen3_asr import Qwen3ASRDecoder
+from streamasr.cli.main import main
+from streamasr.models.qwen3.decoder import Qwen3ASRDecoder
 step = Qwen3ASRDecoder.step
 def long_step(self, answers):
     end = time.monotonic() + 3.0
