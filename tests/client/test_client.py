@@ -30,7 +30,10 @@ from streamasr.client import (
 )
 from streamasr.client.stream import encode_audio
 from streamasr.client.tape import Order, Tape
+from streamasr.core.audio_format import Encoding
 from streamasr.core.errors import AudioError, ConfigError, ProtocolError
+from streamasr.core.refusal import RefusalCode, RefusalError
+from streamasr.protocols.v1_dialect import CLOSE_CODES
 
 T = TypeVar("T")
 Step = Callable[[ServerConnection], Awaitable[None]]
@@ -227,9 +230,8 @@ def kinds(events: list[Any]) -> list[str]:
 
 
 async def refuse(connection: ServerConnection, code: str) -> None:
-    refusal = RefusalError(code, f"no, {code}")
-    await connection.send(v1.encode(refusal.message))
-    await connection.close(refusal.close_code)
+    await connection.send(v1.encode(v1.Error(code=code, message=f"no, {code}")))
+    await connection.close(CLOSE_CODES.get(code, 1008))
 
 
 lives = st.lists(st.integers(0, 25), max_size=8)

@@ -18,6 +18,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 
 import streamasr
 from streamasr.client import v1
+from streamasr.core.notices import NoticeCode
 from tests.support.fakes import talk, write_wav
 
 SCRIPT = Path(streamasr.__file__).parents[1] / "clients" / "listen.py"

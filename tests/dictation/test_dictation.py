@@ -13,6 +13,7 @@ import pytest
 from streamasr.audio.capture import Captured, CaptureEvent, Missed, TroubleCode
 from streamasr.client import PATIENT, Event, Reconnecting, v1
 from streamasr.core.errors import AudioError, ProtocolError, StreamASRError
+from streamasr.core.notices import NoticeCode
 from streamasr.core.units import Float32Array, Samples, to_samples
 from streamasr.dictation import utterance
 from streamasr.dictation.composer import Composer

@@ -8,13 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from streamasr.core.messages import Durable, End, Gap
 from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Align, Order, Rank, Recognise, Release, SpreadWords
+from streamasr.core.outgoing import Reply
 from streamasr.core.units import Samples, to_samples
 from streamasr.engine.engine import Deliver
-from streamasr.host.live_session import LiveSession, Reader
+from streamasr.host.intake import Intake
+from streamasr.host.live_session import LiveSession
+from streamasr.host.outbox import OutboxEntry
+from streamasr.host.reader import Reader
 from streamasr.pipeline.stream import Beginning, StreamSettings
-from streamasr.protocols import v1
 from tests.support.fakes import FakeEngine, talk
 from tests.support.house import PatientEngine, SlowArchive, eventually, run
 
@@ -22,29 +26,29 @@ TALK = talk(1.5, 2.0)
 
 
 class Watcher:
-    """An observer that notes what it is told."""
+    """An observer that keeps the measurements."""
 
     def __init__(self) -> None:
-        self.n_heard = 0
+        self.n_received = 0
         self.stages: set[str] = set()
         self.partials: list[float] = []
         self.finals: list[float] = []
 
-    def heard(self, n_samples: int) -> None:
-        """See `live.Observer`."""
-        self.n_heard += n_samples
+    def audio_received(self, n_samples: int) -> None:
+        """See `Observer`."""
+        self.n_received += n_samples
 
-    def worked(self, stage: str, seconds: float) -> None:
-        """See `live.Observer`."""
+    def stage_worked(self, stage: str, seconds: float) -> None:
+        """See `Observer`."""
         self.stages.add(stage)
 
-    def partial_after(self, seconds: float) -> None:
-        """See `live.Observer`."""
-        self.partials.append(seconds)
+    def partial_published(self, latency_s: float) -> None:
+        """See `Observer`."""
+        self.partials.append(latency_s)
 
-    def final_after(self, seconds: float) -> None:
-        """See `live.Observer`."""
-        self.finals.append(seconds)
+    def final_published(self, latency_s: float) -> None:
+        """See `Observer`."""
+        self.finals.append(latency_s)
 
 
 @asynccontextmanager
@@ -77,15 +81,15 @@ def feed(live: LiveSession, samples: np.ndarray) -> None:
         live.intake.feed(samples[begin : begin + 1600])
 
 
-async def listen(reader: Reader) -> list[v1.ServerMessage | None]:
-    """All that a reader hears."""
-    heard = []
+async def read(reader: Reader) -> list[OutboxEntry]:
+    """Return everything that a reader gets."""
+    entries = []
     while not (reader.is_closed and not reader.outbox):
-        if (text := reader.take()) is not None:
-            heard.append(v1.decode_server(text))
+        if (entry := reader.take()) is not None:
+            entries.append(entry)
         else:
             await reader.wait()
-    return heard
+    return entries
 
 
 def test_what_is_said_is_measured(tmp_path: Path) -> None:
@@ -94,7 +98,7 @@ def test_what_is_said_is_measured(tmp_path: Path) -> None:
             feed(live, TALK)
             live.intake.finish()
             await live.is_over.wait()
-            assert watcher.n_heard == len(TALK)
+            assert watcher.n_received == len(TALK)
             assert watcher.stages == {"encode", "prefill", "verify", "decode"}
             assert len(watcher.finals) == 2
             assert all(0 <= seconds < 60 for seconds in watcher.partials + watcher.finals)
@@ -140,7 +144,7 @@ def test_arrivals_of_tiny_blocks_take_no_room(tmp_path: Path) -> None:
         async with session(tmp_path, PatientEngine()) as (live, _, __):
             for sample in TALK[:8000]:
                 live.intake.feed(sample.reshape(1))
-            assert len(live._arrivals.marks) <= 51
+            assert len(live._latency.arrivals) <= 51
 
     run(story())
 
@@ -159,8 +163,8 @@ def test_what_the_journal_has_not_kept_is_not_said(tmp_path: Path) -> None:
             await asyncio.sleep(0)
             assert live.publisher.seq == 0
             archive.say()
-            heard = await listen(reader)
-            assert [m.seq for m in heard if isinstance(m, v1.Durable)] == [1, 2, 3, 4, 5]
+            entries = await read(reader)
+            assert [e.seq for e in entries if isinstance(e.event, Durable)] == [1, 2, 3, 4, 5]
             assert live.is_settled
 
     run(story())
@@ -194,13 +198,13 @@ def test_what_does_not_fit_becomes_a_gap(tmp_path: Path) -> None:
             while not live.is_over.is_set():
                 engine.answer()
                 await asyncio.sleep(0)
-            heard = await listen(reader)
-            [gap] = [m for m in heard if isinstance(m, v1.Gap)]
+            events = [entry.event for entry in await read(reader)]
+            [gap] = [m for m in events if isinstance(m, Gap)]
             assert gap.reason == "overload"
-            assert gap.start == dropped_from / 16000
-            end = heard[-1]
-            assert isinstance(end, v1.End)
-            assert end.duration == (len(TALK) + 1600) / 16000
+            assert gap.start == dropped_from
+            end = events[-1]
+            assert isinstance(end, End)
+            assert end.duration == len(TALK) + 1600
 
     run(story())
 
@@ -224,13 +228,13 @@ def test_what_did_not_fit_is_told_whatever_comes_next(tmp_path: Path, then: str)
             while not live.is_over.is_set():
                 engine.answer()
                 await asyncio.sleep(0)
-            heard = await listen(reader)
-            gap = next(m for m in heard if isinstance(m, v1.Gap))
-            assert (gap.start, gap.end) == (dropped_from / 16000, len(TALK) / 16000)
+            events = [entry.event for entry in await read(reader)]
+            gap = next(m for m in events if isinstance(m, Gap))
+            assert (gap.start, gap.end) == (dropped_from, len(TALK))
             assert gap.reason == "overload"
-            end = heard[-1]
-            assert isinstance(end, v1.End)
-            assert end.duration == (len(TALK) + 1600 * (then == "a hole")) / 16000
+            end = events[-1]
+            assert isinstance(end, End)
+            assert end.duration == len(TALK) + 1600 * (then == "a hole")
 
     run(story())
 
@@ -264,7 +268,7 @@ def test_nothing_is_taken_after_the_end(tmp_path: Path) -> None:
 def test_whoever_waits_for_a_reader_is_not_forgotten_when_it_leaves() -> None:
     async def story() -> None:
         reader = Reader()
-        reader.put(v1.Pong(id=1))
+        reader.post(Reply("pong"))
         waiting = asyncio.create_task(reader.wait_below(1))
         await asyncio.sleep(0)
         assert not waiting.done()
@@ -305,7 +309,7 @@ class WordlessEngine(FakeEngine):
 def test_words_of_live_speech_that_cannot_keep_up_are_spread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pace: float, is_spread: bool
 ) -> None:
-    monkeypatch.setattr(LiveSession, "pace", property(lambda _: pace))
+    monkeypatch.setattr(Intake, "pace", property(lambda _: pace))
 
     async def scenario() -> None:
         engine = WordlessEngine()

@@ -270,13 +270,15 @@ def test_one_that_is_never_answered_costs_only_its_own_room(tmp_path: Path) -> N
                 opened = [await stack.enter_async_context(client) for client in clients]
                 sending = [asyncio.create_task(client.send(speech)) for client in opened]
                 lives = list(house.sessions)
-                await eventually(lambda: not any(live.intake.has_room(house.max_lag) for live in lives))
+                await eventually(
+                    lambda: not any(live.intake.has_room(house.max_lag) for live in lives)
+                )
                 for _ in range(100):
                     await asyncio.sleep(0)
                 assert all(live.intake.position < 10 * 16_000 for live in lives)
                 path = f"/v1/events?session={opened[0].session}"
                 async with Client.visit(house, path) as listener:
-                    assert (await listener.hear("ready"))["next_sample"] == lives[0].position
+                    assert (await listener.hear("ready"))["next_sample"] == lives[0].intake.position
                 for task in sending:
                     task.cancel()
 

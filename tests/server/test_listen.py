@@ -16,6 +16,7 @@ from websockets.typing import Subprotocol
 
 from streamasr.client import connect
 from streamasr.core.errors import ConfigError
+from streamasr.core.refusal import RefusalError
 from streamasr.protocols import v1
 from streamasr.server.access import Access
 from streamasr.server.connection import Timeouts

@@ -23,13 +23,13 @@ import pytest
 from msgspec import json
 
 from streamasr.audio.file import open_audio
+from streamasr.core.notices import NoticeCode
 from streamasr.core.transcript import Segment, Transcript, Word
 from streamasr.core.units import SAMPLE_RATE, Float32Array, to_samples
 from streamasr.host.registry import Connection
 from streamasr.models import tiny
 from streamasr.models.qwen3.languages import LANGUAGES
 from streamasr.pipeline.formats import format_transcript
-from streamasr.protocols import v1
 from streamasr.server.web_assets import load_pages
 from tests.support.browser import CHROMIUM, Tab, hearing, running_chromium
 from tests.support.daemons import RunningDaemon
@@ -329,8 +329,9 @@ def test_a_dropped_file_is_written_down_through_lost_connections(
         async with open_page(browser, tmp_path, Rooms(max_lag_s=5.0)) as (house, tab):
             await tab.drop_files(file)
             for share in (0.2, 0.5, 0.8):
+                wanted = share * len(samples)
                 await eventually(
-                    lambda: any(live.intake.position > share * len(samples) for live in house.sessions)  # noqa: B023
+                    lambda: any(live.intake.position > wanted for live in house.sessions)  # noqa: B023
                 )
                 await cut(house)
             await tab.until(settled(len(expected)))
