@@ -23,7 +23,6 @@ from typing import Any, Final
 from streamasr.audio.capture import Capture, Captured, CaptureEvent, Missed, Troubled
 from streamasr.audio.microphone import Microphone
 from streamasr.audio.paced import PacedFile
-from streamasr.catalogue.find import Finder
 from streamasr.config.changes import Changes, compare, reload
 from streamasr.config.endpoint import is_loopback, read_token
 from streamasr.config.sections import Settings
@@ -37,6 +36,7 @@ from streamasr.core.requested_options import OperatorDefaults, OptionsChange, Re
 from streamasr.core.session_names import MICROPHONE
 from streamasr.core.units import to_samples
 from streamasr.engine.engine import Engine
+from streamasr.engine.worker import OnTrouble
 from streamasr.host.intake import LIVE_PACE
 from streamasr.host.live_session import LiveSession
 from streamasr.host.recovery import Recovered, recover
@@ -50,9 +50,9 @@ from streamasr.server.metrics import Metrics, Readings
 from streamasr.service.supervision import Supervision, Vitals
 from streamasr.session.session import SessionSettings
 from streamasr.session.stable_prefix import CommitLag
-from streamasr.storage.journal import SessionRecord, SessionSource
 from streamasr.storage.lock import Lock
 from streamasr.storage.places import journal_path, spool_path
+from streamasr.storage.records import SessionRecord, SessionSource
 from streamasr.storage.store import Store
 
 logger = logging.getLogger(__name__)
@@ -77,6 +77,7 @@ class Daemon:
         self,
         config: Settings,
         load_config: Callable[[], Settings],
+        open_engine: Callable[[OnTrouble], Engine],
         supervision: Supervision | None = None,
     ) -> None:
         """Prepare; `run` does it.
@@ -84,6 +85,7 @@ class Daemon:
         Args:
             config: what holds now.
             load_config: reads the configuration again.
+            open_engine: makes the engine, which `run` starts and stops.
             supervision: by a service manager; None for none.
 
         Raises:
@@ -92,13 +94,11 @@ class Daemon:
         self._config = config
         self._load_config = load_config
         self._supervision = supervision or Supervision()
-        finder = Finder(config.storage.models, config.models)
-        recognition = config.recognition(finder.model, finder.aligner, language_name)
         directory = config.storage.directory
         self._lock = Lock(directory)
         self._journal_path = journal_path(directory)
         self._spool_path = spool_path(directory) if config.storage.spool else None
-        self._engine = Engine(recognition, on_trouble=self._on_trouble_elsewhere)
+        self._engine = open_engine(self._on_trouble_elsewhere)
         self._stop = asyncio.Event()
         self._listening = asyncio.Event()
         self._listening.set()
@@ -273,8 +273,8 @@ class Daemon:
             name = one.record.name
             is_own = name == MICROPHONE
             # The daemon's own session does what the configuration says now.
-            asked = RequestedOptions() if is_own else RequestedOptions.restored(one.record.wishes)
-            wishes = self._resolve(asked) if is_own else one.record.wishes
+            asked = RequestedOptions() if is_own else RequestedOptions.restored(one.record.options)
+            wishes = self._resolve(asked) if is_own else one.record.options
             live = self.sessions.open(name, wishes, one.beginning, is_daemons_own=is_own)
             self._asked[name] = asked
             if one.is_over:

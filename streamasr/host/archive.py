@@ -19,7 +19,7 @@ class Archive(Protocol):
     ) -> "Future[list[tuple[int, Durable]]]":
         """Read up to `limit` messages after number `since`, oldest first."""
 
-    def keep_promise(self, name: str, promise: StableText) -> "Future[None]":
+    def keep_stable_text(self, name: str, stable: StableText) -> "Future[None]":
         """Keep the stable text of the open segment. The future is done as that of a message."""
 
     def append_audio(self, name: str, position: Samples, samples: Float32Array) -> None:

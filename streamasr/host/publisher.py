@@ -153,7 +153,7 @@ class Publisher:
         if stable_text is None or stable_text == self._stable_text:
             return None
         self._stable_text = stable_text
-        return self._archive.keep_promise(self._name, stable_text)
+        return self._archive.keep_stable_text(self._name, stable_text)
 
     def _wake(self) -> None:
         """Continue on the event loop's thread; the archive calls this on its own."""

@@ -14,8 +14,9 @@ from streamasr.core.messages import Final
 from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Order, Publish, SpreadWords
 from streamasr.core.units import Float32Array, Samples
-from streamasr.segmentation.chunker import FRAME, Chunker, ChunkerConfig
-from streamasr.segmentation.vad import VadConfig, VoiceDetector
+from streamasr.segmentation.chunker import FRAME, Chunker
+from streamasr.segmentation.settings import ChunkerConfig, VadConfig
+from streamasr.segmentation.vad import VoiceDetector
 from streamasr.session.session import Published, Session, SessionSettings
 
 

@@ -20,8 +20,9 @@ from streamasr.core.events import (
     SpeechStarted,
 )
 from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples, to_samples
-from streamasr.segmentation.chunker import FRAME, Chunker, ChunkerConfig
-from streamasr.segmentation.vad import VadConfig, VoiceDetector
+from streamasr.segmentation.chunker import FRAME, Chunker
+from streamasr.segmentation.settings import ChunkerConfig, VadConfig
+from streamasr.segmentation.vad import VoiceDetector
 
 DEFAULT = ChunkerConfig()
 SHORT = ChunkerConfig(max_segment=2.0, cut_search=0.5)
