@@ -87,7 +87,7 @@ def test_the_arguments_cost_nothing_to_read() -> None:
     script = """
 import sys
 before = set(sys.modules)
-import streamasr.bench.options
+import streamasr.cli.bench_options
 print({name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)
 """
     command = [sys.executable, "-c", script]

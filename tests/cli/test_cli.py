@@ -202,7 +202,7 @@ def test_the_help_states_the_defaults_of_segmentation() -> None:
 IMPORTS = """
 import sys
 before = set(sys.modules)
-from streamasr.cli import main
+from streamasr.cli.main import main
 try:
     main(sys.argv[1:])
 finally:

@@ -196,7 +196,7 @@ def test_other_times_are_refused(text: str) -> None:
 SHOW = """
 import argparse, sys
 from pathlib import Path
-from streamasr.commands.history import run_history
+from streamasr.cli.history import run_history
 
 values = {"search": None, "since": None, "session": None, "limit": None, "format": "txt"}
 run_history(argparse.Namespace(journal=Path(sys.argv[1]), **values))

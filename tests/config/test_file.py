@@ -292,7 +292,5 @@ def test_settings_load_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("child", ["encoder", "aligner"])
 def test_a_child_loads_no_settings_but_the_values_it_is_given(child: str) -> None:
-    loaded = {
-        name for name in loaded_by(f"streamasr.workers.{child}") if "streamasr.config" in name
-    }
+    loaded = {name for name in loaded_by(f"streamasr.engine.{child}") if "streamasr.config" in name}
     assert loaded == {"streamasr.config", "streamasr.engine.worker_config"}

@@ -313,7 +313,7 @@ FULL_DISK = """
 import resource, signal, sys
 import numpy as np
 from pathlib import Path
-from streamasr.errors import StorageError
+from streamasr.core.errors import StorageError
 from streamasr.storage.spool import Spool
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

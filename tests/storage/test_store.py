@@ -528,7 +528,8 @@ from pathlib import Path
 import numpy as np
 from streamasr.storage.journal import SessionRecord
 from streamasr.storage.store import Store
-from streamasr.events import Final, SessionOptions
+from streamasr.core.messages import Final
+from streamasr.core.options import SessionOptions
 
 root = Path(sys.argv[1])
 store = Store(root / "state" / "journal.db", root / "spool", print)
@@ -581,7 +582,8 @@ from pathlib import Path
 import numpy as np
 from streamasr.storage.journal import SessionRecord
 from streamasr.storage.store import Limits, Store
-from streamasr.events import Final, SessionOptions
+from streamasr.core.messages import Final
+from streamasr.core.options import SessionOptions
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 root = Path(sys.argv[1])
