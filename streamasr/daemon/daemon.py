@@ -22,7 +22,6 @@ from typing import Any, Final
 from streamasr.audio.capture import Capture, Captured, CaptureEvent, Missed, Troubled
 from streamasr.audio.microphone import Microphone
 from streamasr.audio.paced import PacedFile
-from streamasr.catalogue.find import Finder
 from streamasr.config.changes import Changes, compare, reload
 from streamasr.config.endpoint import is_loopback, read_token
 from streamasr.config.sections import Settings
@@ -31,6 +30,7 @@ from streamasr.core.memory import return_freed_memory
 from streamasr.core.options import SessionOptions
 from streamasr.core.units import Samples, to_samples
 from streamasr.engine.engine import Engine
+from streamasr.engine.worker import OnTrouble
 from streamasr.host.live_session import LIVE_PACE, SLICE, LiveSession
 from streamasr.host.recovery import Recovered, recover
 from streamasr.host.registry import SessionRegistry
@@ -71,6 +71,7 @@ class Daemon:
         self,
         config: Settings,
         load_config: Callable[[], Settings],
+        open_engine: Callable[[OnTrouble], Engine],
         supervision: Supervision | None = None,
     ) -> None:
         """Prepare; `run` does it.
@@ -78,6 +79,7 @@ class Daemon:
         Args:
             config: what holds now.
             load_config: reads the configuration again.
+            open_engine: makes the engine, which `run` starts and stops.
             supervision: by a service manager; None for none.
 
         Raises:
@@ -86,13 +88,11 @@ class Daemon:
         self._config = config
         self._load_config = load_config
         self._supervision = supervision or Supervision()
-        finder = Finder(config.storage.models, config.models)
-        recognition = config.recognition(finder.model, finder.aligner, language_name)
         directory = config.storage.directory
         self._lock = Lock(directory)
         self._journal_path = journal_path(directory)
         self._spool_path = spool_path(directory) if config.storage.spool else None
-        self._engine = Engine(recognition, on_trouble=self._on_trouble_elsewhere)
+        self._engine = open_engine(self._on_trouble_elsewhere)
         self._stop = asyncio.Event()
         self._listening = asyncio.Event()
         self._listening.set()

@@ -12,10 +12,10 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Final, Protocol
 
-from streamasr.core.events import Answer, Decoded, Encoded
+from streamasr.core.events import Answer, Recognised
 from streamasr.core.hypothesis import StableText
 from streamasr.core.messages import Durable, End, Message, Partial
 from streamasr.core.messages import Final as FinalText
@@ -205,7 +205,7 @@ class LiveSession:
         self._began = time.monotonic()
         self._began_at = beginning.position
         self._progressed = asyncio.Event()
-        self._promise = beginning.published.promise  # the last one that was kept
+        self._promise = beginning.published.stable  # the last one that was kept
         self._n_dropped = 0  # samples, since there was room
         self._stream = Stream(recogniser, settings, wishes, self._deliver, beginning)
 
@@ -395,7 +395,7 @@ class LiveSession:
 
     def _keep_promise(self, partial: Partial) -> "Future[None] | None":
         """Keep what this partial promises, if that is more than before."""
-        promise = self._stream.session.promise(partial.segment)
+        promise = self._stream.session.stable_text(partial.segment)
         if promise is None or promise == self._promise:
             return None
         self._promise = promise
@@ -439,13 +439,9 @@ class LiveSession:
             self._archive.settle(self.name, Samples(max(0, settled - _KEPT_BEFORE)))
 
     def _measure_work(self, answer: Answer) -> None:
-        match answer:
-            case Encoded(cost=seconds):
-                self._observer.worked("encode", seconds)
-            case Decoded(cost=cost):
-                self._observer.worked("prefill", cost.prefill)
-                self._observer.worked("verify", cost.verify)
-                self._observer.worked("decode", cost.decode)
+        if isinstance(answer, Recognised):
+            for stage, seconds in asdict(answer.costs).items():
+                self._observer.worked(stage, seconds)
 
     def _measure(self, message: Message) -> None:
         if not isinstance(message, Partial | FinalText):

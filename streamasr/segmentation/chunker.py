@@ -34,10 +34,8 @@ and not on the blocks they arrive in.
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-import msgspec
 import numpy as np
 
-from streamasr.core.errors import ConfigError
 from streamasr.core.events import (
     AudioLost,
     SegmentationEvent,
@@ -50,74 +48,16 @@ from streamasr.core.events import (
 from streamasr.core.messages import EndReason
 from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples, to_samples
 from streamasr.segmentation.history import SampleHistory
+from streamasr.segmentation.settings import FRAME_SECONDS, ChunkerConfig
 
-FRAME: Final = SAMPLE_RATE * 30 // 1000
-"""Samples in a frame, 30 ms: the longest that webrtcvad judges."""
+FRAME: Final = to_samples(FRAME_SECONDS)
+"""Samples in a frame."""
 
 CUT_HOP: Final = SAMPLE_RATE // 100
 """Grid of the search for the quietest place, samples, 10 ms."""
 
 FrameClassifier: TypeAlias = Callable[[Float32Array], bool]
 """Is this frame, (FRAME,), voiced? Frames arrive in order, without gaps; it may keep state."""
-
-
-class ChunkerConfig(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    rename=lambda name: f"{name}_s",  # in files, where nothing else tells the unit
-):
-    """How speech is cut into segments; all times in seconds."""
-
-    pre_roll: float = 0.3
-    """Audio kept before the first voiced frame: soft onsets come before what a VAD notices."""
-    hangover: float = 0.6
-    """Silence that ends a segment (the endpoint)."""
-    trailing_silence: float = 0.2
-    """How much of that silence stays in the segment; at most the hangover."""
-    pause: float = 0.2
-    """Silence after which the final text is prepared, so that it is ready at the endpoint; at least
-    `trailing_silence` in effect. From the hangover on, it is not prepared."""
-    min_speech: float = 0.2
-    """Voiced time before a segment is announced; shorter bursts are silence."""
-    onset_gap: float = 0.2
-    """Silence after which a burst that was not yet a segment is given up."""
-    max_segment: float = 24.0
-    """Longest segment; longer speech is cut."""
-    cut_search: float = 5.0
-    """The end of a too long segment where the place of the cut is searched."""
-    cut_window: float = 0.1
-    """Length of the quiet place that is searched."""
-    chunk: float = 0.1
-    """Length of the pieces in which a segment is delivered."""
-
-    def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            _check_time(name, getattr(self, name))
-        _check_at_least("hangover", self.hangover, "one frame", FRAME / SAMPLE_RATE)
-        _check_at_least("onset_gap", self.onset_gap, "one frame", FRAME / SAMPLE_RATE)
-        _check_at_least("chunk", self.chunk, "one frame", FRAME / SAMPLE_RATE)
-        _check_at_least("cut_window", self.cut_window, "one frame", FRAME / SAMPLE_RATE)
-        _check_at_least("hangover", self.hangover, "trailing_silence", self.trailing_silence)
-        _check_at_least("cut_search", self.cut_search, "cut_window", self.cut_window)
-        _check_at_least("max_segment", self.max_segment, "cut_search", self.cut_search)
-
-
-_LONGEST_S: Final = 3600
-"""No time is set longer: memory is kept for most of them."""
-
-
-def _check_time(name: str, seconds: object) -> None:
-    if not isinstance(seconds, int | float) or not 0 <= seconds <= _LONGEST_S:
-        raise ConfigError(
-            f"{name} must be a time in seconds, from 0 to {_LONGEST_S}; it is {seconds!r}."
-        )
-
-
-def _check_at_least(name: str, seconds: float, limit_name: str, limit: float) -> None:
-    if seconds < limit:
-        raise ConfigError(f"{name} ({seconds:g} s) must be at least {limit_name} ({limit:g} s).")
 
 
 class Chunker:
@@ -360,6 +300,9 @@ class Chunker:
         needed = self._history.end if self._onset is None else self._onset
         needed = Samples(max(needed - self._pre_roll, self._border))
         if self._start is not None:
-            cut_from = max(self._start, self._history.end - self._cut_search - FRAME)
-            needed = Samples(min(self._delivered, cut_from))
+            # A cut searches this far back; and after a cut in a pause, or the end of a long
+            # hangover, the pre-roll of the next segment may begin inside this one's silence.
+            reach = max(self._cut_search, self._pre_roll) + FRAME
+            oldest = max(self._start, self._history.end - reach)
+            needed = Samples(min(self._delivered, oldest))
         self._history.forget_before(needed)

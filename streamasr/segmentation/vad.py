@@ -22,54 +22,11 @@ import math
 from collections import deque
 from typing import Final
 
-import msgspec
 import numpy as np
 import webrtcvad
 
-from streamasr.core.errors import ConfigError
 from streamasr.core.units import SAMPLE_RATE, Float32Array
-
-FRAME_SECONDS: Final = 0.03
-SILENCE_DB: Final = -100.0
-"""Level given to digital silence, dBFS: below one step of 16 bits."""
-
-
-class VadConfig(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    rename={"floor_window": "floor_window_s"},
-):
-    """When a frame counts as voiced; levels are those of a frame's root mean square, dBFS."""
-
-    aggressiveness: int = 1
-    """webrtcvad's mode, 0 to 3: how sure it must be. At this noise level, modes 0 and 1 hear no
-    speech in steady noise either, and 1 hears more of the soft speech than 2."""
-    noise_db: float = -42.0
-    """Where the noise floor is put. At -35 webrtcvad takes a fan for speech again; each dB
-    lower loses more speech in noise."""
-    max_gain_db: float = 25.0
-    """Most by which a recording without noise is amplified."""
-    minimum_db: float = -80.0
-    """Level below which nothing is voiced."""
-    floor_window: float = 3.0
-    """The noise floor is the quietest moment of this many seconds: how soon new noise is known,
-    and the longest vowel that is not taken for noise."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be."""
-        if self.aggressiveness not in {0, 1, 2, 3}:
-            raise ConfigError(f"aggressiveness must be 0, 1, 2 or 3; it is {self.aggressiveness}.")
-        _check_range("noise_db", self.noise_db, SILENCE_DB, 0.0)
-        _check_range("max_gain_db", self.max_gain_db, 0.0, 60.0)
-        _check_range("minimum_db", self.minimum_db, SILENCE_DB, 0.0)
-        _check_range("floor_window", self.floor_window, 0.5, 60.0)
-
-
-def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"{name} must be from {low:g} to {high:g}; it is {value}.")
+from streamasr.segmentation.settings import FRAME_SECONDS, SILENCE_DB, VadConfig
 
 
 def level_db(frame: Float32Array) -> float:

@@ -287,10 +287,12 @@ def loaded_by(module: str) -> set[str]:
 
 def test_settings_load_nothing_heavy() -> None:
     heavy = {"onnxruntime", "llama_cpp", "av", "rich", "websockets", "asyncio", "platformdirs"}
+    heavy |= {"numpy", "webrtcvad", "multiprocessing", "streamasr.engine"}
     assert not loaded_by("streamasr.config.file") & heavy
 
 
 @pytest.mark.parametrize("child", ["encoder", "aligner"])
 def test_a_child_loads_no_settings_but_the_values_it_is_given(child: str) -> None:
-    loaded = {name for name in loaded_by(f"streamasr.engine.{child}") if "streamasr.config" in name}
-    assert loaded == {"streamasr.config", "streamasr.engine.worker_config"}
+    loaded = loaded_by(f"streamasr.engine.{child}")
+    assert "streamasr.engine.worker_config" in loaded
+    assert not {name for name in loaded if name.startswith("streamasr.config")}

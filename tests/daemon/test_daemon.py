@@ -23,9 +23,9 @@ from streamasr.core.errors import ProtocolError
 from streamasr.core.messages import Final, Words
 from streamasr.core.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
 from streamasr.daemon.daemon import stream_settings
-from streamasr.engine.config import RecognitionConfig
+from streamasr.engine.config import EngineConfig, Hardware
 from streamasr.engine.engine import Engine
-from streamasr.pipeline.transcribe import transcribe
+from streamasr.pipeline.transcribe import FileSettings, transcribe
 from streamasr.protocols import v1
 from streamasr.session.stable_prefix import CommitLag
 from tests.support.daemons import RunningDaemon
@@ -66,9 +66,9 @@ Expected = list[tuple[float, float, str, str | None]]
 @pytest.fixture(scope="module")
 def expected(speech: Float32Array, bundle: Path) -> Expected:
     """What `transcribe` makes of it."""
-    config = RecognitionConfig(bundle, bundle / "aligner", threads=1)
+    config = EngineConfig(bundle, bundle / "aligner", Hardware(threads=1))
     with Engine(config) as engine:
-        messages = list(transcribe(engine, FakeSource(speech), config))
+        messages = list(transcribe(engine, FakeSource(speech), FileSettings()))
     words = {m.segment: m for m in messages if isinstance(m, Words)}
     finals = [m for m in messages if isinstance(m, Final)]
     assert len(finals) >= 5

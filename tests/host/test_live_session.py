@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from streamasr.core.options import SessionOptions
-from streamasr.core.orders import Align, Encode, Order, Rank, Release, SpreadWords
+from streamasr.core.orders import Align, Order, Rank, Recognise, Release, SpreadWords
 from streamasr.core.units import Samples, to_samples
 from streamasr.engine.engine import Deliver
 from streamasr.host.live_session import LiveSession, Reader
@@ -108,8 +108,8 @@ async def test_a_final_is_ready_when_its_endpoint_is_decided(tmp_path: Path) -> 
             n_new = len(watcher.finals) - n_finals
             await asyncio.sleep(0)  # what was asked for is answered before the next frame
             assert len(watcher.finals) == n_finals + n_new, "a final came late"
-        encodes = [order for order in engine.orders if isinstance(order, Encode)]
-        assert {encode.of.rank for encode in encodes} == {Rank.PARTIAL, Rank.SPECULATIVE}
+        passes = [order for order in engine.orders if isinstance(order, Recognise)]
+        assert {order.of.rank for order in passes} == {Rank.PARTIAL, Rank.SPECULATIVE}
         assert len(watcher.finals) == 2
         assert [o.segment for o in engine.orders if isinstance(o, Release)] == [1, 2]
 
@@ -121,7 +121,7 @@ async def test_a_preparation_is_in_time_at_the_pace_of_speech(tmp_path: Path) ->
             live.feed(TALK[begin : begin + 1600])
             await asyncio.sleep(0)
             engine.answer()  # each stage takes the tenth of a second until the next chunk
-        ranks = {order.of.rank for order in engine.orders if isinstance(order, Encode)}
+        ranks = {order.of.rank for order in engine.orders if isinstance(order, Recognise)}
         assert ranks == {Rank.PARTIAL, Rank.SPECULATIVE}
         assert len(watcher.finals) == 2
 

@@ -20,8 +20,9 @@ from streamasr.core.events import (
     SpeechStarted,
 )
 from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples, to_samples
-from streamasr.segmentation.chunker import FRAME, Chunker, ChunkerConfig
-from streamasr.segmentation.vad import VadConfig, VoiceDetector
+from streamasr.segmentation.chunker import FRAME, Chunker
+from streamasr.segmentation.settings import ChunkerConfig, VadConfig
+from streamasr.segmentation.vad import VoiceDetector
 
 DEFAULT = ChunkerConfig()
 SHORT = ChunkerConfig(max_segment=2.0, cut_search=0.5)
@@ -335,6 +336,17 @@ def test_cut_in_a_pause_opens_no_empty_segment() -> None:
     events = run_chunker([make_audio((True, 1.2), (False, 5))], config)
     assert [end.reason for end in ends(events)] == ["length"]
     assert ends(events)[0].end <= to_samples(1.5)
+
+
+@pytest.mark.parametrize("hangover", [0.6, 1.0])
+def test_pre_roll_longer_than_the_cut_search_reaches_into_the_silence_before(
+    hangover: float,
+) -> None:
+    config = replace(DEFAULT, max_segment=1.5, cut_search=0.1, hangover=hangover)
+    audio = make_audio((True, 1.0), (False, hangover), (True, 1.0))
+    first, second, *_ = ends(run_chunker([audio], config))
+    assert first.end <= second.start
+    assert second.start <= to_samples(1.0 + hangover - DEFAULT.pre_roll) + FRAME
 
 
 def test_speech_after_a_cut_in_a_pause_opens_the_next_segment_without_overlap() -> None:

@@ -8,8 +8,9 @@ from streamasr.audio.file import open_audio
 from streamasr.core.errors import ConfigError
 from streamasr.core.events import SpeechEnded
 from streamasr.core.units import SAMPLE_RATE, Float32Array, to_samples
-from streamasr.segmentation.chunker import FRAME, Chunker, ChunkerConfig
-from streamasr.segmentation.vad import SILENCE_DB, NoiseFloor, VadConfig, VoiceDetector, level_db
+from streamasr.segmentation.chunker import FRAME, Chunker
+from streamasr.segmentation.settings import SILENCE_DB, ChunkerConfig, VadConfig
+from streamasr.segmentation.vad import NoiseFloor, VoiceDetector, level_db
 from tests.support.paths import REPOSITORY
 
 Float64Array = npt.NDArray[np.float64]

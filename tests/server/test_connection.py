@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamasr.audio.pcm import Encoding, PcmDecoder
 from streamasr.client import connect, listen
-from streamasr.core.orders import Decode
+from streamasr.core.orders import Recognise
 from streamasr.core.units import Samples
 from streamasr.protocols import v1
 from streamasr.server.connection import Timeouts
@@ -215,8 +215,8 @@ async def test_configure_holds_from_the_next_segment_on(tmp_path: Path) -> None:
         heard = await client.stop()
         assert [m["segment"] for m in heard if m["type"] == "words"] == [1]
         assert 2 not in [m["segment"] for m in client.of("partial")]
-        decoded = [order for order in engine.orders if isinstance(order, Decode)]
-        wished = {(o.of.segment, o.language, o.context) for o in decoded}
+        decoded = [order for order in engine.orders if isinstance(order, Recognise)]
+        wished = {(o.of.segment, o.options.language, o.options.context) for o in decoded}
         assert wished == {(1, "English", "before"), (2, None, "after")}
 
 
@@ -447,9 +447,9 @@ async def test_wishes_outlive_the_connection(tmp_path: Path) -> None:
             kinds = {m["type"] for m in await again.stop()}
             assert kinds == {"ready", "speech", "final", "end"}
             decoded = {
-                (order.language, order.context)
+                (order.options.language, order.options.context)
                 for order in engine.orders
-                if isinstance(order, Decode)
+                if isinstance(order, Recognise)
             }
             assert decoded == {("French", "names")}
 

@@ -529,7 +529,7 @@ import numpy as np
 from streamasr.storage.journal import SessionRecord
 from streamasr.storage.store import Store
 from streamasr.core.messages import Final
-from streamasr.core.options import SessionOptions
+from streamasr.core.events import SessionOptions
 
 root = Path(sys.argv[1])
 store = Store(root / "state" / "journal.db", root / "spool", print)
@@ -583,7 +583,7 @@ import numpy as np
 from streamasr.storage.journal import SessionRecord
 from streamasr.storage.store import Limits, Store
 from streamasr.core.messages import Final
-from streamasr.core.options import SessionOptions
+from streamasr.core.events import SessionOptions
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 root = Path(sys.argv[1])
