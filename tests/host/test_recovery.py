@@ -16,7 +16,8 @@ from streamasr.core.options import SessionOptions
 from streamasr.core.units import Float32Array, Samples
 from streamasr.host.recovery import Recovered, recover
 from streamasr.segmentation.chunker import FRAME
-from streamasr.storage.journal import Journal, SessionRecord
+from streamasr.storage.journal import Journal
+from streamasr.storage.records import SessionRecord
 from streamasr.storage.spool import Spool
 from tests.support.fakes import FakeEngine, talk
 from tests.support.house import (
