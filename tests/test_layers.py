@@ -204,7 +204,7 @@ def test_a_package_has_no_other_users(target: str, users: set[str]) -> None:
         ),
         ("sounddevice", {"audio/portaudio.py"}),
         ("text_to_num", {"writing/numbers/english.py"}),
-        ("sqlite3", {"storage/journal.py"}),
+        ("sqlite3", {"storage/database.py"}),
         ("prometheus_client", {"bench/telemetry.py", "server/metrics.py"}),
         ("matplotlib", {"bench/plot.py"}),
         ("regex", {"dictation/edits.py"}),

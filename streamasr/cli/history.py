@@ -14,7 +14,9 @@ from streamasr.core.errors import ConfigError, StorageError
 from streamasr.core.transcript import Segment, Transcript, Word, seconds
 from streamasr.core.units import Samples
 from streamasr.pipeline.formats import format_transcript
-from streamasr.storage.journal import Found, JournalReader, NoJournalError
+from streamasr.storage.database import NoJournalError
+from streamasr.storage.reader import JournalReader
+from streamasr.storage.records import Found
 
 _AGE: Final = re.compile(r"([0-9]{1,6}) *([mhdw])")
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}

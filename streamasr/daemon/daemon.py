@@ -44,9 +44,9 @@ from streamasr.server.metrics import Metrics, Readings
 from streamasr.service.supervision import Supervision, Vitals
 from streamasr.session.session import SessionSettings
 from streamasr.session.stable_prefix import CommitLag
-from streamasr.storage.journal import SessionRecord, SessionSource
 from streamasr.storage.lock import Lock
 from streamasr.storage.places import journal_path, spool_path
+from streamasr.storage.records import SessionRecord, SessionSource
 from streamasr.storage.store import Store
 
 logger = logging.getLogger(__name__)
@@ -267,8 +267,8 @@ class Daemon:
             name = one.record.name
             is_own = name == v1.MICROPHONE
             # The daemon's own session does what the configuration says now.
-            asked = RequestedOptions() if is_own else RequestedOptions.restored(one.record.wishes)
-            wishes = self._resolve(asked) if is_own else one.record.wishes
+            asked = RequestedOptions() if is_own else RequestedOptions.restored(one.record.options)
+            wishes = self._resolve(asked) if is_own else one.record.options
             live = self.sessions.open(name, wishes, one.beginning, is_daemons_own=is_own)
             self._asked[name] = asked
             if one.is_over:

@@ -61,7 +61,7 @@ class Archive(Protocol):
     ) -> "Future[list[tuple[int, Durable]]]":
         """The messages after number `since`, oldest first, `limit` of them at most."""
 
-    def keep_promise(self, name: str, promise: StableText) -> "Future[None]":
+    def keep_stable_text(self, name: str, stable: StableText) -> "Future[None]":
         """Keep what listeners of the open segment rely on; done when it is kept, or cannot be."""
 
     def append_audio(self, name: str, position: Samples, samples: Float32Array) -> None:
@@ -399,7 +399,7 @@ class LiveSession:
         if promise is None or promise == self._promise:
             return None
         self._promise = promise
-        return self._archive.keep_promise(self.name, promise)
+        return self._archive.keep_stable_text(self.name, promise)
 
     def _wake(self) -> None:
         try:

@@ -33,7 +33,7 @@ from streamasr.protocols import v1
 from streamasr.server.access import Access
 from streamasr.server.connection import Timeouts
 from streamasr.server.listen import Server
-from streamasr.storage.journal import SessionRecord
+from streamasr.storage.records import SessionRecord
 from streamasr.storage.store import Store
 from tests.support.fakes import FakeEngine, pcm
 
@@ -195,8 +195,8 @@ class House:
 
     def _go_on(self, one: Recovered) -> LiveSession:
         name = one.record.name
-        live = self.sessions.open(name, one.record.wishes, one.beginning)
-        self._asked[name] = RequestedOptions.restored(one.record.wishes)
+        live = self.sessions.open(name, one.record.options, one.beginning)
+        self._asked[name] = RequestedOptions.restored(one.record.options)
         if one.is_over:
             live.mark_over()
             return live
