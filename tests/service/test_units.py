@@ -21,7 +21,7 @@ from streamasr.service.units import (
     SOCKET,
     UNITS,
     WITHOUT_NAMESPACES,
-    Found,
+    UnitState,
     Setting,
     is_sealed,
     look,
@@ -118,7 +118,7 @@ def test_what_a_service_starts_is_what_the_command_line_knows(name: str) -> None
 
 @pytest.mark.parametrize("name", [SERVICE, DICTATE])
 def test_what_would_silence_the_microphone_is_not_asked_for(name: str) -> None:
-    """Found out under systemd 252, with a sound server."""
+    """UnitState out under systemd 252, with a sound server."""
     service = Unit(template(name))["Service"]
     assert not {"MemoryDenyWriteExecute", "PrivateDevices", "PrivateIPC"} & service.keys()
 
@@ -206,12 +206,12 @@ def test_an_edited_text_is_known(text: str, other: str) -> None:
 def test_what_lies_at_a_place_is_known(tmp_path: Path) -> None:
     path = tmp_path / SERVICE
     wanted = render(SERVICE, PLAIN)
-    assert look(path, wanted) is Found.MISSING
+    assert look(path, wanted) is UnitState.MISSING
     path.write_text(wanted, "utf-8")
-    assert look(path, wanted) is Found.CURRENT
+    assert look(path, wanted) is UnitState.CURRENT
     path.write_text(render(SERVICE, Setting(("/bin/false",))), "utf-8")
-    assert look(path, wanted) is Found.OUTDATED
+    assert look(path, wanted) is UnitState.OUTDATED
     path.write_text(wanted.replace("WatchdogSec=60", "WatchdogSec=0"), "utf-8")
-    assert look(path, wanted) is Found.EDITED
+    assert look(path, wanted) is UnitState.EDITED
     path.write_text(template(SERVICE), "utf-8")
-    assert look(path, wanted) is Found.EDITED
+    assert look(path, wanted) is UnitState.EDITED
