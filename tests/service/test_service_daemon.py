@@ -16,7 +16,6 @@ from streamasr.audio.file import open_audio
 from streamasr.protocols import v1
 from tests.support.daemons import RunningDaemon
 from tests.support.fakes import pcm
-from tests.support.house import run
 from tests.support.paths import CLIPS
 from tests.support.supervisors import Ear, SupervisedDaemon, listening, listening_unix, url_of
 
@@ -131,9 +130,9 @@ def test_a_configuration_that_cannot_be_ends_the_reload_too(tmp_path: Path) -> N
         daemon.wait_for("stays as it was")
 
 
-def test_nobody_is_told_where_nobody_asked(tmp_path: Path) -> None:
+async def test_nobody_is_told_where_nobody_asked(tmp_path: Path) -> None:
     with SupervisedDaemon(tmp_path) as daemon:
-        assert run(speak(daemon.url))
+        assert await speak(daemon.url)
         assert daemon.stop() == 0
     assert "service manager" not in daemon.all_log
 
@@ -150,7 +149,7 @@ def test_a_service_manager_that_is_gone_is_no_reason_to_stop(tmp_path: Path) -> 
 # The watchdog.
 
 
-def test_a_decoder_that_hangs_is_noticed_and_its_session_goes_on_after_the_restart(
+async def test_a_decoder_that_hangs_is_noticed_and_its_session_goes_on_after_the_restart(
     tmp_path: Path,
 ) -> None:
     with Ear(str(tmp_path / "notify")) as ear:
@@ -170,37 +169,37 @@ def test_a_decoder_that_hangs_is_noticed_and_its_session_goes_on_after_the_resta
                 return " ".join(event.text for event in events if isinstance(event, v1.Final))
 
         with daemon:
-            heard = run(story())
+            heard = await story()
             assert "Current thread" in daemon.all_log  # where it hung, for the journal
-            assert heard == run(speak(daemon.url))
+            assert heard == await speak(daemon.url)
 
 
-def test_idle_and_at_work_the_watchdog_is_told_in_time(tmp_path: Path) -> None:
+async def test_idle_and_at_work_the_watchdog_is_told_in_time(tmp_path: Path) -> None:
     with (
         Ear(str(tmp_path / "notify")) as ear,
         SupervisedDaemon(tmp_path, ear=ear, watchdog_s=WATCHDOG_S) as daemon,
     ):
         ear.hear_until(STATUS="tiny is ready, 0 sessions")
         ear.hear_until(WATCHDOG="1")
-        assert run(speak(daemon.url))
+        assert await speak(daemon.url)
         ear.hear_until(WATCHDOG="1")
         assert daemon.stop() == 0
     assert "stands still" not in daemon.all_log
 
 
-def test_a_batch_that_takes_longer_than_the_watchdog_waits_but_gets_on_is_no_trouble(
+async def test_a_batch_that_takes_longer_than_the_watchdog_waits_but_gets_on_is_no_trouble(
     tmp_path: Path,
 ) -> None:
     with Ear(str(tmp_path / "notify")) as ear:
         daemon = SupervisedDaemon(tmp_path, ear=ear, watchdog_s=WATCHDOG_S)
         daemon.program = ["-c", SLOW]
         with daemon:
-            assert run(speak(daemon.url))
+            assert await speak(daemon.url)
             assert daemon.stop() == 0
     assert "stands still" not in daemon.all_log
 
 
-def test_an_encoder_that_hangs_and_is_replaced_is_no_matter_for_the_watchdog(
+async def test_an_encoder_that_hangs_and_is_replaced_is_no_matter_for_the_watchdog(
     tmp_path: Path,
 ) -> None:
     with Ear(str(tmp_path / "notify")) as ear:
@@ -218,7 +217,7 @@ def test_an_encoder_that_hangs_and_is_replaced_is_no_matter_for_the_watchdog(
 
         with daemon:
             daemon.wait_for("is loaded")
-            assert run(story()) == run(speak(daemon.url)) != ""
+            assert await story() == await speak(daemon.url) != ""
             assert daemon.stop() == 0
     assert "stands still" not in daemon.all_log
 
@@ -242,7 +241,7 @@ def until_silent(ear: Ear) -> None:
 # Sockets that are there before the daemon is.
 
 
-def test_who_connects_while_no_daemon_runs_is_served_by_the_next_one(
+async def test_who_connects_while_no_daemon_runs_is_served_by_the_next_one(
     tmp_path: Path,
 ) -> None:
     with listening() as opened:
@@ -254,26 +253,26 @@ def test_who_connects_while_no_daemon_runs_is_served_by_the_next_one(
             return await speaking
 
         with daemon:
-            heard = run(speak(daemon.url))
+            heard = await speak(daemon.url)
             assert daemon.stop() == 0
-            assert run(connect_before_it_runs()) == heard != ""
+            assert await connect_before_it_runs() == heard != ""
 
 
-def test_a_unix_socket_stays_when_the_daemon_stops(tmp_path: Path) -> None:
+async def test_a_unix_socket_stays_when_the_daemon_stops(tmp_path: Path) -> None:
     path = tmp_path / "streamasr.socket"
     with listening_unix(path) as opened:
         with SupervisedDaemon(tmp_path, sockets=[opened]) as daemon:
-            assert run(speak(daemon.url))
+            assert await speak(daemon.url)
             assert daemon.stop() == 0
         with socket.socket(socket.AF_UNIX) as late:
             late.connect(str(path))
 
 
-def test_of_several_sockets_the_one_with_our_name_is_taken(tmp_path: Path) -> None:
+async def test_of_several_sockets_the_one_with_our_name_is_taken(tmp_path: Path) -> None:
     with listening() as opened, listening() as other:
         daemon = SupervisedDaemon(tmp_path, sockets=[opened, other], names="streamasr:metrics")
         with daemon:
-            assert run(speak(daemon.url))
+            assert await speak(daemon.url)
 
 
 def test_children_have_neither_the_socket_nor_what_is_said_of_it(tmp_path: Path) -> None:
