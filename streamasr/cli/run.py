@@ -28,7 +28,7 @@ def run_daemon(options: argparse.Namespace) -> int:
     from streamasr.engine.engine import Engine
     from streamasr.service.supervision import Supervision
 
-    supervision = Supervision.take(os.environ, os.getpid())
+    supervision = Supervision.from_environ(os.environ, os.getpid())
     overrides = overrides_from(options)
 
     def load() -> Settings:
