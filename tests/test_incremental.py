@@ -14,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamasr.decoder.batching import greedy
 from streamasr.errors import AudioError
 from streamasr.events import Hypothesis
 from streamasr.models import qwen3_asr, tiny
@@ -24,9 +23,7 @@ from streamasr.models.qwen3_encoder import Qwen3Encoder
 from streamasr.models.qwen3_utterance import Utterance
 from streamasr.units import SAMPLE_RATE, Float32Array
 from tests.clips import clips, sound
-
-NEAR_TIE = 0.05
-"""Logits; between two tokens that are this close, the size of a batch may decide."""
+from tests.rounding import NEAR_TIE, Gaps
 
 MAX_NEAR_TIES = 0.02
 """Share of the updates that may differ by one."""
@@ -36,18 +33,6 @@ ENCODERS = {
     window_s: Qwen3Encoder.from_bundle(tiny.BUNDLE, OnnxOptions(threads=1), window_s=window_s)
     for window_s in (1, 2, 8)
 }
-
-
-@dataclass(slots=True)
-class Gaps:
-    """How far the two best tokens were apart in the last answer from scratch, token by token."""
-
-    at: dict[int, float] = field(default_factory=dict)
-
-    def choose(self, logits: Float32Array, n_before: int) -> int:
-        second, first = np.partition(logits, -2)[-2:]
-        self.at[n_before] = float(first - second)
-        return greedy(logits, n_before)
 
 
 @dataclass(slots=True)
@@ -75,7 +60,7 @@ class Bench:
             return
         pairs = zip((*found.tokens, -1), (*expected.tokens, -1), strict=False)
         first = next(n for n, (one, other) in enumerate(pairs) if one != other)
-        gap = self.gaps.at[first]
+        gap = self.gaps.of[first]
         assert gap < NEAR_TIE, f"token {first} differs, {gap:.3f} apart: {found} {expected}"
         self.tally.n_near_ties += 1
         self.tally.widest = max(self.tally.widest, gap)
