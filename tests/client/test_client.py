@@ -30,7 +30,10 @@ from streamasr.client import (
 )
 from streamasr.client.stream import encode_audio
 from streamasr.client.tape import Order, Tape
+from streamasr.core.audio_format import Encoding
 from streamasr.core.errors import AudioError, ConfigError, ProtocolError
+from streamasr.core.refusal import RefusalCode, RefusalError
+from streamasr.protocols.v1_dialect import CLOSE_CODES
 
 T = TypeVar("T")
 Step = Callable[[ServerConnection], Awaitable[None]]
@@ -227,9 +230,8 @@ def kinds(events: list[Any]) -> list[str]:
 
 
 async def refuse(connection: ServerConnection, code: str) -> None:
-    refusal = v1.RefusalError(code, f"no, {code}")
-    await connection.send(v1.encode(refusal.message))
-    await connection.close(refusal.close_code)
+    await connection.send(v1.encode(v1.Error(code=code, message=f"no, {code}")))
+    await connection.close(CLOSE_CODES.get(code, 1008))
 
 
 lives = st.lists(st.integers(0, 25), max_size=8)
@@ -355,12 +357,12 @@ async def test_a_session_that_is_not_resumed_is_an_error_for_reader_and_writer()
 
     server.greeting = forget
     async with server.running() as url, connect(url, timeouts=QUICK) as stream:
-        with pytest.raises(v1.RefusalError, match="no, unknown_session") as caught:
+        with pytest.raises(RefusalError, match="no, unknown_session") as caught:
             await asyncio.gather(write_all(stream, 100_000, 500), read_all(stream))
         assert caught.value.code == "unknown_session"
-        with pytest.raises(v1.RefusalError, match="no, unknown_session"):
+        with pytest.raises(RefusalError, match="no, unknown_session"):
             await stream.send(pcm(1))
-        with pytest.raises(v1.RefusalError, match="no, unknown_session"):
+        with pytest.raises(RefusalError, match="no, unknown_session"):
             await stream.flush()
 
 
@@ -380,12 +382,12 @@ async def test_a_refusal_that_may_be_over_soon_is_tried_again(code: str) -> None
     assert not refusals
 
 
-@pytest.mark.parametrize("code", [*v1.ErrorCode, "newer"])
+@pytest.mark.parametrize("code", [*RefusalCode, "newer"])
 async def test_the_first_connection_is_refused_with_the_servers_sentence(code: str) -> None:
     server = ScriptedServer()
     server.greeting = lambda connection: refuse(connection, code)
     async with server.running() as url:
-        with pytest.raises(v1.RefusalError, match=f"^no, {code}$") as caught:
+        with pytest.raises(RefusalError, match=f"^no, {code}$") as caught:
             async with connect(url):
                 pass
     assert caught.value.code == code
@@ -406,7 +408,7 @@ async def test_a_refused_handshake_is_one_sentence(status: int, sentence: str) -
 
     async with serve(ignore, "127.0.0.1", 0, process_request=answer) as server:
         for attempt in (enter(url_of(server)), read_all(listen(url_of(server)))):
-            with pytest.raises(v1.RefusalError, match=sentence) as caught:
+            with pytest.raises(RefusalError, match=sentence) as caught:
                 await attempt
             assert caught.value.code == f"http_{status}"
 
@@ -800,7 +802,7 @@ def test_pauses_grow_up_to_a_limit() -> None:
     ],
 )
 def test_audio_is_brought_into_the_encoding(
-    audio: Any, encoding: v1.Encoding, expected: bytes
+    audio: Any, encoding: Encoding, expected: bytes
 ) -> None:
     assert encode_audio(audio, v1.Start(encoding=encoding)) == expected
 

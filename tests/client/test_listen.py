@@ -18,6 +18,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 
 import streamasr
 from streamasr.client import v1
+from streamasr.core.notices import NoticeCode
 from tests.support.fakes import talk, write_wav
 
 SCRIPT = Path(streamasr.__file__).parents[1] / "clients" / "listen.py"
@@ -48,7 +49,7 @@ SPOKEN: list[v1.ServerMessage] = [
     partial("one two three", stable=4),
     final(1, "one two\x1b[2J\nthree"),
     v1.Gap(seq=2, start=2.0, end=3.5, reason="the microphone was taken away"),
-    v1.Warning(code=v1.LAGGING, message="slow", lag=3.0),
+    v1.Warning(code=NoticeCode.LAGGING, message="slow", lag=3.0),
     final(3, "", segment=2),
     final(4, "你好", segment=3),
 ]

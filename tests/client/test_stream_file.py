@@ -74,7 +74,7 @@ async def test_a_lost_connection_loses_nothing(tmp_path: Path) -> None:
     async def cut(house: House) -> None:
         for share in (0.2, 0.6):
             await eventually(
-                lambda: any(live.position > share * len(long) for live in house.sessions)  # noqa: B023
+                lambda: any(live.intake.position > share * len(long) for live in house.sessions)  # noqa: B023
             )
             for connection in house.server.connections:
                 connection.transport.abort()

@@ -13,6 +13,7 @@ import pytest
 from streamasr.audio.capture import Captured, CaptureEvent, Missed, TroubleCode
 from streamasr.client import PATIENT, Event, Reconnecting, v1
 from streamasr.core.errors import AudioError, ProtocolError, StreamASRError
+from streamasr.core.notices import NoticeCode
 from streamasr.core.units import Float32Array, Samples, to_samples
 from streamasr.dictation import utterance
 from streamasr.dictation.composer import Composer
@@ -247,7 +248,7 @@ async def test_text_that_cannot_be_typed_is_told_of_once_and_the_rest_is_typed()
         assert desk.said == ["it is broken; the text is in `streamasr history`"]
 
 
-@pytest.mark.parametrize("code", [v1.LAGGING, *get_args(TroubleCode)])
+@pytest.mark.parametrize("code", [NoticeCode.LAGGING, *get_args(TroubleCode)])
 async def test_what_the_daemon_warns_of_is_told_while_nothing_is_well(code: str) -> None:
     async with Desk().running() as desk:
         desk.dictation.obey("start")
@@ -506,7 +507,7 @@ async def test_a_session_that_is_left_does_not_stay_open(tmp_path: Path) -> None
         async with own.running():
             task = asyncio.create_task(finals_of(own.begin(lambda: None)))
             device.hear(talk(1.0))
-            await eventually(lambda: any(live.position for live in house.sessions))
+            await eventually(lambda: any(live.intake.position for live in house.sessions))
             task.cancel()
             await asyncio.wait([task])
             await eventually(lambda: n_running(house) == 0)
@@ -525,12 +526,12 @@ async def test_the_daemons_microphone_is_left_after_the_final_of_its_open_segmen
         task = asyncio.create_task(finals_of(utterance))
         await heard.wait()
         said = talk(1.0)
-        live.feed(said[: to_samples(1.8)])
+        live.intake.feed(said[: to_samples(1.8)])
         await eventually(lambda: bool(getattr(utterance, "_open", None)))
         utterance.end()
         assert not task.done()
-        live.feed(said[to_samples(1.8) :])
-        live.feed(talk(1.0, 1.0))
+        live.intake.feed(said[to_samples(1.8) :])
+        live.intake.feed(talk(1.0, 1.0))
         assert len(await task) == 1
 
 

@@ -156,7 +156,7 @@ async def test_wishes_survive_too(tmp_path: Path) -> None:
             await client.hear("pong")
     async with open_house(tmp_path) as house:
         live = house.sessions.find(client.session)
-        assert live.wishes == SessionOptions("French", "", partials=False, words=False)
+        assert live.options == SessionOptions("French", "", partials=False, words=False)
         async with Client.start(house, session=client.session) as again:
             await again.send(TALK[again.ready["next_sample"] :])
             kinds = {m["type"] for m in await again.stop()}

@@ -95,8 +95,8 @@ async def test_one_that_never_reads_is_closed_and_can_come_back_for_everything(
             # Nobody can say so much, but the kernel takes megabytes for us.
             noise = "x" * 100_000
             with contextlib.suppress(ConnectionClosed):
-                while live.n_readers:
-                    live.warn("test", noise)
+                while live.publisher.n_readers:
+                    live.notify("test", noise)
                     await asyncio.sleep(0)
         async with Client.start(house, session=client.session, since=0) as again:
             assert durable(again.heard) == EXPECTED[:-1]
@@ -111,8 +111,8 @@ async def test_a_listener_that_never_reads_holds_nobody_up(tmp_path: Path) -> No
         async with Client.visit(house, "/v1/events?session=microphone") as client:
             await client.hear("ready")
             client.connection.transport.pause_reading()
-            while live.n_readers:
-                live.warn("test", "x" * 100_000)
+            while live.publisher.n_readers:
+                live.notify("test", "x" * 100_000)
                 await asyncio.sleep(0)
 
 
@@ -123,12 +123,12 @@ async def test_a_listener_that_pings_and_never_reads_costs_no_memory(tmp_path: P
         async with Client.visit(house, "/v1/events?session=microphone") as client:
             await client.hear("ready")
             client.connection.transport.pause_reading()
-            [reader] = live._readers
+            [reader] = live.publisher._readers
             ping = masked(1, b'{"type":"ping","id":"' + 90 * b"x" + b'"}') * 100
-            while live.n_readers and not client.connection.transport.is_closing():
+            while live.publisher.n_readers and not client.connection.transport.is_closing():
                 client.connection.transport.write(ping)
                 await asyncio.sleep(0)
-                assert len(reader.mailbox) <= 64
+                assert len(reader.outbox) <= 64
 
 
 async def test_a_flood_of_tiny_frames(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ async def test_half_of_something_and_then_silence_or_an_abrupt_end(
 
 
 def has_heard(house: House, name: str) -> bool:
-    return house.sessions.find(name).position > 0
+    return house.sessions.find(name).intake.position > 0
 
 
 async def test_sessions_that_are_begun_and_left_fill_the_house_only_for_a_while(
@@ -246,12 +246,12 @@ async def test_one_that_is_never_answered_costs_only_its_own_room(tmp_path: Path
             opened = [await stack.enter_async_context(client) for client in clients]
             sending = [asyncio.create_task(client.send(speech)) for client in opened]
             lives = list(house.sessions)
-            await eventually(lambda: not any(live.has_room(house.max_lag) for live in lives))
+            await eventually(lambda: not any(live.intake.has_room(house.max_lag) for live in lives))
             for _ in range(100):
                 await asyncio.sleep(0)
-            assert all(live.position < 10 * 16_000 for live in lives)
+            assert all(live.intake.position < 10 * 16_000 for live in lives)
             path = f"/v1/events?session={opened[0].session}"
             async with Client.visit(house, path) as listener:
-                assert (await listener.hear("ready"))["next_sample"] == lives[0].position
+                assert (await listener.hear("ready"))["next_sample"] == lives[0].intake.position
             for task in sending:
                 task.cancel()

@@ -16,6 +16,7 @@ from websockets.typing import Subprotocol
 
 from streamasr.client import connect
 from streamasr.core.errors import ConfigError
+from streamasr.core.refusal import RefusalError
 from streamasr.protocols import v1
 from streamasr.server.access import Access
 from streamasr.server.connection import Timeouts
@@ -185,7 +186,7 @@ async def test_our_own_client_shows_its_token(tmp_path: Path) -> None:
         async with connect(house.address, token=TOKEN) as stream:
             await stream.stop()
             assert isinstance([event async for event in stream][-1], v1.End)
-        with pytest.raises(v1.RefusalError, match="token"):
+        with pytest.raises(RefusalError, match="token"):
             async with connect(house.address, token="wrong"):
                 pass
 
@@ -354,7 +355,7 @@ async def test_whatever_clients_are_doing_the_doors_close(tmp_path: Path) -> Non
             busy = await clients.enter_async_context(Client.start(house))
             speaking = asyncio.create_task(hold_back(house, busy))
             live = house.sessions.find(busy.session)
-            await eventually(lambda: not live.has_room(house.max_lag))
+            await eventually(lambda: not live.intake.has_room(house.max_lag))
             listener = Client.visit(house, f"/v1/events?session={busy.session}")
             listening = await clients.enter_async_context(listener)
             await listening.hear("ready")

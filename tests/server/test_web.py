@@ -23,13 +23,13 @@ import pytest
 from msgspec import json
 
 from streamasr.audio.file import open_audio
+from streamasr.core.notices import NoticeCode
 from streamasr.core.transcript import Segment, Transcript, Word
 from streamasr.core.units import SAMPLE_RATE, Float32Array, to_samples
 from streamasr.host.registry import Connection
 from streamasr.models import tiny
 from streamasr.models.qwen3.languages import LANGUAGES
 from streamasr.pipeline.formats import format_transcript
-from streamasr.protocols import v1
 from streamasr.server.web_assets import load_pages
 from tests.support.browser import CHROMIUM, Tab, hearing, running_chromium
 from tests.support.daemons import RunningDaemon
@@ -290,7 +290,7 @@ async def test_what_is_said_before_the_page_is_ready_is_kept(browser: str, tmp_p
         (live,) = house.sessions
         await tab.click("#microphone")
         await tab.until("document.querySelector('#state').textContent === 'Ready'")
-        assert live.position > n_before
+        assert live.intake.position > n_before
 
 
 @needs_browser
@@ -304,7 +304,7 @@ async def test_a_dropped_file_is_written_down_through_lost_connections(
         await tab.drop_files(file)
         for share in (0.2, 0.5, 0.8):
             await eventually(
-                lambda: any(live.position > share * len(samples) for live in house.sessions)  # noqa: B023
+                lambda: any(live.intake.position > share * len(samples) for live in house.sessions)  # noqa: B023
             )
             await cut(house)
         await tab.until(settled(len(expected)))
@@ -606,7 +606,7 @@ async def test_a_page_that_comes_back_does_not_say_goodbye(browser: str, tmp_pat
         goodbyes, detach = [], house.sessions.detach
 
         def note(name: str, connection: Connection, **how: bool) -> None:
-            goodbyes.append(how["said_goodbye"])
+            goodbyes.append(how["is_given_up"])
             detach(name, connection, **how)
 
         house.sessions.detach = note  # type: ignore[method-assign]
@@ -650,7 +650,7 @@ async def test_a_daemon_that_is_full_is_said_to_be_busy(browser: str, tmp_path: 
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
     async with open_page(browser, tmp_path, Rooms(max_sessions=1)) as (house, tab):
         await tab.click("#microphone")
-        await eventually(lambda: any(live.position for live in house.sessions))
+        await eventually(lambda: any(live.intake.position for live in house.sessions))
         await tab.choose_files("#file", file)
         await tab.until("document.querySelector('#state').dataset.kind === 'busy'")
         await tab.click("#microphone")
@@ -663,9 +663,9 @@ async def test_text_that_falls_behind_is_said_as_long_as_it_does(
 ) -> None:
     async with open_page(browser, tmp_path, Rooms(engine=PatientEngine())) as (house, tab):
         await tab.click("#microphone")
-        await eventually(lambda: any(live.position for live in house.sessions))
+        await eventually(lambda: any(live.intake.position for live in house.sessions))
         [live] = house.sessions
-        live.warn(v1.LAGGING, "the text is behind")
+        live.notify(NoticeCode.LAGGING, "the text is behind")
         await tab.until("document.querySelector('#state').textContent.endsWith('s behind')")
         assert await tab.text("#alert") == ""
 
@@ -676,7 +676,7 @@ async def test_a_wish_that_comes_too_late_breaks_nothing(browser: str, tmp_path:
     engine = PatientEngine()
     async with open_page(browser, tmp_path, Rooms(engine=engine)) as (house, tab):
         await tab.choose_files("#file", file)
-        await eventually(lambda: any(live.is_finishing for live in house.sessions))
+        await eventually(lambda: any(live.intake.is_finishing for live in house.sessions))
         await tab.get(
             "document.querySelector('#language').value = 'German';"
             "document.querySelector('#language').dispatchEvent(new Event('change'))"
@@ -838,7 +838,7 @@ async def test_captions_for_streaming_software(browser: str, tmp_path: Path) -> 
         live = house.begin_own()
         async with Tab.opened(browser, page_of(house.address) + "captions.html#lines=3") as tab:
             await eventually(lambda: bool(house.server.n_connections))
-            live.feed(exact(talk(0.7)))
+            live.intake.feed(exact(talk(0.7)))
             await tab.until("document.querySelector('#caption').textContent !== ''")
             assert "samples" in await tab.text("#caption")
             assert tab.complaints == []
