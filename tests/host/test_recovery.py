@@ -210,7 +210,7 @@ def test_it_goes_on_with_the_frame_that_the_last_final_ends_in(files: Files) -> 
     [(wordless, samples)] = found.wordless
     assert wordless.segment == 1
     np.testing.assert_array_equal(samples, ramp(1000, 10 * FRAME + 7))
-    assert found.last_heard
+    assert found.last_written
 
 
 def test_what_the_spool_lacks_is_a_hole(files: Files) -> None:
@@ -234,7 +234,7 @@ def test_without_audio_it_goes_on_where_the_last_final_ends(files: Files, has_sp
     [found] = recover(files.path, files.root if has_spool else None)
     assert (found.beginning.position, found.beginning.border) == (5000, 5000)
     assert found.audio == []
-    assert found.last_heard == pytest.approx(time.time(), abs=600)
+    assert found.last_written == pytest.approx(time.time(), abs=600)
     [(_, samples)] = found.wordless
     assert not samples.any()
     assert len(samples) == 4000
