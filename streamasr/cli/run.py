@@ -24,8 +24,11 @@ def run_daemon(options: argparse.Namespace) -> int:
         ConfigError, ModelError: it cannot run this way.
     """
     from streamasr.cli.engine_options import live_engine
+    from streamasr.core.model_facts import ModelFacts
     from streamasr.daemon.daemon import Daemon
     from streamasr.engine.engine import Engine
+    from streamasr.models.bundle import RECOGNISER, read_bundle
+    from streamasr.models.qwen3.languages import LANGUAGES, language_name
     from streamasr.service.supervision import Supervision
 
     supervision = Supervision.from_environ(os.environ, os.getpid())
@@ -41,8 +44,14 @@ def run_daemon(options: argparse.Namespace) -> int:
     if config.model.name == tiny.NAME:
         print(f"streamasr: {tiny.WARNING}", file=sys.stderr)
     engine = live_engine(config)
+    bundle = read_bundle(engine.model, RECOGNISER)
     daemon = Daemon(
-        config, load, lambda on_trouble: Engine(engine, on_trouble=on_trouble), supervision
+        config,
+        load,
+        open_engine=lambda on_trouble: Engine(engine, on_trouble=on_trouble),
+        model=ModelFacts(bundle.name, "qwen3", tuple(LANGUAGES.values())),
+        language_name=language_name,
+        supervision=supervision,
     )
     return asyncio.run(daemon.run(partial(_announce, config)))
 
