@@ -278,7 +278,7 @@ async def _dictate(options: argparse.Namespace, config: "Settings") -> None:
             code="live_needs_terminal",
         )
     writer, source = _writer(dictation), _source(options, config)
-    manager = Notifier.take(os.environ)
+    manager = Notifier.from_environ(os.environ)
     async with open_chain(os.environ, wishes, note) as chain:
         manner = Manner(
             is_held=dictation.hold,
@@ -293,7 +293,7 @@ async def _dictate(options: argparse.Namespace, config: "Settings") -> None:
 
 
 def _tell_ready(manager: "Notifier", outputs: str, *, waits_for_keys: bool) -> None:
-    manager.tell(READY="1", STATUS=f"typing with {outputs}")
+    manager.send(READY="1", STATUS=f"typing with {outputs}")
     if sys.stderr.isatty():  # started by hand, it prints nothing else here
         how = "between `streamasr dictate start` and `stop`" if waits_for_keys else "as it is heard"
         note(f"typing with {outputs}, {how}; Ctrl-C ends it")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from streamasr.core.transcript import Word
-    from streamasr.storage.records import Found
+    from streamasr.storage.records import SearchResult
 
 _AGE: Final = re.compile(r"([0-9]{1,6}) *([mhdw])")
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -109,7 +109,7 @@ def parse_since(text: str, now: "datetime") -> float:
         ) from error
 
 
-def _search(path: Path, options: argparse.Namespace, since: float | None) -> "list[Found]":
+def _search(path: Path, options: argparse.Namespace, since: float | None) -> "list[SearchResult]":
     from streamasr.storage.reader import JournalReader
 
     with JournalReader(path) as journal:
@@ -126,13 +126,13 @@ def _search(path: Path, options: argparse.Namespace, since: float | None) -> "li
         )
 
 
-def _print_lines(found: "Iterable[Found]") -> None:
+def _print_lines(found: "Iterable[SearchResult]") -> None:
     for each in found:
         when = _local(each.created)
         print(f"{when:%Y-%m-%d %H:%M:%S}  {each.session.name}  {_line(each.final.text)}")
 
 
-def _show(found: "Iterable[Found]") -> None:
+def _show(found: "Iterable[SearchResult]") -> None:
     """Print on a terminal, grouped by day."""
     from itertools import groupby
 
@@ -152,12 +152,12 @@ def _show(found: "Iterable[Found]") -> None:
         console.print(Text(f"{day:%A, %Y-%m-%d}", style="bold"), table, "")
 
 
-def _print_json(found: "Iterable[Found]") -> None:
+def _print_json(found: "Iterable[SearchResult]") -> None:
     for each in found:
         print(json.dumps(_document(each), ensure_ascii=False))
 
 
-def _document(found: "Found") -> dict[str, object]:
+def _document(found: "SearchResult") -> dict[str, object]:
     from streamasr.core.transcript import seconds
 
     final = found.final
@@ -188,7 +188,7 @@ def _word(word: "Word") -> dict[str, object]:
     }
 
 
-def _print_srt(found: "list[Found]") -> None:
+def _print_srt(found: "list[SearchResult]") -> None:
     """Print subtitles of the latest of these sessions; times count from its first sample."""
     from streamasr.core.transcript import Segment, Transcript
     from streamasr.core.units import Samples

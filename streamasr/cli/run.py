@@ -78,11 +78,12 @@ def run(options: argparse.Namespace) -> int:
     from streamasr.cli.engine_options import live_engine
     from streamasr.config.file import find_config, load_config
     from streamasr.daemon.daemon import Daemon
+    from streamasr.engine.build import language_resolver, model_facts
     from streamasr.engine.engine import Engine
     from streamasr.models import tiny
     from streamasr.service.supervision import Supervision
 
-    supervision = Supervision.take(os.environ, os.getpid())
+    supervision = Supervision.from_environ(os.environ, os.getpid())
     overrides = overrides_from(options)
 
     def load() -> "Settings":
@@ -96,7 +97,12 @@ def run(options: argparse.Namespace) -> int:
         print(f"streamasr: {tiny.WARNING}", file=sys.stderr)
     engine = live_engine(config)
     daemon = Daemon(
-        config, load, lambda on_trouble: Engine(engine, on_trouble=on_trouble), supervision
+        config,
+        load,
+        open_engine=lambda on_trouble: Engine(engine, on_trouble=on_trouble),
+        model=model_facts(engine),
+        language_name=language_resolver(engine),
+        supervision=supervision,
     )
     return asyncio.run(daemon.run(partial(_announce, config)))
 

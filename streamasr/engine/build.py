@@ -1,11 +1,14 @@
 """The one way from settings to the configuration of an engine, for the daemon and all commands."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from streamasr.core.model_facts import ModelFacts
 from streamasr.core.options import SessionOptions
 from streamasr.engine.config import EngineConfig, Hardware, HardwareSettings
-from streamasr.models.qwen3.languages import language_name
+from streamasr.models.bundle import RECOGNISER, read_bundle
+from streamasr.models.qwen3.languages import LANGUAGES, language_name
 
 
 class ModelSettings(HardwareSettings, Protocol):
@@ -89,6 +92,21 @@ def engine_config(
         max_segment_s=max_segment_s,
         options=session_options(settings, words=words, partials=partials),
     )
+
+
+def model_facts(config: EngineConfig) -> ModelFacts:
+    """Return the facts about a recogniser that clients see.
+
+    Raises:
+        ModelError: the directory is not a recogniser's.
+    """
+    bundle = read_bundle(config.model, RECOGNISER)
+    return ModelFacts(bundle.name, "qwen3", tuple(LANGUAGES.values()))
+
+
+def language_resolver(_config: EngineConfig) -> Callable[[str], str]:
+    """Return the function that turns names and codes of languages into the model's names."""
+    return language_name
 
 
 def session_options(

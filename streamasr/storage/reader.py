@@ -13,7 +13,7 @@ from streamasr.core.messages import Durable, Final, Words
 from streamasr.core.units import Samples
 from streamasr.storage.database import Connection, Database, NoJournalError
 from streamasr.storage.documents import decode_message, decode_options, decode_stable_text
-from streamasr.storage.records import Counts, Found, SessionRecord, SessionSource
+from streamasr.storage.records import Counts, SearchResult, SessionRecord, SessionSource
 from streamasr.storage.schema import read_columns, read_version
 from streamasr.storage.search import match_query
 
@@ -110,7 +110,7 @@ class JournalReader:
         session: str | None = None,
         *,
         with_words: bool = True,
-    ) -> list[Found]:
+    ) -> list[SearchResult]:
         """Return the finals that contain all of some terms.
 
         Args:
@@ -118,7 +118,7 @@ class JournalReader:
             since: earliest time of publication, in seconds since 1970.
             limit: number of finals, the newest ones; None for all.
             session: only those of sessions with this name.
-            with_words: False leaves `Found.words` out, which is much quicker.
+            with_words: False leaves `SearchResult.words` out, which is much quicker.
 
         Returns:
             Finals with text, in the order of their publication.
@@ -183,10 +183,10 @@ def _session_record(
     return SessionRecord(name, source, created, model, decode_options(name, options))
 
 
-def _found(row: tuple[Any, ...]) -> Found:
+def _found(row: tuple[Any, ...]) -> SearchResult:
     *session, seq, created, final, words = row
     decoded = decode_message("final", final)
     assert isinstance(decoded, Final)
     timed = None if words is None else decode_message("words", words)
     assert timed is None or isinstance(timed, Words)
-    return Found(_session_record(*session), seq, created, decoded, timed)
+    return SearchResult(_session_record(*session), seq, created, decoded, timed)

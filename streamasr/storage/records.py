@@ -38,7 +38,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """One final of a search."""
 
     session: SessionRecord

@@ -121,9 +121,9 @@ def test_what_cannot_be_asked_is_refused(
 ) -> None:
     with raises(ConfigError, "clip_missing"):
         verified(capsys, tiny.NAME, expect="one")
-    with pytest.raises(ModelError):
+    with raises(ModelError, "unknown_model"):
         verified(capsys, "no-such-model")
-    with pytest.raises(AudioError, match="no such file"):
+    with raises(AudioError, "file_missing"):
         verified(capsys, tiny.NAME, clip=tmp_path / "none.wav")
     with raises(ConfigError, "text_missing"):
         verified(capsys, str(bundle / "aligner"), clip=built_in_clip().path)

@@ -150,13 +150,13 @@ async def dictate(url: str) -> list[v1.Words]:
         return [event async for event in stream if isinstance(event, v1.Words)]
 
 
-def test_a_daemon_that_nobody_speaks_to_has_none(tmp_path: Path) -> None:
+async def test_a_daemon_that_nobody_speaks_to_has_none(tmp_path: Path) -> None:
     settings = "[model]\naligner_idle_s = 1\n"
     with RunningDaemon(tmp_path, "--no-mic", settings=settings) as daemon:
         daemon.wait_for("is loaded")
         assert set(daemon.children()) == {"encoder"}
         for _ in range(2):
-            [words] = asyncio.run(dictate(daemon.url))
+            [words] = await dictate(daemon.url)
             assert words.method == "aligned"
             gone = daemon.children()["aligner"]
             daemon.wait_for("aligner had nothing to do for 1 s")
