@@ -32,7 +32,6 @@ from tests.support.house import (
     in_time_order,
     open_house,
     recognise,
-    run,
 )
 
 TALK = exact(talk(1.5, 0.7, 1.0, 1.2))
@@ -96,15 +95,11 @@ async def receive_through_kills(root: Path, samples: Float32Array, kills: list[i
 
 @settings(max_examples=15)
 @given(cuts=st.lists(st.integers(0, len(TALK)), min_size=1, max_size=3).map(sorted))
-def test_kills_at_any_moments_leave_no_trace(
+async def test_kills_at_any_moments_leave_no_trace(
     tmp_path_factory: pytest.TempPathFactory, cuts: list[int]
 ) -> None:
     root = tmp_path_factory.mktemp("daemons")
-
-    async def story() -> None:
-        assert in_time_order(await receive_through_kills(root, TALK, cuts)) == EXPECTED
-
-    run(story())
+    assert in_time_order(await receive_through_kills(root, TALK, cuts)) == EXPECTED
 
 
 async def test_after_a_long_time_borders_may_move_a_little(tmp_path: Path) -> None:
