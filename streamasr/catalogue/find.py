@@ -28,7 +28,8 @@ from streamasr.core.errors import ModelError
 from streamasr.core.text import printable
 from streamasr.importing.origin import given_path, is_unchanged
 from streamasr.models import tiny
-from streamasr.models.bundle import ALIGNER, OWN_ALIGNER, is_bundle
+from streamasr.models.bundle import OWN_ALIGNER, is_bundle
+from streamasr.models.family import Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,9 @@ class Finder:
         if own.is_dir():
             return own
         installed = (each.bundle for each in list_installed(self.models) if each.bundle)
-        return next((each.directory for each in installed if each.family == ALIGNER), None)
+        return next(
+            (each.directory for each in installed if each.family.role is Role.ALIGNER), None
+        )
 
     def _imported(self, path: Path) -> Path:
         """The model directory that a source has become, now or earlier."""

@@ -26,7 +26,7 @@ from streamasr.engine.config import RecognitionConfig
 from streamasr.engine.engine import Engine
 from streamasr.engine.worker import Trouble
 from streamasr.models import tiny
-from streamasr.models.qwen3.languages import language_name
+from streamasr.models.qwen3.languages import LANGUAGES
 from streamasr.pipeline.collect import Collector
 from streamasr.pipeline.formats import format_transcript, write_whole
 from streamasr.pipeline.transcribe import Progress, transcribe
@@ -72,7 +72,7 @@ def recognition_config(options: argparse.Namespace) -> RecognitionConfig:
     return RecognitionConfig(
         model=model,
         aligner=None if options.no_words else finder.aligner(aligner, model),
-        language=language_name(options.language) if options.language else None,
+        language=LANGUAGES.resolve(options.language) if options.language else None,
         context=options.context,
         partial_interval_s=_WATCH_INTERVAL_S if options.watch else None,
         words=not options.no_words,

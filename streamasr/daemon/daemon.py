@@ -35,7 +35,7 @@ from streamasr.host.live_session import LIVE_PACE, SLICE, LiveSession
 from streamasr.host.recovery import Recovered, recover
 from streamasr.host.registry import SessionRegistry
 from streamasr.host.requested_options import RequestedOptions
-from streamasr.models.qwen3.languages import language_name
+from streamasr.models.qwen3.languages import LANGUAGES
 from streamasr.pipeline.stream import Beginning, StreamSettings
 from streamasr.protocols import v1
 from streamasr.server.access import Access
@@ -87,7 +87,7 @@ class Daemon:
         self._load_config = load_config
         self._supervision = supervision or Supervision()
         finder = Finder(config.storage.models, config.models)
-        recognition = config.recognition(finder.model, finder.aligner, language_name)
+        recognition = config.recognition(finder.model, finder.aligner, LANGUAGES.resolve)
         directory = config.storage.directory
         self._lock = Lock(directory)
         self._journal_path = journal_path(directory)
@@ -177,7 +177,7 @@ class Daemon:
 
     def _resolve_with(self, asked: RequestedOptions, config: Settings) -> SessionOptions:
         context_for = self._engine.context_for
-        return asked.resolve(config, language_name=language_name, hotword_context=context_for)
+        return asked.resolve(config, language_name=LANGUAGES.resolve, hotword_context=context_for)
 
     def _change_wishes(self, live: LiveSession, wishes: SessionOptions) -> None:
         live.configure(wishes)

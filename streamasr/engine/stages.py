@@ -18,11 +18,13 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 from streamasr.core.errors import WorkerError
 from streamasr.core.events import Answer, Decoded, Encoded, PassFailed
 from streamasr.core.hypothesis import Hypothesis
+from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Align, Decode, Encode, Pass, Rank
 from streamasr.decoder import batching
 from streamasr.decoder.llama import Aborted
 from streamasr.engine.encoder import Embedded, EncoderWorker, UtteranceAudio
 from streamasr.engine.fair_queue import FairQueue
+from streamasr.models.family import Encoded as Encoding
 from streamasr.models.qwen3.decoder import Qwen3ASRDecoder
 
 logger = logging.getLogger(__name__)
@@ -286,7 +288,7 @@ class DecoderStage(Stage[Decode]):
         with self._changed:  # the vocabulary must not go meanwhile
             if self._decoder is None:
                 raise WorkerError("the decoder is not running.")
-            self._decoder.check_context(context)
+            self._decoder.check_options(SessionOptions(context=context))
 
     def _interrupt_if_urgent(self) -> None:
         """Interrupt the running step if it is not for what is most urgent now."""
@@ -363,9 +365,8 @@ class DecoderStage(Stage[Decode]):
                 segment = owner, order.of.segment
                 self._begun[owner, order.of] = decoder.begin(
                     segment,
-                    order.embeddings,
-                    context=order.context,
-                    language=order.language,
+                    Encoding(order.embeddings),
+                    SessionOptions(language=order.language, context=order.context),
                     forced=order.forced,
                     draft=order.draft,
                 )

@@ -10,7 +10,7 @@ FREED_MIB = 64
 
 STORY = f"""
 from pathlib import Path
-from streamasr.memory import return_freed_memory
+from streamasr.core.memory import return_freed_memory
 
 def resident_kib():
     status = Path("/proc/self/status").read_text()

@@ -125,7 +125,7 @@ def test_a_gpu_that_it_cannot_have_is_warned_of_and_its_words_are_the_same(
     config = AlignerConfig(directory, 1, ("CUDAExecutionProvider",), gpu_layers=-1, gpu=3)
     elsewhere = build_aligner(config)
     assert [warning[:20] for warning in elsewhere.warnings] == [
-        "there is no GPU 3: t",
+        "no GPU matches 3: t",
         "this build of onnxru",
     ]
     assert elsewhere.answer(ORDER) == plain.answer(ORDER)

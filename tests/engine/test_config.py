@@ -7,7 +7,7 @@ import pytest
 from streamasr.core.errors import ConfigError
 from streamasr.engine.config import RecognitionConfig
 from streamasr.engine.cores import Threads, available_cores, share_cores
-from streamasr.models.qwen3.languages import language_name
+from streamasr.models.qwen3.languages import LANGUAGES
 from streamasr.segmentation.chunker import ChunkerConfig
 from streamasr.segmentation.vad import VadConfig
 from tests.support.settings import changed
@@ -28,7 +28,7 @@ def no_aligner(_name: str | None, _recogniser: Path) -> None:
 
 def test_no_aligner_is_looked_for_where_nobody_wants_words() -> None:
     config = changed({"live.words": False, "model.aligner": "theirs"})
-    recognition = config.recognition(find_path, find_aligner, language_name)
+    recognition = config.recognition(find_path, find_aligner, LANGUAGES.resolve)
     assert (recognition.words, recognition.aligner) == (False, None)
 
 
@@ -53,7 +53,7 @@ def test_the_engine_gets_what_was_set() -> None:
             "live.commit_lag_s": 0.1,
         }
     )
-    recognition = config.recognition(find_path, find_aligner, language_name)
+    recognition = config.recognition(find_path, find_aligner, LANGUAGES.resolve)
     assert recognition.model == Path("/models/mine")
     assert recognition.language == "English"
     assert (recognition.context, recognition.hotwords) == ("Ada", ("Grace",))
@@ -70,7 +70,7 @@ def test_the_engine_gets_what_was_set() -> None:
 
 def test_the_engine_gets_no_number_for_what_is_switched_off() -> None:
     config = changed({"live.partials": False, "live.commit": "endpoint", "model.language": ""})
-    recognition = config.recognition(Path, no_aligner, language_name)
+    recognition = config.recognition(Path, no_aligner, LANGUAGES.resolve)
     assert recognition.partial_interval_s is None
     assert recognition.language is None
     assert recognition.threads is None
@@ -83,4 +83,4 @@ def test_threads_that_were_set_are_those_of_each_stage() -> None:
 
 def test_an_unknown_language_is_an_error_of_settings() -> None:
     with pytest.raises(ConfigError, match="Klingon"):
-        changed({"model.language": "Klingon"}).recognition(Path, no_aligner, language_name)
+        changed({"model.language": "Klingon"}).recognition(Path, no_aligner, LANGUAGES.resolve)

@@ -481,7 +481,7 @@ def test_a_gpu_that_is_not_there_is_told_and_the_cpu_recognises(
     with Engine(replace(config, gpu=3, words=False), on_trouble=listener(told)) as other:
         assert decode(other, embeddings) == decode(engine, embeddings)
     [sentence] = told
-    assert sentence.startswith("there is no GPU 3: this build of llama.cpp finds none")
+    assert sentence.startswith("no GPU matches 3: this build of llama.cpp finds none")
 
 
 def test_a_machine_without_gpu_has_nothing_to_tell(

@@ -9,7 +9,7 @@ from streamasr.config.sections import Settings
 from streamasr.core.errors import ConfigError
 from streamasr.core.options import SessionOptions
 from streamasr.host.requested_options import RequestedOptions, resumed_wishes
-from streamasr.models.qwen3.languages import language_name
+from streamasr.models.qwen3.languages import LANGUAGES
 from streamasr.protocols import v1
 
 OPERATOR = Settings()
@@ -22,7 +22,7 @@ OPERATOR = structs.replace(
 def resolve(asked: RequestedOptions, config: Settings = OPERATOR) -> SessionOptions:
     return asked.resolve(
         config,
-        language_name=language_name,
+        language_name=LANGUAGES.resolve,
         hotword_context=lambda context, hotwords: "|".join((context, *hotwords)),
     )
 
@@ -86,7 +86,7 @@ def test_a_restart_keeps_the_wishes() -> None:
     operator = Settings()
     assert (
         RequestedOptions.restored(wishes).resolve(
-            operator, language_name=language_name, hotword_context=lambda context, _: context
+            operator, language_name=LANGUAGES.resolve, hotword_context=lambda context, _: context
         )
         == wishes
     )

@@ -27,7 +27,7 @@ from streamasr.host.live_session import LiveSession
 from streamasr.host.recovery import Recovered, recover
 from streamasr.host.registry import SessionRegistry
 from streamasr.host.requested_options import RequestedOptions
-from streamasr.models.qwen3.languages import language_name
+from streamasr.models.qwen3.languages import LANGUAGES
 from streamasr.pipeline.stream import Beginning, Recogniser, Stream, StreamSettings
 from streamasr.protocols import v1
 from streamasr.server.access import Access
@@ -212,7 +212,7 @@ class House:
     def _resolve(self, asked: RequestedOptions) -> SessionOptions:
         return asked.resolve(
             Settings(),
-            language_name=language_name,
+            language_name=LANGUAGES.resolve,
             hotword_context=lambda context, hotwords: " ".join([context, *hotwords]).strip(),
         )
 
