@@ -1,15 +1,14 @@
 """Raw samples from a wire or a pipe, as anybody sends them, to mono at SAMPLE_RATE."""
 
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from streamasr.audio.resample import Resampler
+from streamasr.core.audio_format import MAX_CHANNELS, MAX_RATE, MIN_RATE, Encoding
 from streamasr.core.errors import AudioError
 from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples
-
-Encoding: TypeAlias = Literal["pcm_s16le", "pcm_f32le"]
 
 _DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "pcm_s16le": np.dtype("<i2"),
@@ -17,9 +16,6 @@ _DTYPES: Final[dict[str, np.dtype[Any]]] = {
 }
 _FULL_SCALE: Final = {"pcm_s16le": np.float32(32768), "pcm_f32le": np.float32(1)}
 
-MIN_RATE: Final = 8_000
-MAX_RATE: Final = 48_000
-MAX_CHANNELS: Final = 8
 LOUDEST: Final = 100.0
 """Full scale of floats is 1. So far beyond it is no audio: most likely integers sent as floats."""
 
@@ -27,11 +23,16 @@ LOUDEST: Final = 100.0
 class PcmDecoder:
     """Turns bytes of any sizes into samples; how they are cut into pieces makes no difference.
 
-    Channels are averaged and soxr resamples. What comes out is clipped to -1..1, as from a file.
+    Channels are averaged, or one of them is chosen; soxr resamples. What comes out is clipped to
+    -1..1, as from a file.
     """
 
     def __init__(
-        self, encoding: Encoding = "pcm_s16le", sample_rate: int = SAMPLE_RATE, channels: int = 1
+        self,
+        encoding: Encoding = "pcm_s16le",
+        sample_rate: int = SAMPLE_RATE,
+        channels: int = 1,
+        channel: int | None = None,
     ) -> None:
         """Start a stream.
 
@@ -39,6 +40,7 @@ class PcmDecoder:
             encoding: of one value; channels are interleaved.
             sample_rate: frames per second, 8000 to 48000. A frame has one value of each channel.
             channels: 1 to 8.
+            channel: the channel to use, from 0; None averages all of them.
 
         Raises:
             AudioError: one of them cannot be decoded.
@@ -53,10 +55,27 @@ class PcmDecoder:
             raise AudioError(f"channels is {channels}; it must be from 1 to {MAX_CHANNELS}.")
         self._encoding: Encoding = encoding
         self._channels = channels
+        self.choose_channel(channel)
         self._frame_size = channels * _DTYPES[encoding].itemsize
         self._resampler = Resampler(sample_rate)
         self._dangling = b""
         self._n_frames = 0
+
+    def choose_channel(self, channel: int | None) -> None:
+        """Use another channel from the next bytes on.
+
+        Args:
+            channel: from 0; None averages all of them.
+
+        Raises:
+            AudioError: the audio does not have this channel.
+        """
+        if channel is not None and not 0 <= channel < self._channels:
+            raise AudioError(
+                f"channel is {channel}, but the audio has {self._channels}, counted from 0.",
+                code="no_such_channel",
+            )
+        self._channel = channel
 
     @property
     def n_received(self) -> Samples:
@@ -95,6 +114,8 @@ class PcmDecoder:
         return _clip(self._resampler.finish())
 
     def _to_mono(self, frames: npt.NDArray[Any]) -> Float32Array:
+        if self._channel is not None:
+            return frames[:, self._channel].astype(np.float32) / _FULL_SCALE[self._encoding]
         # Channel by channel, so that a frame's sum does not depend on how many frames came with it.
         mono = frames[:, 0].astype(np.float32)
         for channel in range(1, self._channels):

@@ -2,20 +2,19 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from streamasr.audio.file import open_audio
 from streamasr.bench.figures import ratio
 from streamasr.bench.processes import usage
-from streamasr.core.events import Answer, Decoded, Encoded
+from streamasr.core.events import Answer, Recognised
 from streamasr.core.messages import Final
 from streamasr.core.orders import Order
 from streamasr.core.units import to_seconds
-from streamasr.engine.config import RecognitionConfig
 from streamasr.engine.engine import Engine
 from streamasr.pipeline.stream import Channel, Recogniser
-from streamasr.pipeline.transcribe import Progress, transcribe
+from streamasr.pipeline.transcribe import FileSettings, Progress, transcribe
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +56,10 @@ class Metered:
 
 def costs_of(answer: Answer | Order) -> dict[str, float]:
     """Seconds by stage that an answer says it took."""
-    match answer:
-        case Encoded(cost=cost):
-            return {"encode": cost}
-        case Decoded(cost=cost):
-            return {"prefill": cost.prefill, "verify": cost.verify, "decode": cost.decode}
-        case _:
-            return {}
+    return asdict(answer.costs) if isinstance(answer, Recognised) else {}
 
 
-def measure_file(engine: Engine, config: RecognitionConfig, path: Path) -> FileResult:
+def measure_file(engine: Engine, settings: FileSettings, path: Path) -> FileResult:
     """Transcribe a file from beginning to end.
 
     Raises:
@@ -77,7 +70,7 @@ def measure_file(engine: Engine, config: RecognitionConfig, path: Path) -> FileR
     began = time.perf_counter()
     n_samples = n_finals = 0
     with open_audio(path) as source:
-        for message in transcribe(metered, source, config):
+        for message in transcribe(metered, source, settings):
             if isinstance(message, Progress):
                 n_samples = message.read
             n_finals += isinstance(message, Final)

@@ -1,18 +1,18 @@
-"""How much several sessions get out of one engine that decodes their steps in one batch."""
+"""Throughput of one engine that decodes the steps of several sessions in one batch."""
 
+import queue
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from streamasr.bench.figures import median, ratio
 from streamasr.bench.speech import Speech
-from streamasr.bench.update import Rig
 from streamasr.core.errors import WorkerError
-from streamasr.core.events import Decoded
-from streamasr.core.orders import Decode, Rank
+from streamasr.core.events import PassFailed, Recognised
+from streamasr.core.orders import Pass, Rank
 from streamasr.core.units import Float32Array, to_samples
-from streamasr.pipeline.stream import Recogniser
+from streamasr.engine.stages import Decode, Encode, Encoded, Owner, StageAnswer
 
 SEGMENT_S: Final = 10.0
 """Speech of each session."""
@@ -48,8 +48,93 @@ class DecodeRow:
         return ratio(self.apart_s, self.together_s)
 
 
+class Encoding(Protocol):
+    """Part of `streamasr.engine.stages.EncoderStage`."""
+
+    def put(self, owner: Owner, order: Encode) -> None:
+        """Queue an order."""
+
+    def forget(self, owner: Owner) -> None:
+        """Free what was kept for an owner."""
+
+
+class Decoding(Protocol):
+    """Part of `streamasr.engine.stages.DecoderStage`."""
+
+    def put(self, owner: Owner, order: Decode) -> None:
+        """Queue an order."""
+
+    def forget(self, owner: Owner) -> None:
+        """Free what was kept for an owner."""
+
+
+class Stages(Protocol):
+    """Part of `streamasr.engine.engine.Engine`: its stages, to be used one by one."""
+
+    @property
+    def encoding(self) -> Encoding:
+        """Return the stage that computes embeddings."""
+
+    @property
+    def decoding(self) -> Decoding:
+        """Return the stage that finds text."""
+
+
+class _Speaker:
+    """One session: owner of orders to single stages."""
+
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
+        self._answers: queue.SimpleQueue[StageAnswer] = queue.SimpleQueue()
+        self._n_passes = 0
+
+    def hand_over(self, answer: StageAnswer) -> None:
+        """See `Owner.hand_over`."""
+        self._answers.put(answer)
+
+    def encode(self, samples: Float32Array) -> Float32Array:
+        """Return the embeddings of some samples.
+
+        Raises:
+            WorkerError: the encoder failed.
+        """
+        self._stages.encoding.put(self, Encode(self._next_pass(), samples))
+        answer = self._wait()
+        assert isinstance(answer, Encoded)
+        return answer.embeddings
+
+    def begin(self, embeddings: Float32Array) -> None:
+        """Begin to decode some embeddings; `finish` waits for the text."""
+        self._stages.decoding.put(self, Decode(self._next_pass(), embeddings))
+
+    def finish(self) -> int:
+        """Wait for the text, and return its number of tokens.
+
+        Raises:
+            WorkerError: the decoder failed.
+        """
+        answer = self._wait()
+        assert isinstance(answer, Recognised)
+        return len(answer.hypothesis.tokens)
+
+    def close(self) -> None:
+        """Free what the stages keep."""
+        self._stages.encoding.forget(self)
+        self._stages.decoding.forget(self)
+
+    def _next_pass(self) -> Pass:
+        self._n_passes += 1
+        return Pass(_SEGMENT, self._n_passes, Rank.PARTIAL)
+
+    def _wait(self) -> StageAnswer:
+        answer = self._answers.get()
+        if isinstance(answer, PassFailed):
+            raise WorkerError(f"a pass failed: {answer.message}", code="pass_failed")
+        return answer
+
+
 def measure_decoding(
-    recogniser: Recogniser,
+    stages: Stages,
     speech: Speech,
     sessions: Sequence[int],
     *,
@@ -62,7 +147,7 @@ def measure_decoding(
     token by token.
 
     Args:
-        recogniser: an engine with caches, started.
+        stages: those of an engine with caches, started.
         speech: what is said; each session begins somewhere else in it.
         sessions: how many at once, one row for each.
         repetitions: of which the median is taken.
@@ -71,58 +156,60 @@ def measure_decoding(
     Raises:
         WorkerError: the engine fails.
     """
-    rigs = [Rig(recogniser) for _ in range(max(sessions))]
+    speakers = [_Speaker(stages) for _ in range(max(sessions))]
     try:
-        orders = [_prepare(rig, speech, number) for number, rig in enumerate(rigs)]
+        heard = [_prepare(speaker, speech, number) for number, speaker in enumerate(speakers)]
         rows = []
         for n_sessions in sessions:
             report(f"{n_sessions} at once")
-            rows.append(_compare(rigs[:n_sessions], orders[:n_sessions], repetitions))
+            rows.append(_compare(speakers[:n_sessions], heard[:n_sessions], repetitions))
         return rows
     finally:
-        for rig in rigs:
-            rig.close()
+        for speaker in speakers:
+            speaker.close()
 
 
 _SEGMENT: Final = 1
 
 
-def _prepare(rig: Rig, speech: Speech, number: int) -> Float32Array:
-    """Encode what a session says and have it decoded once, so that the audio is read already."""
+def _prepare(speaker: _Speaker, speech: Speech, number: int) -> Float32Array:
+    """Encode the speech of one session and decode it once, so that its audio has been read."""
     samples = speech.samples(to_samples(number * _APART_S), to_samples(SEGMENT_S))
-    of = rig.next_pass(_SEGMENT, Rank.PARTIAL)
-    embeddings = rig.encode(of, samples).embeddings
-    rig.decode(Decode(of, embeddings))
+    embeddings = speaker.encode(samples)
+    speaker.begin(embeddings)
+    speaker.finish()
     return embeddings
 
 
-def _compare(rigs: Sequence[Rig], heard: Sequence[Float32Array], repetitions: int) -> DecodeRow:
+def _compare(
+    speakers: Sequence[_Speaker], heard: Sequence[Float32Array], repetitions: int
+) -> DecodeRow:
     apart: list[float] = []
     together: list[float] = []
     n_tokens = 0
     for repetition in range(repetitions):
         for is_together in (False, True) if repetition % 2 == 0 else (True, False):
             began = time.perf_counter()
-            n_tokens = _decode(rigs, heard, is_together=is_together)
+            n_tokens = _decode(speakers, heard, is_together=is_together)
             (together if is_together else apart).append(time.perf_counter() - began)
-    return DecodeRow(len(rigs), n_tokens, median(apart), median(together))
+    return DecodeRow(len(speakers), n_tokens, median(apart), median(together))
 
 
-def _decode(rigs: Sequence[Rig], heard: Sequence[Float32Array], *, is_together: bool) -> int:
-    """Decode everybody's audio; how many tokens came of it."""
-    orders = [
-        Decode(rig.next_pass(_SEGMENT, Rank.PARTIAL), embeddings)
-        for rig, embeddings in zip(rigs, heard, strict=True)
-    ]
+def _decode(
+    speakers: Sequence[_Speaker], heard: Sequence[Float32Array], *, is_together: bool
+) -> int:
+    """Decode the audio of all sessions; return the number of tokens."""
+    n_tokens = 0
     if is_together:
-        for rig, order in zip(rigs, orders, strict=True):
-            rig.begin(order)
-        answers = [rig.wait() for rig in rigs]
+        for speaker, embeddings in zip(speakers, heard, strict=True):
+            speaker.begin(embeddings)
+        n_tokens = sum(speaker.finish() for speaker in speakers)
     else:
-        answers = [rig.decode(order) for rig, order in zip(rigs, orders, strict=True)]
-    n_tokens = sum(
-        len(answer.hypothesis.tokens) for answer in answers if isinstance(answer, Decoded)
-    )
+        for speaker, embeddings in zip(speakers, heard, strict=True):
+            speaker.begin(embeddings)
+            n_tokens += speaker.finish()
     if not n_tokens:
-        raise WorkerError("the model finds no text in this audio, so there is nothing to measure.")
+        raise WorkerError(
+            "the model finds no text in this audio: nothing to measure", code="no_text"
+        )
     return n_tokens

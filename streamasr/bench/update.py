@@ -25,9 +25,9 @@ from typing import Final, Literal, TypeAlias
 from streamasr.bench.figures import median, ratio
 from streamasr.bench.speech import Speech
 from streamasr.core.errors import WorkerError
-from streamasr.core.events import Answer, Decoded, Encoded, PassAbandoned, PassFailed
+from streamasr.core.events import Answer, PassAbandoned, PassFailed, Recognised
 from streamasr.core.hypothesis import Hypothesis
-from streamasr.core.orders import Decode, Encode, Pass, Rank, Release
+from streamasr.core.orders import Pass, Rank, Recognise, Release
 from streamasr.core.units import Float32Array, Samples, to_samples
 from streamasr.pipeline.stream import Recogniser
 from streamasr.session.stable_prefix import CommitLag, StablePrefix
@@ -142,61 +142,36 @@ class Rig:
         forced: tuple[int, ...] = (),
         draft: tuple[int, ...] = (),
     ) -> tuple[Hypothesis, PassCost]:
-        """Encode and decode all of a segment so far.
+        """Recognise all of a segment so far, and wait for it.
 
         Raises:
-            WorkerError: the engine cannot.
+            WorkerError: the pass failed or was abandoned.
         """
         began = time.perf_counter()
-        of = self.next_pass(segment, rank)
-        encoded = self.encode(of, samples)
-        answer = self.decode(Decode(of, encoded.embeddings, forced=forced, draft=draft))
+        self._n_passes += 1
+        of = Pass(segment, self._n_passes, rank)
+        self._channel.perform(Recognise(of, samples, forced=forced, draft=draft))
+        answer = self._wait()
+        costs = answer.costs
         cost = PassCost(
             wall=time.perf_counter() - began,
-            encode=encoded.cost,
-            prefill=answer.cost.prefill,
-            verify=answer.cost.verify,
-            decode=answer.cost.decode,
+            encode=costs.encode,
+            prefill=costs.prefill,
+            verify=costs.verify,
+            decode=costs.decode,
         )
         return answer.hypothesis, cost
 
-    def next_pass(self, segment: int, rank: Rank) -> Pass:
-        """A pass with a number of its own."""
-        self._n_passes += 1
-        return Pass(segment, self._n_passes, rank)
-
-    def encode(self, of: Pass, samples: Float32Array) -> Encoded:
-        """Encode and wait for it."""
-        self._channel.perform(Encode(of, samples))
-        answer = self.wait()
-        assert isinstance(answer, Encoded)
-        return answer
-
-    def decode(self, order: Decode) -> Decoded:
-        """Decode and wait for it."""
-        self.begin(order)
-        answer = self.wait()
-        assert isinstance(answer, Decoded)
-        return answer
-
-    def begin(self, order: Decode) -> None:
-        """Have something decoded; `wait` for it."""
-        self._channel.perform(order)
-
-    def wait(self) -> Answer:
-        """The next answer.
-
-        Raises:
-            WorkerError: it is that it went wrong.
-        """
-        answer = self._answers.get()
-        match answer:
-            case PassFailed(message=message):
-                raise WorkerError(f"a pass failed: {message}")
-            case PassAbandoned():
-                raise WorkerError("a pass was abandoned that nobody abandons.")
-            case _:
+    def _wait(self) -> Recognised:
+        match self._answers.get():
+            case Recognised() as answer:
                 return answer
+            case PassFailed(message=message):
+                raise WorkerError(f"a pass failed: {message}", code="pass_failed")
+            case PassAbandoned():
+                raise WorkerError("the engine abandoned a pass unasked", code="pass_abandoned")
+            case other:
+                raise WorkerError(f"unexpected answer: {other!r}", code="unexpected_answer")
 
     def release(self, segment: int) -> None:
         """A segment is done with."""

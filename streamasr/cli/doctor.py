@@ -30,9 +30,9 @@ from rich.table import Table
 from rich.text import Text
 
 from streamasr import __version__
-from streamasr.catalogue.find import Finder
 from streamasr.catalogue.installed import find_by_source, list_installed, size_on_disk
 from streamasr.cli.console import busy, print_table
+from streamasr.cli.engine_options import finder_of
 from streamasr.cli.exit_codes import EXIT_INPUT_FAILED
 from streamasr.cli.verify import check_files
 from streamasr.config.file import find_config, load_config
@@ -268,7 +268,7 @@ def _sound(config: Settings) -> diagnosis.Sound:
 
 def _bundles(config: Settings) -> tuple[Bundle | None, Path | None, str | None]:
     """The recogniser, its aligner, and why there is none."""
-    finder = Finder(config.storage.models, config.models)
+    finder = finder_of(config)
     try:
         _check_imported(config)
         bundle = read_bundle(finder.model(config.model.name), Role.RECOGNISER)

@@ -18,8 +18,8 @@ from rich.text import Text
 from streamasr.audio.file import open_audio
 from streamasr.bench.file import costs_of
 from streamasr.bench.processes import usage
-from streamasr.catalogue.find import Finder
 from streamasr.cli.console import busy, print_table
+from streamasr.cli.engine_options import finder_of
 from streamasr.cli.exit_codes import EXIT_INPUT_FAILED
 from streamasr.config.file import find_config, load_config
 from streamasr.config.sections import ModelConfig
@@ -33,14 +33,14 @@ from streamasr.core.transcript import Word
 from streamasr.core.units import Float32Array, Samples, to_seconds
 from streamasr.doctor.verification import Check, Report, Span, check_text, check_times, speed
 from streamasr.engine.aligner import aligner_worker
-from streamasr.engine.config import RecognitionConfig
+from streamasr.engine.config import EngineConfig, Hardware
 from streamasr.engine.engine import Engine, aligner_config
 from streamasr.engine.worker import Timeouts
 from streamasr.models import clip
 from streamasr.models.bundle import Bundle, open_bundle, read_bundle
 from streamasr.models.family import Role
 from streamasr.pipeline.stream import Channel, Recogniser
-from streamasr.pipeline.transcribe import Progress, transcribe
+from streamasr.pipeline.transcribe import FileSettings, Progress, transcribe
 
 _Show = Callable[[str], None]
 
@@ -88,7 +88,7 @@ def run_verify(options: argparse.Namespace) -> int:
     if options.expect is not None and options.clip is None:
         raise ConfigError("--expect says what --clip FILE holds: name the file too.")
     config = load_config(find_config(options.config))
-    finder = Finder(config.storage.models, config.models)
+    finder = finder_of(config)
     bundle = open_bundle(finder.model(options.name))
     chosen = Clip(options.clip, options.expect) if options.clip else built_in_clip()
     is_recogniser = bundle.family.role is Role.RECOGNISER
@@ -133,15 +133,9 @@ def verify(
     if aligner:
         checks.append(_check_aligner(aligner))
     warnings: list[str] = []
-    config = RecognitionConfig(
-        bundle.directory,
-        bundle.directory if bundle.family.role is Role.ALIGNER else aligner,
-        threads=settings.threads,
-        providers=settings.providers,
-        gpu_layers=settings.gpu_layers,
-        gpu=settings.gpu,
-        aligner_gpu=settings.aligner_gpu,
-    )
+    if bundle.family.role is Role.ALIGNER:
+        aligner = bundle.directory
+    config = EngineConfig(bundle.directory, aligner, Hardware.of(settings))
     try:
         if bundle.family.role is Role.ALIGNER:
             heard = align_clip(config, chosen, show, warnings)
@@ -250,9 +244,7 @@ class _TimedChannel:
         self._deliver(answer)
 
 
-def recognise_clip(
-    config: RecognitionConfig, chosen: Clip, show: _Show, warnings: list[str]
-) -> Heard:
+def recognise_clip(config: EngineConfig, chosen: Clip, show: _Show, warnings: list[str]) -> Heard:
     """Let a recogniser, and an aligner if there is one, hear a clip."""
     show("loading the model")
     began = time.perf_counter()
@@ -263,7 +255,7 @@ def recognise_clip(
         messages = []
         n_samples = Samples(0)
         with open_audio(chosen.path) as source:
-            for message in transcribe(timed, source, config):
+            for message in transcribe(timed, source, FileSettings()):
                 if isinstance(message, Progress):
                     n_samples = message.read
                 else:
@@ -283,7 +275,7 @@ def recognise_clip(
     )
 
 
-def align_clip(config: RecognitionConfig, chosen: Clip, show: _Show, warnings: list[str]) -> Heard:
+def align_clip(config: EngineConfig, chosen: Clip, show: _Show, warnings: list[str]) -> Heard:
     """Let an aligner find the words of a clip whose text is known."""
     if chosen.text is None:
         raise ConfigError("an aligner finds words that are known: say them with --expect TEXT.")

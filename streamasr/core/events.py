@@ -88,9 +88,9 @@ class StreamEnded:
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """The listeners' wishes have changed."""
+    """The client changed the options of the session."""
 
-    wishes: SessionOptions
+    options: SessionOptions
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,9 +103,11 @@ class FinalRestored:
 
 
 @dataclass(frozen=True, slots=True)
-class DecoderCost:
-    """Seconds that the decoder worked for one pass, waiting not counted."""
+class Costs:
+    """Seconds of work on one pass, by kind, waiting not counted."""
 
+    encode: float = 0.0
+    """Features and acoustic model."""
     prefill: float = 0.0
     """Reading the prompt and the audio."""
     verify: float = 0.0
@@ -115,37 +117,24 @@ class DecoderCost:
 
     @property
     def total(self) -> float:
-        """All of it."""
-        return self.prefill + self.verify + self.decode
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Encoded:
-    """The encoder answered."""
-
-    of: Pass
-    embeddings: Float32Array
-    """(n_tokens, n_embd)."""
-    cost: float = 0.0
-    """Seconds that the encoder worked on it, waiting not counted."""
-    waited: float = 0.0
-    """Seconds from the order to the answer in which the encoder did not work on it."""
+        """Return the sum of all kinds."""
+        return self.encode + self.prefill + self.verify + self.decode
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
-    """The decoder answered."""
+class Recognised:
+    """A pass has its hypothesis."""
 
     of: Pass
     hypothesis: Hypothesis
-    cost: DecoderCost = DecoderCost()
+    costs: Costs = Costs()
     waited: float = 0.0
-    """Seconds from the order to the answer in which the decoder did not work on it."""
+    """Seconds from the order to the answer in which no stage worked on it."""
 
 
 @dataclass(frozen=True, slots=True)
 class PassFailed:
-    """The encoder or the decoder gave this pass up."""
+    """A stage could not complete this pass."""
 
     of: Pass
     message: str
@@ -153,7 +142,7 @@ class PassFailed:
 
 @dataclass(frozen=True, slots=True)
 class PassAbandoned:
-    """The decoder stopped this pass because it was asked to."""
+    """The engine gave this pass up because of an order."""
 
     of: Pass
 
@@ -167,8 +156,8 @@ class Aligned:
     method: AlignmentMethod
 
 
-Answer: TypeAlias = Encoded | Decoded | PassFailed | PassAbandoned | Aligned
-"""What the engine reports about what it was asked for."""
+Answer: TypeAlias = Recognised | PassFailed | PassAbandoned | Aligned
+"""Answers of the engine to orders."""
 
 
 SessionEvent: TypeAlias = SegmentationEvent | StreamEnded | Configured | FinalRestored | Answer

@@ -5,11 +5,12 @@ from enum import IntEnum
 from typing import TypeAlias
 
 from streamasr.core.messages import Message
+from streamasr.core.options import SessionOptions
 from streamasr.core.units import Float32Array, Samples
 
 
 class Rank(IntEnum):
-    """What a pass is for; what is owed most goes first."""
+    """Purpose of a pass; lower ranks go first."""
 
     FINAL = 0
     SPECULATIVE = 1
@@ -19,7 +20,7 @@ class Rank(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One run of a segment's audio through encoder and decoder; the segment may grow meanwhile."""
+    """One run of a segment's audio through the engine; the segment may grow meanwhile."""
 
     segment: int
     number: int
@@ -29,49 +30,40 @@ class Pass:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Encode:
-    """Compute the embeddings of these samples; answer with `Encoded` or `PassFailed`."""
+class Recognise:
+    """Find the text of these samples.
+
+    Answered by exactly one of `Recognised`, `PassFailed` and `PassAbandoned`.
+    """
 
     of: Pass
     samples: Float32Array
     """(n,), the segment from its start. Those of a later pass begin with the same samples, or with
     fewer of them."""
-    wants_words: bool = True
-    """Whether the aligner will be asked for this segment's words."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Decode:
-    """Decode these embeddings; answer with `Decoded`, `PassFailed` or `PassAbandoned`."""
-
-    of: Pass
-    embeddings: Float32Array
-    language: str | None = None
-    """The name of a language to force."""
-    context: str = ""
+    options: SessionOptions = SessionOptions()  # noqa: RUF009 - frozen
     forced: tuple[int, ...] = ()
-    """Tokens that the answer must begin with: they have been promised to the listeners."""
+    """Tokens that the answer must begin with, because their text is stable."""
     draft: tuple[int, ...] = ()
     """Tokens that the answer probably has, from its beginning: those of the last hypothesis."""
 
 
 @dataclass(frozen=True, slots=True)
 class AbandonPass:
-    """Nobody waits for this pass any longer; stop it if it is being decoded."""
+    """Give a pass up, wherever it is; answer with `PassAbandoned` if it has no answer yet."""
 
     of: Pass
 
 
 @dataclass(frozen=True, slots=True)
 class Promote:
-    """The speaker has finished: this speculative pass is the segment's final now."""
+    """Treat a speculative pass as that of the segment's final from now on."""
 
     of: Pass
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """No more passes over this segment come; what is kept for them can go."""
+    """Free what is kept for passes over this segment; no more of them come."""
 
     segment: int
 
@@ -90,20 +82,20 @@ class Align:
 
 @dataclass(frozen=True, slots=True)
 class SpreadWords:
-    """Words that still wait for the aligner come too late: spread them over their segments."""
+    """Spread the words that still wait for the aligner over their segments."""
 
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """Tell the listeners."""
+    """Send a message to the listeners."""
 
     message: Message
     seq: int | None = None
-    """Number of a message that is kept; counts from 1 in each session, without holes."""
+    """Number of a durable message; counts from 1 in each session, without holes."""
 
 
-Order: TypeAlias = Encode | Decode | AbandonPass | Promote | Release | Align | SpreadWords
-"""What the engine can do."""
+Order: TypeAlias = Recognise | AbandonPass | Promote | Release | Align | SpreadWords
+"""Orders to the engine."""
 
 
 Action: TypeAlias = Order | Publish

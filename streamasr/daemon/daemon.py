@@ -17,36 +17,42 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 from streamasr.audio.capture import Capture, Captured, CaptureEvent, Missed, Troubled
 from streamasr.audio.microphone import Microphone
 from streamasr.audio.paced import PacedFile
-from streamasr.catalogue.find import Finder
 from streamasr.config.changes import Changes, compare, reload
 from streamasr.config.endpoint import is_loopback, read_token
 from streamasr.config.sections import Settings
 from streamasr.core.errors import AudioError, StorageError, StreamASRError
 from streamasr.core.memory import return_freed_memory
+from streamasr.core.model_facts import ModelFacts
+from streamasr.core.notices import NoticeCode
 from streamasr.core.options import SessionOptions
-from streamasr.core.units import Samples, to_samples
+from streamasr.core.refusal import RefusalError
+from streamasr.core.requested_options import OperatorDefaults, OptionsChange, RequestedOptions
+from streamasr.core.session_names import MICROPHONE
+from streamasr.core.units import to_samples
 from streamasr.engine.engine import Engine
-from streamasr.host.live_session import LIVE_PACE, SLICE, LiveSession
+from streamasr.engine.worker import OnTrouble
+from streamasr.host.intake import LIVE_PACE
+from streamasr.host.live_session import LiveSession
 from streamasr.host.recovery import Recovered, recover
 from streamasr.host.registry import SessionRegistry
-from streamasr.host.requested_options import RequestedOptions
+from streamasr.host.replay import replay
 from streamasr.models.qwen3.languages import LANGUAGES
 from streamasr.pipeline.stream import Beginning, StreamSettings
-from streamasr.protocols import v1
 from streamasr.server.access import Access
 from streamasr.server.listen import Server
 from streamasr.server.metrics import Metrics, Readings
 from streamasr.service.supervision import Supervision, Vitals
 from streamasr.session.session import SessionSettings
 from streamasr.session.stable_prefix import CommitLag
-from streamasr.storage.journal import SessionRecord, SessionSource
 from streamasr.storage.lock import Lock
 from streamasr.storage.places import journal_path, spool_path
+from streamasr.storage.records import SessionRecord, SessionSource
 from streamasr.storage.store import Store
 
 logger = logging.getLogger(__name__)
@@ -65,12 +71,13 @@ _EXIT_AT_ONCE: Final = 130
 
 
 class Daemon:
-    """Listens, recognises and tells, until it is asked to stop. See `house.SessionHost`."""
+    """Listens, recognises and tells, until it is asked to stop. See `SessionHost`."""
 
     def __init__(
         self,
         config: Settings,
         load_config: Callable[[], Settings],
+        open_engine: Callable[[OnTrouble], Engine],
         supervision: Supervision | None = None,
     ) -> None:
         """Prepare; `run` does it.
@@ -78,6 +85,7 @@ class Daemon:
         Args:
             config: what holds now.
             load_config: reads the configuration again.
+            open_engine: makes the engine, which `run` starts and stops.
             supervision: by a service manager; None for none.
 
         Raises:
@@ -86,20 +94,18 @@ class Daemon:
         self._config = config
         self._load_config = load_config
         self._supervision = supervision or Supervision()
-        finder = Finder(config.storage.models, config.models)
-        recognition = config.recognition(finder.model, finder.aligner, LANGUAGES.resolve)
         directory = config.storage.directory
         self._lock = Lock(directory)
         self._journal_path = journal_path(directory)
         self._spool_path = spool_path(directory) if config.storage.spool else None
-        self._engine = Engine(recognition, on_trouble=self._on_trouble_elsewhere)
+        self._engine = open_engine(self._on_trouble_elsewhere)
         self._stop = asyncio.Event()
         self._listening = asyncio.Event()
         self._listening.set()
         self._capturing: asyncio.Task[None] | None = None
         self._asked: dict[str, RequestedOptions] = {}
         self._exit_code = 0
-        self.model = self._engine.bundle.name
+        self.model = ModelFacts(self._engine.bundle.name, "qwen3", tuple(LANGUAGES))
         self.is_ready = asyncio.Event()
         self.access = self._make_access(config)
         self.max_lag = to_samples(config.server.max_lag_s)
@@ -117,7 +123,7 @@ class Daemon:
             ConfigError, ModelError: it cannot run this way.
         """
         self._loop = asyncio.get_running_loop()
-        server = Server(self)
+        server = Server(self, access=lambda: self.access, metrics=self.metrics)
         self._metrics = self._make_metrics(server)
         async with AsyncExitStack() as stack:
             stack.enter_context(self._signals())  # whoever finds the lock may send one
@@ -151,33 +157,33 @@ class Daemon:
 
     # What the server asks for.
 
-    def begin(self, start: v1.Start) -> LiveSession:
-        """See `house.SessionHost.begin`."""
-        asked = RequestedOptions.at_start(start)
-        wishes = self._resolve(asked)
+    def begin(self, requested: RequestedOptions) -> LiveSession:
+        """See `SessionHost.begin`."""
+        options = self._resolve(requested)
         name = secrets.token_hex(8)
-        live = self.sessions.open(name, wishes)
-        self._asked[name] = asked
+        live = self.sessions.open(name, options)
+        self._asked[name] = requested
         return live
 
-    def configure(self, live: LiveSession, by: v1.Configure) -> None:
-        """See `house.SessionHost.configure`."""
+    def configure(self, live: LiveSession, change: OptionsChange) -> None:
+        """See `SessionHost.configure`."""
         before = self._asked[live.name]
-        asked = before.changed(by)
+        asked = before.changed(change)
         if asked != before:
             self._change_wishes(live, self._resolve(asked))
             self._asked[live.name] = asked
 
     def metrics(self) -> tuple[bytes, str]:
-        """See `house.SessionHost.metrics`."""
+        """Return the figures for Prometheus, and their content type."""
         return self._metrics.text(), self._metrics.content_type
 
     def _resolve(self, asked: RequestedOptions) -> SessionOptions:
         return self._resolve_with(asked, self._config)
 
     def _resolve_with(self, asked: RequestedOptions, config: Settings) -> SessionOptions:
-        context_for = self._engine.context_for
-        return asked.resolve(config, language_name=LANGUAGES.resolve, hotword_context=context_for)
+        options = asked.resolve(operator_defaults(config), LANGUAGES.resolve)
+        context = self._engine.context_for(options.context, options.hotwords)
+        return replace(options, context=context, hotwords=())
 
     def _change_wishes(self, live: LiveSession, wishes: SessionOptions) -> None:
         live.configure(wishes)
@@ -206,8 +212,8 @@ class Daemon:
         )
 
     def _open_live(self, name: str, wishes: SessionOptions, beginning: Beginning) -> LiveSession:
-        source: SessionSource = "microphone" if name == v1.MICROPHONE else "client"
-        self._store.begin(SessionRecord(name, source, time.time(), self.model, wishes))
+        source: SessionSource = "microphone" if name == MICROPHONE else "client"
+        self._store.begin(SessionRecord(name, source, time.time(), self.model.name, wishes))
         return LiveSession(
             name,
             wishes,
@@ -254,7 +260,7 @@ class Daemon:
             await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
-                logger.info("model %s is loaded", self.model)
+                logger.info("model %s is loaded", self.model.name)
             yield
         finally:
             stopping.cancel()
@@ -265,26 +271,26 @@ class Daemon:
         """Go on with what a predecessor left unfinished."""
         for one in recovered:
             name = one.record.name
-            is_own = name == v1.MICROPHONE
+            is_own = name == MICROPHONE
             # The daemon's own session does what the configuration says now.
-            asked = RequestedOptions() if is_own else RequestedOptions.restored(one.record.wishes)
-            wishes = self._resolve(asked) if is_own else one.record.wishes
+            asked = RequestedOptions() if is_own else RequestedOptions.restored(one.record.options)
+            wishes = self._resolve(asked) if is_own else one.record.options
             live = self.sessions.open(name, wishes, one.beginning, is_daemons_own=is_own)
             self._asked[name] = asked
             if one.is_over:
                 live.mark_over()
                 continue
             logger.info("session %s goes on where it was", name)
-            await _replay(live, one, self.max_lag)
+            await replay(live, one, self.max_lag)
             if is_own:
                 await self._resume_microphone(live, one)
 
     async def _resume_microphone(self, live: LiveSession, recovered: Recovered) -> None:
         away_s = time.time() - recovered.last_heard
         if self._is_capturing and 0 <= away_s <= self._config.server.resume_s:
-            live.skip(to_samples(max(away_s, 0.01)), "restart")
+            live.intake.skip(to_samples(max(away_s, 0.01)), "restart")
         else:
-            live.finish()
+            live.intake.finish()
             await live.is_over.wait()
 
     # While it runs.
@@ -298,9 +304,9 @@ class Daemon:
         """The daemon's own session: a microphone, or a file in place of one."""
         if not self._is_capturing or not self.is_ready.is_set():
             return
-        live = self.sessions.find(v1.MICROPHONE)
+        live = self.sessions.find(MICROPHONE)
         capture = self._make_capture()
-        while not live.is_finishing:
+        while not live.intake.is_finishing:
             await self._listening.wait()
             self._capturing = asyncio.create_task(self._take_all(capture, live))
             try:
@@ -310,19 +316,19 @@ class Daemon:
                 await asyncio.gather(self._capturing, return_exceptions=True)  # device closed
             _report(self._capturing)
             if self._capturing.cancelled():  # a pause
-                live.flush()
+                live.intake.flush()
             else:  # a file is over, or the device cannot be used at all
                 logger.info("there is nothing more to listen to")
-                live.finish()
+                live.intake.finish()
 
     async def _open_own_session(self) -> None:
         """Begin it, unless it goes on from before a restart."""
-        with contextlib.suppress(v1.RefusalError):
-            if not self.sessions.find(v1.MICROPHONE).is_finishing:
+        with contextlib.suppress(RefusalError):
+            if not self.sessions.find(MICROPHONE).intake.is_finishing:
                 return
-            await self.sessions.drop(v1.MICROPHONE)
-        asked = self._asked[v1.MICROPHONE] = RequestedOptions()
-        self.sessions.open(v1.MICROPHONE, self._resolve(asked), is_daemons_own=True)
+            await self.sessions.drop(MICROPHONE)
+        asked = self._asked[MICROPHONE] = RequestedOptions()
+        self.sessions.open(MICROPHONE, self._resolve(asked), is_daemons_own=True)
 
     def _make_capture(self) -> Capture:
         microphone = self._config.microphone
@@ -337,28 +343,28 @@ class Daemon:
                     await self._take(event, live)
         except AudioError as error:
             logger.warning("%s", error)
-            live.warn("audio", str(error))
+            live.notify(NoticeCode.AUDIO, str(error))
 
     async def _take(self, event: CaptureEvent, live: LiveSession) -> None:
         match event:
             case Captured(samples=samples):
                 if self._config.microphone.input is not None:
-                    await live.wait_for_room(self.max_lag)
-                live.feed_or_drop(samples, max(self.max_lag, _LEAST_BEFORE_LOSS))
+                    await live.intake.wait_for_room(self.max_lag)
+                live.intake.feed_or_drop(samples, max(self.max_lag, _LEAST_BEFORE_LOSS))
             case Missed(duration=duration, reason=reason):
-                live.skip(duration, reason)
+                live.intake.skip(duration, reason)
             case Troubled(code=code, message=message):
                 logger.warning("%s", message)
-                live.warn(code, message)
+                live.notify(code, message)
 
     def _vitals(self) -> Vitals:
         if self._stop.is_set():
             status = "stopping"
         elif not self.is_ready.is_set():
-            status = f"loading {self.model}"
+            status = f"loading {self.model.name}"
         else:
             n_sessions = len(self.sessions)
-            status = f"{self.model} is ready, {n_sessions} session{'s' * (n_sessions != 1)}"
+            status = f"{self.model.name} is ready, {n_sessions} session{'s' * (n_sessions != 1)}"
         return Vitals(status, self._engine.pulse)
 
     async def _watch_lag(self) -> None:
@@ -368,12 +374,14 @@ class Daemon:
             await asyncio.sleep(_LAG_CHECK_S)
             now = self._loop.time()
             for live in self.sessions:
-                is_live = live.pace <= LIVE_PACE
+                is_live = live.intake.pace <= LIVE_PACE
                 if live.lag_s < _LAGGING_S or not is_live:
                     continue
                 if now - warned.get(live.name, -_LAG_WARNINGS_S) >= _LAG_WARNINGS_S:
                     warned[live.name] = now
-                    live.warn(v1.LAGGING, f"the text is {live.lag_s:.0f} s behind the speech")
+                    live.notify(
+                        NoticeCode.LAGGING, f"the text is {live.lag_s:.0f} s behind the speech"
+                    )
 
     async def _tidy_up(self) -> None:
         """Forget what is too old, and keep no memory that only earlier sessions needed."""
@@ -391,7 +399,7 @@ class Daemon:
         if code != "degraded":  # the engine has logged it
             logger.warning("%s", message)
         for live in self.sessions:
-            live.warn(code, message)
+            live.notify(code, message)
         self._end_if_lost()
 
     def _end_if_lost(self) -> None:
@@ -434,19 +442,19 @@ class Daemon:
             self._listening.clear()
             if self._capturing:
                 self._capturing.cancel()
-            self._tell_own_listeners("paused", "the microphone is closed")
+            self._tell_own_listeners(NoticeCode.PAUSED, "the microphone is closed")
 
     def _resume(self) -> None:
         if not self._listening.is_set():
             self._listening.set()
-            self._tell_own_listeners("resumed", "the microphone is open again")
+            self._tell_own_listeners(NoticeCode.RESUMED, "the microphone is open again")
 
     def _tell_own_listeners(self, code: str, message: str) -> None:
         logger.info("%s", message)
         if not self.is_ready.is_set():
             return
-        with contextlib.suppress(v1.RefusalError):
-            self.sessions.find(v1.MICROPHONE).warn(code, message)
+        with contextlib.suppress(RefusalError):
+            self.sessions.find(MICROPHONE).notify(code, message)
 
     def _reload(self) -> None:
         if not self.is_ready.is_set():
@@ -470,7 +478,7 @@ class Daemon:
         self._store.history_days = config.storage.history_days
         logging.getLogger().setLevel(config.log.level.upper())
         for live in self.sessions:
-            if not live.is_finishing:
+            if not live.intake.is_finishing:
                 self._change_wishes(live, self._resolve(self._asked[live.name]))
         if changes.applied:
             logger.info("taken over: %s", ", ".join(changes.applied))
@@ -517,24 +525,21 @@ def _report(task: "asyncio.Task[None]") -> None:
         logger.error("%s failed", task.get_coro(), exc_info=error)
 
 
-async def _replay(live: LiveSession, recovered: Recovered, max_lag: Samples) -> None:
-    """Bring a session to where it was."""
-    for final, samples in recovered.wordless:
-        live.restore(final, samples)
-    live.warm_up(recovered.warm_up)
-    for start, samples in recovered.audio:
-        if start > live.position:
-            live.skip(Samples(start - live.position), "restart")
-        for begin in range(0, len(samples), SLICE):
-            await live.wait_for_room(max_lag)
-            live.replay_audio(samples[begin : begin + SLICE])
-            await asyncio.sleep(0)
-
-
 def _access(config: Settings) -> Access:
     server = config.server
     token = None if server.token_file is None else read_token(server.token_file)
     return Access(token, frozenset(server.allow_origin))
+
+
+def operator_defaults(config: Settings) -> OperatorDefaults:
+    """Return the options of the configuration, for what clients leave open."""
+    return OperatorDefaults(
+        language=config.model.language,
+        context=config.model.context,
+        hotwords=config.model.hotwords,
+        partials=config.live.partials,
+        words=config.live.words,
+    )
 
 
 def stream_settings(config: Settings) -> StreamSettings:

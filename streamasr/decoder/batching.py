@@ -22,7 +22,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import numpy as np
 
 from streamasr.core.errors import DecodeError
-from streamasr.core.events import DecoderCost
+from streamasr.core.events import Costs
 from streamasr.core.units import Float32Array
 from streamasr.decoder.content import Content, common_length
 from streamasr.decoder.generate import Question
@@ -87,7 +87,7 @@ class Answer(Generic[ResultT]):
         self.number = number
         self.result: ResultT | None = None
         self.error: DecodeError | None = None
-        self.cost = DecoderCost()
+        self.cost = Costs()
         self._generator = generator
         self._choose = choose
         self._choices: list[int] = []
@@ -125,7 +125,11 @@ class Answer(Generic[ResultT]):
     def charge(self, prefill: float, verify: float, decode: float) -> None:
         """Add seconds to its cost."""
         cost = self.cost
-        self.cost = DecoderCost(cost.prefill + prefill, cost.verify + verify, cost.decode + decode)
+        self.cost = Costs(
+            prefill=cost.prefill + prefill,
+            verify=cost.verify + verify,
+            decode=cost.decode + decode,
+        )
 
     def fail(self, error: DecodeError) -> None:
         """End it with an error."""

@@ -1,34 +1,32 @@
-"""The machinery that does what sessions ask for: two child processes and the decoder's thread.
+"""Engine: the loaded models, in two child processes and the decoder's thread.
 
-    Encode --> encoder process --> Encoded
-    Decode --> decoder thread  --> Decoded
-    Align  --> aligner process --> Aligned
+    Recognise --> encoder process --> decoder thread --> Recognised
+    Align ------> aligner process ---------------------> Aligned
 
 The models are loaded once and serve any number of sessions, in turn and fairly. Each session has a
-channel: orders go in, answers come out on threads of the engine.
+channel: orders go in, answers come out on threads of the engine. The engine takes a pass from stage
+to stage by itself; the session sees one order and one answer.
 """
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self, TypeAlias, assert_never
 
 from streamasr.alignment.spread import guess_words
 from streamasr.core.errors import ModelError
-from streamasr.core.events import Aligned, Answer, Decoded, Encoded, PassAbandoned
+from streamasr.core.events import Aligned, Answer, PassAbandoned, PassFailed, Recognised
 from streamasr.core.orders import (
     AbandonPass,
     Align,
-    Decode,
-    Encode,
     Order,
     Pass,
     Promote,
+    Recognise,
     Release,
     SpreadWords,
 )
@@ -38,10 +36,19 @@ from streamasr.decoder.library import find_gpus
 from streamasr.decoder.placement import ON_CPU, Placement, open_where_it_works, place
 from streamasr.decoder.script import Script
 from streamasr.engine.aligner import AlignerWorker, aligner_worker
-from streamasr.engine.config import RecognitionConfig
+from streamasr.engine.config import EngineConfig
 from streamasr.engine.encoder import EncoderWorker, encoder_worker
 from streamasr.engine.gpu_probe import GpuProbe, try_apart
-from streamasr.engine.stages import DecoderStage, EncoderStage, Owner, WorkerStage
+from streamasr.engine.stages import (
+    Decode,
+    DecoderStage,
+    Encode,
+    Encoded,
+    EncoderStage,
+    Owner,
+    StageAnswer,
+    WorkerStage,
+)
 from streamasr.engine.worker import OnTrouble, Timeouts, Trouble
 from streamasr.engine.worker_config import AlignerConfig, EncoderConfig
 from streamasr.models.bundle import Bundle, read_bundle
@@ -58,7 +65,7 @@ class Engine:
 
     def __init__(
         self,
-        config: RecognitionConfig,
+        config: EngineConfig,
         *,
         timeouts: Timeouts | None = None,
         on_trouble: OnTrouble | None = None,
@@ -66,7 +73,7 @@ class Engine:
         """Prepare; entering the context starts the children and loads the decoder.
 
         Args:
-            config: what to load. Language and context are those of each order.
+            config: models to load; the options of a session are those of each order.
             timeouts: a child that is silent for longer is treated as dead.
             on_trouble: hears of children that died, and once of each thing that is not as it was
                 asked to be; on threads of the engine.
@@ -78,7 +85,7 @@ class Engine:
         self._on_trouble = on_trouble or _ignore
         self._told: set[str] = set()
         timeouts = timeouts or Timeouts()
-        threads = config.stage_threads
+        threads = config.hardware.stage_threads
         self.bundle = read_bundle(config.model, Role.RECOGNISER)
         self.bundle.check_files()
         self._script = _script(self.bundle)
@@ -86,18 +93,18 @@ class Engine:
             EncoderConfig(
                 config.model,
                 threads.encoder,
-                config.providers,
+                config.hardware.providers,
                 window_s=config.encoder_window_s,
                 reuse=config.reuse,
             ),
             timeouts,
             self._hear,
         )
-        self._encoding = EncoderStage(self.encoder)
-        self._decoding = DecoderStage(self._load_decoder)
+        self.encoding = EncoderStage(self.encoder)
+        self.decoding = DecoderStage(self._load_decoder)
         self.aligner: AlignerWorker | None = None
         self._aligning: WorkerStage[Align, Align, Aligned] | None = None
-        if config.words and config.aligner is not None:
+        if config.aligner is not None:
             self.aligner = aligner_worker(
                 aligner_config(config, config.aligner),
                 timeouts,
@@ -123,17 +130,17 @@ class Engine:
     @property
     def is_ready(self) -> bool:
         """Whether speech becomes text right now. Nobody waits for an aligner."""
-        return self.encoder.is_ready and self._decoding.is_ready
+        return self.encoder.is_ready and self.decoding.is_ready
 
     @property
     def is_alive(self) -> bool:
         """Whether speech still becomes text. Once false after the start, it stays so."""
-        return self.encoder.is_alive and self._decoding.is_ready
+        return self.encoder.is_alive and self.decoding.is_ready
 
     @property
     def pulse(self) -> int | None:
         """Rises while the decoder works; None while it has nothing to do."""
-        return self._decoding.pulse
+        return self.decoding.pulse
 
     @property
     def pids(self) -> dict[str, int | None]:
@@ -148,8 +155,8 @@ class Engine:
     def queue_lengths(self) -> dict[str, int]:
         """How many orders wait for each stage; those being worked on do not count."""
         return {
-            "encoder": self._encoding.n_waiting,
-            "decoder": self._decoding.n_waiting,
+            "encoder": self.encoding.n_waiting,
+            "decoder": self.decoding.n_waiting,
             "aligner": self._aligning.n_waiting if self._aligning else 0,
         }
 
@@ -166,9 +173,9 @@ class Engine:
         self.encoder.start()
         if self.aligner:
             self.aligner.start()
-        self._decoding.start()
-        self._decoding.wait_ready()
-        self.context_for(self._config.context, self._config.hotwords)
+        self.decoding.start()
+        self.decoding.wait_ready()
+        self.context_for(self._config.options.context, self._config.options.hotwords)
         self.encoder.wait_ready()
         if self.aligner:
             self.aligner.wait_ready()
@@ -180,10 +187,10 @@ class Engine:
             channels = list(self._channels)
         for channel in channels:
             channel.close()
-        self._encoding.stop()
+        self.encoding.stop()
         if self._aligning:
             self._aligning.stop()
-        self._decoding.stop()
+        self.decoding.stop()
         for worker in self._workers().values():
             worker.stop()
 
@@ -209,7 +216,7 @@ class Engine:
             ConfigError: it is too long.
             WorkerError: the engine is not running.
         """
-        self._decoding.check_context(context)
+        self.decoding.check_context(context)
 
     def context_for(self, context: str, hotwords: Iterable[str]) -> str:
         """The context of a decode order for what listeners have given; raises `check_context`'s."""
@@ -219,20 +226,19 @@ class Engine:
 
     def _perform(self, order: Order, channel: "Channel") -> None:
         match order:
-            case Encode():
-                if self.aligner and order.wants_words:
+            case Recognise():
+                if self.aligner and order.options.words:
                     self.aligner.wake()  # so that it is loaded while the segment is being spoken
-                self._encoding.put(channel, order)
-            case Decode():
-                self._decoding.put(channel, order)
+                self.encoding.put(channel, Encode(order.of, order.samples))
             case AbandonPass(of=of):
-                self._abandon(of, channel)
+                self.encoding.take_back(channel, _is_of(of))
+                self.decoding.take_back(channel, _is_of(of))
             case Promote(of=of):
-                self._encoding.promote(channel, _is_of(of))
-                self._decoding.promote(channel, _is_of(of))
+                self.encoding.promote(channel, _is_of(of))
+                self.decoding.promote(channel, _is_of(of))
             case Release(segment=segment):
-                self._encoding.release(channel, segment)
-                self._decoding.release(channel, segment)
+                self.encoding.release(channel, segment)
+                self.decoding.release(channel, segment)
             case Align() | SpreadWords():
                 self._perform_alignment(order, channel)
             case _:
@@ -249,17 +255,10 @@ class Engine:
                 for late in aligning.take_back(channel, lambda _: True):
                     channel.hand_over(spread(late))
 
-    def _abandon(self, of: Pass, channel: "Channel") -> None:
-        """What waits or is being decoded is taken back; what is being encoded is let be."""
-        n_encodes = len(self._encoding.take_back(channel, _is_of(of)))
-        n_decodes = len(self._decoding.take_back(channel, _is_of(of)))
-        for _ in range(n_encodes + n_decodes):
-            channel.hand_over(PassAbandoned(of))
-
     def _forget(self, channel: "Channel") -> None:
         with self._lock:
             self._channels.discard(channel)
-        for stage in (self._encoding, self._decoding, self._aligning):
+        for stage in (self.encoding, self.decoding, self._aligning):
             if stage:
                 stage.forget(channel)
 
@@ -283,33 +282,46 @@ class Engine:
 
     def _load_decoder(self) -> Qwen3ASRDecoder:
         """On a GPU if one is wanted and works, else on the CPU."""
-        config = self._config
+        hardware = self._config.hardware
         wanted = ON_CPU
-        if config.gpu_layers:
-            wanted, why = place(config.gpu_layers, config.gpu, find_gpus())
+        if hardware.gpu_layers:
+            wanted, why = place(hardware.gpu_layers, hardware.gpu, find_gpus())
             if why:
                 self._warn(why)
         return open_where_it_works(wanted, self._decoder_at, self._warn)
 
     def _decoder_at(self, placement: Placement) -> Qwen3ASRDecoder:
-        n_threads = self._config.stage_threads.decoder
+        n_threads = self._config.hardware.stage_threads.decoder
         if placement.is_on_gpu:
             try_apart(GpuProbe(self.bundle.decoder, placement, n_threads))
         return Qwen3ASRDecoder(
             self.bundle.decoder,
             n_threads=n_threads,
-            max_segment_s=self._config.chunker.max_segment,
+            max_segment_s=self._config.max_segment_s,
             reuse=self._config.reuse,
             script=self._script,
             placement=placement,
         )
 
 
-class Channel:
-    """One session's way to the engine. `perform` and `close` belong to one thread.
+@dataclass(slots=True)
+class _OpenPass:
+    """A pass that has no answer yet."""
 
-    Every `Encode` is answered by one of `Encoded`, `PassFailed` and `PassAbandoned`, every `Decode`
-    by one of `Decoded`, `PassFailed` and `PassAbandoned`, every `Align` by `Aligned`.
+    order: Recognise
+    of: Pass
+    """With its present rank."""
+    since: float
+    """Time of the order, on the performance counter."""
+
+
+class Channel:
+    """One session's connection to the engine. `perform` and `close` belong to one thread.
+
+    Every `Recognise` is answered by exactly one of `Recognised`, `PassFailed` and `PassAbandoned`,
+    every `Align` by `Aligned`. A pass is open until it has its answer: what a stage finds for a
+    pass that is not open is dropped, so a pass can be abandoned wherever it is, also between two
+    stages.
     """
 
     def __init__(self, engine: Engine, deliver: Deliver) -> None:
@@ -317,58 +329,96 @@ class Channel:
         self._engine = engine
         self._deliver = deliver
         self._is_closed = False
-        self._ordered: dict[Pass, float] = {}  # when the last order of a pass was given
-        # Held during `deliver`, so that nothing is delivered once `close` has returned.
+        self._open: dict[Pass, _OpenPass] = {}
+        # Held during `deliver`, so that nothing is delivered once `close` has returned, and while
+        # an open pass is put into its next stage. Stages never hold their locks when they call
+        # `hand_over`.
         self._lock = threading.RLock()
 
     def perform(self, order: Order) -> None:
-        """Begin what is asked for; nothing if the channel is closed."""
+        """Begin to execute an order; do nothing if the channel is closed."""
         if self._is_closed:
             return
-        if isinstance(order, Encode | Decode):
-            self._ordered[order.of] = time.perf_counter()
+        match order:
+            case Recognise(of=of):
+                with self._lock:
+                    self._open[of] = _OpenPass(order, of, time.perf_counter())
+            case Promote(of=of):
+                with self._lock:
+                    if found := self._open.get(of):
+                        found.of = of
+            case AbandonPass(of=of):
+                self.hand_over(PassAbandoned(of))  # first, so that no stage takes it any further
+            case _:
+                pass
         self._engine._perform(order, self)  # noqa: SLF001 - the other half of it
 
     def close(self) -> None:
-        """Forget what was ordered. Nothing is delivered from now on."""
+        """Drop all orders. Nothing is delivered from now on."""
         with self._lock:
             self._is_closed = True
+            self._open.clear()
         self._engine._forget(self)  # noqa: SLF001
 
-    def hand_over(self, answer: Answer) -> None:
-        """Deliver an answer; called by the stages."""
+    def hand_over(self, answer: StageAnswer) -> None:
+        """Take the answer of a stage: put its pass into the next stage, or deliver it."""
         with self._lock:
             if self._is_closed:
                 return
-            try:
-                self._deliver(self._timed(answer))
-            except Exception:  # the engine's threads serve others too
-                logger.exception("an answer could not be delivered")
+            match answer:
+                case Encoded():
+                    self._decode(answer)
+                case Aligned():
+                    self._hand_out(answer)
+                case Recognised() | PassFailed() | PassAbandoned():
+                    if found := self._open.pop(answer.of, None):
+                        self._hand_out(_with_waiting(answer, found.since))
+                case _:
+                    assert_never(answer)
 
-    def _timed(self, answer: Answer) -> Answer:
-        """The answer with the time for which its order had to wait."""
-        if isinstance(answer, Aligned):
-            return answer
-        seconds = time.perf_counter() - self._ordered.pop(answer.of, math.inf)
-        match answer:
-            case Encoded(cost=cost):
-                return replace(answer, waited=max(0.0, seconds - cost))
-            case Decoded(cost=cost):
-                return replace(answer, waited=max(0.0, seconds - cost.total))
-            case _:
-                return answer
+    def _decode(self, encoded: Encoded) -> None:
+        if found := self._open.get(encoded.of):
+            order = found.order
+            self._engine.decoding.put(
+                self,
+                Decode(
+                    found.of,
+                    encoded.embeddings,
+                    order.options,
+                    order.forced,
+                    order.draft,
+                    encoded.cost,
+                ),
+            )
+
+    def _hand_out(self, answer: Answer) -> None:
+        try:
+            self._deliver(answer)
+        except Exception:  # the engine's threads serve others too
+            logger.exception("an answer could not be delivered")
+
+
+def _with_waiting(
+    answer: Recognised | PassFailed | PassAbandoned, since: float
+) -> Recognised | PassFailed | PassAbandoned:
+    """Return an answer with the time during which no stage worked on its order."""
+    if not isinstance(answer, Recognised):
+        return answer
+    seconds = time.perf_counter() - since
+    return replace(answer, waited=max(0.0, seconds - answer.costs.total))
 
 
 def _is_of(of: Pass) -> Callable[[Encode | Decode], bool]:
     return lambda order: order.of == of
 
 
-def aligner_config(config: RecognitionConfig, bundle: Path) -> AlignerConfig:
+def aligner_config(config: EngineConfig, bundle: Path) -> AlignerConfig:
     """How an aligner is run: on the CPU, unless it is asked for otherwise."""
-    threads = config.stage_threads.aligner
-    if not config.aligner_gpu:
+    hardware = config.hardware
+    threads = hardware.stage_threads.aligner
+    if not hardware.aligner_gpu:
         return AlignerConfig(bundle, threads)
-    return AlignerConfig(bundle, threads, config.providers, config.gpu_layers, config.gpu)
+    return AlignerConfig(bundle, threads, hardware.providers, hardware.gpu_layers, hardware.gpu)
 
 
 _MOST_SCRIPTED: Final = 1000

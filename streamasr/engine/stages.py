@@ -1,4 +1,10 @@
-"""The stages of the engine: what waits for each of them, and whose turn it is.
+"""Stages of the engine: the queue before each of them, and the work that it does.
+
+    Encode --> encoder process --> Encoded
+    Decode --> decoder thread  --> Recognised
+    Align  --> aligner process --> Aligned
+
+`Encode`, `Encoded` and `Decode` are known inside the engine only.
 
 A worker's stage sends its child one request and holds the others back, so that what waits can still
 be overtaken or taken back. The decoder's stage is a thread that works on several orders at once, in
@@ -13,13 +19,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from streamasr.core.errors import WorkerError
-from streamasr.core.events import Answer, Decoded, Encoded, PassFailed
+from streamasr.core.events import Answer, PassFailed, Recognised
 from streamasr.core.hypothesis import Hypothesis
 from streamasr.core.options import SessionOptions
-from streamasr.core.orders import Align, Decode, Encode, Pass, Rank
+from streamasr.core.orders import Align, Pass, Rank
+from streamasr.core.units import Float32Array
 from streamasr.decoder import batching
 from streamasr.decoder.llama import Aborted
 from streamasr.engine.encoder import Embedded, EncoderWorker, UtteranceAudio
@@ -29,9 +37,47 @@ from streamasr.models.qwen3.decoder import Qwen3ASRDecoder
 
 logger = logging.getLogger(__name__)
 
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encode:
+    """Compute the embeddings of these samples; answered by `Encoded` or `PassFailed`."""
+
+    of: Pass
+    samples: Float32Array
+    """(n,), the segment from its start."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """Embeddings of one pass."""
+
+    of: Pass
+    embeddings: Float32Array
+    """(n_tokens, n_embd)."""
+    cost: float = 0.0
+    """Seconds that the encoder worked on them, waiting not counted."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decode:
+    """Decode these embeddings; answered by `Recognised` or `PassFailed`."""
+
+    of: Pass
+    embeddings: Float32Array
+    options: SessionOptions = SessionOptions()  # noqa: RUF009 - frozen
+    forced: tuple[int, ...] = ()
+    draft: tuple[int, ...] = ()
+    """As of `Recognise`, like the two above."""
+    encoding: float = 0.0
+    """Seconds that the encoder worked on the embeddings."""
+
+
 OrderT = TypeVar("OrderT", bound=Encode | Decode | Align)
 RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
+
+StageAnswer: TypeAlias = Encoded | Answer
+"""Result of one stage."""
 
 BatchAnswer: TypeAlias = batching.Answer[Hypothesis]
 
@@ -42,8 +88,8 @@ class Owner(Protocol):
     def __hash__(self) -> int:
         """By identity."""
 
-    def hand_over(self, answer: Answer) -> None:
-        """Take an answer. Never raises."""
+    def hand_over(self, answer: StageAnswer) -> None:
+        """Take the answer of a stage. Never raises."""
 
 
 class Stage(abc.ABC, Generic[OrderT]):
@@ -88,7 +134,7 @@ class WorkerStage(Stage[OrderT], Generic[OrderT, RequestT, ResultT]):
         self,
         submit: Callable[[RequestT], "Future[ResultT]"],
         request_of: Callable[[Owner, OrderT], RequestT],
-        answer_of: Callable[[OrderT, "Future[ResultT]"], Answer],
+        answer_of: Callable[[OrderT, "Future[ResultT]"], StageAnswer],
     ) -> None:
         """Stand before a worker.
 
@@ -344,7 +390,7 @@ class DecoderStage(Stage[Decode]):
             self._give_up(orders, error)
             costs = {}
         for owner, order, answer in self._end_step(orders, costs):
-            owner.hand_over(_decoded(order, answer))
+            owner.hand_over(_recognised(order, answer))
 
     def _next_orders(self, decoder: Qwen3ASRDecoder) -> list[tuple[Owner, Decode]]:
         with self._changed:
@@ -366,7 +412,7 @@ class DecoderStage(Stage[Decode]):
                 self._begun[owner, order.of] = decoder.begin(
                     segment,
                     Encoding(order.embeddings),
-                    SessionOptions(language=order.language, context=order.context),
+                    order.options,
                     forced=order.forced,
                     draft=order.draft,
                 )
@@ -413,14 +459,14 @@ def rank_of(order: Encode | Decode | Align) -> Rank:
     return Rank.FINAL if isinstance(order, Align) else order.of.rank
 
 
-def _encoded(order: Encode, result: "Future[Embedded]") -> Answer:
+def _encoded(order: Encode, result: "Future[Embedded]") -> StageAnswer:
     if error := result.exception():
         return PassFailed(order.of, str(error))
     embedded = result.result()
     return Encoded(order.of, embedded.embeddings, embedded.cost)
 
 
-def _decoded(order: Decode, answer: BatchAnswer) -> Answer:
+def _recognised(order: Decode, answer: BatchAnswer) -> Answer:
     if answer.result is None:
         return PassFailed(order.of, str(answer.error))
-    return Decoded(order.of, answer.result, answer.cost)
+    return Recognised(order.of, answer.result, replace(answer.cost, encode=order.encoding))

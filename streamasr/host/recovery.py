@@ -19,7 +19,9 @@ from streamasr.core.units import Float32Array, Samples
 from streamasr.pipeline.stream import Beginning
 from streamasr.segmentation.chunker import FRAME
 from streamasr.session.session import Published
-from streamasr.storage.journal import JournalReader, NoJournalError, SessionRecord
+from streamasr.storage.database import NoJournalError
+from streamasr.storage.reader import JournalReader
+from streamasr.storage.records import SessionRecord
 from streamasr.storage.spool import Spooled, delete_spool, read_spool, spooled_sessions
 
 logger = logging.getLogger(__name__)
@@ -81,10 +83,10 @@ def _recover_one(
         border=counts.settled,
         n_segments=counts.last_segment,
         published=Published(
-            counts.last_seq, counts.n_finals, counts.n_words, reader.promise(record.name)
+            counts.last_seq, counts.n_finals, counts.n_words, reader.stable_text(record.name)
         ),
     )
-    wordless = counts.wordless if record.wishes.words else ()
+    wordless = counts.wordless if record.options.words else ()
     return Recovered(
         record=record,
         beginning=beginning,

@@ -14,8 +14,9 @@ from streamasr.core.messages import Final
 from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Order, Publish, SpreadWords
 from streamasr.core.units import Float32Array, Samples
-from streamasr.segmentation.chunker import FRAME, Chunker, ChunkerConfig
-from streamasr.segmentation.vad import VadConfig, VoiceDetector
+from streamasr.segmentation.chunker import FRAME, Chunker, Endpoint
+from streamasr.segmentation.settings import ChunkerConfig, VadConfig
+from streamasr.segmentation.vad import VoiceDetector
 from streamasr.session.session import Published, Session, SessionSettings
 
 
@@ -64,7 +65,7 @@ class Stream:
         self,
         recogniser: Recogniser,
         settings: StreamSettings,
-        wishes: SessionOptions,
+        options: SessionOptions,
         deliver: Callable[[Answer], None],
         beginning: Beginning = Beginning(),
     ) -> None:
@@ -73,7 +74,7 @@ class Stream:
         Args:
             recogniser: started.
             settings: for all of the stream.
-            wishes: until `configure` changes them.
+            options: until `configure` changes them.
             deliver: called on threads of the engine; must get its argument to `receive`.
             beginning: where.
         """
@@ -85,7 +86,9 @@ class Stream:
             border=beginning.border,
             n_segments=beginning.n_segments,
         )
-        self._session = Session(settings.session, wishes, beginning.published)
+        self._settings = settings
+        self._chunker.configure(Endpoint.of(settings.chunker, options))
+        self._session = Session(settings.session, options, beginning.published)
         self._channel = recogniser.channel(deliver)
 
     @property
@@ -136,9 +139,10 @@ class Stream:
         events: list[SessionEvent] = list(self._chunker.finish())
         return self._take([*events, StreamEnded(self._chunker.position)])
 
-    def configure(self, wishes: SessionOptions) -> list[Publish]:
-        """Change what is wished for, from the next segment on."""
-        return self._take([Configured(wishes)])
+    def configure(self, options: SessionOptions) -> list[Publish]:
+        """Change the options from the next segment on; return what is to be published."""
+        self._chunker.configure(Endpoint.of(self._settings.chunker, options))
+        return self._take([Configured(options)])
 
     def restore(self, final: Final, samples: Float32Array) -> list[Publish]:
         """Have the words found that a final lacked when the program ended."""

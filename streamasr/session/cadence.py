@@ -27,7 +27,7 @@ Each part has a running average of its own, in which the newest pass weighs half
 from dataclasses import astuple, dataclass
 from typing import Final
 
-from streamasr.core.events import DecoderCost
+from streamasr.core.events import Costs
 from streamasr.core.units import Samples, to_samples, to_seconds
 
 _NEWEST: Final = 0.5
@@ -58,19 +58,17 @@ class Work:
     verify: float = 0.0
     decode: float = 0.0
     waiting: float = 0.0
-    """From the orders to the answers, while others were served."""
+    """From the order to the answer, while others were served."""
     draft: float = 0.0
     """Tokens that were known or supposed."""
     audio: float = 0.0
     """Seconds of audio that the hypothesis before had not heard."""
 
     @classmethod
-    def of(
-        cls, encode: float, decoder: DecoderCost, waiting: float, n_draft: int, n_new: int
-    ) -> "Work":
-        """Of the costs that the stages reported, the tokens of the draft and the new samples."""
+    def of(cls, costs: Costs, waiting: float, n_draft: int, n_new: int) -> "Work":
+        """Combine the costs of a pass with the tokens of its draft and its new samples."""
         audio = to_seconds(max(0, n_new))
-        return cls(encode, decoder.prefill, decoder.verify, decoder.decode, waiting, n_draft, audio)
+        return cls(costs.encode, costs.prefill, costs.verify, costs.decode, waiting, n_draft, audio)
 
 
 class Cadence:

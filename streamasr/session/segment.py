@@ -25,9 +25,8 @@ class PassInFlight:
     """Of the segment, from its start."""
     is_promoted: bool = False
     """It began as a speculative one and is the final now."""
-    n_draft: int = 0  # tokens
-    encoding: float = 0.0  # seconds
-    waited: float = 0.0  # seconds
+    n_draft: int = 0
+    """Tokens that were forced or drafted."""
 
     @property
     def is_final(self) -> bool:
@@ -57,7 +56,7 @@ class Segment:
 
     number: int
     start: Samples
-    wishes: SessionOptions
+    options: SessionOptions
     stable: StablePrefix
     recording: Recording = field(default_factory=Recording)
     flight: PassInFlight | None = None

@@ -1,17 +1,16 @@
 """What is to be done with every segment, and when; pure.
 
 ```
-            SpeechStarted          SpeechEnded            Decoded (final)       Aligned
+            SpeechStarted          SpeechEnded           Recognised (final)     Aligned
   (nothing) -------------> open ----------------> ended ----------------> final -------> (nothing)
                            |  ^                     |                       |
-       partial due: Encode |  | SpeechResumed       Encode the whole        Align
-         Encoded: Decode   v  |                     |                       ^
-         Decoded: partial  paused ------------------)---- the same end -----+
-                  Encode up to the pause            Promote, if it is on its way
+    partial due: Recognise |  | SpeechResumed       Recognise the whole     Align
+      Recognised: partial  v  |                     |                       ^
+                           paused ------------------)---- the same end -----+
+               Recognise up to the pause            Promote, if it is in flight
 ```
 
-* A segment has one pass on its way at most: samples to the encoder, its embeddings to the decoder.
-  Whatever is answered about another pass is old and ignored.
+* A segment has one pass in flight at most. Answers to any other pass are old and are ignored.
 * While a segment is open, a partial is due whenever enough new audio has come (see `cadence`), no
   other pass over it is on its way and no final is owed: only the newest waits, finals go first, and
   a slow machine shows fewer of them.
@@ -21,8 +20,8 @@
   partial like others.
 * What two hypotheses agree on behind the commit lag is promised to the listeners, and forced upon
   the decoder from then on: `stable` only grows.
-* When a segment has ended and nothing is prepared, its exact audio is encoded and decoded once more
-  for the final. A partial still on its way is abandoned.
+* When a segment has ended and nothing is prepared, its exact audio is recognised once more for
+  the final. A partial still on its way is abandoned.
 * Finals and gaps are published in the order of time, whatever order the answers come in. A final
   that had text is aligned; its words follow when they are ready.
 * A pass that failed costs its own segment only: a partial is dropped; in place of a final stand the
@@ -43,11 +42,10 @@ from streamasr.core.events import (
     Aligned,
     AudioLost,
     Configured,
-    Decoded,
-    Encoded,
     FinalRestored,
     PassAbandoned,
     PassFailed,
+    Recognised,
     SegmentationEvent,
     SessionEvent,
     SpeechContinued,
@@ -65,12 +63,11 @@ from streamasr.core.orders import (
     AbandonPass,
     Action,
     Align,
-    Decode,
-    Encode,
     Pass,
     Promote,
     Publish,
     Rank,
+    Recognise,
     Release,
 )
 from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples
@@ -107,7 +104,7 @@ class Published:
     """Number of the last message that is kept."""
     segments: int = 0
     words: int = 0
-    promise: StableText | None = None
+    stable: StableText | None = None
     """Of the segment that was open."""
 
 
@@ -124,16 +121,16 @@ class Session:
     def __init__(
         self,
         settings: SessionSettings,
-        wishes: SessionOptions = SessionOptions(),  # noqa: B008 - frozen
+        options: SessionOptions = SessionOptions(),  # noqa: B008 - frozen
         published: Published = Published(),
     ) -> None:
         """Begin a session, or go on with one after a restart."""
         self._settings = settings
-        self._wishes = wishes
+        self._options = options
         self._seq = published.seq
         self._n_finals = published.segments
         self._n_words = published.words
-        self._promise = published.promise
+        self._restored = published.stable
         self._segments: dict[int, Segment] = {}  # in the order of their start
         self._unpublished: deque[Segment | _Loss] = deque()  # in the order of time
         self._cadence = Cadence(settings.partial_interval, settings.partial_load)
@@ -183,8 +180,8 @@ class Session:
         flights = (segment.flight for segment in self._segments.values())
         return any(flight is not None and not flight.is_final for flight in flights)
 
-    def promise(self, number: int) -> StableText | None:
-        """What the listeners of an open segment rely on; None while nothing is stable."""
+    def stable_text(self, number: int) -> StableText | None:
+        """Return the stable text of an open segment; None while nothing is stable."""
         segment = self._segments.get(number)
         if segment is None or not segment.stable.text:
             return None
@@ -196,14 +193,14 @@ class Session:
             case StreamEnded(duration=duration):
                 self._duration = duration
                 return self._end_stream_if_settled()
-            case Configured(wishes=wishes):
-                self._wishes = wishes
+            case Configured(options=options):
+                self._options = options
                 return []
             case FinalRestored(final=final, samples=samples):
                 return self._restore(final, samples)
             case Aligned():
                 return self._words(event)
-            case Encoded() | Decoded() | PassFailed() | PassAbandoned():
+            case Recognised() | PassFailed() | PassAbandoned():
                 return self._follow_pass(event)
             case _:
                 return self._follow_speech(event)
@@ -212,7 +209,7 @@ class Session:
         match event:
             case SpeechStarted(segment=number, start=start):
                 stable = self._begin_stable(number, start)
-                segment = Segment(number, start, self._wishes, stable)
+                segment = Segment(number, start, self._options, stable)
                 self._segments[number] = segment
                 self._unpublished.append(segment)
                 return [Publish(Speech(number, start))]
@@ -232,15 +229,13 @@ class Session:
             case _:
                 assert_never(event)
 
-    def _follow_pass(self, event: Encoded | Decoded | PassFailed | PassAbandoned) -> list[Action]:
+    def _follow_pass(self, event: Recognised | PassFailed | PassAbandoned) -> list[Action]:
         segment = self._segments.get(event.of.segment)
         if segment is None or segment.flight is None or segment.flight.of != event.of:
             return []
-        if isinstance(event, Encoded):
-            return [self._decode(segment, segment.flight, event)]
         flight, segment.flight = segment.flight, None
         match event:
-            case Decoded():
+            case Recognised():
                 self._note_work(segment, flight, event)
                 if flight.is_final:
                     return self._final(segment, event.hypothesis)
@@ -254,7 +249,7 @@ class Session:
 
     def _begin_stable(self, number: int, start: Samples) -> StablePrefix:
         """Nothing is promised yet, unless this segment was open before a restart."""
-        old, commit = self._promise, self._settings.commit
+        old, commit = self._restored, self._settings.commit
         is_same = old and old.segment == number and abs(start - old.start) < _SAME_START
         return (
             StablePrefix(commit, old.text, old.forced) if old and is_same else StablePrefix(commit)
@@ -270,34 +265,30 @@ class Session:
             return [self._begin(segment, Rank.SPECULATIVE, pause.n_samples)] if is_wanted else []
         n_samples = len(segment.recording)
         interval = self._cadence.interval(len(segment.draft))
-        if not segment.wishes.partials or n_samples - segment.n_asked < interval:
+        if not segment.options.partials or n_samples - segment.n_asked < interval:
             return []
         return [self._begin(segment, Rank.PARTIAL, n_samples)]
 
     def _owes_a_final(self) -> bool:
         return any(segment.is_awaited for segment in self._segments.values())
 
-    def _begin(self, segment: Segment, rank: Rank, n_samples: int) -> Encode:
+    def _begin(self, segment: Segment, rank: Rank, n_samples: int) -> Recognise:
         self._n_passes += 1
         of = Pass(segment.number, self._n_passes, rank)
-        segment.flight, segment.n_asked = PassInFlight(of, n_samples), n_samples
-        return Encode(of, segment.recording.first(n_samples), segment.wishes.words)
-
-    def _decode(self, segment: Segment, flight: PassInFlight, event: Encoded) -> Decode:
-        wishes, forced, draft = segment.wishes, segment.stable.forced, segment.draft
-        flight.n_draft = max(len(forced), len(draft))
-        flight.encoding, flight.waited = event.cost, event.waited
-        return Decode(flight.of, event.embeddings, wishes.language, wishes.context, forced, draft)
+        forced, draft = segment.stable.forced, segment.draft
+        segment.flight = PassInFlight(of, n_samples, n_draft=max(len(forced), len(draft)))
+        segment.n_asked = n_samples
+        samples = segment.recording.first(n_samples)
+        return Recognise(of, samples, segment.options, forced, draft)
 
     def _abandon(self, segment: Segment) -> list[Action]:
         """Let go of the pass that is on its way, if there is one."""
         flight, segment.flight = segment.flight, None
         return [] if flight is None else [AbandonPass(flight.of)]
 
-    def _note_work(self, segment: Segment, flight: PassInFlight, event: Decoded) -> None:
-        waiting = flight.waited + event.waited
+    def _note_work(self, segment: Segment, flight: PassInFlight, event: Recognised) -> None:
         n_new = flight.n_samples - segment.n_decoded
-        work = Work.of(flight.encoding, event.cost, waiting, flight.n_draft, n_new)
+        work = Work.of(event.costs, event.waited, flight.n_draft, n_new)
         if flight.is_final and not flight.is_promoted:
             self._cadence.note_final(work)
         else:
@@ -315,7 +306,7 @@ class Session:
         if not hypothesis.text or not keeps_promise:
             return []
         segment.hypothesis, segment.n_heard = hypothesis, flight.n_samples
-        return self._partial(segment, hypothesis) if segment.wishes.partials else []
+        return self._partial(segment, hypothesis) if segment.options.partials else []
 
     def _partial(self, segment: Segment, hypothesis: Hypothesis) -> list[Action]:
         segment.stable.receive(hypothesis, Samples(segment.n_heard))
@@ -348,7 +339,7 @@ class Session:
     def _resume(self, segment: Segment) -> list[Action]:
         """What is on its way serves as a partial, where one is wished for."""
         segment.pause = None
-        return [] if segment.wishes.partials else self._abandon(segment)
+        return [] if segment.options.partials else self._abandon(segment)
 
     def _end_segment(self, event: SpeechEnded) -> list[Action]:
         segment = self._segments[event.segment]
@@ -400,7 +391,7 @@ class Session:
 
     def _align(self, final: Final, segment: Segment) -> list[Action]:
         self._n_finals += 1
-        if not final.text or not segment.wishes.words:
+        if not final.text or not segment.options.words:
             return []
         segment.awaits_words = True
         samples = segment.samples_until(final.end)
@@ -408,7 +399,7 @@ class Session:
 
     def _restore(self, final: Final, samples: Float32Array) -> list[Action]:
         number, start, end = final.segment, final.start, final.end
-        segment = Segment(number, start, self._wishes, StablePrefix(None), Recording(samples))
+        segment = Segment(number, start, self._options, StablePrefix(None), Recording(samples))
         segment.ended = SpeechEnded(number, start, end, final.reason)
         segment.outcomes, segment.awaits_words = (final,), True
         self._segments[number] = segment

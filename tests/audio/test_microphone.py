@@ -302,7 +302,7 @@ def test_a_device_that_makes_audio_up_is_given_up() -> None:
     assert len(listen(story, FakeAudio(device())).samples) < 6 * SAMPLE_RATE
 
 
-def test_a_busy_listener_hears_the_present_and_what_it_missed() -> None:
+async def test_a_busy_listener_hears_the_present_and_what_it_missed() -> None:
     async def run() -> list[CaptureEvent]:
         audio = FakeAudio(device())
         microphone = Microphone(
@@ -322,7 +322,7 @@ def test_a_busy_listener_hears_the_present_and_what_it_missed() -> None:
                 heard.append(event)
         return heard
 
-    heard = asyncio.run(run())
+    heard = await run()
     trouble, *others = [event for event in heard if isinstance(event, Troubled)]
     assert (trouble.code, others) == ("backlog", [])
     kept = [event.samples[0] for event in heard if isinstance(event, Captured)]
@@ -534,7 +534,7 @@ WITHOUT_PORTAUDIO = """
 import asyncio, ctypes.util
 ctypes.util.find_library = lambda name: None
 from streamasr.audio.microphone import Microphone
-from streamasr.errors import AudioError
+from streamasr.core.errors import AudioError
 async def listen():
     async for event in Microphone().events():
         raise AssertionError(event)

@@ -100,7 +100,7 @@ def test_a_late_receiver_catches_up(clip: Path, busy: list[float], speed: float)
         free = time + (busy[i] if i < len(busy) else 0.0)
 
 
-def test_who_pauses_goes_on_where_it_stopped(clip: Path) -> None:
+async def test_who_pauses_goes_on_where_it_stopped(clip: Path) -> None:
     async def some(events: AsyncGenerator[CaptureEvent, None], n: int) -> list[Float32Array]:
         blocks: list[Float32Array] = []
         async with aclosing(events):
@@ -116,10 +116,10 @@ def test_who_pauses_goes_on_where_it_stopped(clip: Path) -> None:
         assert await some(file.events(), 10_000) == []
         return np.concatenate([block for part in blocks for block in part])
 
-    assert asyncio.run(listen()).tobytes() == read(clip).tobytes()
+    assert (await listen()).tobytes() == read(clip).tobytes()
 
 
-def test_pausing_at_the_very_end_leaves_nothing(tmp_path: Path) -> None:
+async def test_pausing_at_the_very_end_leaves_nothing(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "short.wav", tone(0.01))
 
     async def listen() -> list[CaptureEvent]:
@@ -128,10 +128,10 @@ def test_pausing_at_the_very_end_leaves_nothing(tmp_path: Path) -> None:
             await anext(events)
         return [event async for event in file.events()]
 
-    assert asyncio.run(listen()) == []
+    assert await listen() == []
 
 
-def test_cancelling_closes_the_file(clip: Path) -> None:
+async def test_cancelling_closes_the_file(clip: Path) -> None:
     def n_open() -> int:
         return sum(fd.exists() and fd.resolve() == clip for fd in Path("/proc/self/fd").iterdir())
 
@@ -148,11 +148,11 @@ def test_cancelling_closes_the_file(clip: Path) -> None:
             await task
 
     for n_steps in (1, 2, 3, 10, 100, 1000):
-        asyncio.run(cancel(n_steps))
+        await cancel(n_steps)
         assert n_open() == 0
 
 
-def test_what_breaks_off_is_delivered_up_to_there(tmp_path: Path) -> None:
+async def test_what_breaks_off_is_delivered_up_to_there(tmp_path: Path) -> None:
     path = cut_off(write_audio(tmp_path / "clip.wav", tone(4.0)), 0.5)
     blocks: list[Float32Array] = []
 
@@ -161,7 +161,7 @@ def test_what_breaks_off_is_delivered_up_to_there(tmp_path: Path) -> None:
             blocks.append(samples_of(event))  # noqa: PERF401 (an error comes after the last)
 
     with pytest.raises(AudioError, match="broken-clip"):
-        asyncio.run(listen())
+        await listen()
     assert sum(map(len, blocks)) == pytest.approx(2 * SAMPLE_RATE, abs=2000)
 
 
@@ -171,7 +171,7 @@ def test_impossible_speeds_are_refused(clip: Path, speed: float) -> None:
         PacedFile(clip, speed)
 
 
-def test_a_pipe_is_refused(tmp_path: Path) -> None:
+async def test_a_pipe_is_refused(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
 
@@ -179,12 +179,12 @@ def test_a_pipe_is_refused(tmp_path: Path) -> None:
         await anext(PacedFile(pipe).events())
 
     with pytest.raises(AudioError, match="no ordinary file"):
-        asyncio.run(listen())
+        await listen()
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+async def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
     async def listen() -> None:
         await anext(PacedFile(tmp_path / "none.wav").events())
 
     with pytest.raises(AudioError, match="no such file"):
-        asyncio.run(listen())
+        await listen()

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamasr.audio.pcm import Encoding, PcmDecoder
+from streamasr.audio.pcm import PcmDecoder
+from streamasr.core.audio_format import Encoding
 from streamasr.core.errors import AudioError
 from streamasr.core.units import SAMPLE_RATE, Float32Array
 from tests.support.audio_files import tone

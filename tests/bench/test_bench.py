@@ -87,7 +87,7 @@ def test_the_arguments_cost_nothing_to_read() -> None:
     script = """
 import sys
 before = set(sys.modules)
-import streamasr.bench.options
+import streamasr.cli.bench_options
 print({name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)
 """
     command = [sys.executable, "-c", script]
@@ -132,8 +132,8 @@ def test_metrics_are_read_as_the_daemon_writes_them() -> None:
         queues=dict[str, int],
     )
     metrics = Metrics(readings)
-    metrics.worked("encode", 0.25)
-    metrics.worked("decode", 1.5)
+    metrics.stage_worked("encode", 0.25)
+    metrics.stage_worked("decode", 1.5)
     work, lag = read_metrics(metrics.text().decode())
     assert (work, lag) == ({"encode": 0.25, "decode": 1.5}, 2.5)
 

@@ -21,14 +21,23 @@ from streamasr.bench.update import (
     result_of,
 )
 from streamasr.core.errors import WorkerError
-from streamasr.core.events import Decoded, DecoderCost, Encoded, PassAbandoned, PassFailed
+from streamasr.core.events import Costs, PassAbandoned, PassFailed, Recognised
 from streamasr.core.hypothesis import Hypothesis
-from streamasr.core.orders import Decode, Encode, Order, Rank, Release
+from streamasr.core.orders import Order, Rank, Recognise, Release
 from streamasr.core.units import SAMPLE_RATE
 from streamasr.engine.engine import Deliver
+from streamasr.engine.stages import Decode, Encode, Encoded, Owner
+from tests.support.errors import raises
 from tests.support.fakes import FakeEngine
 
 SPEECH = Speech(np.linspace(0, 1, 3 * SAMPLE_RATE, dtype=np.float32), 3 * SAMPLE_RATE)
+
+
+def said(n_samples: int) -> Hypothesis:
+    """Two tokens for each second of audio."""
+    n_tokens = n_samples * 2 // SAMPLE_RATE
+    tokens = tuple(range(n_tokens))
+    return Hypothesis("x" * n_tokens, "English", tokens, tokens)
 
 
 class Talker(FakeEngine):
@@ -36,25 +45,53 @@ class Talker(FakeEngine):
 
     def perform(self, order: Order, deliver: Deliver) -> None:
         self.orders.append(order)
-        match order:
-            case Encode(of=of, samples=samples):
-                embeddings = np.full((1, 4), len(samples), np.float32)
-                deliver(Encoded(of, embeddings, cost=len(samples) / SAMPLE_RATE))
-            case Decode(of=of):
-                n_tokens = int(order.embeddings[0, 0]) * 2 // SAMPLE_RATE
-                tokens = tuple(range(n_tokens))
-                hypothesis = Hypothesis("x" * n_tokens, "English", tokens, tuple(range(n_tokens)))
-                deliver(Decoded(of, hypothesis, DecoderCost(1.0, 2.0, 3.0)))
-            case _:
-                pass
+        if isinstance(order, Recognise):
+            costs = Costs(len(order.samples) / SAMPLE_RATE, 1.0, 2.0, 3.0)
+            deliver(Recognised(order.of, said(len(order.samples)), costs))
 
     @property
-    def encodes(self) -> list[Encode]:
-        return [order for order in self.orders if isinstance(order, Encode)]
+    def passes(self) -> list[Recognise]:
+        return [order for order in self.orders if isinstance(order, Recognise)]
 
-    @property
-    def decodes(self) -> list[Decode]:
-        return [order for order in self.orders if isinstance(order, Decode)]
+
+class TalkingEncoder:
+    """A stage whose embeddings tell how many samples they are of."""
+
+    def __init__(self) -> None:
+        self.orders: list[Encode] = []
+        self.forgotten: list[Owner] = []
+
+    def put(self, owner: Owner, order: Encode) -> None:
+        self.orders.append(order)
+        owner.hand_over(Encoded(order.of, np.full((1, 4), len(order.samples), np.float32)))
+
+    def forget(self, owner: Owner) -> None:
+        self.forgotten.append(owner)
+
+
+class TalkingDecoder:
+    """A stage that says two tokens for each second of audio, or nothing."""
+
+    def __init__(self, *, is_mute: bool = False) -> None:
+        self.orders: list[Decode] = []
+        self.forgotten: list[Owner] = []
+        self._is_mute = is_mute
+
+    def put(self, owner: Owner, order: Decode) -> None:
+        self.orders.append(order)
+        n_samples = 0 if self._is_mute else int(order.embeddings[0, 0])
+        owner.hand_over(Recognised(order.of, said(n_samples)))
+
+    def forget(self, owner: Owner) -> None:
+        self.forgotten.append(owner)
+
+
+class Stages:
+    """Both of them."""
+
+    def __init__(self, *, is_mute: bool = False) -> None:
+        self.encoding = TalkingEncoder()
+        self.decoding = TalkingDecoder(is_mute=is_mute)
 
 
 class Refuser(FakeEngine):
@@ -65,7 +102,7 @@ class Refuser(FakeEngine):
         self._answer = answer
 
     def perform(self, order: Order, deliver: Deliver) -> None:
-        if isinstance(order, Encode):
+        if isinstance(order, Recognise):
             is_failure = self._answer is PassFailed
             deliver(PassFailed(order.of, "no") if is_failure else PassAbandoned(order.of))
 
@@ -75,7 +112,7 @@ def opened(engine: Talker) -> OpenEngine:
     return lambda: nullcontext(engine)
 
 
-def heard(order: Encode) -> float:
+def heard(order: Recognise) -> float:
     return len(order.samples) / SAMPLE_RATE
 
 
@@ -86,9 +123,9 @@ def test_an_utterance_grows_by_half_a_second_and_is_compared_where_it_was_asked_
     with_caches, without = Talker(), Talker()
     plan = Plan(seconds=(1.0, 2.0), final_s=1.5, repetitions=1)
     measured = measure(opened(with_caches), opened(without), SPEECH, plan)
-    grown = [heard(order) for order in with_caches.encodes if order.of.segment == 2]
+    grown = [heard(order) for order in with_caches.passes if order.of.segment == 2]
     assert grown == [0.5, 1.0, 1.5, 2.0]
-    ended = [heard(order) for order in with_caches.encodes if order.of.segment == 3]
+    ended = [heard(order) for order in with_caches.passes if order.of.segment == 3]
     assert ended == [0.25, 0.75, 1.25, 1.5]
     assert Counter((m.kind, m.seconds) for m in measured) == Counter(
         {
@@ -112,11 +149,11 @@ def test_both_engines_are_given_the_same_at_the_same_length() -> None:
         SPEECH,
         Plan(seconds=(6.0,), final_s=1.0, repetitions=1),
     )
-    incremental = next(o for o in with_caches.decodes if o.embeddings[0, 0] == 6 * SAMPLE_RATE)
-    [scratch] = (o for o in without.decodes if o.embeddings[0, 0] == 6 * SAMPLE_RATE)
+    incremental = next(o for o in with_caches.passes if heard(o) == 6)
+    [scratch] = (o for o in without.passes if heard(o) == 6)
     assert scratch.forced == incremental.forced == tuple(range(6))  # of 11 tokens
     assert (len(incremental.draft), scratch.draft) == (11, ())
-    ranks = [order.of.rank for order in with_caches.decodes]
+    ranks = [order.of.rank for order in with_caches.passes]
     assert ranks[-1] is Rank.SPECULATIVE
     assert set(ranks[:-1]) == {Rank.PARTIAL}
 
@@ -126,9 +163,9 @@ def test_passes_have_numbers_of_their_own_and_segments_are_released() -> None:
     measure(
         opened(engine), opened(engine), SPEECH, Plan(seconds=(1.0,), final_s=1.0, repetitions=2)
     )
-    assert len({(o.of.number, id(o)) for o in engine.encodes}) == len(engine.encodes)
+    assert len({(o.of.number, id(o)) for o in engine.passes}) == len(engine.passes)
     released = {order.segment for order in engine.orders if isinstance(order, Release)}
-    assert released == {order.of.segment for order in engine.encodes}
+    assert released == {order.of.segment for order in engine.passes}
     assert all(channel.is_closed for channel in engine.channels)
 
 
@@ -138,11 +175,13 @@ def test_stages_cost_what_the_engine_says() -> None:
     assert cost.wall > 0
 
 
-@pytest.mark.parametrize("answer", [PassFailed, PassAbandoned])
+@pytest.mark.parametrize(
+    ("answer", "code"), [(PassFailed, "pass_failed"), (PassAbandoned, "pass_abandoned")]
+)
 def test_an_engine_that_fails_ends_the_measurement(
-    answer: type[PassFailed] | type[PassAbandoned],
+    answer: type[PassFailed] | type[PassAbandoned], code: str
 ) -> None:
-    with pytest.raises(WorkerError, match="a pass"):
+    with raises(WorkerError, code):
         Rig(Refuser(answer)).run(1, np.zeros(100, np.float32))
 
 
@@ -193,27 +232,20 @@ def test_rows_are_medians_and_ratios_are_of_them() -> None:
 
 
 def test_sessions_decode_their_own_audio_apart_and_together() -> None:
-    engine = Talker()
-    rows = measure_decoding(engine, SPEECH, [1, 3], repetitions=2)
+    stages = Stages()
+    rows = measure_decoding(stages, SPEECH, [1, 3], repetitions=2)
     assert [(row.sessions, row.n_tokens) for row in rows] == [(1, 20), (3, 60)]
-    beginnings = {float(order.samples[0]) for order in engine.encodes}
+    beginnings = {float(order.samples[0]) for order in stages.encoding.orders}
     assert len(beginnings) == 3
     # Once each to read the audio; then each row twice, both ways.
-    assert len(engine.decodes) == 3 + 2 * 2 * (1 + 3)
-    assert all(order.forced == order.draft == () for order in engine.decodes)
-    assert all(channel.is_closed for channel in engine.channels)
+    assert len(stages.decoding.orders) == 3 + 2 * 2 * (1 + 3)
+    assert all(order.forced == order.draft == () for order in stages.decoding.orders)
+    assert len(stages.encoding.forgotten) == len(stages.decoding.forgotten) == 3
 
 
 def test_silence_gives_no_throughput() -> None:
-    class Mute(Talker):
-        def perform(self, order: Order, deliver: Deliver) -> None:
-            if isinstance(order, Decode):
-                deliver(Decoded(order.of, Hypothesis("", None, ())))
-            else:
-                super().perform(order, deliver)
-
-    with pytest.raises(WorkerError, match="no text"):
-        measure_decoding(Mute(), SPEECH, [1])
+    with raises(WorkerError, "no_text"):
+        measure_decoding(Stages(is_mute=True), SPEECH, [1])
 
 
 def test_updates_of_the_last_two_seconds_count_for_a_length() -> None:

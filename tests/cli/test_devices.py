@@ -54,7 +54,7 @@ def test_no_inputs_are_an_answer_too(capsys: pytest.CaptureFixture[str]) -> None
 
 FOR_REAL = """
 import argparse
-from streamasr.commands.devices import run_devices
+from streamasr.cli.devices import run_devices
 run_devices(argparse.Namespace(json=True))
 """
 

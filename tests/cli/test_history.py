@@ -20,7 +20,8 @@ from streamasr.core.messages import Durable, Final, Words
 from streamasr.core.options import SessionOptions
 from streamasr.core.transcript import Word
 from streamasr.core.units import Samples
-from streamasr.storage.journal import Journal, SessionRecord
+from streamasr.storage.journal import Journal
+from streamasr.storage.records import SessionRecord
 
 NOON = datetime(2026, 11, 20, 12, 0, 0).astimezone()
 """A time on the clock of whoever runs the tests."""
@@ -196,7 +197,7 @@ def test_other_times_are_refused(text: str) -> None:
 SHOW = """
 import argparse, sys
 from pathlib import Path
-from streamasr.commands.history import run_history
+from streamasr.cli.history import run_history
 
 values = {"search": None, "since": None, "session": None, "limit": None, "format": "txt"}
 run_history(argparse.Namespace(journal=Path(sys.argv[1]), **values))

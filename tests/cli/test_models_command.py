@@ -494,7 +494,7 @@ def test_what_is_no_model_is_said(content: bytes | None, home: Home, tmp_path: P
 
 OFFLINE = """
 import socket, sys
-from streamasr.cli import main
+from streamasr.cli.main import main
 def connect(*_): raise AssertionError("the network is used")
 socket.socket.connect = socket.getaddrinfo = connect
 for arguments in (["models", "list"], ["models", "path", "small"], ["models", "verify", "small"],

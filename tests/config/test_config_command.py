@@ -17,7 +17,7 @@ from streamasr.core.errors import ConfigError
 from tests.support.paths import REPOSITORY
 from tests.support.settings import TOKEN, changed, configs, load, two_places, write_token
 
-README = REPOSITORY / "README.md"
+README = REPOSITORY / "streamasr" / "config" / "README.md"
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def test_config_without_a_file_prints_defaults(
     assert capsys.readouterr().out == toml(Settings())
 
 
-def test_the_tables_of_the_readme_are_in_step(
+def test_the_tables_in_the_readme_match_the_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for variable in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):

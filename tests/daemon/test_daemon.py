@@ -23,9 +23,9 @@ from streamasr.core.errors import ProtocolError
 from streamasr.core.messages import Final, Words
 from streamasr.core.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
 from streamasr.daemon.daemon import stream_settings
-from streamasr.engine.config import RecognitionConfig
+from streamasr.engine.config import EngineConfig, Hardware
 from streamasr.engine.engine import Engine
-from streamasr.pipeline.transcribe import transcribe
+from streamasr.pipeline.transcribe import FileSettings, transcribe
 from streamasr.protocols import v1
 from streamasr.session.stable_prefix import CommitLag
 from tests.support.daemons import RunningDaemon
@@ -36,9 +36,9 @@ from tests.support.paths import CLIPS
 BLOCK = 2 * SAMPLE_RATE // 10  # bytes, 100 ms
 
 LOST_WHILE_RESUMING = """
-from streamasr.cli import main
-from streamasr.daemon import Daemon
-from streamasr.errors import WorkerError
+from streamasr.cli.main import main
+from streamasr.daemon.daemon import Daemon
+from streamasr.core.errors import WorkerError
 async def lose(self, recovered):
     self._engine.encoder._process._give_up(WorkerError("its files are gone"))
 Daemon._resume_sessions = lose
@@ -66,9 +66,9 @@ Expected = list[tuple[float, float, str, str | None]]
 @pytest.fixture(scope="module")
 def expected(speech: Float32Array, bundle: Path) -> Expected:
     """What `transcribe` makes of it."""
-    config = RecognitionConfig(bundle, bundle / "aligner", threads=1)
+    config = EngineConfig(bundle, bundle / "aligner", Hardware(threads=1))
     with Engine(config) as engine:
-        messages = list(transcribe(engine, FakeSource(speech), config))
+        messages = list(transcribe(engine, FakeSource(speech), FileSettings()))
     words = {m.segment: m for m in messages if isinstance(m, Words)}
     finals = [m for m in messages if isinstance(m, Final)]
     assert len(finals) >= 5
@@ -130,30 +130,30 @@ async def dictate(
         return await collect(stream, react)
 
 
-def test_a_socket_gives_the_same_text_as_a_file(
+async def test_a_socket_gives_the_same_text_as_a_file(
     tmp_path: Path, speech: Float32Array, expected: Expected
 ) -> None:
     with RunningDaemon(tmp_path, "--no-mic") as daemon:
-        events = asyncio.run(dictate(daemon.url, speech))
+        events = await dictate(daemon.url, speech)
         assert outcome(events) == expected
         check_promises(events)
         assert daemon.stop() == 0
         assert "Traceback" not in daemon.all_log
 
 
-def test_sessions_beside_each_other_get_what_each_would_get_alone(
+async def test_sessions_beside_each_other_get_what_each_would_get_alone(
     tmp_path: Path, speech: Float32Array, expected: Expected
 ) -> None:
     async def all_at_once(url: str) -> list[list[client.Event]]:
         return await asyncio.gather(*(dictate(url, speech) for _ in range(3)))
 
     with RunningDaemon(tmp_path, "--no-mic") as daemon:
-        for events in asyncio.run(all_at_once(daemon.url)):
+        for events in await all_at_once(daemon.url):
             assert outcome(events) == expected
             check_promises(events)
 
 
-def test_children_that_are_killed_cost_no_word(
+async def test_children_that_are_killed_cost_no_word(
     tmp_path: Path, speech: Float32Array, expected: Expected
 ) -> None:
     rng = random.Random(1)
@@ -170,14 +170,14 @@ def test_children_that_are_killed_cost_no_word(
                 return  # its successor has not said yet that it is there
             killed.append(number)
 
-        events = asyncio.run(dictate(daemon.url, speech, kill, speed=5))
+        events = await dictate(daemon.url, speech, kill, speed=5)
         assert len(set(killed)) >= 3
         assert outcome(events) == expected
         check_promises(events)
         assert daemon.stop() == 0
 
 
-def test_a_daemon_that_is_killed_goes_on_where_it_was(
+async def test_a_daemon_that_is_killed_goes_on_where_it_was(
     tmp_path: Path, speech: Float32Array, expected: Expected
 ) -> None:
     with RunningDaemon(tmp_path, "--no-mic") as daemon:
@@ -191,7 +191,7 @@ def test_a_daemon_that_is_killed_goes_on_where_it_was(
                 daemon.kill()
                 daemon.start()
 
-        events = asyncio.run(dictate(daemon.url, speech, kill, speed=5))
+        events = await dictate(daemon.url, speech, kill, speed=5)
         assert len(kills) == 4
         assert sum(isinstance(event, client.Resumed) for event in events) >= 4
         assert outcome(events) == expected
@@ -237,7 +237,7 @@ class Proxy:
         writer.close()
 
 
-def test_a_connection_that_breaks_ten_times_costs_no_word(
+async def test_a_connection_that_breaks_ten_times_costs_no_word(
     tmp_path: Path, speech: Float32Array, expected: Expected
 ) -> None:
     rng = random.Random(2)
@@ -257,13 +257,13 @@ def test_a_connection_that_breaks_ten_times_costs_no_word(
             return events, proxy.n_drops
 
     with RunningDaemon(tmp_path, "--no-mic") as daemon:
-        events, n_drops = asyncio.run(dictate_through_a_bad_network(daemon.port))
+        events, n_drops = await dictate_through_a_bad_network(daemon.port)
         assert n_drops == 10
         assert outcome(events) == expected
         check_promises(events)
 
 
-def test_a_file_is_played_as_a_microphone_to_any_number_of_listeners(
+async def test_a_file_is_played_as_a_microphone_to_any_number_of_listeners(
     tmp_path: Path, bundle: Path
 ) -> None:
     del bundle
@@ -277,7 +277,7 @@ def test_a_file_is_played_as_a_microphone_to_any_number_of_listeners(
         return await asyncio.gather(listen(url), listen(url))
 
     with RunningDaemon(tmp_path, "--input", str(clip), "--speed", "4") as daemon:
-        one, two = asyncio.run(listen_twice(daemon.url))
+        one, two = await listen_twice(daemon.url)
         assert outcome(one) == outcome(two) != []
         assert any(isinstance(event, v1.Partial) for event in one), "only when it was over"
         for events in (one, two):
@@ -286,7 +286,7 @@ def test_a_file_is_played_as_a_microphone_to_any_number_of_listeners(
         assert daemon.stop() == 0
 
 
-def test_stopping_finishes_what_was_heard(tmp_path: Path, speech: Float32Array) -> None:
+async def test_stopping_finishes_what_was_heard(tmp_path: Path, speech: Float32Array) -> None:
     async def dictate_without_end(daemon: RunningDaemon) -> list[client.Event]:
         async with asyncio.timeout(120), client.connect(daemon.url) as stream:
             events: list[client.Event] = []
@@ -299,7 +299,7 @@ def test_stopping_finishes_what_was_heard(tmp_path: Path, speech: Float32Array) 
             return events
 
     with RunningDaemon(tmp_path, "--no-mic") as daemon:
-        events = asyncio.run(dictate_without_end(daemon))
+        events = await dictate_without_end(daemon)
         assert isinstance(events[-1], v1.End)
         assert any(isinstance(event, v1.Final) for event in events)
         check_promises(events)
@@ -324,7 +324,7 @@ def test_pausing_and_stopping_at_any_moment_ends_well(tmp_path: Path) -> None:
             assert "nothing more to listen to" not in daemon.all_log
 
 
-def test_nothing_spoken_is_left_where_no_history_is_kept(
+async def test_nothing_spoken_is_left_where_no_history_is_kept(
     tmp_path: Path, speech: Float32Array
 ) -> None:
     async def leave_without_a_word(url: str) -> list[client.Event]:
@@ -342,7 +342,7 @@ def test_nothing_spoken_is_left_where_no_history_is_kept(
 
     settings = "history_days = 0"  # goes on with [storage]
     with RunningDaemon(tmp_path, "--no-mic", settings=settings) as daemon:
-        events = asyncio.run(leave_without_a_word(daemon.url))
+        events = await leave_without_a_word(daemon.url)
         [final] = [event for event in events if isinstance(event, v1.Final)]
         assert daemon.stop() == 0
     left = [path for path in (tmp_path / "storage").rglob("*") if path.is_file()]
@@ -350,7 +350,7 @@ def test_nothing_spoken_is_left_where_no_history_is_kept(
     assert not [path for path in left if final.text.encode() in path.read_bytes()]
 
 
-def test_much_audio_at_once_leaves_no_hole(tmp_path: Path) -> None:
+async def test_much_audio_at_once_leaves_no_hole(tmp_path: Path) -> None:
     """The short version of `streamasr bench soak --pace 0 --sessions 3`."""
 
     async def speak_at_once(url: str) -> list[Recording]:
@@ -358,7 +358,7 @@ def test_much_audio_at_once_leaves_no_hole(tmp_path: Path) -> None:
         return await asyncio.gather(*(speak(Server(url), speech, pace=0.0) for _ in range(3)))
 
     with RunningDaemon(tmp_path, "--no-mic") as daemon:
-        recordings = asyncio.run(speak_at_once(daemon.url))
+        recordings = await speak_at_once(daemon.url)
     for messages in ([told.message for told in one.heard] for one in recordings):
         lasting = [m for m in messages if isinstance(m, v1.Final | v1.Words | v1.Gap | v1.End)]
         assert [message.seq for message in lasting] == list(range(1, len(lasting) + 1))
@@ -412,7 +412,7 @@ def test_an_engine_that_is_lost_while_sessions_are_resumed_ends_the_daemon(tmp_p
         assert daemon.process.wait(60) == 1
 
 
-def test_settings_are_taken_over_without_a_restart(tmp_path: Path) -> None:
+async def test_settings_are_taken_over_without_a_restart(tmp_path: Path) -> None:
     with RunningDaemon(tmp_path, "--no-mic") as daemon:
         daemon.wait_for("is loaded")
         written = daemon.config.read_text("utf-8")
@@ -432,5 +432,5 @@ def test_settings_are_taken_over_without_a_restart(tmp_path: Path) -> None:
                     pass
 
         with pytest.raises(ProtocolError, match="session"):
-            asyncio.run(asyncio.wait_for(open_two(), 60))
+            await asyncio.wait_for(open_two(), 60)
         assert daemon.stop() == 0

@@ -16,7 +16,7 @@ from tests.support.portaudio import SERVER_DEVICE, SoundServer, needs_portaudio,
 pytestmark = [needs_portaudio, needs_sound_server]
 
 
-def test_what_is_said_into_a_microphone_becomes_text_also_after_it_was_gone(
+async def test_what_is_said_into_a_microphone_becomes_text_also_after_it_was_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".asoundrc").write_text(SERVER_DEVICE.format(source="room.monitor"))
@@ -44,7 +44,7 @@ def test_what_is_said_into_a_microphone_becomes_text_also_after_it_was_gone(
         for name, value in room.environment.items():
             monkeypatch.setenv(name, value)
         with RunningDaemon(tmp_path, "--device", "desk") as daemon:
-            events = asyncio.run(listen(daemon, room))
+            events = await listen(daemon, room)
             check_promises(events)
             assert [text for *_, text, _ in outcome(events)] == ["morning last send"] * 2
             assert any(isinstance(event, v1.Gap) for event in events)

@@ -8,8 +8,9 @@ import random
 import shutil
 import signal
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
@@ -19,19 +20,31 @@ import numpy as np
 import pytest
 
 from streamasr.core.errors import ConfigError, ModelError, WorkerError
-from streamasr.core.events import Aligned, Answer, Decoded, Encoded, PassAbandoned, PassFailed
+from streamasr.core.events import Aligned, Answer, PassAbandoned, PassFailed, Recognised
 from streamasr.core.hypothesis import Hypothesis
 from streamasr.core.messages import Final, Words
-from streamasr.core.orders import AbandonPass, Align, Decode, Encode, Order, Pass, Rank, SpreadWords
+from streamasr.core.options import SessionOptions
+from streamasr.core.orders import (
+    AbandonPass,
+    Align,
+    Order,
+    Pass,
+    Promote,
+    Rank,
+    Recognise,
+    Release,
+    SpreadWords,
+)
 from streamasr.core.units import Float32Array, Samples
 from streamasr.decoder.placement import Gpu
 from streamasr.engine.aligner import AlignerWorker, aligner_worker
-from streamasr.engine.config import RecognitionConfig
+from streamasr.engine.config import EngineConfig, Hardware
 from streamasr.engine.cpu_fallback import DEATHS_PER_REQUEST
 from streamasr.engine.encoder import EncoderWorker
-from streamasr.engine.engine import Engine, aligner_config
+from streamasr.engine.engine import Channel, Engine, aligner_config
+from streamasr.engine.stages import Decode, Encode, Encoded, StageAnswer
 from streamasr.engine.worker import OnTrouble, Timeouts
-from streamasr.pipeline.transcribe import Progress, transcribe
+from streamasr.pipeline.transcribe import FileSettings, Progress, transcribe
 from tests.support import children
 from tests.support.fakes import FakeSource, talk
 from tests.support.goldens import read_clip
@@ -42,14 +55,19 @@ SAMPLES = talk(1, 1.2, 0.8)
 
 
 @pytest.fixture(scope="module")
-def config(bundle: Path) -> RecognitionConfig:
-    return RecognitionConfig(bundle, bundle / "aligner", threads=1)
+def config(bundle: Path) -> EngineConfig:
+    return EngineConfig(bundle, bundle / "aligner", Hardware(threads=1))
 
 
 @pytest.fixture(scope="module")
-def engine(config: RecognitionConfig) -> Iterator[Engine]:
+def engine(config: EngineConfig) -> Iterator[Engine]:
     with Engine(config) as running:
         yield running
+
+
+def running_on(config: EngineConfig, **hardware: Any) -> EngineConfig:
+    """The same engine without an aligner on other hardware."""
+    return replace(config, aligner=None, hardware=replace(config.hardware, **hardware))
 
 
 Answers = queue.SimpleQueue[Answer]
@@ -68,24 +86,53 @@ def perform(engine: Engine, *orders: Order) -> list[Answer]:
     return received
 
 
+class Owner:
+    """Gives orders to single stages of an engine, and waits for each answer."""
+
+    def __init__(self) -> None:
+        self.answers: queue.SimpleQueue[StageAnswer] = queue.SimpleQueue()
+
+    def hand_over(self, answer: StageAnswer) -> None:
+        self.answers.put(answer)
+
+    def encode(self, engine: Engine, samples: Float32Array) -> StageAnswer:
+        engine.encoding.put(self, Encode(FINAL, samples))
+        return self.answers.get(timeout=60)
+
+    def decode(self, engine: Engine, order: Decode) -> StageAnswer:
+        engine.decoding.put(self, order)
+        return self.answers.get(timeout=60)
+
+
 def embeddings_of(engine: Engine, samples: Float32Array = SAMPLES) -> Float32Array:
-    [encoded] = perform(engine, Encode(FINAL, samples))
+    encoded = Owner().encode(engine, samples)
     assert isinstance(encoded, Encoded)
     assert encoded.cost > 0
     return encoded.embeddings
 
 
-def decode(engine: Engine, embeddings: Float32Array, **wishes: Any) -> Hypothesis:
-    [decoded] = perform(engine, Decode(FINAL, embeddings, **wishes))
-    assert isinstance(decoded, Decoded)
-    return decoded.hypothesis
+def decode(
+    engine: Engine, embeddings: Float32Array, forced: tuple[int, ...] = (), **options: Any
+) -> Hypothesis:
+    order = Decode(FINAL, embeddings, SessionOptions(**options), forced)
+    recognised = Owner().decode(engine, order)
+    assert isinstance(recognised, Recognised)
+    return recognised.hypothesis
 
 
-def outcome(
-    engine: Engine, config: RecognitionConfig, samples: Float32Array = SAMPLES
-) -> list[object]:
+def recognise(engine: Engine, samples: Float32Array = SAMPLES, **options: Any) -> Hypothesis:
+    [recognised] = perform(engine, Recognise(FINAL, samples, SessionOptions(**options)))
+    assert isinstance(recognised, Recognised)
+    return recognised.hypothesis
+
+
+def file_settings(config: EngineConfig) -> FileSettings:
+    return FileSettings(replace(config.options, partials=False))
+
+
+def outcome(engine: Engine, config: EngineConfig, samples: Float32Array = SAMPLES) -> list[object]:
     """Finals and words, whatever the order of words of different segments."""
-    messages = list(transcribe(engine, FakeSource(samples), config))
+    messages = list(transcribe(engine, FakeSource(samples), file_settings(config)))
     words = sorted((m for m in messages if isinstance(m, Words)), key=lambda m: m.segment)
     return [*(m for m in messages if isinstance(m, Final)), *words]
 
@@ -94,14 +141,26 @@ def test_samples_become_embeddings_and_those_a_hypothesis(engine: Engine) -> Non
     embeddings = embeddings_of(engine)
     assert embeddings.dtype == np.float32
     assert len(embeddings) == 7 * 13  # of as many seconds
-    [decoded] = perform(engine, Decode(FINAL, embeddings))
-    assert isinstance(decoded, Decoded)
-    assert decoded.cost.total > 0
-    assert decode(engine, embeddings) == decoded.hypothesis
+    [recognised] = perform(engine, Recognise(FINAL, SAMPLES))
+    assert isinstance(recognised, Recognised)
+    assert decode(engine, embeddings) == recognised.hypothesis
+
+
+def test_a_pass_costs_what_its_stages_do_and_waits_for_the_rest(engine: Engine) -> None:
+    began = time.perf_counter()
+    [recognised] = perform(engine, Recognise(FINAL, SAMPLES))
+    seconds = time.perf_counter() - began
+    assert isinstance(recognised, Recognised)
+    costs = recognised.costs
+    assert costs.encode > 0
+    assert costs.prefill > 0
+    assert costs.total == pytest.approx(costs.encode + costs.prefill + costs.verify + costs.decode)
+    assert recognised.waited >= 0
+    assert costs.total + recognised.waited <= seconds
 
 
 def test_embeddings_of_another_model_fail_their_pass(engine: Engine) -> None:
-    [failed] = perform(engine, Decode(FINAL, np.zeros((13, 7), np.float32)))
+    failed = Owner().decode(engine, Decode(FINAL, np.zeros((13, 7), np.float32)))
     assert isinstance(failed, PassFailed)
     assert "not a pair" in failed.message
 
@@ -112,40 +171,145 @@ def test_a_fault_in_the_decoder_is_an_answer_too(
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(engine._decoding._decoder, "step", fail)
-    [failed] = perform(engine, Decode(FINAL, np.zeros((13, 7), np.float32)))
+    monkeypatch.setattr(engine.decoding._decoder, "step", fail)
+    [failed] = perform(engine, Recognise(FINAL, SAMPLES))
     assert isinstance(failed, PassFailed)
     assert "by zero" in failed.message
 
 
 def test_samples_that_are_not_numbers_fail_their_pass(engine: Engine) -> None:
-    [failed] = perform(engine, Encode(FINAL, np.full(16000, np.nan, np.float32)))
+    [failed] = perform(engine, Recognise(FINAL, np.full(16000, np.nan, np.float32)))
     assert isinstance(failed, PassFailed)
-    [encoded] = perform(engine, Encode(FINAL, SAMPLES))
-    assert isinstance(encoded, Encoded)
+    [recognised] = perform(engine, Recognise(FINAL, SAMPLES))
+    assert isinstance(recognised, Recognised)
 
 
 def test_an_abandoned_pass_may_end_early_and_the_next_is_whole(engine: Engine) -> None:
-    embeddings = embeddings_of(engine)
-    whole = decode(engine, embeddings)
+    whole = recognise(engine)
     first, second = perform(
-        engine, Decode(PARTIAL, embeddings), AbandonPass(PARTIAL), Decode(FINAL, embeddings)
+        engine, Recognise(PARTIAL, SAMPLES), AbandonPass(PARTIAL), Recognise(FINAL, SAMPLES)
     )
-    assert isinstance(first, PassAbandoned | Decoded)  # it may just have ended
-    assert isinstance(second, Decoded)
+    assert isinstance(first, PassAbandoned | Recognised)  # it may just have ended
+    assert isinstance(second, Recognised)
     assert second.hypothesis == whole
 
 
-def test_abandoning_what_is_not_decoded_changes_nothing(engine: Engine) -> None:
-    embeddings = embeddings_of(engine)
+def test_abandoning_what_is_not_in_flight_changes_nothing(engine: Engine) -> None:
     abandon = AbandonPass(PARTIAL)
-    [decoded] = perform(engine, abandon, Decode(FINAL, embeddings), abandon)
-    assert isinstance(decoded, Decoded)
+    [recognised] = perform(engine, abandon, Recognise(FINAL, SAMPLES), abandon)
+    assert isinstance(recognised, Recognised)
 
 
-def test_the_words_of_a_final_lie_in_their_segment(
-    engine: Engine, config: RecognitionConfig
+# Between the stages
+
+
+class Interception:
+    """Holds back what the encoder gives for the passes of an engine, until `go_on`."""
+
+    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.decodes: list[Decode] = []
+        self._held: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        hand_over, put = Channel.hand_over, engine.decoding.put
+
+        def hold(channel: Channel, answer: StageAnswer) -> None:
+            if isinstance(answer, Encoded):
+                self._held.put(lambda: hand_over(channel, answer))
+            else:
+                hand_over(channel, answer)
+
+        def note(owner: Channel, order: Decode) -> None:
+            self.decodes.append(order)
+            put(owner, order)
+
+        monkeypatch.setattr(Channel, "hand_over", hold)
+        monkeypatch.setattr(engine.decoding, "put", note)
+
+    def wait(self) -> Callable[[], None]:
+        """Wait until a pass stands between the stages; what lets it go on."""
+        return self._held.get(timeout=60)
+
+
+@pytest.fixture
+def between(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Interception:
+    return Interception(engine, monkeypatch)
+
+
+def test_a_pass_that_is_abandoned_between_the_stages_is_answered_at_once_and_not_decoded(
+    engine: Engine, between: Interception
 ) -> None:
+    answers = Answers()
+    channel = engine.channel(answers.put)
+    channel.perform(Recognise(PARTIAL, SAMPLES))
+    go_on = between.wait()
+    channel.perform(AbandonPass(PARTIAL))
+    assert answers.get_nowait() == PassAbandoned(PARTIAL)
+    channel.perform(AbandonPass(PARTIAL))
+    channel.perform(Release(1))
+    go_on()
+    assert between.decodes == []
+    assert engine.queue_lengths()["decoder"] == 0
+    assert answers.empty()
+    channel.close()
+
+
+def test_a_pass_that_is_abandoned_while_it_is_encoded_is_answered_at_once(engine: Engine) -> None:
+    answers = Answers()
+    channel = engine.channel(answers.put)
+    with halted(engine.pids["encoder"]):
+        channel.perform(Recognise(PARTIAL, SAMPLES))
+        channel.perform(AbandonPass(PARTIAL))
+        assert answers.get_nowait() == PassAbandoned(PARTIAL)
+    channel.perform(Recognise(FINAL, SAMPLES))
+    answer = answers.get(timeout=60)
+    assert isinstance(answer, Recognised)
+    assert answer.of == FINAL
+    channel.close()
+    assert answers.empty()
+
+
+def test_a_pass_that_is_promoted_between_the_stages_is_decoded_with_the_finals(
+    engine: Engine, between: Interception
+) -> None:
+    answers = Answers()
+    channel = engine.channel(answers.put)
+    of = Pass(1, 1, Rank.SPECULATIVE)
+    channel.perform(Recognise(of, SAMPLES))
+    go_on = between.wait()
+    channel.perform(Promote(FINAL))
+    go_on()
+    [order] = between.decodes
+    assert order.of.rank is Rank.FINAL
+    assert isinstance(answers.get(timeout=60), Recognised)
+    channel.close()
+
+
+def test_a_channel_that_is_closed_between_the_stages_decodes_nothing(
+    engine: Engine, between: Interception
+) -> None:
+    answers = Answers()
+    channel = engine.channel(answers.put)
+    channel.perform(Recognise(FINAL, SAMPLES))
+    go_on = between.wait()
+    channel.close()
+    go_on()
+    assert between.decodes == []
+    assert answers.empty()
+
+
+def test_options_draft_and_forced_tokens_come_to_the_decoder(
+    engine: Engine, between: Interception
+) -> None:
+    options = SessionOptions(language="English", context="names")
+    channel = engine.channel(lambda _: None)
+    channel.perform(Recognise(FINAL, SAMPLES, options, forced=(1,), draft=(1, 2)))
+    between.wait()()
+    [order] = between.decodes
+    assert (order.options, order.forced, order.draft) == (options, (1,), (1, 2))
+    assert order.encoding > 0
+    channel.close()
+
+
+def test_the_words_of_a_final_lie_in_their_segment(engine: Engine, config: EngineConfig) -> None:
     messages = outcome(engine, config)
     finals = {m.segment: m for m in messages if isinstance(m, Final)}
     assert list(finals) == [1, 2, 3]
@@ -162,7 +326,7 @@ def test_the_words_of_a_final_lie_in_their_segment(
 
 @pytest.mark.parametrize(("seed", "every"), [(1, 1), (2, 2), (3, 3)])
 def test_children_that_are_killed_change_nothing(
-    engine: Engine, config: RecognitionConfig, seed: int, every: int
+    engine: Engine, config: EngineConfig, seed: int, every: int
 ) -> None:
     undisturbed = outcome(engine, config)
     choose = random.Random(seed)
@@ -173,7 +337,9 @@ def test_children_that_are_killed_change_nothing(
     victims = workers * (DEATHS_PER_REQUEST - 1)
     choose.shuffle(victims)
     messages = []
-    for number, message in enumerate(transcribe(engine, FakeSource(SAMPLES), config)):
+    for number, message in enumerate(
+        transcribe(engine, FakeSource(SAMPLES), file_settings(config))
+    ):
         if not isinstance(message, Progress):
             messages.append(message)
         if number % every == 0 and victims:
@@ -183,9 +349,7 @@ def test_children_that_are_killed_change_nothing(
     assert engine.encoder.restarts + engine.aligner.restarts > deaths
 
 
-def test_sessions_at_once_give_what_each_gives_alone(
-    engine: Engine, config: RecognitionConfig
-) -> None:
+def test_sessions_at_once_give_what_each_gives_alone(engine: Engine, config: EngineConfig) -> None:
     sources = [SAMPLES, talk(0.8), talk(1.5, 0.7), SAMPLES[::-1].copy()]
     alone = [outcome(engine, config, samples) for samples in sources]
     choose = random.Random(4)
@@ -201,33 +365,27 @@ def test_sessions_at_once_give_what_each_gives_alone(
 
 
 def test_a_file_holds_up_nobody(engine: Engine) -> None:
-    answers: list[tuple[str, type[Answer]]] = []
+    answers: list[str] = []
     finished = threading.Event()
 
-    def deliver_live(answer: Answer) -> None:
-        answers.append(("live", type(answer)))
-        if isinstance(answer, Encoded):
-            live.perform(Decode(answer.of, answer.embeddings))
-
     def deliver_file(answer: Answer) -> None:
-        answers.append(("file", type(answer)))
+        assert isinstance(answer, Recognised)
+        answers.append("file")
         if len(answers) == 5:
-            live.perform(Encode(FINAL, SAMPLES[:16000]))
-        if isinstance(answer, Encoded):
-            file.perform(Decode(answer.of, answer.embeddings))
-        if answers.count(("file", Decoded)) == 50:
+            live.perform(Recognise(FINAL, SAMPLES[:16000]))
+        if answers.count("file") == 50:
             finished.set()
 
-    file, live = engine.channel(deliver_file), engine.channel(deliver_live)
+    file = engine.channel(deliver_file)
+    live = engine.channel(lambda _: answers.append("live"))
     for number in range(50):
-        file.perform(Encode(Pass(number, number, Rank.FINAL), SAMPLES[:16000]))
+        file.perform(Recognise(Pass(number, number, Rank.FINAL), SAMPLES[:16000]))
     assert finished.wait(60)
     file.close()
     live.close()
-    encoded, decoded = answers.index(("live", Encoded)), answers.index(("live", Decoded))
-    # What was running, and what began while the order was on its way.
-    assert answers[5:encoded].count(("file", Encoded)) <= 3
-    assert answers[encoded:decoded].count(("file", Decoded)) <= 3
+    # In each stage: what was running, and what began while the order was on its way. What had been
+    # encoded before is decoded before.
+    assert answers[5 : answers.index("live")].count("file") <= 8
 
 
 def test_a_listener_that_fails_costs_the_others_nothing(
@@ -237,48 +395,55 @@ def test_a_listener_that_fails_costs_the_others_nothing(
         raise ZeroDivisionError
 
     channel = engine.channel(fail)
-    channel.perform(Encode(FINAL, SAMPLES))
-    channel.perform(Decode(FINAL, np.zeros((13, 192), np.float32)))
-    assert embeddings_of(engine).size
-    assert decode(engine, np.zeros((13, 192), np.float32))
-    assert "could not be delivered" in caplog.text
+    channel.perform(Recognise(FINAL, SAMPLES))
+    channel.perform(Align(1, Samples(0), SAMPLES, "", "English"))
+    assert recognise(engine)
+    perform(engine, Align(1, Samples(0), SAMPLES, "one", "English"))
+    assert caplog.text.count("could not be delivered") == 2
     channel.close()
 
 
-def test_a_closed_channel_hears_nothing(engine: Engine) -> None:
+def test_a_closed_channel_receives_nothing(engine: Engine) -> None:
     answers = Answers()
     channel = engine.channel(answers.put)
     for number in range(20):
-        channel.perform(Encode(Pass(number, number, Rank.FINAL), SAMPLES))
-        channel.perform(Decode(Pass(number, number, Rank.FINAL), np.zeros((13, 192), np.float32)))
+        channel.perform(Recognise(Pass(number, number, Rank.FINAL), SAMPLES))
         channel.perform(Align(number, Samples(0), SAMPLES, "one two", "English"))
     channel.close()
     n_delivered = answers.qsize()
     channel.close()
-    channel.perform(Encode(FINAL, SAMPLES))
+    channel.perform(Recognise(FINAL, SAMPLES))
     assert engine.queue_lengths() == {"encoder": 0, "decoder": 0, "aligner": 0}
-    decode(engine, embeddings_of(engine))
+    recognise(engine)
     assert answers.qsize() == n_delivered
 
 
-def test_every_order_is_answered_once(engine: Engine) -> None:
+@pytest.mark.parametrize("seed", range(4))
+def test_every_pass_is_answered_once(engine: Engine, seed: int) -> None:
+    """Whatever stage it has reached when it is abandoned or promoted."""
+    choose = random.Random(seed)
     answers = Answers()
     channel = engine.channel(answers.put)
-    partials = [Pass(number + 2, number, Rank.PARTIAL) for number in range(10)]
-    embeddings = np.zeros((13, 192), np.float32)
+    partials = [Pass(number + 2, number, Rank.SPECULATIVE) for number in range(20)]
     for of in partials:
-        channel.perform(Encode(of, SAMPLES[:16000]))
-        channel.perform(Decode(of, embeddings))
-    channel.perform(Decode(FINAL, embeddings))
-    for of in partials:
+        channel.perform(Recognise(of, SAMPLES[: choose.choice([1600, 16000])]))
+    channel.perform(Recognise(FINAL, SAMPLES[:16000]))
+    received: list[Answer] = []
+    for of in choose.sample(partials, len(partials)):
+        with contextlib.suppress(queue.Empty):
+            received.append(answers.get(timeout=choose.random() / 20))
+        if choose.random() < 0.3:
+            channel.perform(Promote(replace(of, rank=Rank.FINAL)))
         channel.perform(AbandonPass(of))
-    received = [answers.get(timeout=60) for _ in range(2 * len(partials) + 1)]
-    assert embeddings_of(engine).size
+        channel.perform(Release(of.segment))
+    while len(received) < len(partials) + 1:
+        received.append(answers.get(timeout=60))
+    recognise(engine)
     assert answers.empty()
     channel.close()
     answered = Counter(answer.of for answer in received if not isinstance(answer, Aligned))
-    assert answered == {FINAL: 1, **dict.fromkeys(partials, 2)}
-    assert any(isinstance(answer, Decoded) and answer.of == FINAL for answer in received)
+    assert answered == dict.fromkeys([FINAL, *partials], 1)
+    assert any(isinstance(answer, Recognised) and answer.of == FINAL for answer in received)
 
 
 def test_words_that_are_late_are_spread_and_later_ones_are_not(engine: Engine) -> None:
@@ -314,7 +479,7 @@ def test_orders_say_language_and_context(engine: Engine) -> None:
 
 def test_contexts_are_checked_while_sessions_run(engine: Engine) -> None:
     channel = engine.channel(lambda _: None)
-    channel.perform(Decode(FINAL, np.zeros((300, 192), np.float32)))
+    channel.perform(Recognise(FINAL, SAMPLES))
     with pytest.raises(ConfigError, match="context"):
         engine.check_context("name " * 5000)
     with pytest.raises(ConfigError, match="context"):
@@ -324,7 +489,7 @@ def test_contexts_are_checked_while_sessions_run(engine: Engine) -> None:
     channel.close()
 
 
-def test_an_engine_tells_how_it_is(config: RecognitionConfig) -> None:
+def test_an_engine_tells_how_it_is(config: EngineConfig) -> None:
     troubles: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
     engine = Engine(config, on_trouble=lambda *trouble: troubles.put(trouble))
     assert not engine.is_ready
@@ -349,7 +514,7 @@ def test_an_engine_tells_how_it_is(config: RecognitionConfig) -> None:
         engine.check_context("")
 
 
-def test_a_model_that_vanishes_ends_the_engine(config: RecognitionConfig, tmp_path: Path) -> None:
+def test_a_model_that_vanishes_ends_the_engine(config: EngineConfig, tmp_path: Path) -> None:
     model = copy_of(config.model, tmp_path)
     troubles: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
     with Engine(
@@ -366,14 +531,14 @@ def test_a_model_that_vanishes_ends_the_engine(config: RecognitionConfig, tmp_pa
         assert aligned.method == "spread"
         kill(engine.pids["encoder"])
         assert troubles.get(timeout=60)[0] == "worker_died"
-        [failed] = perform(engine, Encode(FINAL, SAMPLES))
+        [failed] = perform(engine, Recognise(FINAL, SAMPLES))
         assert isinstance(failed, PassFailed)
         assert troubles.get(timeout=60)[0] == "worker_lost"
         assert not engine.is_alive
 
 
-def test_a_hung_child_is_treated_as_dead(config: RecognitionConfig) -> None:
-    alone = replace(config, words=False)
+def test_a_hung_child_is_treated_as_dead(config: EngineConfig) -> None:
+    alone = replace(config, aligner=None)
     with Engine(alone, timeouts=Timeouts(answer=5)) as engine:
         pid = engine.pids["encoder"]
         assert pid
@@ -399,7 +564,7 @@ def halted(pid: int | None) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def test_without_an_aligner_words_are_spread(config: RecognitionConfig) -> None:
+def test_without_an_aligner_words_are_spread(config: EngineConfig) -> None:
     with Engine(replace(config, aligner=None)) as engine:
         assert engine.aligner is None
         words = [m for m in outcome(engine, config) if isinstance(m, Words)]
@@ -407,27 +572,27 @@ def test_without_an_aligner_words_are_spread(config: RecognitionConfig) -> None:
     assert {word.score for m in words for word in m.words} == {None}
 
 
-def test_an_engine_that_was_never_started_can_be_stopped(config: RecognitionConfig) -> None:
+def test_an_engine_that_was_never_started_can_be_stopped(config: EngineConfig) -> None:
     Engine(config).stop()
 
 
-def test_stopping_drops_what_is_being_decoded(config: RecognitionConfig) -> None:
+def test_stopping_drops_what_is_being_decoded(config: EngineConfig) -> None:
     answers = Answers()
-    with Engine(replace(config, words=False)) as engine:
+    with Engine(replace(config, aligner=None)) as engine:
         pid = engine.encoder.pid
         channel = engine.channel(answers.put)
-        for _ in range(10):
-            channel.perform(Decode(FINAL, np.ones((300, 192), np.float32)))
-            channel.perform(Encode(FINAL, SAMPLES))
+        for number in range(10):
+            engine.decoding.put(Owner(), Decode(FINAL, np.ones((300, 192), np.float32)))
+            channel.perform(Recognise(Pass(number, number, Rank.FINAL), SAMPLES))
     assert pid
     assert not Path(f"/proc/{pid}").exists()
     n_delivered = answers.qsize()
-    channel.perform(Encode(FINAL, SAMPLES))
-    engine.channel(answers.put).perform(Encode(FINAL, SAMPLES))
+    channel.perform(Recognise(FINAL, SAMPLES))
+    engine.channel(answers.put).perform(Recognise(FINAL, SAMPLES))
     assert answers.qsize() == n_delivered
 
 
-def with_model(config: RecognitionConfig, model: Path) -> RecognitionConfig:
+def with_model(config: EngineConfig, model: Path) -> EngineConfig:
     return replace(config, model=model, aligner=model / "aligner")
 
 
@@ -442,18 +607,17 @@ def copy_of(model: Path, directory: Path) -> Path:
 )
 @pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_a_broken_file_of_the_model_is_refused_in_a_sentence(
-    config: RecognitionConfig, tmp_path: Path, part: str, damage: str
+    config: EngineConfig, tmp_path: Path, part: str, damage: str
 ) -> None:
     model = copy_of(config.model, tmp_path)
     content = (model / part).read_bytes()
     (model / part).unlink()
     if damage == "cut":
         (model / part).write_bytes(content[: len(content) // 2])
-    wants_words = part.startswith("aligner")
-    with (
-        pytest.raises(ModelError, match=Path(part).name) as caught,
-        Engine(replace(with_model(config, model), words=wants_words)),
-    ):
+    broken = with_model(config, model)
+    if not part.startswith("aligner"):
+        broken = replace(broken, aligner=None)
+    with pytest.raises(ModelError, match=Path(part).name) as caught, Engine(broken):
         pass
     assert "\n" not in str(caught.value)
 
@@ -475,29 +639,27 @@ def listener(told: list[str]) -> OnTrouble:
 
 
 def test_a_gpu_that_is_not_there_is_told_and_the_cpu_recognises(
-    engine: Engine, config: RecognitionConfig, told: list[str]
+    engine: Engine, config: EngineConfig, told: list[str]
 ) -> None:
     embeddings = embeddings_of(engine)
-    with Engine(replace(config, gpu=3, words=False), on_trouble=listener(told)) as other:
+    with Engine(running_on(config, gpu=3), on_trouble=listener(told)) as other:
         assert decode(other, embeddings) == decode(engine, embeddings)
     [sentence] = told
     assert sentence.startswith("no GPU matches 3: this build of llama.cpp finds none")
 
 
-def test_a_machine_without_gpu_has_nothing_to_tell(
-    config: RecognitionConfig, told: list[str]
-) -> None:
-    with Engine(replace(config, words=False), on_trouble=listener(told)):
+def test_a_machine_without_gpu_has_nothing_to_tell(config: EngineConfig, told: list[str]) -> None:
+    with Engine(replace(config, aligner=None), on_trouble=listener(told)):
         assert told == []
 
 
 def test_a_gpu_that_fails_is_told_and_the_cpu_recognises(
-    engine: Engine, config: RecognitionConfig, told: list[str], monkeypatch: pytest.MonkeyPatch
+    engine: Engine, config: EngineConfig, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpu = Gpu(9, "CUDA0", "of a machine that is none", is_integrated=False, free=0, total=0)
     monkeypatch.setattr("streamasr.engine.engine.find_gpus", lambda: [gpu])
     embeddings = embeddings_of(engine)
-    wanted = replace(config, gpu="cuda0", words=False)
+    wanted = running_on(config, gpu="cuda0")
     with Engine(wanted, on_trouble=listener(told)) as other:
         assert decode(other, embeddings) == decode(engine, embeddings)
     [sentence] = told
@@ -505,9 +667,9 @@ def test_a_gpu_that_fails_is_told_and_the_cpu_recognises(
 
 
 def test_what_a_child_warns_of_is_told_once(
-    engine: Engine, config: RecognitionConfig, told: list[str]
+    engine: Engine, config: EngineConfig, told: list[str]
 ) -> None:
-    wanted = replace(config, providers=("CUDAExecutionProvider",), words=False)
+    wanted = running_on(config, providers=("CUDAExecutionProvider",))
     troubles: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
     with Engine(wanted, on_trouble=lambda *trouble: troubles.put(trouble)) as other:
         kind, sentence = troubles.get(timeout=60)
@@ -519,11 +681,11 @@ def test_what_a_child_warns_of_is_told_once(
 
 
 def test_a_provider_that_kills_the_encoder_is_told_and_the_cpu_recognises(
-    engine: Engine, config: RecognitionConfig, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, config: EngineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamasr.engine.encoder.build_encoder", children.build_encoder_on_cpu)
     troubles: list[tuple[str, str]] = []
-    wanted = replace(config, providers=("CUDAExecutionProvider",), words=False)
+    wanted = running_on(config, providers=("CUDAExecutionProvider",))
     with Engine(wanted, on_trouble=lambda *trouble: troubles.append(trouble)) as other:
         np.testing.assert_array_equal(embeddings_of(other), embeddings_of(engine))
         assert other.restarts == {"encoder": 1}
@@ -535,18 +697,19 @@ def test_a_provider_that_kills_the_encoder_is_told_and_the_cpu_recognises(
 
 
 @pytest.mark.parametrize(
-    "wishes", [{"providers": ("CUDAExecutionProvider",), "gpu_layers": 0}, {"gpu_layers": 5}]
+    "options", [{"providers": ("CUDAExecutionProvider",), "gpu_layers": 0}, {"gpu_layers": 5}]
 )
 def test_a_gpu_that_kills_the_aligner_is_told_and_the_cpu_aligns(
     engine: Engine,
-    config: RecognitionConfig,
+    config: EngineConfig,
     monkeypatch: pytest.MonkeyPatch,
-    wishes: dict[str, Any],
+    options: dict[str, Any],
 ) -> None:
     monkeypatch.setattr("streamasr.engine.aligner.build_aligner", children.build_aligner_on_cpu)
     troubles: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
     order = Align(7, Samples(0), SAMPLES, "one two", "English")
-    wanted = aligner_config(replace(config, aligner_gpu=True, **wishes), config.model / "aligner")
+    asked = running_on(config, aligner_gpu=True, **options)
+    wanted = aligner_config(asked, config.model / "aligner")
     with aligner_worker(wanted, Timeouts(), lambda *trouble: troubles.put(trouble)) as worker:
         worker.wait_ready()
         assert [worker.submit(order).result(60)] == perform(engine, order)
@@ -555,22 +718,22 @@ def test_a_gpu_that_kills_the_aligner_is_told_and_the_cpu_aligns(
     assert "so the CPU is: the process died (signal SIGKILL)" in told[1][1]
 
 
-def test_a_provider_that_nobody_knows_ends_the_start(config: RecognitionConfig) -> None:
+def test_a_provider_that_nobody_knows_ends_the_start(config: EngineConfig) -> None:
     with (
-        pytest.raises(ModelError, match="knows no provider Abacus"),
-        Engine(replace(config, providers=("Abacus",), words=False)),
+        pytest.raises(ModelError, match="no provider named Abacus"),
+        Engine(running_on(config, providers=("Abacus",))),
     ):
         pass
 
 
 def test_an_encoder_of_few_bits_is_warned_of(
-    config: RecognitionConfig, tmp_path: Path, told: list[str], caplog: pytest.LogCaptureFixture
+    config: EngineConfig, tmp_path: Path, told: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     model = copy_of(config.model, tmp_path)
     facts = json.loads((model / "model.json").read_text())
     facts["encoder_bits"] = 4
     (model / "model.json").write_text(json.dumps(facts))
-    with Engine(replace(config, model=model, words=False), on_trouble=listener(told)):
+    with Engine(replace(config, model=model, aligner=None), on_trouble=listener(told)):
         pass
     [sentence] = told
     assert "weights of 4 bits" in sentence
@@ -583,48 +746,50 @@ def test_an_encoder_of_few_bits_is_warned_of(
     ids=lambda rate: f"{rate}"[:9],
 )
 def test_a_script_that_is_no_number_of_tokens_is_refused_at_once(
-    config: RecognitionConfig, tmp_path: Path, rate: object
+    config: EngineConfig, tmp_path: Path, rate: object
 ) -> None:
     model = copy_of(config.model, tmp_path)
     facts = json.loads((model / "model.json").read_text())
     (model / "model.json").write_text(json.dumps({**facts, "scripted_tokens_per_second": rate}))
     with pytest.raises(ModelError, match=r"scripted_tokens_per_second must be a number from 0"):
-        Engine(replace(config, model=model, words=False))
+        Engine(replace(config, model=model, aligner=None))
 
 
 def test_embeddings_that_are_not_numbers_fail_their_pass_alone(engine: Engine) -> None:
     embeddings = embeddings_of(engine)
     broken = embeddings.copy()
     broken[3, 3] = np.nan
-    other = Pass(2, 2, Rank.FINAL)
-    answers = perform(engine, Decode(FINAL, broken), Decode(other, embeddings))
-    failed, decoded = sorted(answers, key=lambda answer: answer.of.segment)  # type: ignore[union-attr]
+    unlucky, other = Owner(), Owner()
+    engine.decoding.put(unlucky, Decode(FINAL, broken))
+    engine.decoding.put(other, Decode(FINAL, embeddings))
+    failed, recognised = unlucky.answers.get(timeout=60), other.answers.get(timeout=60)
     assert isinstance(failed, PassFailed)
     assert "not finite" in failed.message
-    assert isinstance(decoded, Decoded)
+    assert isinstance(recognised, Recognised)
 
 
-def test_a_context_that_cannot_fit_is_refused_at_the_start(config: RecognitionConfig) -> None:
+def test_a_context_that_cannot_fit_is_refused_at_the_start(config: EngineConfig) -> None:
     with (
         pytest.raises(ConfigError, match="context"),
-        Engine(replace(config, words=False, context="name " * 5000)),
+        Engine(replace(config, aligner=None, options=SessionOptions(context="name " * 5000))),
     ):
         pass
 
 
-def test_a_context_that_is_not_unicode_is_taken(config: RecognitionConfig) -> None:
-    odd = replace(config, words=False, context="Ada \udcff")
+def test_a_context_that_is_not_unicode_is_taken(config: EngineConfig) -> None:
+    options = SessionOptions(context="Ada \udcff", words=False)
+    odd = replace(config, aligner=None, options=options)
     with Engine(odd) as engine:
         assert all(isinstance(message, Final) for message in outcome(engine, odd))
 
 
-def test_an_idle_aligner_is_woken_for_those_who_want_words(config: RecognitionConfig) -> None:
+def test_an_idle_aligner_is_woken_for_those_who_want_words(config: EngineConfig) -> None:
     of, later = Pass(1, 1, Rank.FINAL), Pass(2, 2, Rank.FINAL)
     with Engine(replace(config, aligner_idle_s=300.0)) as engine:
         assert engine.aligner
-        perform(engine, Encode(of, SAMPLES[:16000], wants_words=False))
+        perform(engine, Recognise(of, SAMPLES[:16000], SessionOptions(words=False)))
         assert engine.aligner.pid is None
-        perform(engine, Encode(later, SAMPLES[:16000]))
+        perform(engine, Recognise(later, SAMPLES[:16000]))
         engine.aligner.wait_ready()
         assert engine.aligner.pid is not None
 

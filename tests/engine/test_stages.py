@@ -12,13 +12,22 @@ import numpy as np
 import pytest
 
 from streamasr.core.errors import ConfigError, DecodeError, ModelError, WorkerError
-from streamasr.core.events import Answer, Decoded, DecoderCost, Encoded, PassFailed
+from streamasr.core.events import Costs, PassFailed, Recognised
 from streamasr.core.hypothesis import Hypothesis
-from streamasr.core.orders import Decode, Encode, Pass, Rank
-from streamasr.core.units import Float32Array
+from streamasr.core.options import SessionOptions
+from streamasr.core.orders import Pass, Rank
 from streamasr.decoder.llama import Aborted
 from streamasr.engine.encoder import Embedded, EncoderWorker, UtteranceAudio
-from streamasr.engine.stages import DecoderStage, EncoderStage, WorkerStage
+from streamasr.engine.stages import (
+    Decode,
+    DecoderStage,
+    Encode,
+    Encoded,
+    EncoderStage,
+    StageAnswer,
+    WorkerStage,
+)
+from streamasr.models.family import Encoded as Encoding
 from streamasr.models.qwen3.decoder import Qwen3ASRDecoder
 
 TIMEOUT_S = 30
@@ -29,17 +38,17 @@ class Listener:
     """An owner that notes its answers."""
 
     def __init__(self) -> None:
-        self.answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self.answers: queue.SimpleQueue[StageAnswer] = queue.SimpleQueue()
 
-    def hand_over(self, answer: Answer) -> None:
+    def hand_over(self, answer: StageAnswer) -> None:
         self.answers.put(answer)
 
-    def next(self) -> Answer:
+    def next(self) -> StageAnswer:
         return self.answers.get(timeout=TIMEOUT_S)
 
     def next_text(self) -> str:
         answer = self.next()
-        assert isinstance(answer, Decoded)
+        assert isinstance(answer, Recognised)
         return answer.hypothesis.text
 
 
@@ -50,7 +59,7 @@ class FakeAnswer:
         self.name = name
         self.n_left = n_steps
         self.error: DecodeError | None = None
-        self.cost = DecoderCost()
+        self.cost = Costs()
 
     @property
     def is_complete(self) -> bool:
@@ -62,7 +71,7 @@ class FakeAnswer:
 
     def go_on(self) -> None:
         self.n_left -= 1
-        self.cost = DecoderCost(decode=self.cost.decode + 1)
+        self.cost = Costs(decode=self.cost.decode + 1)
         if self.name == "refused":
             self.error = DecodeError("refused")
 
@@ -85,12 +94,12 @@ class FakeDecoder:
         self._is_abandoned = False
 
     def begin(
-        self, _: Hashable, embeddings: Float32Array, *, context: str, **__: Any
+        self, _: Hashable, encoded: Encoding, options: SessionOptions, **__: Any
     ) -> FakeAnswer:
-        if context == "broken":
-            raise ZeroDivisionError(context)
-        self.n_begun[context] += 1
-        return FakeAnswer(context, len(embeddings))
+        if options.context == "broken":
+            raise ZeroDivisionError(options.context)
+        self.n_begun[options.context] += 1
+        return FakeAnswer(options.context, len(encoded.embeddings))
 
     def step(self, answers: Sequence[FakeAnswer]) -> list[tuple[FakeAnswer, float]]:
         assert not any(answer.is_complete for answer in answers)
@@ -129,9 +138,9 @@ class FakeDecoder:
         with self._changed:
             self._is_abandoned = False
 
-    def check_context(self, context: str) -> None:
-        if "long" in context:
-            raise ConfigError("the context is too long.")
+    def check_options(self, options: SessionOptions) -> None:
+        if "long" in options.context:
+            raise ConfigError("the context is too long.", code="context_too_long")
 
     def close(self) -> None:
         self.is_closed = True
@@ -157,7 +166,8 @@ numbers = itertools.count(1)
 
 def decode(name: str, rank: Rank, segment: int = 1, n_steps: int = 1) -> Decode:
     of = Pass(segment, next(numbers), rank)
-    return Decode(of, EMBEDDING.repeat(n_steps, axis=0), context=name)
+    embeddings = EMBEDDING.repeat(n_steps, axis=0)
+    return Decode(of, embeddings, SessionOptions(context=name), encoding=0.5)
 
 
 def final(name: str, segment: int = 1, n_steps: int = 1) -> Decode:
@@ -179,7 +189,7 @@ def test_an_answer_goes_to_who_gave_the_order(stage: DecoderStage, decoder: Fake
     for owner, order in zip(owners, orders, strict=True):
         stage.put(owner, order)
     for n, (owner, order) in enumerate(zip(owners, orders, strict=True)):
-        expected = Decoded(order.of, Hypothesis(str(n), None, ()), DecoderCost(decode=n + 1))
+        expected = Recognised(order.of, Hypothesis(str(n), None, ()), Costs(0.5, decode=n + 1))
         assert owner.next() == expected
         assert owner.answers.empty()
     assert stage.n_waiting == 0
@@ -474,7 +484,7 @@ def encode(number: int, rank: Rank = Rank.FINAL) -> Encode:
     return Encode(Pass(number, number, rank), np.zeros(number, np.float32))
 
 
-def answer_of(order: Encode, result: "Future[int]") -> Answer:
+def answer_of(order: Encode, result: "Future[int]") -> StageAnswer:
     if error := result.exception():
         return PassFailed(order.of, str(error))
     return Encoded(order.of, np.full((1, 1), result.result(), np.float32))

@@ -16,7 +16,8 @@ from streamasr.core.options import SessionOptions
 from streamasr.core.units import Float32Array, Samples
 from streamasr.host.recovery import Recovered, recover
 from streamasr.segmentation.chunker import FRAME
-from streamasr.storage.journal import Journal, SessionRecord
+from streamasr.storage.journal import Journal
+from streamasr.storage.records import SessionRecord
 from streamasr.storage.spool import Spool
 from tests.support.fakes import FakeEngine, talk
 from tests.support.house import (
@@ -106,73 +107,60 @@ def test_deaths_at_any_moments_leave_no_trace(
     run(story())
 
 
-def test_after_a_long_time_borders_may_move_a_little(tmp_path: Path) -> None:
+async def test_after_a_long_time_borders_may_move_a_little(tmp_path: Path) -> None:
     """The voice detector remembers more than is kept for its successor."""
     talk_of_half_a_minute = exact(talk(1.5, 0.7, 2.0, 1.0, 3.0, 0.6, 1.2, 2.2, 0.9, 1.7, 1.4, 2.5))
-
-    async def story() -> None:
-        heard = await hear_through_deaths(tmp_path, talk_of_half_a_minute, [320, 300_000, 363_360])
-        finals = [m for m in in_time_order(heard) if m["type"] == "final"]
-        expected = [m for m in recognise(talk_of_half_a_minute) if m["type"] == "final"]
-        for final, other in zip(finals, expected, strict=True):
-            assert final["segment"] == other["segment"]
-            assert final["start"] == pytest.approx(other["start"], abs=0.1)
-            assert final["end"] == pytest.approx(other["end"], abs=0.1)
-
-    run(story())
+    heard = await hear_through_deaths(tmp_path, talk_of_half_a_minute, [320, 300_000, 363_360])
+    finals = [m for m in in_time_order(heard) if m["type"] == "final"]
+    expected = [m for m in recognise(talk_of_half_a_minute) if m["type"] == "final"]
+    for final, other in zip(finals, expected, strict=True):
+        assert final["segment"] == other["segment"]
+        assert final["start"] == pytest.approx(other["start"], abs=0.1)
+        assert final["end"] == pytest.approx(other["end"], abs=0.1)
 
 
-def test_what_was_not_recognised_yet_is_recognised_later(tmp_path: Path) -> None:
-    async def story() -> None:
-        old, new = tmp_path / "old", tmp_path / "new"
-        session, heard = await live_and_die(old, new, TALK[:60_000], {}, PatientEngine())
-        assert not heard
-        async with open_house(new) as house, Client.start(house, **session) as client:
-            assert client.ready["next_sample"] == 60_000
-            await client.send(TALK[client.ready["next_sample"] :])
-            assert in_time_order(await client.stop()) == EXPECTED
-
-    run(story())
+async def test_what_was_not_recognised_yet_is_recognised_later(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    session, heard = await live_and_die(old, new, TALK[:60_000], {}, PatientEngine())
+    assert not heard
+    async with open_house(new) as house, Client.start(house, **session) as client:
+        assert client.ready["next_sample"] == 60_000
+        await client.send(TALK[client.ready["next_sample"] :])
+        assert in_time_order(await client.stop()) == EXPECTED
 
 
-def test_an_end_that_was_not_heard_is_kept_for_its_client(tmp_path: Path) -> None:
-    async def story() -> None:
-        old, new = tmp_path / "old", tmp_path / "new"
-        async with open_house(old) as house, Client.start(house) as client:
-            await client.send(TALK)
-            await client.say("stop")
-            await house.sessions.find(client.session).is_over.wait()
-            await die(house, client.session, new)
-        async with open_house(new) as house:
-            async with Client.start(house, session=client.session, since=3) as again:
-                messages = await again.hear_all()
-                assert [m["seq"] for m in durable(messages)] == list(range(4, 10))
-                assert messages[-2]["type"] == "end"
-                assert again.connection.close_code == 1000
-            await eventually(lambda: not len(house.sessions))
-        async with open_house(new) as house:
-            assert len(house.sessions) == 0
-
-    run(story())
+async def test_an_end_that_was_not_heard_is_kept_for_its_client(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    async with open_house(old) as house, Client.start(house) as client:
+        await client.send(TALK)
+        await client.say("stop")
+        await house.sessions.find(client.session).is_over.wait()
+        await die(house, client.session, new)
+    async with open_house(new) as house:
+        async with Client.start(house, session=client.session, since=3) as again:
+            messages = await again.hear_all()
+            assert [m["seq"] for m in durable(messages)] == list(range(4, 10))
+            assert messages[-2]["type"] == "end"
+            assert again.connection.close_code == 1000
+        await eventually(lambda: not len(house.sessions))
+    async with open_house(new) as house:
+        assert len(house.sessions) == 0
 
 
-def test_wishes_survive_too(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_house(tmp_path) as house:
-            wishes = {"language": "fr", "partials": False, "words": False}
-            async with Client.start(house, **wishes) as client:
-                await client.send(TALK[:20_000])
-                await client.say("ping")
-                await client.hear("pong")
-        async with open_house(tmp_path) as house:
-            live = house.sessions.find(client.session)
-            assert live.wishes == SessionOptions("French", "", partials=False, words=False)
-            async with Client.start(house, session=client.session) as again:
-                await again.send(TALK[again.ready["next_sample"] :])
-                kinds = {m["type"] for m in await again.stop()}
-                assert kinds == {"ready", "speech", "final", "end"}
-
-    run(story())
+async def test_wishes_survive_too(tmp_path: Path) -> None:
+    async with open_house(tmp_path) as house:
+        wishes = {"language": "fr", "partials": False, "words": False}
+        async with Client.start(house, **wishes) as client:
+            await client.send(TALK[:20_000])
+            await client.say("ping")
+            await client.hear("pong")
+    async with open_house(tmp_path) as house:
+        live = house.sessions.find(client.session)
+        assert live.options == SessionOptions("French", "", partials=False, words=False)
+        async with Client.start(house, session=client.session) as again:
+            await again.send(TALK[again.ready["next_sample"] :])
+            kinds = {m["type"] for m in await again.stop()}
+            assert kinds == {"ready", "speech", "final", "end"}
 
 
 # From files to what they mean.

@@ -14,12 +14,13 @@ import pytest
 
 from streamasr.audio.file import open_audio
 from streamasr.core.messages import Final, Message, Partial, Words
+from streamasr.core.options import SessionOptions
 from streamasr.core.transcript import Word, join_texts
 from streamasr.core.units import to_seconds
-from streamasr.engine.config import RecognitionConfig
+from streamasr.engine.config import EngineConfig, Hardware
 from streamasr.engine.engine import Engine
 from streamasr.models import tiny
-from streamasr.pipeline.transcribe import transcribe
+from streamasr.pipeline.transcribe import FileSettings, transcribe
 from tests.support.paths import CLIPS
 from tests.tiny.make_bundle import make_bundle
 
@@ -29,7 +30,8 @@ FACTS: list[dict[str, Any]] = json.loads((CLIPS / "clips.json").read_text(encodi
 TIMED_CLIPS = [clip for clip in FACTS if "words" in clip]
 DEMO_TEXT = tiny.DEMO.with_suffix(".txt").read_text(encoding="utf-8").splitlines()
 
-CONFIG = RecognitionConfig(tiny.BUNDLE, tiny.BUNDLE / "aligner", partial_interval_s=0.5, threads=1)
+CONFIG = EngineConfig(tiny.BUNDLE, tiny.BUNDLE / "aligner", Hardware(threads=1))
+SETTINGS = FileSettings(SessionOptions())
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def messages_of(engine: Engine, path: Path) -> list[Message]:
     with open_audio(path) as source:
         return [
             message
-            for message in transcribe(engine, source, CONFIG)
+            for message in transcribe(engine, source, SETTINGS)
             if isinstance(message, Message)
         ]
 

@@ -10,10 +10,9 @@ import pytest
 
 from streamasr.core.events import (
     Answer,
-    Decoded,
-    DecoderCost,
-    Encoded,
+    Costs,
     PassAbandoned,
+    Recognised,
     SessionEvent,
     SpeechContinued,
     SpeechEnded,
@@ -27,11 +26,10 @@ from streamasr.core.options import SessionOptions
 from streamasr.core.orders import (
     AbandonPass,
     Action,
-    Decode,
-    Encode,
     Promote,
     Publish,
     Rank,
+    Recognise,
     Release,
 )
 from streamasr.core.units import Samples, to_samples, to_seconds
@@ -68,41 +66,53 @@ def speech(seed: int) -> Iterator[tuple[Samples, SessionEvent]]:
 
 
 @dataclass
+class Job:
+    """A pass in one of the two stages of the machine."""
+
+    order: Recognise
+    encoding: float = 0.0
+    """Seconds that it was encoded for; then it is to be decoded."""
+
+
+@dataclass
 class Machine:
     """Does one thing at a time, finals first; a final stops a partial that is being decoded."""
 
     slowness: float
     free_at: float = 0.0  # seconds
-    running: Encode | Decode | None = None
-    waiting: list[Encode | Decode] = field(default_factory=list)
+    running: Job | None = None
+    waiting: list[Job] = field(default_factory=list)
     hurried: set[int] = field(default_factory=set)
     known: dict[int, int] = field(default_factory=dict)  # samples decoded of each segment
-    n_samples: dict[int, int] = field(default_factory=dict)  # of each pass
 
     def put(self, order: Action) -> list[Answer]:
         """Take an order; what is answered at once."""
         match order:
-            case Encode() | Decode():
-                self.waiting.append(order)
-                running = self.running
-                if self.rank(order) is Rank.FINAL and isinstance(running, Decode):
-                    return self.stop(running) if self.rank(running) is Rank.PARTIAL else []
+            case Recognise():
+                return self.add(Job(order))
             case Promote(of=of):
                 self.hurried.add(of.number)
             case AbandonPass(of=of):
-                self.waiting = [other for other in self.waiting if other.of != of]
-                if self.running and self.running.of == of:
+                self.waiting = [job for job in self.waiting if job.order.of != of]
+                if self.running and self.running.order.of == of:
                     return self.stop(self.running)
             case Release(segment=segment):
                 self.known.pop(segment, None)
         return []
 
-    def stop(self, order: Encode | Decode) -> list[Answer]:
-        self.running, self.free_at = None, 0.0
-        return [PassAbandoned(order.of)]
+    def add(self, job: Job) -> list[Answer]:
+        self.waiting.append(job)
+        running = self.running
+        if self.rank(job) is Rank.FINAL and running and running.encoding:
+            return self.stop(running) if self.rank(running) is Rank.PARTIAL else []
+        return []
 
-    def rank(self, order: Encode | Decode) -> Rank:
-        return Rank.FINAL if order.of.number in self.hurried else order.of.rank
+    def stop(self, job: Job) -> list[Answer]:
+        self.running, self.free_at = None, 0.0
+        return [PassAbandoned(job.order.of)]
+
+    def rank(self, job: Job) -> Rank:
+        return Rank.FINAL if job.order.of.number in self.hurried else job.order.of.rank
 
     def answers_until(self, now: float) -> Iterator[tuple[float, Answer]]:
         """Work until then."""
@@ -111,36 +121,35 @@ class Machine:
             if self.running is None:
                 if not self.waiting:
                     return
-                order = self.running = min(self.waiting, key=self.rank)
-                self.waiting.remove(order)
-                self.free_at = max(at, self.free_at) + self.cost(order)
+                job = self.running = min(self.waiting, key=self.rank)
+                self.waiting.remove(job)
+                self.free_at = max(at, self.free_at) + self.cost(job)
             if self.free_at > now:
                 return
-            order, self.running, at = self.running, None, self.free_at
-            yield at, self.answer(order)
+            job, self.running, at = self.running, None, self.free_at
+            if job.encoding:
+                yield at, self.answer(job)
+            else:
+                self.add(Job(job.order, self.cost(job)))
 
-    def cost(self, order: Encode | Decode) -> float:
+    def cost(self, job: Job) -> float:
         """The open window again, and what is new; like 0.6 billion weights on two cores."""
-        if isinstance(order, Encode):
-            self.n_samples[order.of.number] = len(order.samples)
-        n_samples = self.n_samples[order.of.number]
+        n_samples = len(job.order.samples)
         open_window = min(8.0, to_seconds(n_samples))
-        new = to_seconds(max(0, n_samples - self.known.get(order.of.segment, 0)))
-        if isinstance(order, Encode):
+        new = to_seconds(max(0, n_samples - self.known.get(job.order.of.segment, 0)))
+        if not job.encoding:
             return self.slowness * (0.02 * open_window + 0.03 * new)
         return self.slowness * (0.05 * open_window + 0.1 * new + 0.2 * new)
 
-    def answer(self, order: Encode | Decode) -> Answer:
-        cost = self.cost(order)
-        if isinstance(order, Encode):
-            return Encoded(order.of, np.zeros((1, 1), np.float32), cost)
-        self.known[order.of.segment] = self.n_samples[order.of.number]
-        n_tokens = self.known[order.of.segment] // 4000
+    def answer(self, job: Job) -> Answer:
+        of, cost = job.order.of, self.cost(job)
+        self.known[of.segment] = len(job.order.samples)
+        n_tokens = self.known[of.segment] // 4000
         tokens = tuple(range(1, n_tokens + 1))
-        return Decoded(
-            order.of,
+        return Recognised(
+            of,
             Hypothesis("x" * n_tokens, "English", tokens),
-            DecoderCost(cost / 2, 0, cost / 2),
+            Costs(encode=job.encoding, prefill=cost / 2, decode=cost / 2),
         )
 
 

@@ -54,7 +54,7 @@ def terminal(display: str, tmp_path: Path) -> Iterator[TerminalWindow]:
 
 
 @pytest.mark.parametrize("output", ["xdotool", "paste"])
-def test_what_is_said_is_typed_by_the_unit_and_the_clipboard_outlives_it(
+async def test_what_is_said_is_typed_by_the_unit_and_the_clipboard_outlives_it(
     manager: UserManager, daemon: RunningDaemon, terminal: TerminalWindow, output: str
 ) -> None:
     def streamasr(*arguments: str) -> str:
@@ -75,8 +75,8 @@ def test_what_is_said_is_typed_by_the_unit_and_the_clipboard_outlives_it(
     assert f"active, typing with {output}" in streamasr("service", "status")
     assert confinement(manager) == {"NoNewPrivs": "1", "Seccomp": "2", "CapBnd": 16 * "0"}
     assert streamasr("dictate", "start") == "listening\n"
-    run(shows(terminal, EXPECTED))
-    run(eventually(lambda: streamasr("dictate", "status") == "idle\n"))
+    await shows(terminal, EXPECTED)
+    await eventually(lambda: streamasr("dictate", "status") == "idle\n")
 
     assert manager.systemctl("stop", DICTATE).returncode == 0
     assert manager.systemctl("is-active", DICTATE).stdout == "inactive\n"

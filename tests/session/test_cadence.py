@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamasr.core.events import DecoderCost
+from streamasr.core.events import Costs
 from streamasr.core.units import Samples, to_samples, to_seconds
 from streamasr.session.cadence import Cadence, Work
 
@@ -26,8 +26,8 @@ class Machine:
     decode: float = 0.0  # for each second of new audio
 
     def work(self, audio_s: float, n_draft: int = 0, waiting: float = 0.0) -> Work:
-        cost = DecoderCost(self.prefill, self.verify * n_draft, self.decode * audio_s)
-        return Work.of(self.encode, cost, waiting, n_draft, to_samples(audio_s))
+        costs = Costs(self.encode, self.prefill, self.verify * n_draft, self.decode * audio_s)
+        return Work.of(costs, waiting, n_draft, to_samples(audio_s))
 
 
 def intervals(cadence: Cadence, machine: Machine, n_passes: int, n_draft: int = 0) -> list[float]:
@@ -173,7 +173,7 @@ def test_the_interval_is_never_too_short_and_never_absurd(works: list[Work]) -> 
 @given(st.lists(st.integers(0, 3000)))
 def test_new_audio_that_was_heard_before_counts_as_none(n_new: list[int]) -> None:
     for n in n_new:
-        assert Work.of(0.0, DecoderCost(), 0.0, 0, -n).audio == 0.0
+        assert Work.of(Costs(), 0.0, 0, -n).audio == 0.0
 
 
 @dataclass
@@ -214,6 +214,6 @@ def test_sessions_that_share_a_machine_make_room_for_each_other(n_sessions: int)
 
 
 def test_work_is_what_the_stages_reported() -> None:
-    work = Work.of(1.0, DecoderCost(2.0, 3.0, 4.0), 5.0, 6, Samples(16_000))
+    work = Work.of(Costs(1.0, 2.0, 3.0, 4.0), 5.0, 6, Samples(16_000))
     assert work == Work(1.0, 2.0, 3.0, 4.0, 5.0, 6, 1.0)
     assert replace(work, audio=0.0) != work

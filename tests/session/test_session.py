@@ -13,12 +13,11 @@ from streamasr.core.events import (
     Aligned,
     AudioLost,
     Configured,
-    Decoded,
-    DecoderCost,
-    Encoded,
+    Costs,
     FinalRestored,
     PassAbandoned,
     PassFailed,
+    Recognised,
     SessionEvent,
     SpeechContinued,
     SpeechEnded,
@@ -34,13 +33,12 @@ from streamasr.core.orders import (
     AbandonPass,
     Action,
     Align,
-    Decode,
-    Encode,
     Order,
     Pass,
     Promote,
     Publish,
     Rank,
+    Recognise,
     Release,
 )
 from streamasr.core.transcript import Word
@@ -48,7 +46,6 @@ from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples
 from streamasr.session.session import Published, Session, SessionSettings
 from streamasr.session.stable_prefix import CommitLag
 
-EMBEDDINGS = np.zeros((2, 4), np.float32)
 INTERVAL = 100
 
 
@@ -104,9 +101,9 @@ def orders(actions: list[Action], kind: type[Any]) -> list[Any]:
 
 def asked(actions: list[Action]) -> Pass:
     """The pass that begins."""
-    [encode] = orders(actions, Encode)
-    assert isinstance(encode.of, Pass)
-    return encode.of
+    [order] = orders(actions, Recognise)
+    assert isinstance(order.of, Pass)
+    return order.of
 
 
 def speak(session: Session, segment: int, start: int, end: int) -> list[Action]:
@@ -120,9 +117,9 @@ def speak(session: Session, segment: int, start: int, end: int) -> list[Action]:
 
 def finish(session: Session, segment: int, start: int, end: int) -> Pass:
     """One whole segment; its final pass."""
-    [*_, encode] = speak(session, segment, start, end)
-    assert isinstance(encode, Encode)
-    return encode.of
+    [*_, order] = speak(session, segment, start, end)
+    assert isinstance(order, Recognise)
+    return order.of
 
 
 def test_speech_is_announced_when_it_starts() -> None:
@@ -133,9 +130,9 @@ def test_no_partial_is_due_before_its_interval() -> None:
     session = new_session()
     session.receive(started(1, 0))
     assert session.receive(continued(1, 0, INTERVAL - 1)) == []
-    [encode] = session.receive(continued(1, INTERVAL - 1, INTERVAL))
-    assert isinstance(encode, Encode)
-    np.testing.assert_array_equal(encode.samples, audio(0, INTERVAL))
+    [order] = session.receive(continued(1, INTERVAL - 1, INTERVAL))
+    assert isinstance(order, Recognise)
+    np.testing.assert_array_equal(order.samples, audio(0, INTERVAL))
 
 
 def test_no_partials_where_nobody_wants_them() -> None:
@@ -152,20 +149,18 @@ def test_only_one_partial_is_on_its_way_and_the_next_one_holds_all_audio() -> No
     assert session.receive(continued(1, 100, 200)) == []
     assert session.receive(continued(1, 200, 300)) == []
     assert session.has_partial_in_flight
-    [decode] = session.receive(Encoded(of, EMBEDDINGS))
-    assert isinstance(decode, Decode)
-    [partial] = published(session.receive(Decoded(of, hypothesis("one"))))
+    [partial] = published(session.receive(Recognised(of, hypothesis("one"))))
     assert partial == Partial(1, "one", 0, "English", Samples(0), Samples(100))
     assert not session.has_partial_in_flight
-    [encode] = orders(session.receive(continued(1, 300, 301)), Encode)
-    np.testing.assert_array_equal(encode.samples, audio(0, 301))
+    [order] = orders(session.receive(continued(1, 300, 301)), Recognise)
+    np.testing.assert_array_equal(order.samples, audio(0, 301))
 
 
 def test_an_empty_partial_is_not_published() -> None:
     session = new_session()
     session.receive(started(1, 0))
     of = asked(session.receive(continued(1, 0, 100)))
-    assert session.receive(Decoded(of, hypothesis("", None))) == []
+    assert session.receive(Recognised(of, hypothesis("", None))) == []
 
 
 FAILED: Callable[[Pass], SessionEvent] = lambda of: PassFailed(of, "dead")  # noqa: E731
@@ -177,24 +172,23 @@ def test_a_lost_partial_makes_room_for_the_next(loss: Callable[[Pass], SessionEv
     session.receive(started(1, 0))
     of = asked(session.receive(continued(1, 0, 100)))
     assert session.receive(loss(of)) == []
-    assert orders(session.receive(continued(1, 100, 200)), Encode)
+    assert orders(session.receive(continued(1, 100, 200)), Recognise)
 
 
-def test_the_end_abandons_the_partial_and_encodes_exactly_the_segment() -> None:
+def test_the_end_abandons_the_partial_and_recognises_exactly_the_segment() -> None:
     session = new_session()
-    _, partial, abandon, encode = speak(session, 1, 1000, 1200)
-    assert isinstance(partial, Encode)
+    _, partial, abandon, order = speak(session, 1, 1000, 1200)
+    assert isinstance(partial, Recognise)
     assert abandon == AbandonPass(partial.of)
-    assert isinstance(encode, Encode)
-    assert encode.of != partial.of
-    assert encode.of.rank is Rank.FINAL
-    np.testing.assert_array_equal(encode.samples, audio(1000, 1200))
+    assert isinstance(order, Recognise)
+    assert order.of != partial.of
+    assert order.of.rank is Rank.FINAL
+    np.testing.assert_array_equal(order.samples, audio(1000, 1200))
     assert not session.has_partial_in_flight
 
 
 LATE: dict[str, Callable[[Pass], SessionEvent]] = {
-    "encoded": lambda of: Encoded(of, EMBEDDINGS),
-    "decoded": lambda of: Decoded(of, hypothesis("on")),
+    "recognised": lambda of: Recognised(of, hypothesis("on")),
     "failed": FAILED,
     "abandoned": PassAbandoned,
 }
@@ -206,11 +200,11 @@ def test_what_is_answered_about_an_old_pass_is_ignored(
     late: Callable[[Pass], SessionEvent], is_over: bool
 ) -> None:
     session = new_session(words=False)
-    _, partial, _, encode = speak(session, 1, 0, 200)
-    assert isinstance(partial, Encode)
-    assert isinstance(encode, Encode)
+    _, partial, _, order = speak(session, 1, 0, 200)
+    assert isinstance(partial, Recognise)
+    assert isinstance(order, Recognise)
     if is_over:
-        session.receive(Decoded(encode.of, hypothesis("one")))
+        session.receive(Recognised(order.of, hypothesis("one")))
     assert session.receive(late(partial.of)) == []
     assert session.is_settled == is_over
 
@@ -218,7 +212,7 @@ def test_what_is_answered_about_an_old_pass_is_ignored(
 def test_a_final_is_followed_by_its_words() -> None:
     session = new_session()
     of = finish(session, 1, 1000, 1200)
-    release, final, align = session.receive(Decoded(of, hypothesis("one")))
+    release, final, align = session.receive(Recognised(of, hypothesis("one")))
     assert release == Release(1)
     assert final == Publish(Final(1, "one", "English", Samples(1000), Samples(1200), "silence"), 1)
     assert isinstance(align, Align)
@@ -234,7 +228,7 @@ def test_a_final_is_followed_by_its_words() -> None:
 def test_an_empty_final_is_published_without_words() -> None:
     session = new_session()
     of = finish(session, 1, 0, 200)
-    [final] = published(session.receive(Decoded(of, hypothesis("", None))))
+    [final] = published(session.receive(Recognised(of, hypothesis("", None))))
     assert final == Final(1, "", None, Samples(0), Samples(200), "silence")
     assert session.is_settled
 
@@ -251,9 +245,9 @@ def test_a_final_that_failed_becomes_a_gap() -> None:
 def test_a_final_waits_for_the_segments_before_it() -> None:
     session = new_session(words=False)
     one, two, three = (finish(session, n, 1000 * n, 1000 * n + 200) for n in (1, 2, 3))
-    assert session.receive(Decoded(three, hypothesis("three"))) == [Release(3)]
+    assert session.receive(Recognised(three, hypothesis("three"))) == [Release(3)]
     assert session.receive(PassFailed(two, "dead")) == [Release(2)]
-    messages = published(session.receive(Decoded(one, hypothesis("one"))))
+    messages = published(session.receive(Recognised(one, hypothesis("one"))))
     assert [type(message) for message in messages] == [Final, Gap, Final]
     assert session.is_settled
 
@@ -261,8 +255,8 @@ def test_a_final_waits_for_the_segments_before_it() -> None:
 def test_words_of_one_segment_do_not_hold_up_the_final_of_the_next() -> None:
     session = new_session()
     one, two = (finish(session, n, 1000 * n, 1000 * n + 200) for n in (1, 2))
-    session.receive(Decoded(one, hypothesis("one")))
-    [final] = published(session.receive(Decoded(two, hypothesis("two"))))
+    session.receive(Recognised(one, hypothesis("one")))
+    [final] = published(session.receive(Recognised(two, hypothesis("two"))))
     assert isinstance(final, Final)
     assert session.n_unfinished == 2
     assert published(session.receive(Aligned(2, (), "spread")))
@@ -273,10 +267,10 @@ def test_words_of_one_segment_do_not_hold_up_the_final_of_the_next() -> None:
 def test_a_segment_of_no_samples_is_possible() -> None:
     session = new_session()
     session.receive(started(1, 10))
-    [encode] = session.receive(ended(1, 10, 10))
-    assert isinstance(encode, Encode)
-    assert encode.samples.shape == (0,)
-    assert encode.samples.dtype == np.float32
+    [order] = session.receive(ended(1, 10, 10))
+    assert isinstance(order, Recognise)
+    assert order.samples.shape == (0,)
+    assert order.samples.dtype == np.float32
 
 
 def tokens_of(text: str) -> tuple[int, ...]:
@@ -289,15 +283,13 @@ def heard(text: str) -> Hypothesis:
     return Hypothesis(text, "English", tokens_of(text), tuple(range(len(text) + 1)))
 
 
-def update(session: Session, hypothesis: Hypothesis, *, until: int) -> tuple[Partial, Decode]:
-    """Feed segment 1 up to `until`; its next partial, and what the decoder was asked for."""
-    [encode] = session.receive(continued(1, until - INTERVAL, until))
-    assert isinstance(encode, Encode)
-    [decode] = session.receive(Encoded(encode.of, EMBEDDINGS))
-    assert isinstance(decode, Decode)
-    [partial] = published(session.receive(Decoded(decode.of, hypothesis)))
+def update(session: Session, hypothesis: Hypothesis, *, until: int) -> tuple[Partial, Recognise]:
+    """Feed segment 1 up to `until`; its next partial, and the order that it answers."""
+    [order] = session.receive(continued(1, until - INTERVAL, until))
+    assert isinstance(order, Recognise)
+    [partial] = published(session.receive(Recognised(order.of, hypothesis)))
     assert isinstance(partial, Partial)
-    return partial, decode
+    return partial, order
 
 
 def test_what_stands_long_enough_is_stable_and_forced() -> None:
@@ -305,9 +297,9 @@ def test_what_stands_long_enough_is_stable_and_forced() -> None:
     session.receive(started(1, 0))
     stable, forced = [], []
     for n, text in enumerate(["on", "one tx", "one two", "one two th", "one two three"]):
-        partial, decode = update(session, heard(text), until=(n + 1) * INTERVAL)
+        partial, order = update(session, heard(text), until=(n + 1) * INTERVAL)
         stable.append(partial.text[: partial.stable])
-        forced.append(decode.forced)
+        forced.append(order.forced)
     assert stable == ["", "", "on", "one t", "one two"]
     assert forced == [(), (), (), tokens_of("on"), tokens_of("one t")]
 
@@ -335,10 +327,9 @@ def test_the_final_is_forced_to_begin_with_what_is_stable() -> None:
     session.receive(started(1, 0))
     for n in range(2):
         update(session, heard("one"), until=(n + 1) * INTERVAL)
-    of = asked(session.receive(ended(1, 0, 200)))
-    [decode] = session.receive(Encoded(of, EMBEDDINGS))
-    assert isinstance(decode, Decode)
-    assert decode.forced == tokens_of("one")
+    [order] = session.receive(ended(1, 0, 200))
+    assert isinstance(order, Recognise)
+    assert order.forced == tokens_of("one")
 
 
 def test_a_final_that_breaks_the_promise_is_not_believed() -> None:
@@ -347,7 +338,7 @@ def test_a_final_that_breaks_the_promise_is_not_believed() -> None:
     for n in range(2):
         update(session, heard("one"), until=(n + 1) * INTERVAL)
     of = asked(session.receive(ended(1, 0, 200)))
-    [final] = published(session.receive(Decoded(of, heard("two"))))
+    [final] = published(session.receive(Recognised(of, heard("two"))))
     assert isinstance(final, Final)
     assert final.text == "one"
 
@@ -355,31 +346,27 @@ def test_a_final_that_breaks_the_promise_is_not_believed() -> None:
 def promised_before(segment: int, start: int, text: str) -> Session:
     promise = StableText(segment, Samples(start), text, tokens_of(text))
     settings = SessionSettings(Samples(INTERVAL), partial_load=None)
-    return Session(settings, SessionOptions(), Published(promise=promise))
+    return Session(settings, SessionOptions(), Published(stable=promise))
 
 
 def test_what_was_promised_before_a_restart_is_still_forced() -> None:
     session = promised_before(3, 0, "one tw")
     session.receive(started(3, 40))
-    [encode] = orders(session.receive(continued(3, 40, 40 + INTERVAL)), Encode)
-    [decode] = session.receive(Encoded(encode.of, EMBEDDINGS))
-    assert isinstance(decode, Decode)
-    assert decode.forced == tokens_of("one tw")
-    [partial] = published(session.receive(Decoded(decode.of, heard("one two"))))
+    [order] = orders(session.receive(continued(3, 40, 40 + INTERVAL)), Recognise)
+    assert order.forced == tokens_of("one tw")
+    [partial] = published(session.receive(Recognised(order.of, heard("one two"))))
     assert isinstance(partial, Partial)
     assert partial.text[: partial.stable] == "one tw"
-    assert session.promise(3) == StableText(3, Samples(40), "one tw", tokens_of("one tw"))
+    assert session.stable_text(3) == StableText(3, Samples(40), "one tw", tokens_of("one tw"))
 
 
 @pytest.mark.parametrize(("segment", "start"), [(4, 0), (3, SAMPLE_RATE)], ids=["number", "place"])
 def test_a_promise_binds_no_other_segment(segment: int, start: int) -> None:
     session = promised_before(3, 0, "one tw")
     session.receive(started(segment, start))
-    [encode] = orders(session.receive(continued(segment, start, start + INTERVAL)), Encode)
-    [decode] = session.receive(Encoded(encode.of, EMBEDDINGS))
-    assert isinstance(decode, Decode)
-    assert decode.forced == ()
-    assert session.promise(segment) is None
+    [order] = orders(session.receive(continued(segment, start, start + INTERVAL)), Recognise)
+    assert order.forced == ()
+    assert session.stable_text(segment) is None
 
 
 def test_a_failed_final_keeps_what_its_last_partial_had_heard() -> None:
@@ -401,10 +388,9 @@ def test_partials_become_rarer_where_they_are_dear() -> None:
     session.receive(started(1, 0))
     second = SAMPLE_RATE
     of = asked(session.receive(continued(1, 0, second)))
-    session.receive(Encoded(of, EMBEDDINGS, cost=0.2, waited=0.1))
-    session.receive(Decoded(of, heard("one"), DecoderCost(prefill=0.2), waited=0.2))
+    session.receive(Recognised(of, heard("one"), Costs(encode=0.2, prefill=0.2), waited=0.3))
     assert session.receive(continued(1, second, 3 * second - 1)) == []
-    assert orders(session.receive(continued(1, 3 * second - 1, 3 * second)), Encode)
+    assert orders(session.receive(continued(1, 3 * second - 1, 3 * second)), Recognise)
 
 
 def test_no_partial_is_due_while_a_final_is_owed() -> None:
@@ -412,32 +398,31 @@ def test_no_partial_is_due_while_a_final_is_owed() -> None:
     of = finish(session, 1, 0, 200)
     session.receive(started(2, 300))
     assert session.receive(continued(2, 300, 600)) == []
-    session.receive(Decoded(of, heard("one")))
-    assert orders(session.receive(continued(2, 600, 601)), Encode)
+    session.receive(Recognised(of, heard("one")))
+    assert orders(session.receive(continued(2, 600, 601)), Recognise)
 
 
-def test_wishes_hold_from_the_next_segment_on() -> None:
+def test_options_hold_from_the_next_segment_on() -> None:
     session = new_session(words=False)
     session.receive(started(1, 0))
-    session.receive(Configured(SessionOptions(language="German", context="Grüße", words=True)))
-    of = asked(session.receive(ended(1, 0, 0)))
-    [decode] = session.receive(Encoded(of, EMBEDDINGS))
-    assert isinstance(decode, Decode)
-    assert (decode.language, decode.context) == (None, "")
-    assert not orders(session.receive(Decoded(of, heard("one"))), Align)
+    options = SessionOptions(language="German", context="Grüße", hotwords=("Ada",), words=True)
+    session.receive(Configured(options))
+    [order] = session.receive(ended(1, 0, 0))
+    assert isinstance(order, Recognise)
+    assert order.options == SessionOptions(words=False)
+    assert not orders(session.receive(Recognised(order.of, heard("one"))), Align)
     session.receive(started(2, 10))
-    of = asked(session.receive(ended(2, 10, 10)))
-    [decode] = session.receive(Encoded(of, EMBEDDINGS))
-    assert isinstance(decode, Decode)
-    assert (decode.language, decode.context) == ("German", "Grüße")
-    assert orders(session.receive(Decoded(of, heard("zwei"))), Align)
+    [order] = session.receive(ended(2, 10, 10))
+    assert isinstance(order, Recognise)
+    assert order.options == options
+    assert orders(session.receive(Recognised(order.of, heard("zwei"))), Align)
 
 
 def test_lost_audio_is_reported_between_the_finals_of_its_time() -> None:
     session = new_session(words=False)
     of = finish(session, 1, 0, 200)
     assert session.receive(AudioLost(Samples(300), Samples(400), "unplugged")) == []
-    [final, gap] = published(session.receive(Decoded(of, heard("one"))))
+    [final, gap] = published(session.receive(Recognised(of, heard("one"))))
     assert isinstance(final, Final)
     assert gap == Gap(Samples(300), Samples(400), "unplugged")
 
@@ -446,7 +431,7 @@ def test_the_end_is_said_once_when_nothing_is_owed() -> None:
     session = new_session()
     of = finish(session, 1, 0, 200)
     assert session.receive(StreamEnded(Samples(500))) == []
-    session.receive(Decoded(of, heard("one")))
+    session.receive(Recognised(of, heard("one")))
     words, end = session.receive(Aligned(1, (word("one"),), "aligned"))
     assert words == Publish(Words(1, (word("one"),), "aligned"), 2)
     assert end == Publish(End(Samples(500), 1, 1), 3)
@@ -479,11 +464,10 @@ def test_the_draft_is_the_last_hypothesis() -> None:
     session.receive(started(1, 0))
     drafts = []
     for n, text in enumerate(["on", "one", "one two"]):
-        _, decode = update(session, heard(text), until=(n + 1) * INTERVAL)
-        drafts.append(decode.draft)
+        _, order = update(session, heard(text), until=(n + 1) * INTERVAL)
+        drafts.append(order.draft)
     assert drafts == [(), tokens_of("on"), tokens_of("one")]
-    of = asked(session.receive(ended(1, 0, 3 * INTERVAL)))
-    [final] = orders(session.receive(Encoded(of, EMBEDDINGS)), Decode)
+    [final] = orders(session.receive(ended(1, 0, 3 * INTERVAL)), Recognise)
     assert final.draft == tokens_of("one two")
 
 
@@ -493,11 +477,10 @@ def test_a_hypothesis_that_breaks_the_promise_is_no_draft() -> None:
     for n in range(2):
         update(session, heard("one"), until=(n + 1) * INTERVAL)
     of = asked(session.receive(continued(1, 2 * INTERVAL, 3 * INTERVAL)))
-    assert session.receive(Decoded(of, heard("two"))) == []
-    of = asked(session.receive(continued(1, 3 * INTERVAL, 4 * INTERVAL)))
-    [decode] = session.receive(Encoded(of, EMBEDDINGS))
-    assert isinstance(decode, Decode)
-    assert (decode.forced, decode.draft) == (tokens_of("one"), ())
+    assert session.receive(Recognised(of, heard("two"))) == []
+    [order] = session.receive(continued(1, 3 * INTERVAL, 4 * INTERVAL))
+    assert isinstance(order, Recognise)
+    assert (order.forced, order.draft) == (tokens_of("one"), ())
 
 
 def test_samples_that_were_handed_out_never_change() -> None:
@@ -505,9 +488,9 @@ def test_samples_that_were_handed_out_never_change() -> None:
     session.receive(started(1, 0))
     handed_out: list[Float32Array] = []
     for start in range(0, 20 * SAMPLE_RATE, 1600):
-        for encode in orders(session.receive(continued(1, start, start + 1600)), Encode):
-            handed_out.append(encode.samples)
-            session.receive(Decoded(encode.of, heard("one")))
+        for order in orders(session.receive(continued(1, start, start + 1600)), Recognise):
+            handed_out.append(order.samples)
+            session.receive(Recognised(order.of, heard("one")))
     assert len(handed_out) == 200
     for samples in handed_out:
         np.testing.assert_array_equal(samples, audio(0, len(samples)))
@@ -520,9 +503,9 @@ def test_an_update_copies_nothing_of_a_long_segment() -> None:
     session.receive(started(1, 0))
     buffers = set()
     for start in range(0, 20 * SAMPLE_RATE, 1600):
-        for encode in orders(session.receive(continued(1, start, start + 1600)), Encode):
-            buffers.add(id(encode.samples.base))
-            session.receive(Decoded(encode.of, heard("one")))
+        for order in orders(session.receive(continued(1, start, start + 1600)), Recognise):
+            buffers.add(id(order.samples.base))
+            session.receive(Recognised(order.of, heard("one")))
     assert len(buffers) < 6
 
 
@@ -537,20 +520,18 @@ def pause(session: Session, end: int = 150) -> list[Action]:
 
 
 def test_a_pause_puts_the_would_be_final_in_the_place_of_the_partial() -> None:
-    partial, abandon, encode = pause(new_session())
-    assert isinstance(partial, Encode)
+    partial, abandon, order = pause(new_session())
+    assert isinstance(partial, Recognise)
     assert abandon == AbandonPass(partial.of)
-    assert isinstance(encode, Encode)
-    assert encode.of.rank is Rank.SPECULATIVE
-    np.testing.assert_array_equal(encode.samples, audio(0, 150))
+    assert isinstance(order, Recognise)
+    assert order.of.rank is Rank.SPECULATIVE
+    np.testing.assert_array_equal(order.samples, audio(0, 150))
 
 
 def test_a_prepared_final_is_published_at_the_endpoint() -> None:
     session = new_session()
     of = asked(pause(session)[-1:])
-    [decode] = session.receive(Encoded(of, EMBEDDINGS))
-    assert isinstance(decode, Decode)
-    [partial] = published(session.receive(Decoded(of, hypothesis("one"))))
+    [partial] = published(session.receive(Recognised(of, hypothesis("one"))))
     assert partial == Partial(1, "one", 0, "English", Samples(0), Samples(150))
     assert session.receive(continued(1, 200, 900)) == []
     release, final, align = session.receive(ended(1, 0, 150))
@@ -565,27 +546,24 @@ def test_a_final_that_is_being_prepared_at_the_endpoint_hurries() -> None:
     [promote] = session.receive(ended(1, 0, 150))
     assert promote == Promote(of)
     assert not session.has_partial_in_flight
-    [decode] = session.receive(Encoded(of, EMBEDDINGS))
-    assert isinstance(decode, Decode)
-    assert decode.of.rank is Rank.FINAL
-    [final] = published(session.receive(Decoded(of, hypothesis("one"))))
+    [final] = published(session.receive(Recognised(of, hypothesis("one"))))
     assert final == Final(1, "one", "English", Samples(0), Samples(150), "silence")
 
 
 def test_another_end_than_the_announced_one_takes_another_pass() -> None:
     session = new_session()
     of = asked(pause(session)[-1:])
-    abandon, encode = session.receive(ended(1, 0, 140))
+    abandon, order = session.receive(ended(1, 0, 140))
     assert abandon == AbandonPass(of)
-    assert isinstance(encode, Encode)
-    assert encode.of.rank is Rank.FINAL
-    np.testing.assert_array_equal(encode.samples, audio(0, 140))
+    assert isinstance(order, Recognise)
+    assert order.of.rank is Rank.FINAL
+    np.testing.assert_array_equal(order.samples, audio(0, 140))
 
 
 def test_a_prepared_final_of_another_end_is_not_used() -> None:
     session = new_session()
     of = asked(pause(session)[-1:])
-    session.receive(Decoded(of, hypothesis("one")))
+    session.receive(Recognised(of, hypothesis("one")))
     assert asked(session.receive(ended(1, 0, 140))).rank is Rank.FINAL
 
 
@@ -594,7 +572,7 @@ def test_speech_that_comes_back_makes_a_partial_of_the_prepared_final() -> None:
     of = asked(pause(session)[-1:])
     assert session.receive(SpeechResumed(1)) == []
     assert session.receive(continued(1, 200, 249)) == []
-    [partial] = published(session.receive(Decoded(of, hypothesis("one"))))
+    [partial] = published(session.receive(Recognised(of, hypothesis("one"))))
     assert partial == Partial(1, "one", 0, "English", Samples(0), Samples(150))
     assert asked(session.receive(continued(1, 249, 250))).rank is Rank.PARTIAL
 
@@ -602,7 +580,7 @@ def test_speech_that_comes_back_makes_a_partial_of_the_prepared_final() -> None:
 def test_what_was_prepared_before_speech_came_back_is_not_the_final() -> None:
     session = new_session()
     of = asked(pause(session)[-1:])
-    session.receive(Decoded(of, hypothesis("one")))
+    session.receive(Recognised(of, hypothesis("one")))
     session.receive(SpeechResumed(1))
     session.receive(continued(1, 200, 220))
     assert asked(session.receive(ended(1, 0, 220))).rank is Rank.FINAL
@@ -613,24 +591,24 @@ def test_the_next_pause_takes_the_place_of_the_last_one() -> None:
     of = asked(pause(session)[-1:])
     session.receive(SpeechResumed(1))
     session.receive(continued(1, 200, 240))
-    abandon, encode = session.receive(paused(1, 240))
+    abandon, order = session.receive(paused(1, 240))
     assert abandon == AbandonPass(of)
-    assert isinstance(encode, Encode)
-    np.testing.assert_array_equal(encode.samples, audio(0, 240))
+    assert isinstance(order, Recognise)
+    np.testing.assert_array_equal(order.samples, audio(0, 240))
 
 
 def test_no_partial_is_due_in_a_pause() -> None:
     session = new_session()
     of = asked(pause(session)[-1:])
     assert session.receive(continued(1, 200, 900)) == []
-    session.receive(Decoded(of, hypothesis("one")))
+    session.receive(Recognised(of, hypothesis("one")))
     assert session.receive(continued(1, 900, 1900)) == []
 
 
 def test_the_final_is_prepared_where_nobody_wants_partials() -> None:
     session = new_session(partials=False)
     of = asked(pause(session))
-    assert session.receive(Decoded(of, hypothesis("one"))) == []
+    assert session.receive(Recognised(of, hypothesis("one"))) == []
     [final] = published(session.receive(ended(1, 0, 150)))
     assert isinstance(final, Final)
 
@@ -645,17 +623,17 @@ def test_nothing_becomes_stable_where_nobody_sees_partials() -> None:
     session = new_session(partials=False, commit=CommitLag(tokens=0, audio=Samples(0)))
     of = asked(pause(session))
     for end in (300, 450):
-        session.receive(Decoded(of, heard("one")))
+        session.receive(Recognised(of, heard("one")))
         session.receive(SpeechResumed(1))
         session.receive(continued(1, end - 100, end))
         of = asked(session.receive(paused(1, end)))
-    assert session.promise(1) is None
+    assert session.stable_text(1) is None
 
 
 def test_a_final_of_silence_is_prepared_too() -> None:
     session = new_session()
     of = asked(pause(session)[-1:])
-    assert session.receive(Decoded(of, hypothesis("", None))) == []
+    assert session.receive(Recognised(of, hypothesis("", None))) == []
     [final] = published(session.receive(ended(1, 0, 150)))
     assert final == Final(1, "", None, Samples(0), Samples(150), "silence")
 
@@ -683,7 +661,7 @@ def test_a_final_that_was_stopped_before_it_could_hurry_is_begun_again() -> None
     session.receive(ended(1, 0, 150))
     again = asked(session.receive(PassAbandoned(of)))
     assert again.rank is Rank.FINAL
-    [final] = published(session.receive(Decoded(again, hypothesis("one"))))
+    [final] = published(session.receive(Recognised(again, hypothesis("one"))))
     assert isinstance(final, Final)
 
 
@@ -701,7 +679,7 @@ def test_a_preparation_that_breaks_the_promise_is_not_used() -> None:
     for n in range(2):
         update(session, heard("one"), until=(n + 1) * INTERVAL)
     of = asked(session.receive(paused(1, 150)))
-    assert session.receive(Decoded(of, heard("two"))) == []
+    assert session.receive(Recognised(of, heard("two"))) == []
     assert session.receive(continued(1, 200, 900)) == []
     assert asked(session.receive(ended(1, 0, 150))).rank is Rank.FINAL
 
@@ -712,13 +690,13 @@ def test_nothing_is_prepared_before_what_is_owed() -> None:
     session.receive(started(2, 300))
     session.receive(continued(2, 300, 500))
     assert session.receive(paused(2, 500)) == []
-    session.receive(Decoded(owed, hypothesis("one")))
+    session.receive(Recognised(owed, hypothesis("one")))
     assert asked(session.receive(continued(2, 500, 510))).rank is Rank.SPECULATIVE
 
 
 def test_nothing_is_prepared_where_it_is_not_worth_its_cost() -> None:
     session = new_session(partials=False, speculates=False)
-    assert orders(pause(session), Encode) == []
+    assert orders(pause(session), Recognise) == []
     assert session.receive(SpeechResumed(1)) == []
     assert session.receive(paused(1, 150)) == []
     assert asked(session.receive(ended(1, 0, 150))).rank is Rank.FINAL
@@ -742,16 +720,14 @@ class OrderBook:
             AssertionError: it contradicts those before.
         """
         match order:
-            case Encode(of=of):
+            case Recognise(of=of):
+                n_forced = len(order.forced)
+                assert order.draft[:n_forced] in ((), order.forced), "a draft breaks the promise"
                 assert of.segment not in self.released, f"a pass after the release: {of}"
                 assert of.segment not in self.passes, f"a second pass over a segment: {of}"
                 self.n_passes += 1
                 assert of.number == self.n_passes, f"not the next number: {of}"
                 self.passes[of.segment] = of
-            case Decode(of=of):
-                self._check_newest(of)
-                n_forced = len(order.forced)
-                assert order.draft[:n_forced] in ((), order.forced), "a draft breaks the promise"
             case Promote(of=of):
                 self._check_newest(of)
                 assert self.passes[of.segment].rank is Rank.SPECULATIVE, f"no need to: {of}"
@@ -775,7 +751,7 @@ class OrderBook:
         assert self.passes.get(of.segment) == of, f"{of} is not what the segment waits for"
 
 
-AboutPass = Encoded | Decoded | PassFailed | PassAbandoned
+AboutPass = Recognised | PassFailed | PassAbandoned
 
 
 @dataclass
@@ -788,7 +764,7 @@ class World:
     pending: list[Action] = field(default_factory=list)
     messages: list[object] = field(default_factory=list)
     book: OrderBook = field(default_factory=OrderBook)
-    encodes: dict[int, Encode] = field(default_factory=dict)  # by the number of their pass
+    passes: dict[int, Recognise] = field(default_factory=dict)  # by the number of their pass
     prepared: Pass | None = None
     disappointed: set[int] = field(default_factory=set)
     open: int | None = None
@@ -804,7 +780,7 @@ class World:
         is_old = isinstance(event, AboutPass) and self.book.passes.get(event.of.segment) != event.of
         actions = self.session.receive(event)
         assert not (is_old and actions), "an old pass matters"
-        if isinstance(event, Decoded | PassFailed | PassAbandoned) and not is_old:
+        if isinstance(event, AboutPass) and not is_old:
             self.book.land(event.of)
             self.note_outcome(event)
         for action in actions:
@@ -817,23 +793,21 @@ class World:
                 self.book.note(action)
                 self.check_order(action)
 
-    def note_outcome(self, event: Decoded | PassFailed | PassAbandoned) -> None:
+    def note_outcome(self, event: AboutPass) -> None:
         of = event.of
         promised = self.stable.get(of.segment, "")
-        if not isinstance(event, Decoded) or not event.hypothesis.text.startswith(promised):
+        if not isinstance(event, Recognised) or not event.hypothesis.text.startswith(promised):
             self.disappointed.add(of.segment)
         elif of.segment == self.open and self.pause is not None and of.rank is Rank.SPECULATIVE:
             self.prepared = of
 
     def check_order(self, order: Action) -> None:
         match order:
-            case Encode(of=of, samples=samples):
+            case Recognise(of=of, samples=samples, forced=forced):
                 self.check_samples(of, samples)
-                self.encodes[of.number] = order
-                self.pending.append(order)
-            case Decode(of=of, forced=forced):
                 promised = self.stable.get(of.segment, "")
                 assert forced == (tokens_of(promised) if promised else ())
+                self.passes[of.number] = order
                 self.pending.append(order)
             case Promote(of=of):
                 assert of.segment != self.open, "no final is owed"
@@ -883,7 +857,7 @@ class World:
         if not final.text:
             return
         number = int(final.text.rpartition("#")[2])
-        n_heard, n_samples = len(self.encodes[number].samples), final.end - final.start
+        n_heard, n_samples = len(self.passes[number].samples), final.end - final.start
         assert n_heard == n_samples or (n_heard > n_samples and final.segment in self.disappointed)
 
     def start(self) -> None:
@@ -919,18 +893,18 @@ class World:
         useful = self.prepared or self.book.passes.get(segment)
         self.open = self.pause = self.prepared = None
         self.position = end
-        n_passes = len(self.encodes)
+        n_passes = len(self.passes)
         self.tell(ended(segment, start, end))
         if useful and useful.rank is Rank.SPECULATIVE:
-            is_whole = len(self.encodes[useful.number].samples) == end - start
-            assert len(self.encodes) == n_passes + (not is_whole), "the work was for nothing"
+            is_whole = len(self.passes[useful.number].samples) == end - start
+            assert len(self.passes) == n_passes + (not is_whole), "the work was for nothing"
 
     def lose(self, n_samples: int) -> None:
         start, self.position = self.position, self.position + n_samples
         self.lost.append((start, self.position))
         self.tell(AudioLost(Samples(start), Samples(self.position), "unplugged"))
 
-    def hypothesis_for(self, order: Decode, draw: int) -> Hypothesis:
+    def hypothesis_for(self, order: Recognise, draw: int) -> Hypothesis:
         """Mostly what was said before; sometimes something else behind what is forced."""
         forced = "".join(map(chr, order.forced[1:]))
         said = f"text {order.of.segment} " + "abc"[draw % 3] * (draw % 7) + "x" * (draw % 2)
@@ -939,18 +913,17 @@ class World:
 
     def answer(self, index: int, outcome: str) -> None:
         match self.pending.pop(index % len(self.pending)):
-            case Encode(of=of) | Decode(of=of) if outcome == "failed":
+            case Recognise(of=of) if outcome == "failed":
                 self.tell(PassFailed(of, "it failed"))
-            case Encode(of=of) | Decode(of=of) if outcome == "abandoned" and of.rank:
+            case Recognise(of=of) if outcome == "abandoned" and of.rank:
                 self.tell(PassAbandoned(of))
-            case Encode(of=of):
-                self.tell(Encoded(of, EMBEDDINGS, cost=index % 3 / 10))
-            case Decode() as order if outcome == "silent" and not order.forced:
-                self.tell(Decoded(order.of, hypothesis("", None)))
-            case Decode() as order if outcome == "contradicting":
-                self.tell(Decoded(order.of, heard(f"zzz#{order.of.number}")))
-            case Decode() as order:
-                self.tell(Decoded(order.of, self.hypothesis_for(order, index)))
+            case Recognise(of=of, forced=()) if outcome == "silent":
+                self.tell(Recognised(of, hypothesis("", None)))
+            case Recognise(of=of) if outcome == "contradicting":
+                self.tell(Recognised(of, heard(f"zzz#{of.number}")))
+            case Recognise(of=of) as order:
+                costs = Costs(encode=index % 3 / 10)
+                self.tell(Recognised(of, self.hypothesis_for(order, index), costs))
             case Align(segment=segment):
                 self.tell(Aligned(segment, (word(f"text {segment}"),), "aligned"))
             case other:
@@ -973,9 +946,9 @@ class World:
         assert end == End(Samples(self.position), len(finals), len(words))
         assert self.book.released == set(self.bounds), "caches are kept for ever"
         assert not self.book.passes
-        for encode in self.encodes.values():
-            start = self.bounds[encode.of.segment][0]
-            np.testing.assert_array_equal(encode.samples, audio(start, start + len(encode.samples)))
+        for order in self.passes.values():
+            start = self.bounds[order.of.segment][0]
+            np.testing.assert_array_equal(order.samples, audio(start, start + len(order.samples)))
 
 
 def merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -1029,4 +1002,4 @@ def test_any_order_of_answers_gives_one_outcome_per_segment_in_order(
         world.answer(len(world.pending) - 1, "good")
     world.check_end()
     if not partials and not choices.speculates:
-        assert [encode.of.segment for encode in world.encodes.values()] == list(world.bounds)
+        assert [order.of.segment for order in world.passes.values()] == list(world.bounds)

@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from streamasr.core.errors import AudioError
-from streamasr.core.events import Answer, Decoded, Encoded
+from streamasr.core.events import Answer, Recognised
 from streamasr.core.hypothesis import Hypothesis
 from streamasr.core.orders import (
     AbandonPass,
     Align,
-    Decode,
-    Encode,
     Order,
     Promote,
+    Recognise,
     Release,
     SpreadWords,
 )
@@ -111,11 +110,9 @@ class FakeEngine:
         """What comes of an order, whichever channel it came through."""
         self.orders.append(order)
         match order:
-            case Encode():
-                deliver(Encoded(order.of, np.full((1, 4), len(order.samples), np.float32)))
-            case Decode():
-                n_samples = int(order.embeddings[0, 0])
-                deliver(Decoded(order.of, Hypothesis(f"{n_samples} samples", "English", (1,))))
+            case Recognise():
+                text = f"{len(order.samples)} samples"
+                deliver(Recognised(order.of, Hypothesis(text, "English", (1,))))
             case Align():
                 deliver(spread(order))
             case AbandonPass() | Promote() | Release() | SpreadWords():
