@@ -19,7 +19,6 @@ from streamasr.models.bundle import open_bundle
 from tests.sources.crispasr import write_crispasr
 from tests.sources.onnx_release import write_onnx_release
 from tests.support.checkpoints import Shape, write_checkpoint
-from tests.support.errors import raises
 from tests.support.goldens import TINY_RECOGNISER
 
 
@@ -253,7 +252,7 @@ def test_what_is_not_there_is_said_with_what_to_do(
 def test_a_broken_model_is_named(finder: Finder, checkpoint: Path) -> None:
     bundle = import_model(checkpoint, finder.models / "mine")
     bundle.decoder.unlink()
-    with raises(ModelError, "model_file_missing"):
+    with pytest.raises(ModelError, match=r"decoder\.gguf does not exist"):
         finder.model("mine")
 
 
