@@ -22,7 +22,7 @@ from streamasr.config.sections import LiveConfig, Settings
 from streamasr.core.errors import ProtocolError
 from streamasr.core.messages import Final, Words
 from streamasr.core.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
-from streamasr.daemon.daemon import stream_settings
+from streamasr.daemon.reload import stream_settings
 from streamasr.engine.config import EngineConfig, Hardware
 from streamasr.engine.engine import Engine
 from streamasr.pipeline.transcribe import FileSettings, transcribe
@@ -321,7 +321,7 @@ def test_pausing_and_stopping_at_any_moment_ends_well(tmp_path: Path) -> None:
             daemon.process.send_signal(signal.SIGUSR1)
             assert daemon.stop() == 0
             assert "Traceback" not in daemon.all_log
-            assert "nothing more to listen to" not in daemon.all_log
+            assert "the audio source has ended" not in daemon.all_log
 
 
 async def test_nothing_spoken_is_left_where_no_history_is_kept(
@@ -400,7 +400,7 @@ def test_settings_that_are_written_later_are_found(tmp_path: Path) -> None:
         written.parent.mkdir(exist_ok=True)
         written.write_text("[server]\nmax_sessions = 1\n")
         daemon.process.send_signal(signal.SIGHUP)
-        daemon.wait_for("taken over: server.max_sessions")
+        daemon.wait_for("applied new settings: server.max_sessions")
         assert daemon.stop() == 0
 
 

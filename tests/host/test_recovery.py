@@ -32,7 +32,6 @@ from tests.support.house import (
     in_time_order,
     open_house,
     recognise,
-    run,
 )
 
 TALK = exact(talk(1.5, 0.7, 1.0, 1.2))
@@ -96,15 +95,11 @@ async def hear_through_deaths(root: Path, samples: Float32Array, deaths: list[in
 
 @settings(max_examples=15)
 @given(cuts=st.lists(st.integers(0, len(TALK)), min_size=1, max_size=3).map(sorted))
-def test_deaths_at_any_moments_leave_no_trace(
+async def test_deaths_at_any_moments_leave_no_trace(
     tmp_path_factory: pytest.TempPathFactory, cuts: list[int]
 ) -> None:
     root = tmp_path_factory.mktemp("daemons")
-
-    async def story() -> None:
-        assert in_time_order(await hear_through_deaths(root, TALK, cuts)) == EXPECTED
-
-    run(story())
+    assert in_time_order(await hear_through_deaths(root, TALK, cuts)) == EXPECTED
 
 
 async def test_after_a_long_time_borders_may_move_a_little(tmp_path: Path) -> None:
@@ -215,7 +210,7 @@ def test_it_goes_on_with_the_frame_that_the_last_final_ends_in(files: Files) -> 
     [(wordless, samples)] = found.wordless
     assert wordless.segment == 1
     np.testing.assert_array_equal(samples, ramp(1000, 10 * FRAME + 7))
-    assert found.last_heard
+    assert found.last_written
 
 
 def test_what_the_spool_lacks_is_a_hole(files: Files) -> None:
@@ -239,7 +234,7 @@ def test_without_audio_it_goes_on_where_the_last_final_ends(files: Files, has_sp
     [found] = recover(files.path, files.root if has_spool else None)
     assert (found.beginning.position, found.beginning.border) == (5000, 5000)
     assert found.audio == []
-    assert found.last_heard == pytest.approx(time.time(), abs=600)
+    assert found.last_written == pytest.approx(time.time(), abs=600)
     [(_, samples)] = found.wordless
     assert not samples.any()
     assert len(samples) == 4000

@@ -1,7 +1,7 @@
 """The unit of dictation under a real service manager: it types, with all that it may not do."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ from streamasr.models import tiny
 from streamasr.service.units import DICTATE
 from tests.support.daemons import RunningDaemon
 from tests.support.desktops import TerminalWindow, needs, shows, x_display
-from tests.support.house import eventually, run
+from tests.support.house import eventually
 from tests.support.managers import UserManager, needs_manager
 
 pytestmark = [needs_manager, needs("Xvfb", "xterm", "xdotool", "xclip")]
@@ -44,11 +44,11 @@ def daemon(tmp_path: Path) -> Iterator[RunningDaemon]:
 
 
 @pytest.fixture
-def terminal(display: str, tmp_path: Path) -> Iterator[TerminalWindow]:
+async def terminal(display: str, tmp_path: Path) -> AsyncIterator[TerminalWindow]:
     assert display
     (tmp_path / "terminal").mkdir()
     window = TerminalWindow(tmp_path / "terminal", "xterm", "-e")
-    run(window.wait_until_ready())
+    await window.wait_until_ready()
     yield window
     window.close()
 

@@ -5,7 +5,7 @@ import contextlib
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,19 +40,6 @@ from tests.support.fakes import FakeEngine, pcm
 
 T = TypeVar("T")
 Json = dict[str, Any]
-
-DEADLINE_S = 100.0
-"""Of a test's story: only one that hangs takes so long."""
-
-
-def run(story: Coroutine[Any, Any, T]) -> T:
-    """Run a test's story."""
-
-    async def with_deadline() -> T:
-        async with asyncio.timeout(DEADLINE_S):
-            return await story
-
-    return asyncio.run(with_deadline())
 
 
 async def eventually(is_so: Callable[[], bool]) -> None:
