@@ -12,7 +12,7 @@ from streamasr.core.errors import ConfigError, DecodeError
 from streamasr.core.hypothesis import Hypothesis
 from streamasr.core.options import SessionOptions
 from streamasr.core.units import Float32Array
-from streamasr.decoder.batching import Answer, greedy
+from streamasr.decoder.batching import Answer
 from streamasr.decoder.llama import Aborted
 from streamasr.decoder.openings import Openings
 from streamasr.decoder.script import Script
@@ -23,12 +23,9 @@ from streamasr.models.qwen3.decoder import MAX_CONTEXT_TOKENS, Qwen3ASRDecoder, 
 from streamasr.models.qwen3.encoder import Qwen3Encoder
 from tests.support.errors import raises
 from tests.support.goldens import TINY_CLIPS, read_clip
+from tests.support.rounding import NEAR_TIE, Gaps
 
 CLIPS = sorted(path.stem for path in TINY_CLIPS.glob("*.flac"))
-
-EPSILON = 0.05
-"""Logits, of f16 weights. Sums depend on the number of rows beside them; those of two tokens that
-are closer than this may change places."""
 
 MAX_SHARE = 0.02
 """Of answers, that differ from those from scratch because of it."""
@@ -116,18 +113,6 @@ def finish(decoder: Qwen3ASRDecoder, answers: Sequence[Answer[Hypothesis]]) -> l
     return [result for result in results if result is not None]
 
 
-class Gaps:
-    """Chooses greedily, and notes by how much."""
-
-    def __init__(self) -> None:
-        self.of: dict[int, float] = {}  # the last choice with so many tokens before it
-
-    def choose(self, logits: Float32Array, n_before: int) -> int:
-        second, first = np.partition(logits, -2)[-2:]
-        self.of[n_before] = float(first - second)
-        return greedy(logits, n_before)
-
-
 @pytest.mark.parametrize("max_segment_s", [30, 1], ids=["all is kept", "cells are scarce"])
 def test_updates_give_the_answers_from_scratch(
     encoder: Qwen3Encoder, bundle: Path, monkeypatch: pytest.MonkeyPatch, max_segment_s: float
@@ -167,9 +152,9 @@ def test_updates_give_the_answers_from_scratch(
                 n_answers += 1
                 if result != expected:
                     differing.append(gap_at_difference(result, expected, gaps))
-    n_near = sum(gap < EPSILON for gap in chosen)
+    n_near = sum(gap < NEAR_TIE for gap in chosen)
     print(f"{len(differing)} of {n_answers} answers differ; {n_near} of {len(chosen)} near ties")
-    assert all(gap < EPSILON for gap in differing), differing
+    assert all(gap < NEAR_TIE for gap in differing), differing
     assert len(differing) <= MAX_SHARE * n_answers
 
 

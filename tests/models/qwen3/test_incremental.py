@@ -18,7 +18,6 @@ from streamasr.core.errors import AudioError
 from streamasr.core.hypothesis import Hypothesis
 from streamasr.core.options import SessionOptions
 from streamasr.core.units import SAMPLE_RATE, Float32Array
-from streamasr.decoder.batching import greedy
 from streamasr.models import tiny
 from streamasr.models.family import Encoded
 from streamasr.models.onnx import OnnxOptions
@@ -27,9 +26,7 @@ from streamasr.models.qwen3.decoder import Qwen3ASRDecoder
 from streamasr.models.qwen3.encoder import Qwen3Encoder
 from streamasr.models.qwen3.growing_encoder import Utterance
 from tests.support.clips import clips, sound
-
-NEAR_TIE = 0.05
-"""Logits; between two tokens that are this close, the size of a batch may decide."""
+from tests.support.rounding import NEAR_TIE, Gaps
 
 MAX_NEAR_TIES = 0.02
 """Share of the updates that may differ by one."""
@@ -39,18 +36,6 @@ ENCODERS = {
     window_s: Qwen3Encoder.from_bundle(tiny.BUNDLE, OnnxOptions(threads=1), window_s=window_s)
     for window_s in (1, 2, 8)
 }
-
-
-@dataclass(slots=True)
-class Gaps:
-    """How far the two best tokens were apart in the last answer from scratch, token by token."""
-
-    at: dict[int, float] = field(default_factory=dict)
-
-    def choose(self, logits: Float32Array, n_before: int) -> int:
-        second, first = np.partition(logits, -2)[-2:]
-        self.at[n_before] = float(first - second)
-        return greedy(logits, n_before)
 
 
 @dataclass(slots=True)
@@ -78,7 +63,7 @@ class Bench:
             return
         pairs = zip((*found.tokens, -1), (*expected.tokens, -1), strict=False)
         first = next(n for n, (one, other) in enumerate(pairs) if one != other)
-        gap = self.gaps.at[first]
+        gap = self.gaps.of[first]
         assert gap < NEAR_TIE, f"token {first} differs, {gap:.3f} apart: {found} {expected}"
         self.tally.n_near_ties += 1
         self.tally.widest = max(self.tally.widest, gap)
