@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, TypeAlias
 from unittest.mock import patch
 
 import numpy as np
+from websockets.protocol import State
 
 from streamasr import daemon as daemon_module
 from streamasr.audio.capture import Captured, CaptureEvent, Missed, MissReason, Troubled
@@ -43,6 +44,7 @@ from streamasr.events import (
     Release,
     SpreadWords,
 )
+from streamasr.speaker import Speaker
 from streamasr.transcript import Word
 from streamasr.units import Samples
 from tests.recordings.audio import Audio
@@ -290,6 +292,8 @@ class RunningServer:
 
         Answers that are held back are not waited for.
         """
+        if self._running.done():
+            return
         n_orders = -1
         while n_orders != self._engine.n_orders or not self._is_idle():
             n_orders = self._engine.n_orders
@@ -303,8 +307,12 @@ class RunningServer:
     def _is_idle(self) -> bool:
         lives = list(self._daemon.sessions)
         readers = [reader for live in lives for reader in live._readers]
-        return not any(live._outgoing for live in lives) and not any(
-            reader.mailbox for reader in readers
+        owners = [entry.owner for entry in self._daemon.sessions._entries.values()]
+        speakers = [owner for owner in owners if isinstance(owner, Speaker)]
+        return (
+            not any(live._outgoing for live in lives)
+            and not any(reader.mailbox for reader in readers)
+            and all(speaker._connection.state is State.OPEN for speaker in speakers)
         )
 
     async def hold(self, kind: Held) -> None:

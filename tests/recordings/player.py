@@ -89,9 +89,10 @@ class Connection:
             await self._websocket.send(frame)
 
     async def start(self, **fields: Any) -> None:
-        """Send `start` and wait for `ready`."""
+        """Send `start`, and wait for `ready` and for everything that follows from it."""
         await self.say("start", **fields)
         await self.wait("ready")
+        await self._server.settle()
 
     async def tell(self, kind: str, **fields: Any) -> None:
         """Send a control message, and wait until everything that follows from it has happened."""
@@ -132,24 +133,24 @@ class Connection:
     async def wait_closed(self) -> None:
         """Wait until the server has closed the connection."""
         await self._receiving
+        await self._server.settle()
 
     async def close(self, code: int = 1000) -> None:
         """Close the connection with a code."""
         await self._websocket.close(code)
-        await self._receiving
+        await self.wait_closed()
 
     async def close_without_code(self) -> None:
         """Close the connection with a close frame that has no code, as browsers do by default."""
         self._websocket.protocol.send_close()
         self._websocket.send_data()
-        await self._receiving
+        await self.wait_closed()
 
     async def drop(self) -> None:
         """Lose the connection without closing it."""
         await self.pace()
         self._websocket.transport.abort()
-        await self._receiving
-        await self._server.settle()
+        await self.wait_closed()
 
     @property
     def _n_pongs(self) -> int:
