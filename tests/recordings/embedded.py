@@ -68,13 +68,20 @@ def speech() -> Audio:
 class LiveClient:
     """Client that sends audio several times as fast as it was spoken, and survives crashes."""
 
-    def __init__(self, daemon: RunningDaemon, samples: Audio) -> None:
+    def __init__(self, daemon: RunningDaemon, samples: Audio, session: str | None = None) -> None:
+        """Prepare; `run` does it.
+
+        Args:
+            daemon: to connect to.
+            samples: (n,), everything that the session gets.
+            session: to resume; None begins one.
+        """
+        self.session = session
         self.lasting: list[Json] = []
         self.stable: dict[int, str] = {}
-        """What the partials of each segment declared stable last."""
+        """Text of each segment that its newest partial declared stable."""
         self._daemon = daemon
         self._data = pcm_s16le(samples)
-        self._session: str | None = None
 
     async def run(self, react: Callable[[Json], None] = lambda _: None) -> None:
         """Send everything and receive everything; a lost connection is opened again."""
@@ -87,9 +94,9 @@ class LiveClient:
 
     async def _connect(self, react: Callable[[Json], None]) -> None:
         start: Json = {"type": "start"}
-        if self._session is not None:
+        if self.session is not None:
             since = self.lasting[-1]["seq"] if self.lasting else 0
-            start |= {"session": self._session, "since": since}
+            start |= {"session": self.session, "since": since}
         url = f"{self._daemon.url}/v1/stream"
         async with connect(url, ping_interval=None, open_timeout=_PATIENCE_S) as websocket:
             await websocket.send(json.dumps(start))
@@ -98,7 +105,7 @@ class LiveClient:
                 async for frame in websocket:
                     message = json.loads(frame)
                     if message["type"] == "ready":
-                        self._session = message["session"]
+                        self.session = message["session"]
                         sending = asyncio.create_task(self._send(websocket, message["next_sample"]))
                     self._take(message)
                     react(message)

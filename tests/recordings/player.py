@@ -21,7 +21,7 @@ from tests.recordings.engine import RunningServer
 
 Json = dict[str, Any]
 Recording = dict[str, list[Json]]
-"""What each connection received, by the name that the scenario gave it."""
+"""Entries that each connection received, by the name that the scenario gave it."""
 
 STREAM: Final = "/v1/stream"
 EVENTS: Final = "/v1/events"
@@ -40,7 +40,7 @@ _HEADERS: Final = (
     "content-security-policy",
     "sec-websocket-protocol",
 )
-"""What is recorded of the headers of a response."""
+"""Headers of a response that are recorded."""
 
 _VERSION: Final = re.compile(r" version=[^;]*;?")
 """Part of the content type of metrics, which depends on a library."""

@@ -65,7 +65,7 @@ class Script:
     """Deterministic recogniser and aligner, with the segments where something unusual happens."""
 
     empty: Segments = frozenset()
-    """The model hears no speech."""
+    """The model finds no speech."""
     failing: Segments = frozenset()
     """Every pass fails."""
     failing_after: Mapping[int, float] = field(default_factory=dict)
