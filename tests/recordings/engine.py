@@ -158,6 +158,7 @@ class ScriptedEngine:
             is_partial=order.of.rank is Rank.PARTIAL,
             language=order.language,
             context=order.context,
+            forced=order.forced,
         )
         if isinstance(result, Failed):
             return PassFailed(order.of, result.reason)
@@ -265,9 +266,14 @@ class RunningServer:
         await self.stop()
         await self.start()
 
-    async def crash(self) -> None:
-        """Start another daemon over what a crash at this moment leaves on the disk."""
+    async def crash(self, script: Script | None = None) -> None:
+        """Start another daemon over what a crash at this moment leaves on the disk.
+
+        Args:
+            script: of its engine; None for the one before.
+        """
         await self.settle()
+        self._script = script or self._script
         self._n_crashes += 1
         left = self._directory / f"storage-{self._n_crashes}"
         shutil.copytree(self.storage, left)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +33,10 @@ TINY: Final = "tiny_killed"
 """Storage of a daemon with the embedded model that was killed in mid-segment."""
 
 SCRIPT: Final = Script(failing=frozenset({4}))
-"""Of the scripted model, before and after."""
+"""Script of the daemons that made the directories."""
+
+LATER_SCRIPT: Final = replace(SCRIPT, shift=7)
+"""Script of later daemons: what is not forced is recognised as something else."""
 
 
 SETTINGS: Final = {"storage": {"history_days": 36_500}}
@@ -102,7 +106,7 @@ async def _resume(expected: Json, directory: Path, n_crashes: int) -> Recording:
 @contextlib.asynccontextmanager
 async def running(directory: Path) -> AsyncIterator[RunningServer]:
     """Run a daemon with the scripted model over `storage` in a directory."""
-    server = RunningServer(directory, SETTINGS, SCRIPT)
+    server = RunningServer(directory, SETTINGS, LATER_SCRIPT)
     await server.start()
     try:
         yield server

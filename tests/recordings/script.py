@@ -23,7 +23,7 @@ _CHINESE: Final = "天地玄黄宇宙洪荒日月盈昃辰宿列张"
 _LANGUAGE_TOKEN: Final = 1
 _CONTEXT_TOKEN: Final = 50
 _GUESS_TOKEN: Final = 99
-_FIRST_TOKEN: Final = {"English": 100, "Chinese": 300}
+_FIRST_TOKEN: Final = {"English": 100, "Chinese": 300}  # other languages: 500
 
 Segments = frozenset[int]
 """Numbers of segments."""
@@ -74,6 +74,8 @@ class Script:
     """The final does not begin with what became stable before."""
     suspicious: Segments = frozenset()
     """A guard of the decoder ends every answer."""
+    shift: int = 0
+    """Other words than with 0, for all that is not forced: a model that has changed its mind."""
     spread: Segments = frozenset()
     """The aligner finds no times; words are spread over the segment."""
 
@@ -85,6 +87,7 @@ class Script:
         is_partial: bool,
         language: str | None = None,
         context: str = "",
+        forced: tuple[int, ...] = (),
     ) -> Recognised | Failed:
         """Return the result of a pass.
 
@@ -94,6 +97,7 @@ class Script:
             is_partial: the pass can never become the final.
             language: to force; None to detect.
             context: context and hotwords as one text.
+            forced: tokens that the answer begins with.
         """
         limit = self.failing_after.get(segment)
         if segment in self.failing or (limit is not None and n_samples > limit * RATE):
@@ -101,9 +105,13 @@ class Script:
         if segment in self.empty:
             return Recognised("", None, (_LANGUAGE_TOKEN,), (0,))
         language = language or ("English" if segment % 3 else "Chinese")
-        words, tokens = _words(language, max(1, n_samples // WORD))
+        n_words = max(1, n_samples // WORD)
+        tokens = [_FIRST_TOKEN.get(language, 500) + n + self.shift for n in range(n_words)]
         if context:
-            words[0], tokens[0] = f"[{context}]", _CONTEXT_TOKEN
+            tokens[0] = _CONTEXT_TOKEN
+        fixed = forced[1:]  # the first one names the language
+        tokens[: len(fixed)] = fixed
+        words = [_word(token, context) for token in tokens]
         if segment in self.contradicting and not is_partial:
             words[0] = "contradiction"
         if is_partial:
@@ -138,8 +146,8 @@ class Script:
         return timed, "spread" if is_spread else "aligned"
 
 
-def _words(language: str, n_words: int) -> tuple[list[str], list[int]]:
-    alphabet = _CHINESE if language == "Chinese" else _ENGLISH
-    indices = [index % len(alphabet) for index in range(n_words)]
-    first = _FIRST_TOKEN.get(language, 500)
-    return [alphabet[index] for index in indices], [first + index for index in indices]
+def _word(token: int, context: str) -> str:
+    if token == _CONTEXT_TOKEN:
+        return f"[{context}]"
+    alphabet = _CHINESE if 300 <= token < 500 else _ENGLISH
+    return alphabet[token % 100 % len(alphabet)]

@@ -145,6 +145,27 @@ async def resumed_after_a_crash(play: Player) -> None:
 
 
 @scenario()
+async def stable_text_survives_crashes(play: Player) -> None:
+    """Crash twice in one segment, each time with a model that would say something else."""
+    samples = talk(1.0, 8.0)
+    async with play.connect("first") as client:
+        await client.start()
+        await client.speak(samples[: 6 * RATE])
+        session = client.session
+        await client.drop()
+    await play.server.crash(Script(shift=5))
+    async with play.connect("second") as client:
+        await client.start(session=session, since=2)
+        await client.speak(samples[client.next_sample : 9 * RATE])
+        await client.drop()
+    await play.server.crash(Script(shift=10))
+    async with play.connect("third") as client:
+        await client.start(session=session, since=2)
+        await client.speak(samples[client.next_sample :])
+        await client.stop()
+
+
+@scenario()
 async def resumed_after_crashes(play: Player) -> None:
     """Crash in silence, in mid-speech, in a pause, and before any audio."""
     samples = talk(2.0, 1.0, 4.0)
