@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tests.signals import speechlike
+from tests.support.signals import speechlike
 
 Audio = npt.NDArray[np.float32]
 

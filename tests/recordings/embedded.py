@@ -22,8 +22,8 @@ import numpy as np
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.daemons import RunningDaemon
 from tests.recordings.audio import BLOCK, RATE, Audio, pcm_s16le, silence
+from tests.support.daemons import RunningDaemon
 
 Json = dict[str, Any]
 

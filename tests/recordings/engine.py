@@ -14,39 +14,32 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from threading import Event as ThreadEvent
-from types import SimpleNamespace
 from typing import Any, Final, Literal, TypeAlias
 from unittest.mock import patch
 
-import numpy as np
-from websockets.protocol import State
-
-from streamasr import daemon as daemon_module
 from streamasr.audio.capture import Captured, CaptureEvent, Missed, MissReason, Troubled
+from streamasr.config import sections
 from streamasr.config.file import load_config
-from streamasr.config.sections import DaemonConfig
-from streamasr.daemon import Daemon
-from streamasr.engine import Deliver
-from streamasr.events import (
+from streamasr.core.events import Aligned, Answer, PassFailed, Recognised
+from streamasr.core.hypothesis import Hypothesis
+from streamasr.core.model_facts import ModelFacts
+from streamasr.core.orders import (
     AbandonPass,
     Align,
-    Aligned,
-    Answer,
-    Decode,
-    Decoded,
-    Encode,
-    Encoded,
-    Hurry,
-    Hypothesis,
     Order,
-    PassFailed,
+    Promote,
     Rank,
+    Recognise,
     Release,
     SpreadWords,
 )
-from streamasr.speaker import Speaker
-from streamasr.transcript import Word
-from streamasr.units import Samples
+from streamasr.core.transcript import Word
+from streamasr.core.units import Samples
+from streamasr.daemon import daemon as daemon_module
+from streamasr.daemon.daemon import Daemon
+from streamasr.engine.engine import Deliver
+from streamasr.models.qwen3.languages import language_name
+from streamasr.server.audio_input import AudioInput
 from tests.recordings.audio import Audio
 from tests.recordings.script import Failed, Script
 
@@ -89,7 +82,6 @@ class ScriptedEngine:
     """Engine that answers every order at once, as a script says."""
 
     def __init__(self, script: Script, *, is_loaded: bool = True) -> None:
-        self.bundle = SimpleNamespace(name=MODEL)
         self.restarts: dict[str, int] = {}
         self.pulse = None
         self.is_alive = True
@@ -142,22 +134,24 @@ class ScriptedEngine:
 
     def _answer(self, order: Order, deliver: Deliver) -> None:
         match order:
-            case Encode():  # the length of the audio goes through in place of embeddings
-                deliver(Encoded(order.of, np.full((1, 4), len(order.samples), np.float32)))
-            case Decode():
-                deliver(self._decode(order))
+            case Recognise():
+                # The recorded engine answered in two turns of the loop, one for the encoder and one
+                # for the decoder; with one turn, partials would be due at other samples.
+                loop = asyncio.get_running_loop()
+                loop.call_soon(lambda: deliver(self._recognise(order)))
             case Align():
                 deliver(self._align(order))
-            case AbandonPass() | Hurry() | Release() | SpreadWords():
+            case AbandonPass() | Promote() | Release() | SpreadWords():
                 pass
 
-    def _decode(self, order: Decode) -> Answer:
+    def _recognise(self, order: Recognise) -> Answer:
+        options = order.options
         result = self._script.recognise(
             order.of.segment,
-            int(order.embeddings[0, 0]),
+            len(order.samples),
             is_partial=order.of.rank is Rank.PARTIAL,
-            language=order.language,
-            context=order.context,
+            language=options.language,
+            context=self.context_for(options.context, options.hotwords),
             forced=order.forced,
         )
         if isinstance(result, Failed):
@@ -165,7 +159,7 @@ class ScriptedEngine:
         hypothesis = Hypothesis(
             result.text, result.language, result.tokens, result.ends, result.is_suspicious
         )
-        return Decoded(order.of, hypothesis)
+        return Recognised(order.of, hypothesis)
 
     def _align(self, order: Align) -> Aligned:
         timed, method = self._script.align(
@@ -235,9 +229,18 @@ class RunningServer:
         """
         self._engine = ScriptedEngine(self._script, is_loaded=is_loaded)
         self._microphone = ScriptedMicrophone()
-        with patch.object(daemon_module, "Engine", lambda *_, **__: self._engine):
-            self._daemon = Daemon(self._load(), self._load)
-        self._daemon._make_capture = lambda: self._microphone  # type: ignore[method-assign]
+        settings = self._load()
+        has_microphone = settings.microphone.enabled or settings.microphone.input is not None
+        capture = (lambda: self._microphone) if has_microphone else None
+        with patch.object(daemon_module, "_capture_of", lambda _: capture):
+            self._daemon = Daemon(
+                settings,
+                self._load,
+                open_engine=lambda _: self._engine,  # type: ignore[arg-type, return-value]
+                model=ModelFacts(MODEL, MODEL, ("English", "Chinese")),
+                language_name=language_name,
+            )
+        self._host = self._daemon._host
         announced: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._running = asyncio.create_task(self._daemon.run(announced.set_result))
         self._running.add_done_callback(lambda _: announced.cancel())
@@ -247,13 +250,13 @@ class RunningServer:
             self._running.result()  # says why
             raise
         if is_loaded:
-            await self._daemon.is_ready.wait()
+            await self._host.is_ready.wait()
             await self.settle()
 
     async def finish_loading(self) -> None:
         """Let the engine finish loading, and wait until the daemon is ready."""
         self._engine.stop()
-        await self._daemon.is_ready.wait()
+        await self._host.is_ready.wait()
 
     async def stop(self) -> None:
         """Stop the daemon as a service manager does, and wait until it has ended."""
@@ -311,14 +314,14 @@ class RunningServer:
                 await asyncio.sleep(0)
 
     def _is_idle(self) -> bool:
-        lives = list(self._daemon.sessions)
-        readers = [reader for live in lives for reader in live._readers]
-        owners = [entry.owner for entry in self._daemon.sessions._entries.values()]
-        speakers = [owner for owner in owners if isinstance(owner, Speaker)]
+        publishers = [live.publisher for live in self._host.sessions]
+        readers = [reader for publisher in publishers for reader in publisher._readers]
+        owners = [entry.owner for entry in self._host.sessions._entries.values()]
+        inputs = [owner for owner in owners if isinstance(owner, AudioInput)]
         return (
-            not any(live._outgoing for live in lives)
-            and not any(reader.mailbox for reader in readers)
-            and all(speaker._connection.state is State.OPEN for speaker in speakers)
+            all(publisher.is_idle for publisher in publishers)
+            and not any(reader.outbox for reader in readers)
+            and not any(input_._transport.has_left for input_ in inputs)
         )
 
     async def hold(self, kind: Held) -> None:
@@ -360,20 +363,20 @@ class RunningServer:
         os.kill(os.getpid(), signal.SIGUSR2)
         await self.settle()
 
-    def _load(self) -> DaemonConfig:
-        sections: dict[str, dict[str, Any]] = {
+    def _load(self) -> sections.Settings:
+        tables: dict[str, dict[str, Any]] = {
             name: dict(section) for name, section in self._settings.items()
         }
-        sections.setdefault("microphone", {"enabled": False})
-        sections["storage"] = {"directory": str(self.storage), **sections.get("storage", {})}
-        server = {"port": 0, **sections.get("server", {})}
+        tables.setdefault("microphone", {"enabled": False})
+        tables["storage"] = {"directory": str(self.storage), **tables.get("storage", {})}
+        server = {"port": 0, **tables.get("server", {})}
         if self._token is not None:
             file = self._directory / "token"
             file.touch(mode=0o600)
             file.write_text(self._token, encoding="ascii")
             server["token_file"] = str(file)
-        sections["server"] = server
-        return load_config(None, sections)
+        tables["server"] = server
+        return load_config(None, tables)
 
 
 @contextlib.asynccontextmanager

@@ -20,7 +20,6 @@ from typing import Final
 
 import numpy as np
 
-from tests.daemons import RunningDaemon
 from tests.recordings.audio import Audio, buzz, silence
 from tests.recordings.embedded import LiveClient, in_order, load
 from tests.recordings.engine import RunningServer, Settings
@@ -36,6 +35,7 @@ from tests.recordings.old_storage import (
     resume,
 )
 from tests.recordings.player import EVENTS, Connection, Json, Player
+from tests.support.daemons import RunningDaemon
 
 MICROPHONE: Final[Settings] = {"microphone": {"enabled": True}, "server": {"stop_timeout_s": 0.5}}
 

@@ -2,9 +2,7 @@
 
 from typing import Final
 
-from tests.recordings.audio import (
-    talk,
-)
+from tests.recordings.audio import talk
 from tests.recordings.player import EVENTS, STREAM, Player
 from tests.recordings.scenarios.registry import scenario
 

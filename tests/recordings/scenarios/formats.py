@@ -2,12 +2,7 @@
 
 import numpy as np
 
-from tests.recordings.audio import (
-    pcm_f32le,
-    pcm_s16le,
-    resampled,
-    talk,
-)
+from tests.recordings.audio import pcm_f32le, pcm_s16le, resampled, talk
 from tests.recordings.player import Player
 from tests.recordings.scenarios.registry import scenario
 

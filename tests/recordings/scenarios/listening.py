@@ -4,12 +4,7 @@ from typing import Final
 
 import numpy as np
 
-from tests.recordings.audio import (
-    RATE,
-    buzz,
-    speech,
-    talk,
-)
+from tests.recordings.audio import RATE, buzz, speech, talk
 from tests.recordings.player import EVENTS, Player
 from tests.recordings.scenarios.registry import scenario
 

@@ -4,13 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.recordings.audio import (
-    RATE,
-    buzz,
-    silence,
-    speech,
-    talk,
-)
+from tests.recordings.audio import RATE, buzz, silence, speech, talk
 from tests.recordings.player import Player
 from tests.recordings.scenarios.registry import scenario
 from tests.recordings.script import Script

@@ -5,11 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.recordings.audio import (
-    pcm_f32le,
-    silence,
-    talk,
-)
+from tests.recordings.audio import pcm_f32le, silence, talk
 from tests.recordings.player import Player
 from tests.recordings.scenarios.registry import scenario
 

@@ -4,13 +4,7 @@ import asyncio
 
 import numpy as np
 
-from tests.recordings.audio import (
-    RATE,
-    pcm_f32le,
-    pcm_s16le,
-    speech,
-    talk,
-)
+from tests.recordings.audio import RATE, pcm_f32le, pcm_s16le, speech, talk
 from tests.recordings.player import EVENTS, Player
 from tests.recordings.scenarios.registry import scenario
 from tests.recordings.script import Script

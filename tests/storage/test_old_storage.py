@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.daemons import RunningDaemon
 from tests.recordings.audio import silence
 from tests.recordings.embedded import LiveClient, in_order, load
 from tests.recordings.old_storage import (
@@ -26,7 +25,8 @@ from tests.recordings.old_storage import (
     unpack,
 )
 from tests.recordings.player import normalise
-from tests.test_recordings_tiny import with_tolerance
+from tests.recordings.test_tiny_sessions import with_tolerance
+from tests.support.daemons import RunningDaemon
 
 SCRIPTED = [KILLED, STOPPED]
 
