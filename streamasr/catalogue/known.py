@@ -4,7 +4,7 @@ import functools
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -22,9 +22,6 @@ NOTHING: Final = "none"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _REPOSITORY: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*\Z"
 _REVISION: Final = r"^[A-Za-z0-9][A-Za-z0-9._/-]*\Z"
-
-FAMILIES: Final = ("qwen3-asr", "qwen3-forced-aligner")
-"""Recognisers, and aligners."""
 
 _Text = Annotated[str, Meta(max_length=500)]
 
@@ -70,8 +67,9 @@ class KnownModel(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     """Bytes of that file, where they are known."""
     title: _Text = ""
     """What the model is called."""
-    family: Literal["qwen3-asr", "qwen3-forced-aligner"] | None = None
-    """What it does: `qwen3-asr` recognises, `qwen3-forced-aligner` finds the times of words."""
+    family: _Text | None = None
+    """Family of the model, which says whether it recognises or finds the times of words; see
+    `streamasr models list NAME` of a similar model."""
     parameters: _Text = ""
     """How many weights it has, as `0.6B`."""
     languages: tuple[_Text, ...] = ()
@@ -102,6 +100,13 @@ class KnownModel(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
         """What the file at `url` is called; `download` if the address does not say."""
         name = PurePosixPath(urlsplit(self.url or "").path).name
         return name if _NAME.fullmatch(name) else "download"
+
+
+def family_choices() -> tuple[str, ...]:
+    """Return the names of all model families."""
+    from streamasr.models.registry import family_names  # here, since it loads numpy
+
+    return family_names()
 
 
 def check_url(url: str) -> None:
@@ -136,16 +141,6 @@ def known_models(own: Mapping[str, KnownModel]) -> dict[str, KnownModel]:
         own: what a configuration adds.
     """
     return {**built_in(), **own}
-
-
-def role_of(family: str | None) -> str:
-    """Return the task of a family's models; empty if unknown."""
-    return {FAMILIES[0]: "recogniser", FAMILIES[1]: "aligner"}.get(family or "", "")
-
-
-def suggested(family: str) -> str:
-    """Return the name of the first known model of a family."""
-    return next(name for name, model in built_in().items() if model.family == family)
 
 
 def find_known(name: str, own: Mapping[str, KnownModel]) -> KnownModel:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from streamasr.catalogue.installed import Installed, list_installed
-from streamasr.catalogue.known import EMBEDDED, KnownModel, known_models, role_of
+from streamasr.catalogue.known import EMBEDDED, KnownModel, built_in, known_models
 from streamasr.catalogue.places import fetched_bytes, list_downloads
 from streamasr.models import tiny
 from streamasr.models.bundle import Bundle, open_bundle
+from streamasr.models.family import Role
+from streamasr.models.registry import family_names, find_family
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def list_models(models: Path, own: Mapping[str, KnownModel]) -> list[ListedModel
 
 def _row(each: Installed, known: KnownModel | None, state: str, kept_bytes: int = 0) -> ListedModel:
     bundle = each.bundle
-    family = bundle.family if bundle else (known.family or "" if known else "")
+    family = bundle.family.name if bundle else (known.family or "" if known else "")
     return ListedModel(
         name=each.name,
         state=state if bundle else "broken",
@@ -111,6 +113,16 @@ def _known_row(name: str, model: KnownModel | None, kept_bytes: int) -> ListedMo
         problem=None,
         code=None,
     )
+
+
+def role_of(family: str | None) -> str:
+    """Return the task of a family's models; empty if the family is not known."""
+    return find_family(family).role.value if family in family_names() else ""
+
+
+def suggested(role: Role) -> str:
+    """Return the name of the first known model with a task."""
+    return next(name for name, model in built_in().items() if role_of(model.family) == role)
 
 
 def _parameters(bundle: Bundle | None) -> str:

@@ -319,10 +319,11 @@ def _announce(name: str, place: Path, config: Path | None) -> None:
     from streamasr.catalogue.installed import size_on_disk
     from streamasr.config.file import config_places, find_config
     from streamasr.core.sizes import size_text
-    from streamasr.models.bundle import RECOGNISER, open_bundle
+    from streamasr.models.bundle import open_bundle
+    from streamasr.models.family import Role
 
     print(f"{name} is installed in {place} ({size_text(size_on_disk(place))}).")
-    if open_bundle(place).family == RECOGNISER:
+    if open_bundle(place).family.role is Role.RECOGNISER:
         settings = find_config(config) or config_places()[0]
         print(f"Try it with `streamasr transcribe --model {name} FILE`.")
         print(f'To make it the default, set model.name = "{name}" in {settings}.')

@@ -19,7 +19,8 @@ from streamasr.core.text import printable
 from streamasr.doctor.verification import Report
 from streamasr.doctor.verify import Clip, built_in_clip, verify
 from streamasr.engine.config import Hardware
-from streamasr.models.bundle import RECOGNISER, open_bundle
+from streamasr.models.bundle import open_bundle
+from streamasr.models.family import Role
 
 
 def run_verify(options: argparse.Namespace) -> int:
@@ -43,7 +44,7 @@ def run_verify(options: argparse.Namespace) -> int:
     finder = finder_of(config)
     bundle = open_bundle(finder.model(options.name))
     chosen = Clip(options.clip, options.expect) if options.clip else built_in_clip()
-    is_recogniser = bundle.family == RECOGNISER
+    is_recogniser = bundle.family.role is Role.RECOGNISER
     aligner = finder.aligner(config.model.aligner, bundle.directory) if is_recogniser else None
     with busy("reading the files") as show:
         report = verify(bundle, aligner, chosen, Hardware.of(config.model), show)

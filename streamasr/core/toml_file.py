@@ -16,7 +16,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: the file does not exist.", code="file_missing") from error
+        raise ConfigError(f"{path}: the file does not exist.", code="no_such_file") from error
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read: {error.strerror}.", code="file_unreadable"

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from streamasr import __version__
 from streamasr.catalogue.find import Finder
-from streamasr.catalogue.known import suggested
+from streamasr.catalogue.listing import suggested
 from streamasr.config.file import find_config, load_config
 from streamasr.config.sections import Settings
 from streamasr.core.errors import ConfigError, StreamASRError
 from streamasr.doctor import installation, judge_installation, judge_machine, machine
 from streamasr.doctor.finding import Finding
 from streamasr.doctor.judge_installation import Model, Suggestions
-from streamasr.models.bundle import ALIGNER, RECOGNISER, Bundle
+from streamasr.models.bundle import Bundle
+from streamasr.models.family import Role
 
 
 def examine(
@@ -36,7 +37,7 @@ def examine(
     yield judge_installation.judge_configuration(path, trouble)
     yield from judge_machine.judge_sound(machine.find_sound(config.microphone))
     bundle, aligner, model = _configured(config, finder_of(config), is_deep=is_deep)
-    suggestions = Suggestions(suggested(RECOGNISER), suggested(ALIGNER))
+    suggestions = Suggestions(suggested(Role.RECOGNISER), suggested(Role.ALIGNER))
     yield from judge_installation.judge_configured_model(model, config.live.words, suggestions)
     models, state = config.storage.models, config.storage.directory
     yield from judge_installation.judge_installed(installation.describe_installed(models))

@@ -17,8 +17,8 @@ from streamasr.doctor.judge_installation import Endpoint, Leftovers, Model, Room
 from streamasr.doctor.machine import disk_free, memory_free
 from streamasr.doctor.verify import check_files
 from streamasr.models import tiny
-from streamasr.models.bundle import RECOGNISER, Bundle, is_bundle, read_bundle
-from streamasr.models.qwen3.decoder import context_cells
+from streamasr.models.bundle import Bundle, is_bundle, read_bundle
+from streamasr.models.family import Role
 
 _TITLE: Final = b"<title>streamasr"  # of the page that a daemon shows
 _ANSWER_S: Final = 2.0
@@ -38,7 +38,7 @@ def configured_bundles(settings: Settings, finder: Finder) -> tuple[Bundle, Path
         StreamASRError: the model or the aligner cannot be used.
     """
     _check_imported(settings)
-    bundle = read_bundle(finder.model(settings.model.name), RECOGNISER)
+    bundle = read_bundle(finder.model(settings.model.name), Role.RECOGNISER)
     bundle.check_files()
     return bundle, finder.aligner(settings.model.aligner, bundle.directory)
 
@@ -119,8 +119,9 @@ def find_room(settings: Settings, bundle: Bundle | None, aligner: Path | None) -
     files = context = 0
     if bundle is not None:
         files = _files_size(bundle.directory)
-        n_cells = context_cells(settings.segmentation.max_segment)
-        context = n_cells * _cell_bytes(bundle.decoder)
+        if (recognition := bundle.family.recognition) and recognition.decoder:
+            n_cells = recognition.decoder.n_cells(settings.segmentation.max_segment)
+            context = n_cells * _cell_bytes(bundle.decoder)
         if aligner is not None:
             files += _files_size(aligner)
             context += _ALIGNER_CELLS * _cell_bytes(aligner / bundle.decoder.name)

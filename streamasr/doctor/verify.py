@@ -26,7 +26,8 @@ from streamasr.engine.config import EngineConfig, Hardware
 from streamasr.engine.engine import Engine, aligner_config
 from streamasr.engine.worker import Timeouts
 from streamasr.models import clip
-from streamasr.models.bundle import ALIGNER, Bundle, read_bundle
+from streamasr.models.bundle import Bundle, read_bundle
+from streamasr.models.family import Role
 from streamasr.pipeline.stream import Channel, Recogniser
 from streamasr.pipeline.transcribe import FileSettings, Progress, transcribe
 
@@ -93,11 +94,11 @@ def verify(
     if aligner:
         checks.append(_check_aligner(aligner))
     warnings: list[str] = []
-    if bundle.family == ALIGNER:
+    if bundle.family.role is Role.ALIGNER:
         aligner = bundle.directory
     config = EngineConfig(bundle.directory, aligner, hardware)
     try:
-        if bundle.family == ALIGNER:
+        if bundle.family.role is Role.ALIGNER:
             outcome = align_clip(config, chosen, show, warnings)
         else:
             outcome = recognise_clip(config, chosen, show, warnings)
@@ -106,7 +107,7 @@ def verify(
         return _report(bundle, [*checks, failed])
     checks.append(Check("loading", True, f"{outcome.load_s:.1f} s"))
     text_check, errors = check_text(chosen.text, outcome.text)
-    if bundle.family != ALIGNER:
+    if bundle.family.role is not Role.ALIGNER:
         checks.append(text_check)
     time_error = None
     if outcome.is_aligned:
@@ -119,14 +120,14 @@ def verify(
         checks.append(Check("word times", None, "nothing was aligned"))
     return Report(
         model=bundle.name,
-        family=bundle.family,
+        family=bundle.family.name,
         directory=str(bundle.directory),
         checks=tuple(checks),
         audio_s=round(outcome.audio_s, 3),
         load_s=round(outcome.load_s, 3),
         text=outcome.text,
         expected=chosen.text,
-        word_error_rate=None if bundle.family == ALIGNER else errors,
+        word_error_rate=None if bundle.family.role is Role.ALIGNER else errors,
         time_error_ms=time_error,
         stages={name: speed(s, outcome.audio_s) for name, s in outcome.work.items()},
         peak_memory=outcome.memory,
@@ -135,7 +136,7 @@ def verify(
 
 
 def _report(bundle: Bundle, checks: list[Check]) -> Report:
-    return Report(bundle.name, bundle.family, str(bundle.directory), tuple(checks))
+    return Report(bundle.name, bundle.family.name, str(bundle.directory), tuple(checks))
 
 
 def check_files(bundle: Bundle, name: str = "files") -> Check:
@@ -161,7 +162,7 @@ def check_files(bundle: Bundle, name: str = "files") -> Check:
 def _check_aligner(directory: Path) -> Check:
     name = "files of the aligner"
     try:
-        return check_files(read_bundle(directory, ALIGNER), name)
+        return check_files(read_bundle(directory, Role.ALIGNER), name)
     except ModelError as error:
         return Check(name, False, str(error), error.code)
 
@@ -286,5 +287,5 @@ def read_samples(path: Path) -> Float32Array:
     with open_audio(path, duration=_LONGEST_ALIGNED_S) as source:
         blocks = list(source.blocks())
     if not blocks:
-        raise AudioError(f"{path} holds no audio.", code="audio_empty")
+        raise AudioError(f"{path} holds no audio.", code="no_audio")
     return np.concatenate(blocks)

@@ -123,7 +123,7 @@ def test_what_cannot_be_asked_is_refused(
         verified(capsys, tiny.NAME, expect="one")
     with raises(ModelError, "unknown_model"):
         verified(capsys, "no-such-model")
-    with raises(AudioError, "file_missing"):
+    with raises(AudioError, "no_such_file"):
         verified(capsys, tiny.NAME, clip=tmp_path / "none.wav")
     with raises(ConfigError, "text_missing"):
         verified(capsys, str(bundle / "aligner"), clip=built_in_clip().path)
@@ -152,7 +152,7 @@ def test_a_missing_file_is_named(
     (model / "encoder_backend.onnx").unlink()
     code, report = verified(capsys, str(model))
     assert code == 1
-    assert "encoder_backend.onnx: there is no such file" in report["checks"][0]["detail"]
+    assert "encoder_backend.onnx does not exist" in report["checks"][0]["detail"]
 
 
 def test_a_model_that_cannot_be_loaded_fails(

@@ -174,7 +174,7 @@ def test_what_cannot_be_is_refused_in_a_sentence_that_names_file_and_setting(
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    with raises(ConfigError, "file_missing"):
+    with raises(ConfigError, "no_such_file"):
         load_config(tmp_path / "none.toml")
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         load_config(tmp_path)
