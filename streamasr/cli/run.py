@@ -27,8 +27,8 @@ def run_daemon(options: argparse.Namespace) -> int:
     from streamasr.core.model_facts import ModelFacts
     from streamasr.daemon.daemon import Daemon
     from streamasr.engine.engine import Engine
-    from streamasr.models.bundle import RECOGNISER, read_bundle
-    from streamasr.models.qwen3.languages import LANGUAGES, language_name
+    from streamasr.models.bundle import read_bundle
+    from streamasr.models.family import Role
     from streamasr.service.supervision import Supervision
 
     supervision = Supervision.from_environ(os.environ, os.getpid())
@@ -44,13 +44,14 @@ def run_daemon(options: argparse.Namespace) -> int:
     if config.model.name == tiny.NAME:
         print(f"streamasr: {tiny.WARNING}", file=sys.stderr)
     engine = live_engine(config)
-    bundle = read_bundle(engine.model, RECOGNISER)
+    bundle = read_bundle(engine.model, Role.RECOGNISER)
+    family = bundle.family
     daemon = Daemon(
         config,
         load,
         open_engine=lambda on_trouble: Engine(engine, on_trouble=on_trouble),
-        model=ModelFacts(bundle.name, "qwen3", tuple(LANGUAGES.values())),
-        language_name=language_name,
+        model=ModelFacts(bundle.name, family.name, bundle.languages or tuple(family.languages)),
+        language_name=family.languages.resolve,
         supervision=supervision,
     )
     return asyncio.run(daemon.run(partial(_announce, config)))

@@ -28,7 +28,7 @@ from streamasr.engine.engine import Deliver
 from streamasr.host.live_session import LiveSession
 from streamasr.host.recovery import Recovered, recover
 from streamasr.host.registry import SessionRegistry
-from streamasr.models.qwen3.languages import language_name
+from streamasr.models.qwen3.languages import LANGUAGES
 from streamasr.pipeline.stream import Beginning, Recogniser, Stream, StreamSettings
 from streamasr.protocols import v1
 from streamasr.server.access import Access
@@ -193,7 +193,7 @@ class House:
         return live
 
     def _resolve(self, asked: RequestedOptions) -> SessionOptions:
-        options = asked.resolve(OperatorDefaults(), language_name)
+        options = asked.resolve(OperatorDefaults(), LANGUAGES.resolve)
         context = " ".join([options.context, *options.hotwords]).strip()
         return replace(options, context=context, hotwords=())
 
