@@ -53,6 +53,7 @@ class LoopClock:
         loop.time = lambda: real() + self._ahead_s  # type: ignore[method-assign]
 
     async def advance(self, seconds: float) -> None:
-        """Move the clock, and let the tasks run whose timers are due."""
+        """Let every task begin to wait, move the clock, and let those run whose timers are due."""
+        await let_others_run()
         self._ahead_s += seconds
         await let_others_run()
