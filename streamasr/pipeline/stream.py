@@ -13,6 +13,7 @@ from streamasr.core.events import Answer, Configured, FinalRestored, SessionEven
 from streamasr.core.messages import Final
 from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Order, Publish, SpreadWords
+from streamasr.core.traits import FamilyTraits
 from streamasr.core.units import Float32Array, Samples
 from streamasr.segmentation.chunker import FRAME, Chunker, ChunkerConfig
 from streamasr.segmentation.vad import VadConfig, VoiceDetector
@@ -30,7 +31,11 @@ class Channel(Protocol):
 
 
 class Recogniser(Protocol):
-    """What a stream needs of `streamasr.engine.engine.Engine`."""
+    """Part of `streamasr.engine.engine.Engine` that a stream needs."""
+
+    @property
+    def traits(self) -> FamilyTraits:
+        """Abilities of its model family."""
 
     def channel(self, deliver: Callable[[Answer], None]) -> Channel:
         """A way to have orders performed and their answers delivered."""
@@ -85,7 +90,7 @@ class Stream:
             border=beginning.border,
             n_segments=beginning.n_segments,
         )
-        self._session = Session(settings.session, options, beginning.published)
+        self._session = Session(settings.session, options, beginning.published, recogniser.traits)
         self._channel = recogniser.channel(deliver)
 
     @property

@@ -395,7 +395,10 @@ class JournalReader:
         if row is None or row[0] is None:
             return None
         try:
-            return msgspec.json.decode(row[0], type=StableText)
+            fields = msgspec.json.decode(row[0], type=dict[str, Any])
+            if "forced" in fields:  # as version 1 called them
+                fields["tokens"] = fields.pop("forced")
+            return msgspec.convert(fields, StableText)
         except msgspec.DecodeError as error:
             raise StorageError(f"the journal's record of session {name} is damaged.") from error
 

@@ -296,7 +296,7 @@ def test_a_daemon_that_is_killed_in_the_middle_loses_no_word(browser: str, tmp_p
 def test_what_is_said_before_the_page_is_ready_is_kept(browser: str, tmp_path: Path) -> None:
     slow = """void (AudioContext.prototype.resume = function () {
         window.context = this;
-        return new StableText((resolve) => (window.beReady = resolve));
+        return new Promise((resolve) => (window.beReady = resolve));
     })"""
 
     async def story() -> None:
@@ -668,7 +668,7 @@ def test_a_page_that_comes_back_does_not_say_goodbye(browser: str, tmp_path: Pat
         const { Stream } = await import("/protocol.js");
         let check;
         window.setInterval = (f) => ((check = f), 0);
-        await new StableText((resolve) => {
+        await new Promise((resolve) => {
             const tell = ({ type }) => type === "ready" && resolve();
             window.stream = new Stream({ sample_rate: 16000 }, { tell }).open();
         });
@@ -788,7 +788,7 @@ def test_no_microphone_stays_open_that_comes_too_late(browser: str, tmp_path: Pa
         const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
         navigator.mediaDevices.getUserMedia = async (wish) => {
             window.late = (await ask(wish)).getTracks()[0];
-            await new StableText((resolve) => (window.allow = resolve));
+            await new Promise((resolve) => (window.allow = resolve));
             return new MediaStream([late]);
         };
         document.querySelector("#device").dispatchEvent(new Event("change"));

@@ -97,6 +97,21 @@ def test_the_newest_promise_is_kept_until_the_end(journal: Journal, reader: Jour
         journal.keep_promise("nobody", promise)
 
 
+def test_stable_text_keeps_its_tokens_and_times(journal: Journal, reader: JournalReader) -> None:
+    times = ((Samples(0), Samples(9)), (Samples(9), Samples(20)))
+    stable = StableText(3, Samples(100), "good mor", (1, 2), (4, 8), times)
+    journal.begin(record())
+    journal.keep_promise("microphone", stable)
+    assert reader.promise("microphone") == stable
+
+
+def test_stable_text_of_an_earlier_version_is_read(journal: Journal, reader: JournalReader) -> None:
+    journal.begin(record())
+    document = '{"segment":3,"start":100,"text":"good","forced":[7,8]}'
+    journal._db.execute("UPDATE sessions SET promise = ?", (document,))
+    assert reader.promise("microphone") == StableText(3, Samples(100), "good", (7, 8))
+
+
 def test_a_session_can_be_resumed_until_it_ends(journal: Journal, reader: JournalReader) -> None:
     journal.begin(record())
     journal.begin(record("other"))

@@ -33,7 +33,7 @@ _OPTIONS: Final = (
 
 _MIDDLE: Final = """async (selector) => {
     const element = () => document.querySelector(selector);
-    const frame = () => new StableText(requestAnimationFrame);
+    const frame = () => new Promise(requestAnimationFrame);
     const middle = () => {
         const box = element().getBoundingClientRect();
         return [box.x + box.width / 2, box.y + box.height / 2];
