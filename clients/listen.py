@@ -22,7 +22,7 @@ from rich.segment import ControlType
 from rich.text import Text
 
 from streamasr import client
-from streamasr.client import Event, Reconnecting, Resumed, v1
+from streamasr.client import MICROPHONE, Event, Reconnecting, Resumed, v1
 
 MAX_LIVE_LINES = 6  # of text that may change; the last ones
 ROW_BACK = Control(
@@ -181,7 +181,7 @@ def main() -> int:
     """Run until the session ends or somebody presses Ctrl-C; the exit code."""
     parser = argparse.ArgumentParser(description="Live captions in the terminal.")
     parser.add_argument("--url", default=client.DEFAULT_URL, help="(default: %(default)s)")
-    parser.add_argument("--session", default=v1.MICROPHONE, help="(default: %(default)s)")
+    parser.add_argument("--session", default=MICROPHONE, help="(default: %(default)s)")
     parser.add_argument("--since", type=int, metavar="N", help="go on after message N; 0: all")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="with the server's token")
     parser.add_argument("--json", action="store_true", help="one line for each message")

@@ -1,8 +1,12 @@
 """Settings and fixtures for all tests."""
 
+import asyncio
+import functools
+import inspect
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +30,49 @@ os.environ["ORT_DISABLE_TELEMETRY"] = os.environ["ORT_TELEMETRY_DISABLED"] = "1"
 # Shells start background jobs with Ctrl-C ignored, and programs under test would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+DEADLINE_S = 150.0
+"""Limit for an async test, far above what any needs, and below pytest-timeout's."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every async test a deadline."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            if inspect.iscoroutinefunction(item.obj):
+                item.obj = _with_deadline(item.obj)
+            property_test = getattr(item.obj, "hypothesis", None)
+            if property_test and inspect.iscoroutinefunction(property_test.inner_test):
+                property_test.inner_test = _with_deadline(property_test.inner_test)
+
+
+def _with_deadline(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Wrap a test so that it is cancelled after `DEADLINE_S`.
+
+    The cause of the TimeoutError is the CancelledError, whose traceback ends at the `await`
+    that did not return; the other tasks go to stderr.
+    """
+    if hasattr(test, "__wrapped__"):  # a property test with parameters, which are one function
+        return test
+
+    @functools.wraps(test)
+    async def limited(*args: object, **kwargs: object) -> None:
+        report = asyncio.get_running_loop().call_later(DEADLINE_S, _report_tasks)
+        try:
+            async with asyncio.timeout(DEADLINE_S) as deadline:
+                await test(*args, **kwargs)
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            raise TimeoutError(f"still running after {DEADLINE_S:.0f} s") from error.__cause__
+        finally:
+            report.cancel()
+
+    return limited
+
+
+def _report_tasks() -> None:
+    print(f"Tasks after {DEADLINE_S:.0f} s:", *asyncio.all_tasks(), sep="\n", file=sys.stderr)
 
 
 @pytest.fixture(scope="session")

@@ -51,52 +51,25 @@ ALLOWED: dict[str, set[str]] = {
 
 # Exceptions that remain while the package is restructured; all three sets end empty.
 EXCEPTIONS: set[tuple[str, str]] = {
-    ("bench/delays.py", "protocols"),
-    ("bench/latency.py", "protocols"),
-    ("bench/plot.py", "protocols"),
-    ("bench/recording.py", "protocols"),
-    ("catalogue/find.py", "cli"),
-    ("catalogue/find.py", "config"),
-    ("config/sections.py", "engine"),
-    ("daemon/daemon.py", "catalogue"),
-    ("daemon/daemon.py", "models"),
-    ("daemon/daemon.py", "protocols"),
-    ("dictation/composer.py", "protocols"),
-    ("engine/config.py", "segmentation"),
-    ("engine/encoder.py", "features"),
-    ("host/live_session.py", "protocols"),
-    ("host/outbox.py", "protocols"),
-    ("host/registry.py", "protocols"),
-    ("host/requested_options.py", "config"),
-    ("host/requested_options.py", "protocols"),
-    ("host/session_host.py", "protocols"),
-    ("host/session_host.py", "server"),
     ("writing/__init__.py", "dictation"),
     ("writing/writer.py", "dictation"),
 }
 TERMINAL_EXCEPTIONS: set[tuple[str, str]] = {
     ("bench/report.py", "terminal"),
-    ("catalogue/find.py", "terminal"),
 }
 FAMILY_EXCEPTIONS: set[str] = {
-    "alignment/repair.py",
-    "alignment/words.py",
     "catalogue/known.py",
     "cli/doctor.py",
     "cli/models.py",
     "cli/models_options.py",
     "cli/transcribe.py",
     "config/sections.py",
-    "daemon/daemon.py",
-    "decoder/llama.py",
     "doctor/diagnosis.py",
     "engine/aligner.py",
+    "engine/build.py",
     "engine/encoder.py",
     "engine/engine.py",
     "engine/stages.py",
-    "features/log_mel.py",
-    "models/bundle.py",
-    "models/tiny/__init__.py",
 }
 
 
@@ -191,7 +164,7 @@ def test_a_package_has_no_other_users(target: str, users: set[str]) -> None:
                 "catalogue/remote_file.py",
             },
         ),
-        ("llama_cpp", {"decoder/llama.py"}),
+        ("llama_cpp", {"decoder/library.py"}),
         ("av", {"audio/decode.py", "audio/file.py"}),
         ("soxr", {"audio/resample.py"}),
         ("webrtcvad", {"segmentation/vad.py"}),
@@ -209,7 +182,7 @@ def test_a_package_has_no_other_users(target: str, users: set[str]) -> None:
         ),
         ("sounddevice", {"audio/portaudio.py"}),
         ("text_to_num", {"writing/numbers/english.py"}),
-        ("sqlite3", {"storage/journal.py"}),
+        ("sqlite3", {"storage/database.py"}),
         ("prometheus_client", {"bench/telemetry.py", "server/metrics.py"}),
         ("matplotlib", {"bench/plot.py"}),
         ("regex", {"dictation/edits.py"}),
@@ -259,6 +232,14 @@ def test_only_the_command_line_writes_to_the_terminal() -> None:
     assert found == TERMINAL_EXCEPTIONS
 
 
+NAMES_FAMILIES: dict[str, str] = {
+    "models/registry.py": "the list of families",
+    "models/tiny/__init__.py": "says what the embedded model is, and which one to get instead",
+    "alignment/words.py": "uses the word list of a Python package that is called like a family",
+}
+"""Modules outside the families' folders that may name one, and the reason."""
+
+
 def test_a_family_is_named_in_its_own_folder_only() -> None:
     found = {
         name_of(path)
@@ -266,4 +247,5 @@ def test_a_family_is_named_in_its_own_folder_only() -> None:
         if re.search(r"qwen", path.read_text("utf-8"), re.IGNORECASE)
         and not name_of(path).startswith(("models/qwen3/", "importing/"))
     }
-    assert found <= FAMILY_EXCEPTIONS
+    assert NAMES_FAMILIES.keys() <= found
+    assert found - NAMES_FAMILIES.keys() <= FAMILY_EXCEPTIONS

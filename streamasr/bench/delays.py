@@ -22,7 +22,7 @@ from typing import Final
 from streamasr.alignment import split_words
 from streamasr.bench.figures import Spread, Trend, ratio, spread, trend
 from streamasr.bench.recording import Recording, Told
-from streamasr.protocols import v1
+from streamasr.client import v1
 
 _MINUTE_S: Final = 60.0
 

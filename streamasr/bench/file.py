@@ -13,10 +13,9 @@ from streamasr.core.messages import Final
 from streamasr.core.orders import Order
 from streamasr.core.traits import FamilyTraits
 from streamasr.core.units import to_seconds
-from streamasr.engine.config import RecognitionConfig
 from streamasr.engine.engine import Engine
 from streamasr.pipeline.stream import Channel, Recogniser
-from streamasr.pipeline.transcribe import Progress, transcribe
+from streamasr.pipeline.transcribe import FileSettings, Progress, transcribe
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ def costs_of(answer: Answer | Order) -> dict[str, float]:
     return asdict(answer.costs) if isinstance(answer, Recognised) else {}
 
 
-def measure_file(engine: Engine, config: RecognitionConfig, path: Path) -> FileResult:
+def measure_file(engine: Engine, settings: FileSettings, path: Path) -> FileResult:
     """Transcribe a file from beginning to end.
 
     Raises:
@@ -77,7 +76,7 @@ def measure_file(engine: Engine, config: RecognitionConfig, path: Path) -> FileR
     began = time.perf_counter()
     n_samples = n_finals = 0
     with open_audio(path) as source:
-        for message in transcribe(metered, source, config):
+        for message in transcribe(metered, source, settings):
             if isinstance(message, Progress):
                 n_samples = message.read
             n_finals += isinstance(message, Final)

@@ -11,8 +11,8 @@ from streamasr.bench.delays import Endpointing, Summary, summarise
 from streamasr.bench.recording import Recording
 from streamasr.bench.speech import Speech
 from streamasr.bench.telemetry import Consumption, Look, Telemetry, consumption
+from streamasr.client import v1
 from streamasr.core.units import SAMPLE_RATE, to_seconds
-from streamasr.protocols import v1
 
 BLOCK: Final = SAMPLE_RATE * 20 // 1000
 """Samples in a block, 20 ms, as a device would deliver them."""

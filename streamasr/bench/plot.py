@@ -10,8 +10,8 @@ from streamasr.bench.latency import Run
 from streamasr.bench.recording import Recording
 from streamasr.bench.telemetry import Look
 from streamasr.bench.update import Kind, UpdateResult
+from streamasr.client import v1
 from streamasr.core.errors import ConfigError, OutputError
-from streamasr.protocols import v1
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from streamasr.protocols import v1
+from streamasr.client import v1
 
 
 @dataclass(frozen=True, slots=True)

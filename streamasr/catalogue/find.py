@@ -1,4 +1,4 @@
-"""From what a user calls a model to the directory that the engine runs.
+"""From the name or path of a model to the directory that the engine runs.
 
     a name    embedded, or installed
     a path    a model directory, or a source in any published form, which is imported on first use
@@ -7,10 +7,11 @@ Nothing here uses the network.
 """
 
 import os
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from streamasr.catalogue.installed import (
     Installed,
@@ -23,29 +24,58 @@ from streamasr.catalogue.installed import (
     place_of,
 )
 from streamasr.catalogue.known import NOTHING, KnownModel, known_models, of_repository, usable_name
-from streamasr.config.file import find_config, load_config
 from streamasr.core.errors import ModelError
-from streamasr.core.text import printable
 from streamasr.importing.origin import given_path, is_unchanged
+from streamasr.importing.tensors import Notice, silent, unheard
 from streamasr.models import tiny
-from streamasr.models.bundle import ALIGNER, OWN_ALIGNER, is_bundle
+from streamasr.models.bundle import OWN_ALIGNER, is_bundle
+from streamasr.models.family import Role
+
+
+class Steps(Protocol):
+    """Display of a long piece of work."""
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """Show the progress of a step; see `importing.tensors.Progress`."""
+
+    def note(self, sentence: str) -> None:
+        """Show a sentence that stays; see `importing.tensors.Notice`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _HiddenSteps:
+    def show(self, what: str, done: int, total: int) -> None:
+        silent(what, done, total)
+
+    def note(self, sentence: str) -> None:
+        unheard(sentence)
+
+
+@contextmanager
+def hide_steps() -> Iterator[Steps]:
+    """Show nothing of a long piece of work."""
+    yield _HiddenSteps()
 
 
 @dataclass(frozen=True, slots=True)
 class Finder:
-    """Finds models by name or path."""
+    """Finds models by name or path, and imports a source on its first use."""
 
     models: Path
-    """Where models are installed."""
+    """Directory of installed models."""
     own: Mapping[str, KnownModel]
     """The models that the configuration adds to those that are known."""
+    note: Notice = unheard
+    """Receives sentences for the user."""
+    open_steps: Callable[[], AbstractContextManager[Steps]] = hide_steps
+    """Opens a display for the progress of an import."""
 
     def model(self, name_or_path: str) -> Path:
-        """The directory of a model.
+        """Return the directory of a model.
 
         Raises:
-            ModelError: there is none, or a source cannot be used.
-            ConfigError: a source cannot be imported for want of room or rights.
+            ModelError: there is no such model, or a source cannot be used.
+            ConfigError: a source cannot be imported: no space, or no permission to write.
         """
         if name_or_path == tiny.NAME:
             return tiny.BUNDLE
@@ -56,7 +86,7 @@ class Finder:
                 earlier = find_by_source(self.models, given_path(path))
                 if earlier and earlier.name == installed.name and is_automatic(earlier):
                     return self._imported(path)
-                _tell(f"{name_or_path} is an installed model; what is here is ./{name_or_path}")
+                self.note(f"{name_or_path} is an installed model; what is here is ./{name_or_path}")
             if installed.problem:
                 raise ModelError(installed.problem)
             return installed.directory
@@ -69,7 +99,7 @@ class Finder:
         return need_installed(self.models, name_or_path, self.own).directory
 
     def aligner(self, name_or_path: str | None, recogniser: Path) -> Path | None:
-        """The directory of a forced aligner: the one that is named, or one that is there.
+        """Return the directory of a forced aligner: a named one, or one that is installed.
 
         Args:
             name_or_path: as for `model`; `NOTHING` for none. None takes the recogniser's own,
@@ -77,7 +107,7 @@ class Finder:
             recogniser: the directory of the recogniser.
 
         Raises:
-            ModelError: there is none of this name.
+            ModelError: there is no aligner of this name, or it cannot be used.
         """
         if name_or_path == NOTHING:
             return None
@@ -87,38 +117,39 @@ class Finder:
         if own.is_dir():
             return own
         installed = (each.bundle for each in list_installed(self.models) if each.bundle)
-        return next((each.directory for each in installed if each.family == ALIGNER), None)
+        return next(
+            (each.directory for each in installed if each.family.role is Role.ALIGNER), None
+        )
 
     def _imported(self, path: Path) -> Path:
-        """The model directory that a source has become, now or earlier."""
+        """Return the model directory made of a source, now or earlier."""
         given = given_path(path)
-        with alone(self.models, lambda: _tell("another process is importing; waiting for it")):
+        with alone(self.models, lambda: self.note("another process is importing; waiting for it")):
             earlier = find_by_source(self.models, given)
             if earlier and not earlier.problem and _is_of_now(earlier, given):
                 return earlier.directory
             # Most runs import nothing, and this loads onnx and gguf.
             from streamasr.catalogue.moved import find_moved
-            from streamasr.cli.console import StepProgress
             from streamasr.importing.pack import Wish, import_model, name_of
 
             if earlier is None:
-                with StepProgress() as steps:
+                with self.open_steps() as steps:
                     moved = find_moved(self.models, given, steps.show)
                 if moved is not None:
-                    _tell(f"{path} is what {moved.name} was made of, before it was moved")
+                    self.note(f"{path} is what {moved.name} was made of, before it was moved")
                     return moved.directory
             is_again = earlier is not None and is_automatic(earlier)
             name = earlier.name if earlier and is_again else self._free_name(name_of(given))
             why = "again, since it has changed" if is_again else "this once"
-            _tell(f"importing {path}, {why}, as {name}")
+            self.note(f"importing {path}, {why}, as {name}")
             place = place_of(self.models, name)
             wish = Wish(name=name, is_automatic=True)
-            with StepProgress() as steps:
+            with self.open_steps() as steps:
                 import_model(given, place, wish, steps.show, notice=steps.note, replaces=is_again)
             return place
 
     def _free_name(self, wanted: str) -> str:
-        """A name that no other model has, be it installed or only known."""
+        """Return a name that no other model has, installed or known."""
         wanted, known = usable_name(wanted), known_models(self.own)
         names = (wanted if number == 1 else f"{wanted}-{number}" for number in range(1, 10_000))
         return next(
@@ -128,17 +159,3 @@ class Finder:
 
 def _is_of_now(installed: Installed, given: Path) -> bool:
     return installed.bundle is not None and is_unchanged(installed.bundle.source, given)
-
-
-def _tell(sentence: str) -> None:
-    print(f"streamasr: {printable(sentence)}", file=sys.stderr, flush=True)
-
-
-def users_finder() -> Finder:
-    """The finder for what the user has configured.
-
-    Raises:
-        ConfigError: the file of settings says what cannot be.
-    """
-    config = load_config(find_config())
-    return Finder(config.storage.models, config.models)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
@@ -24,14 +25,19 @@ from streamasr.bench.throughput import DecodeRow, measure_decoding
 from streamasr.bench.update import Plan
 from streamasr.bench.update import measure as measure_update
 from streamasr.bench.update import result_of as update_result
-from streamasr.catalogue.find import users_finder
+from streamasr.catalogue.find import Finder
+from streamasr.cli.engine_options import finder_of, model_overrides
 from streamasr.cli.exit_codes import EXIT_INPUT_FAILED
 from streamasr.config.endpoint import read_token
+from streamasr.config.file import find_config, load_config
+from streamasr.config.sections import ModelConfig
 from streamasr.core.units import to_seconds
-from streamasr.engine.config import RecognitionConfig
+from streamasr.engine.build import engine_config
+from streamasr.engine.config import EngineConfig
 from streamasr.engine.engine import Engine
 from streamasr.models import tiny
-from streamasr.segmentation.chunker import ChunkerConfig
+from streamasr.pipeline.transcribe import FileSettings
+from streamasr.segmentation.settings import ChunkerConfig
 
 _BUILT_IN_S: Final = 60.0
 """How long the built-in clip is played where nobody said."""
@@ -99,12 +105,12 @@ def _run_update(options: argparse.Namespace) -> int:
     speech = load_speech(options.files, pause_s=0.0)
     plan = Plan(options.seconds, options.final, options.repeat)
     # Room for all of the utterance in one segment.
-    chunker = ChunkerConfig(max_segment=max(plan.longest + 1, ChunkerConfig().max_segment))
-    recognition = _recognition(options, chunker=chunker, words=False)
+    longest = max(plan.longest + 1, ChunkerConfig().max_segment)
+    engine = _engine(options, max_segment_s=longest, words=False)
     with _progress() as show:
         measured = measure_update(
-            lambda: Engine(recognition),
-            lambda: Engine(replace(recognition, reuse=False)),
+            lambda: Engine(engine),
+            lambda: Engine(replace(engine, reuse=False)),
             speech,
             plan,
             report=show,
@@ -131,21 +137,22 @@ def _run_throughput(options: argparse.Namespace) -> int:
 
 
 def _decode(options: argparse.Namespace, speech: Speech, show: _Show) -> list[DecodeRow]:
-    with Engine(_recognition(options, words=False)) as engine:
+    with Engine(_engine(options, words=False)) as engine:
         return measure_decoding(
             engine, speech, options.sessions, repetitions=options.repeat, report=show
         )
 
 
 def _run_file(options: argparse.Namespace) -> int:
-    config = _recognition(options)
+    config = _engine(options)
+    settings = FileSettings(config.options)
     results = []
     with _progress() as show, Engine(config) as engine:
         show("warming up")
-        measure_file(engine, config, tiny.DEMO)
+        measure_file(engine, settings, tiny.DEMO)
         for path in options.files or [tiny.DEMO]:
             show(path.name)
-            results.append(measure_file(engine, config, path))
+            results.append(measure_file(engine, settings, path))
     _print(options, _setting(options, None), results, report.file_table(results))
     return 0
 
@@ -201,23 +208,23 @@ async def _daemon(
         yield Server(daemon.url), Telemetry(daemon.url, processes=lambda: daemon.processes)
 
 
-def _recognition(options: argparse.Namespace, **others: Any) -> RecognitionConfig:
-    """The configuration of an engine of our own."""
-    settings = {
-        "encoder_window_s": options.encoder_window,
-        "threads": options.threads,
-        "reuse": not options.no_reuse,
-    }
-    finder = users_finder()
-    model = finder.model(options.model or tiny.NAME)
-    return RecognitionConfig(model, finder.aligner(None, model), **{**settings, **others})
+def _engine(options: argparse.Namespace, **others: Any) -> EngineConfig:
+    """Return the configuration of an engine of our own, with nothing of the user's settings."""
+    model = msgspec.structs.replace(ModelConfig(), **model_overrides(options))
+    config = engine_config(model, _finder(), partials=False, **others)
+    return replace(config, encoder_window_s=options.encoder_window)
+
+
+def _finder() -> Finder:
+    """Return the finder of the models that the user has."""
+    return finder_of(load_config(find_config()))
 
 
 def _model_name(options: argparse.Namespace) -> str:
     """As a daemon's settings name it, from wherever it is started."""
     if options.model in (None, tiny.NAME):
         return tiny.NAME
-    return str(users_finder().model(options.model).absolute())
+    return str(_finder().model(options.model).absolute())
 
 
 def _rules(options: argparse.Namespace) -> Endpointing:
@@ -236,7 +243,7 @@ def _facts(options: argparse.Namespace) -> ModelFacts | None:
     """Of the model; None where the daemon is somebody else's."""
     if getattr(options, "server", None):
         return None
-    return model_facts(users_finder().model(options.model or tiny.NAME))
+    return model_facts(_finder().model(options.model or tiny.NAME))
 
 
 def _setting(options: argparse.Namespace, speech: Speech | None, *names: str) -> report.Setting:

@@ -107,7 +107,7 @@ async def _dictate(options: argparse.Namespace, config: Settings) -> None:
     if dictation.mode == "live" and dictation.output == "stdout" and not sys.stdout.isatty():
         raise ConfigError("mode live takes back what it wrote, which a pipe cannot.")
     writer, source = _writer(dictation), _source(options, config)
-    manager = Notifier.take(os.environ)
+    manager = Notifier.from_environ(os.environ)
     async with open_chain(os.environ, wishes, complain_to_person) as chain:
         manner = Manner(
             is_held=dictation.hold,
@@ -122,7 +122,7 @@ async def _dictate(options: argparse.Namespace, config: Settings) -> None:
 
 
 def _tell_ready(manager: Notifier, outputs: str, *, waits_for_keys: bool) -> None:
-    manager.tell(READY="1", STATUS=f"typing with {outputs}")
+    manager.send(READY="1", STATUS=f"typing with {outputs}")
     if sys.stderr.isatty():  # somebody who started it by hand sees nothing else of it here
         how = "between `streamasr dictate start` and `stop`" if waits_for_keys else "as it is heard"
         complain_to_person(f"typing with {outputs}, {how}; Ctrl-C ends it")

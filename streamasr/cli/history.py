@@ -14,7 +14,9 @@ from streamasr.core.errors import ConfigError, StorageError
 from streamasr.core.transcript import Segment, Transcript, Word, seconds
 from streamasr.core.units import Samples
 from streamasr.pipeline.formats import format_transcript
-from streamasr.storage.journal import Found, JournalReader, NoJournalError
+from streamasr.storage.database import NoJournalError
+from streamasr.storage.reader import JournalReader
+from streamasr.storage.records import SearchResult
 
 _AGE: Final = re.compile(r"([0-9]{1,6}) *([mhdw])")
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -76,7 +78,7 @@ def parse_since(text: str, now: datetime) -> float:
         ) from error
 
 
-def _search(options: argparse.Namespace, since: float | None) -> list[Found]:
+def _search(options: argparse.Namespace, since: float | None) -> list[SearchResult]:
     path: Path = options.journal
     with JournalReader(path) as journal:
         if options.session is not None and not journal.has_session(options.session):
@@ -90,13 +92,13 @@ def _search(options: argparse.Namespace, since: float | None) -> list[Found]:
         )
 
 
-def _print_lines(found: Iterable[Found]) -> None:
+def _print_lines(found: Iterable[SearchResult]) -> None:
     for each in found:
         when = _local(each.created)
         print(f"{when:%Y-%m-%d %H:%M:%S}  {each.session.name}  {_line(each.final.text)}")
 
 
-def _show(found: Iterable[Found]) -> None:
+def _show(found: Iterable[SearchResult]) -> None:
     """Print for a person at a terminal: grouped by day."""
     from rich.console import Console
     from rich.table import Table
@@ -114,12 +116,12 @@ def _show(found: Iterable[Found]) -> None:
         console.print(Text(f"{day:%A, %Y-%m-%d}", style="bold"), table, "")
 
 
-def _print_json(found: Iterable[Found]) -> None:
+def _print_json(found: Iterable[SearchResult]) -> None:
     for each in found:
         print(json.dumps(_document(each), ensure_ascii=False))
 
 
-def _document(found: Found) -> dict[str, object]:
+def _document(found: SearchResult) -> dict[str, object]:
     final = found.final
     return {
         "session": found.session.name,
@@ -146,7 +148,7 @@ def _word(word: Word) -> dict[str, object]:
     }
 
 
-def _print_srt(found: list[Found]) -> None:
+def _print_srt(found: list[SearchResult]) -> None:
     """Print subtitles of the latest of these sessions: times count from its first sample."""
     session = found[-1].session
     segments = tuple(

@@ -17,8 +17,8 @@ from streamasr.service.units import (
     SOCKET,
     UNITS,
     WITHOUT_NAMESPACES,
-    Found,
     Setting,
+    UnitState,
     look,
     render,
     seal,
@@ -168,7 +168,7 @@ class Installation:
         for name in UNITS:
             path = self.directory / name
             found = self._look(path)
-            if found is Found.MISSING:
+            if found is UnitState.MISSING:
                 _say(f"{name}: {found.value}")
                 continue
             state = self.systemctl.show(name) if self.systemctl else {}
@@ -180,25 +180,25 @@ class Installation:
             _say("systemd does not run your services here.")
         return 0 if is_up else EXIT_INPUT_FAILED
 
-    def _look(self, path: Path) -> Found:
+    def _look(self, path: Path) -> UnitState:
         """What lies there; of what somebody has installed it is enough that nobody edited it."""
         found = look(path, "")
-        return Found.CURRENT if found is Found.OUTDATED else found
+        return UnitState.CURRENT if found is UnitState.OUTDATED else found
 
     def _write(self, name: str, text: str, *, replaces: bool) -> bool:
         """Write a unit; whether it is as it should be now."""
         path = self.directory / name
         found = look(path, text)
-        if found is Found.CURRENT:
+        if found is UnitState.CURRENT:
             _say(f"{path} is as it should be.")
             return True
-        if found is Found.EDITED and not replaces:
+        if found is UnitState.EDITED and not replaces:
             _say(
                 f"{path} was edited and is left as it is; --force replaces it and keeps a copy. "
                 f"Your own settings are safe in {name}.d/: systemctl --user edit {name}"
             )
             return False
-        if found is Found.EDITED:
+        if found is UnitState.EDITED:
             copy = path.with_name(f"{name}.old")
             _move(path, copy)
             _say(f"{path} was edited; it is {copy.name} now.")
@@ -209,7 +209,7 @@ class Installation:
     def _remove(self, name: str, *, removes_edited: bool) -> bool:
         """Remove a unit; whether it is gone."""
         path = self.directory / name
-        if look(path, "") is Found.EDITED and not removes_edited:
+        if look(path, "") is UnitState.EDITED and not removes_edited:
             _say(f"{path} was edited and is left there; --force removes it.")
             return False
         _unlink(path)
@@ -220,7 +220,7 @@ class Installation:
     def _allow_for_missing_namespaces(self, units: Sequence[str]) -> None:
         """Take back what would keep the services from starting here."""
         assert self.systemctl
-        if self.systemctl.gives_namespaces():
+        if self.systemctl.allows_namespaces():
             for name in units:
                 _remove_drop_in(self.directory / name)
             return
@@ -241,7 +241,7 @@ class Installation:
             self.systemctl.do("disable", "--now", SOCKET)
             self._remove(SOCKET, removes_edited=False)
         if DICTATE in units:
-            self.systemctl.learn_desktop()
+            self.systemctl.import_desktop()
         for name in _started(units):
             self.systemctl.do("enable", name)
             self.systemctl.do("restart", name)
@@ -260,7 +260,7 @@ def _drop_in(unit: Path) -> Path:
 def _remove_drop_in(unit: Path) -> None:
     """Remove what we wrote; what somebody wrote beside it stays."""
     drop_in = _drop_in(unit)
-    if look(drop_in, "") in (Found.CURRENT, Found.OUTDATED):
+    if look(drop_in, "") in (UnitState.CURRENT, UnitState.OUTDATED):
         _unlink(drop_in)
         if not any(drop_in.parent.iterdir()):
             drop_in.parent.rmdir()

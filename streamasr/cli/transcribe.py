@@ -12,26 +12,24 @@ from typing import Any
 from streamasr.audio.file import open_audio
 from streamasr.audio.raw import RawAudio
 from streamasr.audio.source import AudioSource
-from streamasr.catalogue.find import Finder
 from streamasr.cli.console import ProgressBar, WatchView
+from streamasr.cli.engine_options import file_model, finder_of
 from streamasr.cli.exit_codes import EXIT_INPUT_FAILED
-from streamasr.cli.stderr import complain
+from streamasr.cli.stderr import complain, warn
 from streamasr.config.file import find_config, load_config
 from streamasr.core.errors import AudioError, ConfigError, OutputError
 from streamasr.core.messages import Final, Gap
-from streamasr.core.text import printable
 from streamasr.core.transcript import Transcript
 from streamasr.core.units import to_samples, to_seconds
-from streamasr.engine.config import RecognitionConfig
+from streamasr.engine.build import engine_config
+from streamasr.engine.config import EngineConfig
 from streamasr.engine.engine import Engine
 from streamasr.engine.worker import Trouble
 from streamasr.models import tiny
-from streamasr.models.qwen3.languages import language_name
 from streamasr.pipeline.collect import Collector
 from streamasr.pipeline.formats import format_transcript, write_whole
-from streamasr.pipeline.transcribe import Progress, transcribe
-from streamasr.segmentation.chunker import ChunkerConfig
-from streamasr.segmentation.vad import VadConfig
+from streamasr.pipeline.transcribe import FileSettings, Progress, transcribe
+from streamasr.segmentation.settings import ChunkerConfig, VadConfig
 from streamasr.writing.numbers import normalise_segments, normalise_text
 
 STDIN = "-"
@@ -44,7 +42,8 @@ def run_transcribe(options: argparse.Namespace) -> int:
     Raises:
         ConfigError, ModelError: nothing can be transcribed this way.
     """
-    config = recognition_config(options)
+    config = engine_of(options)
+    settings = file_settings(options, config)
     if options.model is None and config.model == tiny.BUNDLE:
         print(f"streamasr: {tiny.WARNING}", file=sys.stderr)
     outputs = output_paths(options.files, options.formats, options.output_dir)
@@ -52,46 +51,38 @@ def run_transcribe(options: argparse.Namespace) -> int:
     with Engine(config, on_trouble=tell_degraded) as engine:
         for name in options.files:
             try:
-                _transcribe_one(engine, config, options, name, outputs[name])
+                _transcribe_one(engine, settings, options, name, outputs[name])
             except (AudioError, OutputError) as error:
                 complain(error)
                 failed = True
     return EXIT_INPUT_FAILED if failed else 0
 
 
-def recognition_config(options: argparse.Namespace) -> RecognitionConfig:
-    """From options to configuration. What they do not say of the model, the settings do.
+def engine_of(options: argparse.Namespace) -> EngineConfig:
+    """Return the configuration of the engine.
 
-    What is live is not set here: neither the language that is spoken into a microphone nor how its
-    speech is cut.
+    The command line goes before the file of settings.
     """
     settings = load_config(find_config())
-    finder, own = Finder(settings.storage.models, settings.models), settings.model
-    model = finder.model(options.model or own.name)
-    aligner = options.aligner or own.aligner
-    return RecognitionConfig(
-        model=model,
-        aligner=None if options.no_words else finder.aligner(aligner, model),
-        language=language_name(options.language) if options.language else None,
-        context=options.context,
-        partial_interval_s=_WATCH_INTERVAL_S if options.watch else None,
-        words=not options.no_words,
-        encoder_window_s=options.encoder_window or own.encoder_window_s,
-        reuse=not options.no_reuse,
-        threads=options.threads or own.threads,
-        providers=tuple(options.providers or own.providers),
-        gpu_layers=own.gpu_layers if options.gpu_layers is None else options.gpu_layers,
-        gpu=own.gpu if options.gpu is None else options.gpu,
-        aligner_gpu=own.aligner_gpu,
-        vad=VadConfig(**_given(options, VadConfig)),
-        chunker=ChunkerConfig(**_given(options, ChunkerConfig)),
+    model = file_model(options, settings.model)
+    return engine_config(
+        model, finder_of(settings), words=not options.no_words, partials=options.watch
     )
+
+
+def file_settings(options: argparse.Namespace, engine: EngineConfig) -> FileSettings:
+    """Return how files are cut and recognised."""
+    vad, chunker = (
+        VadConfig(**_given(options, VadConfig)),
+        ChunkerConfig(**_given(options, ChunkerConfig)),
+    )
+    return FileSettings(engine.options, vad, chunker, _WATCH_INTERVAL_S)
 
 
 def tell_degraded(trouble: Trouble, sentence: str) -> None:
     """Say on stderr what is not as it was asked to be; the rest is in the log."""
     if trouble == "degraded":
-        print(f"streamasr: warning: {printable(sentence)}", file=sys.stderr, flush=True)
+        warn(sentence)
 
 
 def output_paths(
@@ -136,7 +127,7 @@ def _given(
 
 def _transcribe_one(
     engine: Engine,
-    config: RecognitionConfig,
+    settings: FileSettings,
     options: argparse.Namespace,
     name: str,
     outputs: list[tuple[str, Path]],
@@ -147,7 +138,7 @@ def _transcribe_one(
     prints_text = not watch and not outputs and options.formats == ["txt"]
     with _open(name, options) as source, ProgressBar(name, source.duration, watch is None) as bar:
         try:
-            for message in transcribe(engine, source, config, begin=options.start):
+            for message in transcribe(engine, source, settings, begin=options.start):
                 collector.take(message)
                 if isinstance(message, Progress):
                     bar.show(to_seconds(message.done))

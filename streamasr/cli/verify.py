@@ -18,8 +18,8 @@ from rich.text import Text
 from streamasr.audio.file import open_audio
 from streamasr.bench.file import costs_of
 from streamasr.bench.processes import usage
-from streamasr.catalogue.find import Finder
 from streamasr.cli.console import busy, print_table
+from streamasr.cli.engine_options import finder_of
 from streamasr.cli.exit_codes import EXIT_INPUT_FAILED
 from streamasr.config.file import find_config, load_config
 from streamasr.config.sections import ModelConfig
@@ -34,13 +34,14 @@ from streamasr.core.transcript import Word
 from streamasr.core.units import Float32Array, Samples, to_seconds
 from streamasr.doctor.verification import Check, Report, Span, check_text, check_times, speed
 from streamasr.engine.aligner import aligner_worker
-from streamasr.engine.config import RecognitionConfig
+from streamasr.engine.config import EngineConfig, Hardware
 from streamasr.engine.engine import Engine, aligner_config
 from streamasr.engine.worker import Timeouts
 from streamasr.models import clip
-from streamasr.models.bundle import ALIGNER, RECOGNISER, Bundle, open_bundle, read_bundle
+from streamasr.models.bundle import Bundle, open_bundle, read_bundle
+from streamasr.models.family import Role
 from streamasr.pipeline.stream import Channel, Recogniser
-from streamasr.pipeline.transcribe import Progress, transcribe
+from streamasr.pipeline.transcribe import FileSettings, Progress, transcribe
 
 _Show = Callable[[str], None]
 
@@ -88,10 +89,10 @@ def run_verify(options: argparse.Namespace) -> int:
     if options.expect is not None and options.clip is None:
         raise ConfigError("--expect says what --clip FILE holds: name the file too.")
     config = load_config(find_config(options.config))
-    finder = Finder(config.storage.models, config.models)
+    finder = finder_of(config)
     bundle = open_bundle(finder.model(options.name))
     chosen = Clip(options.clip, options.expect) if options.clip else built_in_clip()
-    is_recogniser = bundle.family == RECOGNISER
+    is_recogniser = bundle.family.role is Role.RECOGNISER
     aligner = finder.aligner(config.model.aligner, bundle.directory) if is_recogniser else None
     with busy("looking at the files") as show:
         report = verify(bundle, aligner, chosen, config.model, show)
@@ -133,17 +134,11 @@ def verify(
     if aligner:
         checks.append(_check_aligner(aligner))
     warnings: list[str] = []
-    config = RecognitionConfig(
-        bundle.directory,
-        bundle.directory if bundle.family == ALIGNER else aligner,
-        threads=settings.threads,
-        providers=settings.providers,
-        gpu_layers=settings.gpu_layers,
-        gpu=settings.gpu,
-        aligner_gpu=settings.aligner_gpu,
-    )
+    if bundle.family.role is Role.ALIGNER:
+        aligner = bundle.directory
+    config = EngineConfig(bundle.directory, aligner, Hardware.of(settings))
     try:
-        if bundle.family == ALIGNER:
+        if bundle.family.role is Role.ALIGNER:
             heard = align_clip(config, chosen, show, warnings)
         else:
             heard = recognise_clip(config, chosen, show, warnings)
@@ -151,7 +146,7 @@ def verify(
         return _report(bundle, [*checks, Check("loading", False, str(error))])
     checks.append(Check("loading", True, f"{heard.load_s:.1f} s"))
     text_check, errors = check_text(chosen.text, heard.text)
-    if bundle.family != ALIGNER:
+    if bundle.family.role is not Role.ALIGNER:
         checks.append(text_check)
     time_error = None
     if heard.is_aligned:
@@ -164,14 +159,14 @@ def verify(
         checks.append(Check("word times", None, "nothing was aligned"))
     return Report(
         model=bundle.name,
-        family=bundle.family,
+        family=bundle.family.name,
         directory=str(bundle.directory),
         checks=tuple(checks),
         audio_s=round(heard.audio_s, 3),
         load_s=round(heard.load_s, 3),
         text=heard.text,
         expected=chosen.text,
-        word_error_rate=None if bundle.family == ALIGNER else errors,
+        word_error_rate=None if bundle.family.role is Role.ALIGNER else errors,
         time_error_ms=time_error,
         stages={name: speed(s, heard.audio_s) for name, s in heard.work.items()},
         peak_memory=heard.memory,
@@ -180,7 +175,7 @@ def verify(
 
 
 def _report(bundle: Bundle, checks: list[Check]) -> Report:
-    return Report(bundle.name, bundle.family, str(bundle.directory), tuple(checks))
+    return Report(bundle.name, bundle.family.name, str(bundle.directory), tuple(checks))
 
 
 def check_files(bundle: Bundle, name: str = "files") -> Check:
@@ -204,7 +199,7 @@ def check_files(bundle: Bundle, name: str = "files") -> Check:
 def _check_aligner(directory: Path) -> Check:
     name = "files of the aligner"
     try:
-        return check_files(read_bundle(directory, ALIGNER), name)
+        return check_files(read_bundle(directory, Role.ALIGNER), name)
     except ModelError as error:
         return Check(name, False, str(error))
 
@@ -255,9 +250,7 @@ class _TimedChannel:
         self._deliver(answer)
 
 
-def recognise_clip(
-    config: RecognitionConfig, chosen: Clip, show: _Show, warnings: list[str]
-) -> Heard:
+def recognise_clip(config: EngineConfig, chosen: Clip, show: _Show, warnings: list[str]) -> Heard:
     """Let a recogniser, and an aligner if there is one, hear a clip."""
     show("loading the model")
     began = time.perf_counter()
@@ -268,7 +261,7 @@ def recognise_clip(
         messages = []
         n_samples = Samples(0)
         with open_audio(chosen.path) as source:
-            for message in transcribe(timed, source, config):
+            for message in transcribe(timed, source, FileSettings()):
                 if isinstance(message, Progress):
                     n_samples = message.read
                 else:
@@ -288,7 +281,7 @@ def recognise_clip(
     )
 
 
-def align_clip(config: RecognitionConfig, chosen: Clip, show: _Show, warnings: list[str]) -> Heard:
+def align_clip(config: EngineConfig, chosen: Clip, show: _Show, warnings: list[str]) -> Heard:
     """Let an aligner find the words of a clip whose text is known."""
     if chosen.text is None:
         raise ConfigError("an aligner finds words that are known: say them with --expect TEXT.")

@@ -31,17 +31,26 @@ from streamasr.client.conversation import (
     UnreachableError,
 )
 from streamasr.client.stream import Audio, Stream
-from streamasr.core.errors import StreamASRError
+from streamasr.core.audio_format import Encoding
+from streamasr.core.errors import ProtocolError, StreamASRError
+from streamasr.core.notices import NoticeCode
+from streamasr.core.refusal import RefusalCode, RefusalError
+from streamasr.core.session_names import MICROPHONE
 from streamasr.core.units import SAMPLE_RATE
 from streamasr.protocols import v1
 
 __all__ = [
     "DEFAULT_URL",
     "FOREVER",
+    "MICROPHONE",
     "PATIENT",
     "Audio",
     "Event",
+    "NoticeCode",
+    "ProtocolError",
     "Reconnecting",
+    "RefusalCode",
+    "RefusalError",
     "Resumed",
     "Stream",
     "StreamASRError",
@@ -57,7 +66,7 @@ def connect(
     url: str = DEFAULT_URL,
     *,
     token: str | None = None,
-    encoding: v1.Encoding = "pcm_s16le",
+    encoding: Encoding = "pcm_s16le",
     sample_rate: int = SAMPLE_RATE,
     channels: int = 1,
     language: str | None = None,
@@ -112,7 +121,7 @@ def connect(
 async def listen(
     url: str = DEFAULT_URL,
     *,
-    session: str = v1.MICROPHONE,
+    session: str = MICROPHONE,
     since: int | None = None,
     token: str | None = None,
     timeouts: Timeouts = PATIENT,

@@ -17,6 +17,7 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from streamasr.core.errors import ConfigError, ProtocolError
+from streamasr.core.refusal import RefusalCode, RefusalError
 from streamasr.protocols import v1
 
 DEFAULT_URL: Final = f"ws://127.0.0.1:{v1.DEFAULT_PORT}"
@@ -34,10 +35,10 @@ and `Stream.send` waits for the kernel and not for the server."""
 
 _TRANSIENT: Final = frozenset(
     {
-        v1.ErrorCode.INTERNAL,
-        v1.ErrorCode.OVERLOADED,
-        v1.ErrorCode.SESSION_BUSY,  # the server has not noticed yet that the old connection is lost
-        v1.ErrorCode.TOO_SLOW,
+        RefusalCode.INTERNAL,
+        RefusalCode.OVERLOADED,
+        RefusalCode.SESSION_BUSY,  # the server has not noticed yet that the old connection is lost
+        RefusalCode.TOO_SLOW,
     }
 )
 """Refusals that may be over soon."""
@@ -107,14 +108,14 @@ def why_try_again(error: OSError | WebSocketException | ProtocolError, name: str
         ProtocolError: it would happen again.
     """
     match error:
-        case v1.RefusalError(code=code) if code in _TRANSIENT:
+        case RefusalError(code=code) if code in _TRANSIENT:
             return str(error)
         case ProtocolError():
             raise error
         case InvalidStatus(response=response):
             sentence = _refused_status(name, response.status_code)
             if response.status_code < 500:
-                raise v1.RefusalError(f"http_{response.status_code}", sentence) from error
+                raise RefusalError(sentence, code=f"http_{response.status_code}") from error
             return sentence
         case ConnectionClosed():
             return _closed(error)
@@ -144,7 +145,7 @@ def _closed(error: ConnectionClosed) -> str:
         return "the connection to the server is lost"
     sentence = f"the connection was closed with code {close.code} {close.reason}".rstrip()
     if close.code in _LASTING:
-        raise v1.RefusalError(v1.ErrorCode.POLICY, sentence) from error
+        raise RefusalError(sentence, code=RefusalCode.POLICY) from error
     return sentence
 
 

@@ -18,6 +18,7 @@ from websockets.frames import CloseCode
 
 from streamasr.client.address import Address, why_try_again
 from streamasr.core.errors import ProtocolError, StreamASRError
+from streamasr.core.refusal import RefusalError
 from streamasr.protocols import v1
 
 logger = logging.getLogger(__name__)
@@ -238,7 +239,7 @@ class Conversation(abc.ABC):
             case None:
                 pass
             case v1.Error():
-                raise v1.RefusalError(message.code, message.message)
+                raise RefusalError(message.message, code=message.code)
             case v1.Ready():
                 await self._be_ready(message)
             case v1.Final() | v1.Words() | v1.Gap() | v1.End():

@@ -5,7 +5,6 @@ Each setting has its default, its range, when a change of it holds, and its manu
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias
 
@@ -16,9 +15,7 @@ from streamasr.catalogue.known import KnownModel, check_url
 from streamasr.config.notes import ELSEWHERE, HIDDEN, RELOAD, RESTART, Except, example
 from streamasr.config.places import models_directory, state_directory
 from streamasr.core.errors import ConfigError
-from streamasr.engine.config import RecognitionConfig
-from streamasr.segmentation.chunker import ChunkerConfig
-from streamasr.segmentation.vad import VadConfig
+from streamasr.segmentation.settings import ChunkerConfig, VadConfig
 
 _DECODER_SIZE: Final = Except("max_segment")
 """The decoder's memory is made for the longest segment."""
@@ -52,6 +49,9 @@ class ModelConfig(Section, kw_only=True, frozen=True):
     language: Annotated[str | None, RELOAD, example("English")] = None
     """The language that is spoken, by name or code (`English`, `en`); left out, it is detected for
     each segment. A client may ask for another one."""
+    languages: Annotated[tuple[_Named, ...], RELOAD] = ()
+    """The languages that may be spoken, as a list of names or codes: detection chooses among them;
+    empty, among all that the model knows. A client may give its own."""
     context: Annotated[str, RELOAD] = ""
     """Names and terms that may come up, as a text. A client may give its own."""
     hotwords: Annotated[tuple[_Named, ...], RELOAD] = ()
@@ -266,39 +266,3 @@ class Settings(Section, kw_only=True, frozen=True):
     log: LogConfig = LogConfig()
     models: dict[str, KnownModel] = msgspec.field(default_factory=dict)
     """What the user adds to the models that are known by name; no settings of a daemon."""
-
-    def recognition(
-        self,
-        find_model: Callable[[str], Path],
-        find_aligner: Callable[[str | None, Path], Path | None],
-        language_name: Callable[[str], str],
-    ) -> RecognitionConfig:
-        """What the engine needs of it.
-
-        Args:
-            find_model: the directory of a model given by name or path.
-            find_aligner: the directory of an aligner given by name or path, or of one that suits a
-                recogniser, if there is one.
-            language_name: the model's name of a language given by name or code.
-        """
-        model, live = self.model, self.live
-        directory = find_model(model.name)
-        return RecognitionConfig(
-            model=directory,
-            aligner=find_aligner(model.aligner, directory) if live.words else None,
-            language=language_name(model.language) if model.language else None,
-            context=model.context,
-            hotwords=model.hotwords,
-            partial_interval_s=live.partial_interval_s if live.partials else None,
-            words=live.words,
-            encoder_window_s=model.encoder_window_s,
-            aligner_idle_s=model.aligner_idle_s,
-            reuse=model.reuse,
-            threads=model.threads,
-            providers=model.providers,
-            gpu_layers=model.gpu_layers,
-            gpu=model.gpu,
-            aligner_gpu=model.aligner_gpu,
-            vad=self.vad,
-            chunker=self.segmentation,
-        )

@@ -5,18 +5,19 @@ Inside the program every position and length in time is a count of samples at
 people read.
 """
 
-from typing import Final, NewType
+from typing import TYPE_CHECKING, Final, NewType
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Float32Array = npt.NDArray[np.float32]
 
 SAMPLE_RATE: Final = 16_000
 """Samples per second, everywhere in the program."""
 
 Samples = NewType("Samples", int)
 """A position or a length, counted in samples from the start of the session."""
-
-Float32Array = npt.NDArray[np.float32]
 
 
 def to_samples(seconds: float) -> Samples:
@@ -27,3 +28,14 @@ def to_samples(seconds: float) -> Samples:
 def to_seconds(samples: int) -> float:
     """Turn a sample count into seconds."""
     return samples / SAMPLE_RATE
+
+
+def __getattr__(name: str) -> object:
+    """Load numpy when the type of arrays is first named: settings need only the other names."""
+    if name != "Float32Array":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import numpy as np
+    import numpy.typing as npt
+
+    globals()[name] = npt.NDArray[np.float32]
+    return globals()[name]

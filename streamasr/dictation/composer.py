@@ -13,8 +13,8 @@ to have been lost. What becomes of the words, a `Writer` knows.
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol, TypeAlias
 
+from streamasr.client import v1
 from streamasr.dictation.edits import Edit, graphemes, smallest_edit
-from streamasr.protocols import v1
 
 Mode: TypeAlias = Literal["stable", "final", "live"]
 MODES: Final[tuple[Mode, ...]] = ("stable", "final", "live")

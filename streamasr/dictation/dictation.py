@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from streamasr.client import Event, Reconnecting, Resumed, v1
 from streamasr.core.errors import StreamASRError
+from streamasr.core.notices import NoticeCode
 from streamasr.dictation import push_to_talk as talk
 from streamasr.dictation.composer import Composer
 from streamasr.dictation.control import Command, serve
@@ -20,7 +21,15 @@ from streamasr.dictation.utterance import Source, Utterance
 
 logger = logging.getLogger(__name__)
 
-_TROUBLES: Final = frozenset({v1.LAGGING, "audio", "device_lost", "overflow", "backlog"})
+_TROUBLES: Final = frozenset(
+    {
+        NoticeCode.LAGGING,
+        NoticeCode.AUDIO,
+        NoticeCode.DEVICE_LOST,
+        NoticeCode.OVERFLOW,
+        NoticeCode.BACKLOG,
+    }
+)
 """Codes of what a speaker should know at once."""
 
 

@@ -34,11 +34,11 @@ from streamasr.core.orders import (
 from streamasr.core.traits import FamilyTraits
 from streamasr.core.transcript import Segment
 from streamasr.core.units import Samples
-from streamasr.decoder.llama import find_gpus
+from streamasr.decoder.library import find_gpus
 from streamasr.decoder.placement import ON_CPU, Placement, open_where_it_works, place
 from streamasr.decoder.script import Script
 from streamasr.engine.aligner import AlignerWorker, aligner_worker
-from streamasr.engine.config import RecognitionConfig
+from streamasr.engine.config import EngineConfig
 from streamasr.engine.encoder import EncoderWorker, encoder_worker
 from streamasr.engine.gpu_probe import GpuProbe, try_apart
 from streamasr.engine.stages import (
@@ -53,8 +53,9 @@ from streamasr.engine.stages import (
 )
 from streamasr.engine.worker import OnTrouble, Timeouts, Trouble
 from streamasr.engine.worker_config import AlignerConfig, EncoderConfig
-from streamasr.models.bundle import RECOGNISER, Bundle, read_bundle
-from streamasr.models.qwen3.decoder import TOKENS_PER_SECOND, Qwen3ASRDecoder, add_hotwords
+from streamasr.models.bundle import Bundle, read_bundle
+from streamasr.models.family import Role
+from streamasr.models.qwen3.decoder import ROWS_PER_SECOND, Qwen3ASRDecoder, add_hotwords
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class Engine:
 
     def __init__(
         self,
-        config: RecognitionConfig,
+        config: EngineConfig,
         *,
         timeouts: Timeouts | None = None,
         on_trouble: OnTrouble | None = None,
@@ -74,7 +75,7 @@ class Engine:
         """Prepare; entering the context starts the children and loads the decoder.
 
         Args:
-            config: what to load. Language and context are those of each order.
+            config: models to load; the options of a session are those of each order.
             timeouts: a child that is silent for longer is treated as dead.
             on_trouble: hears of children that died, and once of each thing that is not as it was
                 asked to be; on threads of the engine.
@@ -86,8 +87,8 @@ class Engine:
         self._on_trouble = on_trouble or _ignore
         self._told: set[str] = set()
         timeouts = timeouts or Timeouts()
-        threads = config.stage_threads
-        self.bundle = read_bundle(config.model, RECOGNISER)
+        threads = config.hardware.stage_threads
+        self.bundle = read_bundle(config.model, Role.RECOGNISER)
         self.bundle.check_files()
         self.traits = FamilyTraits()
         self._script = _script(self.bundle)
@@ -95,7 +96,7 @@ class Engine:
             EncoderConfig(
                 config.model,
                 threads.encoder,
-                config.providers,
+                config.hardware.providers,
                 window_s=config.encoder_window_s,
                 reuse=config.reuse,
             ),
@@ -106,7 +107,7 @@ class Engine:
         self.decoding = DecoderStage(self._load_decoder)
         self.aligner: AlignerWorker | None = None
         self._aligning: WorkerStage[Align, Align, Aligned] | None = None
-        if config.words and config.aligner is not None:
+        if config.aligner is not None:
             self.aligner = aligner_worker(
                 aligner_config(config, config.aligner),
                 timeouts,
@@ -177,7 +178,7 @@ class Engine:
             self.aligner.start()
         self.decoding.start()
         self.decoding.wait_ready()
-        self.context_for(self._config.context, self._config.hotwords)
+        self.context_for(self._config.options.context, self._config.options.hotwords)
         self.encoder.wait_ready()
         if self.aligner:
             self.aligner.wait_ready()
@@ -287,22 +288,22 @@ class Engine:
 
     def _load_decoder(self) -> Qwen3ASRDecoder:
         """On a GPU if one is wanted and works, else on the CPU."""
-        config = self._config
+        hardware = self._config.hardware
         wanted = ON_CPU
-        if config.gpu_layers:
-            wanted, why = place(config.gpu_layers, config.gpu, find_gpus())
+        if hardware.gpu_layers:
+            wanted, why = place(hardware.gpu_layers, hardware.gpu, find_gpus())
             if why:
                 self._warn(why)
         return open_where_it_works(wanted, self._decoder_at, self._warn)
 
     def _decoder_at(self, placement: Placement) -> Qwen3ASRDecoder:
-        n_threads = self._config.stage_threads.decoder
+        n_threads = self._config.hardware.stage_threads.decoder
         if placement.is_on_gpu:
             try_apart(GpuProbe(self.bundle.decoder, placement, n_threads))
         return Qwen3ASRDecoder(
             self.bundle.decoder,
             n_threads=n_threads,
-            max_segment_s=self._config.chunker.max_segment,
+            max_segment_s=self._config.max_segment_s,
             reuse=self._config.reuse,
             script=self._script,
             placement=placement,
@@ -417,12 +418,13 @@ def _is_of(of: Pass) -> Callable[[Encode | Decode], bool]:
     return lambda order: order.of == of
 
 
-def aligner_config(config: RecognitionConfig, bundle: Path) -> AlignerConfig:
+def aligner_config(config: EngineConfig, bundle: Path) -> AlignerConfig:
     """How an aligner is run: on the CPU, unless it is asked for otherwise."""
-    threads = config.stage_threads.aligner
-    if not config.aligner_gpu:
+    hardware = config.hardware
+    threads = hardware.stage_threads.aligner
+    if not hardware.aligner_gpu:
         return AlignerConfig(bundle, threads)
-    return AlignerConfig(bundle, threads, config.providers, config.gpu_layers, config.gpu)
+    return AlignerConfig(bundle, threads, hardware.providers, hardware.gpu_layers, hardware.gpu)
 
 
 _MOST_SCRIPTED: Final = 1000
@@ -444,7 +446,7 @@ def _script(bundle: Bundle) -> Script | None:
             f"{bundle.directory}/model.json: scripted_tokens_per_second must be a number from 0 to "
             f"{_MOST_SCRIPTED}, not {rate!r:.60}."
         )
-    return Script(rate / TOKENS_PER_SECOND)
+    return Script(rate / ROWS_PER_SECOND)
 
 
 def spread(order: Align) -> Aligned:

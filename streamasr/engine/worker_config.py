@@ -25,5 +25,5 @@ class AlignerConfig:
     threads: int = 1
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     gpu_layers: int = 0
-    """As of `RecognitionConfig`."""
+    """See `Hardware`."""
     gpu: str | int | None = None

@@ -1,4 +1,4 @@
-"""The sessions of a daemon: opened, left, found again, and ended when nobody comes back."""
+"""The sessions of a daemon: opened, left, resumed, and ended when no client comes back."""
 
 import asyncio
 import logging
@@ -7,25 +7,26 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from streamasr.core.options import SessionOptions
+from streamasr.core.refusal import RefusalCode, RefusalError
+from streamasr.core.session_names import MICROPHONE
 from streamasr.host.live_session import LiveSession
 from streamasr.pipeline.stream import Beginning
-from streamasr.protocols import v1
 
 logger = logging.getLogger(__name__)
 
 
 class Connection(Protocol):
-    """What sends audio to a session."""
+    """A connection that sends audio to a session."""
 
     async def is_alive(self, timeout_s: float) -> bool:
-        """Whether the other end answers within a time."""
+        """Tell whether the other end answers within a time."""
 
     def abort(self) -> None:
-        """End it without ceremony; `SessionRegistry.detach` follows."""
+        """End the connection at once; `SessionRegistry.detach` follows."""
 
 
 OpenLive = Callable[[str, SessionOptions, Beginning], LiveSession]
-"""Make a live session of this name."""
+"""Creates a live session of a name."""
 
 
 @dataclass(slots=True)
@@ -33,10 +34,12 @@ class _Entry:
     live: LiveSession
     watch: "asyncio.Task[None]"
     owner: Connection | None = None
-    is_left_for_good: bool = False
-    left: asyncio.Event = field(default_factory=asyncio.Event)  # the owner has left or come back
+    is_given_up: bool = False
+    """Its client closed the connection on purpose."""
+    owner_changed: asyncio.Event = field(default_factory=asyncio.Event)
     is_daemons_own: bool = False
-    heard: asyncio.Event = field(default_factory=asyncio.Event)  # its end has reached the client
+    end_received: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when its client has the end, or can do without it."""
 
 
 class SessionRegistry:
@@ -52,16 +55,16 @@ class SessionRegistry:
         keeps_ends: Callable[[], bool] = lambda: True,
         old_connection_s: float = 3.0,
     ) -> None:
-        """Begin with none.
+        """Begin without sessions.
 
         Args:
-            open_live: makes one.
-            max_sessions: how many clients may have at once; the daemon's own is not counted.
-            resume_s: how long a session waits for a client that lost its connection.
-            on_end: called with the name of a session that nobody can resume any more.
-            keeps_ends: whether what is over may stay for those who come late.
-            old_connection_s: how long an old connection may take to show that it is alive, when a
-                new one wants its place.
+            open_live: creates a session.
+            max_sessions: sessions of clients at the same time; the daemon's own is not counted.
+            resume_s: the time that a session waits for a client that lost its connection.
+            on_end: called with the name of a session that cannot be resumed any more.
+            keeps_ends: tells whether sessions that are over may stay for late readers.
+            old_connection_s: the time that an old connection has to show that it is alive, when a
+                new one wants to take its place.
         """
         self.max_sessions = max_sessions
         self.resume_s = resume_s
@@ -80,138 +83,143 @@ class SessionRegistry:
     def open(
         self,
         name: str,
-        wishes: SessionOptions,
+        options: SessionOptions,
         beginning: Beginning | None = None,
         *,
         is_daemons_own: bool = False,
     ) -> LiveSession:
-        """Begin a session, or go on with one after a restart; nobody has its connection yet.
+        """Begin a session, or continue one after a restart; no connection owns it yet.
 
         Raises:
-            RefusalError: there is no room for one more.
+            RefusalError: all sessions are taken.
         """
         is_new = not is_daemons_own and beginning is None
         if is_new and self._n_running() >= self.max_sessions:
-            self._give_up_one()
+            self._evict_one()
         if is_new and self._n_running() >= self.max_sessions:
-            raise v1.RefusalError(
-                v1.ErrorCode.OVERLOADED,
+            raise RefusalError(
                 f"all {self.max_sessions} sessions are taken; try again later",
+                code=RefusalCode.OVERLOADED,
             )
-        live = self._open_live(name, wishes, beginning or Beginning())
+        live = self._open_live(name, options, beginning or Beginning())
         watch = asyncio.create_task(self._watch(name), name=f"session {name}")
         self._entries[name] = _Entry(live, watch, is_daemons_own=is_daemons_own)
         logger.info("session %s is open", name)
         return live
 
     def find(self, name: str) -> LiveSession:
-        """The session of this name.
+        """Return the session of a name.
 
         Raises:
-            RefusalError: there is none.
+            RefusalError: no session has this name.
         """
         return self._entry(name).live
 
     async def attach(self, name: str, connection: Connection) -> LiveSession:
-        """Make a connection the one that sends audio.
+        """Make a connection the owner of a session, which sends its audio.
 
-        A connection that has broken without anybody noticing gives way to the new one.
+        An old connection that broke unnoticed is replaced.
 
         Raises:
-            RefusalError: there is no such session, or another connection has it.
+            RefusalError: no session has this name, or another connection owns it.
         """
         entry = self._entry(name)
         if entry.is_daemons_own:
-            sentence = f"session {name} is the daemon's own; listen to it at {v1.EVENTS_PATH}"
-            raise v1.RefusalError(v1.ErrorCode.SESSION_BUSY, sentence)
+            raise RefusalError(
+                f"session {name} is the daemon's own; it can only be read, not sent audio to",
+                code=RefusalCode.SESSION_BUSY,
+            )
         while (owner := entry.owner) is not None:
             if await owner.is_alive(self._old_connection_s):
-                sentence = f"another connection sends audio to session {name}"
-                raise v1.RefusalError(v1.ErrorCode.SESSION_BUSY, sentence)
+                raise RefusalError(
+                    f"another connection sends audio to session {name}",
+                    code=RefusalCode.SESSION_BUSY,
+                )
             logger.info("session %s: its old connection is dead", name)
             owner.abort()
-            while entry.owner is owner:  # what it had sent is heard before the new one begins
-                entry.left.clear()
-                await entry.left.wait()
+            while entry.owner is owner:  # what it sent is taken before the new one begins
+                entry.owner_changed.clear()
+                await entry.owner_changed.wait()
         if self._entries.get(name) is not entry:
             raise _unknown(name)
-        entry.owner, entry.is_left_for_good = connection, False
-        entry.left.set()
+        entry.owner, entry.is_given_up = connection, False
+        entry.owner_changed.set()
         return entry.live
 
     def detach(
-        self, name: str, connection: Connection, *, said_goodbye: bool, has_heard_all: bool
+        self, name: str, connection: Connection, *, is_given_up: bool, has_received_end: bool
     ) -> None:
-        """The connection is gone; the session waits for another one, unless all was heard.
+        """Note that a connection is closed; its session waits to be resumed.
 
         Args:
             name: of the session.
-            connection: that is gone.
-            said_goodbye: it did not break, but was closed by a client that had enough. Its session
-                waits all the same, as long as nobody else wants the room.
-            has_heard_all: up to the session's end; nobody needs it any more.
+            connection: that is closed.
+            is_given_up: the client closed it on purpose, so that the session may be evicted when
+                another client needs its place.
+            has_received_end: the client got everything; the session is not needed any more.
         """
         entry = self._entries.get(name)
         if entry is None or entry.owner is not connection:
             return
-        entry.owner, entry.is_left_for_good = None, said_goodbye
-        if has_heard_all:
-            entry.heard.set()
-        entry.left.set()
+        entry.owner, entry.is_given_up = None, is_given_up
+        if has_received_end:
+            entry.end_received.set()
+        entry.owner_changed.set()
 
     def finish_all(self) -> None:
-        """Take no more audio anywhere; what has been heard is still recognised."""
+        """Take no more audio in any session; what was received is still recognised."""
         for entry in self._entries.values():
-            entry.live.finish()
+            entry.live.intake.finish()
 
     async def wait_all_over(self) -> None:
-        """Wait until every session has said its end."""
+        """Wait until every session has published its end."""
         for live in self:
             await live.is_over.wait()
 
     async def drop(self, name: str) -> None:
-        """Forget a session that is over, whether its end has been heard or not."""
+        """Forget a session that is over, even if no client has received its end."""
         if entry := self._entries.get(name):
-            entry.heard.set()
+            entry.end_received.set()
             await self.wait_gone(name)
 
     async def wait_gone(self, name: str) -> None:
-        """Wait until a session has been forgotten."""
+        """Wait until a session was forgotten."""
         if entry := self._entries.get(name):
             await asyncio.wait([entry.watch])
 
     async def close(self) -> None:
-        """Let go of everything; what is not over, or not heard, can be resumed after a restart."""
+        """Stop; sessions that are not over, or not received, can be resumed after a restart."""
         for entry in self._entries.values():
             entry.watch.cancel()
             entry.live.close()
         watches = [entry.watch for entry in self._entries.values()]
         await asyncio.gather(*watches, return_exceptions=True)
         for name, entry in self._entries.items():
-            is_wanted = self._keeps_ends() and not entry.heard.is_set() and not entry.is_daemons_own
+            is_received = entry.end_received.is_set() or entry.is_daemons_own
+            is_wanted = self._keeps_ends() and not is_received
             if entry.live.is_over.is_set() and not is_wanted:
                 self._on_end(name)
 
     def _n_running(self) -> int:
-        """Sessions of clients that anybody may still want to speak to or to hear from."""
-        return sum(self._takes_room(entry) for entry in self._entries.values())
+        """Return the number of clients' sessions that take a place."""
+        return sum(self._takes_place(entry) for entry in self._entries.values())
 
     @staticmethod
-    def _takes_room(entry: _Entry) -> bool:
-        is_done = entry.live.is_over.is_set() or entry.heard.is_set()
+    def _takes_place(entry: _Entry) -> bool:
+        is_done = entry.live.is_over.is_set() or entry.end_received.is_set()
         return not entry.is_daemons_own and not is_done
 
-    def _give_up_one(self) -> None:
-        """Make room at the cost of a client that left on purpose, or without having said anything.
+    def _evict_one(self) -> None:
+        """Finish a session that was given up, or whose client left before it sent any audio.
 
-        What it has said is still recognised, and kept.
+        What was received is still recognised, and kept.
         """
         for entry in self._entries.values():
-            if not self._takes_room(entry) or entry.owner:
+            if not self._takes_place(entry) or entry.owner:
                 continue
-            if entry.is_left_for_good or entry.live.position == 0:
-                entry.live.finish()
-                entry.heard.set()
+            if entry.is_given_up or entry.live.intake.position == 0:
+                entry.live.intake.finish()
+                entry.end_received.set()
                 return
 
     def _entry(self, name: str) -> _Entry:
@@ -221,32 +229,31 @@ class SessionRegistry:
         return entry
 
     async def _watch(self, name: str) -> None:
-        """End a session that nobody comes back to, and forget it when its end has been heard."""
+        """End a session that no client resumes, and forget it when its end was received."""
         entry = self._entries[name]
         if not entry.is_daemons_own:
-            await self._abandoned(entry, entry.live.is_over)
-            entry.live.finish()
+            await self._wait_abandoned(entry, entry.live.is_over)
+            entry.live.intake.finish()
         await entry.live.is_over.wait()
         entry.live.close()
         if self._keeps_ends() or not entry.is_daemons_own:
-            await self._abandoned(entry, entry.heard)
+            await self._wait_abandoned(entry, entry.end_received)
         del self._entries[name]
         self._on_end(name)
         logger.info("session %s is over", name)
 
-    async def _abandoned(self, entry: _Entry, is_done: asyncio.Event) -> None:
-        """Wait until nobody has had the session for `resume_s`, or until it is done."""
+    async def _wait_abandoned(self, entry: _Entry, is_done: asyncio.Event) -> None:
+        """Wait until the session had no owner for `resume_s`, or until `is_done` is set."""
         while not is_done.is_set():
-            entry.left.clear()
+            entry.owner_changed.clear()
             try:
                 async with asyncio.timeout(None if entry.owner else self.resume_s):
-                    await _first(entry.left, is_done)
+                    await _wait_any(entry.owner_changed, is_done)
             except TimeoutError:
                 return
 
 
-async def _first(*events: asyncio.Event) -> None:
-    """Wait for any of them."""
+async def _wait_any(*events: asyncio.Event) -> None:
     waits = [asyncio.create_task(event.wait()) for event in events]
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -255,9 +262,9 @@ async def _first(*events: asyncio.Event) -> None:
             wait.cancel()
 
 
-def _unknown(name: str) -> v1.RefusalError:
-    if name == v1.MICROPHONE:
-        sentence = "this daemon listens to no microphone"
+def _unknown(name: str) -> RefusalError:
+    if name == MICROPHONE:
+        sentence = "this daemon does not use a microphone"
     else:
-        sentence = f"there is no session {name!r}, or it was over too long ago to go on with it"
-    return v1.RefusalError(v1.ErrorCode.UNKNOWN_SESSION, sentence)
+        sentence = f"session {name!r} does not exist, or ended too long ago to be resumed"
+    return RefusalError(sentence, code=RefusalCode.UNKNOWN_SESSION)

@@ -1,39 +1,41 @@
-"""What the connections need of the daemon."""
+"""The part of the daemon that a connection uses; independent of any wire format."""
 
 import asyncio
 from typing import Protocol
 
+from streamasr.core.model_facts import ModelFacts
+from streamasr.core.requested_options import OptionsChange, RequestedOptions
 from streamasr.core.units import Samples
 from streamasr.host.live_session import LiveSession
 from streamasr.host.registry import SessionRegistry
-from streamasr.protocols import v1
-from streamasr.server.access import Access
 
 
 class SessionHost(Protocol):
-    """Where sessions live."""
+    """Opens sessions for connections."""
 
     sessions: SessionRegistry
-    access: Access
-    model: str
-    max_lag: Samples
-    """Audio of a session that may wait for recognition."""
     is_ready: asyncio.Event
+    """Set when the models are loaded; sessions can be opened from then on."""
 
-    def begin(self, start: v1.Start) -> LiveSession:
+    @property
+    def max_lag(self) -> Samples:
+        """Audio of a session that may wait for recognition."""
+
+    @property
+    def model(self) -> ModelFacts:
+        """The model that recognises."""
+
+    def begin(self, requested: RequestedOptions) -> LiveSession:
         """Begin a session.
 
         Raises:
-            RefusalError: there is no room.
-            StreamASRError: a wish that cannot be fulfilled.
+            RefusalError: all sessions are taken.
+            StreamASRError: an option cannot be fulfilled.
         """
 
-    def configure(self, live: LiveSession, by: v1.Configure) -> None:
-        """Change a session's wishes.
+    def configure(self, live: LiveSession, change: OptionsChange) -> None:
+        """Change some options of a session.
 
         Raises:
-            StreamASRError: a wish that cannot be fulfilled; nothing has changed.
+            StreamASRError: an option cannot be fulfilled; nothing was changed.
         """
-
-    def metrics(self) -> tuple[bytes, str]:
-        """The figures for Prometheus, and their content type."""

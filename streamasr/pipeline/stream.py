@@ -15,8 +15,9 @@ from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Order, Publish, SpreadWords
 from streamasr.core.traits import FamilyTraits
 from streamasr.core.units import Float32Array, Samples
-from streamasr.segmentation.chunker import FRAME, Chunker, ChunkerConfig
-from streamasr.segmentation.vad import VadConfig, VoiceDetector
+from streamasr.segmentation.chunker import FRAME, Chunker, Endpoint
+from streamasr.segmentation.settings import ChunkerConfig, VadConfig
+from streamasr.segmentation.vad import VoiceDetector
 from streamasr.session.session import Published, Session, SessionSettings
 
 
@@ -90,6 +91,8 @@ class Stream:
             border=beginning.border,
             n_segments=beginning.n_segments,
         )
+        self._settings = settings
+        self._chunker.configure(Endpoint.of(settings.chunker, options))
         self._session = Session(settings.session, options, beginning.published, recogniser.traits)
         self._channel = recogniser.channel(deliver)
 
@@ -142,7 +145,8 @@ class Stream:
         return self._take([*events, StreamEnded(self._chunker.position)])
 
     def configure(self, options: SessionOptions) -> list[Publish]:
-        """Change the options from the next segment on."""
+        """Change the options from the next segment on; return what is to be published."""
+        self._chunker.configure(Endpoint.of(self._settings.chunker, options))
         return self._take([Configured(options)])
 
     def restore(self, final: Final, samples: Float32Array) -> list[Publish]:

@@ -2,7 +2,7 @@
 
 import queue
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from streamasr.audio.source import AudioSource
@@ -13,8 +13,8 @@ from streamasr.core.messages import Final as FinalText
 from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Publish
 from streamasr.core.units import Samples, to_samples
-from streamasr.engine.config import RecognitionConfig
 from streamasr.pipeline.stream import Recogniser, Stream, StreamSettings
+from streamasr.segmentation.settings import ChunkerConfig, VadConfig
 from streamasr.session.session import SessionSettings
 
 MAX_UNFINISHED: Final = 4
@@ -22,15 +22,26 @@ MAX_UNFINISHED: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
+class FileSettings:
+    """Settings for the recognition of a file."""
+
+    options: SessionOptions = SessionOptions(partials=False)  # noqa: RUF009 - frozen
+    vad: VadConfig = field(default_factory=VadConfig)
+    chunker: ChunkerConfig = field(default_factory=ChunkerConfig)
+    partial_interval_s: float = 0.5
+    """Seconds of new audio between two partials, if the options want any."""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
-    """So much audio has been read, and so much of it needs nothing more."""
+    """Positions in the audio: up to `read` it has been read, up to `done` it is recognised."""
 
     read: Samples
     done: Samples
 
 
 def transcribe(
-    engine: Recogniser, source: AudioSource, config: RecognitionConfig, *, begin: float = 0.0
+    engine: Recogniser, source: AudioSource, settings: FileSettings, *, begin: float = 0.0
 ) -> Iterator[Message | Progress]:
     """Recognise a source from beginning to end.
 
@@ -40,7 +51,7 @@ def transcribe(
     Args:
         engine: started.
         source: where the audio comes from.
-        config: as the engine's.
+        settings: options of the session, and how speech is cut.
         begin: where in the file the source begins, in seconds; the times of messages count from
             the beginning of the file.
 
@@ -50,7 +61,7 @@ def transcribe(
     Raises:
         AudioError: the source broke; raised after everything before it was recognised.
     """
-    run = _Run(engine, config, to_samples(begin))
+    run = _Run(engine, settings, to_samples(begin))
     broken: AudioError | None = None
     try:
         for block in source.blocks():
@@ -72,22 +83,18 @@ def transcribe(
 class _Run:
     """A stream whose owner waits for the engine where it has to."""
 
-    def __init__(self, engine: Recogniser, config: RecognitionConfig, begin: Samples) -> None:
-        interval = config.partial_interval_s
-        options = SessionOptions(
-            config.language, config.context, interval is not None, config.words
-        )
+    def __init__(self, engine: Recogniser, settings: FileSettings, begin: Samples) -> None:
         session = SessionSettings(
-            partial_interval=to_samples(interval or 0.0),
+            partial_interval=to_samples(settings.partial_interval_s),
             partial_load=None,
             commit=None,
             speculates=False,  # nobody waits for a pause to be over
         )
-        settings = StreamSettings(config.vad, config.chunker, session)
+        stream = StreamSettings(settings.vad, settings.chunker, session)
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-        self.stream = Stream(engine, settings, options, self._answers.put)
+        self.stream = Stream(engine, stream, settings.options, self._answers.put)
         self._begin = begin
-        self._shows_partials = options.partials
+        self._shows_partials = settings.options.partials
         self._done = Samples(0)
 
     @property

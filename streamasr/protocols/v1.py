@@ -1,25 +1,27 @@
-"""Version 1 of the wire: what clients and the daemon say to each other; pure.
+"""Version 1 of streamasr's own protocol: the messages between clients and the daemon; pure.
 
 Every message is a JSON object in a text frame, told apart by its `type`; audio goes in binary
-frames. The names here are those of the wire, so they are read with their module, as `v1.Final`:
-`streamasr.events` has its own, which count samples where these have seconds.
+frames. The names here are those of the wire, so they are used with their module, as `v1.Final`:
+`streamasr.core.messages` has its own, which count samples where these have seconds.
 
-The two directions are read differently. The server refuses what it does not know, so that a
-misspelt wish is not silently ignored. A client skips types and fields that it does not know, so
-that a newer server does not break it.
+The two directions are read differently. The server refuses types and fields that it does not know,
+so that a misspelt option is not silently ignored. A client skips them, so that a newer server does
+not break it. Codes of errors are those of `streamasr.core.refusal.RefusalCode`, codes of warnings
+those of `streamasr.core.notices.NoticeCode`.
 """
 
-import enum
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from streamasr.core import messages
+from streamasr.core.audio_format import MAX_CHANNELS, MAX_RATE, MIN_RATE, SAMPLE_BYTES, Encoding
 from streamasr.core.errors import ProtocolError
+from streamasr.core.refusal import RefusalCode, RefusalError
 from streamasr.core.units import to_seconds
 
 VERSION: typing.Final = 1
@@ -27,24 +29,21 @@ SUBPROTOCOL: typing.Final = "streamasr.v1"
 STREAM_PATH: typing.Final = "/v1/stream"
 EVENTS_PATH: typing.Final = "/v1/events"
 DEFAULT_PORT: typing.Final = 8765
-MICROPHONE: typing.Final = "microphone"
-"""Name of the daemon's own session."""
-LAGGING: typing.Final = "lagging"
-"""Code of the warning that text comes late."""
 
 MAX_CONTROL_BYTES: typing.Final = 64 * 1024
 MAX_AUDIO_BYTES: typing.Final = 1024 * 1024
 MAX_CONTEXT: typing.Final = 10_000  # code points
 MAX_HOTWORDS: typing.Final = 1000
+"""The message that holds them is limited to `MAX_CONTROL_BYTES`, too."""
+MAX_LANGUAGES: typing.Final = 100
 MAX_NAME: typing.Final = 100  # code points, of a hotword, a language, a session
 MAX_NUMBER: typing.Final = 2**53 - 1  # what every JSON parser keeps exact
 
-Encoding: TypeAlias = Literal["pcm_s16le", "pcm_f32le"]
-SAMPLE_BYTES: typing.Final[Mapping[Encoding, int]] = {"pcm_s16le": 2, "pcm_f32le": 4}
-
 _Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 _Text: TypeAlias = Annotated[str, Meta(max_length=MAX_CONTEXT)]
+_Languages: TypeAlias = Annotated[tuple[_Name, ...], Meta(max_length=MAX_LANGUAGES)]
 _Hotwords: TypeAlias = Annotated[tuple[_Name, ...], Meta(max_length=MAX_HOTWORDS)]
+_Channel: TypeAlias = Annotated[int, Meta(ge=0, lt=MAX_CHANNELS)] | Literal["mix"]
 _Number: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
 _Id: TypeAlias = (
     Annotated[int, Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)]
@@ -61,24 +60,28 @@ class _FromClient(
     omit_defaults=True,
     tag=str.lower,
 ):
-    """A message of a client; what it leaves out has its default."""
+    """A message of a client; fields that are left out have their defaults."""
 
 
 class Start(_FromClient, frozen=True, kw_only=True):
-    """The first message: how the audio is encoded, and what is wanted of it."""
+    """The first message: the encoding of the audio, and the options of the session."""
 
     encoding: Encoding = "pcm_s16le"
-    sample_rate: Annotated[int, Meta(ge=8000, le=48_000)] = 16_000
-    channels: Annotated[int, Meta(ge=1, le=8)] = 1
-    """Interleaved; the server mixes them down."""
+    sample_rate: Annotated[int, Meta(ge=MIN_RATE, le=MAX_RATE)] = 16_000
+    channels: Annotated[int, Meta(ge=1, le=MAX_CHANNELS)] = 1
+    """Interleaved."""
+    channel: _Channel = "mix"
+    """The channel to recognise, from 0; `mix` averages all of them."""
     language: _Name | None = None
-    """None lets the model detect it."""
+    """The language to force, by name or BCP 47 tag; None lets the model detect it."""
+    languages: _Languages = ()
+    """The languages that the model may choose among; empty for all."""
     context: _Text = ""
     hotwords: _Hotwords = ()
     partials: bool = True
     words: bool = True
     session: _Name | None = None
-    """The session to resume; None begins one."""
+    """The session to resume; None begins a new one."""
     since: _Number | None = None
     """With `session` only: the last durable message that the client has."""
 
@@ -89,9 +92,11 @@ class Start(_FromClient, frozen=True, kw_only=True):
 
 
 class Configure(_FromClient, frozen=True, kw_only=True):
-    """New wishes from the next segment on; UNSET leaves one as it is."""
+    """Options from the next segment on, and the channel from here on; UNSET changes nothing."""
 
+    channel: _Channel | UnsetType = UNSET
     language: _Name | UnsetType | None = UNSET
+    languages: _Languages | UnsetType = UNSET
     context: _Text | UnsetType = UNSET
     hotwords: _Hotwords | UnsetType = UNSET
     partials: bool | UnsetType = UNSET
@@ -99,15 +104,15 @@ class Configure(_FromClient, frozen=True, kw_only=True):
 
 
 class Flush(_FromClient, frozen=True, kw_only=True):
-    """Finish the open segment now; the session goes on."""
+    """Finish the open segment now; the session continues."""
 
 
 class Stop(_FromClient, frozen=True, kw_only=True):
-    """No more audio."""
+    """No more audio comes."""
 
 
 class Ping(_FromClient, frozen=True, kw_only=True):
-    """To be answered by `Pong`, in the order of the audio around it."""
+    """Ask for a `Pong`, which comes in the order of the audio around this message."""
 
     id: _Id = None
 
@@ -129,8 +134,12 @@ class Ready(_FromServer, frozen=True, kw_only=True):
     next_sample: int
     """The first sample that the server still lacks, counted at `sample_rate`."""
     sample_rate: int = 16_000
-    """Of the session's clock, whatever the client sends."""
+    """Of the session's clock, not of the client's audio."""
     protocol: int = VERSION
+    family: str = ""
+    """Family of the model."""
+    languages: tuple[str, ...] = ()
+    """Names of the languages that the model knows."""
 
 
 class Speech(_FromServer, frozen=True, kw_only=True):
@@ -153,7 +162,7 @@ class Partial(_FromServer, frozen=True, kw_only=True):
 
 
 class Final(_FromServer, frozen=True, kw_only=True):
-    """The text of a segment, for good; empty where the model heard no speech."""
+    """The text of a segment, which never changes; empty when the model heard no speech in it."""
 
     seq: int
     segment: int
@@ -172,7 +181,7 @@ class Word(msgspec.Struct, frozen=True, kw_only=True):
     start: float
     end: float
     score: float | None
-    """How sure its times are, 0..1; None where they were only spread."""
+    """Confidence in its times, 0..1; None where they were spread evenly."""
 
 
 class Words(_FromServer, frozen=True, kw_only=True):
@@ -186,7 +195,7 @@ class Words(_FromServer, frozen=True, kw_only=True):
 
 
 class Gap(_FromServer, frozen=True, kw_only=True):
-    """Audio that no final covers, and why."""
+    """Audio that no final covers, with the reason."""
 
     seq: int
     start: float
@@ -195,19 +204,20 @@ class Gap(_FromServer, frozen=True, kw_only=True):
 
 
 class Warning(_FromServer, frozen=True, kw_only=True):  # noqa: A001 - its name on the wire
-    """Something to know about; the session goes on."""
+    """A notice; the session continues."""
 
     code: str
+    """One of `NoticeCode`, or of a newer server's."""
     message: str
     lag: float
-    """Seconds of audio that were received and are not decoded yet."""
+    """Seconds of received audio that are not decoded yet."""
 
 
 class Error(_FromServer, frozen=True, kw_only=True):
-    """Why the server is about to close the connection."""
+    """The reason for which the server is about to close the connection."""
 
     code: str
-    """One of `ErrorCode`, or of a newer server's."""
+    """One of `RefusalCode`, or of a newer server's."""
     message: str
 
 
@@ -218,7 +228,7 @@ class Pong(_FromServer, frozen=True, kw_only=True):
 
 
 class End(_FromServer, frozen=True, kw_only=True):
-    """Nothing more comes."""
+    """The session is over; no message follows."""
 
     seq: int
     duration: float
@@ -230,70 +240,6 @@ Durable: TypeAlias = Final | Words | Gap | End
 """Messages that have a number, are kept, and can be sent again."""
 
 ServerMessage: TypeAlias = Ready | Speech | Partial | Durable | Warning | Error | Pong
-
-
-class ErrorCode(enum.StrEnum):
-    """Why a connection is refused or closed, for programs; `Error.message` says it for people."""
-
-    BAD_JSON = "bad_json"
-    UNKNOWN_TYPE = "unknown_type"
-    UNKNOWN_FIELD = "unknown_field"
-    BAD_VALUE = "bad_value"
-    OUT_OF_ORDER = "out_of_order"
-    """A message at a time when the protocol has no place for it: audio before `start`."""
-    UNKNOWN_SESSION = "unknown_session"
-    SESSION_BUSY = "session_busy"
-    """Another connection sends audio to this session."""
-    POLICY = "policy"
-    BAD_AUDIO = "bad_audio"
-    TOO_BIG = "too_big"
-    OVERLOADED = "overloaded"
-    """No room for another session now."""
-    TOO_SLOW = "too_slow"
-    """This client does not read its messages."""
-    INTERNAL = "internal"
-
-
-CLOSE_CODES: typing.Final[Mapping[str, int]] = {
-    ErrorCode.BAD_AUDIO: 1003,
-    ErrorCode.BAD_JSON: 1007,
-    ErrorCode.UNKNOWN_TYPE: 1008,
-    ErrorCode.UNKNOWN_FIELD: 1008,
-    ErrorCode.BAD_VALUE: 1008,
-    ErrorCode.OUT_OF_ORDER: 1008,
-    ErrorCode.UNKNOWN_SESSION: 1008,
-    ErrorCode.SESSION_BUSY: 1008,
-    ErrorCode.POLICY: 1008,
-    ErrorCode.TOO_BIG: 1009,
-    ErrorCode.INTERNAL: 1011,
-    ErrorCode.OVERLOADED: 1013,
-    ErrorCode.TOO_SLOW: 1013,
-}
-"""The WebSocket close code that follows an `Error`."""
-
-
-class RefusalError(ProtocolError):
-    """The server does not go on with this connection; on either side of it."""
-
-    def __init__(self, code: str, message: str) -> None:
-        """Say why.
-
-        Args:
-            code: one of `ErrorCode`, or of a newer server's.
-            message: one sentence for people.
-        """
-        super().__init__(message)
-        self.code = code
-
-    @property
-    def close_code(self) -> int:
-        """The WebSocket close code."""
-        return CLOSE_CODES.get(self.code, 1008)
-
-    @property
-    def message(self) -> Error:
-        """What tells the client."""
-        return Error(code=self.code, message=str(self))
 
 
 class _Tag(msgspec.Struct):
@@ -316,23 +262,23 @@ _encoder: typing.Final = msgspec.json.Encoder()
 
 
 def encode(message: ClientMessage | ServerMessage) -> str:
-    """Turn a message into the text of its frame.
+    """Return the text of a message's frame.
 
     Raises:
-        RefusalError: a text in it is not Unicode.
+        RefusalError: a string in the message is not valid Unicode (half a surrogate pair).
     """
     try:
         return _encoder.encode(message).decode()
     except UnicodeEncodeError as error:
-        sentence = f"a text of {_quote(_name(type(message)))} has half a surrogate pair"
-        raise RefusalError(ErrorCode.BAD_VALUE, sentence) from error
+        sentence = f"a string in {_quote(_name(type(message)))} has half a surrogate pair"
+        raise RefusalError(sentence, code=RefusalCode.BAD_VALUE) from error
 
 
 def decode_client(text: str | bytes) -> ClientMessage:
     """Read a control message, as the server does.
 
     Raises:
-        RefusalError: it is not what the protocol allows; which and why.
+        RefusalError: the message is too big, not JSON, or not what the protocol allows.
     """
     _check_size("a control message", text, MAX_CONTROL_BYTES)
     try:
@@ -341,10 +287,21 @@ def decode_client(text: str | bytes) -> ClientMessage:
         raise _refusal(text, error) from error
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise _bad_json(error) from error
-    if isinstance(message, Start) and message.since is not None and message.session is None:
-        sentence = "'since' of 'start' needs the 'session' that it counts in"
-        raise RefusalError(ErrorCode.BAD_VALUE, sentence)
+    if isinstance(message, Start):
+        _check_start(message)
     return message
+
+
+def _check_start(start: Start) -> None:
+    if start.since is not None and start.session is None:
+        sentence = "'since' of 'start' needs the 'session' that it counts in"
+        raise RefusalError(sentence, code=RefusalCode.BAD_VALUE)
+    if start.channel != "mix" and start.channel >= start.channels:
+        sentence = (
+            f"'channel' of 'start' is {start.channel}, but the audio has {start.channels} "
+            "channel(s), counted from 0"
+        )
+        raise RefusalError(sentence, code=RefusalCode.BAD_VALUE)
 
 
 def decode_server(text: str | bytes) -> ServerMessage | None:
@@ -354,7 +311,7 @@ def decode_server(text: str | bytes) -> ServerMessage | None:
         None for a type that this version does not know.
 
     Raises:
-        ProtocolError: it is no message at all, or lacks what its type must have.
+        ProtocolError: the text is not JSON, or lacks a field that its type must have.
     """
     try:
         message: ServerMessage = _server_decoder.decode(text)
@@ -362,26 +319,30 @@ def decode_server(text: str | bytes) -> ServerMessage | None:
         tag = _tag(text)
         if tag is not None and tag not in _SERVER_TYPES:
             return None
-        raise ProtocolError(f"the server sent a wrong message: {_shorten(str(error))}") from error
+        raise ProtocolError(
+            f"the server sent a wrong message: {_shorten(str(error))}", code="bad_server_message"
+        ) from error
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise ProtocolError("the server sent a message that is not JSON") from error
+        raise ProtocolError(
+            "the server sent a message that is not JSON", code="bad_server_json"
+        ) from error
     return message
 
 
 def check_audio(frame: bytes) -> None:
-    """Refuse a binary frame that is too large.
+    """Check the size of a binary frame.
 
     Raises:
-        RefusalError: it is.
+        RefusalError: the frame is larger than `MAX_AUDIO_BYTES`.
     """
     _check_size("an audio frame", frame, MAX_AUDIO_BYTES)
 
 
 def from_event(message: messages.Message, seq: int | None) -> ServerMessage:
-    """Say on the wire what a session publishes.
+    """Return the wire's message for one that a session publishes.
 
     Args:
-        message: times are samples.
+        message: its times are samples.
         seq: the number of a durable message.
     """
     match message:
@@ -443,12 +404,12 @@ def _check_size(what: str, frame: str | bytes, limit: int) -> None:
     if isinstance(frame, str) and size <= limit:  # no character takes less than one byte
         size = len(frame.encode(errors="surrogatepass"))
     if size > limit:
-        sentence = f"{what} of {size} bytes is too big; at most {limit} are taken"
-        raise RefusalError(ErrorCode.TOO_BIG, sentence)
+        sentence = f"{what} of {size} bytes is too big; the limit is {limit} bytes"
+        raise RefusalError(sentence, code=RefusalCode.TOO_BIG)
 
 
 def _tag(text: str | bytes) -> str | None:
-    """The type of a message that could not be read whole; None if it has none."""
+    """Return the type of a message that could not be read whole; None if it has none."""
     try:
         return _tag_decoder.decode(text).type
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -460,30 +421,30 @@ _PLACED: typing.Final = re.compile(r"(.*) - at `\$\.(.*)`", re.DOTALL)
 
 
 def _refusal(text: str | bytes, error: msgspec.ValidationError) -> RefusalError:
-    """Say in our words what msgspec found in a JSON value that is no message."""
+    """Describe what msgspec found in a JSON value that is not a control message."""
     reason, tag = str(error), _tag(text)
     if unknown := _UNKNOWN_FIELD.fullmatch(reason):
         return _unknown_field(tag, unknown[1])
     if tag is None:
         sentence = f"a control message is a JSON object with a 'type': {_list(_CLIENT_FIELDS)}"
-        return RefusalError(ErrorCode.UNKNOWN_TYPE, sentence)
+        return RefusalError(sentence, code=RefusalCode.UNKNOWN_TYPE)
     if tag not in _CLIENT_FIELDS:
-        sentence = f"there is no message type {_quote(tag)}; there are {_list(_CLIENT_FIELDS)}"
-        return RefusalError(ErrorCode.UNKNOWN_TYPE, sentence)
+        sentence = f"unknown message type {_quote(tag)}; the types are {_list(_CLIENT_FIELDS)}"
+        return RefusalError(sentence, code=RefusalCode.UNKNOWN_TYPE)
     if placed := _PLACED.fullmatch(reason):
         why, field = placed.groups()
-        sentence = f"{_quote(field)} of {_quote(tag)} is wrong: {_plain(why)}"
+        sentence = f"{_quote(field)} of {_quote(tag)} is wrong: {_plain(why, field)}"
     else:
         sentence = f"{_quote(tag)} is wrong: {_plain(reason)}"
-    return RefusalError(ErrorCode.BAD_VALUE, sentence)
+    return RefusalError(sentence, code=RefusalCode.BAD_VALUE)
 
 
 def _unknown_field(tag: str | None, field: str) -> RefusalError:
     fields = _CLIENT_FIELDS.get(tag or "")
     sentence = f"{_quote(tag) if tag else 'a control message'} has no field {_quote(field)}"
     if fields is not None:
-        sentence += f"; it has {_list(fields) or 'none'}"
-    return RefusalError(ErrorCode.UNKNOWN_FIELD, sentence)
+        sentence += f"; its fields are {_list(fields)}" if fields else "; it has no fields"
+    return RefusalError(sentence, code=RefusalCode.UNKNOWN_FIELD)
 
 
 def _bad_json(error: Exception) -> RefusalError:
@@ -493,22 +454,28 @@ def _bad_json(error: Exception) -> RefusalError:
         why = "it is not UTF-8"
     else:
         why = _shorten(str(error))
-    return RefusalError(ErrorCode.BAD_JSON, f"a control message is not JSON: {why}")
+    return RefusalError(f"a control message is not JSON: {why}", code=RefusalCode.BAD_JSON)
 
 
 def _list(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def _plain(reason: str) -> str:
-    """A reason of msgspec as the end of a sentence."""
-    if reason.startswith("Invalid enum value"):  # only `encoding` is one of a few
-        reason += f"; there are {_list(SAMPLE_BYTES)}"
+_CHOICES: typing.Final = {
+    "encoding": _list(SAMPLE_BYTES),
+    "channel": f"0 to {MAX_CHANNELS - 1}, or 'mix'",
+}
+
+
+def _plain(reason: str, field: str = "") -> str:
+    """Return a reason of msgspec as the end of a sentence."""
+    if field in _CHOICES:
+        reason += f"; it must be one of {_CHOICES[field]}"
     return _shorten(reason[0].lower() + reason[1:].replace("`", ""))
 
 
 def _quote(text: str) -> str:
-    """What a stranger wrote, fit to stand in a sentence and in a log."""
+    """Return foreign text in a form that fits into a sentence and a log."""
     return repr(text if len(text) <= 40 else text[:39] + "…")
 
 

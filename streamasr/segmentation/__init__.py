@@ -1,1 +1,1 @@
-"""From samples to segments of speech: `vad` judges frames, `chunker` draws the borders."""
+"""Samples to segments of speech: `vad` classifies frames, `chunker` draws the borders."""

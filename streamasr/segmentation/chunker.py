@@ -1,12 +1,12 @@
-"""Where segments of speech start and end; pure.
+"""Borders of speech segments in a stream of samples; pure.
 
-The chunker sees samples, asks a classifier whether each 30 ms frame is voiced, and draws
-borders with hysteresis:
+The chunker asks a classifier for each 30 ms frame whether it is voiced, and draws borders with
+hysteresis:
 
 ```
 silence  -- voiced frame -----------------------> onset
 onset    -- `min_speech` voiced in all ---------> open     SpeechStarted
-onset    -- `onset_gap` without a voiced frame -> silence  (a dropped burst)
+onset    -- `onset_gap` without a voiced frame -> silence  (the burst is dropped)
 open     -- `pause` without a voiced frame -----> paused   SpeechPaused
 paused   -- voiced frame -----------------------> open     SpeechResumed
 paused   -- `hangover` without a voiced frame --> silence  SpeechEnded "silence"
@@ -14,30 +14,30 @@ open     -- `max_segment` reached --------------> open     SpeechEnded "length",
 open     -- flush(), skip(), finish() ----------> silence  SpeechEnded "flush", "stop"
 ```
 
-Paused is open, too: the segment may still be cut or flushed. A pause says where the segment ends if
-no speech comes back, once all audio up to there has been heard.
+A paused segment is open, too: it may still be cut or flushed. `SpeechPaused` states where the
+segment ends if no speech follows, once all audio up to there has been delivered. If only the client
+ends segments, the transition of `hangover` does not exist.
 
 A segment starts `pre_roll` before its first voiced frame and ends `trailing_silence` behind its
 last one, or where the stream, the previous segment or the cut sets a limit.
 
 A segment that grows too long is cut in the middle of the quietest `cut_window` of the last
-`cut_search` before `max_segment`. The next one starts right there: what was already delivered
-behind the cut is delivered again as its beginning. Nothing voiced behind the cut means that the
-speaker just paused, and the next speech opens the next segment as usual. `min_speech` judges
-bursts out of silence; what follows a cut is speech already and exempt.
+`cut_search` before `max_segment`. The next segment starts right there: what was already delivered
+behind the cut is delivered again as its beginning. If nothing behind the cut is voiced, the speaker
+just paused, and the next speech opens the next segment as usual. `min_speech` judges bursts out of
+silence; what follows a cut is known to be speech and exempt.
 
-Everything happens at frame ends, and a segment is delivered in chunks of a fixed length (only
+All decisions are made at frame ends, and a segment is delivered in chunks of a fixed length (only
 the last one before a pause or an end is shorter), so that the events depend on the samples alone
-and not on the blocks they arrive in.
+and not on the sizes of the blocks in which they arrive.
 """
 
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from dataclasses import dataclass
+from typing import Final, Self, TypeAlias
 
-import msgspec
 import numpy as np
 
-from streamasr.core.errors import ConfigError
 from streamasr.core.events import (
     AudioLost,
     SegmentationEvent,
@@ -48,83 +48,60 @@ from streamasr.core.events import (
     SpeechStarted,
 )
 from streamasr.core.messages import EndReason
+from streamasr.core.options import SessionOptions
 from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples, to_samples
 from streamasr.segmentation.history import SampleHistory
+from streamasr.segmentation.settings import FRAME_SECONDS, LONGEST_S, ChunkerConfig
 
-FRAME: Final = SAMPLE_RATE * 30 // 1000
-"""Samples in a frame, 30 ms: the longest that webrtcvad judges."""
+FRAME: Final = to_samples(FRAME_SECONDS)
+"""Samples in a frame."""
 
 CUT_HOP: Final = SAMPLE_RATE // 100
 """Grid of the search for the quietest place, samples, 10 ms."""
 
 FrameClassifier: TypeAlias = Callable[[Float32Array], bool]
-"""Is this frame, (FRAME,), voiced? Frames arrive in order, without gaps; it may keep state."""
+"""Classifies a frame, (FRAME,), as voiced or not. Frames arrive in order and without gaps; the
+classifier may keep state."""
 
 
-class ChunkerConfig(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    rename=lambda name: f"{name}_s",  # in files, where nothing else tells the unit
-):
-    """How speech is cut into segments; all times in seconds."""
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Times around the borders of a segment that a client may choose; all in samples."""
 
-    pre_roll: float = 0.3
-    """Audio kept before the first voiced frame: soft onsets come before what a VAD notices."""
-    hangover: float = 0.6
-    """Silence that ends a segment (the endpoint)."""
-    trailing_silence: float = 0.2
-    """How much of that silence stays in the segment; at most the hangover."""
-    pause: float = 0.2
-    """Silence after which the final text is prepared, so that it is ready at the endpoint; at least
-    `trailing_silence` in effect. From the hangover on, it is not prepared."""
-    min_speech: float = 0.2
-    """Voiced time before a segment is announced; shorter bursts are silence."""
-    onset_gap: float = 0.2
-    """Silence after which a burst that was not yet a segment is given up."""
-    max_segment: float = 24.0
-    """Longest segment; longer speech is cut."""
-    cut_search: float = 5.0
-    """The end of a too long segment where the place of the cut is searched."""
-    cut_window: float = 0.1
-    """Length of the quiet place that is searched."""
-    chunk: float = 0.1
-    """Length of the pieces in which a segment is delivered."""
+    pre_roll: Samples
+    hangover: Samples | None
+    """None: only the client ends a segment, or its greatest length."""
+    trailing_silence: Samples
+    pause: Samples
 
-    def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            _check_time(name, getattr(self, name))
-        _check_at_least("hangover", self.hangover, "one frame", FRAME / SAMPLE_RATE)
-        _check_at_least("onset_gap", self.onset_gap, "one frame", FRAME / SAMPLE_RATE)
-        _check_at_least("chunk", self.chunk, "one frame", FRAME / SAMPLE_RATE)
-        _check_at_least("cut_window", self.cut_window, "one frame", FRAME / SAMPLE_RATE)
-        _check_at_least("hangover", self.hangover, "trailing_silence", self.trailing_silence)
-        _check_at_least("cut_search", self.cut_search, "cut_window", self.cut_window)
-        _check_at_least("max_segment", self.max_segment, "cut_search", self.cut_search)
+    @classmethod
+    def of(cls, config: ChunkerConfig, options: SessionOptions | None = None) -> Self:
+        """Combine the operator's settings with what a client asked for.
+
+        Args:
+            config: settings of the operator, which hold where the client has no wish.
+            options: options of the session; None for the operator's settings alone.
+        """
+        options = options or SessionOptions()
+        pre_roll, hangover = to_samples(config.pre_roll), to_samples(config.hangover)
+        if options.onset_padding_ms is not None:
+            pre_roll = _milliseconds(options.onset_padding_ms)
+        if options.endpoint_ms is not None:
+            hangover = Samples(max(FRAME, _milliseconds(options.endpoint_ms)))
+        trailing = Samples(min(hangover, to_samples(config.trailing_silence)))
+        pause = Samples(max(to_samples(config.pause), trailing))
+        return cls(pre_roll, None if options.endpoint_by_client else hangover, trailing, pause)
 
 
-_LONGEST_S: Final = 3600
-"""No time is set longer: memory is kept for most of them."""
-
-
-def _check_time(name: str, seconds: object) -> None:
-    if not isinstance(seconds, int | float) or not 0 <= seconds <= _LONGEST_S:
-        raise ConfigError(
-            f"{name} must be a time in seconds, from 0 to {_LONGEST_S}; it is {seconds!r}."
-        )
-
-
-def _check_at_least(name: str, seconds: float, limit_name: str, limit: float) -> None:
-    if seconds < limit:
-        raise ConfigError(f"{name} ({seconds:g} s) must be at least {limit_name} ({limit:g} s).")
+def _milliseconds(duration: int) -> Samples:
+    return to_samples(min(max(duration, 0), 1000 * LONGEST_S) / 1000)
 
 
 class Chunker:
-    """Turns a stream of samples into segments of speech, in chunks.
+    """Cuts a stream of samples into segments of speech, and delivers them in chunks.
 
-    Memory is bounded: it keeps the audio that a coming segment or cut may still need, at most
-    about the onset with its pre-roll or `cut_search`, whichever is longer.
+    Memory is bounded: the chunker keeps the audio that a coming segment or cut may still need, at
+    most about the onset with its pre-roll or `cut_search`, the longer of the two.
     """
 
     def __init__(
@@ -136,20 +113,17 @@ class Chunker:
         border: Samples = Samples(0),  # noqa: B008 - an int
         n_segments: int = 0,
     ) -> None:
-        """Begin a stream, or go on with one.
+        """Begin a stream, or continue one.
 
         Args:
-            config: how to cut.
-            is_voiced: judges each frame.
-            position: of the first sample that will be fed.
-            border: no segment starts before it.
-            n_segments: how many there were before it.
+            config: settings of the cuts.
+            is_voiced: classifier of frames.
+            position: position of the first sample that will be fed.
+            border: position before which no segment starts.
+            n_segments: number of segments before this position.
         """
         self._is_voiced = is_voiced
-        self._pre_roll = to_samples(config.pre_roll)
-        self._hangover = to_samples(config.hangover)
-        self._trailing = to_samples(config.trailing_silence)
-        self._pause = max(to_samples(config.pause), self._trailing)
+        self._endpoint = self._next_endpoint = Endpoint.of(config)
         self._min_speech = to_samples(config.min_speech)
         self._onset_gap = to_samples(config.onset_gap)
         self._max_segment = to_samples(config.max_segment)
@@ -158,7 +132,7 @@ class Chunker:
         self._chunk = to_samples(config.chunk)
 
         self._history = SampleHistory(
-            2 * (self._cut_search + self._pre_roll + SAMPLE_RATE), position
+            2 * (self._cut_search + self._endpoint.pre_roll + SAMPLE_RATE), position
         )
         self._partial_frame: Float32Array = np.zeros(0, np.float32)
         self._events: list[SegmentationEvent] = []
@@ -168,7 +142,7 @@ class Chunker:
         self._onset: Samples | None = None  # first voiced sample of what may become one
         self._onset_voiced = 0
         self._voiced_end = position  # end of the newest voiced frame
-        self._is_paused = False  # and the open segment's listener knows
+        self._is_paused = False  # and `SpeechPaused` was emitted
         self._border = max(border, position)  # end of the previous segment
         self._in_speech = 0
         self._dropped_bursts = 0
@@ -176,17 +150,17 @@ class Chunker:
 
     @property
     def position(self) -> Samples:
-        """Where the next sample belongs."""
+        """Position of the next sample."""
         return Samples(self._history.end + len(self._partial_frame))
 
     @property
     def needed_from(self) -> Samples:
-        """The oldest sample that a coming segment may still reach back to."""
+        """Position of the oldest sample that a coming segment may still contain."""
         return self._history.start
 
     @property
     def is_open(self) -> bool:
-        """A segment was announced and has not ended."""
+        """Whether a segment was announced and has not ended."""
         return self._start is not None
 
     @property
@@ -196,12 +170,12 @@ class Chunker:
 
     @property
     def dropped_bursts(self) -> int:
-        """How often something voiced was too short to be speech."""
+        """Number of voiced bursts that were too short to be speech."""
         return self._dropped_bursts
 
     @property
     def dropped_samples(self) -> Samples:
-        """Length of the voiced frames of those bursts; a later pre-roll may still reach them."""
+        """Length of the voiced frames of those bursts; a later pre-roll may still contain them."""
         return Samples(self._dropped_samples)
 
     def feed(self, block: Float32Array) -> list[SegmentationEvent]:
@@ -211,7 +185,10 @@ class Chunker:
             block: (n,) float32, mono at SAMPLE_RATE, -1..1; any n, also 0.
 
         Returns:
-            What became known, in order.
+            Events that these samples caused, in order.
+
+        Raises:
+            ValueError: the block has another dtype or shape.
         """
         if block.dtype != np.float32 or block.ndim != 1:
             raise ValueError(f"a block is float32 (n,), not {block.dtype} {block.shape}")
@@ -225,18 +202,23 @@ class Chunker:
         self._partial_frame = samples[n_whole:].copy()
         return self._take_events()
 
+    def configure(self, endpoint: Endpoint) -> None:
+        """Use other times around the borders, from the next segment on."""
+        self._next_endpoint = endpoint
+        self._adopt_endpoint()
+
     def flush(self) -> list[SegmentationEvent]:
-        """End the open segment now, because the client asks for it."""
+        """End the open segment now, because the client asked for it."""
         self._end_now("flush")
         return self._take_events()
 
     def finish(self) -> list[SegmentationEvent]:
-        """End the open segment, because the stream is over."""
+        """End the open segment, because the stream has ended."""
         self._end_now("stop")
         return self._take_events()
 
     def skip(self, n_samples: Samples, reason: str) -> list[SegmentationEvent]:
-        """Leave out samples that will never come; an open segment ends where they begin."""
+        """Skip samples that will never come; an open segment ends where they begin."""
         self._end_now("flush")
         start = self._history.end
         self._history.skip(n_samples)
@@ -249,7 +231,7 @@ class Chunker:
         return events
 
     def _judge(self, frame: Float32Array, is_voiced: bool) -> None:
-        """Move the state on by one frame (or by the shorter rest of a stream)."""
+        """Advance the state by one frame (or by the shorter rest of a stream)."""
         start = self._history.end
         self._history.append(frame)
         if is_voiced:
@@ -265,6 +247,11 @@ class Chunker:
             self._drop_onset()
         self._forget()
 
+    def _adopt_endpoint(self) -> None:
+        """Take over new times between two segments, when nothing was measured with the old ones."""
+        if self._start is None and self._onset is None:
+            self._endpoint = self._next_endpoint
+
     def _silence(self) -> int:
         return self._history.end - self._voiced_end
 
@@ -273,12 +260,15 @@ class Chunker:
             self._onset = start
         self._onset_voiced += n_voiced
         if self._onset_voiced >= self._min_speech:
-            self._open(Samples(max(self._onset - self._pre_roll, self._border)))
+            # The pre-roll may have been lengthened after older samples were forgotten.
+            earliest = max(self._border, self._history.start)
+            self._open(Samples(max(self._onset - self._endpoint.pre_roll, earliest)))
 
     def _drop_onset(self) -> None:
         self._dropped_bursts += 1
         self._dropped_samples += self._onset_voiced
         self._onset, self._onset_voiced = None, 0
+        self._adopt_endpoint()
 
     def _open(self, start: Samples) -> None:
         self._segment += 1
@@ -292,10 +282,14 @@ class Chunker:
             self._cut(self._start)
         if self._start is None:
             return
-        if self._silence() >= self._hangover:
+        if self._has_ended_in_silence():
             self._close(self._speech_end(), "silence")
-        elif self._silence() >= self._pause and not self._is_paused:
+        elif self._silence() >= self._endpoint.pause and not self._is_paused:
             self._announce_pause(self._speech_end())
+
+    def _has_ended_in_silence(self) -> bool:
+        hangover = self._endpoint.hangover
+        return hangover is not None and self._silence() >= hangover
 
     def _deliver_chunks(self) -> None:
         while self._history.end - self._delivered >= self._chunk:
@@ -313,7 +307,7 @@ class Chunker:
         self._events.append(SpeechPaused(self._segment, end))
 
     def _speech_end(self) -> Samples:
-        return Samples(min(self._voiced_end + self._trailing, self._history.end))
+        return Samples(min(self._voiced_end + self._endpoint.trailing_silence, self._history.end))
 
     def _cut(self, start: Samples) -> None:
         limit = start + self._max_segment
@@ -322,11 +316,11 @@ class Chunker:
             self._close(cut, "length")
             self._open(cut)
             self._deliver_chunks()
-        else:  # a pause: the next speech opens the next segment
+        else:  # the speaker pauses: the next speech opens the next segment
             self._close(Samples(min(cut, self._speech_end())), "length")
 
     def _quietest(self, start: int, end: int) -> Samples:
-        """Middle of the quietest `cut_window` in [start, end); of equal ones, the last."""
+        """Return the middle of the quietest `cut_window` in [start, end); of equals, the last."""
         samples = self._history.copy(start, end).astype(np.float64)
         energy = np.concatenate(([0.0], np.cumsum(samples * samples)))
         windows = energy[self._cut_window :: CUT_HOP]
@@ -341,6 +335,7 @@ class Chunker:
         self._events.append(SpeechEnded(self._segment, self._start, end, reason))
         self._in_speech += end - self._start
         self._border, self._start, self._is_paused = end, None, False
+        self._adopt_endpoint()
 
     def _end_now(self, reason: EndReason) -> None:
         rest, self._partial_frame = self._partial_frame, np.zeros(0, np.float32)
@@ -358,11 +353,11 @@ class Chunker:
     def _forget(self) -> None:
         """Keep only the audio that may still be needed."""
         needed = self._history.end if self._onset is None else self._onset
-        needed = Samples(max(needed - self._pre_roll, self._border))
+        needed = Samples(max(needed - self._endpoint.pre_roll, self._border))
         if self._start is not None:
             # A cut searches this far back; and after a cut in a pause, or the end of a long
             # hangover, the pre-roll of the next segment may begin inside this one's silence.
-            reach = max(self._cut_search, self._pre_roll) + FRAME
+            reach = max(self._cut_search, self._endpoint.pre_roll) + FRAME
             oldest = max(self._start, self._history.end - reach)
             needed = Samples(min(self._delivered, oldest))
         self._history.forget_before(needed)

@@ -1,4 +1,4 @@
-"""The last few seconds of a stream, addressed by position."""
+"""Buffer of the last few seconds of a stream, addressed by position."""
 
 import numpy as np
 
@@ -6,14 +6,14 @@ from streamasr.core.units import Float32Array, Samples
 
 
 class SampleHistory:
-    """Recent samples of a stream; the older ones are forgotten on request.
+    """Recent samples of a stream; older samples are dropped on request.
 
-    Samples lie in one array that is twice as large as what is usually kept, so that moving the
-    kept ones to its front is rare: appending costs amortised constant time per sample.
+    The samples lie in one array that is twice as large as what is usually kept, so that they are
+    rarely moved to its front: appending costs amortised constant time per sample.
     """
 
     def __init__(self, capacity: int, position: Samples = Samples(0)) -> None:  # noqa: B008 - an int
-        """Make room for about `capacity` samples; the first one belongs at `position`."""
+        """Allocate space for about `capacity` samples; the first one is at `position`."""
         self._buffer: Float32Array = np.empty(max(capacity, 1), np.float32)
         self._first = 0  # index in the buffer of the oldest sample kept
         self._stop = 0  # index behind the newest
@@ -26,7 +26,7 @@ class SampleHistory:
 
     @property
     def end(self) -> Samples:
-        """Position behind the newest sample."""
+        """Position after the newest sample."""
         return self._end
 
     def append(self, samples: Float32Array) -> None:
@@ -38,16 +38,20 @@ class SampleHistory:
         self._end = Samples(self._end + len(samples))
 
     def skip(self, n_samples: int) -> None:
-        """Forget everything; the next sample belongs `n_samples` later."""
+        """Drop everything; the next sample is `n_samples` later."""
         self._first = self._stop
         self._end = Samples(self._end + n_samples)
 
     def forget_before(self, position: int) -> None:
-        """Drop what lies before a position; positions already forgotten are fine."""
+        """Drop the samples before a position, which may have been dropped already."""
         self._first = max(self._first, min(self._stop, self._index(position)))
 
     def copy(self, start: int, end: int) -> Float32Array:
-        """The samples [start, end), which must still be kept, in an array of their own."""
+        """Return a copy of the samples [start, end).
+
+        Raises:
+            IndexError: some of the samples were dropped or have not been added yet.
+        """
         if not self.start <= start <= end <= self.end:
             raise IndexError(f"[{start}, {end}) is not within [{self.start}, {self.end})")
         return self._buffer[self._index(start) : self._index(end)].copy()

@@ -1,14 +1,15 @@
-"""Is a frame voiced? webrtcvad, hearing everything with the noise at one level.
+"""Voice detection: webrtcvad on frames whose noise is brought to one level.
 
-webrtcvad's thresholds are absolute: a fan, white noise, hum or a tone above about -30 dBFS counts
-as speech for minutes, and speech whose peaks lie near -45 dBFS as silence. So the noise floor is
-followed (speech is never steady, noise is), and frames are amplified such that the floor comes to
-lie at a level where webrtcvad takes no steady sound for speech, `noise_db`. What stands out
-from the noise is then heard at any level of either.
+webrtcvad's thresholds are absolute: it takes a fan, white noise, hum or a tone above about -30 dBFS
+for speech for minutes, and speech with peaks near -45 dBFS for silence. So the noise floor is
+tracked (noise is steady, speech is not), and frames are amplified such that the floor lies at
+`noise_db`, a level at which webrtcvad takes no steady sound for speech. Sounds that rise above the
+noise are then detected at any level of either.
 
-Measured with isolated digits of people, espeak-ng sentences of three speeds and one recorded
-speech, 142 utterances in all, lost if less than 85 % of what is above the noise lies in a segment;
-and on 40 s of steady sounds alone (white, pink and brown noise, a fan, hum, tones, a held vowel):
+Measured with isolated digits of people, espeak-ng sentences at three speeds and one recorded
+speech, 142 utterances in all, counted as lost if less than 85 % of what is above the noise lies in
+a segment; and on 40 s of steady sounds alone (white, pink and brown noise, a fan, hum, tones, a
+held vowel):
 
 | | webrtcvad mode 2 alone | this |
 |---|---|---|
@@ -22,76 +23,33 @@ import math
 from collections import deque
 from typing import Final
 
-import msgspec
 import numpy as np
 import webrtcvad
 
-from streamasr.core.errors import ConfigError
 from streamasr.core.units import SAMPLE_RATE, Float32Array
-
-FRAME_SECONDS: Final = 0.03
-SILENCE_DB: Final = -100.0
-"""Level given to digital silence, dBFS: below one step of 16 bits."""
-
-
-class VadConfig(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    rename={"floor_window": "floor_window_s"},
-):
-    """When a frame counts as voiced; levels are those of a frame's root mean square, dBFS."""
-
-    aggressiveness: int = 1
-    """webrtcvad's mode, 0 to 3: how sure it must be. At this noise level, modes 0 and 1 hear no
-    speech in steady noise either, and 1 hears more of the soft speech than 2."""
-    noise_db: float = -42.0
-    """Where the noise floor is put. At -35 webrtcvad takes a fan for speech again; each dB
-    lower loses more speech in noise."""
-    max_gain_db: float = 25.0
-    """Most by which a recording without noise is amplified."""
-    minimum_db: float = -80.0
-    """Level below which nothing is voiced."""
-    floor_window: float = 3.0
-    """The noise floor is the quietest moment of this many seconds: how soon new noise is known,
-    and the longest vowel that is not taken for noise."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be."""
-        if self.aggressiveness not in {0, 1, 2, 3}:
-            raise ConfigError(f"aggressiveness must be 0, 1, 2 or 3; it is {self.aggressiveness}.")
-        _check_range("noise_db", self.noise_db, SILENCE_DB, 0.0)
-        _check_range("max_gain_db", self.max_gain_db, 0.0, 60.0)
-        _check_range("minimum_db", self.minimum_db, SILENCE_DB, 0.0)
-        _check_range("floor_window", self.floor_window, 0.5, 60.0)
-
-
-def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"{name} must be from {low:g} to {high:g}; it is {value}.")
+from streamasr.segmentation.settings import FRAME_SECONDS, SILENCE_DB, VadConfig
 
 
 def level_db(frame: Float32Array) -> float:
-    """Root mean square of a frame, dBFS; at least SILENCE_DB."""
+    """Return the root mean square of a frame in dBFS, at least SILENCE_DB."""
     power = float(np.dot(frame, frame)) / len(frame)
     return max(SILENCE_DB, 10.0 * math.log10(power)) if power > 0.0 else SILENCE_DB
 
 
 class NoiseFloor:
-    """The quietest moment of the last seconds (minimum statistics).
+    """Level of the quietest moment of the last seconds (minimum statistics).
 
-    Frame levels are smoothed, so that one quiet frame does not count, and their minimum is taken
-    over the window in a few parts, so that the state stays small.
+    Frame levels are smoothed, so that a single quiet frame has little effect, and their minimum is
+    taken over the window in a few parts, so that the state stays small.
 
     Source: R. Martin, "Noise power spectral density estimation based on optimal smoothing and
     minimum statistics", 2001; here on the level of whole frames and without its bias correction,
-    which only shifts the level that the floor is put at.
+    which only shifts the level at which the floor is put.
     """
 
     N_PARTS: Final = 8
     SMOOTHING: Final = 0.5
-    """Weight of the past per frame: some 60 ms. More would hide the gaps of fast speech."""
+    """Weight of the past per frame, about 60 ms. More would hide the gaps of fast speech."""
 
     def __init__(self, window: float) -> None:
         self._part_length = max(1, round(window / FRAME_SECONDS / self.N_PARTS))
@@ -113,13 +71,13 @@ class NoiseFloor:
 
 
 class VoiceDetector:
-    """A frame classifier for the chunker: webrtcvad behind a gain that follows the noise."""
+    """Frame classifier for the chunker: webrtcvad behind a gain that follows the noise."""
 
     N_TRUSTED: Final = 4
     """Frames at the start of a stream, 120 ms, whose level may be that of speech: before
-    anything is known of the noise, it is not assumed to be louder than START_DB. Costs half a
-    second taken for speech where a stream starts in loud noise; saves the first word where one
-    starts in the middle of it."""
+    anything is known about the noise, it is assumed to be no louder than START_DB. This costs half
+    a second taken for speech where a stream starts in loud noise, and saves the first word where a
+    stream starts in the middle of it."""
     START_DB: Final = -50.0
     LOUDEST_DB: Final = -10.0
     """Speech is not amplified beyond this."""
@@ -134,11 +92,11 @@ class VoiceDetector:
         self._n_frames = 0
 
     def __call__(self, frame: Float32Array) -> bool:
-        """Is this frame, (480,), the next of the stream, voiced?"""
+        """Return whether the next frame of the stream, (480,), is voiced."""
         level = level_db(frame)
         gain = self._follow(level)
         if level < self._config.minimum_db:
-            return False  # also spares webrtcvad the digital silence
+            return False  # digital silence included
         amplified = frame * np.float32(32768.0 * 10.0 ** (gain / 20.0))
         pcm = np.clip(np.rint(amplified), -32768, 32767).astype("<i2")
         return bool(self._vad.is_speech(pcm.tobytes(), SAMPLE_RATE))

@@ -1,199 +1,262 @@
-"""One WebSocket connection, from its greeting to its goodbye.
+"""One client connection, from its first frame until it is closed, in any dialect and transport.
 
-A visit is two loops: one reads what the client says, the other sends what the session publishes.
-Neither waits for another connection. What a client did wrong is said in an `error` message before
-its connection is closed; its session waits for a better one.
+While a session is open, two loops run: one executes the client's commands, the other sends what the
+session publishes. Neither waits for another connection. A refusal is sent before the connection is
+closed; its session waits to be resumed.
 """
 
 import asyncio
 import contextlib
 import logging
-import re
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
-
-from websockets.asyncio.server import ServerConnection
-from websockets.exceptions import ConnectionClosed
-from websockets.frames import CloseCode
+from typing import Any, cast
 
 from streamasr.core.errors import StreamASRError
-from streamasr.host.live_session import LiveSession, Reader
-from streamasr.host.requested_options import resumed_wishes
+from streamasr.core.outgoing import Refused, Reply, SessionOpened
+from streamasr.core.refusal import RefusalCode, RefusalError
+from streamasr.core.requested_options import OptionsChange
+from streamasr.host.live_session import LiveSession
+from streamasr.host.outbox import OutboxEntry
+from streamasr.host.reader import Reader
 from streamasr.host.session_host import SessionHost
-from streamasr.protocols import v1
-from streamasr.server.audio_input import MAX_BACKLOG, AudioInput, wait_connected
+from streamasr.protocols.dialect import (
+    Close,
+    Codec,
+    Command,
+    Dialect,
+    FollowSession,
+    Frame,
+    OpenSession,
+    RequestHead,
+    ResponseHead,
+    ResumeSession,
+)
+from streamasr.server.audio_input import MAX_BACKLOG, AudioInput
+from streamasr.server.commands import CloseRequestedError, CommandReader
+from streamasr.server.transport import DisconnectedError, Transport, wait_connected
 
 logger = logging.getLogger(__name__)
+
+_Frames = Iterable[Frame | ResponseHead]
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long clients are waited for, in seconds."""
+    """The times that the server waits for clients, in seconds."""
 
     start: float = 10.0
-    """For the first message."""
+    """For the command that opens a session, and for the head of a request."""
     send: float = 30.0
-    """With each message, for a client that reads nothing."""
+    """With each frame, for a client that reads nothing."""
     close: float = 5.0
-    """For the other end to say goodbye, too."""
+    """For the other end to close the connection, too."""
 
 
 class ClientConnection:
-    """A client in the house."""
+    """Handles one client connection."""
 
     def __init__(
-        self, connection: ServerConnection, house: SessionHost, timeouts: Timeouts
+        self,
+        transport: Transport,
+        dialect: Dialect,
+        request: RequestHead,
+        host: SessionHost,
+        timeouts: Timeouts,
     ) -> None:
-        """Prepare; `run` does it."""
-        self._connection = connection
-        self._house = house
-        self._timeouts = timeouts
-
-    async def run(self, path: str, query: dict[str, list[str]]) -> None:
-        """Talk until the connection is closed.
+        """Prepare; `run` does the work.
 
         Args:
-            path: what was asked for, one of the two of `v1`.
-            query: with which parameters.
+            transport: open.
+            dialect: of the client.
+            request: that the connection began with.
+            host: has the sessions.
+            timeouts: for this client.
         """
-        try:
-            if path == v1.STREAM_PATH:
-                await self._stream()
-            else:
-                await self._events(query)
-        except ConnectionClosed:
-            logger.debug("connection %s is closed", self._connection.id)
-        except v1.RefusalError as refusal:
-            await self._refuse(refusal)
-        except StreamASRError as error:
-            await self._refuse(v1.RefusalError(v1.ErrorCode.BAD_VALUE, str(error)))
-        except Exception:  # outermost frame of a connection: the others go on
-            logger.exception("connection %s failed", self._connection.id)
-            sentence = "something went wrong in the daemon; its log says what"
-            await self._refuse(v1.RefusalError(v1.ErrorCode.INTERNAL, sentence))
+        self._transport = transport
+        self._dialect = dialect
+        self._codec: Codec = dialect.codec(request, host.model)
+        self._commands = CommandReader(transport, self._codec)
+        self._host = host
+        self._timeouts = timeouts
 
-    async def _stream(self) -> None:
-        start = await self._receive_start()
-        speaker = AudioInput(self._connection, start, self._house)
-        await wait_connected(self._connection, self._house.is_ready.wait())
-        live = await self._take_place(start, speaker)
-        has_sent_all = False
+    async def run(self) -> None:
+        """Serve the client until its connection is closed."""
         try:
-            if start.session is not None and not live.is_finishing:
-                self._resume_wishes(live, start)
-            reader = await self._greet(live, start.since or 0)
+            await self._serve()
+        except DisconnectedError:
+            logger.debug("connection %s is closed", self._transport.name)
+        except CloseRequestedError as request:
+            await self._transport.close(request.close)
+        except Exception:  # outermost frame of a connection: the others continue
+            logger.exception("connection %s failed", self._transport.name)
+            sentence = "the daemon failed to serve this connection; its log has the details"
+            refusal = RefusalError(sentence, code=RefusalCode.INTERNAL)
+            await self._transport.close(await self._refuse(refusal) or Close())
+
+    async def _serve(self) -> None:
+        """Serve one session after the other, as many as the dialect has on a connection."""
+        close: Close | None = None
+        while close is None:
+            try:
+                close = await self._serve_session()
+            except RefusalError as refusal:
+                close = await self._refuse(refusal)
+            except StreamASRError as error:
+                close = await self._refuse(RefusalError(str(error), code=RefusalCode.BAD_VALUE))
+        await self._transport.close(close)
+
+    async def _serve_session(self) -> Close | None:
+        """Serve one session to its end; return how to close the connection after it."""
+        match await self._receive_opening():
+            case FollowSession() as command:
+                return await self._follow(command)
+            case OpenSession() | ResumeSession() as command:
+                return await self._stream(command)
+            case _:
+                sentence = "a session has to be opened first"
+                raise RefusalError(sentence, code=RefusalCode.OUT_OF_ORDER)
+
+    async def _receive_opening(self) -> Command:
+        """Wait for a command other than a reply, which is sent at once."""
+        while True:
+            try:
+                async with asyncio.timeout(self._timeouts.start):
+                    command = await self._commands.next()
+            except TimeoutError:
+                sentence = f"no session was opened within {self._timeouts.start:g} s"
+                raise RefusalError(sentence, code=RefusalCode.OUT_OF_ORDER) from None
+            if not isinstance(command, Reply):
+                return command
+            await self._send(self._codec.encode(command, None))
+
+    async def _stream(self, command: OpenSession | ResumeSession) -> Close | None:
+        """Serve a session that this connection sends audio to."""
+        audio_input = AudioInput(self._transport, self._commands, command.audio, self._host)
+        await wait_connected(self._transport, self._host.is_ready.wait())
+        live = await self._attach(command, audio_input)
+        has_sent_end = stays = False
+        try:
+            if isinstance(command, ResumeSession) and command.change:
+                self._change(live, command.change)
+            audio_input.choose_channel(live.options.channel)
+            since = command.since if isinstance(command, ResumeSession) else 0
+            reader = await self._subscribe(live, since)
             with _subscribed(live, reader):
-                await _run_both(speaker.speak(live, reader), self._send_all(reader))
-            has_sent_all = True
-            await self._hang_up(CloseCode.NORMAL_CLOSURE)
+                await self._converse(audio_input.run(live, reader), reader)
+            has_sent_end = True
+            close = self._codec.close_after_end()
+            stays = close is None
+            if close is not None:
+                await self._transport.close(close)
+            return close
         finally:
-            said_goodbye = _said_goodbye(self._connection)
-            self._house.sessions.detach(
+            is_given_up = stays or self._transport.is_given_up or not self._dialect.can_resume
+            self._host.sessions.detach(
                 live.name,
-                speaker,
-                said_goodbye=said_goodbye,
-                has_heard_all=said_goodbye and has_sent_all,
+                audio_input,
+                is_given_up=is_given_up,
+                has_received_end=is_given_up and has_sent_end,
             )
 
-    async def _events(self, query: dict[str, list[str]]) -> None:
-        name, since = _read_query(query)
-        await wait_connected(self._connection, self._house.is_ready.wait())
-        live = self._house.sessions.find(name)
-        if since is None:  # from now on; of a session that is over, that leaves its end
-            since = live.seq - live.is_over.is_set()
-        reader = await self._greet(live, since)
+    async def _attach(
+        self, command: OpenSession | ResumeSession, audio_input: AudioInput
+    ) -> LiveSession:
+        if isinstance(command, ResumeSession):
+            name = command.session
+        else:
+            name = self._host.begin(command.options).name
+        return await self._host.sessions.attach(name, audio_input)
+
+    def _change(self, live: LiveSession, change: OptionsChange) -> None:
+        if not live.intake.is_finishing:
+            self._host.configure(live, change)
+
+    async def _follow(self, command: FollowSession) -> Close | None:
+        """Serve a session that this connection only reads."""
+        await wait_connected(self._transport, self._host.is_ready.wait())
+        live = self._host.sessions.find(command.session)
+        since = command.since
+        if since is None:  # only what is new; of a session that is over, that is its end
+            since = live.publisher.seq - live.is_over.is_set()
+        reader = await self._subscribe(live, since)
         with _subscribed(live, reader):
-            await _run_both(self._answer_pings(reader), self._send_all(reader))
-        await self._hang_up(CloseCode.NORMAL_CLOSURE)
+            await self._converse(self._answer_follower(reader), reader)
+        return self._codec.close_after_end()
 
-    async def _receive_start(self) -> v1.Start:
-        try:
-            async with asyncio.timeout(self._timeouts.start):
-                frame = await self._connection.recv()
-        except TimeoutError:
-            sentence = f"no 'start' came within {self._timeouts.start:g} s"
-            raise v1.RefusalError(v1.ErrorCode.OUT_OF_ORDER, sentence) from None
-        if isinstance(frame, bytes):
-            sentence = "audio came before 'start', which says how it is encoded"
-            raise v1.RefusalError(v1.ErrorCode.OUT_OF_ORDER, sentence)
-        message = v1.decode_client(frame)
-        if not isinstance(message, v1.Start):
-            sentence = "the first message must be 'start'"
-            raise v1.RefusalError(v1.ErrorCode.OUT_OF_ORDER, sentence)
-        return message
+    async def _answer_follower(self, reader: Reader) -> None:
+        while True:
+            if len(reader.outbox) >= MAX_BACKLOG:
+                await wait_connected(self._transport, reader.wait_below(MAX_BACKLOG))
+            command = await self._commands.next()
+            if not isinstance(command, Reply):
+                sentence = "this connection only reads a session"
+                raise RefusalError(sentence, code=RefusalCode.OUT_OF_ORDER)
+            reader.post(command)
 
-    async def _take_place(self, start: v1.Start, speaker: AudioInput) -> LiveSession:
-        name = self._house.begin(start).name if start.session is None else start.session
-        return await self._house.sessions.attach(name, speaker)
-
-    def _resume_wishes(self, live: LiveSession, start: v1.Start) -> None:
-        if (wishes := resumed_wishes(start)) != v1.Configure():
-            self._house.configure(live, wishes)
-
-    async def _greet(self, live: LiveSession, since: int) -> Reader:
-        """Send what is kept since a message, then `ready`; from then on the reader hears all."""
-        async for text in live.messages_since(since):
-            await self._send(text)
-        reader = live.subscribe()
-        ready = v1.Ready(
-            session=live.name,
-            model=self._house.model,
-            seq=live.seq,
-            next_sample=live.position,
-        )
-        reader.put(ready)
+    async def _subscribe(self, live: LiveSession, since: int) -> Reader:
+        """Send the durable messages since a number; the reader gets everything after them."""
+        async for seq, message in live.publisher.messages_since(since):
+            await self._send(self._codec.encode(message, seq))
+        reader = live.publisher.subscribe()
+        reader.post(SessionOpened(live.name, live.publisher.seq, live.intake.position))
         if live.is_over.is_set():
             reader.close()
         return reader
 
-    async def _answer_pings(self, reader: Reader) -> None:
-        while True:
-            if len(reader.mailbox) >= MAX_BACKLOG:
-                await wait_connected(self._connection, reader.wait_below(MAX_BACKLOG))
-            frame = await self._connection.recv()
-            message = None if isinstance(frame, bytes) else v1.decode_client(frame)
-            if not isinstance(message, v1.Ping):
-                sentence = f"{v1.EVENTS_PATH} is for listening only; send to {v1.STREAM_PATH}"
-                raise v1.RefusalError(v1.ErrorCode.OUT_OF_ORDER, sentence)
-            reader.put(v1.Pong(id=message.id))
-
-    async def _send_all(self, reader: Reader) -> None:
-        """Send until the session is over and its end has been sent."""
+    async def _converse(self, reading: Coroutine[Any, Any, None], reader: Reader) -> None:
+        """Read and send until the session is over and everything was sent."""
         try:
-            while not (reader.is_closed and not reader.mailbox):
-                if reader.mailbox.is_overfull:
-                    sentence = "messages are not being read; come back and go on after the last one"
-                    raise v1.RefusalError(v1.ErrorCode.TOO_SLOW, sentence)
-                if (text := reader.take()) is not None:
-                    await self._send(text)
+            await _run_both(reading, self._send_events(reader))
+        except CloseRequestedError:
+            reader.close()
+            await self._send_events(reader)  # what was queued before that
+            raise
+
+    async def _send_events(self, reader: Reader) -> None:
+        """Send until the session is over and its end was sent."""
+        try:
+            while not (reader.is_closed and not reader.outbox):
+                if reader.outbox.is_overfull:
+                    raise RefusalError(
+                        "this client does not read its messages; resume after the last one it has",
+                        code=RefusalCode.TOO_SLOW,
+                    )
+                if (entry := reader.take()) is not None:
+                    await self._send(self._encode(entry))
                 else:
                     await reader.wait()
         finally:
-            reader.close()  # whoever waits for it to take something waits no longer
+            reader.close()  # nothing waits for room in it any longer
 
-    async def _send(self, text: str) -> None:
-        try:
-            async with asyncio.timeout(self._timeouts.send):
-                await self._connection.send(text)
-        except TimeoutError:
-            sentence = f"no message was read for {self._timeouts.send:g} s"
-            raise v1.RefusalError(v1.ErrorCode.TOO_SLOW, sentence) from None
+    def _encode(self, entry: OutboxEntry) -> _Frames:
+        """Return the frames of an entry; the first connection of a dialect encodes for all."""
+        if not self._dialect.shares_frames:
+            return self._codec.encode(entry.event, entry.seq)
+        frames = entry.encoded.get(self._dialect.name)
+        if frames is None:
+            frames = tuple(self._codec.encode(entry.event, entry.seq))
+            entry.encoded[self._dialect.name] = frames
+        return cast("_Frames", frames)
 
-    async def _refuse(self, refusal: v1.RefusalError) -> None:
-        """Say why, and close."""
-        logger.info("connection %s is refused: %s", self._connection.id, refusal)
-        with contextlib.suppress(ConnectionClosed, TimeoutError):
+    async def _send(self, frames: _Frames) -> None:
+        for frame in frames:
+            try:
+                async with asyncio.timeout(self._timeouts.send):
+                    await self._transport.send(frame)
+            except TimeoutError:
+                sentence = f"this client has not read any message for {self._timeouts.send:g} s"
+                raise RefusalError(sentence, code=RefusalCode.TOO_SLOW) from None
+
+    async def _refuse(self, refusal: RefusalError) -> Close | None:
+        """Send a refusal; return how to close the connection after it."""
+        logger.info("connection %s is refused: %s", self._transport.name, refusal)
+        close = self._codec.close_after(refusal)
+        with contextlib.suppress(DisconnectedError, TimeoutError):
             async with asyncio.timeout(self._timeouts.close):
-                await self._connection.send(v1.encode(refusal.message))
-        await self._hang_up(refusal.close_code, refusal.code)
-
-    async def _hang_up(self, code: int, reason: str = "") -> None:
-        try:
-            async with asyncio.timeout(self._timeouts.close):
-                await self._connection.close(code, reason)
-        except TimeoutError:  # it takes not even that
-            self._connection.transport.abort()
+                for frame in self._codec.encode(Refused(refusal.code, str(refusal)), None):
+                    await self._transport.send(frame)
+        return close
 
 
 @contextlib.contextmanager
@@ -201,11 +264,11 @@ def _subscribed(live: LiveSession, reader: Reader) -> Iterator[None]:
     try:
         yield
     finally:
-        live.unsubscribe(reader)
+        live.publisher.unsubscribe(reader)
 
 
 async def _run_both(reading: Coroutine[Any, Any, None], sending: Coroutine[Any, Any, None]) -> None:
-    """Read and send until everything has been sent, or one of them fails."""
+    """Read and send until everything was sent, or one of them fails."""
     reader, sender = asyncio.create_task(reading), asyncio.create_task(sending)
     try:
         await asyncio.wait((reader, sender), return_when=asyncio.FIRST_COMPLETED)
@@ -213,34 +276,10 @@ async def _run_both(reading: Coroutine[Any, Any, None], sending: Coroutine[Any, 
             await reader
         try:
             sender.result()
-        except ConnectionClosed:
-            await reader  # some of what was sent to us may still be unread
+        except DisconnectedError:
+            await reader  # some of what the client sent may still be unread
             raise
     finally:
         for task in (reader, sender):
             task.cancel()
         await asyncio.gather(reader, sender, return_exceptions=True)
-
-
-def _read_query(query: dict[str, list[str]]) -> tuple[str, int | None]:
-    names, since = query.get("session", []), query.get("since", [])
-    if len(names) != 1 or len(since) > 1:
-        sentence = f"{v1.EVENTS_PATH} needs one session: ?session={v1.MICROPHONE}"
-        raise v1.RefusalError(v1.ErrorCode.BAD_VALUE, sentence)
-    if not since:
-        return names[0], None
-    if not re.fullmatch("[0-9]{1,15}", since[0]):
-        sentence = "'since' must be the number of a message, or 0 for all of them"
-        raise v1.RefusalError(v1.ErrorCode.BAD_VALUE, sentence)
-    return names[0], int(since[0])
-
-
-def _said_goodbye(connection: ServerConnection) -> bool:
-    """Whether it was closed on purpose: at its end, or by a client that had enough before.
-
-    A browser whose page is left is going away; one whose script gives no reason says none.
-    """
-    if connection.close_code == CloseCode.NORMAL_CLOSURE:
-        return True
-    was_left = connection.close_code in (CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RCVD)
-    return was_left and connection.protocol.close_rcvd_then_sent is True

@@ -8,7 +8,6 @@ import http
 import logging
 import os
 import socket
-import urllib.parse
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,8 +22,12 @@ from websockets.typing import Subprotocol
 from streamasr.core.errors import ConfigError
 from streamasr.host.session_host import SessionHost
 from streamasr.protocols import v1
+from streamasr.protocols.dialect import RequestHead
+from streamasr.protocols.v1_dialect import V1Dialect
+from streamasr.server.access import Access
 from streamasr.server.connection import ClientConnection, Timeouts
 from streamasr.server.web_assets import HEADERS, Page, load_pages
+from streamasr.server.websocket import WebSocket
 from streamasr.service.activation import Inherited
 
 logger = logging.getLogger(__name__)
@@ -55,11 +58,24 @@ class Server:
 
     def __init__(
         self,
-        house: SessionHost,
+        host: SessionHost,
+        *,
+        access: Callable[[], Access],
+        metrics: Callable[[], tuple[bytes, str]],
         timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
     ) -> None:
-        """Prepare."""
-        self._house = house
+        """Prepare.
+
+        Args:
+            host: has the sessions.
+            access: returns what is allowed at present.
+            metrics: returns the figures for Prometheus, and their content type.
+            timeouts: for clients.
+        """
+        self._host = host
+        self._access = access
+        self._metrics = metrics
+        self._dialect = V1Dialect()
         self._timeouts = timeouts
         self._connections: set[ServerConnection] = set()
         self._visits: set[asyncio.Task[None]] = set()
@@ -224,8 +240,9 @@ class Server:
         assert task is not None
         self._visits.add(task)
         try:
-            path, query = _split_target(connection.request)
-            await ClientConnection(connection, self._house, self._timeouts).run(path, query)
+            transport = WebSocket(connection, self._timeouts.close)
+            head = _head(connection.request)
+            await ClientConnection(transport, self._dialect, head, self._host, self._timeouts).run()
         finally:
             self._visits.discard(task)
 
@@ -238,29 +255,29 @@ class Server:
 
     def _answer_request(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer plain HTTP, and refuse who may not connect; None lets the WebSocket open."""
-        path, query = _split_target(request)
+        head = _head(request)
+        path = head.path
         if page := self._pages.get(path):
             return _file(connection, request, page)
         if path in ("/healthz", "/readyz"):
             return self._answer_page(connection, path)
         if path not in (v1.STREAM_PATH, v1.EVENTS_PATH, "/metrics"):
             return _page(connection, http.HTTPStatus.NOT_FOUND, "there is no such page\n")
-        access = self._house.access
-        if not access.admits_page(request, self._loopback_port):
+        access = self._access()
+        if not access.admits_page(head, self._loopback_port):
             message = "this web page may not connect; see allow_origin in the configuration\n"
             return _page(connection, http.HTTPStatus.FORBIDDEN, message)
-        in_query = query.get("token", []) if path == v1.EVENTS_PATH else []
-        if not access.admits_token(request, in_query):
+        if not access.admits_token(self._dialect.tokens(head)):
             response = _page(connection, http.HTTPStatus.UNAUTHORIZED, "the token is missing\n")
             response.headers["WWW-Authenticate"] = "Bearer"
             return response
         if path == "/metrics":
-            body, content_type = self._house.metrics()
+            body, content_type = self._metrics()
             return _page(connection, http.HTTPStatus.OK, body.decode(), content_type)
         return None
 
     def _answer_page(self, connection: ServerConnection, path: str) -> Response:
-        if path == "/readyz" and not self._house.is_ready.is_set():
+        if path == "/readyz" and not self._host.is_ready.is_set():
             return _page(connection, http.HTTPStatus.SERVICE_UNAVAILABLE, "loading\n")
         return _page(connection, http.HTTPStatus.OK, "ok\n")
 
@@ -325,7 +342,6 @@ def _file(connection: ServerConnection, request: Request, page: Page) -> Respons
     return response
 
 
-def _split_target(request: Request) -> tuple[str, dict[str, list[str]]]:
-    """The path of a request and its parameters."""
-    path, _, query = request.path.partition("?")
-    return path, urllib.parse.parse_qs(query)
+def _head(request: Request) -> RequestHead:
+    headers = tuple((name.lower(), value) for name, value in request.headers.raw_items())
+    return RequestHead(request.method, request.path, headers)

@@ -44,20 +44,20 @@ class Metrics:
         )
         self._registry.register(readings)
 
-    def heard(self, n_samples: int) -> None:
-        """Audio came in."""
+    def audio_received(self, n_samples: int) -> None:
+        """See `streamasr.host.latency.Observer`."""
         self._audio.inc(to_seconds(n_samples))
 
-    def partial_after(self, seconds: float) -> None:
-        """A partial was published so long after its last sample had come."""
-        self._partials.observe(seconds)
+    def partial_published(self, latency_s: float) -> None:
+        """See `streamasr.host.latency.Observer`."""
+        self._partials.observe(latency_s)
 
-    def final_after(self, seconds: float) -> None:
-        """A final was published so long after its last sample had come."""
-        self._finals.observe(seconds)
+    def final_published(self, latency_s: float) -> None:
+        """See `streamasr.host.latency.Observer`."""
+        self._finals.observe(latency_s)
 
-    def worked(self, stage: str, seconds: float) -> None:
-        """A stage was busy for so long."""
+    def stage_worked(self, stage: str, seconds: float) -> None:
+        """See `streamasr.host.latency.Observer`."""
         self._work.labels(stage).inc(seconds)
 
     def text(self) -> bytes:

@@ -1,4 +1,4 @@
-"""The daemon as a service: what systemd arranges for it, and how it is installed there.
+"""The daemon as a service of systemd: what systemd arranges for it, and its installation.
 
-Nothing here is needed where no service manager started the daemon, and nothing of it is done then.
+A daemon that was not started by a service manager does nothing of this, and needs nothing of it.
 """

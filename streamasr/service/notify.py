@@ -1,7 +1,7 @@
-"""Telling the service manager: datagrams to the socket that `sd_notify(3)` describes.
+"""Messages to the service manager: datagrams to the socket that `sd_notify(3)` describes.
 
-Our own, since it is less than any package: `systemd-python` and `cysystemd` bind libsystemd and are
-compiled; `sdnotify`, in Python, had its last release in 2017 and swallows every error.
+The protocol is shorter than any package for it: `systemd-python` and `cysystemd` bind libsystemd
+and are compiled; `sdnotify`, in Python, had its last release in 2017 and swallows every error.
 """
 
 import logging
@@ -13,23 +13,23 @@ from typing import Final
 logger = logging.getLogger(__name__)
 
 _TIMEOUT_S: Final = 1.0
-"""For a service manager that reads nothing; longer, and the daemon would stand still for it."""
+"""Wait for a service manager that does not read; the daemon stands still meanwhile."""
 
 
 def encode(fields: Mapping[str, str]) -> bytes:
-    """A message: a line for each field. What would begin a new line becomes a space."""
+    """Return a message with a line for each field; line breaks in values become spaces."""
     lines = (f"{name}={' '.join(value.split())}\n" for name, value in fields.items())
     return "".join(lines).encode(errors="replace")
 
 
 class Notifier:
-    """A way to the service manager; where there is none, nothing is said."""
+    """Sends messages to the service manager; does nothing without one."""
 
     def __init__(self, address: str = "") -> None:
         """Prepare.
 
         Args:
-            address: a path, or @ and a name without one; empty for none.
+            address: a path, or @ and the name of an abstract socket; empty for none.
         """
         self._address = _native(address)
         self._socket: socket.socket | None = None
@@ -39,17 +39,17 @@ class Notifier:
         self._has_failed = False
 
     @classmethod
-    def take(cls, environ: MutableMapping[str, str]) -> "Notifier":
-        """Of an environment, in which children do not find it any more."""
+    def from_environ(cls, environ: MutableMapping[str, str]) -> "Notifier":
+        """Take the address out of an environment, so that children do not find it."""
         return cls(environ.pop("NOTIFY_SOCKET", ""))
 
     @property
-    def is_heard(self) -> bool:
-        """Whether there is anybody to tell."""
+    def has_receiver(self) -> bool:
+        """True if there is a service manager to send to."""
         return self._socket is not None
 
-    def tell(self, **fields: str) -> None:
-        """Send a message. That it could not be sent is logged once, and no reason to stop."""
+    def send(self, **fields: str) -> None:
+        """Send a message; a failure is logged once, and ignored."""
         if self._socket is None:
             return
         assert self._address is not None
@@ -57,24 +57,27 @@ class Notifier:
             self._socket.sendto(encode(fields), self._address)
         except OSError as error:
             if not self._has_failed:
-                logger.warning("the service manager cannot be told: %s", error.strerror or error)
+                reason = error.strerror or error
+                logger.warning("cannot send messages to the service manager: %s", reason)
             self._has_failed = True
         else:
             self._has_failed = False
 
     def close(self) -> None:
-        """Say nothing more."""
+        """Close the socket; later messages are dropped."""
         if self._socket:
             self._socket.close()
             self._socket = None
 
 
 def _native(address: str) -> bytes | None:
-    """As the kernel wants it; None for no address, and for those of virtual machines."""
+    """Return an address for the kernel; None for an empty one, or that of a virtual machine."""
     if address.startswith("@"):
         return b"\0" + os.fsencode(address[1:])
     if address.startswith("/"):
         return os.fsencode(address)
     if address:
-        logger.warning("the service manager cannot be told: NOTIFY_SOCKET=%s is no path", address)
+        logger.warning(
+            "cannot send messages to the service manager: NOTIFY_SOCKET=%s is not a path", address
+        )
     return None

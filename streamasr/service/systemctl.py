@@ -1,4 +1,4 @@
-"""The manager of a user's services, as far as it can be asked."""
+"""systemd's manager of a user's services, asked by `systemctl --user`."""
 
 import os
 import shutil
@@ -10,22 +10,26 @@ from streamasr.core.errors import OutputError
 
 _TIMEOUT_S: Final = 60.0
 _START_TIMEOUT_S: Final = 31 * 60.0
-"""Longer than the daemon may take for its start."""
+"""Longer than the unit gives the daemon for its start."""
 
 _DISPLAYS: Final = ("WAYLAND_DISPLAY", "DISPLAY")
 _DESKTOP: Final = (*_DISPLAYS, "XAUTHORITY")
 
 
 class Systemctl:
-    """`systemctl --user`, where there is one and somebody answers."""
+    """Runs `systemctl --user`."""
 
     def __init__(self, program: str) -> None:
-        """Use a program; `find` looks for it."""
+        """Use this program; `find` searches for it."""
         self._program = program
 
     @classmethod
     def find(cls) -> Self | None:
-        """None where systemd does not run the services of this user, as in most containers."""
+        """Return a working one.
+
+        Returns:
+            None if systemd does not run the services of this user, as in most containers.
+        """
         program = shutil.which("systemctl")
         if program is None:
             return None
@@ -34,34 +38,38 @@ class Systemctl:
         return None if code else found
 
     def do(self, *arguments: str) -> None:
-        """Have something done.
+        """Run a command of systemctl.
 
         Raises:
-            OutputError: it was refused, or failed.
+            OutputError: the command was refused or has failed.
         """
-        code, said = self._run(*arguments, timeout_s=_START_TIMEOUT_S)
+        code, output = self._run(*arguments, timeout_s=_START_TIMEOUT_S)
         if code:
-            sentence = " ".join(said.split()) or f"it ended with {code}"
-            raise OutputError(f"systemctl --user {' '.join(arguments)}: {sentence}")
+            sentence = " ".join(output.split()) or f"exit code {code}"
+            raise OutputError(
+                f"systemctl --user {' '.join(arguments)}: {sentence}", code="systemctl_failed"
+            )
 
     def show(self, unit: str) -> dict[str, str]:
-        """How a unit is: ActiveState, UnitFileState and StatusText, each perhaps empty."""
-        _, said = self._run("show", unit, "--property=ActiveState,UnitFileState,StatusText")
-        return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+        """Return ActiveState, UnitFileState and StatusText of a unit, each perhaps empty."""
+        _, output = self._run("show", unit, "--property=ActiveState,UnitFileState,StatusText")
+        return dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
 
-    def learn_desktop(self) -> None:
-        """Tell it where this desktop is, which not all desktops do; without, nothing can type.
+    def import_desktop(self) -> None:
+        """Pass the variables of this desktop to systemd, unless the desktop has done so.
+
+        Without them, a service cannot type.
 
         Raises:
-            OutputError: it was refused.
+            OutputError: systemd refused the variables.
         """
-        _, said = self._run("show-environment")
-        known = {line.partition("=")[0] for line in said.splitlines()}
+        _, output = self._run("show-environment")
+        known = {line.partition("=")[0] for line in output.splitlines()}
         if known.isdisjoint(_DISPLAYS) and (ours := [n for n in _DESKTOP if os.environ.get(n)]):
             self.do("import-environment", *ours)
 
-    def gives_namespaces(self) -> bool:
-        """Whether a service can have what our units ask for; found out by starting one."""
+    def allows_namespaces(self) -> bool:
+        """Return True if a service can have the namespaces of our units; a test starts one."""
         program = shutil.which("systemd-run")
         if program is None:
             return True
@@ -77,21 +85,23 @@ class Systemctl:
 
 
 def user_units() -> Path:
-    """Where the units are that a user has written.
+    """Return the directory of the units of this user.
 
     Raises:
-        OutputError: nobody knows where this user is at home.
+        OutputError: the home directory of this user is unknown.
     """
     import platformdirs
 
     try:
         return Path(platformdirs.user_config_path()) / "systemd" / "user"
     except RuntimeError as error:
-        raise OutputError("it is not known where your home directory is: set HOME.") from error
+        raise OutputError(
+            "the home directory is unknown; set HOME.", code="home_unknown"
+        ) from error
 
 
 def _run(command: list[str], timeout_s: float) -> tuple[int, str]:
-    """The exit code, and what was said."""
+    """Return the exit code and the output."""
     try:
         done = subprocess.run(  # noqa: S603 - systemd's own programs
             command,

@@ -1,8 +1,8 @@
-"""The units of a user's systemd: their text for this machine, and what lies where they belong.
+"""Units of a user's systemd: their text for this machine, and the state of installed ones.
 
-They are templates in `systemd/` that are valid units themselves; a wheel has them beside this file.
-What was installed ends in a line with its hash, so that a unit which its user has edited is known
-and left alone.
+The templates in `systemd/` are valid units themselves; a wheel has them beside this file. The text
+of an installed unit ends in a line with its hash, so that a unit that its user has edited is
+recognised and kept.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ DICTATE: Final = "streamasr-dictate.service"
 UNITS: Final = (SERVICE, SOCKET, DICTATE)
 
 WITHOUT_NAMESPACES: Final = """\
-# Users have no namespaces here, so that a service which wants what needs one does not start.
-# Written by `streamasr service install`; everything else of the unit holds.
+# Users cannot create namespaces here, and a service with settings that need them does not start.
+# Written by `streamasr service install`; all other settings of the unit hold.
 [Service]
 PrivateUsers=false
 PrivateMounts=false
@@ -41,7 +41,7 @@ _PROGRAM: Final = "%h/.local/bin/streamasr"
 _STATE: Final = "%S/streamasr"
 _PLACE: Final = "ListenStream=127.0.0.1:8765"
 _NO_NETWORK: Final = f"""\
-# It takes over a socket that is open already, and needs no network of its own.
+# The daemon takes over an open socket, and needs no network of its own.
 Requires={SOCKET}
 After={SOCKET}
 
@@ -55,8 +55,8 @@ _PLAIN: Final = re.compile(r"[\w./@:+,=-]+", re.ASCII)
 _UNWRITABLE: Final = re.compile(r"[\0-\x1f\x7f]")
 
 
-class Found(Enum):
-    """What lies where a unit belongs."""
+class UnitState(Enum):
+    """State of a unit's file."""
 
     MISSING = "not installed"
     CURRENT = "installed"
@@ -66,29 +66,29 @@ class Found(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What differs from one installation to the next."""
+    """Values that differ from one installation to the next."""
 
     command: Sequence[str]
-    """How this program is run."""
+    """Command that runs this program."""
     options: Sequence[str] = ()
     """More options of both services."""
     written: Sequence[Path] = ()
     """Directories that the daemon writes to."""
     place: str = "127.0.0.1:8765"
-    """Where the socket listens, as systemd writes it."""
+    """Address of the socket, in systemd's notation."""
     by_socket: bool = False
-    """Whether the daemon is started by its first client."""
+    """The first client starts the daemon."""
 
 
 def render(name: str, setting: Setting) -> str:
-    """A unit for this machine, sealed.
+    """Return a unit for this machine, sealed.
 
     Args:
         name: one of `UNITS`.
-        setting: what holds here.
+        setting: of this installation.
 
     Raises:
-        ConfigError: a path that no unit can hold.
+        ConfigError: a unit cannot contain one of the paths.
     """
     text = template(name)
     tail = "".join(f" {quote(option, has_variables=True)}" for option in setting.options)
@@ -110,20 +110,20 @@ def render(name: str, setting: Setting) -> str:
 
 
 def template(name: str) -> str:
-    """A unit as it comes with the program."""
+    """Return a unit as it comes with the program."""
     directory = _INSTALLED if _INSTALLED.is_dir() else _CHECKED_OUT
     return (directory / name).read_text("utf-8")
 
 
 def quote(value: str, *, has_variables: bool = False) -> str:
-    """A value as one of a list in a unit.
+    """Quote a value for a list in a unit.
 
     Args:
         value: a path or an argument.
-        has_variables: whether systemd would put values in the place of variables.
+        has_variables: systemd replaces variables at this place.
 
     Raises:
-        ConfigError: it holds what cannot be written.
+        ConfigError: the value contains a control character.
     """
     escaped = _escape(value)
     if _PLAIN.fullmatch(value):
@@ -133,30 +133,38 @@ def quote(value: str, *, has_variables: bool = False) -> str:
 
 
 def quote_command(command: Sequence[str]) -> str:
-    """A command; in the path of its program no variables are looked for.
+    """Quote a command; systemd does not replace variables in the path of its program.
 
     Raises:
-        ConfigError: systemd would not run it.
+        ConfigError: the path of the program contains a quote or a backslash, or a value a control
+            character.
     """
     program, *arguments = command
     if any(sign in program for sign in "\"'\\"):
-        raise ConfigError(f"systemd runs no program with a quote or a backslash in it: {program}")
+        raise ConfigError(
+            f"{program} contains a quote or a backslash, and systemd cannot run it; install"
+            " streamasr in another directory.",
+            code="unit_program_path",
+        )
     return " ".join([quote(program), *(quote(each, has_variables=True) for each in arguments)])
 
 
 def _escape(value: str) -> str:
     if _UNWRITABLE.search(value):
-        raise ConfigError(f"no unit can hold a line break or the like: {value!r}")
+        raise ConfigError(
+            f"{value!r} contains a control character, which a unit cannot; choose another path.",
+            code="unit_control_character",
+        )
     return value.replace("%", "%%")
 
 
 def seal(text: str) -> str:
-    """Mark a text as ours."""
+    """Append the line with the hash to a text."""
     return f"{text}{_SEAL}{_hash(text)}\n"
 
 
 def is_sealed(text: str) -> bool:
-    """Whether nobody has edited a text since we sealed it."""
+    """Return True if a text was sealed, and not edited since then."""
     inner, found, end = text.rpartition(_SEAL)
     return bool(found) and end.strip() == _hash(inner)
 
@@ -165,18 +173,20 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def look(path: Path, wanted: str) -> Found:
-    """What lies at a place where a sealed text is wanted.
+def look(path: Path, wanted: str) -> UnitState:
+    """Compare a file with the sealed text that it should have.
 
     Raises:
-        OutputError: it cannot be read.
+        OutputError: the file cannot be read.
     """
     try:
         text = path.read_text("utf-8", errors="replace")
     except FileNotFoundError:
-        return Found.MISSING
+        return UnitState.MISSING
     except OSError as error:
-        raise OutputError(f"{path} cannot be read: {error.strerror}.") from error
+        raise OutputError(
+            f"{path} cannot be read: {error.strerror}.", code="unit_unreadable"
+        ) from error
     if text == wanted:
-        return Found.CURRENT
-    return Found.OUTDATED if is_sealed(text) else Found.EDITED
+        return UnitState.CURRENT
+    return UnitState.OUTDATED if is_sealed(text) else UnitState.EDITED

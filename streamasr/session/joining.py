@@ -19,9 +19,10 @@ Stable text that was restored without times, from before the program knew them, 
 characters.
 """
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Final
 
 from streamasr.core.borders import is_word_border
@@ -35,6 +36,12 @@ _EDIT: Final = to_samples(0.3)
 _GAP: Final = to_samples(0.15)
 """Cost of a token without partner beyond that of an edit: a bit more than the times of one token
 differ from pass to pass (0.12 s), so that different tokens of the same time are partners."""
+
+_WINDOW: Final = to_samples(4.0)
+"""Only tokens of so much time before the end of the stable text are aligned."""
+
+_BEYOND: Final = to_samples(1.0)
+"""And of so much after it."""
 
 _NO_PARTNERS: Final = 4 * (_EDIT + _GAP)
 """Cost of partners that are none: dearer than both of them without a partner."""
@@ -100,7 +107,7 @@ def _continue_text(stable: str, hypothesis: Hypothesis, join: Join) -> Continuat
     text = hypothesis.text
     if text.startswith(stable):
         return Continuation(hypothesis)
-    cut, _ = _align(stable, text, lambda i, j: 0 if stable[i] == text[j] else _EDIT)
+    cut, _ = _align(len(stable), len(text), lambda i, j: 0 if stable[i] == text[j] else _EDIT)
     while cut < len(text) and not is_word_border(text, cut):
         cut += 1
     return Continuation(
@@ -110,21 +117,23 @@ def _continue_text(stable: str, hypothesis: Hypothesis, join: Join) -> Continuat
 
 def _cut(stable: TimedText, hypothesis: Hypothesis) -> int:
     """Return the number of tokens of the hypothesis that the stable ones stand for."""
-    old, new = stable.times, hypothesis.times
-    old_tokens, new_tokens = stable.tokens, hypothesis.tokens
-    old_middles, new_middles = _middles(old), _middles(new)
+    end = stable.times[-1][1]
+    old_middles, new_middles = _middles(stable.times), _middles(hypothesis.times)
+    # What is far from the end does not decide what belongs to its last token.
+    old_begin = min(bisect_left(old_middles, end - _WINDOW), len(old_middles) - 1)
+    new_begin = bisect_left(new_middles, end - _WINDOW)
+    new_end = bisect_right(new_middles, end + _BEYOND)
 
     def cost(i: int, j: int) -> int:
+        i, j = old_begin + i, new_begin + j
         distance = abs(old_middles[i] - new_middles[j])
-        if old_tokens[i] == new_tokens[j]:
+        if stable.tokens[i] == hypothesis.tokens[j]:
             return distance
-        return _EDIT + distance if _is_same_time(old[i], new[j]) else _NO_PARTNERS
+        is_same_time = _is_same_time(stable.times[i], hypothesis.times[j])
+        return _EDIT + distance if is_same_time else _NO_PARTNERS
 
-    cut, has_partner = _align(old_tokens, new_tokens, cost)
-    if has_partner:
-        return cut
-    end = old[-1][1]
-    return next((j for j, middle in enumerate(new_middles) if middle > end), len(new))
+    cut, has_partner = _align(len(old_middles) - old_begin, new_end - new_begin, cost)
+    return new_begin + cut if has_partner else bisect_right(new_middles, end)
 
 
 def _at_word_border(hypothesis: Hypothesis, cut: int, stable_end: Samples) -> int:
@@ -151,32 +160,28 @@ def ends_word(hypothesis: Hypothesis, n_tokens: int) -> bool:
     return end > before and is_word_border(hypothesis.text, end)
 
 
-def _align(
-    old: Sequence[object], new: Sequence[object], pair_cost: Callable[[int, int], int]
-) -> tuple[int, bool]:
-    """Align all of `old` with the beginning of `new` that fits it best.
+def _align(n_old: int, n_new: int, pair_cost: Callable[[int, int], int]) -> tuple[int, bool]:
+    """Align all old items with as many new ones, from the first on, as fit best.
 
     Args:
-        old: (n,).
-        new: (m,).
-        pair_cost: cost of making `old[i]` and `new[j]` partners.
+        n_old: number of old items, at least one.
+        n_new: number of new items.
+        pair_cost: cost of making an old and a new item partners, by their numbers.
 
     Returns:
-        Length of that beginning; True if the last of `old` has a partner, which is then the last of
-        that beginning. Of equals the shortest.
+        Number of new items that fit; True if the last old item has a partner, which is then the
+        last of these. Of equals the fewest, rather without a partner.
     """
     gap = _EDIT + _GAP
-    row = [j * gap for j in range(len(new) + 1)]
-    for i in range(len(old) - 1):
+    row = [j * gap for j in range(n_new + 1)]
+    for i in range(n_old - 1):
         above, row = row, [row[0] + gap]
         for j, (left_above, just_above) in enumerate(pairwise(above)):
             row.append(min(left_above + pair_cost(i, j), just_above + gap, row[j] + gap))
-    last = len(old) - 1
-    pairs = [(row[j] + pair_cost(last, j), j + 1) for j in range(len(new))]
-    drops = [(cost + gap, j) for j, cost in enumerate(row)]
-    if pairs and min(pairs)[0] <= min(drops)[0]:
-        return min(pairs)[1], True
-    return min(drops)[1], False
+    without = [(cost + gap, j, False) for j, cost in enumerate(row)]
+    with_partner = [(row[j] + pair_cost(n_old - 1, j), j + 1, True) for j in range(n_new)]
+    best = min(min(without), min(with_partner, default=without[0]), key=lambda each: each[0])
+    return best[1], best[2]
 
 
 def _is_timed(hypothesis: Hypothesis) -> bool:
@@ -195,7 +200,8 @@ def _joined(stable: str, rest: str, join: Join) -> str:
 
 
 def _middles(times: TokenTimes) -> list[int]:
-    return [(start + end) // 2 for start, end in times]
+    """Return the middles of tokens, which never fall, however the times are ordered."""
+    return list(accumulate(((start + end) // 2 for start, end in times), max))
 
 
 def _in_order(stable: TokenTimes, rest: TokenTimes) -> TokenTimes:

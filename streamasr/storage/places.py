@@ -1,18 +1,18 @@
-"""Where in the storage directory everything is."""
+"""Paths inside the storage directory."""
 
 from pathlib import Path
 
 
 def journal_path(directory: Path) -> Path:
-    """The database of what was published."""
+    """Return the path of the database of published messages."""
     return directory / "journal.sqlite3"
 
 
 def spool_path(directory: Path) -> Path:
-    """The directory of the audio that is not final."""
+    """Return the path of the directory of audio without a final."""
     return directory / "spool"
 
 
 def lock_path(directory: Path) -> Path:
-    """The file that the running daemon holds, with the number of its process."""
+    """Return the path of the file that the running daemon locks, and that holds its PID."""
     return directory / "daemon.lock"

@@ -1,7 +1,7 @@
-"""How text is indexed and searched, so that Chinese is found as English is; pure.
+"""Text as it is indexed and searched, so that Chinese is found as English is; pure.
 
-SQLite's tokeniser takes what stands between spaces for a word. Scripts without spaces are given
-some: each of their characters becomes a word, and a term of several a phrase.
+SQLite's tokeniser takes the text between spaces for a word. In scripts without spaces, spaces are
+added: each character becomes a word, and a term of several characters a phrase.
 """
 
 import re
@@ -17,20 +17,20 @@ _UNSPACED: Final = re.compile(
     "])"
 )
 """Characters of scripts that write words without spaces between them, or, as Korean, with endings
-that nobody searches for."""
+that users leave out of their searches."""
 
 
 def spaced(text: str) -> str:
-    """Put spaces around the characters that count as words, as text is indexed."""
-    # No NUL and no half of a surrogate pair can be handed to SQLite.
+    """Return a text with spaces around the characters that count as words, as it is indexed."""
+    # SQLite accepts neither NUL nor half of a surrogate pair.
     plain = text.replace("\0", " ").encode(errors="replace").decode()
     return _UNSPACED.sub(r" \1 ", unicodedata.normalize("NFKC", plain))
 
 
 def match_query(text: str) -> str:
-    """What to ask the index for texts with all of these terms; empty if they hold no word.
+    """Return the query for texts that contain all of some terms; empty if they hold no word.
 
-    Quoted, since to the index bare words may be operators.
+    Terms are quoted, since the index reads some bare words as operators.
     """
     terms = (spaced(term).replace('"', " ") for term in text.split())
     return " ".join(f'"{term}"' for term in terms if any(map(str.isalnum, term)))

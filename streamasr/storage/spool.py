@@ -1,9 +1,9 @@
-"""The spool: audio of a live session that no final covers yet, so that nobody has to say it again.
+"""The spool: audio of a live session without a final, kept so that a restart does not lose it.
 
 A session has a directory of its own with files named after their first sample, as `480000.f32`:
 raw 32-bit little-endian floats, mono at SAMPLE_RATE. A file takes 30 s; it is deleted as a whole
 once all of it is settled. Writes are not flushed to the disk: they survive the death of the
-process, which is what happens, and not that of the kernel.
+process, but not of the kernel.
 """
 
 import contextlib
@@ -25,40 +25,42 @@ from streamasr.storage import check_name
 
 FILE_LENGTH: Final = Samples(30 * SAMPLE_RATE)
 MAX_BYTES: Final = 256 << 20
-"""Of one session: 70 minutes that no final covers."""
+"""Of one session: 70 minutes without a final."""
 
 logger = logging.getLogger(__name__)
 
 _WIDTH: Final = 4  # bytes of a sample
 _SETTLED_PER_FILE: Final = 6
-"""A file of which this part (of a full file) is settled gets a successor, so that what was said is
-gone from the disk soon after its final, and not after the next half minute of speech."""
+"""A file of which this part (of a full file) is settled gets a successor, so that audio is deleted
+soon after its final, and not after the next half minute of speech."""
 
 _FILE: Final = re.compile(r"([0-9]{1,15})\.f32")
 
 
 class SpoolFullError(StorageError):
-    """There is more audio without a final than is kept."""
+    """More audio waits for its final than is kept."""
+
+    default_code = "spool_full"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spooled:
-    """What a spool holds."""
+    """Content of a spool."""
 
     start: Samples
-    """Of the first sample; `end` where there is none."""
+    """Position of the first sample; `end` if the spool is empty."""
     end: Samples
-    """Where the next sample belongs."""
+    """Position of the next sample."""
     parts: list[tuple[Samples, Float32Array]]
-    """Positions and samples, ordered and disjoint; what lies between them was lost."""
+    """Positions and samples, ordered and disjoint; the audio between them was lost."""
 
 
 class Spool:
-    """The writer of one session's audio.
+    """Writer of one session's audio.
 
     When a write fails, those samples are missing in the spool and the next ones go into a new
-    file. When more than `max_bytes` wait for a final, the spool is full: it takes nothing more
-    until `forget_before` has brought it down to half of that.
+    file. When more than `max_bytes` wait for a final, the spool is full: it drops samples until
+    `forget_before` has brought it down to half of that.
     """
 
     def __init__(
@@ -68,17 +70,17 @@ class Spool:
         max_bytes: int = MAX_BYTES,
         file_length: Samples = FILE_LENGTH,
     ) -> None:
-        """Open a spool, or go on with one.
+        """Open a new or an existing spool.
 
         Args:
-            directory: named after the session; made where it is missing.
-            position: of the next sample. What the spool holds lies before it; if not, it is of
-                an earlier session, and deleted.
-            max_bytes: how much it holds at most.
-            file_length: after how much audio a new file is begun.
+            directory: named after the session; created where it is missing.
+            position: of the next sample. Audio behind it is of an earlier session: then the
+                content of the spool is deleted.
+            max_bytes: greatest size of all files.
+            file_length: greatest length of one file.
 
         Raises:
-            StorageError: the directory cannot be made or read.
+            StorageError: the directory cannot be created or read.
         """
         check_name(directory.name)
         self._directory = directory
@@ -92,30 +94,31 @@ class Spool:
             self._folder = _open_folder(directory)
             self._sizes = _sizes(self._folder)  # bytes by first sample, oldest first
             if any(start + size // _WIDTH > position for start, size in self._sizes.items()):
-                logger.warning("%s holds audio of an earlier session; it is deleted", directory)
+                logger.warning("%s contains audio of an earlier session; deleting it", directory)
                 self._delete_files(list(self._sizes))
 
     @property
     def position(self) -> Samples:
-        """Of the next sample."""
+        """Position of the next sample."""
         return self._position
 
     @property
     def n_bytes(self) -> int:
-        """How much it holds."""
+        """Size of all files."""
         return sum(self._sizes.values())
 
     @property
     def is_full(self) -> bool:
-        """Nothing is taken until enough has been forgotten."""
+        """True while samples are dropped, until enough has been forgotten."""
         return self._is_full
 
     def append(self, samples: Float32Array) -> None:
         """Write the next samples.
 
         Raises:
-            SpoolFullError: said once, for the first samples that are not taken.
-            StorageError: they cannot be written.
+            SpoolFullError: the spool has just become full, and drops these samples; it drops the
+                next ones without an error.
+            StorageError: the samples cannot be written.
         """
         start = self._position
         self._position = Samples(start + len(samples))
@@ -129,28 +132,28 @@ class Spool:
             self._close_file()
             raise SpoolFullError(
                 f"{self._max_bytes >> 20} MiB of audio wait for recognition in {self._directory};"
-                " no more is kept."
+                " new audio is not kept."
             )
         with _explained(self._directory):
             try:
                 self._write(start, np.ascontiguousarray(samples, dtype="<f4").data.cast("B"))
             except OSError:
-                self._close_file()  # what is there of these samples is valid up to its end
+                self._close_file()  # the part of these samples that was written is valid
                 raise
 
     def skip(self, n: int) -> None:
-        """Leave `n` samples out: they were lost on their way."""
+        """Leave `n` samples out that were lost."""
         if n > 0:
             self._close_file()
             self._position = Samples(self._position + n)
 
     def forget_before(self, position: Samples) -> None:
-        """Delete the files that hold nothing from `position` on.
+        """Delete the files that end before `position`.
 
-        The newest file stays whatever it holds, since its end is where the session goes on.
+        The newest file always stays, since its end is where the session continues.
 
         Raises:
-            StorageError: a file cannot be deleted.
+            StorageError: a file cannot be deleted, or its successor not created.
         """
         if not self._sizes:
             return
@@ -159,7 +162,7 @@ class Spool:
                 settled = min(position, self._position) - self._newest
                 if settled * _SETTLED_PER_FILE >= self._file_length:
                     self._begin_file(self._position)
-            finally:  # on a full disk no file can be begun, but some can go
+            finally:  # on a full disk files cannot be created, but deleted
                 self._delete_files(
                     [
                         start
@@ -171,17 +174,17 @@ class Spool:
             self._is_full = False
 
     def close(self) -> None:
-        """Close the files; they stay."""
+        """Close the files, without deleting them."""
         self._close_file()
         if self._folder >= 0:
             os.close(self._folder)
             self._folder = -1
 
     def delete(self) -> None:
-        """Close and delete everything.
+        """Close and delete all files.
 
         Raises:
-            StorageError: it cannot be deleted.
+            StorageError: a file cannot be deleted.
         """
         self.close()
         delete_spool(self._directory)
@@ -207,7 +210,7 @@ class Spool:
     def _begin_file(self, start: Samples) -> None:
         self._close_file()
         if self._sizes and self._sizes[self._newest] < _WIDTH:
-            self._delete_files([self._newest])  # nothing came of it
+            self._delete_files([self._newest])  # less than one sample was written
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._file = os.open(_file_name(start), flags, 0o600, dir_fd=self._folder)
         self._sizes[start] = 0
@@ -219,12 +222,12 @@ class Spool:
 
 
 def read_spool(directory: Path) -> Spooled:
-    """Read what a spool holds; nothing where there is none.
+    """Read a spool; a missing one is empty.
 
-    Files that are none of ours are left alone. The last sample of a file may be torn: it goes.
+    Foreign files are ignored. The last sample of a file may be incomplete, and is then left out.
 
     Raises:
-        StorageError: it cannot be read, or holds symbolic links.
+        StorageError: the spool cannot be read, or contains symbolic links.
     """
     check_name(directory.name)
     parts: list[tuple[Samples, Float32Array]] = []
@@ -236,7 +239,7 @@ def read_spool(directory: Path) -> Spooled:
             return Spooled(Samples(0), Samples(0), [])
         try:
             for start in _sizes(folder):
-                if parts and start < end:  # later files know better
+                if parts and start < end:  # later files win
                     previous, samples = parts[-1]
                     parts[-1] = previous, samples[: start - previous]
                 samples = _read_file(folder, start)
@@ -249,10 +252,10 @@ def read_spool(directory: Path) -> Spooled:
 
 
 def delete_spool(directory: Path) -> None:
-    """Delete what a spool holds, and its directory unless there is something else in it.
+    """Delete the files of a spool, and its directory unless it contains foreign files.
 
     Raises:
-        StorageError: it cannot be deleted.
+        StorageError: a file cannot be deleted.
     """
     check_name(directory.name)
     with _explained(directory):
@@ -270,7 +273,7 @@ def delete_spool(directory: Path) -> None:
 
 
 def spooled_sessions(root: Path) -> list[str]:
-    """The names of the sessions that have a spool."""
+    """Return the names of the sessions that have a spool."""
     try:
         with os.scandir(root) as entries:
             return sorted(entry.name for entry in entries if _is_session(entry))
@@ -288,13 +291,18 @@ def _is_session(entry: os.DirEntry[str]) -> bool:
 
 @contextlib.contextmanager
 def _explained(directory: Path) -> Iterator[None]:
-    """Turn what the system says into one sentence."""
+    """Turn errors of the file system into a `StorageError` of one sentence."""
     try:
         yield
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.EMLINK}:
-            raise StorageError(f"the audio in {directory} is a symbolic link.") from error
-        raise StorageError(f"the audio in {directory} cannot be kept: {error.strerror}.") from error
+            raise StorageError(
+                f"the audio in {directory} is a symbolic link; remove it.",
+                code="spool_symbolic_link",
+            ) from error
+        raise StorageError(
+            f"the audio in {directory} cannot be kept: {error.strerror}.", code="spool_unusable"
+        ) from error
 
 
 def _make_private(directory: Path) -> None:
@@ -313,7 +321,7 @@ def _file_name(start: int) -> str:
 
 
 def _sizes(folder: int) -> dict[int, int]:
-    """Bytes of each file by its first sample, oldest first."""
+    """Return the bytes of each file by its first sample, oldest first."""
     matches = filter(None, map(_FILE.fullmatch, os.listdir(folder)))
     starts = sorted(int(match[1]) for match in matches if match[0] == _file_name(int(match[1])))
     sizes = {}

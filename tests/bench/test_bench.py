@@ -132,8 +132,8 @@ def test_metrics_are_read_as_the_daemon_writes_them() -> None:
         queues=dict[str, int],
     )
     metrics = Metrics(readings)
-    metrics.worked("encode", 0.25)
-    metrics.worked("decode", 1.5)
+    metrics.stage_worked("encode", 0.25)
+    metrics.stage_worked("decode", 1.5)
     work, lag = read_metrics(metrics.text().decode())
     assert (work, lag) == ({"encode": 0.25, "decode": 1.5}, 2.5)
 

@@ -23,7 +23,7 @@ from streamasr.dictation import composer, desktop
 from streamasr.models import tiny
 from tests.support.daemons import RunningDaemon
 from tests.support.desktops import Window, needs, needs_tk, shows, x_display
-from tests.support.house import eventually, run
+from tests.support.house import eventually
 from tests.support.settings import TOKEN, changed, load, write_token
 
 TIMEOUT_S = 60.0
@@ -149,7 +149,7 @@ class Running:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_push_to_talk_from_press_to_release(
+async def test_push_to_talk_from_press_to_release(
     daemon: RunningDaemon, control: Path, number: signal.Signals
 ) -> None:
     dictation = Running(
@@ -157,18 +157,14 @@ def test_push_to_talk_from_press_to_release(
         *("--push-to-talk", "--output", "stdout", "--url", daemon.url),
         *("--input", str(tiny.DEMO), "--speed", "2"),
     )
-
-    async def story() -> None:
-        await dictation.wait_until_ready()
-        assert dictation.ask("status") == "idle"
-        assert dictation.ask("toggle") == "listening"
-        assert dictation.ask("start") == "listening"
-        await eventually(lambda: "hello good morning" in dictation.text)
-        assert dictation.ask("stop") == "finishing"
-        await eventually(lambda: dictation.ask("status") == "idle")
-        assert dictation.ask("cancel") == "idle"
-
-    run(story())
+    await dictation.wait_until_ready()
+    assert dictation.ask("status") == "idle"
+    assert dictation.ask("toggle") == "listening"
+    assert dictation.ask("start") == "listening"
+    await eventually(lambda: "hello good morning" in dictation.text)
+    assert dictation.ask("stop") == "finishing"
+    await eventually(lambda: dictation.ask("status") == "idle")
+    assert dictation.ask("cancel") == "idle"
     code, errors = dictation.stop(number)
     assert code == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
     assert errors == ""
@@ -177,7 +173,7 @@ def test_push_to_talk_from_press_to_release(
 
 @needs("Xvfb", "xdotool")
 @needs_tk
-def test_what_is_said_stands_in_the_window(
+async def test_what_is_said_stands_in_the_window(
     daemon: RunningDaemon, control: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
@@ -192,7 +188,7 @@ def test_what_is_said_stands_in_the_window(
                     *("--speed", "4"),
                 )
                 assert (result.returncode, result.stderr) == (0, "")
-                run(shows(window, expected))
+                await shows(window, expected)
 
 
 def test_no_dictation_no_daemon_and_no_output_are_one_sentence_each(

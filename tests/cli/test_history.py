@@ -20,7 +20,8 @@ from streamasr.core.messages import Durable, Final, Words
 from streamasr.core.options import SessionOptions
 from streamasr.core.transcript import Word
 from streamasr.core.units import Samples
-from streamasr.storage.journal import Journal, SessionRecord
+from streamasr.storage.journal import Journal
+from streamasr.storage.records import SessionRecord
 
 NOON = datetime(2026, 11, 20, 12, 0, 0).astimezone()
 """A time on the clock of whoever runs the tests."""

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -30,7 +30,10 @@ from streamasr.client import (
 )
 from streamasr.client.stream import encode_audio
 from streamasr.client.tape import Order, Tape
+from streamasr.core.audio_format import Encoding
 from streamasr.core.errors import AudioError, ConfigError, ProtocolError
+from streamasr.core.refusal import RefusalCode, RefusalError
+from streamasr.protocols.v1_dialect import CLOSE_CODES
 
 T = TypeVar("T")
 Step = Callable[[ServerConnection], Awaitable[None]]
@@ -38,16 +41,6 @@ Step = Callable[[ServerConnection], Awaitable[None]]
 QUICK = Timeouts(open=30, shortest_pause=0, longest_pause=0)
 PATIENT = Timeouts(first=60, resume=60, shortest_pause=0.01, longest_pause=0.01)
 FINAL_EVERY = 1000  # samples, in the scripted server
-
-
-def run(story: Coroutine[Any, Any, T]) -> T:
-    """Run a test's story, with a deadline for those that would hang."""
-
-    async def with_deadline() -> T:
-        async with asyncio.timeout(100):
-            return await story
-
-    return asyncio.run(with_deadline())
 
 
 def pcm(n_samples: int, start: int = 0) -> bytes:
@@ -227,9 +220,8 @@ def kinds(events: list[Any]) -> list[str]:
 
 
 async def refuse(connection: ServerConnection, code: str) -> None:
-    refusal = v1.RefusalError(code, f"no, {code}")
-    await connection.send(v1.encode(refusal.message))
-    await connection.close(refusal.close_code)
+    await connection.send(v1.encode(v1.Error(code=code, message=f"no, {code}")))
+    await connection.close(CLOSE_CODES.get(code, 1008))
 
 
 lives = st.lists(st.integers(0, 25), max_size=8)
@@ -238,187 +230,151 @@ forgets = st.lists(st.integers(0, 3000), max_size=8)
 
 @given(lives, forgets, st.integers(1, 6000), st.sampled_from([37, 250, 4000]))
 @settings(max_examples=50)
-def test_wherever_connections_break_everything_arrives_once_and_in_order(
+async def test_wherever_connections_break_everything_arrives_once_and_in_order(
     lives: list[int], forgets: list[int], n_samples: int, block: int
 ) -> None:
-    async def story() -> None:
-        server = ScriptedServer(Script([5, *lives], list(forgets)))
-        async with server.running() as url, connect(url, timeouts=QUICK) as stream:
-            _, events = await asyncio.gather(write_all(stream, n_samples, block), read_all(stream))
-        assert bytes(server.audio) == pcm(n_samples)
-        assert durable(events) == server.durable
-        assert isinstance(events[-1], v1.End)
-        assert kinds(events)[0] == "Ready"
-
-    run(story())
+    server = ScriptedServer(Script([5, *lives], list(forgets)))
+    async with server.running() as url, connect(url, timeouts=QUICK) as stream:
+        _, events = await asyncio.gather(write_all(stream, n_samples, block), read_all(stream))
+    assert bytes(server.audio) == pcm(n_samples)
+    assert durable(events) == server.durable
+    assert isinstance(events[-1], v1.End)
+    assert kinds(events)[0] == "Ready"
 
 
 @given(lives)
 @settings(max_examples=30)
-def test_a_listener_misses_nothing_wherever_connections_break(lives: list[int]) -> None:
-    async def story() -> None:
-        server = ScriptedServer(Script(list(lives)))
-        server.say("before")
-        async with server.running() as url:
-            events = await read_all(listen(url, session="s", since=0, timeouts=PATIENT))
-        assert durable(events) == server.durable
-
-    run(story())
+async def test_a_listener_misses_nothing_wherever_connections_break(lives: list[int]) -> None:
+    server = ScriptedServer(Script(list(lives)))
+    server.say("before")
+    async with server.running() as url:
+        events = await read_all(listen(url, session="s", since=0, timeouts=PATIENT))
+    assert durable(events) == server.durable
 
 
-def test_a_program_that_only_writes_is_never_held_up_by_messages() -> None:
-    async def story() -> None:
-        server = ScriptedServer(Script(lives=[300, 500]))
-        async with server.running() as url, connect(url, timeouts=QUICK) as stream:
-            await write_all(stream, 100_000, 160)
-        assert bytes(server.audio) == pcm(100_000)
-
-    run(story())
+async def test_a_program_that_only_writes_is_never_held_up_by_messages() -> None:
+    server = ScriptedServer(Script(lives=[300, 500]))
+    async with server.running() as url, connect(url, timeouts=QUICK) as stream:
+        await write_all(stream, 100_000, 160)
+    assert bytes(server.audio) == pcm(100_000)
 
 
-def test_a_program_that_writes_first_and_reads_afterwards_gets_everything() -> None:
-    async def story() -> None:
-        server = ScriptedServer()
-        async with server.running() as url, connect(url) as stream:
-            await write_all(stream, 50_000, 16_000)
-            events = await read_all(stream)
-        assert durable(events) == server.durable
-        assert "Reconnecting" not in kinds(events)
-
-    run(story())
+async def test_a_program_that_writes_first_and_reads_afterwards_gets_everything() -> None:
+    server = ScriptedServer()
+    async with server.running() as url, connect(url) as stream:
+        await write_all(stream, 50_000, 16_000)
+        events = await read_all(stream)
+    assert durable(events) == server.durable
+    assert "Reconnecting" not in kinds(events)
 
 
-def test_of_unread_partials_only_the_newest_waits() -> None:
-    async def story() -> None:
-        server = ScriptedServer()
-        async with server.running() as url, connect(url) as stream:
-            await write_all(stream, 900, 9)
-            await until(lambda: stream._is_over)
-            events = await read_all(stream)
-        assert kinds(events) == ["Ready", "Partial", "End"]
-
-    run(story())
+async def test_of_unread_partials_only_the_newest_waits() -> None:
+    server = ScriptedServer()
+    async with server.running() as url, connect(url) as stream:
+        await write_all(stream, 900, 9)
+        await until(lambda: stream._is_over)
+        events = await read_all(stream)
+    assert kinds(events) == ["Ready", "Partial", "End"]
 
 
-def test_loss_and_return_of_a_connection_are_told() -> None:
-    async def story() -> None:
-        server = ScriptedServer(Script(lives=[4]))
-        async with server.running() as url, connect(url, timeouts=QUICK) as stream:
-            _, events = await asyncio.gather(write_all(stream, 2000, 500), read_all(stream))
-        [lost] = [event for event in events if isinstance(event, Reconnecting)]
-        [back] = [event for event in events if isinstance(event, Resumed)]
-        assert lost == Reconnecting("the connection to the server is lost", 1, 0.0)
-        assert back.ready.session == "s"
-        assert events.index(lost) < events.index(back)
-        assert (server.starts[0].session, server.starts[1].session) == (None, "s")
-
-    run(story())
+async def test_loss_and_return_of_a_connection_are_told() -> None:
+    server = ScriptedServer(Script(lives=[4]))
+    async with server.running() as url, connect(url, timeouts=QUICK) as stream:
+        _, events = await asyncio.gather(write_all(stream, 2000, 500), read_all(stream))
+    [lost] = [event for event in events if isinstance(event, Reconnecting)]
+    [back] = [event for event in events if isinstance(event, Resumed)]
+    assert lost == Reconnecting("the connection to the server is lost", 1, 0.0)
+    assert back.ready.session == "s"
+    assert events.index(lost) < events.index(back)
+    assert (server.starts[0].session, server.starts[1].session) == (None, "s")
 
 
-def test_orders_come_again_where_they_came_first() -> None:
-    async def story() -> None:
-        server = ScriptedServer(Script(lives=[7], forgets=[600]))
-        async with server.running() as url, connect(url, timeouts=QUICK) as stream:
-            await stream.send(pcm(300))
-            await stream.flush()
-            await stream.send(pcm(400, 300))
-            await stream.flush()
-            await stream.send(pcm(100, 700))
-            await stream.stop()
+async def test_orders_come_again_where_they_came_first() -> None:
+    server = ScriptedServer(Script(lives=[7], forgets=[600]))
+    async with server.running() as url, connect(url, timeouts=QUICK) as stream:
+        await stream.send(pcm(300))
+        await stream.flush()
+        await stream.send(pcm(400, 300))
+        await stream.flush()
+        await stream.send(pcm(100, 700))
+        await stream.stop()
+        await read_all(stream)
+    assert bytes(server.audio) == pcm(800)
+    assert {at for at, order in server.orders if isinstance(order, v1.Flush)} == {300, 700}
+    assert server.orders[-1] == (800, v1.Stop())
+
+
+async def test_wishes_hold_after_a_connection_was_lost() -> None:
+    server = ScriptedServer(Script(lives=[5]))
+    async with (
+        server.running() as url,
+        connect(url, language="English", hotwords=["a"], timeouts=QUICK) as stream,
+    ):
+        await stream.configure(language=None, context="trees")
+        await write_all(stream, 2000, 500)
+        await read_all(stream)
+    first, second = server.starts
+    assert (first.language, first.context, first.hotwords) == ("English", "", ("a",))
+    assert (second.language, second.context, second.hotwords) == (None, "trees", ("a",))
+    [configure] = {order for _, order in server.orders if isinstance(order, v1.Configure)}
+    assert configure == v1.Configure(language=None, context="trees")
+
+
+async def test_audio_that_was_not_kept_cannot_be_sent_again() -> None:
+    server = ScriptedServer(Script(lives=[12], forgets=[900]))
+    async with (
+        server.running() as url,
+        connect(url, timeouts=QUICK, buffer_s=100 / 16_000) as stream,
+    ):
+        with pytest.raises(ProtocolError, match="the server lost more audio than was kept"):
+            await write_all(stream, 5000, 90)
+        with pytest.raises(ProtocolError, match="the server lost more audio than was kept"):
             await read_all(stream)
-        assert bytes(server.audio) == pcm(800)
-        assert {at for at, order in server.orders if isinstance(order, v1.Flush)} == {300, 700}
-        assert server.orders[-1] == (800, v1.Stop())
-
-    run(story())
 
 
-def test_wishes_hold_after_a_connection_was_lost() -> None:
-    async def story() -> None:
-        server = ScriptedServer(Script(lives=[5]))
-        async with (
-            server.running() as url,
-            connect(url, language="English", hotwords=["a"], timeouts=QUICK) as stream,
-        ):
-            await stream.configure(language=None, context="trees")
-            await write_all(stream, 2000, 500)
-            await read_all(stream)
-        first, second = server.starts
-        assert (first.language, first.context, first.hotwords) == ("English", "", ("a",))
-        assert (second.language, second.context, second.hotwords) == (None, "trees", ("a",))
-        [configure] = {order for _, order in server.orders if isinstance(order, v1.Configure)}
-        assert configure == v1.Configure(language=None, context="trees")
+async def test_a_session_that_is_not_resumed_is_an_error_for_reader_and_writer() -> None:
+    server = ScriptedServer(Script(lives=[4]))
 
-    run(story())
+    async def forget(connection: ServerConnection) -> None:
+        if server.starts:
+            await refuse(connection, "unknown_session")
 
-
-def test_audio_that_was_not_kept_cannot_be_sent_again() -> None:
-    async def story() -> None:
-        server = ScriptedServer(Script(lives=[12], forgets=[900]))
-        async with (
-            server.running() as url,
-            connect(url, timeouts=QUICK, buffer_s=100 / 16_000) as stream,
-        ):
-            with pytest.raises(ProtocolError, match="the server lost more audio than was kept"):
-                await write_all(stream, 5000, 90)
-            with pytest.raises(ProtocolError, match="the server lost more audio than was kept"):
-                await read_all(stream)
-
-    run(story())
-
-
-def test_a_session_that_is_not_resumed_is_an_error_for_reader_and_writer() -> None:
-    async def story() -> None:
-        server = ScriptedServer(Script(lives=[4]))
-
-        async def forget(connection: ServerConnection) -> None:
-            if server.starts:
-                await refuse(connection, "unknown_session")
-
-        server.greeting = forget
-        async with server.running() as url, connect(url, timeouts=QUICK) as stream:
-            with pytest.raises(v1.RefusalError, match="no, unknown_session") as caught:
-                await asyncio.gather(write_all(stream, 100_000, 500), read_all(stream))
-            assert caught.value.code == "unknown_session"
-            with pytest.raises(v1.RefusalError, match="no, unknown_session"):
-                await stream.send(pcm(1))
-            with pytest.raises(v1.RefusalError, match="no, unknown_session"):
-                await stream.flush()
-
-    run(story())
+    server.greeting = forget
+    async with server.running() as url, connect(url, timeouts=QUICK) as stream:
+        with pytest.raises(RefusalError, match="no, unknown_session") as caught:
+            await asyncio.gather(write_all(stream, 100_000, 500), read_all(stream))
+        assert caught.value.code == "unknown_session"
+        with pytest.raises(RefusalError, match="no, unknown_session"):
+            await stream.send(pcm(1))
+        with pytest.raises(RefusalError, match="no, unknown_session"):
+            await stream.flush()
 
 
 @pytest.mark.parametrize("code", ["session_busy", "overloaded", "internal", "too_slow"])
-def test_a_refusal_that_may_be_over_soon_is_tried_again(code: str) -> None:
-    async def story() -> None:
-        server = ScriptedServer(Script(lives=[4]))
-        refusals = [code, code]
+async def test_a_refusal_that_may_be_over_soon_is_tried_again(code: str) -> None:
+    server = ScriptedServer(Script(lives=[4]))
+    refusals = [code, code]
 
-        async def busy(connection: ServerConnection) -> None:
-            if server.starts and refusals:
-                await refuse(connection, refusals.pop())
+    async def busy(connection: ServerConnection) -> None:
+        if server.starts and refusals:
+            await refuse(connection, refusals.pop())
 
-        server.greeting = busy
-        async with server.running() as url, connect(url, timeouts=QUICK) as stream:
-            _, events = await asyncio.gather(write_all(stream, 2000, 500), read_all(stream))
-        assert durable(events) == server.durable
-        assert not refusals
-
-    run(story())
+    server.greeting = busy
+    async with server.running() as url, connect(url, timeouts=QUICK) as stream:
+        _, events = await asyncio.gather(write_all(stream, 2000, 500), read_all(stream))
+    assert durable(events) == server.durable
+    assert not refusals
 
 
-@pytest.mark.parametrize("code", [*v1.ErrorCode, "newer"])
-def test_the_first_connection_is_refused_with_the_servers_sentence(code: str) -> None:
-    async def story() -> None:
-        server = ScriptedServer()
-        server.greeting = lambda connection: refuse(connection, code)
-        async with server.running() as url:
-            with pytest.raises(v1.RefusalError, match=f"^no, {code}$") as caught:
-                async with connect(url):
-                    pass
-        assert caught.value.code == code
-
-    run(story())
+@pytest.mark.parametrize("code", [*RefusalCode, "newer"])
+async def test_the_first_connection_is_refused_with_the_servers_sentence(code: str) -> None:
+    server = ScriptedServer()
+    server.greeting = lambda connection: refuse(connection, code)
+    async with server.running() as url:
+        with pytest.raises(RefusalError, match=f"^no, {code}$") as caught:
+            async with connect(url):
+                pass
+    assert caught.value.code == code
 
 
 @pytest.mark.parametrize(
@@ -430,18 +386,15 @@ def test_the_first_connection_is_refused_with_the_servers_sentence(code: str) ->
         (418, "refuses with HTTP status 418"),
     ],
 )
-def test_a_refused_handshake_is_one_sentence(status: int, sentence: str) -> None:
+async def test_a_refused_handshake_is_one_sentence(status: int, sentence: str) -> None:
     def answer(connection: ServerConnection, _: Request) -> Response:
         return connection.respond(status, "no")
 
-    async def story() -> None:
-        async with serve(ignore, "127.0.0.1", 0, process_request=answer) as server:
-            for attempt in (enter(url_of(server)), read_all(listen(url_of(server)))):
-                with pytest.raises(v1.RefusalError, match=sentence) as caught:
-                    await attempt
-                assert caught.value.code == f"http_{status}"
-
-    run(story())
+    async with serve(ignore, "127.0.0.1", 0, process_request=answer) as server:
+        for attempt in (enter(url_of(server)), read_all(listen(url_of(server)))):
+            with pytest.raises(RefusalError, match=sentence) as caught:
+                await attempt
+            assert caught.value.code == f"http_{status}"
 
 
 async def ignore(connection: ServerConnection) -> None:
@@ -453,243 +406,194 @@ async def enter(url: str, **options: Any) -> None:
         pass
 
 
-def test_a_server_that_is_starting_is_waited_for() -> None:
+async def test_a_server_that_is_starting_is_waited_for() -> None:
     statuses = [503, 503]
 
     def answer(connection: ServerConnection, _: Request) -> Response | None:
         return connection.respond(statuses.pop(), "soon") if statuses else None
 
-    async def story() -> None:
-        scripted = ScriptedServer()
-        async with serve(scripted.converse, "127.0.0.1", 0, process_request=answer) as server:
-            await enter(url_of(server), timeouts=PATIENT)
-        assert not statuses
-
-    run(story())
+    scripted = ScriptedServer()
+    async with serve(scripted.converse, "127.0.0.1", 0, process_request=answer) as server:
+        await enter(url_of(server), timeouts=PATIENT)
+    assert not statuses
 
 
 @pytest.mark.parametrize("code", [1002, 1003, 1007, 1008, 1009])
-def test_a_close_that_would_come_again_ends_it(code: int) -> None:
-    async def story() -> None:
-        server = ScriptedServer()
-        server.greeting = lambda connection: connection.close(code, "enough")
-        async with server.running() as url:
-            with pytest.raises(ProtocolError, match=f"was closed with code {code} enough"):
-                await enter(url, timeouts=PATIENT)
-
-    run(story())
+async def test_a_close_that_would_come_again_ends_it(code: int) -> None:
+    server = ScriptedServer()
+    server.greeting = lambda connection: connection.close(code, "enough")
+    async with server.running() as url:
+        with pytest.raises(ProtocolError, match=f"was closed with code {code} enough"):
+            await enter(url, timeouts=PATIENT)
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1011, 1012, 1013])
-def test_another_close_is_a_lost_connection(code: int) -> None:
-    async def story() -> None:
-        server = ScriptedServer()
-        closes = [code]
+async def test_another_close_is_a_lost_connection(code: int) -> None:
+    server = ScriptedServer()
+    closes = [code]
 
-        async def leave(connection: ServerConnection) -> None:
-            if closes:
-                await connection.close(closes.pop(), "later")
+    async def leave(connection: ServerConnection) -> None:
+        if closes:
+            await connection.close(closes.pop(), "later")
 
-        server.greeting = leave
-        async with server.running() as url:
-            [lost, *_] = await read_all(listen(url, since=0, timeouts=PATIENT))
-        assert lost.reason == f"the connection was closed with code {code} later"
-
-    run(story())
+    server.greeting = leave
+    async with server.running() as url:
+        [lost, *_] = await read_all(listen(url, since=0, timeouts=PATIENT))
+    assert lost.reason == f"the connection was closed with code {code} later"
 
 
-def test_one_that_comes_back_does_not_say_goodbye() -> None:
+async def test_one_that_comes_back_does_not_say_goodbye() -> None:
     """By these codes a server knows who has left on purpose."""
+    server = ScriptedServer()
+    stalls = [True]
 
-    async def story() -> None:
-        server = ScriptedServer()
-        stalls = [True]
+    async def stall(connection: ServerConnection) -> None:
+        if stalls:
+            stalls.pop()
+            await connection.wait_closed()
 
-        async def stall(connection: ServerConnection) -> None:
-            if stalls:
-                stalls.pop()
-                await connection.wait_closed()
-
-        server.greeting = stall
-        async with server.running() as url:
-            timeouts = Timeouts(open=0.5, first=60, resume=60, shortest_pause=0.01)
-            await read_all(listen(url, since=0, timeouts=timeouts))
-        assert server.close_codes[0] not in {1000, 1001, 1005}
-
-    run(story())
+    server.greeting = stall
+    async with server.running() as url:
+        timeouts = Timeouts(open=0.5, first=60, resume=60, shortest_pause=0.01)
+        await read_all(listen(url, since=0, timeouts=timeouts))
+    assert server.close_codes[0] not in {1000, 1001, 1005}
 
 
-def test_no_server_is_one_sentence() -> None:
-    async def story() -> None:
-        async with serve(ignore, "127.0.0.1", 0) as server:
-            url = url_of(server)
-        for attempt in (enter(url), read_all(listen(url))):
-            with pytest.raises(UnreachableError) as caught:
-                await attempt
-            assert str(caught.value) == f"there is no server at {url}: Connection refused"
-
-    run(story())
+async def test_no_server_is_one_sentence() -> None:
+    async with serve(ignore, "127.0.0.1", 0) as server:
+        url = url_of(server)
+    for attempt in (enter(url), read_all(listen(url))):
+        with pytest.raises(UnreachableError) as caught:
+            await attempt
+        assert str(caught.value) == f"there is no server at {url}: Connection refused"
 
 
-def test_no_socket_is_one_sentence(tmp_path: Path) -> None:
+async def test_no_socket_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UnreachableError, match=r"s: No such file or directory$"):
-        run(enter(f"unix://{tmp_path}/s"))
+        await enter(f"unix://{tmp_path}/s")
 
 
-def test_what_does_not_speak_websocket_is_one_sentence() -> None:
+async def test_what_does_not_speak_websocket_is_one_sentence() -> None:
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
         writer.write(b"220 mail\r\n")
         writer.close()
 
-    async def story() -> None:
-        async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
-            with pytest.raises(UnreachableError, match="is no server of ours"):
-                await enter(url_of(server))  # type: ignore[arg-type]
-
-    run(story())
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        with pytest.raises(UnreachableError, match="is no server of ours"):
+            await enter(url_of(server))  # type: ignore[arg-type]
 
 
-def test_a_server_that_says_nothing_is_not_waited_for_forever() -> None:
-    async def story() -> None:
-        async with serve(ignore, "127.0.0.1", 0) as server:
-            with pytest.raises(UnreachableError, match="does not answer"):
-                await enter(url_of(server), timeouts=Timeouts(open=0.05))
-
-    run(story())
+async def test_a_server_that_says_nothing_is_not_waited_for_forever() -> None:
+    async with serve(ignore, "127.0.0.1", 0) as server:
+        with pytest.raises(UnreachableError, match="does not answer"):
+            await enter(url_of(server), timeouts=Timeouts(open=0.05))
 
 
-def test_a_server_that_does_not_come_back_is_given_up() -> None:
-    async def story() -> None:
-        server = ScriptedServer(Script(lives=[4]))
-        server.say("before")
-        timeouts = Timeouts(resume=0.1, shortest_pause=0.01, longest_pause=0.01)
-        async with server.running() as url:
-            events = listen(url, since=0, timeouts=timeouts)
-            await anext(events)
-        with pytest.raises(UnreachableError, match="there is no server"):
-            await read_all(events)
-
-    run(story())
+async def test_a_server_that_does_not_come_back_is_given_up() -> None:
+    server = ScriptedServer(Script(lives=[4]))
+    server.say("before")
+    timeouts = Timeouts(resume=0.1, shortest_pause=0.01, longest_pause=0.01)
+    async with server.running() as url:
+        events = listen(url, since=0, timeouts=timeouts)
+        await anext(events)
+    with pytest.raises(UnreachableError, match="there is no server"):
+        await read_all(events)
 
 
-def test_a_listener_may_be_there_before_the_server() -> None:
-    async def story() -> None:
-        async with serve(ignore, "127.0.0.1", 0) as server:
-            url = url_of(server)
-        events = listen(url, since=0, timeouts=PATIENT)
-        first = await anext(events)
-        assert isinstance(first, Reconnecting)
-        assert first.reason == f"there is no server at {url}: Connection refused"
-        scripted = ScriptedServer()
-        scripted.say("hello")
-        async with scripted.running(int(url.rpartition(":")[2])):
-            rest = await read_all(events)
-        assert durable(rest) == scripted.durable
-
-    run(story())
+async def test_a_listener_may_be_there_before_the_server() -> None:
+    async with serve(ignore, "127.0.0.1", 0) as server:
+        url = url_of(server)
+    events = listen(url, since=0, timeouts=PATIENT)
+    first = await anext(events)
+    assert isinstance(first, Reconnecting)
+    assert first.reason == f"there is no server at {url}: Connection refused"
+    scripted = ScriptedServer()
+    scripted.say("hello")
+    async with scripted.running(int(url.rpartition(":")[2])):
+        rest = await read_all(events)
+    assert durable(rest) == scripted.durable
 
 
-def test_a_listener_without_since_hears_what_comes_from_now_on() -> None:
-    async def story() -> None:
-        server = ScriptedServer(Script(lives=[5]))
-        server.say("before")
-        async with server.running() as url:
-            events = await read_all(listen(url, session="a b", timeouts=QUICK))
-        assert durable(events) == server.durable[1:]
-        paths = [request.path for request in server.requests]
-        assert paths[0] == "/v1/events?session=a+b"
-        assert paths[1].startswith("/v1/events?session=a+b&since=")
-
-    run(story())
+async def test_a_listener_without_since_hears_what_comes_from_now_on() -> None:
+    server = ScriptedServer(Script(lives=[5]))
+    server.say("before")
+    async with server.running() as url:
+        events = await read_all(listen(url, session="a b", timeouts=QUICK))
+    assert durable(events) == server.durable[1:]
+    paths = [request.path for request in server.requests]
+    assert paths[0] == "/v1/events?session=a+b"
+    assert paths[1].startswith("/v1/events?session=a+b&since=")
 
 
-def test_a_token_goes_into_the_header() -> None:
-    async def story() -> None:
-        server = ScriptedServer()
-        async with server.running() as url:
-            await enter(url, token="secret")
-            await enter(url)
-        shown = [request.headers.get("Authorization") for request in server.requests]
-        assert shown == ["Bearer secret", None]
-        assert server.requests[0].headers["Sec-WebSocket-Protocol"] == v1.SUBPROTOCOL
-        assert "Sec-WebSocket-Extensions" not in server.requests[0].headers
-
-    run(story())
+async def test_a_token_goes_into_the_header() -> None:
+    server = ScriptedServer()
+    async with server.running() as url:
+        await enter(url, token="secret")
+        await enter(url)
+    shown = [request.headers.get("Authorization") for request in server.requests]
+    assert shown == ["Bearer secret", None]
+    assert server.requests[0].headers["Sec-WebSocket-Protocol"] == v1.SUBPROTOCOL
+    assert "Sec-WebSocket-Extensions" not in server.requests[0].headers
 
 
-def test_a_unix_socket_serves_as_well(tmp_path: Path) -> None:
-    async def story() -> None:
-        scripted = ScriptedServer()
-        async with (
-            unix_serve(scripted.converse, str(tmp_path / "s"), compression=None),
-            connect(f"unix://{tmp_path}/s") as stream,
-        ):
-            await write_all(stream, 2000, 100)
-            events = await read_all(stream)
-        assert durable(events) == scripted.durable
-
-    run(story())
+async def test_a_unix_socket_serves_as_well(tmp_path: Path) -> None:
+    scripted = ScriptedServer()
+    async with (
+        unix_serve(scripted.converse, str(tmp_path / "s"), compression=None),
+        connect(f"unix://{tmp_path}/s") as stream,
+    ):
+        await write_all(stream, 2000, 100)
+        events = await read_all(stream)
+    assert durable(events) == scripted.durable
 
 
 @pytest.mark.parametrize("path", ["", "/", "/v1/stream", "/v1/events"])
-def test_the_path_may_be_left_out(path: str) -> None:
-    async def story() -> None:
-        server = ScriptedServer()
-        async with server.running() as url:
-            await enter(url + path)
-        assert server.requests[0].path == "/v1/stream"
-
-    run(story())
+async def test_the_path_may_be_left_out(path: str) -> None:
+    server = ScriptedServer()
+    async with server.running() as url:
+        await enter(url + path)
+    assert server.requests[0].path == "/v1/stream"
 
 
-def test_another_program_can_go_on_with_a_session() -> None:
-    async def story() -> None:
-        server = ScriptedServer()
-        async with server.running() as url:
-            async with connect(url) as stream:
-                await stream.send(pcm(1500))
-                [ready, final, *_] = [await anext(stream) for _ in range(3)]
-            assert isinstance(ready, v1.Ready)
-            assert isinstance(final, v1.Final)
-            async with connect(url, session=ready.session, since=final.seq) as stream:
-                assert stream.ready.next_sample == 1500
-                await stream.send(pcm(1500, 1500))
-                await stream.stop()
-                events = await read_all(stream)
-        assert bytes(server.audio) == pcm(3000)
-        assert durable(events) == server.durable[1:]
-
-    run(story())
-
-
-def test_a_session_that_ends_by_itself_takes_no_more_audio() -> None:
-    async def story() -> None:
-        server = ScriptedServer()
-        end = server._keep(v1.End, duration=0, segments=0, words=0)
-        async with server.running() as url, connect(url) as stream:
-            assert durable(await read_all(stream)) == [end]
-            with pytest.raises(ProtocolError, match="the session is over"):
-                await stream.send(pcm(1))
-            with pytest.raises(ProtocolError, match="the session is over"):
-                await stream.stop()
-
-    run(story())
-
-
-def test_nothing_follows_stop() -> None:
-    async def story() -> None:
-        server = ScriptedServer()
-        async with server.running() as url, connect(url) as stream:
+async def test_another_program_can_go_on_with_a_session() -> None:
+    server = ScriptedServer()
+    async with server.running() as url:
+        async with connect(url) as stream:
+            await stream.send(pcm(1500))
+            [ready, final, *_] = [await anext(stream) for _ in range(3)]
+        assert isinstance(ready, v1.Ready)
+        assert isinstance(final, v1.Final)
+        async with connect(url, session=ready.session, since=final.seq) as stream:
+            assert stream.ready.next_sample == 1500
+            await stream.send(pcm(1500, 1500))
             await stream.stop()
-            await stream.stop()  # once more does no harm
-            with pytest.raises(ProtocolError):
-                await stream.send(pcm(1))
-
-    run(story())
+            events = await read_all(stream)
+    assert bytes(server.audio) == pcm(3000)
+    assert durable(events) == server.durable[1:]
 
 
-def test_a_server_that_does_not_read_holds_the_writer_back() -> None:
+async def test_a_session_that_ends_by_itself_takes_no_more_audio() -> None:
+    server = ScriptedServer()
+    end = server._keep(v1.End, duration=0, segments=0, words=0)
+    async with server.running() as url, connect(url) as stream:
+        assert durable(await read_all(stream)) == [end]
+        with pytest.raises(ProtocolError, match="the session is over"):
+            await stream.send(pcm(1))
+        with pytest.raises(ProtocolError, match="the session is over"):
+            await stream.stop()
+
+
+async def test_nothing_follows_stop() -> None:
+    server = ScriptedServer()
+    async with server.running() as url, connect(url) as stream:
+        await stream.stop()
+        await stream.stop()  # once more does no harm
+        with pytest.raises(ProtocolError):
+            await stream.send(pcm(1))
+
+
+async def test_a_server_that_does_not_read_holds_the_writer_back() -> None:
     async def read_nothing(connection: ServerConnection) -> None:
         await connection.recv()
         await connection.send(v1.encode(ScriptedServer().ready()))
@@ -697,71 +601,61 @@ def test_a_server_that_does_not_read_holds_the_writer_back() -> None:
         connection.transport.abort()
 
     reads = asyncio.Event()
-
-    async def story() -> None:
-        async with (
-            serve(read_nothing, "127.0.0.1", 0) as server,
-            connect(url_of(server), timeouts=Timeouts(resume=0)) as stream,
-        ):
-            writing = asyncio.create_task(write_all(stream, 30_000_000, 1_000_000))
-            await until(lambda: stream._tape.n_waiting >= 1 << 16)
-            await let_others_run()
-            assert not writing.done()
-            assert stream._tape.n_waiting < 200_000
-            reads.set()
-            with pytest.raises(UnreachableError):
-                await writing
-
-    run(story())
-
-
-def test_audio_is_kept_while_there_is_no_connection_up_to_a_limit() -> None:
-    async def story() -> None:
-        server = ScriptedServer(Script(lives=[2]))
-        away = asyncio.Event()
-
-        async def stay_away(_: ServerConnection) -> None:
-            if server.starts:
-                await away.wait()
-
-        server.greeting = stay_away
-        async with (
-            server.running() as url,
-            connect(url, timeouts=QUICK, buffer_s=1000 / 16_000) as stream,
-        ):
-            await stream.send(pcm(10))
-            while not isinstance(await anext(stream), Reconnecting):
-                pass
-            await stream.send(pcm(1000, 10))  # returns, though nobody takes it
-            sending = asyncio.create_task(stream.send(pcm(90, 1010)))
-            await let_others_run()
-            assert not sending.done()
-            away.set()
-            await sending
-            await stream.stop()
-            await read_all(stream)
-        assert bytes(server.audio) == pcm(1100)
-
-    run(story())
-
-
-def test_a_cancelled_wait_for_an_event_loses_none() -> None:
-    async def story() -> None:
-        server = ScriptedServer()
-        async with server.running() as url, connect(url) as stream:
-            writing = asyncio.create_task(write_all(stream, 20_000, 50))
-            events: list[Any] = []
-            while not (events and isinstance(events[-1], v1.End)):
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(0.0001):
-                        events.append(await anext(stream))
+    async with (
+        serve(read_nothing, "127.0.0.1", 0) as server,
+        connect(url_of(server), timeouts=Timeouts(resume=0)) as stream,
+    ):
+        writing = asyncio.create_task(write_all(stream, 30_000_000, 1_000_000))
+        await until(lambda: stream._tape.n_waiting >= 1 << 16)
+        await let_others_run()
+        assert not writing.done()
+        assert stream._tape.n_waiting < 200_000
+        reads.set()
+        with pytest.raises(UnreachableError):
             await writing
-        assert durable(events) == server.durable
-
-    run(story())
 
 
-def test_leaving_closes_the_connection_and_leaves_no_task() -> None:
+async def test_audio_is_kept_while_there_is_no_connection_up_to_a_limit() -> None:
+    server = ScriptedServer(Script(lives=[2]))
+    away = asyncio.Event()
+
+    async def stay_away(_: ServerConnection) -> None:
+        if server.starts:
+            await away.wait()
+
+    server.greeting = stay_away
+    async with (
+        server.running() as url,
+        connect(url, timeouts=QUICK, buffer_s=1000 / 16_000) as stream,
+    ):
+        await stream.send(pcm(10))
+        while not isinstance(await anext(stream), Reconnecting):
+            pass
+        await stream.send(pcm(1000, 10))  # returns, though nobody takes it
+        sending = asyncio.create_task(stream.send(pcm(90, 1010)))
+        await let_others_run()
+        assert not sending.done()
+        away.set()
+        await sending
+        await stream.stop()
+        await read_all(stream)
+    assert bytes(server.audio) == pcm(1100)
+
+
+async def test_a_cancelled_wait_for_an_event_loses_none() -> None:
+    server = ScriptedServer()
+    async with server.running() as url, connect(url) as stream:
+        writing = asyncio.create_task(write_all(stream, 20_000, 50))
+        events: list[Any] = []
+        while not (events and isinstance(events[-1], v1.End)):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.0001):
+                    events.append(await anext(stream))
+        await writing
+    assert durable(events) == server.durable
+
+
+async def test_leaving_closes_the_connection_and_leaves_no_task() -> None:
     codes: list[int | None] = []
 
     async def be_quiet(connection: ServerConnection) -> None:
@@ -769,20 +663,17 @@ def test_leaving_closes_the_connection_and_leaves_no_task() -> None:
         await connection.wait_closed()
         codes.append(connection.close_code)
 
-    async def story() -> None:
-        async with serve(be_quiet, "127.0.0.1", 0) as server:
-            url = url_of(server)
-            async with connect(url) as stream:
-                await stream.send(pcm(10))
-            with pytest.raises(ValueError, match="mine"):
-                await stop_and_fail(url)
-            async with contextlib.aclosing(listen(url)) as events:
-                await anext(events)
-            left = [task for task in asyncio.all_tasks() if "Conversation" in repr(task)]
-        assert codes == [1000, 1000, 1000]
-        assert not left
-
-    run(story())
+    async with serve(be_quiet, "127.0.0.1", 0) as server:
+        url = url_of(server)
+        async with connect(url) as stream:
+            await stream.send(pcm(10))
+        with pytest.raises(ValueError, match="mine"):
+            await stop_and_fail(url)
+        async with contextlib.aclosing(listen(url)) as events:
+            await anext(events)
+        left = [task for task in asyncio.all_tasks() if "Conversation" in repr(task)]
+    assert codes == [1000, 1000, 1000]
+    assert not left
 
 
 async def stop_and_fail(url: str) -> None:
@@ -799,49 +690,40 @@ async def stop_and_fail(url: str) -> None:
         (['{"type":"end","seq":2,"duration":0,"segments":0,"words":0}'], "left out message 1"),
     ],
 )
-def test_a_server_that_breaks_the_rules_is_left(frames: list[str], sentence: str) -> None:
-    async def story() -> None:
-        server = ScriptedServer()
+async def test_a_server_that_breaks_the_rules_is_left(frames: list[str], sentence: str) -> None:
+    server = ScriptedServer()
 
-        async def talk(connection: ServerConnection) -> None:
-            for frame in frames:
-                await connection.send(frame)
+    async def talk(connection: ServerConnection) -> None:
+        for frame in frames:
+            await connection.send(frame)
 
-        server.greeting = talk
-        async with server.running() as url:
-            with pytest.raises(ProtocolError, match=sentence):
-                await enter(url, timeouts=PATIENT)
-
-    run(story())
+    server.greeting = talk
+    async with server.running() as url:
+        with pytest.raises(ProtocolError, match=sentence):
+            await enter(url, timeouts=PATIENT)
 
 
-def test_a_session_that_began_anew_is_not_taken_for_the_old_one() -> None:
-    async def story() -> None:
-        server = ScriptedServer(Script(lives=[4]))
-        server.say("one")
-        server.say("two")
+async def test_a_session_that_began_anew_is_not_taken_for_the_old_one() -> None:
+    server = ScriptedServer(Script(lives=[4]))
+    server.say("one")
+    server.say("two")
 
-        async def forget(connection: ServerConnection) -> None:
-            if len(server.requests) > 1:
-                server.durable.clear()
+    async def forget(connection: ServerConnection) -> None:
+        if len(server.requests) > 1:
+            server.durable.clear()
 
-        server.greeting = forget
-        async with server.running() as url:
-            with pytest.raises(ProtocolError, match="session 's' has begun anew"):
-                await read_all(listen(url, since=0, timeouts=QUICK))
-
-    run(story())
+    server.greeting = forget
+    async with server.running() as url:
+        with pytest.raises(ProtocolError, match="session 's' has begun anew"):
+            await read_all(listen(url, since=0, timeouts=QUICK))
 
 
-def test_messages_of_a_newer_server_are_skipped() -> None:
-    async def story() -> None:
-        server = ScriptedServer()
-        server.greeting = lambda connection: connection.send('{"type":"mood"}')
-        async with server.running() as url, connect(url) as stream:
-            await stream.stop()
-            assert kinds(await read_all(stream)) == ["Ready", "End"]
-
-    run(story())
+async def test_messages_of_a_newer_server_are_skipped() -> None:
+    server = ScriptedServer()
+    server.greeting = lambda connection: connection.send('{"type":"mood"}')
+    async with server.running() as url, connect(url) as stream:
+        await stream.stop()
+        assert kinds(await read_all(stream)) == ["Ready", "End"]
 
 
 @pytest.mark.parametrize(
@@ -904,7 +786,7 @@ def test_pauses_grow_up_to_a_limit() -> None:
     ],
 )
 def test_audio_is_brought_into_the_encoding(
-    audio: Any, encoding: v1.Encoding, expected: bytes
+    audio: Any, encoding: Encoding, expected: bytes
 ) -> None:
     assert encode_audio(audio, v1.Start(encoding=encoding)) == expected
 
@@ -933,29 +815,26 @@ def test_an_array_that_is_no_audio_is_refused(audio: Any, channels: int) -> None
     ("rate", "next_sample", "expected"),
     [(16_000, 600, 600), (48_000, 600, 1800), (8000, 600, 300), (44_100, 600, 1654)],
 )
-def test_audio_goes_on_where_the_server_says_at_any_rate(
+async def test_audio_goes_on_where_the_server_says_at_any_rate(
     rate: int, next_sample: int, expected: int
 ) -> None:
-    async def story() -> None:
-        server = ScriptedServer(Script(lives=[4]))
-        ready = msgspec.structs.replace(server.ready(), next_sample=next_sample)
-        server.ready = lambda: ready if len(server.starts) > 1 else ScriptedServer().ready()  # type: ignore[method-assign]
-        async with (
-            server.running() as url,
-            connect(url, sample_rate=rate, timeouts=QUICK) as stream,
-        ):
-            for start in range(0, 5000, 500):
-                await stream.send(pcm(500, start))
-            while not isinstance(await anext(stream), Resumed):
-                pass
-            received = server.position
-            await stream.stop()
-            await read_all(stream)
-        first = np.frombuffer(bytes(server.audio[2 * received :])[:2], "<i2")
-        assert first[0] == expected
-        assert server.audio.endswith(pcm(1, 4999))
-
-    run(story())
+    server = ScriptedServer(Script(lives=[4]))
+    ready = msgspec.structs.replace(server.ready(), next_sample=next_sample)
+    server.ready = lambda: ready if len(server.starts) > 1 else ScriptedServer().ready()  # type: ignore[method-assign]
+    async with (
+        server.running() as url,
+        connect(url, sample_rate=rate, timeouts=QUICK) as stream,
+    ):
+        for start in range(0, 5000, 500):
+            await stream.send(pcm(500, start))
+        while not isinstance(await anext(stream), Resumed):
+            pass
+        received = server.position
+        await stream.stop()
+        await read_all(stream)
+    first = np.frombuffer(bytes(server.audio[2 * received :])[:2], "<i2")
+    assert first[0] == expected
+    assert server.audio.endswith(pcm(1, 4999))
 
 
 said = st.binary(min_size=1, max_size=6) | st.sampled_from([v1.Flush(), v1.Stop()])

@@ -18,6 +18,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 
 import streamasr
 from streamasr.client import v1
+from streamasr.core.notices import NoticeCode
 from tests.support.fakes import talk, write_wav
 
 SCRIPT = Path(streamasr.__file__).parents[1] / "clients" / "listen.py"
@@ -48,7 +49,7 @@ SPOKEN: list[v1.ServerMessage] = [
     partial("one two three", stable=4),
     final(1, "one two\x1b[2J\nthree"),
     v1.Gap(seq=2, start=2.0, end=3.5, reason="the microphone was taken away"),
-    v1.Warning(code=v1.LAGGING, message="slow", lag=3.0),
+    v1.Warning(code=NoticeCode.LAGGING, message="slow", lag=3.0),
     final(3, "", segment=2),
     final(4, "你好", segment=3),
 ]
@@ -93,29 +94,21 @@ async def listen(*arguments: str) -> tuple[int | None, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
-def test_a_pipe_gets_one_line_for_each_final() -> None:
-    async def story() -> None:
-        async with serving(*SPOKEN, END) as server:
-            code, out, err = await listen("--url", url_of(server))
-        assert (code, out) == (0, "one two [2J three\n你好\n")
-        assert err == (
-            "1.5 s of audio have no text: the microphone was taken away\nwarning: slow\n"
-        )
-
-    asyncio.run(story())
+async def test_a_pipe_gets_one_line_for_each_final() -> None:
+    async with serving(*SPOKEN, END) as server:
+        code, out, err = await listen("--url", url_of(server))
+    assert (code, out) == (0, "one two [2J three\n你好\n")
+    assert err == ("1.5 s of audio have no text: the microphone was taken away\nwarning: slow\n")
 
 
-def test_a_program_gets_the_messages_as_they_came() -> None:
-    async def story() -> None:
-        async with serving(*SPOKEN, END) as server:
-            code, out, err = await listen("--url", url_of(server), "--json")
-        assert (code, err) == (0, "")
-        assert [v1.decode_server(line) for line in out.splitlines()] == [*SPOKEN, END]
-
-    asyncio.run(story())
+async def test_a_program_gets_the_messages_as_they_came() -> None:
+    async with serving(*SPOKEN, END) as server:
+        code, out, err = await listen("--url", url_of(server), "--json")
+    assert (code, err) == (0, "")
+    assert [v1.decode_server(line) for line in out.splitlines()] == [*SPOKEN, END]
 
 
-def test_session_since_and_token_reach_the_server(tmp_path: Path) -> None:
+async def test_session_since_and_token_reach_the_server(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("secret\n", "utf-8")
     asked: list[tuple[str, str]] = []
 
@@ -125,28 +118,22 @@ def test_session_since_and_token_reach_the_server(tmp_path: Path) -> None:
         ready = v1.Ready(session="work", model="tiny", seq=2, next_sample=0)
         await say(ready, final(3, "a"), END)(connection)
 
-    async def story() -> None:
-        async with serve(note, "127.0.0.1", 0) as server:
-            code, out, err = await listen(
-                *("--url", url_of(server), "--session", "work", "--since", "2"),
-                *("--token-file", str(tmp_path / "token")),
-            )
-        assert (code, out) == (1, "a\n")
-        assert err == "listen: the server left out message 4\n"
-
-    asyncio.run(story())
+    async with serve(note, "127.0.0.1", 0) as server:
+        code, out, err = await listen(
+            *("--url", url_of(server), "--session", "work", "--since", "2"),
+            *("--token-file", str(tmp_path / "token")),
+        )
+    assert (code, out) == (1, "a\n")
+    assert err == "listen: the server left out message 4\n"
     assert asked == [("/v1/events?session=work&since=2", "Bearer secret")]
 
 
-def test_without_patience_no_server_is_one_sentence() -> None:
-    async def story() -> None:
-        async with serving() as server:
-            url = url_of(server)
-        code, out, err = await listen("--no-wait", "--url", url)
-        assert (code, out) == (1, "")
-        assert err == f"listen: there is no server at {url}: Connection refused\n"
-
-    asyncio.run(story())
+async def test_without_patience_no_server_is_one_sentence() -> None:
+    async with serving() as server:
+        url = url_of(server)
+    code, out, err = await listen("--no-wait", "--url", url)
+    assert (code, out) == (1, "")
+    assert err == f"listen: there is no server at {url}: Connection refused\n"
 
 
 @pytest.mark.parametrize(
@@ -156,8 +143,8 @@ def test_without_patience_no_server_is_one_sentence() -> None:
         (["--url", "http://localhost"], "is no address of a server"),
     ],
 )
-def test_what_cannot_be_right_is_one_sentence(arguments: list[str], sentence: str) -> None:
-    code, out, err = asyncio.run(listen("--url", "ws://127.0.0.1:1", *arguments))
+async def test_what_cannot_be_right_is_one_sentence(arguments: list[str], sentence: str) -> None:
+    code, out, err = await listen("--url", "ws://127.0.0.1:1", *arguments)
     assert (code, out) == (1, "")
     assert err.count("\n") == 1
     assert sentence in err
@@ -208,206 +195,165 @@ class Terminal:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_terminal_is_left_clean(number: signal.Signals) -> None:
-    async def story() -> None:
-        async with serving(
-            READY, final(1, "done"), partial("more", segment=2), stay=True
-        ) as server:
-            terminal = Terminal("--url", url_of(server))
-            await terminal.wait_for("more")
-            terminal.process.send_signal(number)
-            code = await terminal.wait_for_end()
-        assert code == 130
-        assert "done" in terminal.shown
-        assert "Traceback" not in terminal.shown
-        assert terminal.shown.rindex("\x1b[?25h") > terminal.shown.rindex("\x1b[?25l")  # the cursor
-        assert terminal.shown.rindex("\x1b[2K") > terminal.shown.rindex("more")  # the caption
-
-    asyncio.run(story())
+async def test_a_terminal_is_left_clean(number: signal.Signals) -> None:
+    async with serving(READY, final(1, "done"), partial("more", segment=2), stay=True) as server:
+        terminal = Terminal("--url", url_of(server))
+        await terminal.wait_for("more")
+        terminal.process.send_signal(number)
+        code = await terminal.wait_for_end()
+    assert code == 130
+    assert "done" in terminal.shown
+    assert "Traceback" not in terminal.shown
+    assert terminal.shown.rindex("\x1b[?25h") > terminal.shown.rindex("\x1b[?25l")  # the cursor
+    assert terminal.shown.rindex("\x1b[2K") > terminal.shown.rindex("more")  # the caption
 
 
-def test_a_terminal_is_told_that_there_is_no_server() -> None:
-    async def story() -> None:
-        async with serving() as server:
-            url = url_of(server)
-        terminal = Terminal("--url", url)
-        await terminal.wait_for("waiting: there is no server")
-        port = int(url.rpartition(":")[2])
-        async with serve(
-            say(READY, final(1, "hello"), v1.End(seq=2, duration=1, segments=1, words=0)),
-            "127.0.0.1",
-            port,
-        ):
-            code = await terminal.wait_for_end()
-        assert code == 0
-        assert "hello" in terminal.shown
-        assert "the session is over" in terminal.shown
-
-    asyncio.run(story())
+async def test_a_terminal_is_told_that_there_is_no_server() -> None:
+    async with serving() as server:
+        url = url_of(server)
+    terminal = Terminal("--url", url)
+    await terminal.wait_for("waiting: there is no server")
+    port = int(url.rpartition(":")[2])
+    async with serve(
+        say(READY, final(1, "hello"), v1.End(seq=2, duration=1, segments=1, words=0)),
+        "127.0.0.1",
+        port,
+    ):
+        code = await terminal.wait_for_end()
+    assert code == 0
+    assert "hello" in terminal.shown
+    assert "the session is over" in terminal.shown
 
 
-def test_stable_text_is_solid_and_the_rest_is_dim() -> None:
-    async def story() -> None:
-        async with serving(READY, partial("one two three", stable=4), stay=True) as server:
-            terminal = Terminal("--url", url_of(server))
-            await terminal.wait_for("three")
-            terminal.process.send_signal(signal.SIGINT)
-            await terminal.wait_for_end()
-        assert "one \x1b[2mtwo three" in terminal.shown
-
-    asyncio.run(story())
+async def test_stable_text_is_solid_and_the_rest_is_dim() -> None:
+    async with serving(READY, partial("one two three", stable=4), stay=True) as server:
+        terminal = Terminal("--url", url_of(server))
+        await terminal.wait_for("three")
+        terminal.process.send_signal(signal.SIGINT)
+        await terminal.wait_for_end()
+    assert "one \x1b[2mtwo three" in terminal.shown
 
 
-def test_a_long_caption_shows_its_last_lines() -> None:
+async def test_a_long_caption_shows_its_last_lines() -> None:
     words = " ".join(f"w{i}" for i in range(1000))
-
-    async def story() -> None:
-        async with serving(READY, partial(words), stay=True) as server:
-            terminal = Terminal("--url", url_of(server))
-            await terminal.wait_for("w999")
-            terminal.process.send_signal(signal.SIGINT)
-            await terminal.wait_for_end()
-        assert "w900" not in terminal.shown
-        assert len(Console().render_lines(words)) > 6
-
-    asyncio.run(story())
+    async with serving(READY, partial(words), stay=True) as server:
+        terminal = Terminal("--url", url_of(server))
+        await terminal.wait_for("w999")
+        terminal.process.send_signal(signal.SIGINT)
+        await terminal.wait_for_end()
+    assert "w900" not in terminal.shown
+    assert len(Console().render_lines(words)) > 6
 
 
-def test_a_window_that_changes_is_drawn_anew() -> None:
-    async def story() -> None:
-        async with serving(READY, partial("one two three four five six"), stay=True) as server:
-            terminal = Terminal("--url", url_of(server), columns=60)
-            await terminal.wait_for("one two three four five six")
-            terminal.shown = ""
-            terminal.resize(15)
-            terminal.process.send_signal(signal.SIGWINCH)
-            await terminal.wait_for("four five six")
-            terminal.process.send_signal(signal.SIGINT)
-            await terminal.wait_for_end()
-        assert "one two three \r\n" in terminal.shown.replace("\x1b[0m", "").replace("\x1b[2m", "")
-
-    asyncio.run(story())
+async def test_a_window_that_changes_is_drawn_anew() -> None:
+    async with serving(READY, partial("one two three four five six"), stay=True) as server:
+        terminal = Terminal("--url", url_of(server), columns=60)
+        await terminal.wait_for("one two three four five six")
+        terminal.shown = ""
+        terminal.resize(15)
+        terminal.process.send_signal(signal.SIGWINCH)
+        await terminal.wait_for("four five six")
+        terminal.process.send_signal(signal.SIGINT)
+        await terminal.wait_for_end()
+    assert "one two three \r\n" in terminal.shown.replace("\x1b[0m", "").replace("\x1b[2m", "")
 
 
 @pytest.mark.parametrize(
     ("columns", "n_rows"), [(60, 2), (40, 2), (28, 4), (15, 4), (14, 6), (5, 13)]
 )
-def test_rows_that_a_narrower_window_makes_of_a_caption_are_taken_back(
+async def test_rows_that_a_narrower_window_makes_of_a_caption_are_taken_back(
     columns: int, n_rows: int
 ) -> None:
-    async def story() -> None:
-        async with serving(READY, partial("abcdefghijklmno 一二三四五六七"), stay=True) as server:
-            terminal = Terminal("--url", url_of(server), columns=60)
-            await terminal.wait_for("listening to microphone, tiny")
-            await terminal.wait_for("七")
-            terminal.shown = ""
-            terminal.resize(columns)
-            terminal.process.send_signal(signal.SIGWINCH)
-            await terminal.wait_for("listen" if columns > 6 else "list")
-            before = terminal.shown
-            terminal.process.send_signal(signal.SIGINT)
-            await terminal.wait_for_end()
-        assert before.count("\x1b[1A") == n_rows - 1
-
-    asyncio.run(story())
+    async with serving(READY, partial("abcdefghijklmno 一二三四五六七"), stay=True) as server:
+        terminal = Terminal("--url", url_of(server), columns=60)
+        await terminal.wait_for("listening to microphone, tiny")
+        await terminal.wait_for("七")
+        terminal.shown = ""
+        terminal.resize(columns)
+        terminal.process.send_signal(signal.SIGWINCH)
+        await terminal.wait_for("listen" if columns > 6 else "list")
+        before = terminal.shown
+        terminal.process.send_signal(signal.SIGINT)
+        await terminal.wait_for_end()
+    assert before.count("\x1b[1A") == n_rows - 1
 
 
-def test_letters_that_join_into_one_take_no_row_of_finals_away() -> None:
+async def test_letters_that_join_into_one_take_no_row_of_finals_away() -> None:
     """One by one they would be wider than the window."""
     family = "\N{MAN}\u200d\N{WOMAN}\u200d\N{GIRL}"
-
-    async def story() -> None:
-        async with serving(READY, partial(family * 15), stay=True) as server:
-            terminal = Terminal("--url", url_of(server), columns=60)
-            await terminal.wait_for(family)
-            await terminal.wait_for("listening to microphone, tiny")
-            terminal.shown = ""
-            terminal.process.send_signal(signal.SIGWINCH)
-            await terminal.wait_for("listening to microphone, tiny")
-            before = terminal.shown
-            terminal.process.send_signal(signal.SIGINT)
-            await terminal.wait_for_end()
-        assert before.count("\x1b[1A") == 1
-
-    asyncio.run(story())
+    async with serving(READY, partial(family * 15), stay=True) as server:
+        terminal = Terminal("--url", url_of(server), columns=60)
+        await terminal.wait_for(family)
+        await terminal.wait_for("listening to microphone, tiny")
+        terminal.shown = ""
+        terminal.process.send_signal(signal.SIGWINCH)
+        await terminal.wait_for("listening to microphone, tiny")
+        before = terminal.shown
+        terminal.process.send_signal(signal.SIGINT)
+        await terminal.wait_for_end()
+    assert before.count("\x1b[1A") == 1
 
 
-def test_wide_characters_are_counted_as_two_columns() -> None:
-    async def story() -> None:
-        async with serving(READY, partial("一二三四五六七八九十"), stay=True) as server:
-            terminal = Terminal("--url", url_of(server), columns=15)
-            await terminal.wait_for("八九十")
-            terminal.process.send_signal(signal.SIGINT)
-            await terminal.wait_for_end()
-        assert "一二三四五六七\x1b" in terminal.shown
-
-    asyncio.run(story())
+async def test_wide_characters_are_counted_as_two_columns() -> None:
+    async with serving(READY, partial("一二三四五六七八九十"), stay=True) as server:
+        terminal = Terminal("--url", url_of(server), columns=15)
+        await terminal.wait_for("八九十")
+        terminal.process.send_signal(signal.SIGINT)
+        await terminal.wait_for_end()
+    assert "一二三四五六七\x1b" in terminal.shown
 
 
-def test_a_terminal_that_can_do_nothing_gets_lines() -> None:
-    async def story() -> None:
-        async with serving(READY, partial("on"), final(1, "one"), FIRST_END) as server:
-            terminal = Terminal("--url", url_of(server), kind="dumb")
-            assert await terminal.wait_for_end() == 0
-        assert terminal.shown == "one\r\n"
-
-    asyncio.run(story())
+async def test_a_terminal_that_can_do_nothing_gets_lines() -> None:
+    async with serving(READY, partial("on"), final(1, "one"), FIRST_END) as server:
+        terminal = Terminal("--url", url_of(server), kind="dumb")
+        assert await terminal.wait_for_end() == 0
+    assert terminal.shown == "one\r\n"
 
 
-def test_letters_are_joined_and_text_is_not_turned_around() -> None:
-    async def story() -> None:
-        text = "می\u200cخواهم a\u202eb\u00adc\ttab"
-        async with serving(READY, final(1, text), FIRST_END) as server:
-            _, out, _ = await listen("--url", url_of(server))
-        assert out == "می\u200cخواهم abc tab\n"
-
-    asyncio.run(story())
+async def test_letters_are_joined_and_text_is_not_turned_around() -> None:
+    text = "می\u200cخواهم a\u202eb\u00adc\ttab"
+    async with serving(READY, final(1, text), FIRST_END) as server:
+        _, out, _ = await listen("--url", url_of(server))
+    assert out == "می\u200cخواهم abc tab\n"
 
 
 @pytest.mark.parametrize("script", ["listen.py", "stream_file.py"])
-def test_a_job_in_the_background_can_be_ended(script: str, tmp_path: Path) -> None:
+async def test_a_job_in_the_background_can_be_ended(script: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
     what = [] if script == "listen.py" else [str(file)]
+    came = asyncio.Event()
 
-    async def story() -> None:
-        came = asyncio.Event()
+    async def stay(connection: ServerConnection) -> None:
+        came.set()
+        await connection.wait_closed()
 
-        async def stay(connection: ServerConnection) -> None:
-            came.set()
-            await connection.wait_closed()
-
-        async with serve(stay, "127.0.0.1", 0) as server:
-            process = await asyncio.create_subprocess_exec(
-                *("sh", "-c", "trap '' INT; exec \"$@\"", "sh", sys.executable),
-                *(str(SCRIPT.with_name(script)), "--url", url_of(server), *what),
-                stdout=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])},
-            )
-            try:
-                await came.wait()
-                process.terminate()
-                code = await asyncio.wait_for(process.wait(), 30)
-            finally:
-                if process.returncode is None:
-                    process.kill()
-                    await process.wait()
-        assert code == -signal.SIGTERM
-
-    asyncio.run(story())
+    async with serve(stay, "127.0.0.1", 0) as server:
+        process = await asyncio.create_subprocess_exec(
+            *("sh", "-c", "trap '' INT; exec \"$@\"", "sh", sys.executable),
+            *(str(SCRIPT.with_name(script)), "--url", url_of(server), *what),
+            stdout=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])},
+        )
+        try:
+            await came.wait()
+            process.terminate()
+            code = await asyncio.wait_for(process.wait(), 30)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    assert code == -signal.SIGTERM
 
 
-def test_a_reader_that_has_enough_is_no_error() -> None:
-    async def story() -> None:
-        many = [final(seq, "x" * 5000, segment=seq) for seq in range(1, 100)]
-        async with serving(READY, *many, stay=True) as server:
-            command = f"{sys.executable} {SCRIPT} --url {url_of(server)} | head -c 10"
-            process = await asyncio.create_subprocess_exec(
-                *("bash", "-c", f"set -o pipefail; {command}"),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])},
-            )
-            out, err = await process.communicate()
-        assert (process.returncode, out, err) == (0, b"x" * 10, b"")
-
-    asyncio.run(story())
+async def test_a_reader_that_has_enough_is_no_error() -> None:
+    many = [final(seq, "x" * 5000, segment=seq) for seq in range(1, 100)]
+    async with serving(READY, *many, stay=True) as server:
+        command = f"{sys.executable} {SCRIPT} --url {url_of(server)} | head -c 10"
+        process = await asyncio.create_subprocess_exec(
+            *("bash", "-c", f"set -o pipefail; {command}"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])},
+        )
+        out, err = await process.communicate()
+    assert (process.returncode, out, err) == (0, b"x" * 10, b"")

@@ -15,7 +15,7 @@ from streamasr.core.units import SAMPLE_RATE
 from streamasr.pipeline.formats import FORMATS
 from tests.support.audio_files import write_audio
 from tests.support.fakes import talk, write_wav
-from tests.support.house import House, Json, Rooms, eventually, exact, open_house, recognise, run
+from tests.support.house import House, Json, Rooms, eventually, exact, open_house, recognise
 
 SCRIPT = Path(streamasr.__file__).parents[1] / "clients" / "stream_file.py"
 TOKEN = "correct-horse"
@@ -43,24 +43,18 @@ def file(tmp_path: Path) -> Path:
     return write_wav(tmp_path / "talk.wav", TALK)
 
 
-def test_the_text_of_a_file_goes_to_stdout(tmp_path: Path, file: Path) -> None:
-    async def story() -> None:
-        async with open_house(tmp_path / "house") as house:
-            assert await stream_file("--url", house.address, file) == (0, TEXT, "")
-
+async def test_the_text_of_a_file_goes_to_stdout(tmp_path: Path, file: Path) -> None:
     (tmp_path / "house").mkdir()
-    run(story())
+    async with open_house(tmp_path / "house") as house:
+        assert await stream_file("--url", house.address, file) == (0, TEXT, "")
 
 
-def test_every_format_is_written_as_transcribe_writes_it(tmp_path: Path, file: Path) -> None:
-    async def story() -> None:
-        async with open_house(tmp_path / "house") as house:
-            formats = [option for name in FORMATS for option in ("--format", name)]
-            outcome = await stream_file("--url", house.address, *formats, "-o", tmp_path, file)
-            assert outcome == (0, "", "")
-
+async def test_every_format_is_written_as_transcribe_writes_it(tmp_path: Path, file: Path) -> None:
     (tmp_path / "house").mkdir()
-    run(story())
+    async with open_house(tmp_path / "house") as house:
+        formats = [option for name in FORMATS for option in ("--format", name)]
+        outcome = await stream_file("--url", house.address, *formats, "-o", tmp_path, file)
+        assert outcome == (0, "", "")
     assert (tmp_path / "talk.txt").read_text() == TEXT
     assert (tmp_path / "talk.srt").read_text().startswith("1\n00:00:00,")
     assert (tmp_path / "talk.vtt").read_text().startswith("WEBVTT\n\n00:00:00.")
@@ -72,7 +66,7 @@ def test_every_format_is_written_as_transcribe_writes_it(tmp_path: Path, file: P
         assert " ".join(word["text"] for word in segment["words"]) == segment["text"]
 
 
-def test_a_lost_connection_loses_nothing(tmp_path: Path) -> None:
+async def test_a_lost_connection_loses_nothing(tmp_path: Path) -> None:
     long = exact(np.concatenate([talk(0.7)] * 20))
     write_wav(tmp_path / "long.wav", long)
     expected = [m["text"] for m in recognise(long) if m["type"] == "final"]
@@ -80,39 +74,30 @@ def test_a_lost_connection_loses_nothing(tmp_path: Path) -> None:
     async def cut(house: House) -> None:
         for share in (0.2, 0.6):
             await eventually(
-                lambda: any(live.position > share * len(long) for live in house.sessions)  # noqa: B023
+                lambda: any(live.intake.position > share * len(long) for live in house.sessions)  # noqa: B023
             )
             for connection in house.server.connections:
                 connection.transport.abort()
 
-    async def story() -> None:
-        async with open_house(tmp_path / "house", Rooms(max_lag_s=5.0)) as house:
-            cutting = asyncio.create_task(cut(house))
-            code, out, err = await stream_file("--url", house.address, tmp_path / "long.wav")
-            await cutting
-        assert (code, out.splitlines()) == (0, expected)
-        assert err.startswith("waiting: ")
-
     (tmp_path / "house").mkdir()
-    run(story())
+    async with open_house(tmp_path / "house", Rooms(max_lag_s=5.0)) as house:
+        cutting = asyncio.create_task(cut(house))
+        code, out, err = await stream_file("--url", house.address, tmp_path / "long.wav")
+        await cutting
+    assert (code, out.splitlines()) == (0, expected)
+    assert err.startswith("waiting: ")
 
 
-def test_the_token_is_shown(tmp_path: Path, file: Path) -> None:
+async def test_the_token_is_shown(tmp_path: Path, file: Path) -> None:
     (tmp_path / "token").write_text(f"{TOKEN}\n")
-
-    async def story() -> None:
-        async with open_house(tmp_path / "house", Rooms(token=TOKEN)) as house:
-            where = ("--url", house.address)
-            code, out, _ = await stream_file(*where, "--token-file", tmp_path / "token", file)
-            assert (code, out) == (0, TEXT)
-            code, out, err = await stream_file(*where, file)
-            assert (code, out) == (1, "")
-            assert err == (
-                f"stream_file: the server at {house.address} wants a token that it knows\n"
-            )
-
     (tmp_path / "house").mkdir()
-    run(story())
+    async with open_house(tmp_path / "house", Rooms(token=TOKEN)) as house:
+        where = ("--url", house.address)
+        code, out, _ = await stream_file(*where, "--token-file", tmp_path / "token", file)
+        assert (code, out) == (0, TEXT)
+        code, out, err = await stream_file(*where, file)
+        assert (code, out) == (1, "")
+        assert err == (f"stream_file: the server at {house.address} wants a token that it knows\n")
 
 
 @pytest.mark.parametrize(
@@ -128,30 +113,26 @@ def test_the_token_is_shown(tmp_path: Path, file: Path) -> None:
         (["-f", "txt", "-f", "srt", "FILE"], 2, "several formats need an --output-dir"),
     ],
 )
-def test_what_cannot_be_right_is_one_sentence(
+async def test_what_cannot_be_right_is_one_sentence(
     file: Path, arguments: list[object], code: int, sentence: str
 ) -> None:
     arguments = [file if argument == "FILE" else argument for argument in arguments]
-    got, out, err = asyncio.run(stream_file(*arguments))
+    got, out, err = await stream_file(*arguments)
     assert (got, out) == (code, "")
     assert sentence in err.splitlines()[-1]
     assert "Traceback" not in err
     assert code == 2 or err.count("\n") == 1
 
 
-def test_what_can_be_read_of_a_broken_file_is_kept(tmp_path: Path) -> None:
+async def test_what_can_be_read_of_a_broken_file_is_kept(tmp_path: Path) -> None:
     file = write_audio(tmp_path / "broken.flac", talk(0.7, 1.1, 0.5), codec="flac")
     data = bytearray(file.read_bytes())
     data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
     file.write_bytes(data)
-
-    async def story() -> None:
-        async with open_house(tmp_path / "house") as house:
-            code, out, err = await stream_file("--url", house.address, file)
-        assert code == 1
-        assert out.count("samples") >= 1
-        assert err.startswith("stream_file: ")
-        assert err.count("\n") == 1
-
     (tmp_path / "house").mkdir()
-    run(story())
+    async with open_house(tmp_path / "house") as house:
+        code, out, err = await stream_file("--url", house.address, file)
+    assert code == 1
+    assert out.count("samples") >= 1
+    assert err.startswith("stream_file: ")
+    assert err.count("\n") == 1

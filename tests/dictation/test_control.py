@@ -14,7 +14,6 @@ from streamasr.core.errors import ConfigError, ProtocolError
 from streamasr.dictation import control
 from streamasr.dictation.control import Command, NobodyListensError, ask, control_path, serve
 from streamasr.dictation.push_to_talk import State
-from tests.support.house import run
 
 
 @pytest.fixture
@@ -34,39 +33,28 @@ class Obeying:
         return "listening"
 
 
-def test_a_request_is_obeyed_and_answered(path: Path) -> None:
+async def test_a_request_is_obeyed_and_answered(path: Path) -> None:
     obey = Obeying()
-
-    async def story() -> None:
-        async with serve(path, obey):
-            for command in control.COMMANDS:
-                assert await asyncio.to_thread(ask, path, command) == "listening"
-
-    run(story())
+    async with serve(path, obey):
+        for command in control.COMMANDS:
+            assert await asyncio.to_thread(ask, path, command) == "listening"
     assert obey.asked == list(control.COMMANDS)
     assert not path.exists()
 
 
-def test_nobody_else_can_reach_it(path: Path) -> None:
-    async def story() -> None:
-        async with serve(path, Obeying()):
-            assert stat.S_IMODE(path.stat().st_mode) == 0o600
-            assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-
-    run(story())
+async def test_nobody_else_can_reach_it(path: Path) -> None:
+    async with serve(path, Obeying()):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_another_user_gets_no_answer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_another_user_gets_no_answer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     obey = Obeying()
     own = os.getuid()
-
-    async def story() -> None:
-        async with serve(path, obey):
-            monkeypatch.setattr("os.getuid", lambda: own + 1)
-            with pytest.raises(ProtocolError):
-                await asyncio.to_thread(ask, path, "toggle")
-
-    run(story())
+    async with serve(path, obey):
+        monkeypatch.setattr("os.getuid", lambda: own + 1)
+        with pytest.raises(ProtocolError):
+            await asyncio.to_thread(ask, path, "toggle")
     assert obey.asked == []
 
 
@@ -75,45 +63,35 @@ def test_without_a_dictation_it_is_one_sentence(path: Path) -> None:
         ask(path, "toggle")
 
 
-def test_a_second_dictation_is_refused(path: Path) -> None:
-    async def story() -> None:
-        async with serve(path, Obeying()):
+async def test_a_second_dictation_is_refused(path: Path) -> None:
+    async with serve(path, Obeying()):
+        with pytest.raises(ConfigError, match="another dictation is running"):
+            async with serve(path, Obeying()):
+                pass
+        assert await asyncio.to_thread(ask, path, "status") == "listening"
+
+
+async def test_one_that_has_only_begun_to_listen_is_not_taken_for_dead(path: Path) -> None:
+    async with serve(path, Obeying()):
+        # As between its bind and its listen: whoever connects is refused.
+        path.unlink()
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(path))
             with pytest.raises(ConfigError, match="another dictation is running"):
                 async with serve(path, Obeying()):
                     pass
-            assert await asyncio.to_thread(ask, path, "status") == "listening"
-
-    run(story())
+        assert path.exists()
 
 
-def test_one_that_has_only_begun_to_listen_is_not_taken_for_dead(path: Path) -> None:
-    async def story() -> None:
-        async with serve(path, Obeying()):
-            # As between its bind and its listen: whoever connects is refused.
-            path.unlink()
-            with socket.socket(socket.AF_UNIX) as bound:
-                bound.bind(str(path))
-                with pytest.raises(ConfigError, match="another dictation is running"):
-                    async with serve(path, Obeying()):
-                        pass
-            assert path.exists()
-
-    run(story())
-
-
-def test_what_a_killed_dictation_left_is_replaced(path: Path) -> None:
+async def test_what_a_killed_dictation_left_is_replaced(path: Path) -> None:
     path.parent.mkdir()
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
-
-    async def story() -> None:
-        async with serve(path, Obeying()):
-            assert await asyncio.to_thread(ask, path, "status") == "listening"
-
-    run(story())
+    async with serve(path, Obeying()):
+        assert await asyncio.to_thread(ask, path, "status") == "listening"
 
 
-def test_a_directory_that_others_can_write_is_refused(path: Path) -> None:
+async def test_a_directory_that_others_can_write_is_refused(path: Path) -> None:
     path.parent.mkdir()
     path.parent.chmod(0o777)
 
@@ -122,10 +100,10 @@ def test_a_directory_that_others_can_write_is_refused(path: Path) -> None:
             pass
 
     with pytest.raises(ConfigError, match="can be written by others"):
-        run(story())
+        await story()
 
 
-def test_a_file_in_its_place_is_left_alone(path: Path) -> None:
+async def test_a_file_in_its_place_is_left_alone(path: Path) -> None:
     path.parent.mkdir()
     path.write_text("precious")
 
@@ -134,7 +112,7 @@ def test_a_file_in_its_place_is_left_alone(path: Path) -> None:
             pass
 
     with pytest.raises(ConfigError, match="cannot be listened to"):
-        run(story())
+        await story()
     assert path.read_text() == "precious"
 
 
@@ -151,20 +129,16 @@ def test_a_file_in_its_place_is_left_alone(path: Path) -> None:
         b'{"command": "toggle"',
     ],
 )
-def test_nonsense_is_answered_and_harms_nobody(path: Path, line: bytes) -> None:
+async def test_nonsense_is_answered_and_harms_nobody(path: Path, line: bytes) -> None:
     obey = Obeying()
-
-    async def story() -> None:
-        async with serve(path, obey):
-            reader, writer = await asyncio.open_unix_connection(path)
-            writer.write(line)
-            writer.write_eof()
-            answer = await reader.read()
-            assert answer.startswith(b'{"error":"this is no request')
-            writer.close()
-            assert await asyncio.to_thread(ask, path, "status") == "listening"
-
-    run(story())
+    async with serve(path, obey):
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(line)
+        writer.write_eof()
+        answer = await reader.read()
+        assert answer.startswith(b'{"error":"this is no request')
+        writer.close()
+        assert await asyncio.to_thread(ask, path, "status") == "listening"
     assert obey.asked == ["status"]
 
 

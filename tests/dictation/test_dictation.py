@@ -13,6 +13,7 @@ import pytest
 from streamasr.audio.capture import Captured, CaptureEvent, Missed, TroubleCode
 from streamasr.client import PATIENT, Event, Reconnecting, v1
 from streamasr.core.errors import AudioError, ProtocolError, StreamASRError
+from streamasr.core.notices import NoticeCode
 from streamasr.core.units import Float32Array, Samples, to_samples
 from streamasr.dictation import utterance
 from streamasr.dictation.composer import Composer
@@ -23,7 +24,7 @@ from streamasr.dictation.tools import DesktopGoneError, ToolError
 from streamasr.dictation.utterance import DaemonsMicrophone, OwnMicrophone, Ring
 from streamasr.writing import Writer, load_rules
 from tests.support.fakes import talk
-from tests.support.house import House, eventually, open_house, run
+from tests.support.house import House, eventually, open_house
 
 READY = v1.Ready(session="s", model="tiny", seq=0, next_sample=0)
 END = v1.End(seq=9, duration=1, segments=1, words=0)
@@ -135,245 +136,199 @@ class Desk:
         await eventually(lambda: self.dictation.obey("status") == "idle")
 
 
-def test_an_utterance_is_typed_and_the_speaker_hears_when_to_speak() -> None:
-    async def story() -> None:
-        async with Desk().running() as desk:
-            assert desk.dictation.obey("toggle") == "listening"
-            desk.utterance().on_heard()
-            desk.utterance().say(final("one"))
-            await eventually(lambda: desk.window.text == "one")
-            assert desk.dictation.obey("toggle") == "finishing"
-            await eventually(lambda: desk.utterance().has_ended)
-            desk.utterance().say(final("two", 2), END, None)
-            await desk.is_idle()
-            assert (desk.window.text, desk.sounds, desk.said) == ("one two", ["start", "stop"], [])
-
-    run(story())
+async def test_an_utterance_is_typed_and_the_speaker_hears_when_to_speak() -> None:
+    async with Desk().running() as desk:
+        assert desk.dictation.obey("toggle") == "listening"
+        desk.utterance().on_heard()
+        desk.utterance().say(final("one"))
+        await eventually(lambda: desk.window.text == "one")
+        assert desk.dictation.obey("toggle") == "finishing"
+        await eventually(lambda: desk.utterance().has_ended)
+        desk.utterance().say(final("two", 2), END, None)
+        await desk.is_idle()
+        assert (desk.window.text, desk.sounds, desk.said) == ("one two", ["start", "stop"], [])
 
 
-def test_with_a_held_key_nothing_is_typed_before_its_release() -> None:
-    async def story() -> None:
-        async with Desk(is_held=True).running() as desk:
-            desk.dictation.obey("start")
-            desk.dictation.obey("start")
-            desk.utterance().say(final("one"))
-            for _ in range(20):
-                await asyncio.sleep(0)
-            assert desk.window.text == ""
-            desk.dictation.obey("stop")
-            await eventually(lambda: desk.window.text == "one")
-            assert len(desk.source.utterances) == 1
-
-    run(story())
-
-
-def test_cancel_types_nothing_more_and_the_next_utterance_is_not_held_up() -> None:
-    async def story() -> None:
-        async with Desk().running() as desk:
-            desk.dictation.obey("start")
-            desk.utterance().say(final("one"))
-            await eventually(lambda: desk.window.text == "one")
-            desk.window.room.clear()
-            desk.utterance().say(final("never", 2))
-            await eventually(desk.utterance().queue.empty)
-            assert desk.dictation.obey("cancel") == "idle"
-            desk.window.room.set()
-            await eventually(lambda: desk.utterance().is_closed)
-            desk.dictation.obey("start")
-            desk.utterance(2).say(final("three"))
-            await eventually(lambda: desk.window.text == "one three")
-            assert desk.utterance().has_ended
-
-    run(story())
-
-
-def test_what_was_said_first_is_typed_first() -> None:
-    async def story() -> None:
-        async with Desk().running() as desk:
-            desk.dictation.obey("start")
-            desk.dictation.obey("stop")
-            await eventually(lambda: desk.utterance().has_ended)
-            desk.dictation.obey("start")
-            desk.utterance(2).say(final("second"))
-            for _ in range(20):
-                await asyncio.sleep(0)
-            desk.utterance(1).say(final("first"), END, None)
-            await eventually(lambda: desk.window.text == "first second")
-
-    run(story())
-
-
-def test_what_was_said_first_is_typed_first_though_its_server_came_late() -> None:
-    async def story() -> None:
-        desk = Desk()
-        desk.source.begins_with = Reconnecting("there is no server", 1, 0.2)
-        async with desk.running():
-            desk.dictation.obey("start")
-            desk.dictation.obey("stop")
-            await eventually(lambda: desk.utterance().has_ended)
-            desk.dictation.obey("start")
-            desk.dictation.obey("stop")
-            await eventually(lambda: desk.utterance(2).has_ended)
-            desk.utterance(2).say(READY, final("two"), END, None)
-            for _ in range(20):
-                await asyncio.sleep(0)
-            desk.utterance(1).say(READY, final("one"), END, None)
-            await desk.is_idle()
-            assert desk.window.text == "one two"
-
-    run(story())
-
-
-def test_text_whose_typing_was_cancelled_cannot_be_scratched() -> None:
-    """Nobody knows how much of it stands there; what stands before it is the user's."""
-
-    async def story() -> None:
-        async with Desk(Writer(load_rules())).running() as desk:
-            desk.window.room.clear()
-            desk.dictation.obey("start")
-            desk.utterance().say(final("one two three"))
-            for _ in range(20):
-                await asyncio.sleep(0)
-            desk.dictation.obey("cancel")
-            desk.window.room.set()
-            desk.dictation.obey("start")
-            desk.utterance(2).say(final("scratch that", 1, "English"), final("four", 2))
-            await eventually(lambda: desk.window.text.strip() == "four")
-            assert desk.window.n_deleted == 0
-
-    run(story())
-
-
-def test_another_window_gets_text_without_a_space_before_it() -> None:
-    async def story() -> None:
-        async with Desk().running() as desk:
-            desk.dictation.obey("start")
-            desk.utterance().say(final("one"))
-            await eventually(lambda: desk.window.text == "one")
-            desk.window.number = 2
-            desk.utterance().say(final("two", 2))
-            await eventually(lambda: desk.window.text == "onetwo")
-
-    run(story())
-
-
-def test_text_that_cannot_be_typed_is_told_of_once_and_the_rest_is_typed() -> None:
-    async def story() -> None:
-        async with Desk().running() as desk:
-            desk.dictation.obey("start")
-            desk.window.is_broken = True
-            desk.utterance().say(final("one"))
-            await eventually(lambda: bool(desk.said))
-            desk.window.is_broken = False
-            desk.utterance().say(final("two", 2))
-            await eventually(lambda: desk.window.text == "two")
-            assert desk.said == ["it is broken; the text is in `streamasr history`"]
-
-    run(story())
-
-
-@pytest.mark.parametrize("code", [v1.LAGGING, *get_args(TroubleCode)])
-def test_what_the_daemon_warns_of_is_told_while_nothing_is_well(code: str) -> None:
-    async def story() -> None:
-        async with Desk().running() as desk:
-            desk.dictation.obey("start")
-            trouble = v1.Warning(code=code, message="there is trouble", lag=6.0)
-            desk.utterance().say(trouble, final("one"), END, None)
-            await desk.is_idle()
-            is_good_news = code == "device_back"
-            assert desk.said == ["there is trouble"] * (not is_good_news)
-
-    run(story())
-
-
-def test_without_a_desktop_it_ends_and_says_so_once() -> None:
-    async def story() -> None:
-        desk = Desk()
-        task = asyncio.create_task(desk.dictation.run())
-        await asyncio.sleep(0)
+async def test_with_a_held_key_nothing_is_typed_before_its_release() -> None:
+    async with Desk(is_held=True).running() as desk:
         desk.dictation.obey("start")
-        desk.window.is_gone = True
-        desk.utterance().say(final("one"), final("two", 2))
-        with pytest.raises(DesktopGoneError, match="the display is gone"):
-            await task
-        assert desk.said == []
-        assert desk.utterance().is_closed
+        desk.dictation.obey("start")
+        desk.utterance().say(final("one"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert desk.window.text == ""
+        desk.dictation.obey("stop")
+        await eventually(lambda: desk.window.text == "one")
+        assert len(desk.source.utterances) == 1
 
-    run(story())
+
+async def test_cancel_types_nothing_more_and_the_next_utterance_is_not_held_up() -> None:
+    async with Desk().running() as desk:
+        desk.dictation.obey("start")
+        desk.utterance().say(final("one"))
+        await eventually(lambda: desk.window.text == "one")
+        desk.window.room.clear()
+        desk.utterance().say(final("never", 2))
+        await eventually(desk.utterance().queue.empty)
+        assert desk.dictation.obey("cancel") == "idle"
+        desk.window.room.set()
+        await eventually(lambda: desk.utterance().is_closed)
+        desk.dictation.obey("start")
+        desk.utterance(2).say(final("three"))
+        await eventually(lambda: desk.window.text == "one three")
+        assert desk.utterance().has_ended
 
 
-def test_an_utterance_that_fails_is_one_sentence_and_the_next_one_works() -> None:
-    async def story() -> None:
-        async with Desk().running() as desk:
-            desk.dictation.obey("start")
-            desk.utterance().say(
-                Reconnecting("there is no server", 1, 0.2),
-                Reconnecting("there is no server", 2, 0.4),
-                ProtocolError("the server is gone"),
-            )
-            await desk.is_idle()
-            assert desk.said == ["there is no server", "the server is gone"]
-            assert desk.sounds == ["cancel"]
-            desk.dictation.obey("start")
-            desk.utterance(2).say(final("two"))
-            await eventually(lambda: desk.window.text == "two")
+async def test_what_was_said_first_is_typed_first() -> None:
+    async with Desk().running() as desk:
+        desk.dictation.obey("start")
+        desk.dictation.obey("stop")
+        await eventually(lambda: desk.utterance().has_ended)
+        desk.dictation.obey("start")
+        desk.utterance(2).say(final("second"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        desk.utterance(1).say(final("first"), END, None)
+        await eventually(lambda: desk.window.text == "first second")
 
-    run(story())
+
+async def test_what_was_said_first_is_typed_first_though_its_server_came_late() -> None:
+    desk = Desk()
+    desk.source.begins_with = Reconnecting("there is no server", 1, 0.2)
+    async with desk.running():
+        desk.dictation.obey("start")
+        desk.dictation.obey("stop")
+        await eventually(lambda: desk.utterance().has_ended)
+        desk.dictation.obey("start")
+        desk.dictation.obey("stop")
+        await eventually(lambda: desk.utterance(2).has_ended)
+        desk.utterance(2).say(READY, final("two"), END, None)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        desk.utterance(1).say(READY, final("one"), END, None)
+        await desk.is_idle()
+        assert desk.window.text == "one two"
+
+
+async def test_text_whose_typing_was_cancelled_cannot_be_scratched() -> None:
+    """Nobody knows how much of it stands there; what stands before it is the user's."""
+    async with Desk(Writer(load_rules())).running() as desk:
+        desk.window.room.clear()
+        desk.dictation.obey("start")
+        desk.utterance().say(final("one two three"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        desk.dictation.obey("cancel")
+        desk.window.room.set()
+        desk.dictation.obey("start")
+        desk.utterance(2).say(final("scratch that", 1, "English"), final("four", 2))
+        await eventually(lambda: desk.window.text.strip() == "four")
+        assert desk.window.n_deleted == 0
+
+
+async def test_another_window_gets_text_without_a_space_before_it() -> None:
+    async with Desk().running() as desk:
+        desk.dictation.obey("start")
+        desk.utterance().say(final("one"))
+        await eventually(lambda: desk.window.text == "one")
+        desk.window.number = 2
+        desk.utterance().say(final("two", 2))
+        await eventually(lambda: desk.window.text == "onetwo")
+
+
+async def test_text_that_cannot_be_typed_is_told_of_once_and_the_rest_is_typed() -> None:
+    async with Desk().running() as desk:
+        desk.dictation.obey("start")
+        desk.window.is_broken = True
+        desk.utterance().say(final("one"))
+        await eventually(lambda: bool(desk.said))
+        desk.window.is_broken = False
+        desk.utterance().say(final("two", 2))
+        await eventually(lambda: desk.window.text == "two")
+        assert desk.said == ["it is broken; the text is in `streamasr history`"]
+
+
+@pytest.mark.parametrize("code", [NoticeCode.LAGGING, *get_args(TroubleCode)])
+async def test_what_the_daemon_warns_of_is_told_while_nothing_is_well(code: str) -> None:
+    async with Desk().running() as desk:
+        desk.dictation.obey("start")
+        trouble = v1.Warning(code=code, message="there is trouble", lag=6.0)
+        desk.utterance().say(trouble, final("one"), END, None)
+        await desk.is_idle()
+        is_good_news = code == "device_back"
+        assert desk.said == ["there is trouble"] * (not is_good_news)
+
+
+async def test_without_a_desktop_it_ends_and_says_so_once() -> None:
+    desk = Desk()
+    task = asyncio.create_task(desk.dictation.run())
+    await asyncio.sleep(0)
+    desk.dictation.obey("start")
+    desk.window.is_gone = True
+    desk.utterance().say(final("one"), final("two", 2))
+    with pytest.raises(DesktopGoneError, match="the display is gone"):
+        await task
+    assert desk.said == []
+    assert desk.utterance().is_closed
+
+
+async def test_an_utterance_that_fails_is_one_sentence_and_the_next_one_works() -> None:
+    async with Desk().running() as desk:
+        desk.dictation.obey("start")
+        desk.utterance().say(
+            Reconnecting("there is no server", 1, 0.2),
+            Reconnecting("there is no server", 2, 0.4),
+            ProtocolError("the server is gone"),
+        )
+        await desk.is_idle()
+        assert desk.said == ["there is no server", "the server is gone"]
+        assert desk.sounds == ["cancel"]
+        desk.dictation.obey("start")
+        desk.utterance(2).say(final("two"))
+        await eventually(lambda: desk.window.text == "two")
 
 
 @pytest.mark.parametrize("manner", [{}, {"is_held": True}])
-def test_that_there_is_no_server_yet_is_told_at_once(manner: dict[str, Any]) -> None:
-    async def story() -> None:
-        desk = Desk(**manner)
-        desk.source.begins_with = Reconnecting("there is no server", 1, 0.2)
-        async with desk.running():
-            desk.dictation.obey("start")
-            await eventually(lambda: desk.said == ["there is no server"])
-            desk.utterance().say(Reconnecting("there is no server", 2, 0.4), READY, final("one"))
-            desk.dictation.obey("stop")
-            await eventually(lambda: desk.window.text == "one")
-            assert desk.said == ["there is no server"]
-
-    run(story())
+async def test_that_there_is_no_server_yet_is_told_at_once(manner: dict[str, Any]) -> None:
+    desk = Desk(**manner)
+    desk.source.begins_with = Reconnecting("there is no server", 1, 0.2)
+    async with desk.running():
+        desk.dictation.obey("start")
+        await eventually(lambda: desk.said == ["there is no server"])
+        desk.utterance().say(Reconnecting("there is no server", 2, 0.4), READY, final("one"))
+        desk.dictation.obey("stop")
+        await eventually(lambda: desk.window.text == "one")
+        assert desk.said == ["there is no server"]
 
 
-def test_what_begins_at_once_ends_with_what_it_hears() -> None:
-    async def story() -> None:
-        desk = Desk(begins_at_once=True)
-        task = asyncio.create_task(desk.dictation.run())
-        await eventually(lambda: bool(desk.source.utterances))
-        desk.utterance().say(final("one"), END, None)
+async def test_what_begins_at_once_ends_with_what_it_hears() -> None:
+    desk = Desk(begins_at_once=True)
+    task = asyncio.create_task(desk.dictation.run())
+    await eventually(lambda: bool(desk.source.utterances))
+    desk.utterance().say(final("one"), END, None)
+    await task
+    assert desk.window.text == "one"
+
+
+async def test_what_begins_at_once_and_fails_raises_why() -> None:
+    desk = Desk(begins_at_once=True)
+    task = asyncio.create_task(desk.dictation.run())
+    await eventually(lambda: bool(desk.source.utterances))
+    desk.utterance().say(ProtocolError("the server refuses"))
+    with pytest.raises(ProtocolError, match="the server refuses"):
         await task
-        assert desk.window.text == "one"
-
-    run(story())
 
 
-def test_what_begins_at_once_and_fails_raises_why() -> None:
-    async def story() -> None:
-        desk = Desk(begins_at_once=True)
-        task = asyncio.create_task(desk.dictation.run())
+async def test_what_begins_at_once_can_be_paused() -> None:
+    async with Desk(begins_at_once=True).running() as desk:
         await eventually(lambda: bool(desk.source.utterances))
-        desk.utterance().say(ProtocolError("the server refuses"))
-        with pytest.raises(ProtocolError, match="the server refuses"):
-            await task
-
-    run(story())
-
-
-def test_what_begins_at_once_can_be_paused() -> None:
-    async def story() -> None:
-        async with Desk(begins_at_once=True).running() as desk:
-            await eventually(lambda: bool(desk.source.utterances))
-            desk.dictation.obey("toggle")
-            await eventually(lambda: desk.utterance().has_ended)
-            desk.utterance().say(END, None)
-            await desk.is_idle()
-            assert desk.dictation.obey("toggle") == "listening"
-            desk.utterance(2).say(final("again"))
-            await eventually(lambda: desk.window.text == "again")
-
-    run(story())
+        desk.dictation.obey("toggle")
+        await eventually(lambda: desk.utterance().has_ended)
+        desk.utterance().say(END, None)
+        await desk.is_idle()
+        assert desk.dictation.obey("toggle") == "listening"
+        desk.utterance(2).say(final("again"))
+        await eventually(lambda: desk.window.text == "again")
 
 
 class Device:
@@ -411,152 +366,133 @@ async def finals_of(utterance: Any) -> list[v1.Final]:
         return [event async for event in events if isinstance(event, v1.Final)]
 
 
-def test_without_pre_roll_the_device_is_open_only_while_somebody_speaks(tmp_path: Path) -> None:
-    async def story() -> None:
-        device = Device()
-        async with open_house(tmp_path) as house:
-            own = microphone(device, house)
-            async with own.running():
-                for _ in range(2):
-                    heard = asyncio.Event()
-                    utterance = own.begin(heard.set)
-                    device.hear(talk(1.0))
-                    await heard.wait()
-                    assert device.n_open == 1
-                    utterance.end()
-                    finals = await finals_of(utterance)
-                    assert [final.reason for final in finals][-1:] != []
-                    await eventually(lambda: device.n_open == 0)
-
-    run(story())
-
-
-def test_who_speaks_while_the_device_is_being_closed_is_heard_when_it_is(tmp_path: Path) -> None:
-    async def story() -> None:
-        device = Device()
-        async with open_house(tmp_path) as house:
-            own = microphone(device, house)
-            async with own.running():
+async def test_without_pre_roll_the_device_is_open_only_while_somebody_speaks(
+    tmp_path: Path,
+) -> None:
+    device = Device()
+    async with open_house(tmp_path) as house:
+        own = microphone(device, house)
+        async with own.running():
+            for _ in range(2):
                 heard = asyncio.Event()
-                first = own.begin(heard.set)
+                utterance = own.begin(heard.set)
                 device.hear(talk(1.0))
                 await heard.wait()
-                device.can_close.clear()
-                first.end()
-                await asyncio.sleep(0)
-                heard = asyncio.Event()
-                second = own.begin(heard.set)
-                await asyncio.sleep(0)
                 assert device.n_open == 1
-                device.can_close.set()
-                device.hear(talk(1.0))
-                await heard.wait()
-                second.end()
-                assert await finals_of(first)
-                assert await finals_of(second)
-
-    run(story())
+                utterance.end()
+                finals = await finals_of(utterance)
+                assert [final.reason for final in finals][-1:] != []
+                await eventually(lambda: device.n_open == 0)
 
 
-def test_no_haste_opens_the_device_before_it_is_closed(tmp_path: Path) -> None:
-    async def story() -> None:
-        device = Device()
-        async with open_house(tmp_path) as house:
-            own = microphone(device, house)
-            async with own.running():
-                heard = asyncio.Event()
-                first = own.begin(heard.set)
-                device.hear(talk(1.0))
-                await heard.wait()
-                device.can_close.clear()
-                first.end()
+async def test_who_speaks_while_the_device_is_being_closed_is_heard_when_it_is(
+    tmp_path: Path,
+) -> None:
+    device = Device()
+    async with open_house(tmp_path) as house:
+        own = microphone(device, house)
+        async with own.running():
+            heard = asyncio.Event()
+            first = own.begin(heard.set)
+            device.hear(talk(1.0))
+            await heard.wait()
+            device.can_close.clear()
+            first.end()
+            await asyncio.sleep(0)
+            heard = asyncio.Event()
+            second = own.begin(heard.set)
+            await asyncio.sleep(0)
+            assert device.n_open == 1
+            device.can_close.set()
+            device.hear(talk(1.0))
+            await heard.wait()
+            second.end()
+            assert await finals_of(first)
+            assert await finals_of(second)
+
+
+async def test_no_haste_opens_the_device_before_it_is_closed(tmp_path: Path) -> None:
+    device = Device()
+    async with open_house(tmp_path) as house:
+        own = microphone(device, house)
+        async with own.running():
+            heard = asyncio.Event()
+            first = own.begin(heard.set)
+            device.hear(talk(1.0))
+            await heard.wait()
+            device.can_close.clear()
+            first.end()
+            await asyncio.sleep(0)
+            for _ in range(2):  # the first of which is over before it could begin
+                hasty = own.begin(heard.set)
                 await asyncio.sleep(0)
-                for _ in range(2):  # the first of which is over before it could begin
-                    hasty = own.begin(heard.set)
-                    await asyncio.sleep(0)
-                    hasty.end()
-                    await asyncio.sleep(0)
-                heard = asyncio.Event()
-                last = own.begin(heard.set)
-                for _ in range(10):
-                    await asyncio.sleep(0)
-                device.can_close.set()
-                device.hear(talk(1.0))
-                await heard.wait()
-                last.end()
-                assert await finals_of(last)
-
-    run(story())
+                hasty.end()
+                await asyncio.sleep(0)
+            heard = asyncio.Event()
+            last = own.begin(heard.set)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            device.can_close.set()
+            device.hear(talk(1.0))
+            await heard.wait()
+            last.end()
+            assert await finals_of(last)
 
 
-def test_who_speaks_to_no_server_is_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_speaks_to_no_server_is_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(utterance, "_SLOW_S", 0.01)
-
-    async def story() -> None:
-        said: list[str] = []
-        with socket.create_server(("127.0.0.1", 0)) as silent:
-            url = f"ws://127.0.0.1:{silent.getsockname()[1]}"
-            own = OwnMicrophone(Device(), said.append, pre_roll=to_samples(0.0), url=url)
-            async with own.running():
-                speaking = asyncio.create_task(finals_of(own.begin(lambda: None)))
-                await eventually(lambda: bool(said))
-                speaking.cancel()
-                await asyncio.wait([speaking])
-        assert said == ["the daemon does not answer yet; it is waited for, 30 s at most"]
-
-    run(story())
-
-
-def test_the_pre_roll_is_what_was_heard_just_before_and_no_more(tmp_path: Path) -> None:
-    async def story() -> None:
-        device = Device()
-        async with open_house(tmp_path) as house:
-            own = microphone(device, house, pre_roll=0.5)
-            async with own.running():
-                device.hear(np.zeros(to_samples(3.0), np.float32))
-                await eventually(device.said.empty)
-                utterance = own.begin(lambda: None)
-                utterance.end()
-                async with contextlib.aclosing(utterance.events()) as events:
-                    ends = [event async for event in events if isinstance(event, v1.End)]
-                assert ends[0].duration == 0.5
-                assert device.n_open == 1
-            assert device.n_open == 0
-
-    run(story())
-
-
-def test_what_came_before_the_machine_slept_is_no_pre_roll(tmp_path: Path) -> None:
-    async def story() -> None:
-        device = Device()
-        async with open_house(tmp_path) as house:
-            own = microphone(device, house, pre_roll=1.0)
-            async with own.running():
-                device.hear(np.zeros(to_samples(1.0), np.float32))
-                device.said.put_nowait(Missed(to_samples(100.0), "suspend"))
-                device.hear(np.zeros(to_samples(0.25), np.float32))
-                await eventually(device.said.empty)
-                utterance = own.begin(lambda: None)
-                utterance.end()
-                async with contextlib.aclosing(utterance.events()) as events:
-                    ends = [event async for event in events if isinstance(event, v1.End)]
-                assert ends[0].duration == 0.25
-
-    run(story())
-
-
-def test_a_device_that_cannot_be_had_ends_the_utterance(tmp_path: Path) -> None:
     said: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"ws://127.0.0.1:{silent.getsockname()[1]}"
+        own = OwnMicrophone(Device(), said.append, pre_roll=to_samples(0.0), url=url)
+        async with own.running():
+            speaking = asyncio.create_task(finals_of(own.begin(lambda: None)))
+            await eventually(lambda: bool(said))
+            speaking.cancel()
+            await asyncio.wait([speaking])
+    assert said == ["the daemon does not answer yet; it is waited for, 30 s at most"]
 
-    async def story() -> None:
-        device = Device()
-        device.said.put_nowait(AudioError("There is no audio input."))
-        async with open_house(tmp_path) as house:
-            own = OwnMicrophone(device, said.append, pre_roll=Samples(0), url=house.address)
-            async with own.running():
-                assert await finals_of(own.begin(lambda: None)) == []
 
-    run(story())
+async def test_the_pre_roll_is_what_was_heard_just_before_and_no_more(tmp_path: Path) -> None:
+    device = Device()
+    async with open_house(tmp_path) as house:
+        own = microphone(device, house, pre_roll=0.5)
+        async with own.running():
+            device.hear(np.zeros(to_samples(3.0), np.float32))
+            await eventually(device.said.empty)
+            utterance = own.begin(lambda: None)
+            utterance.end()
+            async with contextlib.aclosing(utterance.events()) as events:
+                ends = [event async for event in events if isinstance(event, v1.End)]
+            assert ends[0].duration == 0.5
+            assert device.n_open == 1
+        assert device.n_open == 0
+
+
+async def test_what_came_before_the_machine_slept_is_no_pre_roll(tmp_path: Path) -> None:
+    device = Device()
+    async with open_house(tmp_path) as house:
+        own = microphone(device, house, pre_roll=1.0)
+        async with own.running():
+            device.hear(np.zeros(to_samples(1.0), np.float32))
+            device.said.put_nowait(Missed(to_samples(100.0), "suspend"))
+            device.hear(np.zeros(to_samples(0.25), np.float32))
+            await eventually(device.said.empty)
+            utterance = own.begin(lambda: None)
+            utterance.end()
+            async with contextlib.aclosing(utterance.events()) as events:
+                ends = [event async for event in events if isinstance(event, v1.End)]
+            assert ends[0].duration == 0.25
+
+
+async def test_a_device_that_cannot_be_had_ends_the_utterance(tmp_path: Path) -> None:
+    said: list[str] = []
+    device = Device()
+    device.said.put_nowait(AudioError("There is no audio input."))
+    async with open_house(tmp_path) as house:
+        own = OwnMicrophone(device, said.append, pre_roll=Samples(0), url=house.address)
+        async with own.running():
+            assert await finals_of(own.begin(lambda: None)) == []
     assert said == ["There is no audio input."]
 
 
@@ -564,45 +500,39 @@ def n_running(house: House) -> int:
     return sum(not live.is_over.is_set() for live in house.sessions)
 
 
-def test_a_session_that_is_left_does_not_stay_open(tmp_path: Path) -> None:
-    async def story() -> None:
-        device = Device()
-        async with open_house(tmp_path) as house:
-            own = microphone(device, house)
-            async with own.running():
-                task = asyncio.create_task(finals_of(own.begin(lambda: None)))
-                device.hear(talk(1.0))
-                await eventually(lambda: any(live.position for live in house.sessions))
-                task.cancel()
-                await asyncio.wait([task])
-                await eventually(lambda: n_running(house) == 0)
-
-    run(story())
+async def test_a_session_that_is_left_does_not_stay_open(tmp_path: Path) -> None:
+    device = Device()
+    async with open_house(tmp_path) as house:
+        own = microphone(device, house)
+        async with own.running():
+            task = asyncio.create_task(finals_of(own.begin(lambda: None)))
+            device.hear(talk(1.0))
+            await eventually(lambda: any(live.intake.position for live in house.sessions))
+            task.cancel()
+            await asyncio.wait([task])
+            await eventually(lambda: n_running(house) == 0)
 
 
-def test_the_daemons_microphone_is_left_after_the_final_of_its_open_segment(
+async def test_the_daemons_microphone_is_left_after_the_final_of_its_open_segment(
     tmp_path: Path,
 ) -> None:
-    async def story() -> None:
-        async with open_house(tmp_path) as house:
-            live = house.begin_own()
-            source = DaemonsMicrophone(
-                house.address, session="microphone", token=None, timeouts=PATIENT
-            )
-            heard = asyncio.Event()
-            utterance = source.begin(heard.set)
-            task = asyncio.create_task(finals_of(utterance))
-            await heard.wait()
-            said = talk(1.0)
-            live.feed(said[: to_samples(1.8)])
-            await eventually(lambda: bool(getattr(utterance, "_open", None)))
-            utterance.end()
-            assert not task.done()
-            live.feed(said[to_samples(1.8) :])
-            live.feed(talk(1.0, 1.0))
-            assert len(await task) == 1
-
-    run(story())
+    async with open_house(tmp_path) as house:
+        live = house.begin_own()
+        source = DaemonsMicrophone(
+            house.address, session="microphone", token=None, timeouts=PATIENT
+        )
+        heard = asyncio.Event()
+        utterance = source.begin(heard.set)
+        task = asyncio.create_task(finals_of(utterance))
+        await heard.wait()
+        said = talk(1.0)
+        live.intake.feed(said[: to_samples(1.8)])
+        await eventually(lambda: bool(getattr(utterance, "_open", None)))
+        utterance.end()
+        assert not task.done()
+        live.intake.feed(said[to_samples(1.8) :])
+        live.intake.feed(talk(1.0, 1.0))
+        assert len(await task) == 1
 
 
 def test_the_ring_keeps_the_last_samples() -> None:

@@ -17,7 +17,6 @@ from streamasr.dictation.keyboards import Dotool, Keyboard, Wtype, Xdotool, Ydot
 from streamasr.dictation.outputs import PASTE_KEY, REST_S, Chain, Output, Pasting, Printing, Typing
 from streamasr.dictation.sounds import as_wav, play, tone
 from streamasr.dictation.tools import ToolError, run_tool
-from tests.support.house import run
 
 
 class Fake(Output):
@@ -62,51 +61,51 @@ def chain_of(*fakes: Output) -> tuple[Chain, list[str], Clock]:
     return Chain(fakes, complaints.append, clock=clock), complaints, clock
 
 
-def test_the_first_output_that_is_sure_of_a_text_has_all_of_it() -> None:
+async def test_the_first_output_that_is_sure_of_a_text_has_all_of_it() -> None:
     plain, any_ = Fake("plain", "abc "), Fake("any")
     chain, complaints, _ = chain_of(plain, any_)
-    run(chain.apply(Edit(text="abc abc")))
-    run(chain.apply(Edit(text="abc ä")))
+    await chain.apply(Edit(text="abc abc"))
+    await chain.apply(Edit(text="abc ä"))
     assert (plain.text, any_.text, complaints) == ("abc abc", "abc ä", [])
 
 
-def test_one_that_fails_says_so_and_the_next_goes_on_with_the_same_piece() -> None:
+async def test_one_that_fails_says_so_and_the_next_goes_on_with_the_same_piece() -> None:
     first, second = Fake("first"), Fake("second")
     chain, complaints, clock = chain_of(first, second)
     first.is_broken = True
-    run(chain.apply(Edit(text="whole text")))
-    run(chain.apply(Edit(1, "s")))
+    await chain.apply(Edit(text="whole text"))
+    await chain.apply(Edit(1, "s"))
     assert (first.text, second.text) == ("", "whole texs")
     assert complaints == ["first: it is broken"]
     first.is_broken = False
     clock.now += REST_S + 1
-    run(chain.apply(Edit(text="again")))
+    await chain.apply(Edit(text="again"))
     assert first.text == "again"
 
 
-def test_when_none_is_left_it_is_an_error_of_one_sentence() -> None:
+async def test_when_none_is_left_it_is_an_error_of_one_sentence() -> None:
     only = Fake("only", "abc")
     chain, _, _ = chain_of(only)
     with pytest.raises(ToolError, match="none of only can type this text"):
-        run(chain.apply(Edit(text="ä")))
+        await chain.apply(Edit(text="ä"))
     only.is_broken = True
     with pytest.raises(ToolError, match="only: it is broken"):
-        run(chain.apply(Edit(text="a")))
+        await chain.apply(Edit(text="a"))
 
 
-def test_control_codes_are_left_out() -> None:
+async def test_control_codes_are_left_out() -> None:
     fake = Fake("fake")
     chain, _, _ = chain_of(fake)
-    run(chain.apply(Edit(text="a\x1b[31mb\x07\r\nc")))
+    await chain.apply(Edit(text="a\x1b[31mb\x07\r\nc"))
     assert fake.text == "a[31mb\nc"
 
 
-def test_stdout_gets_the_text(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_stdout_gets_the_text(capsys: pytest.CaptureFixture[str]) -> None:
     chain, _, _ = chain_of(Printing())
-    run(chain.apply(Edit(text="-n Grüße\n")))
+    await chain.apply(Edit(text="-n Grüße\n"))
     assert capsys.readouterr().out == "-n Grüße\n"
     with pytest.raises(ToolError, match="cannot be taken back"):
-        run(chain.apply(Edit(3)))
+        await chain.apply(Edit(3))
 
 
 class Recorded:
@@ -133,11 +132,11 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorded:
     return Recorded(tmp_path, monkeypatch)
 
 
-def test_dotool_is_told_on_stdin_and_knows_the_layout(recorded: Recorded) -> None:
+async def test_dotool_is_told_on_stdin_and_knows_the_layout(recorded: Recorded) -> None:
     recorded.add("dotool", 'echo "layout $DOTOOL_XKB_LAYOUT" >> "$(dirname "$0")/log"')
     typing = Typing(Dotool("de"))
     chain, complaints, _ = chain_of(typing)
-    run(chain.apply(Edit(2, "zwei Worte\nnoch")))
+    await chain.apply(Edit(2, "zwei Worte\nnoch"))
     assert complaints == []
     assert [call for call in recorded.calls if not call.startswith("layout")] == [
         "dotool [] <key backspace",
@@ -172,13 +171,15 @@ def test_scan_codes_are_pressed_only_where_they_give_the_right_letters(
     assert not_typed is None or not Typing(keyboard).can_write(not_typed)
 
 
-def test_ydotool_is_told_the_text_on_stdin_and_keys_by_their_codes(recorded: Recorded) -> None:
+async def test_ydotool_is_told_the_text_on_stdin_and_keys_by_their_codes(
+    recorded: Recorded,
+) -> None:
     recorded.add("ydotool", 'echo "KEYCODES"')
     keyboard = Ydotool("us")
-    run(keyboard.check())
+    await keyboard.check()
     chain, _, _ = chain_of(Typing(keyboard))
-    run(chain.apply(Edit(1, "two words\n")))
-    run(keyboard.press("shift+Insert"))
+    await chain.apply(Edit(1, "two words\n"))
+    await keyboard.press("shift+Insert")
     assert recorded.calls == [
         "ydotool [key] [--help] <>",
         "ydotool [key] [14:1] [14:0] <>",
@@ -188,18 +189,20 @@ def test_ydotool_is_told_the_text_on_stdin_and_keys_by_their_codes(recorded: Rec
     ]
 
 
-def test_an_old_ydotool_is_not_used(recorded: Recorded) -> None:
+async def test_an_old_ydotool_is_not_used(recorded: Recorded) -> None:
     recorded.add("ydotool", "echo 'Usage: key [--delay ms] <key sequence>'")
     with pytest.raises(ToolError, match="is older than"):
-        run(Ydotool("us").check())
+        await Ydotool("us").check()
 
 
-def test_wtype_and_xdotool_get_text_on_stdin_whatever_it_begins_with(recorded: Recorded) -> None:
+async def test_wtype_and_xdotool_get_text_on_stdin_whatever_it_begins_with(
+    recorded: Recorded,
+) -> None:
     recorded.add("wtype")
     recorded.add("xdotool")
     for keyboard in (Wtype(), Xdotool(None)):
         chain, _, _ = chain_of(Typing(keyboard, newline="shift+Return"))
-        run(chain.apply(Edit(2, "--help\n")))
+        await chain.apply(Edit(2, "--help\n"))
     assert recorded.calls == [
         "wtype [-k] [BackSpace] [-k] [BackSpace] <>",
         "wtype [-] <--help>",
@@ -210,10 +213,10 @@ def test_wtype_and_xdotool_get_text_on_stdin_whatever_it_begins_with(recorded: R
     ]
 
 
-def test_line_ends_and_tabs_are_keys(recorded: Recorded) -> None:
+async def test_line_ends_and_tabs_are_keys(recorded: Recorded) -> None:
     recorded.add("wtype")
     chain, _, _ = chain_of(Typing(Wtype()))
-    run(chain.apply(Edit(text="one\t\t\ntwo")))
+    await chain.apply(Edit(text="one\t\t\ntwo"))
     assert recorded.calls == [
         "wtype [-] <one>",
         "wtype [-k] [Tab] [-k] [Tab] <>",
@@ -222,38 +225,34 @@ def test_line_ends_and_tabs_are_keys(recorded: Recorded) -> None:
     ]
 
 
-def test_a_long_text_is_typed_in_pieces(recorded: Recorded) -> None:
+async def test_a_long_text_is_typed_in_pieces(recorded: Recorded) -> None:
     recorded.add("wtype")
     chain, _, _ = chain_of(Typing(Wtype()))
     text = "0123456789" * 55
-    run(chain.apply(Edit(text=text)))
+    await chain.apply(Edit(text=text))
     typed = [call.partition("<")[2].rstrip(">") for call in recorded.calls]
     assert "".join(typed) == text
     assert max(map(len, typed)) == outputs.PIECE
 
 
-def test_what_a_program_complains_of_is_in_the_sentence(recorded: Recorded) -> None:
+async def test_what_a_program_complains_of_is_in_the_sentence(recorded: Recorded) -> None:
     recorded.add("wtype", "echo something first >&2; echo 'no such protocol\x07' >&2; exit 3")
     with pytest.raises(ToolError, match=r"^wtype failed: no such protocol ?$"):
-        run(Wtype().check())
+        await Wtype().check()
 
 
-def test_a_program_that_hangs_is_ended_with_all_it_started(recorded: Recorded) -> None:
+async def test_a_program_that_hangs_is_ended_with_all_it_started(recorded: Recorded) -> None:
     pid = recorded._directory / "pid"
     recorded.add("wtype", f"sleep 1000 & echo $! > {pid}; wait")
-
-    async def story() -> None:
-        with pytest.raises(ToolError, match="wtype has not ended within 1 s"):
-            await run_tool(["wtype", ""], timeout_s=1.0)
-        while Path(f"/proc/{int(pid.read_text())}/status").exists():
-            if "zombie" in Path(f"/proc/{int(pid.read_text())}/status").read_text():
-                break
-            await asyncio.sleep(0.01)
-
-    run(story())
+    with pytest.raises(ToolError, match="wtype has not ended within 1 s"):
+        await run_tool(["wtype", ""], timeout_s=1.0)
+    while Path(f"/proc/{int(pid.read_text())}/status").exists():
+        if "zombie" in Path(f"/proc/{int(pid.read_text())}/status").read_text():
+            break
+        await asyncio.sleep(0.01)
 
 
-def test_a_program_that_leaves_something_behind_is_not_waited_for(recorded: Recorded) -> None:
+async def test_a_program_that_leaves_something_behind_is_not_waited_for(recorded: Recorded) -> None:
     recorded.add("wl-copy", "sleep 5 & exit 0")
 
     async def story() -> float:
@@ -262,68 +261,54 @@ def test_a_program_that_leaves_something_behind_is_not_waited_for(recorded: Reco
         await run_tool(["wl-copy"], b"text")
         return clock() - began
 
-    assert run(story()) < 4
+    assert await story() < 4
 
 
-def test_one_that_is_cancelled_is_ended(recorded: Recorded) -> None:
+async def test_one_that_is_cancelled_is_ended(recorded: Recorded) -> None:
     started = recorded._directory / "started"
     recorded.add("wtype", f"echo $$ > {started}.new; mv {started}.new {started}; exec sleep 1000")
-
-    async def story() -> None:
-        running = asyncio.create_task(run_tool(["wtype"], timeout_s=1000))
-        while not started.exists():
-            await asyncio.sleep(0.01)
-        running.cancel()
-        await asyncio.wait([running])
-        with pytest.raises(ProcessLookupError):
-            os.kill(int(started.read_text()), 0)
-
-    run(story())
+    running = asyncio.create_task(run_tool(["wtype"], timeout_s=1000))
+    while not started.exists():
+        await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait([running])
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
 
 
-def test_one_that_presses_keys_comes_to_its_end_though_it_be_cancelled(recorded: Recorded) -> None:
+async def test_one_that_presses_keys_comes_to_its_end_though_it_be_cancelled(
+    recorded: Recorded,
+) -> None:
     """Between the press of a key and its release it would leave the key held down."""
     started, ended = recorded._directory / "started", recorded._directory / "ended"
     recorded.add("wtype", f"touch {started}; sleep 0.2; touch {ended}")
-
-    async def story() -> None:
-        running = asyncio.create_task(Wtype().type("text"))
-        while not started.exists():
-            await asyncio.sleep(0.01)
-        for _ in range(2):  # by the user, and then by the end of the program
-            running.cancel()
-            await asyncio.sleep(0.01)
-        assert not running.done()
-        await asyncio.wait([running])
-        assert running.cancelled()
-        assert ended.exists()
-
-    run(story())
+    running = asyncio.create_task(Wtype().type("text"))
+    while not started.exists():
+        await asyncio.sleep(0.01)
+    for _ in range(2):  # by the user, and then by the end of the program
+        running.cancel()
+        await asyncio.sleep(0.01)
+    assert not running.done()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    assert ended.exists()
 
 
-def test_one_that_presses_keys_and_hangs_is_ended(recorded: Recorded) -> None:
+async def test_one_that_presses_keys_and_hangs_is_ended(recorded: Recorded) -> None:
     recorded.add("wtype", "exec sleep 1000")
-
-    async def story() -> None:
-        with pytest.raises(ToolError, match=r"wtype has not ended within 0\.2 s"):
-            await run_tool(["wtype"], timeout_s=0.2, is_whole=True)
-
-    run(story())
+    with pytest.raises(ToolError, match=r"wtype has not ended within 0\.2 s"):
+        await run_tool(["wtype"], timeout_s=0.2, is_whole=True)
 
 
-def test_one_that_hangs_and_is_cancelled_stays_cancelled(recorded: Recorded) -> None:
+async def test_one_that_hangs_and_is_cancelled_stays_cancelled(recorded: Recorded) -> None:
     started = recorded._directory / "started"
     recorded.add("wtype", f"touch {started}; exec sleep 1000")
-
-    async def story() -> None:
-        running = asyncio.create_task(run_tool(["wtype"], timeout_s=0.5, is_whole=True))
-        while not started.exists():
-            await asyncio.sleep(0.01)
-        running.cancel()
-        await asyncio.wait([running])
-        assert running.cancelled()
-
-    run(story())
+    running = asyncio.create_task(run_tool(["wtype"], timeout_s=0.5, is_whole=True))
+    while not started.exists():
+        await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
 
 
 class Hands(Keyboard):
@@ -381,36 +366,30 @@ class Shelved(Offer):
 A_TEXT = Held("UTF8_STRING", b"before")
 
 
-def test_the_clipboard_is_put_back_after_the_window_has_pasted_though_one_cancels() -> None:
-    async def story() -> None:
-        shelf, hands = Shelf(), Hands()
-        writing = asyncio.create_task(Pasting(shelf, hands).write("text"))
-        await hands.pressed.wait()
-        writing.cancel()
-        await asyncio.sleep(0)
-        assert shelf.held == {"clipboard": None, "primary": None}
-        shelf.can_be_pasted.set()
-        await asyncio.wait([writing])
-        assert writing.cancelled()
-        assert shelf.held == {"clipboard": A_TEXT, "primary": A_TEXT}
-
-    run(story())
+async def test_the_clipboard_is_put_back_after_the_window_has_pasted_though_one_cancels() -> None:
+    shelf, hands = Shelf(), Hands()
+    writing = asyncio.create_task(Pasting(shelf, hands).write("text"))
+    await hands.pressed.wait()
+    writing.cancel()
+    await asyncio.sleep(0)
+    assert shelf.held == {"clipboard": None, "primary": None}
+    shelf.can_be_pasted.set()
+    await asyncio.wait([writing])
+    assert writing.cancelled()
+    assert shelf.held == {"clipboard": A_TEXT, "primary": A_TEXT}
 
 
-def test_what_cannot_be_put_back_is_told_of_and_the_text_does_not_come_twice(
+async def test_what_cannot_be_put_back_is_told_of_and_the_text_does_not_come_twice(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def story() -> None:
-        shelf = Shelf()
-        shelf.can_be_pasted.set()
-        shelf.broken = {"clipboard"}
-        other = Fake("other")
-        chain, complaints, _ = chain_of(Pasting(shelf, Hands()), other)
-        await chain.apply(Edit(text="text"))
-        assert (shelf.offered, other.text, complaints) == ("text", "", [])
-        assert shelf.held == {"clipboard": None, "primary": A_TEXT}
-
-    run(story())
+    shelf = Shelf()
+    shelf.can_be_pasted.set()
+    shelf.broken = {"clipboard"}
+    other = Fake("other")
+    chain, complaints, _ = chain_of(Pasting(shelf, Hands()), other)
+    await chain.apply(Edit(text="text"))
+    assert (shelf.offered, other.text, complaints) == ("text", "", [])
+    assert shelf.held == {"clipboard": None, "primary": A_TEXT}
     assert "what the clipboard held is lost: it is gone" in caplog.text
 
 
@@ -438,32 +417,34 @@ async def names_of(environment: dict[str, str], wishes: TypingWishes) -> list[st
         return [output.name for output in chain.outputs]
 
 
-def test_only_what_works_is_in_the_chain(recorded: Recorded) -> None:
+async def test_only_what_works_is_in_the_chain(recorded: Recorded) -> None:
     recorded.add("wtype", "echo 'Compositor does not support the protocol' >&2; exit 1")
     recorded.add("dotool")
     recorded.add("ydotool", "echo KEYCODES")
     recorded.add("wl-copy")
     recorded.add("wl-paste", "echo 'Nothing is copied' >&2; exit 1")
     wayland = {"WAYLAND_DISPLAY": "wayland-9"}
-    assert run(names_of(wayland, TypingWishes(layout="de"))) == ["dotool", "ydotool", "paste"]
+    assert await names_of(wayland, TypingWishes(layout="de")) == ["dotool", "ydotool", "paste"]
 
 
-def test_where_nothing_works_each_says_why(recorded: Recorded) -> None:
+async def test_where_nothing_works_each_says_why(recorded: Recorded) -> None:
     recorded.add("wtype", "echo 'Compositor does not support it' >&2; exit 1")
     for name in ("dotool", "ydotool", "wl-copy"):
         recorded.add(name, "echo broken >&2; exit 1")
     with pytest.raises(ConfigError) as raised:
-        run(names_of({"WAYLAND_DISPLAY": "wayland-9"}, TypingWishes()))
+        await names_of({"WAYLAND_DISPLAY": "wayland-9"}, TypingWishes())
     sentence = str(raised.value)
     assert sentence.startswith("nothing can type on this desktop (wtype: wtype failed: Compositor")
     assert "dotool: dotool failed: broken" in sentence
     assert "\n" not in sentence
 
 
-def test_a_named_output_that_is_missing_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_named_output_that_is_missing_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ConfigError, match="dotool: dotool is not installed"):
-        run(names_of({}, TypingWishes(output="dotool")))
+        await names_of({}, TypingWishes(output="dotool"))
 
 
 def test_the_sounds_are_short_quiet_and_do_not_click() -> None:
@@ -475,7 +456,7 @@ def test_the_sounds_are_short_quiet_and_do_not_click() -> None:
         assert as_wav(samples)[:4] == b"RIFF"
 
 
-def test_a_sound_is_played_by_what_is_there(recorded: Recorded) -> None:
+async def test_a_sound_is_played_by_what_is_there(recorded: Recorded) -> None:
     recorded.add("pw-play", "exit 1")
-    run(play("start"))
+    await play("start")
     assert recorded.calls[0].startswith("pw-play [/")

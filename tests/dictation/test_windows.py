@@ -4,9 +4,10 @@ import asyncio
 import os
 import re
 import subprocess
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
@@ -28,7 +29,6 @@ from tests.support.desktops import (
     wayland,
     x_display,
 )
-from tests.support.house import run
 
 GERMAN: Final = "Äpfel, Öl & Übermut: „süße“ Grüße – 5 € @ [x] {y} ~ ^ ` \\ | zy ZY "
 MIXED: Final = (
@@ -81,108 +81,75 @@ class TestXdotool:
     """The tool of X11."""
 
     @pytest.mark.parametrize("layout", ["de", "ru", "us,ru", "us"])
-    def test_any_script_on_any_layout(self, window: Window, layout: str) -> None:
+    async def test_any_script_on_any_layout(self, window: Window, layout: str) -> None:
         lay_out(layout)
+        await type_all(Edit(text=MIXED))
+        await shows(window, MIXED)
 
-        async def story() -> None:
-            await type_all(Edit(text=MIXED))
-            await shows(window, MIXED)
+    async def test_a_tab_is_a_key(self, window: Window) -> None:
+        await type_all(Edit(text="one\ttwo\nthree"))
+        await shows(window, "one\ttwo\nthree")
 
-        run(story())
-
-    def test_a_tab_is_a_key(self, window: Window) -> None:
-        async def story() -> None:
-            await type_all(Edit(text="one\ttwo\nthree"))
-            await shows(window, "one\ttwo\nthree")
-
-        run(story())
-
-    def test_two_thousand_characters(self, window: Window) -> None:
+    async def test_two_thousand_characters(self, window: Window) -> None:
         lay_out("de")
         text = (GERMAN * 40)[:2000]
+        await type_all(Edit(text=text))
+        await shows(window, text)
 
-        async def story() -> None:
-            await type_all(Edit(text=text))
-            await shows(window, text)
-
-        run(story())
-
-    def test_many_more_characters_than_there_are_spare_keys(self, window: Window) -> None:
+    async def test_many_more_characters_than_there_are_spare_keys(self, window: Window) -> None:
         text = "".join(chr(code) for code in range(0x4E00, 0x4E00 + 100))
+        await type_all(Edit(text=text))
+        await shows(window, text)
 
-        async def story() -> None:
-            await type_all(Edit(text=text))
-            await shows(window, text)
-
-        run(story())
-
-    def test_spare_keys_are_spare_again(self, window: Window) -> None:
+    async def test_spare_keys_are_spare_again(self, window: Window) -> None:
         before = tool("xkbcomp", os.environ["DISPLAY"], "-")
-        run(type_all(Edit(text="Grüße, 你好")))
+        await type_all(Edit(text="Grüße, 你好"))
         assert tool("xkbcomp", os.environ["DISPLAY"], "-") == before
 
-    def test_a_held_shift_is_waited_for(self, window: Window) -> None:
-        async def story() -> None:
-            await run_tool(["xdotool", "keydown", "Shift_L"])
-            with x11.Keyboard.of_display() as keyboard:
-                assert keyboard.holds_modifiers()
-                typing = asyncio.create_task(type_all(Edit(text="not shouted 123")))
-                done, _ = await asyncio.wait([typing], timeout=0.3)
-                assert (done, window.text) == (set(), "")
-                await run_tool(["xdotool", "keyup", "Shift_L"])
-                await typing
-            await shows(window, "not shouted 123")
-
-        run(story())
+    async def test_a_held_shift_is_waited_for(self, window: Window) -> None:
+        await run_tool(["xdotool", "keydown", "Shift_L"])
+        with x11.Keyboard.of_display() as keyboard:
+            assert keyboard.holds_modifiers()
+            typing = asyncio.create_task(type_all(Edit(text="not shouted 123")))
+            done, _ = await asyncio.wait([typing], timeout=0.3)
+            assert (done, window.text) == (set(), "")
+            await run_tool(["xdotool", "keyup", "Shift_L"])
+            await typing
+        await shows(window, "not shouted 123")
 
     @pytest.mark.parametrize("modifier", ["Shift_L", "Control_L", "Super_L"])
-    def test_one_that_is_never_released_does_no_harm(
+    async def test_one_that_is_never_released_does_no_harm(
         self, window: Window, modifier: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(x11, "_RELEASE_TIMEOUT_S", 0.1)
+        await run_tool(["xdotool", "keydown", modifier])
+        await type_all(Edit(text="not shouted 123"))
+        await shows(window, "not shouted 123")
+        await run_tool(["xdotool", "keyup", modifier])
 
-        async def story() -> None:
-            await run_tool(["xdotool", "keydown", modifier])
-            await type_all(Edit(text="not shouted 123"))
-            await shows(window, "not shouted 123")
-            await run_tool(["xdotool", "keyup", modifier])
+    async def test_caps_lock_does_not_shout(self, window: Window) -> None:
+        await run_tool(["xdotool", "key", "Caps_Lock"])
+        await type_all(Edit(text="Quiet, ä."))
+        await shows(window, "Quiet, ä.")
 
-        run(story())
+    async def test_corrections_take_away_what_they_should(self, window: Window) -> None:
+        await type_all(Edit(text="ein schöner Tat"), Edit(1, "g"), Edit(11, "Grüße 你好"), Edit(1))
+        await shows(window, "ein Grüße 你")
 
-    def test_caps_lock_does_not_shout(self, window: Window) -> None:
-        async def story() -> None:
-            await run_tool(["xdotool", "key", "Caps_Lock"])
-            await type_all(Edit(text="Quiet, ä."))
-            await shows(window, "Quiet, ä.")
-
-        run(story())
-
-    def test_corrections_take_away_what_they_should(self, window: Window) -> None:
-        async def story() -> None:
-            await type_all(
-                Edit(text="ein schöner Tat"), Edit(1, "g"), Edit(11, "Grüße 你好"), Edit(1)
-            )
-            await shows(window, "ein Grüße 你")
-
-        run(story())
-
-    def test_more_backspaces_than_one_run_has(self, window: Window) -> None:
-        async def story() -> None:
-            await type_all(Edit(text="a" * 250 + "b"), Edit(230))
-            await shows(window, "a" * 21)
-
-        run(story())
+    async def test_more_backspaces_than_one_run_has(self, window: Window) -> None:
+        await type_all(Edit(text="a" * 250 + "b"), Edit(230))
+        await shows(window, "a" * 21)
 
 
 @on_x11
 @pytest.mark.parametrize("key", ["Enter", "shift+Enter", "+", "shift+"])
 @pytest.mark.parametrize("name", ["newline", "paste_key"])
-def test_a_key_that_there_is_not_is_refused_before_it_swallows_anything(
+async def test_a_key_that_there_is_not_is_refused_before_it_swallows_anything(
     display: str, name: str, key: str
 ) -> None:
     output = {"newline": "xdotool", "paste_key": "paste"}[name]
     with pytest.raises(ConfigError, match=f"^there is no key {re.escape(repr(key))}"):
-        run(type_all(output=output, **{name: key}))
+        await type_all(output=output, **{name: key})
 
 
 @on_x11
@@ -192,92 +159,73 @@ class TestPaste:
     """The clipboard of X11."""
 
     @pytest.mark.parametrize("name", ["xclip", "xsel"])
-    def test_text_is_pasted_and_the_clipboard_is_as_before(
+    async def test_text_is_pasted_and_the_clipboard_is_as_before(
         self, window: Window, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         if name == "xsel":
             monkeypatch.setattr("shutil.which", lambda tool: None if tool == "xclip" else tool)
         text = MIXED + GERMAN * 30
+        xsel = Xsel()
+        await xsel.put("clipboard", Held("UTF8_STRING", "kept, ß".encode()))
+        await xsel.put("primary", Held("UTF8_STRING", b"chosen"))
+        await type_all(Edit(text=text), output="paste")
+        await shows(window, text)
+        assert await xsel.read("clipboard") == Held("UTF8_STRING", "kept, ß".encode())
+        assert await xsel.read("primary") == Held("UTF8_STRING", b"chosen")
 
-        async def story() -> None:
-            xsel = Xsel()
-            await xsel.put("clipboard", Held("UTF8_STRING", "kept, ß".encode()))
-            await xsel.put("primary", Held("UTF8_STRING", b"chosen"))
-            await type_all(Edit(text=text), output="paste")
-            await shows(window, text)
-            assert await xsel.read("clipboard") == Held("UTF8_STRING", "kept, ß".encode())
-            assert await xsel.read("primary") == Held("UTF8_STRING", b"chosen")
-
-        run(story())
-
-    def test_a_picture_in_the_clipboard_stays(self, window: Window) -> None:
+    async def test_a_picture_in_the_clipboard_stays(self, window: Window) -> None:
         picture = bytes(range(256)) * 500
+        xclip = Xclip()
+        await xclip.put("clipboard", Held("image/png", picture))
+        await type_all(Edit(text="beside"), output="paste")
+        await shows(window, "beside")
+        assert await xclip.read("clipboard") == Held("image/png", picture)
 
-        async def story() -> None:
-            xclip = Xclip()
-            await xclip.put("clipboard", Held("image/png", picture))
-            await type_all(Edit(text="beside"), output="paste")
-            await shows(window, "beside")
-            assert await xclip.read("clipboard") == Held("image/png", picture)
+    async def test_an_empty_clipboard_is_no_trouble(self, window: Window) -> None:
+        await type_all(Edit(text="one "), Edit(text="two "), Edit(text="three"), output="paste")
+        await shows(window, "one two three")
+        assert await Xclip().read("clipboard") in (None, Held("UTF8_STRING", b""))
 
-        run(story())
-
-    def test_an_empty_clipboard_is_no_trouble(self, window: Window) -> None:
-        async def story() -> None:
-            await type_all(Edit(text="one "), Edit(text="two "), Edit(text="three"), output="paste")
-            await shows(window, "one two three")
-            assert await Xclip().read("clipboard") in (None, Held("UTF8_STRING", b""))
-
-        run(story())
-
-    def test_text_that_no_window_pastes_is_told_of(self, display: str) -> None:
-        async def story() -> None:
-            await Xclip().put("clipboard", Held("UTF8_STRING", b"kept"))
-            with pytest.raises(ToolError, match="the window has not asked for the text"):
-                await type_all(Edit(text="nobody wants it"), output="paste")  # there is no window
-            assert await Xclip().read("clipboard") == Held("UTF8_STRING", b"kept")
-
-        run(story())
+    async def test_text_that_no_window_pastes_is_told_of(self, display: str) -> None:
+        await Xclip().put("clipboard", Held("UTF8_STRING", b"kept"))
+        with pytest.raises(ToolError, match="the window has not asked for the text"):
+            await type_all(Edit(text="nobody wants it"), output="paste")  # there is no window
+        assert await Xclip().read("clipboard") == Held("UTF8_STRING", b"kept")
 
 
 @on_x11
 @needs("xterm", "xclip")
 @pytest.mark.parametrize("output", ["xdotool", "paste"])
-def test_a_terminal_gets_it_too(display: str, tmp_path: Path, output: str) -> None:
+async def test_a_terminal_gets_it_too(display: str, tmp_path: Path, output: str) -> None:
     lay_out("de")
     text = "echo Grüße, ЕЩЁ 你好 -- ok\nsecond"
-
-    async def story() -> None:
-        terminal = TerminalWindow(tmp_path, "xterm", "-u8", "-e")
-        try:
-            await terminal.wait_until_ready()
-            search = ["xdotool", "search", "--sync", "--onlyvisible", "--class", "xterm"]
-            await run_tool(search, timeout_s=TIMEOUT_S)
-            await type_all(Edit(text=text), output=output)
-            await shows(terminal, text)
-        finally:
-            terminal.close()
-
-    run(story())
+    terminal = TerminalWindow(tmp_path, "xterm", "-u8", "-e")
+    try:
+        await terminal.wait_until_ready()
+        search = ["xdotool", "search", "--sync", "--onlyvisible", "--class", "xterm"]
+        await run_tool(search, timeout_s=TIMEOUT_S)
+        await type_all(Edit(text=text), output=output)
+        await shows(terminal, text)
+    finally:
+        terminal.close()
 
 
 @needs("sway", "wtype", "foot", "wl-copy")
 class TestWayland:
     """A compositor with the virtual-keyboard protocol."""
 
-    def test_any_script_arrives(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_any_script_arrives(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         text = MIXED + (GERMAN * 40)[:2000]
-
-        async def story(terminal: TerminalWindow) -> None:
+        async with wayland_terminal(tmp_path, monkeypatch) as terminal:
             await type_all(Edit(text=text))
             await shows(terminal, text)
 
-        on_wayland(story, tmp_path, monkeypatch)
-
-    def test_what_another_keyboard_holds_does_not_matter(
+    async def test_what_another_keyboard_holds_does_not_matter(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        async def story(terminal: TerminalWindow) -> None:
+        async with wayland_terminal(tmp_path, monkeypatch) as terminal:
             holding = await asyncio.create_subprocess_exec(
                 *["wtype", "-M", "shift", "-k", "a", "-s", "60000"]
             )
@@ -287,12 +235,10 @@ class TestWayland:
             holding.kill()
             await holding.wait()
 
-        on_wayland(story, tmp_path, monkeypatch)
-
-    def test_text_is_pasted_and_the_clipboard_is_as_before(
+    async def test_text_is_pasted_and_the_clipboard_is_as_before(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        async def story(terminal: TerminalWindow) -> None:
+        async with wayland_terminal(tmp_path, monkeypatch) as terminal:
             clipboard = WlClipboard()
             assert await clipboard.read("clipboard") is None
             kept = Held("text/plain;charset=utf-8", "kept, ß".encode())
@@ -302,24 +248,17 @@ class TestWayland:
             assert await clipboard.read("clipboard") == kept
             assert await clipboard.read("primary") is None
 
-        on_wayland(story, tmp_path, monkeypatch)
 
-
-def on_wayland(
-    story: Callable[[TerminalWindow], Coroutine[Any, Any, None]],
-    directory: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Run a story in front of a terminal."""
-
-    async def whole() -> None:
-        async with wayland(monkeypatch):
-            terminal = TerminalWindow(directory, "foot")
-            try:
-                await terminal.wait_until_ready()
-                await until(lambda: has_focus("foot"))
-                await story(terminal)
-            finally:
-                terminal.close()
-
-    run(whole())
+@asynccontextmanager
+async def wayland_terminal(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[TerminalWindow]:
+    """Open a terminal with the focus in a compositor of its own."""
+    async with wayland(monkeypatch):
+        terminal = TerminalWindow(directory, "foot")
+        try:
+            await terminal.wait_until_ready()
+            await until(lambda: has_focus("foot"))
+            yield terminal
+        finally:
+            terminal.close()

@@ -23,7 +23,7 @@ from streamasr.engine.aligner import (
     build_aligner,
     give_way,
 )
-from streamasr.engine.config import RecognitionConfig
+from streamasr.engine.config import EngineConfig, Hardware
 from streamasr.engine.engine import Engine, aligner_config
 from streamasr.engine.worker import Timeouts, Worker
 from streamasr.engine.worker_config import AlignerConfig
@@ -31,6 +31,7 @@ from streamasr.models import tiny
 from streamasr.protocols import v1
 from tests.support import children
 from tests.support.daemons import RunningDaemon
+from tests.support.errors import raises
 from tests.support.fakes import pcm, talk
 from tests.support.processes import wait_gone
 
@@ -98,7 +99,7 @@ def test_a_file_that_is_missing_is_known_before_it_is_needed(copy: Path, name: s
 
 
 def test_another_model_is_no_aligner(bundle: Path) -> None:
-    with pytest.raises(ModelError, match="is a recogniser, not a forced aligner"):
+    with raises(ModelError, "wrong_model_role"):
         worker_of(bundle, 1)
 
 
@@ -106,14 +107,14 @@ def test_another_model_is_no_aligner(bundle: Path) -> None:
 
 
 def test_it_runs_on_the_cpu_unless_it_is_asked_for_otherwise(bundle: Path) -> None:
-    asked = RecognitionConfig(
-        bundle, bundle / "aligner", providers=("CUDAExecutionProvider",), gpu_layers=4, gpu="CUDA0"
-    )
+    hardware = Hardware(providers=("CUDAExecutionProvider",), gpu_layers=4, gpu="CUDA0")
     directory = bundle / "aligner"
-    expected = AlignerConfig(directory, asked.stage_threads.aligner)
+    asked = EngineConfig(bundle, directory, hardware)
+    expected = AlignerConfig(directory, hardware.stage_threads.aligner)
     assert aligner_config(asked, directory) == expected
-    config = aligner_config(replace(asked, aligner_gpu=True), directory)
-    assert (config.providers, config.gpu_layers, config.gpu) == (asked.providers, 4, "CUDA0")
+    asked = replace(asked, hardware=replace(hardware, aligner_gpu=True))
+    config = aligner_config(asked, directory)
+    assert (config.providers, config.gpu_layers, config.gpu) == (hardware.providers, 4, "CUDA0")
 
 
 def test_a_gpu_that_it_cannot_have_is_warned_of_and_its_words_are_the_same(
@@ -125,7 +126,7 @@ def test_a_gpu_that_it_cannot_have_is_warned_of_and_its_words_are_the_same(
     config = AlignerConfig(directory, 1, ("CUDAExecutionProvider",), gpu_layers=-1, gpu=3)
     elsewhere = build_aligner(config)
     assert [warning[:20] for warning in elsewhere.warnings] == [
-        "there is no GPU 3: t",
+        "no GPU matches 3: t",
         "this build of onnxru",
     ]
     assert elsewhere.answer(ORDER) == plain.answer(ORDER)
@@ -150,13 +151,13 @@ async def dictate(url: str) -> list[v1.Words]:
         return [event async for event in stream if isinstance(event, v1.Words)]
 
 
-def test_a_daemon_that_nobody_speaks_to_has_none(tmp_path: Path) -> None:
+async def test_a_daemon_that_nobody_speaks_to_has_none(tmp_path: Path) -> None:
     settings = "[model]\naligner_idle_s = 1\n"
     with RunningDaemon(tmp_path, "--no-mic", settings=settings) as daemon:
         daemon.wait_for("is loaded")
         assert set(daemon.children()) == {"encoder"}
         for _ in range(2):
-            [words] = asyncio.run(dictate(daemon.url))
+            [words] = await dictate(daemon.url)
             assert words.method == "aligned"
             gone = daemon.children()["aligner"]
             daemon.wait_for("aligner had nothing to do for 1 s")
@@ -170,7 +171,7 @@ def test_a_daemon_does_not_start_without_a_file_of_it(copy: Path, tmp_path: Path
         shutil.copy(path, copy.parent)
     (copy / "decoder.gguf").unlink()
     daemon = RunningDaemon(tmp_path, "--no-mic", "--model", str(copy.parent))
-    with pytest.raises(AssertionError, match=r"decoder\.gguf: there is no such file"), daemon:
+    with pytest.raises(AssertionError, match=r"decoder\.gguf does not exist"), daemon:
         pass
     assert daemon.process.wait(TIMEOUT_S) == 78
     assert len(daemon.log) == 1
@@ -179,7 +180,7 @@ def test_a_daemon_does_not_start_without_a_file_of_it(copy: Path, tmp_path: Path
 @pytest.fixture
 def engine(bundle: Path) -> Iterator[Engine]:
     with Engine(
-        RecognitionConfig(bundle, bundle / "aligner", threads=1, aligner_idle_s=3600)
+        EngineConfig(bundle, bundle / "aligner", Hardware(threads=1), aligner_idle_s=3600)
     ) as running:
         yield running
 
@@ -214,7 +215,7 @@ def test_words_are_spread_where_it_cannot_be_loaded_and_that_is_said_once(
     model = Path(shutil.copytree(bundle, tmp_path / "model", ignore=ignored))
     classifier = model / "aligner" / "classifier.npy"
     classifier.write_bytes(bytes(classifier.stat().st_size))
-    config = RecognitionConfig(model, model / "aligner", threads=1)
+    config = EngineConfig(model, model / "aligner", Hardware(threads=1))
     troubles: list[tuple[str, str]] = []
     with Engine(
         replace(config, aligner_idle_s=1), on_trouble=lambda *told: troubles.append(told)

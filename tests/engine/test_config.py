@@ -1,86 +1,97 @@
-"""What the engine gets of the settings."""
+"""Configuration of an engine, from settings."""
 
 from pathlib import Path
+from typing import Any
 
-import pytest
-
+from streamasr.config.sections import Settings
 from streamasr.core.errors import ConfigError
-from streamasr.engine.config import RecognitionConfig
+from streamasr.core.options import SessionOptions
+from streamasr.engine.build import engine_config
+from streamasr.engine.config import EngineConfig, Hardware
 from streamasr.engine.cores import Threads, available_cores, share_cores
-from streamasr.models.qwen3.languages import language_name
-from streamasr.segmentation.chunker import ChunkerConfig
-from streamasr.segmentation.vad import VadConfig
+from streamasr.models import tiny
+from tests.support.errors import raises
 from tests.support.settings import changed
 
 
-def find_path(name: str) -> Path:
-    return Path("/models", name)
+class FakeFinder:
+    """Finds the embedded model by any name, and a directory for every aligner."""
+
+    def __init__(self) -> None:
+        self.models: list[str] = []
+        self.aligners: list[str | None] = []
+
+    def model(self, name_or_path: str) -> Path:
+        self.models.append(name_or_path)
+        return tiny.BUNDLE
+
+    def aligner(self, name_or_path: str | None, recogniser: Path) -> Path | None:
+        assert recogniser == tiny.BUNDLE
+        self.aligners.append(name_or_path)
+        return Path("/models", name_or_path) if name_or_path else None
 
 
-def find_aligner(name: str | None, recogniser: Path) -> Path | None:
-    assert recogniser == Path("/models/mine")
-    return Path("/models", name) if name else None
-
-
-def no_aligner(_name: str | None, _recogniser: Path) -> None:
-    return None
+def config_of(settings: Settings, **others: Any) -> EngineConfig:
+    finder = FakeFinder()
+    config = engine_config(settings.model, finder, **others)
+    assert finder.models == [settings.model.name]
+    return config
 
 
 def test_no_aligner_is_looked_for_where_nobody_wants_words() -> None:
-    config = changed({"live.words": False, "model.aligner": "theirs"})
-    recognition = config.recognition(find_path, find_aligner, language_name)
-    assert (recognition.words, recognition.aligner) == (False, None)
+    finder = FakeFinder()
+    config = engine_config(changed({"model.aligner": "theirs"}).model, finder, words=False)
+    assert config.aligner is None
+    assert not config.options.words
+    assert finder.aligners == []
 
 
 def test_the_engine_gets_what_was_set() -> None:
-    config = changed(
+    settings = changed(
         {
             "model.name": "mine",
             "model.language": "en",
+            "model.languages": ("de", "English"),
             "model.context": "Ada",
             "model.hotwords": ("Grace",),
             "model.threads": 3,
             "model.encoder_window_s": 2,
-            "model.aligner_idle_s": 60.0,
             "model.gpu_layers": 12,
             "model.gpu": "CUDA0",
             "model.providers": ("CUDAExecutionProvider",),
             "model.aligner": "theirs",
             "model.aligner_gpu": True,
             "model.reuse": False,
-            "live.partial_interval_s": 0.7,
-            "live.commit_lag_tokens": 2,
-            "live.commit_lag_s": 0.1,
         }
     )
-    recognition = config.recognition(find_path, find_aligner, language_name)
-    assert recognition.model == Path("/models/mine")
-    assert recognition.language == "English"
-    assert (recognition.context, recognition.hotwords) == ("Ada", ("Grace",))
-    assert (recognition.threads, recognition.words) == (3, True)
-    assert recognition.aligner == Path("/models/theirs")
-    assert (recognition.gpu_layers, recognition.gpu) == (12, "CUDA0")
-    assert recognition.providers == ("CUDAExecutionProvider",)
-    assert recognition.aligner_gpu
-    assert recognition.partial_interval_s == 0.7
-    assert (recognition.encoder_window_s, recognition.aligner_idle_s) == (2, 60)
-    assert not recognition.reuse
-    assert (recognition.vad, recognition.chunker) == (VadConfig(), ChunkerConfig())
+    config = config_of(settings, aligner_idle_s=60.0, max_segment_s=12.0)
+    assert config == EngineConfig(
+        tiny.BUNDLE,
+        Path("/models/theirs"),
+        Hardware(3, ("CUDAExecutionProvider",), 12, "CUDA0", True),
+        encoder_window_s=2,
+        aligner_idle_s=60.0,
+        reuse=False,
+        max_segment_s=12.0,
+        options=SessionOptions(
+            "English", "Ada", languages=("German", "English"), hotwords=("Grace",)
+        ),
+    )
 
 
-def test_the_engine_gets_no_number_for_what_is_switched_off() -> None:
-    config = changed({"live.partials": False, "live.commit": "endpoint", "model.language": ""})
-    recognition = config.recognition(Path, no_aligner, language_name)
-    assert recognition.partial_interval_s is None
-    assert recognition.language is None
-    assert recognition.threads is None
+def test_the_engine_gets_no_value_for_what_is_switched_off() -> None:
+    config = config_of(changed({"model.language": ""}), partials=False)
+    assert not config.options.partials
+    assert config.options.language is None
+    assert config.hardware.threads is None
 
 
 def test_threads_that_were_set_are_those_of_each_stage() -> None:
-    assert RecognitionConfig(Path(), threads=3).stage_threads == Threads(3, 3, 3)
-    assert RecognitionConfig(Path()).stage_threads == share_cores(available_cores())
+    assert Hardware(threads=3).stage_threads == Threads(3, 3, 3)
+    assert Hardware().stage_threads == share_cores(available_cores())
 
 
 def test_an_unknown_language_is_an_error_of_settings() -> None:
-    with pytest.raises(ConfigError, match="Klingon"):
-        changed({"model.language": "Klingon"}).recognition(Path, no_aligner, language_name)
+    for setting in ({"model.language": "Klingon"}, {"model.languages": ("en", "Klingon")}):
+        with raises(ConfigError, "unknown_language"):
+            config_of(changed(setting))

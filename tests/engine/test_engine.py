@@ -39,13 +39,13 @@ from streamasr.core.traits import FamilyTraits
 from streamasr.core.units import Float32Array, Samples
 from streamasr.decoder.placement import Gpu
 from streamasr.engine.aligner import AlignerWorker, aligner_worker
-from streamasr.engine.config import RecognitionConfig
+from streamasr.engine.config import EngineConfig, Hardware
 from streamasr.engine.cpu_fallback import DEATHS_PER_REQUEST
 from streamasr.engine.encoder import EncoderWorker
 from streamasr.engine.engine import Channel, Engine, aligner_config
 from streamasr.engine.stages import Decode, Encode, Encoded, StageAnswer
 from streamasr.engine.worker import OnTrouble, Timeouts
-from streamasr.pipeline.transcribe import Progress, transcribe
+from streamasr.pipeline.transcribe import FileSettings, Progress, transcribe
 from tests.support import children
 from tests.support.fakes import FakeSource, talk
 from tests.support.goldens import read_clip
@@ -56,14 +56,19 @@ SAMPLES = talk(1, 1.2, 0.8)
 
 
 @pytest.fixture(scope="module")
-def config(bundle: Path) -> RecognitionConfig:
-    return RecognitionConfig(bundle, bundle / "aligner", threads=1)
+def config(bundle: Path) -> EngineConfig:
+    return EngineConfig(bundle, bundle / "aligner", Hardware(threads=1))
 
 
 @pytest.fixture(scope="module")
-def engine(config: RecognitionConfig) -> Iterator[Engine]:
+def engine(config: EngineConfig) -> Iterator[Engine]:
     with Engine(config) as running:
         yield running
+
+
+def running_on(config: EngineConfig, **hardware: Any) -> EngineConfig:
+    """The same engine without an aligner on other hardware."""
+    return replace(config, aligner=None, hardware=replace(config.hardware, **hardware))
 
 
 Answers = queue.SimpleQueue[Answer]
@@ -122,11 +127,13 @@ def recognise(engine: Engine, samples: Float32Array = SAMPLES, **options: Any) -
     return recognised.hypothesis
 
 
-def outcome(
-    engine: Engine, config: RecognitionConfig, samples: Float32Array = SAMPLES
-) -> list[object]:
+def file_settings(config: EngineConfig) -> FileSettings:
+    return FileSettings(replace(config.options, partials=False))
+
+
+def outcome(engine: Engine, config: EngineConfig, samples: Float32Array = SAMPLES) -> list[object]:
     """Finals and words, whatever the order of words of different segments."""
-    messages = list(transcribe(engine, FakeSource(samples), config))
+    messages = list(transcribe(engine, FakeSource(samples), file_settings(config)))
     words = sorted((m for m in messages if isinstance(m, Words)), key=lambda m: m.segment)
     return [*(m for m in messages if isinstance(m, Final)), *words]
 
@@ -303,9 +310,7 @@ def test_options_draft_and_forced_tokens_come_to_the_decoder(
     channel.close()
 
 
-def test_the_words_of_a_final_lie_in_their_segment(
-    engine: Engine, config: RecognitionConfig
-) -> None:
+def test_the_words_of_a_final_lie_in_their_segment(engine: Engine, config: EngineConfig) -> None:
     messages = outcome(engine, config)
     finals = {m.segment: m for m in messages if isinstance(m, Final)}
     assert list(finals) == [1, 2, 3]
@@ -322,7 +327,7 @@ def test_the_words_of_a_final_lie_in_their_segment(
 
 @pytest.mark.parametrize(("seed", "every"), [(1, 1), (2, 2), (3, 3)])
 def test_children_that_are_killed_change_nothing(
-    engine: Engine, config: RecognitionConfig, seed: int, every: int
+    engine: Engine, config: EngineConfig, seed: int, every: int
 ) -> None:
     undisturbed = outcome(engine, config)
     choose = random.Random(seed)
@@ -333,7 +338,9 @@ def test_children_that_are_killed_change_nothing(
     victims = workers * (DEATHS_PER_REQUEST - 1)
     choose.shuffle(victims)
     messages = []
-    for number, message in enumerate(transcribe(engine, FakeSource(SAMPLES), config)):
+    for number, message in enumerate(
+        transcribe(engine, FakeSource(SAMPLES), file_settings(config))
+    ):
         if not isinstance(message, Progress):
             messages.append(message)
         if number % every == 0 and victims:
@@ -343,9 +350,7 @@ def test_children_that_are_killed_change_nothing(
     assert engine.encoder.restarts + engine.aligner.restarts > deaths
 
 
-def test_sessions_at_once_give_what_each_gives_alone(
-    engine: Engine, config: RecognitionConfig
-) -> None:
+def test_sessions_at_once_give_what_each_gives_alone(engine: Engine, config: EngineConfig) -> None:
     sources = [SAMPLES, talk(0.8), talk(1.5, 0.7), SAMPLES[::-1].copy()]
     alone = [outcome(engine, config, samples) for samples in sources]
     choose = random.Random(4)
@@ -505,7 +510,7 @@ def test_contexts_are_checked_while_sessions_run(engine: Engine) -> None:
     channel.close()
 
 
-def test_an_engine_tells_how_it_is(config: RecognitionConfig) -> None:
+def test_an_engine_tells_how_it_is(config: EngineConfig) -> None:
     troubles: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
     engine = Engine(config, on_trouble=lambda *trouble: troubles.put(trouble))
     assert not engine.is_ready
@@ -530,7 +535,7 @@ def test_an_engine_tells_how_it_is(config: RecognitionConfig) -> None:
         engine.check_context("")
 
 
-def test_a_model_that_vanishes_ends_the_engine(config: RecognitionConfig, tmp_path: Path) -> None:
+def test_a_model_that_vanishes_ends_the_engine(config: EngineConfig, tmp_path: Path) -> None:
     model = copy_of(config.model, tmp_path)
     troubles: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
     with Engine(
@@ -553,8 +558,8 @@ def test_a_model_that_vanishes_ends_the_engine(config: RecognitionConfig, tmp_pa
         assert not engine.is_alive
 
 
-def test_a_hung_child_is_treated_as_dead(config: RecognitionConfig) -> None:
-    alone = replace(config, words=False)
+def test_a_hung_child_is_treated_as_dead(config: EngineConfig) -> None:
+    alone = replace(config, aligner=None)
     with Engine(alone, timeouts=Timeouts(answer=5)) as engine:
         pid = engine.pids["encoder"]
         assert pid
@@ -580,7 +585,7 @@ def halted(pid: int | None) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def test_without_an_aligner_words_are_spread(config: RecognitionConfig) -> None:
+def test_without_an_aligner_words_are_spread(config: EngineConfig) -> None:
     with Engine(replace(config, aligner=None)) as engine:
         assert engine.aligner is None
         words = [m for m in outcome(engine, config) if isinstance(m, Words)]
@@ -588,13 +593,13 @@ def test_without_an_aligner_words_are_spread(config: RecognitionConfig) -> None:
     assert {word.score for m in words for word in m.words} == {None}
 
 
-def test_an_engine_that_was_never_started_can_be_stopped(config: RecognitionConfig) -> None:
+def test_an_engine_that_was_never_started_can_be_stopped(config: EngineConfig) -> None:
     Engine(config).stop()
 
 
-def test_stopping_drops_what_is_being_decoded(config: RecognitionConfig) -> None:
+def test_stopping_drops_what_is_being_decoded(config: EngineConfig) -> None:
     answers = Answers()
-    with Engine(replace(config, words=False)) as engine:
+    with Engine(replace(config, aligner=None)) as engine:
         pid = engine.encoder.pid
         channel = engine.channel(answers.put)
         for number in range(10):
@@ -608,7 +613,7 @@ def test_stopping_drops_what_is_being_decoded(config: RecognitionConfig) -> None
     assert answers.qsize() == n_delivered
 
 
-def with_model(config: RecognitionConfig, model: Path) -> RecognitionConfig:
+def with_model(config: EngineConfig, model: Path) -> EngineConfig:
     return replace(config, model=model, aligner=model / "aligner")
 
 
@@ -623,18 +628,17 @@ def copy_of(model: Path, directory: Path) -> Path:
 )
 @pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_a_broken_file_of_the_model_is_refused_in_a_sentence(
-    config: RecognitionConfig, tmp_path: Path, part: str, damage: str
+    config: EngineConfig, tmp_path: Path, part: str, damage: str
 ) -> None:
     model = copy_of(config.model, tmp_path)
     content = (model / part).read_bytes()
     (model / part).unlink()
     if damage == "cut":
         (model / part).write_bytes(content[: len(content) // 2])
-    wants_words = part.startswith("aligner")
-    with (
-        pytest.raises(ModelError, match=Path(part).name) as caught,
-        Engine(replace(with_model(config, model), words=wants_words)),
-    ):
+    broken = with_model(config, model)
+    if not part.startswith("aligner"):
+        broken = replace(broken, aligner=None)
+    with pytest.raises(ModelError, match=Path(part).name) as caught, Engine(broken):
         pass
     assert "\n" not in str(caught.value)
 
@@ -656,29 +660,27 @@ def listener(told: list[str]) -> OnTrouble:
 
 
 def test_a_gpu_that_is_not_there_is_told_and_the_cpu_recognises(
-    engine: Engine, config: RecognitionConfig, told: list[str]
+    engine: Engine, config: EngineConfig, told: list[str]
 ) -> None:
     embeddings = embeddings_of(engine)
-    with Engine(replace(config, gpu=3, words=False), on_trouble=listener(told)) as other:
+    with Engine(running_on(config, gpu=3), on_trouble=listener(told)) as other:
         assert decode(other, embeddings) == decode(engine, embeddings)
     [sentence] = told
-    assert sentence.startswith("there is no GPU 3: this build of llama.cpp finds none")
+    assert sentence.startswith("no GPU matches 3: this build of llama.cpp finds none")
 
 
-def test_a_machine_without_gpu_has_nothing_to_tell(
-    config: RecognitionConfig, told: list[str]
-) -> None:
-    with Engine(replace(config, words=False), on_trouble=listener(told)):
+def test_a_machine_without_gpu_has_nothing_to_tell(config: EngineConfig, told: list[str]) -> None:
+    with Engine(replace(config, aligner=None), on_trouble=listener(told)):
         assert told == []
 
 
 def test_a_gpu_that_fails_is_told_and_the_cpu_recognises(
-    engine: Engine, config: RecognitionConfig, told: list[str], monkeypatch: pytest.MonkeyPatch
+    engine: Engine, config: EngineConfig, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpu = Gpu(9, "CUDA0", "of a machine that is none", is_integrated=False, free=0, total=0)
     monkeypatch.setattr("streamasr.engine.engine.find_gpus", lambda: [gpu])
     embeddings = embeddings_of(engine)
-    wanted = replace(config, gpu="cuda0", words=False)
+    wanted = running_on(config, gpu="cuda0")
     with Engine(wanted, on_trouble=listener(told)) as other:
         assert decode(other, embeddings) == decode(engine, embeddings)
     [sentence] = told
@@ -686,9 +688,9 @@ def test_a_gpu_that_fails_is_told_and_the_cpu_recognises(
 
 
 def test_what_a_child_warns_of_is_told_once(
-    engine: Engine, config: RecognitionConfig, told: list[str]
+    engine: Engine, config: EngineConfig, told: list[str]
 ) -> None:
-    wanted = replace(config, providers=("CUDAExecutionProvider",), words=False)
+    wanted = running_on(config, providers=("CUDAExecutionProvider",))
     troubles: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
     with Engine(wanted, on_trouble=lambda *trouble: troubles.put(trouble)) as other:
         kind, sentence = troubles.get(timeout=60)
@@ -700,11 +702,11 @@ def test_what_a_child_warns_of_is_told_once(
 
 
 def test_a_provider_that_kills_the_encoder_is_told_and_the_cpu_recognises(
-    engine: Engine, config: RecognitionConfig, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, config: EngineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamasr.engine.encoder.build_encoder", children.build_encoder_on_cpu)
     troubles: list[tuple[str, str]] = []
-    wanted = replace(config, providers=("CUDAExecutionProvider",), words=False)
+    wanted = running_on(config, providers=("CUDAExecutionProvider",))
     with Engine(wanted, on_trouble=lambda *trouble: troubles.append(trouble)) as other:
         np.testing.assert_array_equal(embeddings_of(other), embeddings_of(engine))
         assert other.restarts == {"encoder": 1}
@@ -720,14 +722,15 @@ def test_a_provider_that_kills_the_encoder_is_told_and_the_cpu_recognises(
 )
 def test_a_gpu_that_kills_the_aligner_is_told_and_the_cpu_aligns(
     engine: Engine,
-    config: RecognitionConfig,
+    config: EngineConfig,
     monkeypatch: pytest.MonkeyPatch,
     options: dict[str, Any],
 ) -> None:
     monkeypatch.setattr("streamasr.engine.aligner.build_aligner", children.build_aligner_on_cpu)
     troubles: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
     order = Align(7, Samples(0), SAMPLES, "one two", "English")
-    wanted = aligner_config(replace(config, aligner_gpu=True, **options), config.model / "aligner")
+    asked = running_on(config, aligner_gpu=True, **options)
+    wanted = aligner_config(asked, config.model / "aligner")
     with aligner_worker(wanted, Timeouts(), lambda *trouble: troubles.put(trouble)) as worker:
         worker.wait_ready()
         assert [worker.submit(order).result(60)] == perform(engine, order)
@@ -736,22 +739,22 @@ def test_a_gpu_that_kills_the_aligner_is_told_and_the_cpu_aligns(
     assert "so the CPU is: the process died (signal SIGKILL)" in told[1][1]
 
 
-def test_a_provider_that_nobody_knows_ends_the_start(config: RecognitionConfig) -> None:
+def test_a_provider_that_nobody_knows_ends_the_start(config: EngineConfig) -> None:
     with (
-        pytest.raises(ModelError, match="knows no provider Abacus"),
-        Engine(replace(config, providers=("Abacus",), words=False)),
+        pytest.raises(ModelError, match="no provider named Abacus"),
+        Engine(running_on(config, providers=("Abacus",))),
     ):
         pass
 
 
 def test_an_encoder_of_few_bits_is_warned_of(
-    config: RecognitionConfig, tmp_path: Path, told: list[str], caplog: pytest.LogCaptureFixture
+    config: EngineConfig, tmp_path: Path, told: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     model = copy_of(config.model, tmp_path)
     facts = json.loads((model / "model.json").read_text())
     facts["encoder_bits"] = 4
     (model / "model.json").write_text(json.dumps(facts))
-    with Engine(replace(config, model=model, words=False), on_trouble=listener(told)):
+    with Engine(replace(config, model=model, aligner=None), on_trouble=listener(told)):
         pass
     [sentence] = told
     assert "weights of 4 bits" in sentence
@@ -764,13 +767,13 @@ def test_an_encoder_of_few_bits_is_warned_of(
     ids=lambda rate: f"{rate}"[:9],
 )
 def test_a_script_that_is_no_number_of_tokens_is_refused_at_once(
-    config: RecognitionConfig, tmp_path: Path, rate: object
+    config: EngineConfig, tmp_path: Path, rate: object
 ) -> None:
     model = copy_of(config.model, tmp_path)
     facts = json.loads((model / "model.json").read_text())
     (model / "model.json").write_text(json.dumps({**facts, "scripted_tokens_per_second": rate}))
     with pytest.raises(ModelError, match=r"scripted_tokens_per_second must be a number from 0"):
-        Engine(replace(config, model=model, words=False))
+        Engine(replace(config, model=model, aligner=None))
 
 
 def test_embeddings_that_are_not_numbers_fail_their_pass_alone(engine: Engine) -> None:
@@ -786,21 +789,22 @@ def test_embeddings_that_are_not_numbers_fail_their_pass_alone(engine: Engine) -
     assert isinstance(recognised, Recognised)
 
 
-def test_a_context_that_cannot_fit_is_refused_at_the_start(config: RecognitionConfig) -> None:
+def test_a_context_that_cannot_fit_is_refused_at_the_start(config: EngineConfig) -> None:
     with (
         pytest.raises(ConfigError, match="context"),
-        Engine(replace(config, words=False, context="name " * 5000)),
+        Engine(replace(config, aligner=None, options=SessionOptions(context="name " * 5000))),
     ):
         pass
 
 
-def test_a_context_that_is_not_unicode_is_taken(config: RecognitionConfig) -> None:
-    odd = replace(config, words=False, context="Ada \udcff")
+def test_a_context_that_is_not_unicode_is_taken(config: EngineConfig) -> None:
+    options = SessionOptions(context="Ada \udcff", words=False)
+    odd = replace(config, aligner=None, options=options)
     with Engine(odd) as engine:
         assert all(isinstance(message, Final) for message in outcome(engine, odd))
 
 
-def test_an_idle_aligner_is_woken_for_those_who_want_words(config: RecognitionConfig) -> None:
+def test_an_idle_aligner_is_woken_for_those_who_want_words(config: EngineConfig) -> None:
     of, later = Pass(1, 1, Rank.FINAL), Pass(2, 2, Rank.FINAL)
     with Engine(replace(config, aligner_idle_s=300.0)) as engine:
         assert engine.aligner

@@ -8,43 +8,47 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from streamasr.core.messages import Durable, End, Gap
 from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Align, Order, Rank, Recognise, Release, SpreadWords
+from streamasr.core.outgoing import Reply
 from streamasr.core.units import Samples, to_samples
 from streamasr.engine.engine import Deliver
-from streamasr.host.live_session import LiveSession, Reader
+from streamasr.host.intake import Intake
+from streamasr.host.live_session import LiveSession
+from streamasr.host.outbox import OutboxEntry
+from streamasr.host.reader import Reader
 from streamasr.pipeline.stream import Beginning, StreamSettings
-from streamasr.protocols import v1
 from tests.support.fakes import FakeEngine, talk
-from tests.support.house import PatientEngine, SlowArchive, eventually, run
+from tests.support.house import PatientEngine, SlowArchive, eventually
 
 TALK = talk(1.5, 2.0)
 
 
 class Watcher:
-    """An observer that notes what it is told."""
+    """An observer that keeps the measurements."""
 
     def __init__(self) -> None:
-        self.n_heard = 0
+        self.n_received = 0
         self.stages: set[str] = set()
         self.partials: list[float] = []
         self.finals: list[float] = []
 
-    def heard(self, n_samples: int) -> None:
-        """See `live.Observer`."""
-        self.n_heard += n_samples
+    def audio_received(self, n_samples: int) -> None:
+        """See `Observer`."""
+        self.n_received += n_samples
 
-    def worked(self, stage: str, seconds: float) -> None:
-        """See `live.Observer`."""
+    def stage_worked(self, stage: str, seconds: float) -> None:
+        """See `Observer`."""
         self.stages.add(stage)
 
-    def partial_after(self, seconds: float) -> None:
-        """See `live.Observer`."""
-        self.partials.append(seconds)
+    def partial_published(self, latency_s: float) -> None:
+        """See `Observer`."""
+        self.partials.append(latency_s)
 
-    def final_after(self, seconds: float) -> None:
-        """See `live.Observer`."""
-        self.finals.append(seconds)
+    def final_published(self, latency_s: float) -> None:
+        """See `Observer`."""
+        self.finals.append(latency_s)
 
 
 @asynccontextmanager
@@ -74,221 +78,185 @@ async def session(
 
 def feed(live: LiveSession, samples: np.ndarray) -> None:
     for begin in range(0, len(samples), 1600):
-        live.feed(samples[begin : begin + 1600])
+        live.intake.feed(samples[begin : begin + 1600])
 
 
-async def listen(reader: Reader) -> list[v1.ServerMessage | None]:
-    """All that a reader hears."""
-    heard = []
-    while not (reader.is_closed and not reader.mailbox):
-        if (text := reader.take()) is not None:
-            heard.append(v1.decode_server(text))
+async def read(reader: Reader) -> list[OutboxEntry]:
+    """Return everything that a reader gets."""
+    entries = []
+    while not (reader.is_closed and not reader.outbox):
+        if (entry := reader.take()) is not None:
+            entries.append(entry)
         else:
             await reader.wait()
-    return heard
+    return entries
 
 
-def test_what_is_said_is_measured(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with session(tmp_path) as (live, _, watcher):
-            feed(live, TALK)
-            live.finish()
-            await live.is_over.wait()
-            assert watcher.n_heard == len(TALK)
-            assert watcher.stages == {"encode", "prefill", "verify", "decode"}
-            assert len(watcher.finals) == 2
-            assert all(0 <= seconds < 60 for seconds in watcher.partials + watcher.finals)
-
-    run(story())
+async def test_what_is_said_is_measured(tmp_path: Path) -> None:
+    async with session(tmp_path) as (live, _, watcher):
+        feed(live, TALK)
+        live.intake.finish()
+        await live.is_over.wait()
+        assert watcher.n_received == len(TALK)
+        assert watcher.stages == {"encode", "prefill", "verify", "decode"}
+        assert len(watcher.finals) == 2
+        assert all(0 <= seconds < 60 for seconds in watcher.partials + watcher.finals)
 
 
-def test_a_final_is_ready_when_its_endpoint_is_decided(tmp_path: Path) -> None:
-    async def story() -> None:
-        engine = FakeEngine()
-        async with session(tmp_path, engine) as (live, _, watcher):
-            for begin in range(0, len(TALK), 480):
-                n_finals = len(watcher.finals)
-                live.feed(TALK[begin : begin + 480])
-                n_new = len(watcher.finals) - n_finals
-                await asyncio.sleep(0)  # what was asked for is answered before the next frame
-                assert len(watcher.finals) == n_finals + n_new, "a final came late"
-            passes = [order for order in engine.orders if isinstance(order, Recognise)]
-            assert {order.of.rank for order in passes} == {Rank.PARTIAL, Rank.SPECULATIVE}
-            assert len(watcher.finals) == 2
-            assert [o.segment for o in engine.orders if isinstance(o, Release)] == [1, 2]
-
-    run(story())
+async def test_a_final_is_ready_when_its_endpoint_is_decided(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    async with session(tmp_path, engine) as (live, _, watcher):
+        for begin in range(0, len(TALK), 480):
+            n_finals = len(watcher.finals)
+            live.intake.feed(TALK[begin : begin + 480])
+            n_new = len(watcher.finals) - n_finals
+            await asyncio.sleep(0)  # what was asked for is answered before the next frame
+            assert len(watcher.finals) == n_finals + n_new, "a final came late"
+        passes = [order for order in engine.orders if isinstance(order, Recognise)]
+        assert {order.of.rank for order in passes} == {Rank.PARTIAL, Rank.SPECULATIVE}
+        assert len(watcher.finals) == 2
+        assert [o.segment for o in engine.orders if isinstance(o, Release)] == [1, 2]
 
 
-def test_a_preparation_is_in_time_at_the_pace_of_speech(tmp_path: Path) -> None:
-    async def story() -> None:
-        engine = PatientEngine()
-        async with session(tmp_path, engine) as (live, _, watcher):
-            for begin in range(0, len(TALK), 1600):
-                live.feed(TALK[begin : begin + 1600])
-                await asyncio.sleep(0)
-                engine.answer()  # each stage takes the tenth of a second until the next chunk
-            ranks = {order.of.rank for order in engine.orders if isinstance(order, Recognise)}
-            assert ranks == {Rank.PARTIAL, Rank.SPECULATIVE}
-            assert len(watcher.finals) == 2
-
-    run(story())
-
-
-def test_arrivals_of_tiny_blocks_take_no_room(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with session(tmp_path, PatientEngine()) as (live, _, __):
-            for sample in TALK[:8000]:
-                live.feed(sample.reshape(1))
-            assert len(live._arrivals.marks) <= 51
-
-    run(story())
-
-
-def test_what_the_journal_has_not_kept_is_not_said(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with session(tmp_path, speaks=False) as (live, archive, _):
-            reader = live.subscribe()
-            feed(live, TALK)
-            live.finish()
-            await eventually(lambda: len(archive.unsaid) == 5)
-            assert live.seq == 0
-            assert not live.is_settled
-            for index in (4, 3, 2, 1):
-                archive.say(index)
+async def test_a_preparation_is_in_time_at_the_pace_of_speech(tmp_path: Path) -> None:
+    engine = PatientEngine()
+    async with session(tmp_path, engine) as (live, _, watcher):
+        for begin in range(0, len(TALK), 1600):
+            live.intake.feed(TALK[begin : begin + 1600])
             await asyncio.sleep(0)
-            assert live.seq == 0
-            archive.say()
-            heard = await listen(reader)
-            assert [m.seq for m in heard if isinstance(m, v1.Durable)] == [1, 2, 3, 4, 5]
-            assert live.is_settled
-
-    run(story())
+            engine.answer()  # each stage takes the tenth of a second until the next chunk
+        ranks = {order.of.rank for order in engine.orders if isinstance(order, Recognise)}
+        assert ranks == {Rank.PARTIAL, Rank.SPECULATIVE}
+        assert len(watcher.finals) == 2
 
 
-def test_a_hanging_disk_delays_text_and_does_not_hold_it_back(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with session(tmp_path, timeout_s=0.1, speaks=False) as (live, archive, _):
-            feed(live, TALK)
-            live.finish()
-            await live.is_over.wait()
-            assert len(archive.unsaid) == 5
-
-    run(story())
+async def test_arrivals_of_tiny_blocks_take_no_room(tmp_path: Path) -> None:
+    async with session(tmp_path, PatientEngine()) as (live, _, __):
+        for sample in TALK[:8000]:
+            live.intake.feed(sample.reshape(1))
+        assert len(live._latency.arrivals) <= 51
 
 
-def test_what_does_not_fit_becomes_a_gap(tmp_path: Path) -> None:
-    async def story() -> None:
-        engine, max_lag = PatientEngine(), to_samples(3.0)
-        async with session(tmp_path, engine) as (live, _, __):
-            reader = live.subscribe()
-            for begin in range(0, len(TALK), 1600):
-                live.feed_or_drop(TALK[begin : begin + 1600], max_lag)
-            dropped_from = live.position
-            assert dropped_from < len(TALK)
-            while not live.has_room(max_lag):
-                engine.answer()
-                await asyncio.sleep(0)
-            live.feed_or_drop(TALK[:1600], max_lag)
-            live.finish()
-            while not live.is_over.is_set():
-                engine.answer()
-                await asyncio.sleep(0)
-            heard = await listen(reader)
-            [gap] = [m for m in heard if isinstance(m, v1.Gap)]
-            assert gap.reason == "overload"
-            assert gap.start == dropped_from / 16000
-            end = heard[-1]
-            assert isinstance(end, v1.End)
-            assert end.duration == (len(TALK) + 1600) / 16000
+async def test_what_the_journal_has_not_kept_is_not_said(tmp_path: Path) -> None:
+    async with session(tmp_path, speaks=False) as (live, archive, _):
+        reader = live.publisher.subscribe()
+        feed(live, TALK)
+        live.intake.finish()
+        await eventually(lambda: len(archive.unsaid) == 5)
+        assert live.publisher.seq == 0
+        assert not live.is_settled
+        for index in (4, 3, 2, 1):
+            archive.say(index)
+        await asyncio.sleep(0)
+        assert live.publisher.seq == 0
+        archive.say()
+        entries = await read(reader)
+        assert [e.seq for e in entries if isinstance(e.event, Durable)] == [1, 2, 3, 4, 5]
+        assert live.is_settled
 
-    run(story())
+
+async def test_a_hanging_disk_delays_text_and_does_not_hold_it_back(tmp_path: Path) -> None:
+    async with session(tmp_path, timeout_s=0.1, speaks=False) as (live, archive, _):
+        feed(live, TALK)
+        live.intake.finish()
+        await live.is_over.wait()
+        assert len(archive.unsaid) == 5
+
+
+async def test_what_does_not_fit_becomes_a_gap(tmp_path: Path) -> None:
+    engine, max_lag = PatientEngine(), to_samples(3.0)
+    async with session(tmp_path, engine) as (live, _, __):
+        reader = live.publisher.subscribe()
+        for begin in range(0, len(TALK), 1600):
+            live.intake.feed_or_drop(TALK[begin : begin + 1600], max_lag)
+        dropped_from = live.intake.position
+        assert dropped_from < len(TALK)
+        while not live.intake.has_room(max_lag):
+            engine.answer()
+            await asyncio.sleep(0)
+        live.intake.feed_or_drop(TALK[:1600], max_lag)
+        live.intake.finish()
+        while not live.is_over.is_set():
+            engine.answer()
+            await asyncio.sleep(0)
+        events = [entry.event for entry in await read(reader)]
+        [gap] = [m for m in events if isinstance(m, Gap)]
+        assert gap.reason == "overload"
+        assert gap.start == dropped_from
+        end = events[-1]
+        assert isinstance(end, End)
+        assert end.duration == len(TALK) + 1600
 
 
 @pytest.mark.parametrize("then", ["the end", "a hole", "a pause"])
-def test_what_did_not_fit_is_told_whatever_comes_next(tmp_path: Path, then: str) -> None:
-    async def story() -> None:
-        engine, max_lag = PatientEngine(), to_samples(0.5)
-        async with session(tmp_path, engine) as (live, _, __):
-            reader = live.subscribe()
-            for begin in range(0, len(TALK), 1600):
-                live.feed_or_drop(TALK[begin : begin + 1600], max_lag)
-            dropped_from = live.position
-            assert dropped_from < len(TALK)
-            match then:
-                case "a hole":
-                    live.skip(Samples(1600), "suspend")
-                case "a pause":
-                    live.flush()
-            live.finish()
-            while not live.is_over.is_set():
-                engine.answer()
-                await asyncio.sleep(0)
-            heard = await listen(reader)
-            gap = next(m for m in heard if isinstance(m, v1.Gap))
-            assert (gap.start, gap.end) == (dropped_from / 16000, len(TALK) / 16000)
-            assert gap.reason == "overload"
-            end = heard[-1]
-            assert isinstance(end, v1.End)
-            assert end.duration == (len(TALK) + 1600 * (then == "a hole")) / 16000
-
-    run(story())
+async def test_what_did_not_fit_is_told_whatever_comes_next(tmp_path: Path, then: str) -> None:
+    engine, max_lag = PatientEngine(), to_samples(0.5)
+    async with session(tmp_path, engine) as (live, _, __):
+        reader = live.publisher.subscribe()
+        for begin in range(0, len(TALK), 1600):
+            live.intake.feed_or_drop(TALK[begin : begin + 1600], max_lag)
+        dropped_from = live.intake.position
+        assert dropped_from < len(TALK)
+        match then:
+            case "a hole":
+                live.intake.skip(Samples(1600), "suspend")
+            case "a pause":
+                live.intake.flush()
+        live.intake.finish()
+        while not live.is_over.is_set():
+            engine.answer()
+            await asyncio.sleep(0)
+        events = [entry.event for entry in await read(reader)]
+        gap = next(m for m in events if isinstance(m, Gap))
+        assert (gap.start, gap.end) == (dropped_from, len(TALK))
+        assert gap.reason == "overload"
+        end = events[-1]
+        assert isinstance(end, End)
+        assert end.duration == len(TALK) + 1600 * (then == "a hole")
 
 
-def test_lost_messages_do_not_keep_a_client_waiting(
+async def test_lost_messages_do_not_keep_a_client_waiting(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def story() -> None:
-        async with session(tmp_path) as (live, _, __):
-            feed(live, TALK)
-            live.finish()
-            await live.is_over.wait()
-            # This journal was never told that the session began, and keeps none of it.
-            assert [text async for text in live.messages_since(0)] == []
-
-    run(story())
+    async with session(tmp_path) as (live, _, __):
+        feed(live, TALK)
+        live.intake.finish()
+        await live.is_over.wait()
+        # This journal was never told that the session began, and keeps none of it.
+        assert [text async for text in live.publisher.messages_since(0)] == []
     assert "messages after 0 are lost" in caplog.text
 
 
-def test_nothing_is_taken_after_the_end(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with session(tmp_path) as (live, _, __):
-            live.finish()
-            live.finish()
-            await live.is_over.wait()
-            assert live.seq == 1
-
-    run(story())
+async def test_nothing_is_taken_after_the_end(tmp_path: Path) -> None:
+    async with session(tmp_path) as (live, _, __):
+        live.intake.finish()
+        live.intake.finish()
+        await live.is_over.wait()
+        assert live.publisher.seq == 1
 
 
-def test_whoever_waits_for_a_reader_is_not_forgotten_when_it_leaves() -> None:
-    async def story() -> None:
-        reader = Reader()
-        reader.put(v1.Pong(id=1))
-        waiting = asyncio.create_task(reader.wait_below(1))
+async def test_whoever_waits_for_a_reader_is_not_forgotten_when_it_leaves() -> None:
+    reader = Reader()
+    reader.post(Reply("pong"))
+    waiting = asyncio.create_task(reader.wait_below(1))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    reader.close()
+    await waiting
+
+
+async def test_there_is_room_as_long_as_not_too_much_waits(tmp_path: Path) -> None:
+    engine = PatientEngine()
+    async with session(tmp_path, engine) as (live, _, __):
+        feed(live, TALK)
+        lag = Samples(len(TALK) - 11_040 - to_samples(2.03))  # the first segment ends there
+        assert not live.intake.has_room(lag)
+        assert live.intake.has_room(Samples(lag + 1))
+        assert live.lag_s == pytest.approx(2.03 + 2.54)
+        waiting = asyncio.create_task(live.intake.wait_for_room(lag))
         await asyncio.sleep(0)
         assert not waiting.done()
-        reader.close()
-        await waiting
-
-    run(story())
-
-
-def test_there_is_room_as_long_as_not_too_much_waits(tmp_path: Path) -> None:
-    async def story() -> None:
-        engine = PatientEngine()
-        async with session(tmp_path, engine) as (live, _, __):
-            feed(live, TALK)
-            lag = Samples(len(TALK) - 11_040 - to_samples(2.03))  # the first segment ends there
-            assert not live.has_room(lag)
-            assert live.has_room(Samples(lag + 1))
-            assert live.lag_s == pytest.approx(2.03 + 2.54)
-            waiting = asyncio.create_task(live.wait_for_room(lag))
-            await asyncio.sleep(0)
-            assert not waiting.done()
-            await engine.answer_until(waiting)
-
-    run(story())
+        await engine.answer_until(waiting)
 
 
 class WordlessEngine(FakeEngine):
@@ -302,19 +270,15 @@ class WordlessEngine(FakeEngine):
 
 
 @pytest.mark.parametrize(("pace", "is_spread"), [(1.0, True), (6.0, False)])
-def test_words_of_live_speech_that_cannot_keep_up_are_spread(
+async def test_words_of_live_speech_that_cannot_keep_up_are_spread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pace: float, is_spread: bool
 ) -> None:
-    monkeypatch.setattr(LiveSession, "pace", property(lambda _: pace))
-
-    async def scenario() -> None:
-        engine = WordlessEngine()
-        async with session(tmp_path, engine) as (live, _, _):
-            while live.position < to_samples(60.0):
-                assert not any(isinstance(order, SpreadWords) for order in engine.orders)
-                feed(live, TALK)
-                await eventually(lambda: not live.lag_s)
+    monkeypatch.setattr(Intake, "pace", property(lambda _: pace))
+    engine = WordlessEngine()
+    async with session(tmp_path, engine) as (live, _, _):
+        while live.intake.position < to_samples(60.0):
+            assert not any(isinstance(order, SpreadWords) for order in engine.orders)
             feed(live, TALK)
-            assert is_spread == any(isinstance(order, SpreadWords) for order in engine.orders)
-
-    run(scenario())
+            await eventually(lambda: not live.lag_s)
+        feed(live, TALK)
+        assert is_spread == any(isinstance(order, SpreadWords) for order in engine.orders)

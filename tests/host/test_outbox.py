@@ -1,100 +1,107 @@
-"""What waits for a reader: everything that lasts, in order, and of partials only the newest."""
+"""The outbox of a reader: all durable messages in order, and only the newest partial."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamasr.host.outbox import Outbox
-from streamasr.protocols import v1
+from streamasr.core.messages import Final, Partial, Speech
+from streamasr.core.notices import Notice
+from streamasr.core.outgoing import Outgoing, Reply
+from streamasr.core.units import Samples
+from streamasr.host.outbox import Outbox, OutboxEntry
+
+START, END = Samples(0), Samples(16_000)
 
 
-def partial(segment: int, text: str = "") -> v1.Partial:
-    return v1.Partial(segment=segment, text=text, stable=0, start=0.0, end=1.0, language=None)
+def speech(segment: int) -> Speech:
+    return Speech(segment, START)
 
 
-def final(segment: int) -> v1.Final:
-    return v1.Final(
-        seq=segment, segment=segment, text="", language=None, start=0.0, end=1.0, reason="silence"
-    )
+def partial(segment: int, text: str = "") -> Partial:
+    return Partial(segment, text, 0, None, START, END)
 
 
-def warning(number: int = 0) -> v1.Warning:
-    return v1.Warning(code="lagging", message=str(number), lag=1.0)
+def final(segment: int) -> Final:
+    return Final(segment, "", None, START, END, "silence")
 
 
-def fill(mailbox: Outbox, *messages: v1.ServerMessage) -> None:
-    for message in messages:
-        mailbox.put(message, v1.encode(message))
+def notice(number: int = 0) -> Notice:
+    return Notice("lagging", str(number), Samples(16_000))
 
 
-def empty(mailbox: Outbox) -> list[v1.ServerMessage | None]:
-    texts = []
-    while (text := mailbox.take()) is not None:
-        texts.append(text)
-    return [v1.decode_server(text) for text in texts]
+def fill(outbox: Outbox, *events: Outgoing) -> None:
+    for event in events:
+        outbox.put(OutboxEntry(event))
+
+
+def empty(outbox: Outbox) -> list[Outgoing]:
+    events = []
+    while (entry := outbox.take()) is not None:
+        events.append(entry.event)
+    return events
 
 
 def test_only_the_newest_partial_waits() -> None:
-    mailbox = Outbox()
-    fill(mailbox, v1.Speech(segment=1, start=0.0), partial(1, "a"), partial(1, "ab"))
-    assert empty(mailbox) == [v1.Speech(segment=1, start=0.0), partial(1, "ab")]
+    outbox = Outbox()
+    fill(outbox, speech(1), partial(1, "a"), partial(1, "ab"))
+    assert empty(outbox) == [speech(1), partial(1, "ab")]
 
 
 def test_no_partial_waits_behind_or_before_its_final() -> None:
-    mailbox = Outbox()
-    fill(mailbox, partial(1), final(1), partial(2))
-    assert empty(mailbox) == [final(1), partial(2)]
+    outbox = Outbox()
+    fill(outbox, partial(1), final(1), partial(2))
+    assert empty(outbox) == [final(1), partial(2)]
 
 
 def test_a_final_leaves_the_partial_of_another_segment_alone() -> None:
-    mailbox = Outbox()
-    fill(mailbox, partial(2), final(1))
-    assert empty(mailbox) == [partial(2), final(1)]
+    outbox = Outbox()
+    fill(outbox, partial(2), final(1))
+    assert empty(outbox) == [partial(2), final(1)]
 
 
-def test_old_warnings_make_room_for_new_ones() -> None:
-    mailbox = Outbox()
-    fill(mailbox, *map(warning, range(100)))
-    assert empty(mailbox) == [warning(number) for number in range(92, 100)]
+def test_old_notices_make_room_for_new_ones() -> None:
+    outbox = Outbox()
+    fill(outbox, *map(notice, range(100)))
+    assert empty(outbox) == [notice(number) for number in range(92, 100)]
 
 
 def test_more_than_the_limit_is_too_much() -> None:
-    mailbox = Outbox(limit=3)
-    fill(mailbox, final(1), final(2), final(3))
-    assert not mailbox.is_overfull
-    fill(mailbox, final(4))
-    assert mailbox.is_overfull
-    assert len(empty(mailbox)) == 4
+    outbox = Outbox(limit=3)
+    fill(outbox, final(1), final(2), final(3))
+    assert not outbox.is_overfull
+    fill(outbox, final(4))
+    assert outbox.is_overfull
+    assert len(empty(outbox)) == 4
 
 
 segments = st.integers(1, 3)
-messages = st.one_of(
+events: st.SearchStrategy[Outgoing] = st.one_of(
     segments.map(final),
     st.builds(partial, segments, st.text(max_size=3)),
-    st.builds(warning, st.integers(0, 9)),
-    segments.map(lambda segment: v1.Speech(segment=segment, start=0.0)),
-    segments.map(lambda number: v1.Pong(id=number)),
+    st.builds(notice, st.integers(0, 9)),
+    segments.map(speech),
+    segments.map(Reply),
 )
 
 
-@given(st.lists(st.none() | messages))
-def test_whatever_comes_and_goes_nothing_that_lasts_is_lost(
-    steps: list[v1.ServerMessage | None],
-) -> None:
-    mailbox, taken = Outbox(), []
+@given(st.lists(st.none() | events))
+def test_only_partials_and_notices_are_dropped(steps: list[Outgoing | None]) -> None:
+    """Each step puts an event, or takes one where it is None."""
+    outbox = Outbox()
+    taken: list[Outgoing] = []
     for step in steps:
         if step is not None:
-            fill(mailbox, step)
-        elif (text := mailbox.take()) is not None:
-            taken.append(v1.decode_server(text))
-        waiting = [entry[0] for entry in mailbox._waiting]
-        assert sum(isinstance(message, v1.Partial) for message in waiting) <= 1
-        for index, message in enumerate(waiting):
-            if isinstance(message, v1.Partial):
-                assert final(message.segment) not in waiting[index:]
-    taken += empty(mailbox)
-    lasting = (v1.Final, v1.Speech, v1.Pong)
-    assert [m for m in taken if isinstance(m, lasting)] == [
-        m for m in steps if isinstance(m, lasting)
+            fill(outbox, step)
+        elif (entry := outbox.take()) is not None:
+            taken.append(entry.event)
+        waiting = [entry.event for entry in outbox._waiting]
+        assert sum(isinstance(event, Partial) for event in waiting) <= 1
+        for index, event in enumerate(waiting):
+            if isinstance(event, Partial):
+                assert final(event.segment) not in waiting[index:]
+    taken += empty(outbox)
+    lasting = (Final, Speech, Reply)
+    assert [e for e in taken if isinstance(e, lasting)] == [
+        e for e in steps if isinstance(e, lasting)
     ]
     rest = iter(steps)
-    assert all(message in rest for message in taken)  # in the order they came
+    assert all(event in rest for event in taken)  # in the order in which they came

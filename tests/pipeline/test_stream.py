@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from streamasr.core.events import Answer
 from streamasr.core.options import SessionOptions
 from streamasr.core.units import Samples, to_samples
-from streamasr.host.live_session import SLICE
+from streamasr.host.intake import SLICE
 from streamasr.pipeline.stream import Beginning, Stream, StreamSettings
-from streamasr.segmentation.chunker import FRAME, ChunkerConfig
+from streamasr.segmentation.chunker import FRAME
+from streamasr.segmentation.settings import ChunkerConfig
 from tests.support.fakes import talk
 from tests.support.house import PatientEngine
 from tests.support.signals import speechlike

@@ -5,7 +5,6 @@ import threading
 import tracemalloc
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Self, cast
 
 import numpy as np
@@ -13,18 +12,18 @@ import pytest
 
 from streamasr.core.errors import AudioError
 from streamasr.core.messages import Final, Message, Partial, Speech, Words
+from streamasr.core.options import SessionOptions
 from streamasr.core.orders import AbandonPass, Order, Promote, Rank, Recognise, Release
 from streamasr.core.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
-from streamasr.engine.config import RecognitionConfig
 from streamasr.engine.engine import Deliver, Engine
-from streamasr.pipeline.transcribe import MAX_UNFINISHED, Progress, transcribe
+from streamasr.pipeline.transcribe import MAX_UNFINISHED, FileSettings, Progress, transcribe
 from tests.support.fakes import FakeEngine, FakeSource, PatientEngine, talk
 
 
 def run(
-    source: FakeSource, engine: FakeEngine | None = None, begin: float = 0.0, **config: Any
+    source: FakeSource, engine: FakeEngine | None = None, begin: float = 0.0, **options: Any
 ) -> list[Message | Progress]:
-    settings = RecognitionConfig(model=Path(), **config)
+    settings = FileSettings(SessionOptions(**{"partials": False, **options}))
     return list(transcribe(cast("Engine", engine or FakeEngine()), source, settings, begin=begin))
 
 
@@ -89,7 +88,7 @@ def test_each_segment_takes_one_pass_where_nobody_watches() -> None:
 
 def test_no_final_is_prepared_for_those_who_watch_a_file() -> None:
     engine = FakeEngine()
-    run(FakeSource(talk(1, 2)), engine, partial_interval_s=0.5)
+    run(FakeSource(talk(1, 2)), engine, partials=True)
     ranks = {order.of.rank for order in engine.orders if isinstance(order, Recognise)}
     assert ranks == {Rank.PARTIAL, Rank.FINAL}
 
@@ -101,7 +100,7 @@ def test_no_words_where_nobody_wants_them() -> None:
 
 
 def test_partials_come_while_a_segment_is_open_at_their_interval() -> None:
-    messages = run(FakeSource(talk(3), block=1000), partial_interval_s=0.5)
+    messages = run(FakeSource(talk(3), block=1000), partials=True)
     kinds = [type(message) for message in lasting(messages)]
     n_partials = len(only(messages, Partial))
     assert kinds == [Speech, *[Partial] * n_partials, Final, Words]
@@ -111,8 +110,8 @@ def test_partials_come_while_a_segment_is_open_at_their_interval() -> None:
 
 
 def test_times_count_from_the_beginning_of_the_file() -> None:
-    early = lasting(run(FakeSource(talk(1, 2)), partial_interval_s=0.5))
-    late = lasting(run(FakeSource(talk(1, 2)), partial_interval_s=0.5, begin=100.0))
+    early = lasting(run(FakeSource(talk(1, 2)), partials=True))
+    late = lasting(run(FakeSource(talk(1, 2)), partials=True, begin=100.0))
     assert len(early) == len(late)
     for message, moved in zip(early, late, strict=True):
         if isinstance(message, Words) and isinstance(moved, Words):
@@ -128,7 +127,7 @@ def test_a_broken_source_keeps_what_came_before() -> None:
     source = FakeSource(samples, breaks="the disk is gone")
     engine = cast("Engine", FakeEngine())
     with pytest.raises(AudioError, match=r"^the disk is gone$"):  # noqa: PT012
-        for message in transcribe(engine, source, RecognitionConfig(model=Path())):
+        for message in transcribe(engine, source, FileSettings()):
             received.append(message)  # noqa: PERF402 - a list() would be lost
     finals = only(received, Final)
     assert [final.reason for final in finals] == ["silence", "stop"]
@@ -184,7 +183,7 @@ def test_late_answers_in_any_order_change_only_when_words_come(seed: int) -> Non
 
 def test_reading_waits_for_a_slow_engine() -> None:
     source, engine = FakeSource(talk(*[1] * 12)), PatientEngine()
-    messages = transcribe(cast("Engine", engine), source, RecognitionConfig(model=Path()))
+    messages = transcribe(cast("Engine", engine), source, FileSettings())
     n_speech = 0
     while n_speech < MAX_UNFINISHED:
         n_speech += isinstance(next(messages), Speech)
@@ -208,7 +207,7 @@ class LongSource(FakeSource):
 
 
 def peak_memory(source: FakeSource) -> int:
-    settings = RecognitionConfig(model=Path(), partial_interval_s=None)
+    settings = FileSettings()
     engine = ForgetfulEngine()
     tracemalloc.start()
     for _ in transcribe(cast("Engine", engine), source, settings):

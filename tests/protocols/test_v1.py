@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from streamasr.core import messages
+from streamasr.core.audio_format import Encoding
 from streamasr.core.errors import ProtocolError
+from streamasr.core.refusal import RefusalError
 from streamasr.core.transcript import Word
 from streamasr.core.units import Samples, to_samples, to_seconds
 from streamasr.protocols import v1
+from streamasr.protocols.v1_dialect import CLOSE_CODES
+from tests.support.errors import raises
 
 YEAR = Samples(366 * 24 * 3600 * 16_000)
 
@@ -27,10 +31,12 @@ ids = st.none() | texts | st.integers(-v1.MAX_NUMBER, v1.MAX_NUMBER)
 
 starts = st.builds(
     v1.Start,
-    encoding=st.sampled_from(get_args(v1.Encoding)),
+    encoding=st.sampled_from(get_args(Encoding)),
     sample_rate=st.integers(8000, 48_000),
-    channels=st.integers(1, 8),
+    channels=st.just(8),
+    channel=st.integers(0, 7) | st.just("mix"),
     language=languages,
+    languages=hotwords,
     context=texts,
     hotwords=hotwords,
     partials=st.booleans(),
@@ -40,7 +46,9 @@ starts = st.builds(
 )
 configures = st.builds(
     v1.Configure,
+    channel=st.just(msgspec.UNSET) | st.integers(0, 7) | st.just("mix"),
     language=st.just(msgspec.UNSET) | languages,
+    languages=st.just(msgspec.UNSET) | hotwords,
     context=st.just(msgspec.UNSET) | texts,
     hotwords=st.just(msgspec.UNSET) | hotwords,
     partials=st.just(msgspec.UNSET) | st.booleans(),
@@ -103,8 +111,8 @@ objects = st.dictionaries(
 )
 
 
-def refusal(text: str | bytes) -> v1.RefusalError:
-    with pytest.raises(v1.RefusalError) as caught:
+def refusal(text: str | bytes) -> RefusalError:
+    with pytest.raises(RefusalError) as caught:
         v1.decode_client(text)
     return caught.value
 
@@ -156,7 +164,7 @@ def test_messages_look_as_the_protocol_says() -> None:
     ready = v1.Ready(session="s", model="tiny", seq=0, next_sample=0)
     assert v1.encode(ready) == (
         '{"type":"ready","session":"s","model":"tiny","seq":0,"next_sample":0,'
-        '"sample_rate":16000,"protocol":1}'
+        '"sample_rate":16000,"protocol":1,"family":"","languages":[]}'
     )
     word = Word("hi", Samples(0), Samples(1600), 0.98765432, space_after=False)
     said = messages.Words(3, (word,), "aligned")
@@ -188,10 +196,10 @@ def test_garbage_is_refused_in_one_sentence(text: str | bytes) -> None:
     assert "\n" not in str(error)
 
 
-def read_as_server(text: str) -> v1.ClientMessage | v1.RefusalError:
+def read_as_server(text: str) -> v1.ClientMessage | RefusalError:
     try:
         return v1.decode_client(text)
-    except v1.RefusalError as error:
+    except RefusalError as error:
         return error
 
 
@@ -205,11 +213,10 @@ def read_as_client(text: str) -> v1.ServerMessage | ProtocolError | None:
 @given(objects | values)
 def test_any_json_is_a_message_or_refused_in_one_sentence(value: Any) -> None:
     read = read_as_server(json.dumps(value))
-    if isinstance(read, v1.RefusalError):
-        assert read.close_code == v1.CLOSE_CODES[read.code]
+    if isinstance(read, RefusalError):
+        assert read.code in CLOSE_CODES
         assert len(str(read)) < 400
         assert "\n" not in str(read)
-        assert v1.decode_server(v1.encode(read.message)) == read.message
     else:
         assert v1.decode_client(v1.encode(read)) == read
 
@@ -239,14 +246,13 @@ def test_any_json_of_a_server_is_a_message_or_unknown_or_an_error(value: Any) ->
 )
 def test_what_is_not_json_is_refused_as_such(text: str | bytes) -> None:
     error = refusal(text)
-    assert (error.code, error.close_code) == ("bad_json", 1007)
-    assert str(error).startswith("a control message is not JSON: ")
+    assert error.code == "bad_json"
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "1", '{"type":3}', "[" * 60_000])
 def test_what_has_no_type_is_refused(text: str) -> None:
     error = refusal(text)
-    assert (error.code, error.close_code) == ("unknown_type", 1008)
+    assert error.code == "unknown_type"
 
 
 @pytest.mark.parametrize(
@@ -255,10 +261,14 @@ def test_what_has_no_type_is_refused(text: str) -> None:
         (
             {"type": "begin"},
             "unknown_type",
-            "there is no message type 'begin'; there are configure, flush, ping, start, stop",
+            "unknown message type 'begin'; the types are configure, flush, ping, start, stop",
         ),
-        ({"type": "ping", "x": 1}, "unknown_field", "'ping' has no field 'x'; it has id"),
-        ({"type": "stop", "now": 1}, "unknown_field", "'stop' has no field 'now'; it has none"),
+        ({"type": "ping", "x": 1}, "unknown_field", "'ping' has no field 'x'; its fields are id"),
+        (
+            {"type": "stop", "now": 1},
+            "unknown_field",
+            "'stop' has no field 'now'; it has no fields",
+        ),
         (
             {"type": "start", "sample_rate": 7999},
             "bad_value",
@@ -278,7 +288,7 @@ def test_what_has_no_type_is_refused(text: str) -> None:
             {"type": "start", "encoding": "opus"},
             "bad_value",
             "'encoding' of 'start' is wrong: invalid enum value 'opus'; "
-            "there are pcm_f32le, pcm_s16le",
+            "it must be one of pcm_f32le, pcm_s16le",
         ),
         (
             {"type": "start", "since": 1},
@@ -309,6 +319,17 @@ def test_what_has_no_type_is_refused(text: str) -> None:
             {"type": "configure", "hotwords": ["a"] * 1001},
             "bad_value",
             "'hotwords' of 'configure' is wrong: expected array of length <= 1000",
+        ),
+        (
+            {"type": "start", "channel": "left"},
+            "bad_value",
+            "'channel' of 'start' is wrong: invalid enum value 'left'; "
+            "it must be one of 0 to 7, or 'mix'",
+        ),
+        (
+            {"type": "configure", "languages": ["a"] * 101},
+            "bad_value",
+            "'languages' of 'configure' is wrong: expected array of length <= 100",
         ),
         (
             {"type": "configure", "partials": None},
@@ -342,18 +363,19 @@ def test_control_messages_are_measured_in_bytes(letter: str) -> None:
     fits = "{" + letter * ((v1.MAX_CONTROL_BYTES - 1) // size)
     assert refusal(fits).code == "bad_json"
     too_big = refusal(fits + letter)
-    assert (too_big.code, too_big.close_code) == ("too_big", 1009)
-    assert "at most 65536 are taken" in str(too_big)
+    assert too_big.code == "too_big"
+    assert "65536 bytes" in str(too_big)
 
 
 def test_audio_frames_have_a_largest_size() -> None:
     v1.check_audio(bytes(v1.MAX_AUDIO_BYTES))
-    with pytest.raises(v1.RefusalError, match="an audio frame of 1048577 bytes is too big"):
+    with raises(RefusalError, "too_big") as caught:
         v1.check_audio(bytes(v1.MAX_AUDIO_BYTES + 1))
+    assert "1048577 bytes" in str(caught.value)
 
 
 def test_a_text_that_is_not_unicode_is_not_sent() -> None:
-    with pytest.raises(v1.RefusalError, match="a text of 'start' has half a surrogate pair"):
+    with raises(RefusalError, "bad_value"):
         v1.encode(v1.Start(context="\ud800"))
 
 
@@ -372,10 +394,6 @@ def test_clients_skip_what_a_newer_server_adds() -> None:
     "text", ["", "[]", '{"type":"pong"}', '{"type":1}', "{}", '{"type":"final","seq":"1"}']
 )
 def test_clients_refuse_what_is_no_message(text: str) -> None:
-    with pytest.raises(ProtocolError, match="the server sent a"):
+    with pytest.raises(ProtocolError) as caught:
         v1.decode_server(text)
-
-
-def test_every_code_has_a_close_code() -> None:
-    assert set(v1.CLOSE_CODES) == set(v1.ErrorCode)
-    assert v1.RefusalError("newer", "no").close_code == 1008
+    assert caught.value.code in ("bad_server_message", "bad_server_json")

@@ -23,13 +23,13 @@ import pytest
 from msgspec import json
 
 from streamasr.audio.file import open_audio
+from streamasr.core.notices import NoticeCode
 from streamasr.core.transcript import Segment, Transcript, Word
 from streamasr.core.units import SAMPLE_RATE, Float32Array, to_samples
 from streamasr.host.registry import Connection
 from streamasr.models import tiny
 from streamasr.models.qwen3.languages import LANGUAGES
 from streamasr.pipeline.formats import format_transcript
-from streamasr.protocols import v1
 from streamasr.server.web_assets import load_pages
 from tests.support.browser import CHROMIUM, Tab, hearing, running_chromium
 from tests.support.daemons import RunningDaemon
@@ -43,7 +43,6 @@ from tests.support.house import (
     exact,
     open_house,
     recognise,
-    run,
 )
 from tests.support.paths import REPOSITORY
 
@@ -72,69 +71,54 @@ def fetch(house: House, path: str, method: str = "GET", **headers: str) -> tuple
         connection.close()
 
 
-def test_the_page_and_its_files_are_served(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_house(tmp_path) as house:
-            for path, page in load_pages().items():
-                status, headers, body = await asyncio.to_thread(fetch, house, path)
-                assert (status, body) == (200, page.body)
-                assert headers["content-length"] == str(len(body))
-                assert headers["x-content-type-options"] == "nosniff"
-                assert headers["referrer-policy"] == "no-referrer"
-                assert "microphone=(self)" in headers["permissions-policy"]
-                policy = headers["content-security-policy"].split("; ")
-                assert {"default-src 'none'", "script-src 'self'", "style-src 'self'"} < set(policy)
-                assert "unsafe" not in headers["content-security-policy"]
-
-    run(story())
+async def test_the_page_and_its_files_are_served(tmp_path: Path) -> None:
+    async with open_house(tmp_path) as house:
+        for path, page in load_pages().items():
+            status, headers, body = await asyncio.to_thread(fetch, house, path)
+            assert (status, body) == (200, page.body)
+            assert headers["content-length"] == str(len(body))
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["referrer-policy"] == "no-referrer"
+            assert "microphone=(self)" in headers["permissions-policy"]
+            policy = headers["content-security-policy"].split("; ")
+            assert {"default-src 'none'", "script-src 'self'", "style-src 'self'"} < set(policy)
+            assert "unsafe" not in headers["content-security-policy"]
     assert load_pages()["/"].content_type == "text/html; charset=utf-8"
     assert load_pages()["/app.js"].content_type == "text/javascript; charset=utf-8"
     assert set(load_pages()) == {"/"} | {f"/{file.name}" for file in WEB.iterdir()}
 
 
-def test_the_head_of_a_page_is_that_of_the_page(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_house(tmp_path) as house:
-            for path in ("/", "/app.js", "/healthz", "/nothing"):
-                status, headers, body = await asyncio.to_thread(fetch, house, path)
-                got = await asyncio.to_thread(fetch, house, path, "HEAD")
-                assert got == (status, headers | {"date": got[1]["date"]}, b"")
-                assert body
-            assert (await asyncio.to_thread(fetch, house, "/v1/stream", "HEAD"))[0] >= 400
-
-    run(story())
+async def test_the_head_of_a_page_is_that_of_the_page(tmp_path: Path) -> None:
+    async with open_house(tmp_path) as house:
+        for path in ("/", "/app.js", "/healthz", "/nothing"):
+            status, headers, body = await asyncio.to_thread(fetch, house, path)
+            got = await asyncio.to_thread(fetch, house, path, "HEAD")
+            assert got == (status, headers | {"date": got[1]["date"]}, b"")
+            assert body
+        assert (await asyncio.to_thread(fetch, house, "/v1/stream", "HEAD"))[0] >= 400
 
 
-def test_what_a_browser_has_already_is_not_sent_again(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_house(tmp_path) as house:
-            _, headers, _ = await asyncio.to_thread(fetch, house, "/app.js")
-            assert headers["cache-control"] == "no-cache"
-            known = {"If-None-Match": headers["etag"]}
-            status, again, body = await asyncio.to_thread(fetch, house, "/app.js", **known)
-            assert (status, body, again["etag"]) == (304, b"", headers["etag"])
-            assert (await asyncio.to_thread(fetch, house, "/style.css", **known))[0] == 200
-
-    run(story())
+async def test_what_a_browser_has_already_is_not_sent_again(tmp_path: Path) -> None:
+    async with open_house(tmp_path) as house:
+        _, headers, _ = await asyncio.to_thread(fetch, house, "/app.js")
+        assert headers["cache-control"] == "no-cache"
+        known = {"If-None-Match": headers["etag"]}
+        status, again, body = await asyncio.to_thread(fetch, house, "/app.js", **known)
+        assert (status, body, again["etag"]) == (304, b"", headers["etag"])
+        assert (await asyncio.to_thread(fetch, house, "/style.css", **known))[0] == 200
 
 
 @pytest.mark.parametrize(
     "path", ["/web/", "/nothing.js", "/../config.toml", "/..%2fapp.js", "//app.js", "/app.js/"]
 )
-def test_nothing_else_is_served(tmp_path: Path, path: str) -> None:
-    async def story() -> None:
-        async with open_house(tmp_path) as house:
-            assert (await asyncio.to_thread(fetch, house, path))[0] == 404
-
-    run(story())
+async def test_nothing_else_is_served(tmp_path: Path, path: str) -> None:
+    async with open_house(tmp_path) as house:
+        assert (await asyncio.to_thread(fetch, house, path))[0] == 404
 
 
-def test_the_page_needs_no_token(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_house(tmp_path, Rooms(token=TOKEN)) as house:
-            assert (await asyncio.to_thread(fetch, house, "/"))[0] == 200
-
-    run(story())
+async def test_the_page_needs_no_token(tmp_path: Path) -> None:
+    async with open_house(tmp_path, Rooms(token=TOKEN)) as house:
+        assert (await asyncio.to_thread(fetch, house, "/"))[0] == 200
 
 
 def test_the_page_asks_for_nothing_from_elsewhere() -> None:
@@ -148,7 +132,7 @@ def test_the_page_asks_for_nothing_from_elsewhere() -> None:
 def test_the_page_knows_the_languages() -> None:
     offered = re.search(r"LANGUAGES =\n(.*?);", (WEB / "app.js").read_text(), re.DOTALL)
     assert offered
-    assert re.findall("[A-Z][a-z]+", offered[1]) == sorted(LANGUAGES.values())
+    assert re.findall("[A-Z][a-z]+", offered[1]) == sorted(LANGUAGES)
 
 
 # In a browser.
@@ -247,8 +231,8 @@ def likeness(lines: list[str]) -> float:
 
 
 @needs_browser
-def test_what_is_said_appears_while_it_is_said(browser: str, tmp_path: Path) -> None:
-    async def story(daemon: RunningDaemon) -> None:
+async def test_what_is_said_appears_while_it_is_said(browser: str, tmp_path: Path) -> None:
+    with RunningDaemon(tmp_path, "--no-mic", settings=UNREVISED) as daemon:
         async with Tab.opened(browser, page_of(daemon.url)) as tab:
             await tab.get(LISTEN_IN)
             await tab.click("#microphone")
@@ -265,13 +249,12 @@ def test_what_is_said_appears_while_it_is_said(browser: str, tmp_path: Path) -> 
             assert likeness(shown) > 0.6, shown
             assert tab.complaints == []
 
-    with RunningDaemon(tmp_path, "--no-mic", settings=UNREVISED) as daemon:
-        run(story(daemon))
-
 
 @needs_browser
-def test_a_daemon_that_is_killed_in_the_middle_loses_no_word(browser: str, tmp_path: Path) -> None:
-    async def story(daemon: RunningDaemon) -> None:
+async def test_a_daemon_that_is_killed_in_the_middle_loses_no_word(
+    browser: str, tmp_path: Path
+) -> None:
+    with RunningDaemon(tmp_path, "--no-mic", settings=UNREVISED) as daemon:
         async with Tab.opened(browser, page_of(daemon.url)) as tab:
             await tab.get(LISTEN_IN)
             await tab.click("#microphone")
@@ -288,121 +271,98 @@ def test_a_daemon_that_is_killed_in_the_middle_loses_no_word(browser: str, tmp_p
             assert shown == await asyncio.to_thread(published, daemon)
             assert likeness(shown) > 0.6, shown
 
-    with RunningDaemon(tmp_path, "--no-mic", settings=UNREVISED) as daemon:
-        run(story(daemon))
-
 
 @needs_browser
-def test_what_is_said_before_the_page_is_ready_is_kept(browser: str, tmp_path: Path) -> None:
+async def test_what_is_said_before_the_page_is_ready_is_kept(browser: str, tmp_path: Path) -> None:
     slow = """void (AudioContext.prototype.resume = function () {
         window.context = this;
         return new Promise((resolve) => (window.beReady = resolve));
     })"""
-
-    async def story() -> None:
-        async with open_page(browser, tmp_path) as (house, tab):
-            await tab.get(slow)
-            await tab.click("#microphone")
-            await tab.until("window.context?.currentTime > 1")
-            assert await tab.get("document.querySelector('#microphone').ariaPressed") == "false"
-            await tab.get("beReady()")
-            await tab.until("document.querySelector('#microphone').ariaPressed === 'true'")
-            n_before = to_samples(await tab.get("context.currentTime"))
-            await eventually(lambda: bool(list(house.sessions)))
-            (live,) = house.sessions
-            await tab.click("#microphone")
-            await tab.until("document.querySelector('#state').textContent === 'Ready'")
-            assert live.position > n_before
-
-    run(story())
+    async with open_page(browser, tmp_path) as (house, tab):
+        await tab.get(slow)
+        await tab.click("#microphone")
+        await tab.until("window.context?.currentTime > 1")
+        assert await tab.get("document.querySelector('#microphone').ariaPressed") == "false"
+        await tab.get("beReady()")
+        await tab.until("document.querySelector('#microphone').ariaPressed === 'true'")
+        n_before = to_samples(await tab.get("context.currentTime"))
+        await eventually(lambda: bool(list(house.sessions)))
+        (live,) = house.sessions
+        await tab.click("#microphone")
+        await tab.until("document.querySelector('#state').textContent === 'Ready'")
+        assert live.intake.position > n_before
 
 
 @needs_browser
-def test_a_dropped_file_is_written_down_through_lost_connections(
+async def test_a_dropped_file_is_written_down_through_lost_connections(
     browser: str, tmp_path: Path
 ) -> None:
     samples = exact(np.concatenate([talk(0.7, 1.3)] * 15))
     expected = [m["text"] for m in recognise(samples) if m["type"] == "final"]
     file = write_wav(tmp_path / "talk.wav", samples)
-
-    async def story() -> None:
-        async with open_page(browser, tmp_path, Rooms(max_lag_s=5.0)) as (house, tab):
-            await tab.drop_files(file)
-            for share in (0.2, 0.5, 0.8):
-                await eventually(
-                    lambda: any(live.position > share * len(samples) for live in house.sessions)  # noqa: B023
-                )
-                await cut(house)
-            await tab.until(settled(len(expected)))
-            await tab.until("document.querySelector('#state').textContent === 'Ready'")
-            assert await finals(tab) == expected
-            assert await tab.text("h2") == "talk.wav"
-
-    run(story())
+    async with open_page(browser, tmp_path, Rooms(max_lag_s=5.0)) as (house, tab):
+        await tab.drop_files(file)
+        for share in (0.2, 0.5, 0.8):
+            await eventually(
+                lambda: any(live.intake.position > share * len(samples) for live in house.sessions)  # noqa: B023
+            )
+            await cut(house)
+        await tab.until(settled(len(expected)))
+        await tab.until("document.querySelector('#state').textContent === 'Ready'")
+        assert await finals(tab) == expected
+        assert await tab.text("h2") == "talk.wav"
 
 
 @needs_browser
-def test_a_file_is_sent_without_timers_which_pages_in_the_background_lack(
+async def test_a_file_is_sent_without_timers_which_pages_in_the_background_lack(
     browser: str, tmp_path: Path
 ) -> None:
     file = write_wav(tmp_path / "silence.wav", np.zeros(to_samples(60.0), np.float32))
-
-    async def story() -> None:
-        async with open_page(browser, tmp_path) as (_, tab):
-            await tab.get("void (window.setTimeout = () => 0)")
-            await tab.choose_files("#file", file)
-            await tab.until("document.querySelector('.about')?.textContent.includes('1:00')")
-            await tab.until("document.querySelector('#state').textContent === 'Ready'")
-
-    run(story())
+    async with open_page(browser, tmp_path) as (_, tab):
+        await tab.get("void (window.setTimeout = () => 0)")
+        await tab.choose_files("#file", file)
+        await tab.until("document.querySelector('.about')?.textContent.includes('1:00')")
+        await tab.until("document.querySelector('#state').textContent === 'Ready'")
 
 
 @needs_browser
-def test_a_word_is_shown_its_time_and_played_from_there(browser: str, tmp_path: Path) -> None:
+async def test_a_word_is_shown_its_time_and_played_from_there(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7, 1.3))
-
-    async def story() -> None:
-        async with open_page(browser, tmp_path) as (_, tab):
-            await tab.choose_files("#file", file)
-            await tab.until(settled(2))
-            second = ".segments li:nth-child(2) .word"
-            await tab.point(second)
-            shown = await tab.text("#when")
-            assert re.fullmatch(r"0:0\d\.\d\d – 0:0\d\.\d\d", shown)
-            await tab.click(second)
-            await tab.until("!document.querySelector('#player').paused")
-            begin = float(shown.split()[0].removeprefix("0:"))
-            assert await tab.get("document.querySelector('#player').currentTime") >= begin - 0.02
-            await tab.until("document.querySelector('.word.now') !== null")
-            assert tab.complaints == []
-
-    run(story())
+    async with open_page(browser, tmp_path) as (_, tab):
+        await tab.choose_files("#file", file)
+        await tab.until(settled(2))
+        second = ".segments li:nth-child(2) .word"
+        await tab.point(second)
+        shown = await tab.text("#when")
+        assert re.fullmatch(r"0:0\d\.\d\d – 0:0\d\.\d\d", shown)
+        await tab.click(second)
+        await tab.until("!document.querySelector('#player').paused")
+        begin = float(shown.split()[0].removeprefix("0:"))
+        assert await tab.get("document.querySelector('#player').currentTime") >= begin - 0.02
+        await tab.until("document.querySelector('.word.now') !== null")
+        assert tab.complaints == []
 
 
 @needs_browser
-def test_the_keyboard_goes_from_word_to_word(browser: str, tmp_path: Path) -> None:
+async def test_the_keyboard_goes_from_word_to_word(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7, 1.3))
-
-    async def story() -> None:
-        async with open_page(browser, tmp_path) as (_, tab):
-            await tab.choose_files("#file", file)
-            await tab.until(settled(2))
-            words = await tab.texts(".word")
-            await tab.get("document.querySelector('.segments').focus()")
-            for word in (words[0], words[1], words[2]):
-                await tab.press("ArrowRight")
-                assert await tab.get("document.activeElement.textContent") == word
-            await tab.press("ArrowLeft")
-            assert await tab.get("document.activeElement.textContent") == words[1]
-            assert not await tab.get("document.querySelector('#when').hidden")
-            await tab.press("Enter")
-            await tab.until("!document.querySelector('#player').paused")
-
-    run(story())
+    async with open_page(browser, tmp_path) as (_, tab):
+        await tab.choose_files("#file", file)
+        await tab.until(settled(2))
+        words = await tab.texts(".word")
+        await tab.get("document.querySelector('.segments').focus()")
+        for word in (words[0], words[1], words[2]):
+            await tab.press("ArrowRight")
+            assert await tab.get("document.activeElement.textContent") == word
+        await tab.press("ArrowLeft")
+        assert await tab.get("document.activeElement.textContent") == words[1]
+        assert not await tab.get("document.querySelector('#when').hidden")
+        await tab.press("Enter")
+        await tab.until("!document.querySelector('#player').paused")
 
 
 @needs_browser
-def test_segments_stand_in_the_order_they_were_spoken(browser: str, tmp_path: Path) -> None:
+async def test_segments_stand_in_the_order_they_were_spoken(browser: str, tmp_path: Path) -> None:
     said = [
         {"type": "speech", "segment": 1, "start": 0.5},
         {"type": "resumed"},  # what was shown of the first segment is gone
@@ -417,130 +377,101 @@ def test_segments_stand_in_the_order_they_were_spoken(browser: str, tmp_path: Pa
         for (const message of {json.encode(said).decode()}) sheet.show(message);
         return [...sheet.element.querySelectorAll("p:not(.about)")].map((p) => p.textContent);
     }})()"""
-
-    async def story() -> None:
-        async with open_page(browser, tmp_path) as (_, tab):
-            assert await tab.get(script) == ["one", "1.0 s without text: restart", "two"]
-
-    run(story())
+    async with open_page(browser, tmp_path) as (_, tab):
+        assert await tab.get(script) == ["one", "1.0 s without text: restart", "two"]
 
 
 @needs_browser
-def test_the_keyboard_keeps_its_place_at_the_microphone(browser: str, tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_page(browser, tmp_path) as (_, tab):
-            await tab.get("document.querySelector('#microphone').focus()")
-            await tab.press("Enter")
-            await tab.until("document.querySelector('#microphone').ariaPressed === 'true'")
-            await tab.press("Enter")
-            await tab.until("document.querySelector('#microphone').ariaPressed === 'false'")
-            assert await tab.get("document.activeElement.id") == "microphone"
-
-    run(story())
+async def test_the_keyboard_keeps_its_place_at_the_microphone(browser: str, tmp_path: Path) -> None:
+    async with open_page(browser, tmp_path) as (_, tab):
+        await tab.get("document.querySelector('#microphone').focus()")
+        await tab.press("Enter")
+        await tab.until("document.querySelector('#microphone').ariaPressed === 'true'")
+        await tab.press("Enter")
+        await tab.until("document.querySelector('#microphone').ariaPressed === 'false'")
+        assert await tab.get("document.activeElement.id") == "microphone"
 
 
 @needs_browser
-def test_what_is_pointed_at_is_not_cut_off(browser: str, tmp_path: Path) -> None:
+async def test_what_is_pointed_at_is_not_cut_off(browser: str, tmp_path: Path) -> None:
     """A row shows nothing beyond its box."""
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
-
-    async def story() -> None:
-        async with open_page(browser, tmp_path) as (_, tab):
-            await tab.choose_files("#file", file)
-            await tab.until(settled(1))
-            edges = "['.segments li', '.time', '.word'].map((s) => box(s).left)"
-            box = "const box = (s) => document.querySelector(s).getBoundingClientRect();"
-            row, time, word = await tab.get(f"(() => {{ {box} return {edges}; }})()")
-            assert row <= time
-            assert row <= word - 2, "its shadow"
-
-    run(story())
+    async with open_page(browser, tmp_path) as (_, tab):
+        await tab.choose_files("#file", file)
+        await tab.until(settled(1))
+        edges = "['.segments li', '.time', '.word'].map((s) => box(s).left)"
+        box = "const box = (s) => document.querySelector(s).getBoundingClientRect();"
+        row, time, word = await tab.get(f"(() => {{ {box} return {edges}; }})()")
+        assert row <= time
+        assert row <= word - 2, "its shadow"
 
 
 @needs_browser
-def test_the_newest_words_stay_in_view(browser: str, tmp_path: Path) -> None:
+async def test_the_newest_words_stay_in_view(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", exact(np.concatenate([talk(0.3)] * 60)))
-
-    async def story() -> None:
-        async with open_page(browser, tmp_path) as (_, tab):
-            await tab.choose_files("#file", file)
-            await tab.until(settled(60))
-            at_end = (
-                "scrollY > 500 && scrollY >= document.documentElement.scrollHeight - innerHeight"
-            )
-            await tab.until(f"{at_end} - 2")
-
-    run(story())
+    async with open_page(browser, tmp_path) as (_, tab):
+        await tab.choose_files("#file", file)
+        await tab.until(settled(60))
+        at_end = "scrollY > 500 && scrollY >= document.documentElement.scrollHeight - innerHeight"
+        await tab.until(f"{at_end} - 2")
 
 
 @needs_browser
-def test_a_reader_who_goes_back_is_not_taken_to_the_end(browser: str, tmp_path: Path) -> None:
+async def test_a_reader_who_goes_back_is_not_taken_to_the_end(browser: str, tmp_path: Path) -> None:
     """Not even by words that came in the same frame."""
     file = write_wav(tmp_path / "talk.wav", exact(np.concatenate([talk(0.3)] * 60)))
     more = write_wav(tmp_path / "more.wav", exact(talk(0.3)))
-
-    async def story() -> None:
-        async with open_page(browser, tmp_path) as (_, tab):
-            await tab.choose_files("#file", file)
-            await tab.until(settled(60))
-            await tab.until("scrollY > 500")
-            await tab.get("void (window.requestAnimationFrame = (draw) => (window.draw = draw, 1))")
-            await tab.choose_files("#file", more)
-            await tab.until(settled(61))
-            await tab.get("void addEventListener('scroll', () => (window.isBack = scrollY === 0))")
-            await tab.get("scrollTo(0, 0)")
-            await tab.until("window.isBack")
-            await tab.get("draw()")
-            assert await tab.get("scrollY") == 0
-
-    run(story())
+    async with open_page(browser, tmp_path) as (_, tab):
+        await tab.choose_files("#file", file)
+        await tab.until(settled(60))
+        await tab.until("scrollY > 500")
+        await tab.get("void (window.requestAnimationFrame = (draw) => (window.draw = draw, 1))")
+        await tab.choose_files("#file", more)
+        await tab.until(settled(61))
+        await tab.get("void addEventListener('scroll', () => (window.isBack = scrollY === 0))")
+        await tab.get("scrollTo(0, 0)")
+        await tab.until("window.isBack")
+        await tab.get("draw()")
+        assert await tab.get("scrollY") == 0
 
 
 @needs_browser
-def test_search_counts_and_marks_what_it_finds(browser: str, tmp_path: Path) -> None:
+async def test_search_counts_and_marks_what_it_finds(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7, 1.3, 0.9))
-
-    async def story() -> None:
-        async with open_page(browser, tmp_path) as (_, tab):
-            await tab.choose_files("#file", file)
-            await tab.until(settled(3))
-            text = (await finals(tab))[1]
-            await tab.type("#query", text.upper())  # across the elements of several words
-            assert await tab.text("#hits") == "1 of 1"
-            marked = "[...CSS.highlights.get('here')].map(String)"
-            assert await tab.get(marked) == [text]
-            await tab.get("document.querySelector('#query').select()")
-            await tab.type("#query", "samples")
-            assert await tab.text("#hits") == "1 of 3"
-            await tab.press("Enter")
-            assert await tab.text("#hits") == "2 of 3"
-            await tab.get("document.querySelector('#query').select()")
-            await tab.type("#query", "(nothing")
-            assert await tab.text("#hits") == "nothing"
-            await tab.press("Escape")
-            assert await tab.text("#hits") == ""
-
-    run(story())
+    async with open_page(browser, tmp_path) as (_, tab):
+        await tab.choose_files("#file", file)
+        await tab.until(settled(3))
+        text = (await finals(tab))[1]
+        await tab.type("#query", text.upper())  # across the elements of several words
+        assert await tab.text("#hits") == "1 of 1"
+        marked = "[...CSS.highlights.get('here')].map(String)"
+        assert await tab.get(marked) == [text]
+        await tab.get("document.querySelector('#query').select()")
+        await tab.type("#query", "samples")
+        assert await tab.text("#hits") == "1 of 3"
+        await tab.press("Enter")
+        assert await tab.text("#hits") == "2 of 3"
+        await tab.get("document.querySelector('#query').select()")
+        await tab.type("#query", "(nothing")
+        assert await tab.text("#hits") == "nothing"
+        await tab.press("Escape")
+        assert await tab.text("#hits") == ""
 
 
 @needs_browser
-def test_downloads_are_what_transcribe_writes(browser: str, tmp_path: Path) -> None:
+async def test_downloads_are_what_transcribe_writes(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "my talk.wav", exact(talk(0.7, 1.3, 0.5)))
     saved = tmp_path / "saved"
     saved.mkdir()
-
-    async def story() -> None:
-        async with open_page(browser, tmp_path) as (_, tab):
-            await tab.save_downloads_in(saved)
-            await tab.choose_files("#file", file)
-            await tab.until("document.querySelector('#state').textContent === 'Ready'")
-            await tab.until(settled(3))
-            for kind in ("txt", "srt", "vtt", "json"):
-                await tab.click(f"[data-format={kind}]")
-                await eventually((saved / f"my talk.{kind}").exists)
-            await eventually(lambda: not list(saved.glob("*.crdownload")))
-
-    run(story())
+    async with open_page(browser, tmp_path) as (_, tab):
+        await tab.save_downloads_in(saved)
+        await tab.choose_files("#file", file)
+        await tab.until("document.querySelector('#state').textContent === 'Ready'")
+        await tab.until(settled(3))
+        for kind in ("txt", "srt", "vtt", "json"):
+            await tab.click(f"[data-format={kind}]")
+            await eventually((saved / f"my talk.{kind}").exists)
+        await eventually(lambda: not list(saved.glob("*.crdownload")))
     document = json.decode((saved / "my talk.json").read_bytes(), type=Json)
     transcript = read(document)
     for kind in ("txt", "srt", "vtt"):
@@ -572,7 +503,9 @@ def read(document: Json) -> Transcript:
 
 
 @needs_browser
-def test_subtitles_are_divided_as_streamasr_divides_them(browser: str, tmp_path: Path) -> None:
+async def test_subtitles_are_divided_as_streamasr_divides_them(
+    browser: str, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(6)
     said = [_made_up(rng, number) for number in range(1, 30)]
     transcript = Transcript("a", "m", to_samples(said[-1].end / SAMPLE_RATE + 1), tuple(said))
@@ -588,16 +521,12 @@ def test_subtitles_are_divided_as_streamasr_divides_them(browser: str, tmp_path:
         }}
         return Object.entries(FORMATS).map(([name, {{ write }}]) => [name, write(transcript)]);
     }})()"""
-
-    async def story() -> None:
-        async with open_page(browser, tmp_path) as (_, tab):
-            for kind, text in await tab.get(script):
-                if kind == "json":
-                    assert json.decode(text) == json.decode(document)
-                else:
-                    assert text == format_transcript(transcript, kind)
-
-    run(story())
+    async with open_page(browser, tmp_path) as (_, tab):
+        for kind, text in await tab.get(script):
+            if kind == "json":
+                assert json.decode(text) == json.decode(document)
+            else:
+                assert text == format_transcript(transcript, kind)
 
 
 def _made_up(rng: np.random.Generator, number: int) -> Segment:
@@ -624,7 +553,7 @@ def _made_up(rng: np.random.Generator, number: int) -> Segment:
 
 
 @needs_browser
-def test_what_was_sent_is_sent_again_from_any_place(browser: str, tmp_path: Path) -> None:
+async def test_what_was_sent_is_sent_again_from_any_place(browser: str, tmp_path: Path) -> None:
     script = """(async () => {
         const { Tape } = await import("/protocol.js");
         Tape.KEEP = 50;
@@ -652,17 +581,13 @@ def test_what_was_sent_is_sent_again_from_any_place(browser: str, tmp_path: Path
         }
         return tape.rewind(put + 1) ?? "it believed too much";
     })()"""
-
-    async def story() -> None:
-        async with open_page(browser, tmp_path) as (_, tab):
-            said = await tab.get(script)
-            assert said == "The daemon claims to have audio that was never sent."
-
-    run(story())
+    async with open_page(browser, tmp_path) as (_, tab):
+        said = await tab.get(script)
+        assert said == "The daemon claims to have audio that was never sent."
 
 
 @needs_browser
-def test_a_page_that_comes_back_does_not_say_goodbye(browser: str, tmp_path: Path) -> None:
+async def test_a_page_that_comes_back_does_not_say_goodbye(browser: str, tmp_path: Path) -> None:
     """After the sleep of a laptop, say: others would get its room."""
     script = """(async () => {
         const { Stream } = await import("/protocol.js");
@@ -677,113 +602,92 @@ def test_a_page_that_comes_back_does_not_say_goodbye(browser: str, tmp_path: Pat
         check();
         Date.now = now;
     })()"""
+    async with open_page(browser, tmp_path) as (house, tab):
+        goodbyes, detach = [], house.sessions.detach
 
-    async def story() -> None:
-        async with open_page(browser, tmp_path) as (house, tab):
-            goodbyes, detach = [], house.sessions.detach
+        def note(name: str, connection: Connection, **how: bool) -> None:
+            goodbyes.append(how["is_given_up"])
+            detach(name, connection, **how)
 
-            def note(name: str, connection: Connection, **how: bool) -> None:
-                goodbyes.append(how["said_goodbye"])
-                detach(name, connection, **how)
-
-            house.sessions.detach = note  # type: ignore[method-assign]
-            await tab.get(script)
-            await tab.until("stream.isConnected")
-            assert goodbyes == [False]
-            await tab.get("stream.close()")
-            await eventually(lambda: goodbyes == [False, True])
-
-    run(story())
+        house.sessions.detach = note  # type: ignore[method-assign]
+        await tab.get(script)
+        await tab.until("stream.isConnected")
+        assert goodbyes == [False]
+        await tab.get("stream.close()")
+        await eventually(lambda: goodbyes == [False, True])
 
 
 @needs_browser
-def test_the_token_is_asked_for_until_it_is_right(browser: str, tmp_path: Path) -> None:
+async def test_the_token_is_asked_for_until_it_is_right(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
-
-    async def story() -> None:
-        async with open_page(browser, tmp_path, Rooms(token=TOKEN)) as (_, tab):
-            await tab.choose_files("#file", file)
-            for shown in ("wrong", "no/token=", TOKEN):
-                await tab.until("document.querySelector('#door').open")
-                await tab.until("document.querySelector('#token').value === ''")
-                await tab.type("#token", shown)
-                await tab.press("Enter")
-            await tab.until(settled(1))
-            kept = "[localStorage, sessionStorage].map((s) => JSON.stringify(s).includes('horse'))"
-            assert await tab.get(kept) == [False, True]
-            assert TOKEN not in await tab.get("location.href")
-
-    run(story())
-
-
-@needs_browser
-def test_without_the_token_there_is_one_sentence(browser: str, tmp_path: Path) -> None:
-    file = write_wav(tmp_path / "talk.wav", talk(0.7))
-
-    async def story() -> None:
-        async with open_page(browser, tmp_path, Rooms(token=TOKEN)) as (_, tab):
-            await tab.choose_files("#file", file)
+    async with open_page(browser, tmp_path, Rooms(token=TOKEN)) as (_, tab):
+        await tab.choose_files("#file", file)
+        for shown in ("wrong", "no/token=", TOKEN):
             await tab.until("document.querySelector('#door').open")
-            await tab.press("Escape")
-            await tab.until("document.querySelector('#alert').textContent !== ''")
-            assert await tab.text("#alert") == "The daemon wants a token that it knows."
-            assert await tab.text("#state") == "Ready"
-
-    run(story())
+            await tab.until("document.querySelector('#token').value === ''")
+            await tab.type("#token", shown)
+            await tab.press("Enter")
+        await tab.until(settled(1))
+        kept = "[localStorage, sessionStorage].map((s) => JSON.stringify(s).includes('horse'))"
+        assert await tab.get(kept) == [False, True]
+        assert TOKEN not in await tab.get("location.href")
 
 
 @needs_browser
-def test_a_daemon_that_is_full_is_said_to_be_busy(browser: str, tmp_path: Path) -> None:
+async def test_without_the_token_there_is_one_sentence(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
-
-    async def story() -> None:
-        async with open_page(browser, tmp_path, Rooms(max_sessions=1)) as (house, tab):
-            await tab.click("#microphone")
-            await eventually(lambda: any(live.position for live in house.sessions))
-            await tab.choose_files("#file", file)
-            await tab.until("document.querySelector('#state').dataset.kind === 'busy'")
-            await tab.click("#microphone")
-            await tab.until("document.querySelector('.playable .word') !== null")
-
-    run(story())
+    async with open_page(browser, tmp_path, Rooms(token=TOKEN)) as (_, tab):
+        await tab.choose_files("#file", file)
+        await tab.until("document.querySelector('#door').open")
+        await tab.press("Escape")
+        await tab.until("document.querySelector('#alert').textContent !== ''")
+        assert await tab.text("#alert") == "The daemon wants a token that it knows."
+        assert await tab.text("#state") == "Ready"
 
 
 @needs_browser
-def test_text_that_falls_behind_is_said_as_long_as_it_does(browser: str, tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_page(browser, tmp_path, Rooms(engine=PatientEngine())) as (house, tab):
-            await tab.click("#microphone")
-            await eventually(lambda: any(live.position for live in house.sessions))
-            [live] = house.sessions
-            live.warn(v1.LAGGING, "the text is behind")
-            await tab.until("document.querySelector('#state').textContent.endsWith('s behind')")
-            assert await tab.text("#alert") == ""
-
-    run(story())
+async def test_a_daemon_that_is_full_is_said_to_be_busy(browser: str, tmp_path: Path) -> None:
+    file = write_wav(tmp_path / "talk.wav", talk(0.7))
+    async with open_page(browser, tmp_path, Rooms(max_sessions=1)) as (house, tab):
+        await tab.click("#microphone")
+        await eventually(lambda: any(live.intake.position for live in house.sessions))
+        await tab.choose_files("#file", file)
+        await tab.until("document.querySelector('#state').dataset.kind === 'busy'")
+        await tab.click("#microphone")
+        await tab.until("document.querySelector('.playable .word') !== null")
 
 
 @needs_browser
-def test_a_wish_that_comes_too_late_breaks_nothing(browser: str, tmp_path: Path) -> None:
+async def test_text_that_falls_behind_is_said_as_long_as_it_does(
+    browser: str, tmp_path: Path
+) -> None:
+    async with open_page(browser, tmp_path, Rooms(engine=PatientEngine())) as (house, tab):
+        await tab.click("#microphone")
+        await eventually(lambda: any(live.intake.position for live in house.sessions))
+        [live] = house.sessions
+        live.notify(NoticeCode.LAGGING, "the text is behind")
+        await tab.until("document.querySelector('#state').textContent.endsWith('s behind')")
+        assert await tab.text("#alert") == ""
+
+
+@needs_browser
+async def test_a_wish_that_comes_too_late_breaks_nothing(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
     engine = PatientEngine()
-
-    async def story() -> None:
-        async with open_page(browser, tmp_path, Rooms(engine=engine)) as (house, tab):
-            await tab.choose_files("#file", file)
-            await eventually(lambda: any(live.is_finishing for live in house.sessions))
-            await tab.get(
-                "document.querySelector('#language').value = 'German';"
-                "document.querySelector('#language').dispatchEvent(new Event('change'))"
-            )
-            waiting = asyncio.create_task(tab.until(settled(1)))
-            await engine.answer_until(waiting)
-            assert await tab.text("#alert") == ""
-
-    run(story())
+    async with open_page(browser, tmp_path, Rooms(engine=engine)) as (house, tab):
+        await tab.choose_files("#file", file)
+        await eventually(lambda: any(live.intake.is_finishing for live in house.sessions))
+        await tab.get(
+            "document.querySelector('#language').value = 'German';"
+            "document.querySelector('#language').dispatchEvent(new Event('change'))"
+        )
+        waiting = asyncio.create_task(tab.until(settled(1)))
+        await engine.answer_until(waiting)
+        assert await tab.text("#alert") == ""
 
 
 @needs_browser
-def test_no_microphone_stays_open_that_comes_too_late(browser: str, tmp_path: Path) -> None:
+async def test_no_microphone_stays_open_that_comes_too_late(browser: str, tmp_path: Path) -> None:
     slow = """(async () => {
         const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
         navigator.mediaDevices.getUserMedia = async (wish) => {
@@ -793,94 +697,77 @@ def test_no_microphone_stays_open_that_comes_too_late(browser: str, tmp_path: Pa
         };
         document.querySelector("#device").dispatchEvent(new Event("change"));
     })()"""
-
-    async def story() -> None:
-        async with open_page(browser, tmp_path) as (_, tab):
-            await tab.click("#microphone")
-            await tab.until("document.querySelector('#microphone').ariaPressed === 'true'")
-            await tab.get(slow)
-            await tab.until("window.allow !== undefined")
-            await tab.click("#microphone")
-            await tab.until("document.querySelector('#state').textContent === 'Ready'")
-            await tab.get("allow()")
-            await tab.until("late.readyState === 'ended'")
-            assert await tab.text("#alert") == ""
-
-    run(story())
+    async with open_page(browser, tmp_path) as (_, tab):
+        await tab.click("#microphone")
+        await tab.until("document.querySelector('#microphone').ariaPressed === 'true'")
+        await tab.get(slow)
+        await tab.until("window.allow !== undefined")
+        await tab.click("#microphone")
+        await tab.until("document.querySelector('#state').textContent === 'Ready'")
+        await tab.get("allow()")
+        await tab.until("late.readyState === 'ended'")
+        assert await tab.text("#alert") == ""
 
 
 @needs_browser
-def test_a_forbidden_microphone_is_one_sentence(browser: str, tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_page(browser, tmp_path) as (house, tab):
-            await tab.get(
-                "void (navigator.mediaDevices.getUserMedia ="
-                " async () => { throw new DOMException('no', 'NotAllowedError'); })"
-            )
-            await tab.click("#microphone")
-            await tab.until("document.querySelector('#alert').textContent !== ''")
-            assert "not allowed" in await tab.text("#alert")
-            assert not list(house.sessions)
-
-    run(story())
+async def test_a_forbidden_microphone_is_one_sentence(browser: str, tmp_path: Path) -> None:
+    async with open_page(browser, tmp_path) as (house, tab):
+        await tab.get(
+            "void (navigator.mediaDevices.getUserMedia ="
+            " async () => { throw new DOMException('no', 'NotAllowedError'); })"
+        )
+        await tab.click("#microphone")
+        await tab.until("document.querySelector('#alert').textContent !== ''")
+        assert "not allowed" in await tab.text("#alert")
+        assert not list(house.sessions)
 
 
 @needs_browser
-def test_a_file_that_is_no_audio_is_one_sentence(browser: str, tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_page(browser, tmp_path) as (_, tab):
-            await tab.drop_files(Path(__file__))
-            await tab.until("document.querySelector('#alert').textContent !== ''")
-            assert await tab.text("#alert") == "test_web.py is no audio that this browser can read."
-            assert await tab.text("#state") == "Ready"
-
-    run(story())
+async def test_a_file_that_is_no_audio_is_one_sentence(browser: str, tmp_path: Path) -> None:
+    async with open_page(browser, tmp_path) as (_, tab):
+        await tab.drop_files(Path(__file__))
+        await tab.until("document.querySelector('#alert').textContent !== ''")
+        assert await tab.text("#alert") == "test_web.py is no audio that this browser can read."
+        assert await tab.text("#state") == "Ready"
 
 
 @needs_browser
-def test_everything_has_a_name_and_nothing_is_refused(browser: str, tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_page(browser, tmp_path) as (_, tab):
-            await tab.do("Accessibility.enable")
-            tree = (await tab.do("Accessibility.getFullAXTree"))["nodes"]
-            nameless = [
-                node["role"]["value"]
-                for node in tree
-                if not node["ignored"]
-                and node["role"]["value"]
-                in {"button", "textbox", "searchbox", "combobox", "meter", "link"}
-                and not node.get("name", {}).get("value")
-            ]
-            assert nameless == []
-            assert tab.complaints == []
-
-    run(story())
+async def test_everything_has_a_name_and_nothing_is_refused(browser: str, tmp_path: Path) -> None:
+    async with open_page(browser, tmp_path) as (_, tab):
+        await tab.do("Accessibility.enable")
+        tree = (await tab.do("Accessibility.getFullAXTree"))["nodes"]
+        nameless = [
+            node["role"]["value"]
+            for node in tree
+            if not node["ignored"]
+            and node["role"]["value"]
+            in {"button", "textbox", "searchbox", "combobox", "meter", "link"}
+            and not node.get("name", {}).get("value")
+        ]
+        assert nameless == []
+        assert tab.complaints == []
 
 
 @needs_browser
-def test_light_and_dark_follow_the_system_until_told_otherwise(
+async def test_light_and_dark_follow_the_system_until_told_otherwise(
     browser: str, tmp_path: Path
 ) -> None:
     background = "getComputedStyle(document.body).backgroundColor"
-
-    async def story() -> None:
-        async with (
-            open_house(tmp_path) as house,
-            Tab.opened(browser) as tab,
-        ):
-            await tab.look(scheme="dark")
-            await tab.go(page_of(house.address))
-            dark = await tab.get(background)
-            await tab.look(scheme="light")
-            light = await tab.get(background)
-            assert dark != light
-            await tab.click("#theme")
-            await tab.click("#theme")
-            assert await tab.get(background) == dark
-            await tab.go(page_of(house.address))
-            assert await tab.get(background) == dark
-
-    run(story())
+    async with (
+        open_house(tmp_path) as house,
+        Tab.opened(browser) as tab,
+    ):
+        await tab.look(scheme="dark")
+        await tab.go(page_of(house.address))
+        dark = await tab.get(background)
+        await tab.look(scheme="light")
+        light = await tab.get(background)
+        assert dark != light
+        await tab.click("#theme")
+        await tab.click("#theme")
+        assert await tab.get(background) == dark
+        await tab.go(page_of(house.address))
+        assert await tab.get(background) == dark
 
 
 def test_text_and_borders_stand_out_in_light_and_dark() -> None:
@@ -905,25 +792,23 @@ def test_text_and_borders_stand_out_in_light_and_dark() -> None:
 
 @needs_browser
 @pytest.mark.parametrize("width", [320, 390, 768])
-def test_no_width_makes_the_page_scroll_sideways(browser: str, tmp_path: Path, width: int) -> None:
+async def test_no_width_makes_the_page_scroll_sideways(
+    browser: str, tmp_path: Path, width: int
+) -> None:
     file = write_wav(tmp_path / f"{'long name ' * 12}.wav", talk(0.7))
-
-    async def story() -> None:
-        async with (
-            open_house(tmp_path) as house,
-            Tab.opened(browser) as tab,
-        ):
-            await tab.look(width=width, height=800)
-            await tab.go(page_of(house.address))
-            await tab.choose_files("#file", file)
-            await tab.until(settled(1))
-            assert await tab.get("document.documentElement.scrollWidth") <= width
-
-    run(story())
+    async with (
+        open_house(tmp_path) as house,
+        Tab.opened(browser) as tab,
+    ):
+        await tab.look(width=width, height=800)
+        await tab.go(page_of(house.address))
+        await tab.choose_files("#file", file)
+        await tab.until(settled(1))
+        assert await tab.get("document.documentElement.scrollWidth") <= width
 
 
 @needs_browser
-def test_captions_of_ideographs_have_no_spaces(browser: str, tmp_path: Path) -> None:
+async def test_captions_of_ideographs_have_no_spaces(browser: str, tmp_path: Path) -> None:
     script = """(async () => {
         const told = [];
         window.WebSocket = class { constructor() { told.push(this); } close() {} send() {} };
@@ -941,26 +826,19 @@ def test_captions_of_ideographs_have_no_spaces(browser: str, tmp_path: Path) -> 
         say({ ...partial, text: "and" });
         return [wide, shown(), document.querySelector("#caption .unstable").textContent];
     })()"""
-
-    async def story() -> None:
-        async with open_page(browser, tmp_path) as (_, tab):
-            await tab.get("document.body.replaceChildren()")
-            await tab.get("document.body.id = 'caption'")
-            assert await tab.get(script) == ["so 一二三四五六", "so 一二三 and", "nd"]
-
-    run(story())
+    async with open_page(browser, tmp_path) as (_, tab):
+        await tab.get("document.body.replaceChildren()")
+        await tab.get("document.body.id = 'caption'")
+        assert await tab.get(script) == ["so 一二三四五六", "so 一二三 and", "nd"]
 
 
 @needs_browser
-def test_captions_for_streaming_software(browser: str, tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_house(tmp_path) as house:
-            live = house.begin_own()
-            async with Tab.opened(browser, page_of(house.address) + "captions.html#lines=3") as tab:
-                await eventually(lambda: bool(house.server.n_connections))
-                live.feed(exact(talk(0.7)))
-                await tab.until("document.querySelector('#caption').textContent !== ''")
-                assert "samples" in await tab.text("#caption")
-                assert tab.complaints == []
-
-    run(story())
+async def test_captions_for_streaming_software(browser: str, tmp_path: Path) -> None:
+    async with open_house(tmp_path) as house:
+        live = house.begin_own()
+        async with Tab.opened(browser, page_of(house.address) + "captions.html#lines=3") as tab:
+            await eventually(lambda: bool(house.server.n_connections))
+            live.intake.feed(exact(talk(0.7)))
+            await tab.until("document.querySelector('#caption').textContent !== ''")
+            assert "samples" in await tab.text("#caption")
+            assert tab.complaints == []

@@ -1,4 +1,4 @@
-"""The units as systemd reads them; where it is installed, its own tool judges them."""
+"""The units as systemd reads them; where systemd is installed, its own tool checks them."""
 
 import configparser
 import os
@@ -21,8 +21,8 @@ from streamasr.service.units import (
     SOCKET,
     UNITS,
     WITHOUT_NAMESPACES,
-    Found,
     Setting,
+    UnitState,
     is_sealed,
     look,
     quote,
@@ -30,6 +30,7 @@ from streamasr.service.units import (
     seal,
     template,
 )
+from tests.support.errors import raises
 
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
@@ -39,7 +40,7 @@ PLAIN = Setting(("/bin/true",))
 
 
 class Unit(configparser.RawConfigParser):
-    """Enough of systemd's syntax for these; of a key that comes twice, the last value."""
+    """Parser of systemd's syntax as far as our units use it; the last value of a key wins."""
 
     def __init__(self, text: str) -> None:
         super().__init__(strict=False, delimiters=["="], comment_prefixes=["#"])
@@ -51,7 +52,7 @@ class Unit(configparser.RawConfigParser):
 
 @pytest.fixture
 def analyze(tmp_path: Path) -> Path:
-    """A directory of units, all of them rendered."""
+    """Directory of all units, rendered."""
     directory = tmp_path / "units"
     directory.mkdir()
     for name in UNITS:
@@ -95,56 +96,54 @@ def test_systemd_finds_no_fault_with_strange_paths(tmp_path: Path) -> None:
 
 @needs_systemd
 @pytest.mark.parametrize("name", [SERVICE, DICTATE])
-def test_little_is_left_to_who_would_take_the_service_over(
-    name: str, analyze: Path, tmp_path: Path
-) -> None:
-    """systemd's measure of exposure, from 0 to 10."""
+def test_the_exposure_of_a_service_is_small(name: str, analyze: Path, tmp_path: Path) -> None:
+    """systemd measures exposure from 0 to 10."""
     options = ["--offline=true", "--no-pager", "--threshold=30"]
     result = run_analyze("security", *options, str(analyze / name), runtime=tmp_path)
     assert result.returncode == 0, result.stdout
 
 
-def test_the_templates_are_units_without_any_change() -> None:
+def test_the_templates_are_valid_units() -> None:
     assert Unit(template(SERVICE))["Service"]["ExecStart"] == "%h/.local/bin/streamasr run"
     for name in UNITS:
         Unit(template(name))
 
 
 @pytest.mark.parametrize("name", [SERVICE, DICTATE])
-def test_what_a_service_starts_is_what_the_command_line_knows(name: str) -> None:
+def test_the_command_of_a_service_has_valid_arguments(name: str) -> None:
     _, *arguments = Unit(template(name))["Service"]["ExecStart"].split()
     parse(arguments)
 
 
 @pytest.mark.parametrize("name", [SERVICE, DICTATE])
-def test_what_would_silence_the_microphone_is_not_asked_for(name: str) -> None:
-    """Found out under systemd 252, with a sound server."""
+def test_settings_that_silence_the_microphone_are_absent(name: str) -> None:
+    """UnitState out under systemd 252, with a sound server."""
     service = Unit(template(name))["Service"]
     assert not {"MemoryDenyWriteExecute", "PrivateDevices", "PrivateIPC"} & service.keys()
 
 
-def test_a_configuration_that_cannot_be_is_not_tried_again() -> None:
+def test_a_wrong_configuration_is_not_tried_again() -> None:
     assert Unit(template(SERVICE))["Service"]["RestartPreventExitStatus"] == "78"
 
 
 @pytest.mark.parametrize("name", [SERVICE, DICTATE])
-def test_who_stops_a_service_does_not_make_it_a_failed_one(name: str) -> None:
-    """A daemon that has started ends with 0, and dictation as programs do that a signal ends."""
+def test_a_stopped_service_has_not_failed(name: str) -> None:
+    """A daemon that has started ends with 0, dictation with the exit code of SIGTERM."""
     assert Unit(template(name))["Service"]["SuccessExitStatus"] == "143"
 
 
-def test_the_daemon_has_time_to_finish_what_it_has_heard() -> None:
+def test_the_daemon_has_time_to_finish_its_audio() -> None:
     stop_s = float(Unit(template(SERVICE))["Service"]["TimeoutStopSec"])
     assert stop_s > ServerConfig().stop_timeout_s + 10
 
 
-def test_the_socket_has_the_name_and_the_place_that_the_daemon_expects() -> None:
+def test_the_socket_has_the_name_and_the_address_that_the_daemon_expects() -> None:
     unit = Unit(template(SOCKET))["Socket"]
     assert unit["FileDescriptorName"] == activation.NAME
     assert unit["ListenStream"] == f"{ServerConfig().host}:{ServerConfig().port}"
 
 
-def test_nothing_of_the_template_is_left_in_what_is_for_this_machine() -> None:
+def test_a_rendered_unit_has_the_values_of_this_machine() -> None:
     setting = Setting(
         ("/usr/bin/python3", "-m", "streamasr"),
         options=("--config", "/etc/one.toml"),
@@ -168,17 +167,17 @@ def test_nothing_of_the_template_is_left_in_what_is_for_this_machine() -> None:
     assert Unit(render(SOCKET, setting))["Socket"]["ListenStream"] == "[::1]:9"
 
 
-def test_what_cannot_be_written_into_a_unit_is_refused() -> None:
-    with pytest.raises(ConfigError, match="line break"):
+def test_values_that_a_unit_cannot_contain_are_refused() -> None:
+    with raises(ConfigError, "unit_control_character"):
         render(SERVICE, Setting(("/home/a\nb/python",)))
-    with pytest.raises(ConfigError, match="systemd runs no program with a quote or a backslash"):
+    with raises(ConfigError, "unit_program_path"):
         render(SERVICE, Setting(('/home/"me"/python',)))
 
 
-def test_what_is_taken_back_without_namespaces_is_what_the_services_ask_for() -> None:
-    taken = dict(Unit(WITHOUT_NAMESPACES)["Service"])
+def test_the_drop_in_without_namespaces_resets_settings_of_the_services() -> None:
+    reset = dict(Unit(WITHOUT_NAMESPACES)["Service"])
     service = Unit(render(SERVICE, Setting(("/bin/true",), by_socket=True)))
-    assert taken.keys() <= service["Service"].keys()
+    assert reset.keys() <= service["Service"].keys()
 
 
 Paths = st.text(st.characters(blacklist_categories=["Cc", "Cs"]), min_size=1, max_size=30)
@@ -194,7 +193,7 @@ def test_a_quoted_value_is_read_as_it_was(value: str) -> None:
 
 
 @given(st.text(max_size=50), st.text(max_size=50))
-def test_an_edited_text_is_known(text: str, other: str) -> None:
+def test_an_edited_text_is_recognised(text: str, other: str) -> None:
     assert is_sealed(seal(text))
     assert is_sealed(seal(text).replace(text, other, 1)) == (
         seal(text).replace(text, other, 1) == seal(text)
@@ -203,15 +202,15 @@ def test_an_edited_text_is_known(text: str, other: str) -> None:
     assert not is_sealed(text)
 
 
-def test_what_lies_at_a_place_is_known(tmp_path: Path) -> None:
+def test_the_state_of_an_installed_unit_is_recognised(tmp_path: Path) -> None:
     path = tmp_path / SERVICE
     wanted = render(SERVICE, PLAIN)
-    assert look(path, wanted) is Found.MISSING
+    assert look(path, wanted) is UnitState.MISSING
     path.write_text(wanted, "utf-8")
-    assert look(path, wanted) is Found.CURRENT
+    assert look(path, wanted) is UnitState.CURRENT
     path.write_text(render(SERVICE, Setting(("/bin/false",))), "utf-8")
-    assert look(path, wanted) is Found.OUTDATED
+    assert look(path, wanted) is UnitState.OUTDATED
     path.write_text(wanted.replace("WatchdogSec=60", "WatchdogSec=0"), "utf-8")
-    assert look(path, wanted) is Found.EDITED
+    assert look(path, wanted) is UnitState.EDITED
     path.write_text(template(SERVICE), "utf-8")
-    assert look(path, wanted) is Found.EDITED
+    assert look(path, wanted) is UnitState.EDITED

@@ -1,4 +1,4 @@
-"""One daemon for each storage directory, which can be found there."""
+"""A storage directory belongs to one daemon, which other programs can find there."""
 
 import errno
 import fcntl
@@ -12,34 +12,33 @@ import pytest
 from streamasr.core.errors import ConfigError
 from streamasr.storage.lock import Lock, find_daemon
 from streamasr.storage.places import lock_path
+from tests.support.errors import raises
 
 
 def test_a_second_daemon_is_refused_while_the_first_one_runs(tmp_path: Path) -> None:
     assert find_daemon(tmp_path) is None
     with Lock(tmp_path):
         assert find_daemon(tmp_path) == os.getpid()
-        with pytest.raises(ConfigError, match="another daemon uses"), Lock(tmp_path):
+        with raises(ConfigError, "storage_in_use"), Lock(tmp_path):
             pass
         assert find_daemon(tmp_path) == os.getpid()
     assert find_daemon(tmp_path) is None
 
 
-def test_a_full_disk_keeps_no_daemon_from_starting(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_daemon_starts_on_a_full_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Lock(tmp_path):
         assert find_daemon(tmp_path) == os.getpid()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
     try:
         with Lock(tmp_path):
-            assert find_daemon(tmp_path) is None, "a number that is not its own"
+            assert find_daemon(tmp_path) is None, "the PID of another process"
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "cannot find this daemon" in caplog.text
+    assert "will not find this daemon" in caplog.text
 
 
-def test_who_looks_for_a_daemon_keeps_none_from_starting(
+def test_a_search_for_the_daemon_does_not_keep_one_from_starting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looking = os.open(lock_path(tmp_path), os.O_RDONLY | os.O_CREAT)
@@ -49,16 +48,16 @@ def test_who_looks_for_a_daemon_keeps_none_from_starting(
         assert find_daemon(tmp_path) == os.getpid()
 
 
-def test_where_nothing_can_be_locked_nobody_is_found(
+def test_without_locks_a_daemon_is_not_found_and_does_not_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Lock(tmp_path):
-        pass  # leaves a number
+        pass  # its PID stays in the file
 
     def without_locks(_file: int, _how: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", without_locks)
     assert find_daemon(tmp_path) is None
-    with pytest.raises(ConfigError, match=r"cannot be locked: .*; set storage\.directory"):
+    with raises(ConfigError, "storage_not_lockable"):
         Lock(tmp_path).__enter__()

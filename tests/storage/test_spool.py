@@ -1,4 +1,4 @@
-"""Audio on the disk is the audio that came, up to the last sample, and no more than needed."""
+"""The spool keeps all audio without a final, up to the last sample, and no more than needed."""
 
 import os
 import stat
@@ -21,6 +21,7 @@ from streamasr.storage.spool import (
     read_spool,
     spooled_sessions,
 )
+from tests.support.errors import raises
 
 
 def ramp(start: int, n: int) -> Float32Array:
@@ -85,7 +86,7 @@ def test_lost_audio_is_a_hole(directory: Path) -> None:
     assert (spooled.start, spooled.end) == (100, 130)
 
 
-def test_files_go_when_all_of_them_is_settled(directory: Path) -> None:
+def test_a_file_is_deleted_when_all_of_it_is_settled(directory: Path) -> None:
     spool = open_spool(directory)
     for start in range(0, 200, 20):
         spool.append(ramp(start, 20))
@@ -96,7 +97,7 @@ def test_files_go_when_all_of_them_is_settled(directory: Path) -> None:
     spool.close()
 
 
-def test_settled_audio_does_not_wait_for_the_next_half_minute(directory: Path) -> None:
+def test_settled_audio_is_deleted_without_waiting_for_the_next_half_minute(directory: Path) -> None:
     spool = open_spool(directory)
     spool.append(ramp(0, 15))
     spool.forget_before(Samples(9))
@@ -109,7 +110,7 @@ def test_settled_audio_does_not_wait_for_the_next_half_minute(directory: Path) -
     spool.close()
 
 
-def test_the_end_is_known_even_if_everything_is_settled(directory: Path) -> None:
+def test_the_end_is_kept_when_everything_is_settled(directory: Path) -> None:
     spool = open_spool(directory)
     spool.append(ramp(0, 50))
     spool.forget_before(Samples(10_000))
@@ -118,7 +119,7 @@ def test_the_end_is_known_even_if_everything_is_settled(directory: Path) -> None
     assert (spooled.start, spooled.end, spooled.parts) == (50, 50, [])
 
 
-def test_a_reopened_spool_goes_on_in_a_new_file(directory: Path) -> None:
+def test_a_reopened_spool_continues_in_a_new_file(directory: Path) -> None:
     for start in (0, 10, 20):
         spool = open_spool(directory, read_spool(directory).end)
         spool.append(ramp(start, 10))
@@ -149,10 +150,10 @@ def test_audio_of_an_earlier_session_of_that_name_is_deleted(directory: Path) ->
     assert positions(directory) == list(range(10))
 
 
-def test_a_full_spool_says_so_once_and_goes_on_when_half_is_settled(directory: Path) -> None:
+def test_a_full_spool_raises_once_and_continues_when_half_is_settled(directory: Path) -> None:
     spool = open_spool(directory, max_bytes=400)
     spool.append(ramp(0, 100))
-    with pytest.raises(SpoolFullError, match="wait for recognition"):
+    with raises(SpoolFullError, "spool_full"):
         spool.append(ramp(100, 10))
     spool.append(ramp(110, 10))
     assert spool.is_full
@@ -169,7 +170,7 @@ def test_a_full_spool_says_so_once_and_goes_on_when_half_is_settled(directory: P
 
 @dataclass
 class Truth:
-    """What a spool should hold, sample by sample."""
+    """Expected content of a spool, sample by sample."""
 
     position: int = 0
     settled: int = 0
@@ -185,7 +186,7 @@ STEPS = st.lists(
 
 
 @given(STEPS, st.integers(0, 3))
-def test_nothing_unsettled_is_missing_whatever_happens(
+def test_no_unsettled_sample_is_missing_whatever_happens(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]], n_torn: int
 ) -> None:
     directory = tmp_path_factory.mktemp("spool") / "session"
@@ -222,7 +223,7 @@ def test_nothing_unsettled_is_missing_whatever_happens(
     assert not directory.exists()
 
 
-# What is none of ours
+# Foreign files
 
 
 def test_foreign_files_are_left_alone(directory: Path) -> None:
@@ -245,24 +246,24 @@ def test_symbolic_links_are_refused(directory: Path, tmp_path: Path) -> None:
     target.write_bytes(bytes(400))
     (directory / "5.f32").symlink_to(target)
     for use in (read_spool, open_spool, delete_spool):
-        with pytest.raises(StorageError, match="symbolic link"):
+        with raises(StorageError, "spool_symbolic_link"):
             use(directory)
     link = directory.parent / "link"
     link.symlink_to(directory)
     for use in (read_spool, open_spool, delete_spool):
-        with pytest.raises(StorageError):
+        with raises(StorageError, "spool_unusable"):
             use(link)
     assert target.read_bytes() == bytes(400)
 
 
 @pytest.mark.parametrize("name", ["..", "a b", "é", "x" * 65])
-def test_a_name_is_never_a_path(tmp_path: Path, name: str) -> None:
+def test_a_session_name_is_never_a_path(tmp_path: Path, name: str) -> None:
     for use in (read_spool, open_spool, delete_spool):
-        with pytest.raises(StorageError, match="cannot name a session"):
+        with raises(StorageError, "invalid_session_name"):
             use(tmp_path / name)
 
 
-def test_nothing_is_read_where_nothing_is(directory: Path) -> None:
+def test_a_missing_spool_is_empty(directory: Path) -> None:
     spooled = read_spool(directory)
     assert (spooled.start, spooled.end, spooled.parts) == (0, 0, [])
     delete_spool(directory)
@@ -278,7 +279,7 @@ def test_sessions_are_found_by_their_directories(tmp_path: Path) -> None:
     assert spooled_sessions(tmp_path) == ["a", "b"]
 
 
-def test_nobody_else_can_read_it(directory: Path) -> None:
+def test_other_users_cannot_read_the_spool(directory: Path) -> None:
     old = os.umask(0)
     try:
         spool = open_spool(directory)
@@ -291,20 +292,22 @@ def test_nobody_else_can_read_it(directory: Path) -> None:
     assert stat.S_IMODE((directory / "0.f32").stat().st_mode) == 0o600
 
 
-# A disk that refuses
+# A disk that refuses to write
 
 
-def test_a_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="cannot be kept: File exists"):
+    with raises(StorageError, "spool_unusable") as caught:
         open_spool(tmp_path / "file" / "microphone")
+    assert "File exists" in str(caught.value)
 
 
-def test_a_directory_that_vanishes_is_a_sentence(directory: Path) -> None:
+def test_a_directory_that_was_deleted_is_reported(directory: Path) -> None:
     spool = open_spool(directory)
     directory.rmdir()
-    with pytest.raises(StorageError, match="No such file"):
+    with raises(StorageError, "spool_unusable") as caught:
         spool.append(ramp(0, 10))
+    assert "No such file" in str(caught.value)
     assert spool.position == 10
     spool.close()
 
@@ -329,8 +332,8 @@ for start in range(0, 60, 10):
 """
 
 
-def test_what_a_full_disk_does_not_take_is_a_hole(directory: Path) -> None:
-    """Part of a block fits, and even part of a sample."""
+def test_samples_that_a_full_disk_refuses_are_a_hole(directory: Path) -> None:
+    """Only part of a block fits, and only part of its last sample."""
     result = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(directory)],
         check=True,

@@ -5,9 +5,9 @@ import contextlib
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -16,42 +16,30 @@ from msgspec import json
 from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from websockets.exceptions import ConnectionClosed
 
-from streamasr.config.sections import Settings
 from streamasr.core.events import Answer
 from streamasr.core.messages import Durable
+from streamasr.core.model_facts import ModelFacts
 from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Order, Publish
+from streamasr.core.requested_options import OperatorDefaults, OptionsChange, RequestedOptions
+from streamasr.core.session_names import MICROPHONE
 from streamasr.core.units import Float32Array, Samples, to_samples
 from streamasr.engine.engine import Deliver
 from streamasr.host.live_session import LiveSession
 from streamasr.host.recovery import Recovered, recover
 from streamasr.host.registry import SessionRegistry
-from streamasr.host.requested_options import RequestedOptions
-from streamasr.models.qwen3.languages import language_name
+from streamasr.models.qwen3.languages import LANGUAGES
 from streamasr.pipeline.stream import Beginning, Recogniser, Stream, StreamSettings
 from streamasr.protocols import v1
 from streamasr.server.access import Access
 from streamasr.server.connection import Timeouts
 from streamasr.server.listen import Server
-from streamasr.storage.journal import SessionRecord
+from streamasr.storage.records import SessionRecord
 from streamasr.storage.store import Store
 from tests.support.fakes import FakeEngine, pcm
 
 T = TypeVar("T")
 Json = dict[str, Any]
-
-DEADLINE_S = 100.0
-"""Of a test's story: only one that hangs takes so long."""
-
-
-def run(story: Coroutine[Any, Any, T]) -> T:
-    """Run a test's story."""
-
-    async def with_deadline() -> T:
-        async with asyncio.timeout(DEADLINE_S):
-            return await story
-
-    return asyncio.run(with_deadline())
 
 
 async def eventually(is_so: Callable[[], bool]) -> None:
@@ -85,19 +73,19 @@ class PatientEngine(FakeEngine):
 
 
 class Unmeasured:
-    """An observer that does not care."""
+    """An observer that drops the measurements."""
 
-    def heard(self, n_samples: int) -> None:
-        """See `live.Observer`."""
+    def audio_received(self, n_samples: int) -> None:
+        """See `Observer`."""
 
-    def worked(self, stage: str, seconds: float) -> None:
-        """See `live.Observer`."""
+    def stage_worked(self, stage: str, seconds: float) -> None:
+        """See `Observer`."""
 
-    def partial_after(self, seconds: float) -> None:
-        """See `live.Observer`."""
+    def partial_published(self, latency_s: float) -> None:
+        """See `Observer`."""
 
-    def final_after(self, seconds: float) -> None:
-        """See `live.Observer`."""
+    def final_published(self, latency_s: float) -> None:
+        """See `Observer`."""
 
 
 class SlowArchive(Store):
@@ -140,7 +128,7 @@ class Rooms:
 class House:
     """See `streamasr.host.session_host.House`; it has the journal and the spool of a directory."""
 
-    model = "fake"
+    model = ModelFacts("fake", "fakes", ("English", "French"))
 
     def __init__(self, directory: Path, rooms: Rooms, store: Store | None = None) -> None:
         self.directory = directory
@@ -154,7 +142,9 @@ class House:
         self.troubles: list[str] = []
         journal, spool = directory / "journal.sqlite3", directory / "spool"
         self.store = store or Store(journal, spool, lambda code, _: self.troubles.append(code))
-        self.server = Server(self, rooms.timeouts)
+        self.server = Server(
+            self, access=lambda: self.access, metrics=self.metrics, timeouts=rooms.timeouts
+        )
         self.sessions = SessionRegistry(
             self._open,
             max_sessions=rooms.max_sessions,
@@ -165,28 +155,27 @@ class House:
         self.address = ""
         self._asked: dict[str, RequestedOptions] = {}
 
-    def begin(self, start: v1.Start) -> LiveSession:
-        """See `streamasr.host.session_host.House`."""
-        asked = RequestedOptions.at_start(start)
+    def begin(self, requested: RequestedOptions) -> LiveSession:
+        """See `SessionHost.begin`."""
         name = secrets.token_hex(8)
-        live = self.sessions.open(name, self._resolve(asked))
-        self._asked[name] = asked
+        live = self.sessions.open(name, self._resolve(requested))
+        self._asked[name] = requested
         return live
 
-    def configure(self, live: LiveSession, by: v1.Configure) -> None:
-        """See `streamasr.host.session_host.House`."""
-        asked = self._asked[live.name].changed(by)
+    def configure(self, live: LiveSession, change: OptionsChange) -> None:
+        """See `SessionHost.configure`."""
+        asked = self._asked[live.name].changed(change)
         live.configure(self._resolve(asked))
-        self.store.configure(live.name, live.wishes)
+        self.store.configure(live.name, live.options)
         self._asked[live.name] = asked
 
     def metrics(self) -> tuple[bytes, str]:
-        """See `streamasr.host.session_host.House`."""
+        """Return made-up figures for Prometheus."""
         return b"streamasr_sessions 1.0\n", "text/plain; version=0.0.4"
 
     def begin_own(self) -> LiveSession:
-        """The session of a microphone."""
-        return self.sessions.open(v1.MICROPHONE, SessionOptions(), is_daemons_own=True)
+        """Begin the session of a microphone."""
+        return self.sessions.open(MICROPHONE, SessionOptions(), is_daemons_own=True)
 
     def recover(self) -> list[LiveSession]:
         """Go on with what another house on the same directory has left."""
@@ -195,8 +184,8 @@ class House:
 
     def _go_on(self, one: Recovered) -> LiveSession:
         name = one.record.name
-        live = self.sessions.open(name, one.record.wishes, one.beginning)
-        self._asked[name] = RequestedOptions.restored(one.record.wishes)
+        live = self.sessions.open(name, one.record.options, one.beginning)
+        self._asked[name] = RequestedOptions.restored(one.record.options)
         if one.is_over:
             live.mark_over()
             return live
@@ -204,20 +193,18 @@ class House:
             live.restore(final, samples)
         live.warm_up(one.warm_up)
         for start, samples in one.audio:
-            if start > live.position:
-                live.skip(Samples(start - live.position), "restart")
-            live.replay_audio(samples)
+            if start > live.intake.position:
+                live.intake.skip(Samples(start - live.intake.position), "restart")
+            live.intake.feed_spooled(samples)
         return live
 
     def _resolve(self, asked: RequestedOptions) -> SessionOptions:
-        return asked.resolve(
-            Settings(),
-            language_name=language_name,
-            hotword_context=lambda context, hotwords: " ".join([context, *hotwords]).strip(),
-        )
+        options = asked.resolve(OperatorDefaults(), LANGUAGES.resolve)
+        context = " ".join([options.context, *options.hotwords]).strip()
+        return replace(options, context=context, hotwords=())
 
     def _open(self, name: str, wishes: SessionOptions, beginning: Beginning) -> LiveSession:
-        self.store.begin(SessionRecord(name, "client", time.time(), self.model, wishes))
+        self.store.begin(SessionRecord(name, "client", time.time(), self.model.name, wishes))
         return LiveSession(
             name,
             wishes,

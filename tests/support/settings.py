@@ -46,6 +46,7 @@ a_known_model = st.builds(
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "model.name": a_name.filter(lambda text: "/" not in text and "\0" not in text),
     "model.language": st.none() | a_text,
+    "model.languages": st.lists(a_name, max_size=3).map(tuple),
     "model.context": a_text,
     "model.hotwords": st.lists(a_name, max_size=3).map(tuple),
     "model.threads": st.none() | st.integers(1, 512),

@@ -1,4 +1,4 @@
-"""A test in the place of a service manager: its sockets, and a daemon that it starts."""
+"""A service manager as far as the daemon can see: its sockets, and a daemon that it starts."""
 
 import signal
 import socket
@@ -21,14 +21,14 @@ for target, descriptor in enumerate(spare, 3):
 os.environ["LISTEN_PID"] = os.environ["WATCHDOG_PID"] = str(os.getpid())
 os.execv(sys.argv[2 + count], sys.argv[2 + count :])
 """
-"""Between fork and exec a service manager does this; a program may not, in a process of threads."""
+"""Done by a service manager between fork and exec, which a program with threads must not do."""
 
 
-class Ear:
-    """The socket on which a service manager hears how its services are."""
+class ManagerSocket:
+    """The socket on which a service manager receives messages of its services."""
 
     def __init__(self, address: str) -> None:
-        """Listen; a path, or a name behind @."""
+        """Open the socket at a path, or under an abstract name behind @."""
         self.address = address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.bind(address.replace("@", "\0", 1) if address[0] == "@" else address)
@@ -40,23 +40,23 @@ class Ear:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def hear(self, timeout_s: float = _TIMEOUT_S) -> dict[str, str]:
-        """The fields of the next message.
+    def receive(self, timeout_s: float = _TIMEOUT_S) -> dict[str, str]:
+        """Return the fields of the next message.
 
         Raises:
-            TimeoutError: none comes.
+            TimeoutError: none has come in this time.
         """
         self._socket.settimeout(timeout_s)
         message = self._socket.recv(4096).decode()
         assert message.endswith("\n")
         return dict(line.split("=", 1) for line in message.splitlines())
 
-    def hear_until(self, **fields: str) -> list[dict[str, str]]:
-        """All messages up to the one that says this."""
-        heard = [self.hear()]
-        while not fields.items() <= heard[-1].items():
-            heard.append(self.hear())
-        return heard
+    def receive_until(self, **fields: str) -> list[dict[str, str]]:
+        """Return all messages up to the one with these fields."""
+        received = [self.receive()]
+        while not fields.items() <= received[-1].items():
+            received.append(self.receive())
+        return received
 
 
 class SupervisedDaemon(RunningDaemon):
@@ -66,7 +66,7 @@ class SupervisedDaemon(RunningDaemon):
         self,
         directory: Path,
         *options: str,
-        ear: Ear | None = None,
+        manager: ManagerSocket | None = None,
         watchdog_s: float | None = None,
         sockets: Sequence[socket.socket] = (),
         names: str = "",
@@ -79,13 +79,13 @@ class SupervisedDaemon(RunningDaemon):
             self.url = url_of(sockets[0])
         self._sockets = sockets
         self._environ = {"LISTEN_FDS": str(len(sockets)), "LISTEN_FDNAMES": names}
-        if ear:
-            self._environ["NOTIFY_SOCKET"] = ear.address
+        if manager:
+            self._environ["NOTIFY_SOCKET"] = manager.address
         if watchdog_s is not None:
             self._environ["WATCHDOG_USEC"] = str(round(watchdog_s * 1e6))
 
     def spawn(self, command: list[str], environ: dict[str, str]) -> "subprocess.Popen[str]":
-        """Begin its process, with all that was arranged for it."""
+        """Start its process with the sockets and variables of a service manager."""
         python, _, _, *arguments = command
         given = [number.fileno() for number in self._sockets]
         move = [python, "-c", _MOVE_AND_RUN, str(len(given)), *map(str, given)]
@@ -98,18 +98,18 @@ class SupervisedDaemon(RunningDaemon):
         )
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Ask it to stop, all of it; its exit status. It may be started again."""
+        """Stop it and its children, and return the exit status; it can be started again."""
         status = super().stop(number)
         self.kill()
         return status
 
-    def bite(self) -> int:
-        """What a watchdog does to a daemon that is silent; its exit status."""
+    def end_by_watchdog(self) -> int:
+        """End it as a watchdog ends a daemon without keep-alives; return its exit status."""
         return self.stop(signal.SIGABRT)
 
 
 def url_of(listening: socket.socket) -> str:
-    """Where clients connect to a socket."""
+    """Return the URL for clients of a socket."""
     if listening.family == socket.AF_UNIX:
         return f"unix://{listening.getsockname()}"
     host, port = listening.getsockname()[:2]
@@ -118,7 +118,7 @@ def url_of(listening: socket.socket) -> str:
 
 @contextmanager
 def listening(host: str = "127.0.0.1") -> Iterator[socket.socket]:
-    """A socket that a service manager has opened."""
+    """Open a TCP socket as a service manager does."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as opened:
         yield opened
@@ -126,7 +126,7 @@ def listening(host: str = "127.0.0.1") -> Iterator[socket.socket]:
 
 @contextmanager
 def listening_unix(path: Path) -> Iterator[socket.socket]:
-    """The same, of a path."""
+    """Open a Unix socket as a service manager does."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as opened:
         opened.bind(str(path))
         opened.listen()
