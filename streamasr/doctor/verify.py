@@ -18,6 +18,7 @@ from streamasr.core.messages import Final as FinalText
 from streamasr.core.messages import Words
 from streamasr.core.orders import Align, Order
 from streamasr.core.processes import usage
+from streamasr.core.traits import FamilyTraits
 from streamasr.core.transcript import Word
 from streamasr.core.units import Float32Array, Samples, to_seconds
 from streamasr.doctor.verification import Check, Report, Span, check_text, check_times, speed
@@ -173,6 +174,11 @@ class _Timed:
 
     recogniser: Recogniser
     work: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def traits(self) -> FamilyTraits:
+        """See `Recogniser.traits`."""
+        return self.recogniser.traits
 
     def channel(self, deliver: Callable[[Answer], None]) -> Channel:
         """See `Recogniser.channel`."""
