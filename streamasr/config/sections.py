@@ -5,8 +5,9 @@ Each setting has its default, its range, when a change of it holds, and its manu
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -84,6 +85,19 @@ class ModelConfig(Section, kw_only=True, frozen=True):
     is loaded when speech begins."""
     reuse: Annotated[bool, RESTART, HIDDEN] = True
     """Whether an update builds on earlier ones; false computes all of it anew."""
+
+    def for_files(self, overrides: Mapping[str, Any]) -> "ModelConfig":
+        """Return the settings for recognising files.
+
+        Languages, context and hotwords are left out: they describe speech at the microphone.
+
+        Args:
+            overrides: settings that go before these, by name.
+        """
+        plain = ModelConfig()
+        of_speech = ("language", "languages", "context", "hotwords")
+        defaults = {name: getattr(plain, name) for name in of_speech}
+        return msgspec.structs.replace(self, **{**defaults, **overrides})
 
 
 class ServerConfig(Section, kw_only=True, frozen=True):
