@@ -32,7 +32,7 @@ from streamasr.models.qwen3.languages import language_name
 from streamasr.pipeline.stream import Beginning, Recogniser, Stream, StreamSettings
 from streamasr.protocols import v1
 from streamasr.server.access import Access
-from streamasr.server.connection import Timeouts
+from streamasr.server.timeouts import Timeouts
 from streamasr.server.listen import Server
 from streamasr.storage.records import SessionRecord
 from streamasr.storage.store import Store
