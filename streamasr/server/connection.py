@@ -108,11 +108,11 @@ class ClientConnection:
     async def _receive_opening(self) -> Command:
         """Wait for a command other than a reply, which is sent at once."""
         while True:
+            timeout_s = self._transport.start_timeout_s
             try:
-                async with asyncio.timeout(self._timeouts.start):
-                    command = await self._commands.next()
+                command = await self._commands.next(timeout_s)
             except TimeoutError:
-                sentence = f"no session was opened within {self._timeouts.start:g} s"
+                sentence = f"no session was opened within {timeout_s:g} s"
                 raise RefusalError(sentence, code=RefusalCode.OUT_OF_ORDER) from None
             if not isinstance(command, Reply):
                 return command

@@ -122,7 +122,8 @@ class Exchange:
         """
         if self._connection.their_state is not h11.SEND_BODY:
             return b""
-        if self._connection.they_are_waiting_for_100_continue:
+        is_waiting = self._connection.they_are_waiting_for_100_continue
+        if is_waiting and not self._connection.trailing_data[0]:
             go_on = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
             self._write(go_on)
         try:
@@ -131,7 +132,8 @@ class Exchange:
         except TimeoutError:
             raise RequestError(
                 http.HTTPStatus.REQUEST_TIMEOUT,
-                f"nothing of the body has come for {self._timeouts.body:g} s",
+                f"no part of the body has come for {self._timeouts.body:g} s",
+                (("Connection", "close"),),
             ) from None
         if not isinstance(event, h11.Data):
             return b""
@@ -232,8 +234,9 @@ class Exchange:
     def _has_much_unread(self) -> bool:
         if self._connection.their_state is not h11.SEND_BODY:
             return False
-        length = self._content_length
-        return length is None or length - self._n_received > _MAX_DISCARDED
+        if self.head.all("transfer-encoding"):
+            return True
+        return (self._content_length or 0) - self._n_received > _MAX_DISCARDED
 
     def _too_big(self) -> RequestError:
         return RequestError(

@@ -31,6 +31,11 @@ class HttpTransport:
         """See `Transport.has_left`."""
         return self._exchange.stream.has_left
 
+    @property
+    def start_timeout_s(self) -> float | None:
+        """See `Transport.start_timeout_s`; a request may open a session at the end of its body."""
+        return None
+
     async def receive(self) -> Frame | None:
         """See `Transport.receive`; a body that is too big, too slow or wrong is refused here."""
         if self._has_ended:

@@ -31,6 +31,11 @@ class TcpTransport:
         """See `Transport.has_left`."""
         return self._stream.has_left
 
+    @property
+    def start_timeout_s(self) -> float | None:
+        """See `Transport.start_timeout_s`."""
+        return self._timeouts.start
+
     async def receive(self) -> Frame | None:
         """See `Transport.receive`."""
         if self._has_ended:

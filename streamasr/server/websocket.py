@@ -78,6 +78,11 @@ class WebSocket:
         """See `Transport.has_left`."""
         return self._stream.has_left
 
+    @property
+    def start_timeout_s(self) -> float | None:
+        """See `Transport.start_timeout_s`."""
+        return self._timeouts.start
+
     async def receive(self) -> dialect.Frame | None:
         """See `Transport.receive`."""
         while not self._messages:

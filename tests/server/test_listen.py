@@ -19,8 +19,8 @@ from streamasr.core.errors import ConfigError
 from streamasr.core.refusal import RefusalError
 from streamasr.protocols import v1
 from streamasr.server.access import Access
-from streamasr.server.timeouts import Timeouts
 from streamasr.server.listen import MAX_CONNECTIONS
+from streamasr.server.timeouts import Timeouts
 from tests.support.errors import raises
 from tests.support.house import (
     Client,
