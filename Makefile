@@ -19,6 +19,7 @@ check: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/pytest -q tests/test_layers.py tests/test_prose.py tests/core/test_error_codes.py
 
 # Compares with the reference implementation, which has an environment of its own.
 reference: $(REFERENCE_INSTALLED)

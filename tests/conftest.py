@@ -38,8 +38,12 @@ DEADLINE_S = 150.0
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give every async test a deadline."""
     for item in items:
-        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
-            item.obj = _with_deadline(item.obj)
+        if isinstance(item, pytest.Function):
+            if inspect.iscoroutinefunction(item.obj):
+                item.obj = _with_deadline(item.obj)
+            property_test = getattr(item.obj, "hypothesis", None)
+            if property_test and inspect.iscoroutinefunction(property_test.inner_test):
+                property_test.inner_test = _with_deadline(property_test.inner_test)
 
 
 def _with_deadline(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
@@ -48,6 +52,8 @@ def _with_deadline(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaita
     The cause of the TimeoutError is the CancelledError, whose traceback ends at the `await`
     that did not return; the other tasks go to stderr.
     """
+    if hasattr(test, "__wrapped__"):  # a property test with parameters, which are one function
+        return test
 
     @functools.wraps(test)
     async def limited(*args: object, **kwargs: object) -> None:

@@ -1,4 +1,4 @@
-"""Word times without an aligner: a segment's duration shared among its words."""
+"""Word times without an aligner: a segment's duration divided among its words."""
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -13,10 +13,10 @@ _PER_MS: Final = SAMPLE_RATE // 1000  # samples
 
 
 def spread_words(words: Sequence[AlignableWord], start: int, end: int) -> list[Span]:
-    """Share a stretch of time among words, by the width of what is spoken.
+    """Divide a stretch of time among words, by the width of their spoken forms.
 
-    For when no aligner is at hand, or the audio is longer than its classes reach. An
-    ideograph counts as two letters.
+    It is used without an aligner, or for audio longer than its classes reach. An ideograph counts
+    as two letters.
 
     Args:
         words: (n,).
@@ -24,7 +24,7 @@ def spread_words(words: Sequence[AlignableWord], start: int, end: int) -> list[S
         end: of the last, milliseconds.
 
     Returns:
-        (n,) spans without gaps; every one has a length where there are milliseconds enough.
+        (n,) spans without gaps; each has a length if there are at least n milliseconds.
     """
     if not words:
         return []
@@ -61,7 +61,7 @@ def time_words(
 
 
 def guess_words(segment: Segment) -> tuple[Word, ...]:
-    """Spread a segment's words over its time, for want of an aligner."""
+    """Spread a segment's words over its time."""
     words = split_words(segment.text, segment.language)
     spans = spread_words(words, 0, (segment.end - segment.start) // _PER_MS)
     return time_words(words, spans, [None] * len(words), segment.start)

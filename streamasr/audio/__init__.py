@@ -1,1 +1,1 @@
-"""Where samples come from: every source delivers blocks of mono float32 at SAMPLE_RATE."""
+"""Sources of audio: each delivers blocks of mono float32 at SAMPLE_RATE."""

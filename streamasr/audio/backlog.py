@@ -1,4 +1,4 @@
-"""What was heard and not yet taken."""
+"""Bounded queue of captured audio between the recording thread and its reader."""
 
 import threading
 from collections import deque
@@ -8,14 +8,14 @@ from streamasr.core.units import Samples, to_seconds
 
 
 class Backlog:
-    """A queue between two threads that holds so much audio and no more.
+    """Queue between two threads that holds a limited amount of audio.
 
-    When it is full, the oldest samples are dropped, and a `Missed` stands in their place: a reader
-    that comes back late hears the present, and knows what it did not hear.
+    When the queue is full, the oldest samples are dropped and replaced by a `Missed`: a reader that
+    returns late receives the present, and the length of what was dropped.
     """
 
     def __init__(self, limit: Samples) -> None:
-        """Make an empty one that holds at most `limit` samples."""
+        """Create an empty queue that holds at most `limit` samples."""
         self._limit = limit
         self._events: deque[CaptureEvent] = deque()
         self._n_samples = 0
@@ -23,7 +23,7 @@ class Backlog:
         self._lock = threading.Lock()
 
     def put(self, event: CaptureEvent) -> None:
-        """Add to the end."""
+        """Append an event."""
         with self._lock:
             self._events.append(event)
             if isinstance(event, Captured):
@@ -32,7 +32,7 @@ class Backlog:
                     self._drop_oldest()
 
     def take(self) -> CaptureEvent | None:
-        """Take from the beginning; None when nothing is there."""
+        """Remove and return the oldest event; None when the queue is empty."""
         with self._lock:
             if not self._events:
                 self._is_overdue = False
@@ -59,4 +59,6 @@ class Backlog:
 
     def _trouble(self) -> Troubled:
         seconds = to_seconds(self._limit)
-        return Troubled("backlog", f"Audio is being lost: it waited for more than {seconds:g} s.")
+        return Troubled(
+            "backlog", f"Audio is being lost: more than {seconds:g} s of it were waiting."
+        )

@@ -1,7 +1,7 @@
-"""What live audio is made of: samples, audio that is missing, and what to tell the listeners.
+"""Events of live audio: samples, audio that is missing, and troubles to report to clients.
 
 A capture counts time: from its first event on, the samples of all `Captured` and `Missed` together
-are the time that passed while it listened. Whoever adds them up has the session's clock.
+are the time that passed while it recorded. Their sum is the session's clock.
 """
 
 from collections.abc import AsyncGenerator
@@ -11,12 +11,12 @@ from typing import Literal, Protocol, TypeAlias
 from streamasr.core.units import Float32Array, Samples
 
 MissReason: TypeAlias = Literal["device_lost", "suspend", "overflow", "backlog"]
-"""Why audio is missing: the device was not there or gave nothing; the machine slept; the
-device's own buffer ran over; our queue ran over, because nobody took the blocks in time."""
+"""Reason why audio is missing: the device was absent or delivered nothing; the machine slept; the
+device's own buffer overflowed; our queue overflowed, because the blocks were not taken in time."""
 
 TroubleCode: TypeAlias = Literal["device_lost", "device_back", "overflow", "backlog"]
-"""What changed: the device cannot be opened, or gave nothing more; it is open (again);
-audio begins to be lost for the reason of the same name."""
+"""Change to report: the device cannot be opened, or stopped delivering; the device is open
+(again); audio begins to be lost for the reason of the same name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # an array has no truth value to compare by
@@ -29,10 +29,10 @@ class Captured:
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """Audio that belongs here and is not there; what follows does not continue what came before.
+    """Audio that is missing at this place; the next samples do not continue the ones before.
 
-    When a device is lost, one of these comes at once with what is missing so far, so that an open
-    segment can end there; another follows with the rest when the device is back.
+    When a device is lost, a first `Missed` is emitted at once with the length so far, so that an
+    open segment can end there; another follows with the rest when the device is back.
     """
 
     duration: Samples
@@ -42,7 +42,7 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class Troubled:
-    """Something that listeners should know, told once for each change."""
+    """Trouble to report to clients, emitted once for each change."""
 
     code: TroubleCode
     message: str
@@ -53,13 +53,13 @@ CaptureEvent: TypeAlias = Captured | Missed | Troubled
 
 
 class Capture(Protocol):
-    """A source of live audio."""
+    """Source of live audio."""
 
     def events(self) -> AsyncGenerator[CaptureEvent, None]:
-        """Listen, until the source is over or the iterator is closed.
+        """Record until the source ends or the iterator is closed.
 
-        Closing the iterator (`contextlib.aclosing`) closes the source: whoever pauses, closes. A
-        later call listens anew.
+        Closing the iterator (`contextlib.aclosing`) closes the source; pausing is done this way. A
+        later call opens the source again.
 
         Raises:
             AudioError: the source cannot be used at all, and trying again will not help.

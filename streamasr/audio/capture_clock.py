@@ -1,15 +1,16 @@
-"""How much audio is missing, judged by when blocks arrive.
+"""Detection of missing audio from the arrival times of blocks.
 
-A device promises `rate` samples per second; a clock says how many seconds have passed. The
-*lateness* of a block is how much later it begins by the clock than the samples before it say. It
-never stands still: a block waits in buffers, and when the machine is busy many blocks come late and
-all at once. But a block never comes early, so the least lateness of a while, its floor, is steady
-while nothing is lost, and rises for good by what is lost.
+A device delivers `rate` samples per second by its own specification; a clock gives the seconds that
+have passed. The *lateness* of a block is the difference between its start by the clock and its
+start by the count of samples before it. The lateness varies all the time: a block waits in buffers,
+and when the machine is busy many blocks arrive late and all at once. But a block never arrives
+early, so the minimum of the lateness over a while, its floor, is steady while no audio is lost, and
+rises permanently by the amount that is lost.
 
-PortAudio also says when a block was recorded, and whether blocks before it were dropped. The former
-is of no use here: under PulseAudio it was seen to jump by half a second while blocks came evenly.
-The latter is believed, but a sound server drops audio without it (when it moves a recording to
-another source, say), so the floor is watched in any case.
+PortAudio also reports the recording time of a block, and whether blocks before it were dropped. The
+recording time is not usable: under PulseAudio it was seen to jump by half a second while blocks
+arrived evenly. The report of dropped blocks is used, but a sound server also drops audio without
+one (for example when it moves a recording to another source), so the floor is observed in any case.
 """
 
 from typing import Final
@@ -17,28 +18,29 @@ from typing import Final
 from streamasr.core.units import SAMPLE_RATE, Samples, to_samples
 
 WINDOW: Final = 0.5
-"""Seconds of which a floor is taken, and so about how late a loss may be noticed ..."""
+"""Seconds over which a floor is taken, which is about the delay until a loss is noticed ..."""
 WINDOW_BLOCKS: Final = 10
-"""... but it takes so many blocks too, since a single one may be late for no reason ..."""
+"""... but at least this number of blocks, because a single block may be late by chance ..."""
 STALL: Final = 0.25
-"""... and no two of them further apart than this (or three times their length), or else the last
-ones may still be waiting in the device."""
+"""... and no two of them further apart than this (or three times their length), because otherwise
+the last ones may still be waiting in the device."""
 SMALLEST_LOSS: Final = to_samples(0.25)
-"""Samples; a floor may rise by less because a sound server made the path from the device longer,
-as it does when other programs come and go. A smaller loss is reported when others add to it."""
+"""Samples; the floor may rise by less because a sound server lengthened the path from the device,
+which happens when other programs start and stop recording. Smaller losses are reported once they
+add up to this."""
 SMALLEST_KNOWN_LOSS: Final = to_samples(0.01)
-"""Samples; the same where the device says that there was a loss."""
+"""Samples; the same limit after the device itself reported a loss."""
 DRIFT: Final = 1e-3
-"""Part by which a device's rate may differ from the clock's; ordinary ones stay far below it."""
+"""Fraction by which a device's rate may differ from the clock's; real devices stay far below."""
 HEAD_START: Final = 5.0
-"""Seconds of audio by which a device may be ahead of the clock, having been held up before."""
+"""Seconds of audio by which a device may be ahead of the clock after it was delayed before."""
 
 
 class CaptureClock:
-    """Counts the samples of a microphone that came and those that did not.
+    """Counter of the samples of a microphone, both delivered and missing.
 
-    All together they keep pace with the clock that the times are taken from. One that also counts
-    while the machine sleeps makes sleep a loss like any other.
+    Their sum keeps pace with the clock of the given times. With a clock that also counts while the
+    machine sleeps, sleep is a loss like any other.
     """
 
     def __init__(self) -> None:
@@ -55,16 +57,16 @@ class CaptureClock:
 
     @property
     def position(self) -> Samples:
-        """Samples at SAMPLE_RATE from the beginning, those included that are missing."""
+        """Samples at SAMPLE_RATE from the beginning, missing ones included."""
         return Samples(self._base + round(self._n_run * SAMPLE_RATE / self._rate))
 
     def begin(self, time: float) -> None:
-        """Audio is expected from now on. Otherwise it begins with the first block."""
+        """Expect audio from now on; without this call it begins with the first block."""
         if self._origin is None:
             self._origin = time
 
     def open(self, rate: int) -> None:
-        """A device was opened; what follows does not continue what came before."""
+        """Note that a device was opened; its samples do not continue the ones before."""
         self._base, self._n_run, self._rate = self.position, 0, rate
         self._is_new = True
         self._floor = _Floor()
@@ -73,12 +75,12 @@ class CaptureClock:
         """Count a block.
 
         Args:
-            n: its samples, at the device's rate.
-            time: when it arrived, in seconds.
-            is_broken: whether something is known to be missing before it.
+            n: number of samples, at the device's rate.
+            time: arrival time, in seconds.
+            is_broken: whether audio is known to be missing before the block.
 
         Returns:
-            How much is missing right before it; 0 as long as it goes on from the last one.
+            Length of the audio missing right before the block; 0 if it continues the last one.
         """
         begin = time - n / self._rate
         if self._origin is None:
@@ -92,16 +94,16 @@ class CaptureClock:
         return missing
 
     def close(self, time: float) -> Samples:
-        """The device is gone.
+        """Note that the device is gone.
 
         Returns:
-            How much is missing up to now; at least one sample, because the sound is cut off.
+            Length of the audio missing up to now; at least one sample, because the sound is cut.
         """
         self.begin(time)
         return self._miss(max(1, self._lateness(time) - self._usual))
 
     def is_too_fast(self, time: float) -> bool:
-        """Whether the open device makes audio up: it delivers more than time can have passed."""
+        """Return whether the device delivers more audio than time has passed: not a microphone."""
         passed = time - self._opened_at
         return not self._is_new and self._n_opened / self._rate > 1.1 * passed + HEAD_START
 
@@ -120,7 +122,7 @@ class CaptureClock:
         return missing
 
     def _look_back(self) -> Samples:
-        """At the end of a window: whether the floor rose; if not, follow its drift."""
+        """Return the loss found at the end of a window; without a loss, follow the drift."""
         rise, tolerated = self._floor.least - self._usual, DRIFT * self._floor.age
         self._is_settled = True
         self._floor = _Floor()
@@ -138,7 +140,7 @@ class CaptureClock:
 
 
 class _Floor:
-    """The least lateness of a while."""
+    """Minimum of the lateness over a while."""
 
     def __init__(self) -> None:
         self.least = float("inf")

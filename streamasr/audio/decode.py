@@ -1,8 +1,8 @@
-"""Packets of a media file to mono samples at the file's own rate, on the file's timeline.
+"""Decoding of a media file to mono samples at the file's own rate, on the file's timeline.
 
-Samples follow each other without gaps in what is delivered, but not always in the file: sound may
-start later than the picture, a recorder may have paused, a damaged packet is left out. Such gaps
-are filled with silence, so that times in the text are times in the file.
+The samples delivered follow each other without gaps, those of the file need not: sound may start
+later than the picture, a recorder may have paused, a damaged packet is skipped. Such gaps are
+filled with silence, so that times in the text are times in the file.
 """
 
 import logging
@@ -30,20 +30,20 @@ FULL_SCALE: Final = {"s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
 """Value that stands for 1.0 in libav's signed formats (24 bits come left-justified in s32)."""
 
 SMALLEST_GAP: Final = 0.1
-"""Seconds; less is the rounding of timestamps (Matroska counts milliseconds) or codec delay."""
+"""Seconds; smaller differences are rounding (Matroska has milliseconds) or the codec's delay."""
 LARGEST_GAP: Final = 3600.0
 """Seconds; more is a broken timestamp."""
 
 SEEKABLE: Final = {"wav", "w64", "aiff", "caf", "flac", "mov", "mp4", "m4a", "matroska", "webm"}
-"""Formats whose timestamps after a seek are right: to the sample, in Matroska to about 1 ms.
-MP3 and ADTS guess them from the bit rate."""
+"""Formats with exact timestamps after a seek: to the sample, in Matroska to about 1 ms. MP3 and
+ADTS estimate them from the bit rate."""
 SEEK_MARGIN: Final = 3.0
-"""Seconds decoded before the place that is wanted, for codecs and filters to settle."""
+"""Seconds decoded before the target of a seek, until codecs and filters have settled."""
 
 MISSING: Final = 1.0
-"""Seconds by which a file may be shorter than it says."""
+"""Seconds by which a file may be shorter than its header states."""
 RIFF_UNKNOWN: Final = 0x7FFF_0000
-"""Sizes in a WAV header from here on, and 0, were written to a pipe: nobody knew."""
+"""Sizes in a WAV header from here on, and 0, mean an unknown size: it was written to a pipe."""
 
 
 class Piece(NamedTuple):
@@ -66,7 +66,7 @@ class Decoder:
         self._time_base = stream.time_base or Fraction(1, SAMPLE_RATE)
         self._origin = Fraction(container.start_time or 0, av.time_base)
         self._position = Fraction(0)  # seconds from the start of the file, decoded or left out
-        self._shift = Fraction(0)  # seconds by which timestamps jumped that are not believed
+        self._shift = Fraction(0)  # seconds by which implausible timestamps jumped
         self._is_settling = False  # after a seek, before its target
         self._n_damaged = 0
         for other in container.streams:
@@ -80,7 +80,7 @@ class Decoder:
 
     @property
     def length(self) -> float | None:
-        """Seconds that the file says it has; in some formats an estimate."""
+        """Seconds that the file states as its length; in some formats an estimate."""
         if self._stream.duration is not None:
             start = (self._stream.start_time or 0) * self._time_base
             late = max(Fraction(0), start - self._origin)
@@ -90,10 +90,10 @@ class Decoder:
         return None
 
     def seek(self, seconds: float) -> float:
-        """Leave out what lies well before a place, if the format can do that exactly.
+        """Skip what lies well before a position, if the format supports exact seeking.
 
         Returns:
-            What is left out, in whole seconds; 0 if it is better to decode from the start.
+            Skipped length in whole seconds; 0 if decoding starts at the beginning.
         """
         target = math.floor(seconds - SEEK_MARGIN)
         if target <= 0 or not self._formats & SEEKABLE or target >= (self.length or math.inf):
@@ -107,11 +107,11 @@ class Decoder:
         return float(target)
 
     def pieces(self) -> Iterator[Piece]:
-        """Everything, in order, with silence in the gaps.
+        """Deliver all samples, in order, with silence in the gaps.
 
         Raises:
-            AudioError: after everything before was delivered: the file breaks off, or goes on
-                with something that is no sound.
+            AudioError: the file breaks off, or continues with values that are not sound; raised
+                after everything before was delivered.
         """
         for frame in self._frames():
             gap = self._gap_before(frame)
@@ -119,7 +119,7 @@ class Decoder:
             yield from self._sound(to_mono(frame)[max(0, -gap) :], frame.sample_rate)
         self._check_length()
         if self._n_damaged:
-            logger.warning("%s: %d damaged packets were left out", self._path, self._n_damaged)
+            logger.warning("%s: %d damaged packets were skipped", self._path, self._n_damaged)
 
     def _frames(self) -> Iterator[AudioFrame]:
         packets = self._container.demux(self._stream)
@@ -140,7 +140,7 @@ class Decoder:
             return []
 
     def _gap_before(self, frame: AudioFrame) -> int:
-        """Samples missing before a frame; negative after a seek: samples of it to leave out."""
+        """Return the number of samples missing before a frame; negative, after a seek: to drop."""
         if frame.pts is None or frame.time_base is None:
             return 0
         time = frame.pts * frame.time_base - self._origin + self._shift
@@ -156,7 +156,7 @@ class Decoder:
         return 0
 
     def _silence(self, n_samples: int, rate: int) -> Iterator[Piece]:
-        """Silence of any length, at most a second at a time."""
+        """Yield silence of any length, at most a second at a time."""
         while n_samples > 0:
             n = min(n_samples, rate)
             self._position += Fraction(n, rate)
@@ -164,25 +164,25 @@ class Decoder:
             n_samples -= n
 
     def _sound(self, samples: Float32Array, rate: int) -> Iterator[Piece]:
-        """Samples as far as they are numbers."""
+        """Yield the samples up to the first NaN or infinite value."""
         is_number = np.isfinite(samples)
         n = len(samples) if is_number.all() else int(np.argmin(is_number))
         self._position += Fraction(n, rate)
         if n:
             yield Piece(samples[:n], rate)
         if n < len(samples):
-            raise self._broken("its samples are not numbers (NaN or infinite)")
+            raise self._broken("its samples are NaN or infinite")
 
     def _check_length(self) -> None:
-        promised = self.length if self._states_length() else None
-        if promised is not None and promised - self.position > MISSING:
-            raise self._broken(f"its header promises {promised:.1f} s")
+        stated = self.length if self._states_length() else None
+        if stated is not None and stated - self.position > MISSING:
+            raise self._broken(f"its header states {stated:.1f} s")
         if "wav" in self._formats and self._path.is_file() and is_riff_cut_off(self._path):
-            raise self._broken("its header promises more")
+            raise self._broken("its header states a greater length")
 
     def _states_length(self) -> bool:
-        """Is the length written in the file, and that of the sound?"""
-        if "mp3" in self._formats:  # only the header of LAME says where the sound starts
+        """Return whether the file states the length of its sound."""
+        if "mp3" in self._formats:  # only the header of LAME states where the sound starts
             return bool(self._stream.start_time)
         if "matroska" in self._formats:
             return len(self._container.streams) == 1
@@ -190,15 +190,18 @@ class Decoder:
 
     def _broken(self, why: str) -> AudioError:
         if self._position == 0:
-            return AudioError(f"{self._path} contains no audio: {why}; get a complete copy.")
+            return AudioError(
+                f"{self._path} contains no audio: {why}; get a complete copy.", code="no_audio"
+            )
         return AudioError(
             f"{self._path} breaks off at {self.position:.1f} s: {why}; everything before that was"
-            " used, get a complete copy for the rest."
+            " used, get a complete copy for the rest.",
+            code="breaks_off",
         )
 
 
 def is_riff_cut_off(path: Path) -> bool:
-    """Is a WAV file shorter than its header says? libav corrects the header silently."""
+    """Return whether a WAV file is shorter than its header states; libav ignores this."""
     with path.open("rb") as file:
         head = file.read(8)
     if len(head) < 8 or head[:4] != b"RIFF":

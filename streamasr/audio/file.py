@@ -1,11 +1,11 @@
 """Audio and video files of any kind, decoded as they are read.
 
-libav (through PyAV) demuxes and decodes; channels are averaged; soxr resamples. What comes out
-is clipped to -1..1. (The reference front end divides a clip by its peak if that exceeds 1. A
-stream does not know its peak; only float files above full scale and resampling overshoots are
+libav (through PyAV) demuxes and decodes; channels are averaged; soxr resamples. The result is
+clipped to -1..1. (The reference front end divides a clip by its peak if that exceeds 1. The peak of
+a stream is not known beforehand; only float files above full scale and resampling overshoots are
 affected.)
 
-Nothing is kept: memory does not grow with the length of the file.
+Memory does not grow with the length of the file.
 """
 
 import os
@@ -32,19 +32,20 @@ def open_audio(path: Path, *, start: float = 0.0, duration: float | None = None)
 
     Args:
         path: the file; a named pipe works too.
-        start: seconds to leave out at the beginning.
+        start: seconds to skip at the beginning.
         duration: seconds to deliver at most; None for all.
 
     Returns:
         The source; a context manager that closes the file.
 
     Raises:
-        AudioError: it cannot be read, is no media file, or has no sound.
+        AudioError: the file cannot be read, is not a media file, or has no sound.
     """
     if start < 0 or (duration is not None and duration <= 0):
         raise AudioError(
             f"Cannot read {path} from {start:g} s for {duration} s: the start must not be negative"
-            " and the duration must be positive."
+            " and the duration must be positive.",
+            code="value_out_of_range",
         )
     _check_readable(path)
     container = _open_container(path)
@@ -59,18 +60,26 @@ def _check_readable(path: Path) -> None:
     try:
         status = path.stat()
     except OSError as error:
-        raise AudioError(f"Cannot open {path}: {_reason(error)}.") from error
+        raise AudioError(
+            f"Cannot open {path}: {_reason(error)}.",
+            code="no_such_file" if isinstance(error, FileNotFoundError) else "cannot_open",
+        ) from error
     if stat.S_ISDIR(status.st_mode):
-        raise AudioError(f"{path} is a directory; name the audio files in it.")
+        raise AudioError(f"{path} is a directory; name the audio files in it.", code="is_directory")
     if not os.access(path, os.R_OK):
-        raise AudioError(f"Cannot read {path}: permission denied; check its access rights.")
+        raise AudioError(
+            f"Cannot read {path}: permission denied; check its access rights.",
+            code="permission_denied",
+        )
     if stat.S_ISREG(status.st_mode) and status.st_size == 0:
-        raise AudioError(f"{path} is empty (0 bytes); record or download it again.")
+        raise AudioError(
+            f"{path} is empty (0 bytes); record or download it again.", code="empty_file"
+        )
 
 
 def _reason(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
-        return "there is no such file; check the name"
+        return "the file does not exist; check the name"
     return (error.strerror or "unknown error").lower()
 
 
@@ -82,13 +91,14 @@ def _open_container(path: Path) -> InputContainer:
     except av.error.InvalidDataError as error:
         raise _not_media(path) from error
     except av.error.FFmpegError as error:
-        raise AudioError(f"Cannot read {path}: {error.strerror}.") from error
+        raise AudioError(f"Cannot read {path}: {error.strerror}.", code="cannot_read") from error
 
 
 def _not_media(path: Path) -> AudioError:
     return AudioError(
         f"{path} is not an audio or video file, or is incomplete; if another program can play it,"
-        " convert it to WAV or FLAC."
+        " convert it to WAV or FLAC.",
+        code="not_media",
     )
 
 
@@ -96,14 +106,16 @@ def _find_audio(path: Path, container: InputContainer) -> AudioStream:
     stream = container.streams.best("audio")
     if isinstance(stream, AudioStream):
         return stream
-    # libav takes text for animations of a terminal, or for subtitles.
+    # libav opens text as an animation of a terminal, or as subtitles.
     if container.format.name == "tty" or not container.streams.video:
         raise _not_media(path)
-    raise AudioError(f"{path} contains no sound; choose a file with an audio track.")
+    raise AudioError(
+        f"{path} contains no sound; choose a file with an audio track.", code="no_audio_track"
+    )
 
 
 class AudioFile:
-    """The audio of one file, as a source of blocks."""
+    """Audio of one file, as a source of blocks."""
 
     def __init__(
         self, path: Path, container: InputContainer, start: float, duration: float | None
@@ -116,7 +128,7 @@ class AudioFile:
 
     @property
     def duration(self) -> float | None:
-        """Seconds that will be delivered, as far as the file says."""
+        """Seconds that will be delivered, by the length that the file states; None if unknown."""
         total = self._decoder.length
         if total is None:
             return None
@@ -124,10 +136,10 @@ class AudioFile:
         return rest if self._limit is None else min(rest, to_seconds(self._limit))
 
     def blocks(self) -> Iterator[Float32Array]:
-        """The audio, once, in order; see `AudioSource.blocks`.
+        """Deliver the audio, once, in order; see `AudioSource.blocks`.
 
-        A part is, to the sample, what stands there in the whole. Where a seek saves decoding what
-        comes before (`decode.SEEKABLE`), lossy codecs may differ in the last bits.
+        A part of the file equals, to the sample, the same part of the whole. Where a seek saves
+        decoding the audio before (`decode.SEEKABLE`), lossy codecs may differ in the last bits.
         """
         position = int(to_samples(self._decoder.seek(to_seconds(self._start))))
         start, n_delivered = int(self._start), 0
@@ -142,11 +154,14 @@ class AudioFile:
             if n_delivered == self._limit:
                 return
         if position == 0:
-            raise AudioError(f"{self._path} contains no audio; record or download it again.")
+            raise AudioError(
+                f"{self._path} contains no audio; record or download it again.", code="no_audio"
+            )
         if n_delivered == 0:
             raise AudioError(
-                f"{self._path} is over at {self._decoder.position:.1f} s, before the start at"
-                f" {to_seconds(start):g} s; start earlier."
+                f"{self._path} ends at {self._decoder.position:.1f} s, before the start at"
+                f" {to_seconds(start):g} s; start earlier.",
+                code="ends_before_start",
             )
 
     def close(self) -> None:
@@ -165,7 +180,7 @@ class AudioFile:
         self.close()
 
     def _resampled(self) -> Iterator[Float32Array]:
-        """Blocks at SAMPLE_RATE; a failure comes after everything before it."""
+        """Yield blocks at SAMPLE_RATE; an error is raised after everything before it."""
         resampler: Resampler | None = None
         failure: AudioError | None = None
         waiting = _gathered(self._decoder.pieces())
@@ -189,7 +204,7 @@ class AudioFile:
 
 
 def _gathered(pieces: Iterator[Piece]) -> Iterator[Piece]:
-    """Join small pieces to about a block; a failure comes after everything before it."""
+    """Join small pieces to about a block; an error is raised after everything before it."""
     waiting: list[Float32Array] = []
     n_waiting, rate = 0, 0
     try:

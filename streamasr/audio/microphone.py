@@ -1,10 +1,10 @@
-"""A microphone that is listened to without end, whatever happens to the device.
+"""Microphone that records without end and recovers from failures of the device.
 
     PortAudio's thread     copies a block into a queue
-    the microphone's own   opens and closes the device; resamples; finds out what is missing
-    the event loop         takes events from a bounded backlog
+    recorder thread        opens and closes the device; resamples; detects missing audio
+    event loop             takes events from a bounded backlog
 
-Everything that may block stands in the microphone's own thread, and only it talks to PortAudio.
+Everything that may block runs in the recorder thread, and only that thread calls PortAudio.
 """
 
 import asyncio
@@ -43,56 +43,58 @@ from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples, to_samples
 logger = logging.getLogger(__name__)
 
 BACKLOG: Final = to_samples(10.0)
-"""Samples that wait for the event loop at most."""
+"""Most samples that wait for the event loop."""
 MAX_BLOCKS: Final = 4096
-"""Blocks that wait for our own thread at most, more than a minute; more are dropped, and the clock
-finds them missing."""
+"""Most blocks that wait for the recorder thread, more than a minute; further ones are dropped, and
+the capture clock detects the loss."""
 
 SHORTEST_SLEEP: Final = 0.1
-"""Seconds by which two clocks must part to call it sleep."""
+"""Seconds by which the two clocks must differ to be taken for sleep."""
 QUIET: Final = 60.0
-"""Seconds without overflow after which the next one is told again."""
+"""Seconds without overflow after which the next one is reported again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long a device may give nothing before it is taken for dead, and when it is tried again.
+    """Limits for a device that delivers nothing, and the intervals between attempts.
 
-    It is counted in short waits, because a process that was stopped for a while finds its blocks
-    waiting when it goes on.
+    The limit is counted in short waits, because a process that was stopped for a while finds blocks
+    waiting when it continues.
     """
 
     wait: float = 0.25
     """Seconds."""
     n_waits: int = 8
     n_first_waits: int = 20
-    """The same before its first block: sound servers and radio links take their time."""
+    """Waits before the first block: sound servers and radio links need longer to start."""
     first_retry: float = 0.25
     """Seconds; they double each time ..."""
     last_retry: float = 5.0
-    """... up to this; a device that worked for longer is tried soon again."""
+    """... up to this; after a device that worked for longer, the first interval is used again."""
     closing: float = 5.0
-    """Seconds after which a device that does not let itself be closed is left to itself."""
+    """Seconds after which a device that cannot be closed is abandoned."""
 
 
 class AmbiguousInputError(AudioError):
-    """Several devices could be meant."""
+    """The name of the device matches several devices."""
 
 
 def find_input(inputs: Sequence[InputDevice], wanted: int | str | None) -> InputDevice:
     """Choose a device.
 
     Args:
-        inputs: what there is.
-        wanted: an index, also as text; a name, or a part of one that no other has (case does not
-            matter); None for the default.
+        inputs: existing devices.
+        wanted: an index, also as text; a name, or a part of a name that only one device has (case
+            is ignored); None for the default.
 
     Raises:
-        DeviceError: there is no such device.
-        AmbiguousInputError: there are several.
+        DeviceError: no device matches.
+        AmbiguousInputError: several devices match.
     """
     if not inputs:
-        raise DeviceError("There is no audio input; plug a microphone in.")
+        raise DeviceError(
+            "This machine has no audio input; plug a microphone in.", code="no_input_devices"
+        )
     if wanted is None:
         return next((device for device in inputs if device.is_default), inputs[0])
     if (index := _as_index(wanted)) is not None:
@@ -100,36 +102,40 @@ def find_input(inputs: Sequence[InputDevice], wanted: int | str | None) -> Input
     else:
         matching = _matching(inputs, str(wanted).casefold())
     if not matching:
-        raise DeviceError(f"There is no audio input {wanted!r}; there are {_listed(inputs)}.")
+        raise DeviceError(
+            f"No audio input matches {wanted!r}; the inputs are {_listed(inputs)}.",
+            code="no_such_device",
+        )
     if len(matching) > 1:
         raise AmbiguousInputError(
-            f"{wanted!r} could be any of {_listed(matching)}; use more of the name, or an index."
+            f"{wanted!r} matches {_listed(matching)}; use more of the name, or an index.",
+            code="ambiguous_device",
         )
     return matching[0]
 
 
 def _as_index(wanted: int | str) -> int | None:
-    """The number by which a device is wanted, if it is."""
+    """Return the index that was asked for; None for a name."""
     return int(wanted) if isinstance(wanted, int) or wanted.isdecimal() else None
 
 
 def find_again(inputs: Sequence[InputDevice], known: InputDevice) -> InputDevice:
-    """Find a device that has been used before, wherever it is plugged in now.
+    """Find a device that was used before, also at another port.
 
     Raises:
-        DeviceError: it is not there, or there are several like it.
+        DeviceError: the device is absent, or several devices have its name.
     """
     exact = [d for d in inputs if (d.name, d.host_api) == (known.name, known.host_api)]
     alike = [d for d in inputs if _bare(d.name) == _bare(known.name)]
     for matching in (exact, alike):
         if len(matching) == 1:
             return matching[0]
-    listed = f"there are {_listed(inputs)}" if inputs else "there is no other"
-    raise DeviceError(f"The audio input {known.name} is gone; {listed}.")
+    listed = f"the inputs are {_listed(inputs)}" if inputs else "no other input exists"
+    raise DeviceError(f"The audio input {known.name} is gone; {listed}.", code="device_gone")
 
 
 def _bare(name: str) -> str:
-    """A device's name without ALSA's numbers, which depend on what else is plugged in."""
+    """Return a device's name without ALSA's numbers, which depend on the other devices."""
     return re.sub(r" \(hw:[\d,]+\)$", "", name)
 
 
@@ -155,15 +161,15 @@ class Microphone:
         backlog: Samples = BACKLOG,
         clock: Callable[[], Moment] = Moment.now,
     ) -> None:
-        """Name a device; it is opened when somebody listens.
+        """Name a device; it is opened by `events`.
 
         Args:
-            device: see `find_input`. It need not be there yet. An index means the device that has
-                it when it is first opened, wherever that one is found later.
-            system: where devices are found; PortAudio if None.
-            timeouts: with a device that gives nothing.
-            backlog: samples kept for a listener that is busy.
-            clock: the one that blocks have their times from.
+            device: see `find_input`. The device may be absent at first. An index selects the device
+                that has it when it is first opened, also if it has another index later.
+            system: finds devices; PortAudio if None.
+            timeouts: limits for a device that delivers nothing.
+            backlog: most samples kept for a reader that is busy.
+            clock: clock of the arrival times of blocks.
         """
         self._device = device
         self._system = system or PortAudio()
@@ -172,13 +178,13 @@ class Microphone:
         self._clock = clock
 
     async def events(self) -> AsyncGenerator[CaptureEvent, None]:
-        """Listen until the iterator is closed; then the device is closed, too.
+        """Record until the iterator is closed, which closes the device.
 
-        A device that is not there, or vanishes, is tried again and again. Listeners are told, and
-        the time without it is reported as `Missed`; so is the time while the machine slept.
+        A device that is absent or disappears is tried again and again. The trouble is reported, and
+        the time without the device is emitted as `Missed`; so is the time while the machine slept.
 
         Raises:
-            AudioError: PortAudio is missing, or several devices could be meant.
+            AudioError: PortAudio is missing, or the name matches several devices.
         """
         loop = asyncio.get_running_loop()
         news, ended = asyncio.Event(), asyncio.Event()
@@ -188,7 +194,7 @@ class Microphone:
             try:
                 for reason in reasons:
                     loop.call_soon_threadsafe(reason.set)
-            except RuntimeError:  # the loop was closed before we were
+            except RuntimeError:  # the event loop was closed first
                 recorder.stop()
 
         def put(event: CaptureEvent) -> None:
@@ -223,11 +229,11 @@ async def _wait_for(ended: asyncio.Event, most: float) -> None:
     try:
         await asyncio.wait_for(ended.wait(), most)
     except TimeoutError:
-        logger.warning("the microphone has not let itself be closed for %g s", most)
+        logger.warning("the microphone could not be closed within %g s", most)
 
 
 class Recorder(threading.Thread):
-    """Keeps a device open and tells what comes from it, until it is stopped."""
+    """Thread that keeps a device open and emits its events until it is stopped."""
 
     def __init__(
         self,
@@ -243,11 +249,11 @@ class Recorder(threading.Thread):
 
         Args:
             device: see `find_input`.
-            system: where it is found.
-            timeouts: with a device that gives nothing.
-            now: tells the time.
+            system: finds and opens the device.
+            timeouts: limits for a device that delivers nothing.
+            now: clock.
             put: takes each event.
-            end: called when the device is closed and nothing more comes.
+            end: called when the device is closed, after the last event.
         """
         super().__init__(name="microphone", daemon=True)
         self._wanted = device
@@ -258,11 +264,11 @@ class Recorder(threading.Thread):
         self._end = end
         self._stopping = threading.Event()
         self._failure: Exception | None = None
-        self._known: InputDevice | None = None  # what was first found under an index
+        self._known: InputDevice | None = None  # device first found under an index
         self._clock = CaptureClock()
-        self._last = self._now()  # what is accounted for ends here
+        self._last = self._now()  # end of the time accounted for
         self._resampler = Resampler(SAMPLE_RATE)
-        self._was_heard = False
+        self._has_recorded = False
         self._is_lost = False
         self._overflow_until = 0.0
 
@@ -271,15 +277,15 @@ class Recorder(threading.Thread):
         self._stopping.set()
 
     def check(self) -> None:
-        """Raise what ended the thread, if anything did."""
+        """Raise the error that ended the thread, if there was one."""
         if self._failure is not None:
             raise self._failure
 
     def run(self) -> None:
-        """Record until stopped; what a thread does."""
+        """Record until stopped; the body of the thread."""
         try:
             self._record()
-        except Exception as error:  # noqa: BLE001 (the listener raises it)
+        except Exception as error:  # noqa: BLE001 (`check` raises it)
             self._failure = error
         finally:
             self._end()
@@ -290,7 +296,7 @@ class Recorder(threading.Thread):
         while not self._stopping.is_set():
             tried = self._now()
             try:
-                self._open_and_listen()
+                self._open_and_record()
             except DeviceError as error:
                 self._clock.begin(began.wall)
                 self._lose(str(error))
@@ -299,12 +305,12 @@ class Recorder(threading.Thread):
             self._stopping.wait(retry)
             retry = min(2 * retry, self._timeouts.last_retry)
 
-    def _open_and_listen(self) -> None:
-        """Hear a device until it fails or we are stopped.
+    def _open_and_record(self) -> None:
+        """Record from the device until it fails or the thread is stopped.
 
         Raises:
-            DeviceError: it is not there, or gave up.
-            AudioError: trying again will not help.
+            DeviceError: the device is absent or stopped delivering.
+            AudioError: recording is impossible, and trying again will not help.
         """
         device = self._find()
         blocks: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
@@ -318,7 +324,7 @@ class Recorder(threading.Thread):
             logger.info("opened %s at %d Hz, %d ch", device.name, opened.rate, opened.n_channels)
             self._clock.open(opened.rate)
             self._resampler = Resampler(opened.rate)
-            self._listen(device.name, opened.n_channels, blocks)
+            self._receive_blocks(device.name, opened.n_channels, blocks)
         finally:
             opened.close()
             logger.info("closed %s", device.name)
@@ -330,14 +336,15 @@ class Recorder(threading.Thread):
         try:
             device = find_input(inputs, self._wanted)
         except AmbiguousInputError as error:
-            if self._was_heard or self._is_lost:
-                raise DeviceError(str(error)) from error  # another one was plugged in meanwhile
+            if self._has_recorded or self._is_lost:
+                # Another device with this name was plugged in meanwhile.
+                raise DeviceError(str(error), code="ambiguous_device") from error
             raise
         if self._wanted is not None and _as_index(self._wanted) is not None:
             self._known = device
         return device
 
-    def _listen(
+    def _receive_blocks(
         self, name: str, n_channels: int, blocks: "queue.SimpleQueue[Block | None]"
     ) -> None:
         n_waits, most = 0, self._timeouts.n_first_waits
@@ -348,14 +355,22 @@ class Recorder(threading.Thread):
                 n_waits += 1
                 if n_waits >= most:
                     seconds = n_waits * self._timeouts.wait
-                    raise DeviceError(f"{name} has given nothing for {seconds:g} s.") from None
+                    raise DeviceError(
+                        f"{name} has delivered nothing for {seconds:g} s.", code="device_silent"
+                    ) from None
                 continue
             if block is None:
-                raise DeviceError(f"{name} has stopped; it may have been unplugged.")
+                raise DeviceError(
+                    f"{name} has stopped; it may have been unplugged.", code="device_stopped"
+                )
             n_waits, most = 0, self._timeouts.n_waits
             self._take(name, to_mono(block.data, n_channels), block)
             if self._clock.is_too_fast(block.arrived.wall):
-                raise DeviceError(f"{name} is no real device: its time runs faster than ours.")
+                raise DeviceError(
+                    f"{name} delivers audio faster than real time and cannot be used as a"
+                    " microphone; choose another input (`streamasr devices`).",
+                    code="device_too_fast",
+                )
 
     def _take(self, name: str, samples: Float32Array, block: Block) -> None:
         slept = self._slept_until(block.arrived)
@@ -364,56 +379,56 @@ class Recorder(threading.Thread):
         if missing:
             self._miss(missing, slept)
         self._last = block.arrived
-        self._was_heard = True
+        self._has_recorded = True
         if self._is_lost:
             self._is_lost = False
-            self._tell("device_back", f"{name} is being listened to.")
+            self._report("device_back", f"{name} is recording again.")
         self._publish(self._resampler.push(samples))
 
     def _lose(self, message: str) -> None:
-        """Say that there is no device, unless that has been said."""
+        """Report that the device is lost, unless that was reported already."""
         if self._is_lost:
             logger.debug("still no microphone: %s", message)
             return
         self._is_lost = True
-        if self._was_heard:
+        if self._has_recorded:
             now = self._now()
             self._miss(self._clock.close(now.wall), self._slept_until(now))
             self._last = now
-        self._tell("device_lost", message)
+        self._report("device_lost", message)
 
     def _miss(self, missing: Samples, slept: float) -> None:
-        """What was heard before ends here, what comes afterwards begins anew."""
+        """Emit the loss; the resampler starts again for the samples behind it."""
         self._publish(self._resampler.finish())
         self._resampler = Resampler(self._resampler.rate)
         reason: MissReason = "device_lost" if self._is_lost else "overflow"
         if 2 * to_samples(slept) > missing:
             reason = "suspend"
         if reason == "overflow":
-            self._tell_overflow()
+            self._report_overflow()
         self._put(Missed(missing, reason))
 
-    def _tell_overflow(self) -> None:
+    def _report_overflow(self) -> None:
         now = self._now().awake
         if now > self._overflow_until:
-            self._tell("overflow", "Audio is being lost: the machine is too busy for it.")
+            self._report("overflow", "Audio is being lost: the machine is too busy for it.")
         self._overflow_until = now + QUIET
 
     def _slept_until(self, moment: Moment) -> float:
-        """Seconds that the machine slept since the last block."""
+        """Return the seconds that the machine slept since the last block."""
         return (moment.wall - self._last.wall) - (moment.awake - self._last.awake)
 
     def _publish(self, samples: Float32Array) -> None:
         if len(samples):
             self._put(Captured(np.clip(samples, np.float32(-1), np.float32(1))))
 
-    def _tell(self, code: TroubleCode, message: str) -> None:
+    def _report(self, code: TroubleCode, message: str) -> None:
         self._put(Troubled(code, message))
 
 
 def to_mono(data: bytes, n_channels: int) -> Float32Array:
-    """Average the channels (n,) of what a device delivered."""
+    """Average the channels of a block; return (n,)."""
     frames = np.frombuffer(data, np.float32).reshape(-1, n_channels)
     mono: Float32Array = frames.mean(axis=1, dtype=np.float32)
-    # A program can play anything into a virtual microphone.
+    # Programs can play NaN or infinite values into a virtual microphone.
     return np.nan_to_num(mono, copy=False, posinf=1.0, neginf=-1.0)

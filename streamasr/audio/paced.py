@@ -1,4 +1,4 @@
-"""A file played as if it were a microphone, so that the live path can run without one."""
+"""File played at the pace of speech, so that the live path can run without a microphone."""
 
 import asyncio
 import math
@@ -20,10 +20,10 @@ BLOCK: Final = Samples(SAMPLE_RATE * 32 // 1000)
 
 
 class PacedFile:
-    """Delivers each block of a file at the moment a device would: when its last sample is spoken.
+    """Delivers each block of a file when a device would: when its last sample was spoken.
 
-    The moments count from the first one, so that nothing drifts. A receiver who was busy gets at
-    once what has become due meanwhile; nothing is lost.
+    Times count from the first block, so that there is no drift. A receiver that was busy gets all
+    blocks that became due meanwhile at once; nothing is lost.
     """
 
     def __init__(
@@ -34,21 +34,22 @@ class PacedFile:
         clock: Callable[[], float] | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        """Prepare a file; it is opened when somebody listens.
+        """Prepare a file; it is opened by `events`.
 
         Args:
-            path: any audio or video file; no pipe, which could block for ever.
+            path: any audio or video file; not a pipe, which could block for ever.
             speed: seconds of audio for each second that passes; 0 or infinity is as fast as the
                 receiver takes it.
             clock: seconds, in place of the running loop's time.
-            sleep: waits for so many of them.
+            sleep: waits for a number of seconds.
 
         Raises:
             ConfigError: the speed is negative or not a number.
         """
         if not speed >= 0:
             raise ConfigError(
-                f"speed is {speed:g}; it must be a positive number, or 0 for as fast as possible."
+                f"speed is {speed:g}; it must be a positive number, or 0 for as fast as possible.",
+                code="value_out_of_range",
             )
         self._path = path
         self._speed = speed or math.inf
@@ -87,12 +88,15 @@ class PacedFile:
 
     def _open(self, opened: ExitStack) -> AudioFile:
         if self._path.exists() and not self._path.is_file() and not self._path.is_dir():
-            raise AudioError(f"{self._path} is no ordinary file, so it cannot be paced.")
+            raise AudioError(
+                f"{self._path} is not a regular file, so it cannot be paced; name an audio file.",
+                code="not_a_file",
+            )
         return opened.enter_context(open_audio(self._path, start=to_seconds(self._position)))
 
 
 def _cut(blocks: Iterator[Float32Array]) -> Iterator[list[Float32Array]]:
-    """Cut decoded blocks to BLOCK samples each; a failure comes after everything before it."""
+    """Cut decoded blocks to BLOCK samples each; an error is raised after everything before it."""
     rest = np.zeros(0, np.float32)
     try:
         for block in blocks:

@@ -1,4 +1,4 @@
-"""Raw samples from a wire or a pipe, as anybody sends them, to mono at SAMPLE_RATE."""
+"""Raw samples from a connection or a pipe to mono at SAMPLE_RATE."""
 
 from typing import Any, Final
 
@@ -17,14 +17,14 @@ _DTYPES: Final[dict[str, np.dtype[Any]]] = {
 _FULL_SCALE: Final = {"pcm_s16le": np.float32(32768), "pcm_f32le": np.float32(1)}
 
 LOUDEST: Final = 100.0
-"""Full scale of floats is 1. So far beyond it is no audio: most likely integers sent as floats."""
+"""Full scale of floats is 1. Values beyond this are most likely integers sent as floats."""
 
 
 class PcmDecoder:
-    """Turns bytes of any sizes into samples; how they are cut into pieces makes no difference.
+    """Decodes bytes into samples; the sizes of the pieces make no difference.
 
-    Channels are averaged, or one of them is chosen; soxr resamples. What comes out is clipped to
-    -1..1, as from a file.
+    Channels are averaged, or one of them is chosen; soxr resamples. The result is clipped to
+    -1..1, like that of a file.
     """
 
     def __init__(
@@ -37,22 +37,29 @@ class PcmDecoder:
         """Start a stream.
 
         Args:
-            encoding: of one value; channels are interleaved.
+            encoding: encoding of one value; channels are interleaved.
             sample_rate: frames per second, 8000 to 48000. A frame has one value of each channel.
-            channels: 1 to 8.
+            channels: number of channels, 1 to 8.
             channel: the channel to use, from 0; None averages all of them.
 
         Raises:
-            AudioError: one of them cannot be decoded.
+            AudioError: a value is not supported, or the channel does not exist.
         """
         if encoding not in _DTYPES:
-            raise AudioError(f"encoding is {encoding!r}; it must be {' or '.join(_DTYPES)}.")
+            raise AudioError(
+                f"encoding is {encoding!r}; it must be {' or '.join(_DTYPES)}.",
+                code="bad_audio_format",
+            )
         if not MIN_RATE <= sample_rate <= MAX_RATE:
             raise AudioError(
-                f"sample_rate is {sample_rate}; it must be from {MIN_RATE} to {MAX_RATE} Hz."
+                f"sample_rate is {sample_rate}; it must be from {MIN_RATE} to {MAX_RATE} Hz.",
+                code="bad_audio_format",
             )
         if not 1 <= channels <= MAX_CHANNELS:
-            raise AudioError(f"channels is {channels}; it must be from 1 to {MAX_CHANNELS}.")
+            raise AudioError(
+                f"channels is {channels}; it must be from 1 to {MAX_CHANNELS}.",
+                code="bad_audio_format",
+            )
         self._encoding: Encoding = encoding
         self._channels = channels
         self.choose_channel(channel)
@@ -79,26 +86,26 @@ class PcmDecoder:
 
     @property
     def n_received(self) -> Samples:
-        """What all whole frames so far amount to at SAMPLE_RATE; after `finish`, what was returned.
+        """Length of all whole frames so far at SAMPLE_RATE; after `finish`, the length returned.
 
-        Before that, the resampler still holds some of it.
+        Before that, the resampler still holds some of them.
         """
         return Samples(round(self._n_frames * SAMPLE_RATE / self._resampler.rate))
 
     @property
     def n_dangling_bytes(self) -> int:
-        """Bytes of a frame whose rest has not come."""
+        """Bytes of an incomplete frame."""
         return len(self._dangling)
 
     def feed(self, data: bytes) -> Float32Array:
         """Take the next bytes.
 
         Returns:
-            (n,), what is ready; possibly nothing yet.
+            (n,), the samples that are ready; possibly none yet.
 
         Raises:
-            AudioError: a float is not a number, infinite, or far beyond full scale. Nothing of
-                these bytes was used; the stream had better end here.
+            AudioError: a float is NaN, infinite, or far beyond full scale. None of these bytes
+                was used; the caller should end the stream.
         """
         data = self._dangling + data if self._dangling else data
         n_frames = len(data) // self._frame_size
@@ -128,7 +135,8 @@ class PcmDecoder:
             first = int(wrong.argmax())
             raise AudioError(
                 f"Sample {self._n_frames + first // self._channels} is {values[first]};"
-                " pcm_f32le must hold finite numbers with full scale at 1."
+                " pcm_f32le must contain finite numbers with full scale at 1.",
+                code="bad_samples",
             )
 
 

@@ -1,7 +1,7 @@
-"""PortAudio: which inputs there are, and blocks from one of them. The one user of sounddevice.
+"""PortAudio: list of inputs, and blocks from one of them. The only user of sounddevice.
 
-PortAudio knows the devices that it found when it was initialised, and none that came later; so
-whenever nothing is open, it is initialised anew. Its functions must not run at the same time.
+PortAudio knows the devices that it found when it was initialised, and none that were plugged in
+later; so it is initialised again whenever nothing is open. Its functions must not run concurrently.
 """
 
 import atexit
@@ -18,23 +18,23 @@ from streamasr.core.errors import AudioError
 from streamasr.core.units import SAMPLE_RATE
 
 LATENCY: Final = 0.1
-"""Seconds of buffer asked of the device; this much may the machine be busy elsewhere."""
-_PATIENCE: Final = 10.0
+"""Seconds of buffer requested from the device: the longest time that the machine may be busy."""
+_LOCK_TIMEOUT: Final = 10.0
 """Seconds to wait for another thread that is opening or closing a device."""
 
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # Linux only
 
 
 class DeviceError(AudioError):
-    """There is no such device now, or it cannot be opened; later it may."""
+    """The device does not exist or cannot be opened now; trying later may help."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputDevice:
-    """Something to record from."""
+    """Device to record from."""
 
     index: int
-    """PortAudio's number; it changes when devices come and go."""
+    """PortAudio's number; it changes when devices are plugged in or removed."""
     name: str
     host_api: str
     n_channels: int
@@ -44,7 +44,7 @@ class InputDevice:
 
 
 class Moment(NamedTuple):
-    """A point in time on two clocks; they part by as long as the machine sleeps."""
+    """Point in time on two clocks, whose difference grows while the machine sleeps."""
 
     wall: float
     """Seconds, counting sleep."""
@@ -58,22 +58,22 @@ class Moment(NamedTuple):
 
 
 class Block(NamedTuple):
-    """What the device delivered."""
+    """Audio delivered by the device."""
 
     data: bytes
     """float32, channels interleaved."""
     arrived: Moment
     is_broken: bool
-    """Whether audio before it was dropped."""
+    """Audio before this block was dropped."""
 
 
 Deliver: TypeAlias = Callable[[Block | None], None]
-"""Takes each block as it comes, and None when the device has stopped by itself. It is called on a
-thread of PortAudio's and must return at once."""
+"""Takes each block, and None when the device has stopped by itself. It is called on a thread of
+PortAudio and must return at once."""
 
 
 class OpenInput(Protocol):
-    """A device that is recording."""
+    """Device that is recording."""
 
     @property
     def rate(self) -> int:
@@ -84,41 +84,41 @@ class OpenInput(Protocol):
         """Values per frame."""
 
     def close(self) -> None:
-        """Stop at once and let the device go."""
+        """Stop at once and release the device."""
 
 
 class AudioSystem(Protocol):
-    """Where devices are found and opened."""
+    """Finds and opens devices."""
 
     def find_inputs(self) -> list[InputDevice]:
-        """All inputs of this moment.
+        """Return all inputs that exist now.
 
         Raises:
-            DeviceError: they cannot be listed now.
-            AudioError: there is nothing to ask.
+            DeviceError: the inputs cannot be listed now.
+            AudioError: the library PortAudio is missing.
         """
 
     def open_input(self, device: InputDevice, deliver: Deliver) -> OpenInput:
         """Record from a device that was just found.
 
         Raises:
-            DeviceError: it refuses.
+            DeviceError: the device cannot be opened.
         """
 
 
 class PortAudio:
-    """The audio system of this machine."""
+    """Audio system of this machine."""
 
     def find_inputs(self) -> list[InputDevice]:
         """See `AudioSystem.find_inputs`."""
-        with _only_user() as sd, _explained(sd, "The audio inputs cannot be listed"):
+        with _exclusive() as sd, _explained(sd, "The audio inputs cannot be listed"):
             if not _open_inputs:
-                _initialize_anew(sd)
+                _reinitialize(sd)
             return _list_inputs(sd)
 
     def open_input(self, device: InputDevice, deliver: Deliver) -> OpenInput:
         """See `AudioSystem.open_input`."""
-        with _only_user() as sd, _explained(sd, f"{device.name} cannot be opened"):
+        with _exclusive() as sd, _explained(sd, f"{device.name} cannot be opened"):
             return _PortAudioInput(sd, _open(sd, device, deliver))
 
 
@@ -137,13 +137,13 @@ class _PortAudioInput:
         return int(self._stream.channels)
 
     def close(self) -> None:
-        with _only_user():
-            self.let_go()
+        with _exclusive():
+            self.release()
             _open_inputs.discard(self)
 
-    def let_go(self) -> None:
-        """What `close` does when nobody else uses PortAudio."""
-        # A device that is gone answers with errors, which change nothing.
+    def release(self) -> None:
+        """Release the device; the caller holds the lock of PortAudio."""
+        # A device that is gone returns errors, which have no consequence.
         self._stream.abort(ignore_errors=True)
         self._stream.close(ignore_errors=True)
 
@@ -153,10 +153,13 @@ _open_inputs: Final[set[_PortAudioInput]] = set()
 
 
 @contextlib.contextmanager
-def _only_user() -> Iterator[ModuleType]:
-    """Nobody else uses PortAudio meanwhile."""
-    if not _lock.acquire(timeout=_PATIENCE):
-        raise DeviceError("The device that was used before does not let itself be closed.")
+def _exclusive() -> Iterator[ModuleType]:
+    """Hold the lock of PortAudio."""
+    if not _lock.acquire(timeout=_LOCK_TIMEOUT):
+        raise DeviceError(
+            f"The device used before could not be closed within {_LOCK_TIMEOUT:g} s.",
+            code="device_stuck",
+        )
     try:
         yield _import_sounddevice()
     finally:
@@ -167,24 +170,25 @@ def _only_user() -> Iterator[ModuleType]:
 def _import_sounddevice() -> Any:
     try:
         import sounddevice
-    except OSError as error:  # what it raises when it finds no library
+    except OSError as error:  # raised when the library is not found
         raise AudioError(
             "PortAudio is missing, and nothing can be recorded without it; install the package"
-            " libportaudio2 (Debian, Ubuntu) or portaudio (Fedora, Arch)."
+            " libportaudio2 (Debian, Ubuntu) or portaudio (Fedora, Arch).",
+            code="portaudio_missing",
         ) from error
-    # Called before what sounddevice has registered, which would end PortAudio under a thread that
-    # is still closing its device: the two wait for each other for ever.
+    # Runs before the handler of sounddevice, which would terminate PortAudio while a thread is
+    # still closing its device: a deadlock.
     atexit.register(_end, sounddevice)
     return sounddevice
 
 
 def _end(sd: ModuleType) -> None:
-    """Close what is open, and let nobody use PortAudio any more: the program ends."""
-    if not _lock.acquire(timeout=_PATIENCE):
+    """Close all devices and keep the lock: the program ends."""
+    if not _lock.acquire(timeout=_LOCK_TIMEOUT):
         sd._initialized = 0  # type: ignore[attr-defined]  # noqa: SLF001 - it hangs already
         return
     for opened in _open_inputs:
-        opened.let_go()
+        opened.release()
 
 
 @contextlib.contextmanager
@@ -192,11 +196,11 @@ def _explained(sd: ModuleType, what: str) -> Iterator[None]:
     try:
         yield
     except sd.PortAudioError as error:
-        raise DeviceError(f"{what}: {_reason(error)}.") from error
+        raise DeviceError(f"{what}: {_reason(error)}.", code="portaudio") from error
 
 
 def _reason(error: Exception) -> str:
-    """What PortAudio says, or what the system below says to it."""
+    """Return the reason given by PortAudio, or by the system below it."""
     match error.args:
         case (_, _, (_, _, str(text))) if text:
             return text.rstrip(".")
@@ -205,7 +209,7 @@ def _reason(error: Exception) -> str:
     return "unknown error"
 
 
-def _initialize_anew(sd: ModuleType) -> None:
+def _reinitialize(sd: ModuleType) -> None:
     while sd._initialized:  # noqa: SLF001 (there is no public way)
         sd._terminate()  # noqa: SLF001
     sd._initialize()  # noqa: SLF001
@@ -229,7 +233,7 @@ def _list_inputs(sd: ModuleType) -> list[InputDevice]:
 
 
 def _open(sd: ModuleType, device: InputDevice, deliver: Deliver) -> Any:
-    """Start a stream with the first settings that the device takes."""
+    """Start a stream with the first settings that the device accepts."""
 
     def take(data: Any, _n: int, _time: Any, status: Any) -> None:
         deliver(Block(bytes(data), Moment.now(), bool(status.input_overflow)))
@@ -259,13 +263,13 @@ def _open(sd: ModuleType, device: InputDevice, deliver: Deliver) -> Any:
 
 
 def _may_take_others(sd: ModuleType, error: Exception) -> bool:
-    """Whether it was the settings that a device refused."""
+    """Return whether the device refused the settings, so that others may work."""
     settings = (sd._lib.paInvalidSampleRate, sd._lib.paInvalidChannelCount)  # noqa: SLF001
     return len(error.args) > 1 and error.args[1] in settings
 
 
 def _settings(device: InputDevice) -> list[tuple[int, int]]:
-    """Rates and numbers of channels to try, the one that costs least first."""
+    """Return rates and numbers of channels to try, the cheapest first."""
     channels = sorted({1, min(2, device.n_channels), device.n_channels})
     rates = dict.fromkeys([SAMPLE_RATE, device.rate])
     return [(rate, n_channels) for rate in rates for n_channels in channels]

@@ -1,4 +1,4 @@
-"""Raw samples from a pipe: 16 bit, little endian, mono, at SAMPLE_RATE."""
+"""Source of raw samples from a pipe: 16 bit, little endian, mono, at SAMPLE_RATE."""
 
 import logging
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 class RawAudio:
     """Raw s16le audio from a binary stream, such as standard input.
 
-    A live pipe is not held back: what has arrived is delivered, at most a block at a time.
+    A live pipe is not delayed: samples are delivered as they arrive, at most a block at a time.
     """
 
     def __init__(
@@ -29,8 +29,8 @@ class RawAudio:
         """Read from a stream.
 
         Args:
-            stream: what to read; it is not closed.
-            name: what to call it in messages.
+            stream: binary stream to read; it is not closed.
+            name: name of the stream in messages.
             start: seconds to drop first.
             duration: seconds to deliver at most; None for all.
         """
@@ -41,11 +41,11 @@ class RawAudio:
 
     @property
     def duration(self) -> float | None:
-        """A pipe does not know how long it is."""
+        """None: the length of a pipe is unknown."""
         return None
 
     def blocks(self) -> Iterator[Float32Array]:
-        """The audio, once, in order; see `AudioSource.blocks`."""
+        """Deliver the audio, once, in order; see `AudioSource.blocks`."""
         n_read = n_delivered = 0
         for samples in self._samples():
             n_read += len(samples)
@@ -61,12 +61,14 @@ class RawAudio:
                 return
         if n_read > 0 and n_delivered == 0:
             raise AudioError(
-                f"{self._name} is over at {to_seconds(n_read):.1f} s, before the part to read."
+                f"{self._name} ends at {to_seconds(n_read):.1f} s, before the part to read.",
+                code="ends_before_start",
             )
         if n_read == 0:
             raise AudioError(
                 f"{self._name} contains no audio; send raw 16-bit little-endian mono samples"
-                f" at {SAMPLE_RATE} Hz."
+                f" at {SAMPLE_RATE} Hz.",
+                code="no_audio",
             )
 
     def _samples(self) -> Iterator[Float32Array]:

@@ -1,4 +1,4 @@
-"""Any sample rate to SAMPLE_RATE, block by block."""
+"""Resampling of a stream from any rate to SAMPLE_RATE, block by block."""
 
 import numpy as np
 import soxr
@@ -7,10 +7,10 @@ from streamasr.core.units import SAMPLE_RATE, Float32Array
 
 
 class Resampler:
-    """Resamples a stream with soxr; audio at SAMPLE_RATE passes through untouched.
+    """Resamples a stream with soxr; audio at SAMPLE_RATE passes through unchanged.
 
-    In all, n samples become `round(n * SAMPLE_RATE / rate)`, aligned with the input: the filter's
-    delay is made up for. The result does not depend on the sizes of the blocks.
+    In all, n samples become `round(n * SAMPLE_RATE / rate)`, aligned with the input: the delay of
+    the filter is compensated. The result does not depend on the sizes of the blocks.
     """
 
     def __init__(self, rate: int) -> None:
@@ -27,7 +27,7 @@ class Resampler:
         self._n_out = 0
 
     def push(self, block: Float32Array) -> Float32Array:
-        """Take the next samples (n,); return what is ready (m,), possibly nothing yet."""
+        """Take the next samples (n,); return those that are ready (m,), possibly none yet."""
         self._n_in += len(block)
         if self._stream is None:
             return block

@@ -1,4 +1,4 @@
-"""What all sources of audio have in common."""
+"""Interface of all sources of audio with a beginning and an end."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -10,18 +10,18 @@ BLOCK = SAMPLE_RATE // 2
 
 
 class AudioSource(Protocol):
-    """A stream of audio with a beginning and an end."""
+    """Stream of audio with a beginning and an end."""
 
     @property
     def duration(self) -> float | None:
-        """Seconds that will be delivered, as far as the source knows beforehand."""
+        """Seconds that will be delivered; None if the source does not know."""
 
     def blocks(self) -> Iterator[Float32Array]:
-        """The audio, once, in order.
+        """Deliver the audio, once, in order.
 
         Yields:
             (n,) float32 mono at SAMPLE_RATE, -1..1, any n > 0.
 
         Raises:
-            AudioError: after everything that could be read was delivered: the source broke.
+            AudioError: the source broke; raised after everything readable was delivered.
         """

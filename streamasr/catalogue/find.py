@@ -28,7 +28,8 @@ from streamasr.core.errors import ModelError
 from streamasr.importing.origin import given_path, is_unchanged
 from streamasr.importing.tensors import Notice, silent, unheard
 from streamasr.models import tiny
-from streamasr.models.bundle import ALIGNER, OWN_ALIGNER, is_bundle
+from streamasr.models.bundle import OWN_ALIGNER, is_bundle
+from streamasr.models.family import Role
 
 
 class Steps(Protocol):
@@ -116,7 +117,9 @@ class Finder:
         if own.is_dir():
             return own
         installed = (each.bundle for each in list_installed(self.models) if each.bundle)
-        return next((each.directory for each in installed if each.family == ALIGNER), None)
+        return next(
+            (each.directory for each in installed if each.family.role is Role.ALIGNER), None
+        )
 
     def _imported(self, path: Path) -> Path:
         """Return the model directory made of a source, now or earlier."""

@@ -46,9 +46,9 @@ from streamasr.engine.cores import available_cores, share_cores
 from streamasr.importing.origin import given_path
 from streamasr.importing.placing import PARTIAL
 from streamasr.models import tiny
-from streamasr.models.bundle import RECOGNISER, Bundle, is_bundle, read_bundle
+from streamasr.models.bundle import Bundle, is_bundle, read_bundle
+from streamasr.models.family import Role
 from streamasr.models.onnx import load_onnxruntime
-from streamasr.models.qwen3.decoder import context_cells
 
 _TIMEOUT_S: Final = 60.0
 _TITLE: Final = b"<title>streamasr"  # of the page that a daemon shows
@@ -200,7 +200,7 @@ def probe_native() -> Native:
     """In a child: load the native libraries and ask them."""
     ort = load_onnxruntime()
 
-    from streamasr.decoder.llama import find_gpus, system_info
+    from streamasr.decoder.library import find_gpus, system_info
 
     providers = tuple(ort.get_available_providers()), tuple(ort.get_all_providers())
     try:
@@ -271,7 +271,7 @@ def _bundles(config: Settings) -> tuple[Bundle | None, Path | None, str | None]:
     finder = finder_of(config)
     try:
         _check_imported(config)
-        bundle = read_bundle(finder.model(config.model.name), RECOGNISER)
+        bundle = read_bundle(finder.model(config.model.name), Role.RECOGNISER)
         bundle.check_files()
         aligner = finder.aligner(config.model.aligner, bundle.directory)
     except StreamASRError as error:
@@ -352,8 +352,9 @@ def _room(config: Settings, bundle: Bundle | None, aligner: Path | None) -> diag
     files = context = 0
     if bundle is not None:
         files = _files_size(bundle.directory)
-        n_cells = context_cells(config.segmentation.max_segment)
-        context = n_cells * _cell_bytes(bundle.decoder)
+        if (recognition := bundle.family.recognition) and recognition.decoder:
+            n_cells = recognition.decoder.n_cells(config.segmentation.max_segment)
+            context = n_cells * _cell_bytes(bundle.decoder)
         if aligner is not None:
             files += _files_size(aligner)
             context += _ALIGNER_CELLS * _cell_bytes(aligner / bundle.decoder.name)

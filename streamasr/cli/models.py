@@ -42,7 +42,8 @@ from streamasr.core.sizes import size_text
 from streamasr.core.text import printable
 from streamasr.importing.origin import given_path, is_unchanged
 from streamasr.models import tiny
-from streamasr.models.bundle import RECOGNISER, Bundle, open_bundle
+from streamasr.models.bundle import Bundle, open_bundle
+from streamasr.models.family import Role
 
 if TYPE_CHECKING:
     from streamasr.importing.pack import Wish
@@ -183,7 +184,7 @@ def _row(each: Installed, known: KnownModel | None, state: str, kept_bytes: int 
     return _Row(
         name=each.name,
         state=state if bundle else "broken",
-        family=bundle.family if bundle else (known.family or "" if known else ""),
+        family=bundle.family.name if bundle else (known.family or "" if known else ""),
         parameters=(known.parameters if known else "") or _parameters(bundle),
         precision=_precision(bundle),
         languages=(bundle.languages if bundle else None) or (known.languages if known else None),
@@ -546,7 +547,7 @@ def _announce(name: str, place: Path, config: Path | None) -> None:
     bundle = open_bundle(place)
     size = size_text(Installed(name, place, bundle, None).n_bytes)
     print(f"{name} is installed in {place} ({size}).")
-    if bundle.family == RECOGNISER:
+    if bundle.family.role is Role.RECOGNISER:
         settings = find_config(config) or config_places()[0]
         print(f"Try it with `streamasr transcribe --model {name} FILE`.")
         print(f'To have it used always, set model.name = "{name}" in {settings}.')

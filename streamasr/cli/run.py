@@ -24,8 +24,11 @@ def run_daemon(options: argparse.Namespace) -> int:
         ConfigError, ModelError: it cannot run this way.
     """
     from streamasr.cli.engine_options import live_engine
+    from streamasr.core.model_facts import ModelFacts
     from streamasr.daemon.daemon import Daemon
     from streamasr.engine.engine import Engine
+    from streamasr.models.bundle import read_bundle
+    from streamasr.models.family import Role
     from streamasr.service.supervision import Supervision
 
     supervision = Supervision.from_environ(os.environ, os.getpid())
@@ -41,8 +44,15 @@ def run_daemon(options: argparse.Namespace) -> int:
     if config.model.name == tiny.NAME:
         print(f"streamasr: {tiny.WARNING}", file=sys.stderr)
     engine = live_engine(config)
+    bundle = read_bundle(engine.model, Role.RECOGNISER)
+    family = bundle.family
     daemon = Daemon(
-        config, load, lambda on_trouble: Engine(engine, on_trouble=on_trouble), supervision
+        config,
+        load,
+        open_engine=lambda on_trouble: Engine(engine, on_trouble=on_trouble),
+        model=ModelFacts(bundle.name, family.name, bundle.languages or tuple(family.languages)),
+        language_name=family.languages.resolve,
+        supervision=supervision,
     )
     return asyncio.run(daemon.run(partial(_announce, config)))
 

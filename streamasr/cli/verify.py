@@ -37,7 +37,8 @@ from streamasr.engine.config import EngineConfig, Hardware
 from streamasr.engine.engine import Engine, aligner_config
 from streamasr.engine.worker import Timeouts
 from streamasr.models import clip
-from streamasr.models.bundle import ALIGNER, RECOGNISER, Bundle, open_bundle, read_bundle
+from streamasr.models.bundle import Bundle, open_bundle, read_bundle
+from streamasr.models.family import Role
 from streamasr.pipeline.stream import Channel, Recogniser
 from streamasr.pipeline.transcribe import FileSettings, Progress, transcribe
 
@@ -90,7 +91,7 @@ def run_verify(options: argparse.Namespace) -> int:
     finder = finder_of(config)
     bundle = open_bundle(finder.model(options.name))
     chosen = Clip(options.clip, options.expect) if options.clip else built_in_clip()
-    is_recogniser = bundle.family == RECOGNISER
+    is_recogniser = bundle.family.role is Role.RECOGNISER
     aligner = finder.aligner(config.model.aligner, bundle.directory) if is_recogniser else None
     with busy("looking at the files") as show:
         report = verify(bundle, aligner, chosen, config.model, show)
@@ -132,11 +133,11 @@ def verify(
     if aligner:
         checks.append(_check_aligner(aligner))
     warnings: list[str] = []
-    if bundle.family == ALIGNER:
+    if bundle.family.role is Role.ALIGNER:
         aligner = bundle.directory
     config = EngineConfig(bundle.directory, aligner, Hardware.of(settings))
     try:
-        if bundle.family == ALIGNER:
+        if bundle.family.role is Role.ALIGNER:
             heard = align_clip(config, chosen, show, warnings)
         else:
             heard = recognise_clip(config, chosen, show, warnings)
@@ -144,7 +145,7 @@ def verify(
         return _report(bundle, [*checks, Check("loading", False, str(error))])
     checks.append(Check("loading", True, f"{heard.load_s:.1f} s"))
     text_check, errors = check_text(chosen.text, heard.text)
-    if bundle.family != ALIGNER:
+    if bundle.family.role is not Role.ALIGNER:
         checks.append(text_check)
     time_error = None
     if heard.is_aligned:
@@ -157,14 +158,14 @@ def verify(
         checks.append(Check("word times", None, "nothing was aligned"))
     return Report(
         model=bundle.name,
-        family=bundle.family,
+        family=bundle.family.name,
         directory=str(bundle.directory),
         checks=tuple(checks),
         audio_s=round(heard.audio_s, 3),
         load_s=round(heard.load_s, 3),
         text=heard.text,
         expected=chosen.text,
-        word_error_rate=None if bundle.family == ALIGNER else errors,
+        word_error_rate=None if bundle.family.role is Role.ALIGNER else errors,
         time_error_ms=time_error,
         stages={name: speed(s, heard.audio_s) for name, s in heard.work.items()},
         peak_memory=heard.memory,
@@ -173,7 +174,7 @@ def verify(
 
 
 def _report(bundle: Bundle, checks: list[Check]) -> Report:
-    return Report(bundle.name, bundle.family, str(bundle.directory), tuple(checks))
+    return Report(bundle.name, bundle.family.name, str(bundle.directory), tuple(checks))
 
 
 def check_files(bundle: Bundle, name: str = "files") -> Check:
@@ -197,7 +198,7 @@ def check_files(bundle: Bundle, name: str = "files") -> Check:
 def _check_aligner(directory: Path) -> Check:
     name = "files of the aligner"
     try:
-        return check_files(read_bundle(directory, ALIGNER), name)
+        return check_files(read_bundle(directory, Role.ALIGNER), name)
     except ModelError as error:
         return Check(name, False, str(error))
 

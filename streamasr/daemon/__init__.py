@@ -1,1 +1,1 @@
-"""Daemon: wiring, signals and reload."""
+"""The daemon: wiring, signals, reload, and work in the background."""

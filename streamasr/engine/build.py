@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Protocol
 
+from streamasr.core.languages import Languages
 from streamasr.core.options import SessionOptions
 from streamasr.engine.config import EngineConfig, Hardware, HardwareSettings
-from streamasr.models.qwen3.languages import language_name
+from streamasr.models.bundle import open_bundle
 
 
 class ModelSettings(HardwareSettings, Protocol):
@@ -87,21 +88,29 @@ def engine_config(
         aligner_idle_s=aligner_idle_s,
         reuse=settings.reuse,
         max_segment_s=max_segment_s,
-        options=session_options(settings, words=words, partials=partials),
+        options=session_options(
+            settings, open_bundle(directory).family.languages, words=words, partials=partials
+        ),
     )
 
 
 def session_options(
-    settings: ModelSettings, *, words: bool = True, partials: bool = True
+    settings: ModelSettings, languages: Languages, *, words: bool = True, partials: bool = True
 ) -> SessionOptions:
     """Return the options of sessions that ask for nothing else.
+
+    Args:
+        settings: see `engine_config`.
+        languages: of the model's family.
+        words: see `engine_config`.
+        partials: see `engine_config`.
 
     Raises:
         ConfigError: the model does not know a language.
     """
     return SessionOptions(
-        language=language_name(settings.language) if settings.language else None,
-        languages=tuple(map(language_name, settings.languages)),
+        language=languages.resolve(settings.language) if settings.language else None,
+        languages=languages.resolve_all(settings.languages),
         context=settings.context,
         hotwords=settings.hotwords,
         partials=partials,

@@ -32,7 +32,7 @@ from streamasr.core.orders import (
 )
 from streamasr.core.transcript import Segment
 from streamasr.core.units import Samples
-from streamasr.decoder.llama import find_gpus
+from streamasr.decoder.library import find_gpus
 from streamasr.decoder.placement import ON_CPU, Placement, open_where_it_works, place
 from streamasr.decoder.script import Script
 from streamasr.engine.aligner import AlignerWorker, aligner_worker
@@ -51,8 +51,9 @@ from streamasr.engine.stages import (
 )
 from streamasr.engine.worker import OnTrouble, Timeouts, Trouble
 from streamasr.engine.worker_config import AlignerConfig, EncoderConfig
-from streamasr.models.bundle import RECOGNISER, Bundle, read_bundle
-from streamasr.models.qwen3.decoder import TOKENS_PER_SECOND, Qwen3ASRDecoder, add_hotwords
+from streamasr.models.bundle import Bundle, read_bundle
+from streamasr.models.family import Role
+from streamasr.models.qwen3.decoder import ROWS_PER_SECOND, Qwen3ASRDecoder, add_hotwords
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class Engine:
         self._told: set[str] = set()
         timeouts = timeouts or Timeouts()
         threads = config.hardware.stage_threads
-        self.bundle = read_bundle(config.model, RECOGNISER)
+        self.bundle = read_bundle(config.model, Role.RECOGNISER)
         self.bundle.check_files()
         self._script = _script(self.bundle)
         self.encoder: EncoderWorker = encoder_worker(
@@ -439,7 +440,7 @@ def _script(bundle: Bundle) -> Script | None:
             f"{bundle.directory}/model.json: scripted_tokens_per_second must be a number from 0 to "
             f"{_MOST_SCRIPTED}, not {rate!r:.60}."
         )
-    return Script(rate / TOKENS_PER_SECOND)
+    return Script(rate / ROWS_PER_SECOND)
 
 
 def spread(order: Align) -> Aligned:

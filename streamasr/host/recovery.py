@@ -1,9 +1,9 @@
-"""What a daemon finds on disk of the sessions that its predecessor did not end.
+"""Sessions that another daemon has left unfinished on disk, read to be resumed.
 
-The journal says what has been published, the spool holds the audio from before that on. What comes
-after the last final or gap is cut and recognised once more. The chunker goes on in step with the
-frames of the first time, and its voice detector hears some of the audio before, so that it draws
-the same borders again.
+The journal has the published messages, and the spool the audio from some time before the last of
+them. Audio after the last final or gap is cut and recognised once more. The chunker continues in
+step with the frames of the first time, and its voice detector gets some of the audio before, so
+that the segments have the same borders again.
 """
 
 import contextlib
@@ -29,24 +29,29 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recovered:
-    """A session that goes on."""
+    """A session to be resumed."""
 
     record: SessionRecord
     beginning: Beginning
     warm_up: Float32Array
     """Settled audio right before the beginning, a whole number of frames."""
     audio: list[tuple[Samples, Float32Array]]
-    """What was received after the beginning; holes between the parts were never written."""
+    """Audio after the beginning; audio between the parts was never written."""
     wordless: list[tuple[Final, Float32Array]]
     """Finals whose words are still owed, with their audio."""
     is_over: bool
-    """Its end has been published, but perhaps not been heard."""
-    last_heard: float
-    """When the newest audio, or else the newest message was written, in seconds since 1970."""
+    """Its end was published, but perhaps not received by its client."""
+    last_written: float
+    """Time at which the newest audio was written, or else the newest message, in seconds since
+    1970."""
 
 
 def recover(journal: Path, spool: Path | None) -> list[Recovered]:
-    """Read what is there; audio of sessions that nobody knows is deleted.
+    """Read all unfinished sessions, and delete the audio of sessions without a record.
+
+    Args:
+        journal: path of the database.
+        spool: directory of the audio of all sessions; None if audio is not kept.
 
     Raises:
         StorageError: the journal cannot be read.
@@ -57,7 +62,7 @@ def recover(journal: Path, spool: Path | None) -> list[Recovered]:
         return []
     with reader:
         records = reader.unfinished()
-        written = _last_written(journal)
+        written = _time_of_last_write(journal)
         recovered = [_recover_one(record, reader, spool, written) for record in records]
     if spool is not None:
         for name in set(spooled_sessions(spool)) - {record.name for record in records}:
@@ -66,7 +71,7 @@ def recover(journal: Path, spool: Path | None) -> list[Recovered]:
     return recovered
 
 
-def _last_written(journal: Path) -> float:
+def _time_of_last_write(journal: Path) -> float:
     log = journal.with_name(f"{journal.name}-wal")  # newer than the database, where it exists
     return max(path.stat().st_mtime for path in (journal, log) if path.exists())
 
@@ -76,7 +81,7 @@ def _recover_one(
 ) -> Recovered:
     counts = reader.counts(record.name)
     newest = reader.messages(record.name, counts.last_seq - 1, 1)
-    spooled, last_heard = _read(record.name, spool)
+    spooled, last_written = _read(record.name, spool)
     position = _where_to_begin(counts.settled, spooled)
     beginning = Beginning(
         position=position,
@@ -94,7 +99,7 @@ def _recover_one(
         audio=[(start, samples) for start, samples in _after(spooled, position) if len(samples)],
         wordless=[(final, _between(spooled, final.start, final.end)) for final in wordless],
         is_over=any(isinstance(message, End) for _, message in newest),
-        last_heard=written if last_heard is None else last_heard,
+        last_written=written if last_written is None else last_written,
     )
 
 
@@ -112,7 +117,7 @@ def _read(name: str, spool: Path | None) -> tuple[Spooled, float | None]:
 
 
 def _where_to_begin(settled: Samples, spooled: Spooled) -> Samples:
-    """The frame that what is settled ends in, as far as there is audio."""
+    """Return the start of the frame in which the last final or gap ends, if it was spooled."""
     in_step = Samples(settled // FRAME * FRAME)
     for start, samples in spooled.parts:
         if start <= in_step < start + len(samples):
@@ -128,7 +133,7 @@ def _after(spooled: Spooled, position: Samples) -> list[tuple[Samples, Float32Ar
 
 
 def _between(spooled: Spooled, start: Samples, end: Samples) -> Float32Array:
-    """The samples [start, end); silence where they were never written."""
+    """Return the samples [start, end), with silence where none were written."""
     wanted = np.zeros(end - start, np.float32)
     for first, samples in spooled.parts:
         low, high = max(first, start), min(first + len(samples), end)

@@ -14,10 +14,12 @@ class SessionHost(Protocol):
     """Opens sessions for connections."""
 
     sessions: SessionRegistry
-    max_lag: Samples
-    """Audio of a session that may wait for recognition."""
     is_ready: asyncio.Event
     """Set when the models are loaded; sessions can be opened from then on."""
+
+    @property
+    def max_lag(self) -> Samples:
+        """Audio of a session that may wait for recognition."""
 
     @property
     def model(self) -> ModelFacts:

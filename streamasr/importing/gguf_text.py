@@ -26,7 +26,7 @@ from streamasr.importing.gguf_file import (
 )
 from streamasr.importing.gguf_names import LLM
 from streamasr.importing.tokenizer import NEEDED, Vocabulary, vocabulary_of
-from streamasr.models.bundle import RECOGNISER
+from streamasr.models.qwen3.names import RECOGNISER
 
 ARCHITECTURES: Final = ("qwen3vl", "qwen3")
 

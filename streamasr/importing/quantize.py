@@ -71,7 +71,7 @@ def quantize_decoder(
     Raises:
         ModelError: the source is damaged, or llama.cpp refused it; there is no destination then.
     """
-    from streamasr.decoder.llama import load_library
+    from streamasr.decoder.library import load_library
 
     read_gguf(source)  # says better than llama.cpp what is wrong with a file
     library: Any = load_library()

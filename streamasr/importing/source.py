@@ -29,7 +29,9 @@ from streamasr.importing.projector import read_projector
 from streamasr.importing.release import Release, read_releases
 from streamasr.importing.safetensors_checkpoint import read_checkpoint
 from streamasr.importing.tensors import Progress, silent
-from streamasr.models.bundle import ALIGNER, RECOGNISER, Bundle, is_bundle, open_bundle
+from streamasr.models.bundle import Bundle, is_bundle, open_bundle
+from streamasr.models.family import Role
+from streamasr.models.registry import find_family
 
 Source: TypeAlias = Checkpoint | Release | Bundle
 
@@ -119,6 +121,16 @@ def _name_choice(sources: Sequence[Source], path: Path) -> Iterator[str]:
         yield f"of the model files in {path}, {names} used."
 
 
+def family_name(source: Source) -> str:
+    """Return the name of the model family of a source."""
+    return source.family.name if isinstance(source, Bundle) else source.family
+
+
+def role_of(source: Source) -> Role:
+    """Return the role of the model in a source."""
+    return find_family(family_name(source)).role
+
+
 def _parts(source: Source) -> list[Path]:
     """The files that may have been chosen among others; those of a bundle never are."""
     match source:
@@ -139,8 +151,8 @@ def _choose(found: Sequence[Source], path: Path) -> Sources:
     """At most one of each family."""
     if not found:
         raise ModelError(f"{path} holds no model; {WHAT_WORKS}.")
-    recognisers = [source for source in found if source.family == RECOGNISER]
-    aligners = [source for source in found if source.family == ALIGNER]
+    recognisers = [source for source in found if role_of(source) is Role.RECOGNISER]
+    aligners = [source for source in found if role_of(source) is Role.ALIGNER]
     for several in (recognisers, aligners):
         if len(several) > 1:
             names = ", ".join(str(_place(source)) for source in several)

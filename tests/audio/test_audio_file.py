@@ -15,6 +15,7 @@ from streamasr.audio.raw import RawAudio
 from streamasr.core.errors import AudioError
 from streamasr.core.units import SAMPLE_RATE, Float32Array, to_samples
 from tests.support.audio_files import cut_off, tone, write_audio, write_video
+from tests.support.errors import raises
 
 
 def read(path: Path, *, start: float = 0.0, duration: float | None = None) -> Float32Array:
@@ -197,7 +198,7 @@ def test_part_far_into_a_file_lies_at_its_place(
 
 def test_start_behind_the_end_is_an_error(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "a.wav", noise(16_000))
-    with pytest.raises(AudioError, match=r"a\.wav is over at 1\.0 s, before the start at 7 s"):
+    with raises(AudioError, "ends_before_start"):
         read(path, start=7)
 
 
@@ -210,7 +211,7 @@ def test_file_that_breaks_off_at_once_contains_no_audio(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("start", "duration"), [(-1, None), (0, 0), (0, -2)])
 def test_impossible_parts_are_refused(tmp_path: Path, start: float, duration: float) -> None:
     path = write_audio(tmp_path / "a.wav", noise(16_000))
-    with pytest.raises(AudioError, match="must"):
+    with raises(AudioError, "value_out_of_range"):
         open_audio(path, start=start, duration=duration)
 
 
@@ -218,7 +219,7 @@ def test_impossible_parts_are_refused(tmp_path: Path, start: float, duration: fl
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    assert "no such file" in read_until_error(tmp_path / "a.wav")[1]
+    assert "does not exist" in read_until_error(tmp_path / "a.wav")[1]
 
 
 def test_directory(tmp_path: Path) -> None:
@@ -266,7 +267,7 @@ def test_samples_that_are_no_numbers(tmp_path: Path, value: float) -> None:
     before, sentence = read_until_error(path)
     assert before.tobytes() == samples[:30_000].tobytes()
     assert "1.9 s" in sentence
-    assert "not numbers" in sentence
+    assert "NaN or infinite" in sentence
 
 
 @pytest.mark.parametrize(
@@ -363,7 +364,7 @@ def test_half_a_sample_at_the_end_is_reported(caplog: pytest.LogCaptureFixture) 
 
 @pytest.mark.parametrize("data", [b"", b"x"])
 def test_empty_pipe_is_an_error(data: bytes) -> None:
-    with pytest.raises(AudioError, match="standard input contains no audio"):
+    with raises(AudioError, "no_audio"):
         list(RawAudio(io.BytesIO(data)).blocks())
 
 
@@ -375,5 +376,5 @@ def test_part_of_a_pipe() -> None:
 
 
 def test_start_behind_the_end_of_a_pipe_is_an_error() -> None:
-    with pytest.raises(AudioError, match=r"is over at 1\.0 s"):
+    with raises(AudioError, "ends_before_start"):
         list(RawAudio(io.BytesIO(bytes(32_000)), start=2).blocks())

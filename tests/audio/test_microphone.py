@@ -3,8 +3,8 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from streamasr.audio.portaudio import DeviceError, InputDevice
 from streamasr.core.errors import AudioError
 from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples, to_samples
 from tests.support.audio_files import tone
+from tests.support.errors import raises
 from tests.support.portaudio import DEADLINE, FakeAudio, FakeInput, device, renumbered
 
 T = TypeVar("T")
@@ -92,27 +93,20 @@ class Listener:
         return len(self.samples) + sum(missed.duration for missed in self.missed)
 
 
-Story = Callable[[Listener], Coroutine[Any, Any, None]]
-
-
-def listen(
-    story: Story, audio: FakeAudio, wanted: int | str | None = None, **options: Any
-) -> Listener:
-    """Run a story with a microphone that is closed at its end."""
-
-    async def run() -> Listener:
-        options.setdefault("timeouts", QUICK)
-        microphone = Microphone(wanted, system=audio, clock=audio.clock, **options)
-        listener = Listener(audio, microphone.events())
-        task = asyncio.create_task(listener.listen())
-        try:
-            await story(listener)
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-        return listener
-
-    return asyncio.run(run())
+@asynccontextmanager
+async def listening(
+    audio: FakeAudio, wanted: int | str | None = None, **options: Any
+) -> AsyncIterator[Listener]:
+    """Open a microphone on made-up devices; close it at the end of the block."""
+    options.setdefault("timeouts", QUICK)
+    microphone = Microphone(wanted, system=audio, clock=audio.clock, **options)
+    listener = Listener(audio, microphone.events())
+    task = asyncio.create_task(listener.listen())
+    try:
+        yield listener
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 def noise(n: int, seed: int = 0) -> Float32Array:
@@ -122,36 +116,31 @@ def noise(n: int, seed: int = 0) -> Float32Array:
 # What is heard
 
 
-def test_samples_come_as_the_device_gives_them_and_closing_closes_it() -> None:
+async def test_samples_come_as_the_device_gives_them_and_closing_closes_it() -> None:
     sound = noise(16_000)
-
-    async def story(listener: Listener) -> None:
+    audio = FakeAudio(device())
+    async with listening(audio) as listener:
         opened = await listener.opened()
         for block in np.split(sound, 40):
             opened.play(block)
         await listener.until_heard(len(sound))
         assert not opened.closed.is_set()
         listener.audio.opened.put(opened)
-
-    audio = FakeAudio(device())
-    listener = listen(story, audio)
     assert listener.samples.tobytes() == sound.tobytes()
     assert listener.codes == []
     assert listener.missed == []
     assert audio.opened.get().closed.is_set()
 
 
-def test_any_rate_and_channels_become_ours() -> None:
+async def test_any_rate_and_channels_become_ours() -> None:
     left, right = tone(1.0, 44_100, hz=300), tone(1.0, 44_100, hz=700)
     frames = np.stack([left, right], axis=1)
-
-    async def story(listener: Listener) -> None:
+    async with listening(FakeAudio(device(n_channels=2, rate=44_100))) as listener:
         opened = await listener.opened()
         for block in np.split(frames, 50):
             opened.play(block)
         await listener.until_heard(15_000)
-
-    samples = listen(story, FakeAudio(device(n_channels=2, rate=44_100))).samples
+    samples = listener.samples
     expected = (tone(1.0, hz=300) + tone(1.0, hz=700)) / 2
     np.testing.assert_allclose(samples[500:14_500], expected[500:14_500], atol=1e-3)
 
@@ -164,10 +153,9 @@ def test_what_is_no_number_becomes_one() -> None:
 # What is missing
 
 
-def test_a_device_that_comes_back_is_heard_again() -> None:
+async def test_a_device_that_comes_back_is_heard_again() -> None:
     before, after = noise(8_000, 1), noise(8_000, 2)
-
-    async def story(listener: Listener) -> None:
+    async with listening(FakeAudio(device())) as listener:
         audio = listener.audio
         opened = await listener.opened()
         opened.play(before)
@@ -188,46 +176,41 @@ def test_a_device_that_comes_back_is_heard_again() -> None:
         opened = await listener.opened()
         opened.play(after)
         await listener.until_heard(len(before) + len(after))
-
-    listener = listen(story, FakeAudio(device()))
     assert listener.missed[1:] == [Missed(to_samples(59.5), "device_lost")]
     assert listener.codes == ["device_lost", "device_back"]
     assert listener.samples.tobytes() == np.concatenate([before, after]).tobytes()
     assert listener.clock == to_samples(61.0)
 
 
-def test_what_the_resampler_holds_is_not_lost_with_the_device() -> None:
-    async def story(listener: Listener) -> None:
+async def test_what_the_resampler_holds_is_not_lost_with_the_device() -> None:
+    async with listening(FakeAudio(device(rate=48_000))) as listener:
         opened = await listener.opened()
         opened.play(tone(1.0, 48_000))
         opened.unplug()
         await listener.until(Missed)
-
-    listener = listen(story, FakeAudio(device(rate=48_000)))
     assert len(listener.samples) == SAMPLE_RATE
     np.testing.assert_allclose(listener.samples, tone(1.0), atol=0.02)
 
 
-def test_a_device_that_gives_nothing_is_taken_for_dead() -> None:
-    async def story(listener: Listener) -> None:
+async def test_a_device_that_gives_nothing_is_taken_for_dead() -> None:
+    async with listening(FakeAudio(device()), timeouts=replace(QUICK, n_waits=2)) as listener:
         opened = await listener.opened()
         opened.play(noise(800))
         trouble = await listener.until(Troubled)
-        assert trouble.message == "Desk has given nothing for 0.02 s."
+        assert trouble.message == "Desk has delivered nothing for 0.02 s."
         assert opened.closed.is_set()
         (await listener.opened()).play(noise(800))
         await listener.until_heard(1_600)
-
-    listener = listen(story, FakeAudio(device()), timeouts=replace(QUICK, n_waits=2))
     assert listener.codes[:2] == ["device_lost", "device_back"]
 
 
-def test_time_counts_from_the_beginning_for_a_device_that_comes_later() -> None:
-    async def story(listener: Listener) -> None:
+async def test_time_counts_from_the_beginning_for_a_device_that_comes_later() -> None:
+    audio = FakeAudio(device("Desk"), device("Webcam", 1))
+    async with listening(audio, "headset") as listener:
         audio = listener.audio
         trouble = await listener.until(Troubled)
         assert trouble.message == (
-            "There is no audio input 'headset'; there are 0 (Desk, ALSA), 1 (Webcam, ALSA)."
+            "No audio input matches 'headset'; the inputs are 0 (Desk, ALSA), 1 (Webcam, ALSA)."
         )
         audio.pass_time(600.0)
         audio.plug(device("USB Headset", 2))
@@ -235,42 +218,36 @@ def test_time_counts_from_the_beginning_for_a_device_that_comes_later() -> None:
         assert opened.device.name == "USB Headset"
         opened.play(noise(800))
         await listener.until(Captured)
-
-    audio = FakeAudio(device("Desk"), device("Webcam", 1))
-    listener = listen(story, audio, "headset")
     assert listener.missed == [Missed(to_samples(600.0), "device_lost")]
     assert listener.codes == ["device_lost", "device_back"]
 
 
-def test_a_device_that_refuses_is_tried_again_and_told_once() -> None:
-    async def story(listener: Listener) -> None:
+async def test_a_device_that_refuses_is_tried_again_and_told_once() -> None:
+    audio = FakeAudio(device())
+    audio.refuses = "Desk cannot be opened: Device or resource busy."
+    async with listening(audio) as listener:
         audio = listener.audio
         trouble = await listener.until(Troubled)
         assert trouble.message == "Desk cannot be opened: Device or resource busy."
         audio.refuses = None
         (await listener.opened()).play(noise(800))
         await listener.until(Captured)
-
-    audio = FakeAudio(device())
-    audio.refuses = "Desk cannot be opened: Device or resource busy."
-    assert listen(story, audio).codes == ["device_lost", "device_back"]
+    assert listener.codes == ["device_lost", "device_back"]
 
 
-def test_an_overflow_is_missed_with_its_length_and_told_once() -> None:
-    async def story(listener: Listener) -> None:
+async def test_an_overflow_is_missed_with_its_length_and_told_once() -> None:
+    async with listening(FakeAudio(device())) as listener:
         opened = await listener.opened()
         for i in range(4):
             opened.play(noise(400))
             opened.play(noise(400), is_broken=i > 0, late=0.25 if i else 0.0)
         await listener.until_heard(8 * 400)
-
-    listener = listen(story, FakeAudio(device()))
     assert listener.missed == 3 * [Missed(to_samples(0.25), "overflow")]
     assert listener.codes == ["overflow"]
 
 
-def test_sleep_is_missed_whether_the_device_survives_it_or_not() -> None:
-    async def story(listener: Listener) -> None:
+async def test_sleep_is_missed_whether_the_device_survives_it_or_not() -> None:
+    async with listening(FakeAudio(device())) as listener:
         opened = await listener.opened()
         opened.play(noise(400))
         opened.play(noise(400), slept=3_600.0)
@@ -281,8 +258,6 @@ def test_sleep_is_missed_whether_the_device_survives_it_or_not() -> None:
         listener.audio.plug(device())
         (await listener.opened()).play(noise(400))
         await listener.until_heard(1_200)
-
-    listener = listen(story, FakeAudio(device()))
     assert listener.missed == [
         Missed(to_samples(3_600.0), "suspend"),
         Missed(to_samples(7_200.5), "suspend"),
@@ -290,16 +265,18 @@ def test_sleep_is_missed_whether_the_device_survives_it_or_not() -> None:
     assert listener.codes == ["device_lost", "device_back"]
 
 
-def test_a_device_that_makes_audio_up_is_given_up() -> None:
-    async def story(listener: Listener) -> None:
+async def test_a_device_that_makes_audio_up_is_given_up() -> None:
+    async with listening(FakeAudio(device())) as listener:
         opened = await listener.opened()
         for _ in range(100):
             opened.play(noise(3_200), late=-0.2)
         trouble = await listener.until(Troubled)
-        assert trouble.message == "Desk is no real device: its time runs faster than ours."
+        assert trouble.message == (
+            "Desk delivers audio faster than real time and cannot be used as a microphone; choose "
+            "another input (`streamasr devices`)."
+        )
         assert opened.closed.is_set()
-
-    assert len(listen(story, FakeAudio(device())).samples) < 6 * SAMPLE_RATE
+    assert len(listener.samples) < 6 * SAMPLE_RATE
 
 
 async def test_a_busy_listener_hears_the_present_and_what_it_missed() -> None:
@@ -365,30 +342,29 @@ def test_a_name_that_several_have_is_refused_with_their_list() -> None:
     with pytest.raises(AmbiguousInputError) as caught:
         find_input(INPUTS, "usb")
     assert str(caught.value) == (
-        "'usb' could be any of 1 (Webcam: USB Audio (hw:1,0), ALSA), 0 (Desk: USB Audio (hw:0,0),"
+        "'usb' matches 1 (Webcam: USB Audio (hw:1,0), ALSA), 0 (Desk: USB Audio (hw:0,0),"
         " ALSA); use more of the name, or an index."
     )
 
 
 @pytest.mark.parametrize("wanted", [None, 0, "desk"])
 def test_without_any_input_there_is_nothing_to_choose(wanted: int | str | None) -> None:
-    with pytest.raises(DeviceError, match=r"^There is no audio input; plug a microphone in\.$"):
+    with raises(DeviceError, "no_input_devices"):
         find_input([], wanted)
 
 
 def test_a_device_is_known_again_under_another_number() -> None:
     moved = renumbered([device("Desk"), device("Webcam: USB Audio (hw:2,0)")])
     assert find_again(moved, WEBCAM) == moved[1]
-    with pytest.raises(DeviceError, match=r"Webcam.* is gone; there are 0 \(Desk, ALSA\)\.$"):
+    with raises(DeviceError, "device_gone"):
         find_again(moved[:1], WEBCAM)
-    with pytest.raises(DeviceError, match="is gone; there is no other"):
+    with raises(DeviceError, "device_gone"):
         find_again([], WEBCAM)
 
 
-def test_an_index_means_the_device_that_had_it() -> None:
+async def test_an_index_means_the_device_that_had_it() -> None:
     desk, webcam = device("Desk"), device("Webcam", 1)
-
-    async def story(listener: Listener) -> None:
+    async with listening(FakeAudio(desk, webcam), 1) as listener:
         audio = listener.audio
         opened = await listener.opened()
         assert opened.device == webcam
@@ -400,19 +376,15 @@ def test_an_index_means_the_device_that_had_it() -> None:
         opened = await listener.opened()
         assert opened.device.name == "Webcam"
 
-    listen(story, FakeAudio(desk, webcam), 1)
 
-
-def test_a_name_that_could_mean_several_ends_it_at_once() -> None:
-    async def story(listener: Listener) -> None:
-        with pytest.raises(AudioError, match="'usb' could be any of"):
+async def test_a_name_that_could_mean_several_ends_it_at_once() -> None:
+    async with listening(FakeAudio(*INPUTS), "usb") as listener:
+        with raises(AudioError, "ambiguous_device"):
             await listener.next()
 
-    listen(story, FakeAudio(*INPUTS), "usb")
 
-
-def test_one_more_device_of_that_name_does_not_end_it_later() -> None:
-    async def story(listener: Listener) -> None:
+async def test_one_more_device_of_that_name_does_not_end_it_later() -> None:
+    async with listening(FakeAudio(device("USB A")), "usb") as listener:
         audio = listener.audio
         opened = await listener.opened()
         opened.play(noise(400))
@@ -422,8 +394,7 @@ def test_one_more_device_of_that_name_does_not_end_it_later() -> None:
         audio.devices.pop()
         (await listener.opened()).play(noise(400))
         await listener.until_heard(800)
-
-    assert listen(story, FakeAudio(device("USB A")), "usb").codes == ["device_lost", "device_back"]
+    assert listener.codes == ["device_lost", "device_back"]
 
 
 # What happens at random
@@ -442,7 +413,7 @@ deeds = st.one_of(
     rate=st.sampled_from([8_000, 16_000, 44_100, 48_000]),
     is_late=st.booleans(),
 )
-def test_the_clock_of_the_session_is_that_of_the_wall(
+async def test_the_clock_of_the_session_is_that_of_the_wall(
     deeds: list[tuple[str, float]], rate: int, is_late: bool
 ) -> None:
     """Whatever happens, what was heard and what was missed are the time that passed."""
@@ -450,8 +421,7 @@ def test_the_clock_of_the_session_is_that_of_the_wall(
     audio = FakeAudio() if is_late else FakeAudio(microphone)
     begin = audio.now.wall
     block = noise(rate // 40)
-
-    async def story(listener: Listener) -> None:
+    async with listening(audio) as listener:
         if is_late:
             await listener.until(Troubled)
             audio.pass_time(3.0)
@@ -477,8 +447,6 @@ def test_the_clock_of_the_session_is_that_of_the_wall(
         opened.unplug()
         while (await listener.until(Troubled)).code != "device_lost":
             pass
-
-    listener = listen(story, audio)
     assert listener.clock == pytest.approx(to_samples(audio.now.wall - begin), abs=200)
     assert "overflow" not in [m.reason for m in listener.missed] or "overflow" in listener.codes
     lost, back = listener.codes.count("device_lost"), listener.codes.count("device_back")
@@ -502,32 +470,28 @@ def test_an_iterator_that_nobody_closes_closes_its_device() -> None:
     assert asyncio.run(forget()).closed.is_set()
 
 
-def test_a_device_that_cannot_be_closed_holds_nobody_up() -> None:
-    async def story(listener: Listener) -> None:
+async def test_a_device_that_cannot_be_closed_holds_nobody_up() -> None:
+    audio = FakeAudio(device())
+    async with listening(audio, timeouts=replace(QUICK, closing=0.01)) as listener:
         opened = await listener.opened()
         opened.can_close.clear()
         opened.play(noise(400))
         await listener.until(Captured)
         listener.audio.opened.put(opened)
-
-    audio = FakeAudio(device())
-    listen(story, audio, timeouts=replace(QUICK, closing=0.01))
     opened = audio.opened.get()
     assert not opened.closed.is_set()
     opened.can_close.set()
     assert opened.closed.wait(DEADLINE)
 
 
-def test_a_fault_of_ours_is_not_silent() -> None:
+async def test_a_fault_of_ours_is_not_silent() -> None:
     class Broken(FakeAudio):
         def find_inputs(self) -> list[InputDevice]:
             raise ZeroDivisionError
 
-    async def story(listener: Listener) -> None:
+    async with listening(Broken()) as listener:
         with pytest.raises(ZeroDivisionError):
             await listener.next()
-
-    listen(story, Broken())
 
 
 WITHOUT_PORTAUDIO = """

@@ -12,6 +12,7 @@ from streamasr.core.audio_format import Encoding
 from streamasr.core.errors import AudioError
 from streamasr.core.units import SAMPLE_RATE, Float32Array
 from tests.support.audio_files import tone
+from tests.support.errors import raises
 from tests.support.fakes import pcm
 
 ENCODINGS: list[Encoding] = ["pcm_s16le", "pcm_f32le"]
@@ -84,7 +85,7 @@ def test_floats_beyond_full_scale_are_clipped() -> None:
 def test_what_is_no_audio_is_refused_with_its_place(wrong: float) -> None:
     decoder = PcmDecoder("pcm_f32le", 48_000, 2)
     decoder.feed(np.zeros(14, "<f4").tobytes())
-    with pytest.raises(AudioError, match=r"^Sample 9 is [-\d.einfa+]+; pcm_f32le must .*\.$"):
+    with raises(AudioError, "bad_samples"):
         decoder.feed(np.array([0, 0, 0, 0, 0, wrong], "<f4").tobytes())
     assert decoder.n_received == round(7 / 3)
 

@@ -58,7 +58,7 @@ def test_a_device_made_of_a_file_is_heard_bit_for_bit_and_found_out(tmp_path: Pa
     sound.write_bytes(pcm(tone(10.0)))
     with RealListener(tmp_path, FILE_DEVICE.format(path=sound), "tape") as listener:
         told = listener.until(lambda event: event.get("code") == "device_lost")
-        assert told[-1]["message"] == "tape is no real device: its time runs faster than ours."
+        assert "delivers audio faster than real time" in told[-1]["message"]
         # What comes after the first buffer is out of order: the plugin does not keep up.
         expected = np.frombuffer(pcm(tone(10.0)), "<i2")[:2000] / 32768
         assert told[0]["begin"] == expected.tolist()

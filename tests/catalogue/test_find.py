@@ -252,7 +252,7 @@ def test_what_is_not_there_is_said_with_what_to_do(
 def test_a_broken_model_is_named(finder: Finder, checkpoint: Path) -> None:
     bundle = import_model(checkpoint, finder.models / "mine")
     bundle.decoder.unlink()
-    with pytest.raises(ModelError, match=r"decoder\.gguf: there is no such file"):
+    with pytest.raises(ModelError, match=r"decoder\.gguf does not exist"):
         finder.model("mine")
 
 

@@ -21,8 +21,8 @@ from streamasr.catalogue.known import (
 )
 from streamasr.core.errors import ModelError
 from streamasr.models import tiny
-from streamasr.models.bundle import ALIGNER, RECOGNISER
 from streamasr.models.qwen3.languages import LANGUAGES
+from streamasr.models.qwen3.names import ALIGNER, RECOGNISER
 from tests.support.paths import REPOSITORY
 
 
@@ -41,8 +41,8 @@ def test_each_model_says_what_it_is(name: str) -> None:
     assert model.parameters in name.upper()
     assert model.family == (ALIGNER if "aligner" in name else RECOGNISER)
     assert model.licence == "Apache-2.0"
-    assert {*model.languages} <= {*LANGUAGES.values()}
-    assert len(model.languages) == (11 if model.family == ALIGNER else len(LANGUAGES))
+    assert {*model.languages} <= {*LANGUAGES}
+    assert len(model.languages) == (11 if model.family == ALIGNER else len(LANGUAGES.names))
 
 
 def test_a_file_elsewhere_has_its_size_and_hash() -> None:

@@ -191,7 +191,7 @@ def test_what_is_not_as_it_was_asked_to_be_is_said_and_the_text_comes(clip: Path
     assert result.returncode == 0
     assert result.stdout.strip()
     for sentence in (
-        "streamasr: warning: there is no GPU 3: this build of llama.cpp finds none",
+        "streamasr: warning: no GPU matches 3: this build of llama.cpp finds none",
         "streamasr: warning: encoder: this build of onnxruntime has no CUDAExecutionProvider",
     ):
         assert result.stderr.count(sentence) == 1

@@ -95,7 +95,7 @@ def test_what_is_configured_and_not_there_is_found(
     assert found["model"]["level"] == "problem"
     assert "qwen3-asr-9b" in found["model"]["text"]
     assert found["llama.cpp"]["level"] == "warning"
-    assert found["llama.cpp"]["text"].startswith("there is no GPU 3")
+    assert found["llama.cpp"]["text"].startswith("no GPU matches 3")
     assert "streamasr doctor" not in found["llama.cpp"]["text"]  # it is what says this
     assert found["onnxruntime"]["level"] in {"problem", "warning"}
 

@@ -150,7 +150,7 @@ def test_a_missing_file_is_named(
     (model / "encoder_backend.onnx").unlink()
     code, report = verified(capsys, str(model))
     assert code == 1
-    assert "encoder_backend.onnx: there is no such file" in report["checks"][0]["detail"]
+    assert "encoder_backend.onnx does not exist" in report["checks"][0]["detail"]
 
 
 def test_a_model_that_cannot_be_loaded_fails(

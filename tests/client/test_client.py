@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -41,16 +41,6 @@ Step = Callable[[ServerConnection], Awaitable[None]]
 QUICK = Timeouts(open=30, shortest_pause=0, longest_pause=0)
 PATIENT = Timeouts(first=60, resume=60, shortest_pause=0.01, longest_pause=0.01)
 FINAL_EVERY = 1000  # samples, in the scripted server
-
-
-def run(story: Coroutine[Any, Any, T]) -> T:
-    """Run a test's story, with a deadline for those that would hang."""
-
-    async def with_deadline() -> T:
-        async with asyncio.timeout(100):
-            return await story
-
-    return asyncio.run(with_deadline())
 
 
 def pcm(n_samples: int, start: int = 0) -> bytes:
@@ -240,32 +230,26 @@ forgets = st.lists(st.integers(0, 3000), max_size=8)
 
 @given(lives, forgets, st.integers(1, 6000), st.sampled_from([37, 250, 4000]))
 @settings(max_examples=50)
-def test_wherever_connections_break_everything_arrives_once_and_in_order(
+async def test_wherever_connections_break_everything_arrives_once_and_in_order(
     lives: list[int], forgets: list[int], n_samples: int, block: int
 ) -> None:
-    async def story() -> None:
-        server = ScriptedServer(Script([5, *lives], list(forgets)))
-        async with server.running() as url, connect(url, timeouts=QUICK) as stream:
-            _, events = await asyncio.gather(write_all(stream, n_samples, block), read_all(stream))
-        assert bytes(server.audio) == pcm(n_samples)
-        assert durable(events) == server.durable
-        assert isinstance(events[-1], v1.End)
-        assert kinds(events)[0] == "Ready"
-
-    run(story())
+    server = ScriptedServer(Script([5, *lives], list(forgets)))
+    async with server.running() as url, connect(url, timeouts=QUICK) as stream:
+        _, events = await asyncio.gather(write_all(stream, n_samples, block), read_all(stream))
+    assert bytes(server.audio) == pcm(n_samples)
+    assert durable(events) == server.durable
+    assert isinstance(events[-1], v1.End)
+    assert kinds(events)[0] == "Ready"
 
 
 @given(lives)
 @settings(max_examples=30)
-def test_a_listener_misses_nothing_wherever_connections_break(lives: list[int]) -> None:
-    async def story() -> None:
-        server = ScriptedServer(Script(list(lives)))
-        server.say("before")
-        async with server.running() as url:
-            events = await read_all(listen(url, session="s", since=0, timeouts=PATIENT))
-        assert durable(events) == server.durable
-
-    run(story())
+async def test_a_listener_misses_nothing_wherever_connections_break(lives: list[int]) -> None:
+    server = ScriptedServer(Script(list(lives)))
+    server.say("before")
+    async with server.running() as url:
+        events = await read_all(listen(url, session="s", since=0, timeouts=PATIENT))
+    assert durable(events) == server.durable
 
 
 async def test_a_program_that_only_writes_is_never_held_up_by_messages() -> None:

@@ -4,9 +4,10 @@ import asyncio
 import os
 import re
 import subprocess
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
@@ -28,7 +29,6 @@ from tests.support.desktops import (
     wayland,
     x_display,
 )
-from tests.support.house import run
 
 GERMAN: Final = "Äpfel, Öl & Übermut: „süße“ Grüße – 5 € @ [x] {y} ~ ^ ` \\ | zy ZY "
 MIXED: Final = (
@@ -214,19 +214,18 @@ async def test_a_terminal_gets_it_too(display: str, tmp_path: Path, output: str)
 class TestWayland:
     """A compositor with the virtual-keyboard protocol."""
 
-    def test_any_script_arrives(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_any_script_arrives(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         text = MIXED + (GERMAN * 40)[:2000]
-
-        async def story(terminal: TerminalWindow) -> None:
+        async with wayland_terminal(tmp_path, monkeypatch) as terminal:
             await type_all(Edit(text=text))
             await shows(terminal, text)
 
-        on_wayland(story, tmp_path, monkeypatch)
-
-    def test_what_another_keyboard_holds_does_not_matter(
+    async def test_what_another_keyboard_holds_does_not_matter(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        async def story(terminal: TerminalWindow) -> None:
+        async with wayland_terminal(tmp_path, monkeypatch) as terminal:
             holding = await asyncio.create_subprocess_exec(
                 *["wtype", "-M", "shift", "-k", "a", "-s", "60000"]
             )
@@ -236,12 +235,10 @@ class TestWayland:
             holding.kill()
             await holding.wait()
 
-        on_wayland(story, tmp_path, monkeypatch)
-
-    def test_text_is_pasted_and_the_clipboard_is_as_before(
+    async def test_text_is_pasted_and_the_clipboard_is_as_before(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        async def story(terminal: TerminalWindow) -> None:
+        async with wayland_terminal(tmp_path, monkeypatch) as terminal:
             clipboard = WlClipboard()
             assert await clipboard.read("clipboard") is None
             kept = Held("text/plain;charset=utf-8", "kept, ß".encode())
@@ -251,24 +248,17 @@ class TestWayland:
             assert await clipboard.read("clipboard") == kept
             assert await clipboard.read("primary") is None
 
-        on_wayland(story, tmp_path, monkeypatch)
 
-
-def on_wayland(
-    story: Callable[[TerminalWindow], Coroutine[Any, Any, None]],
-    directory: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Run a story in front of a terminal."""
-
-    async def whole() -> None:
-        async with wayland(monkeypatch):
-            terminal = TerminalWindow(directory, "foot")
-            try:
-                await terminal.wait_until_ready()
-                await until(lambda: has_focus("foot"))
-                await story(terminal)
-            finally:
-                terminal.close()
-
-    run(whole())
+@asynccontextmanager
+async def wayland_terminal(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[TerminalWindow]:
+    """Open a terminal with the focus in a compositor of its own."""
+    async with wayland(monkeypatch):
+        terminal = TerminalWindow(directory, "foot")
+        try:
+            await terminal.wait_until_ready()
+            await until(lambda: has_focus("foot"))
+            yield terminal
+        finally:
+            terminal.close()

@@ -122,7 +122,7 @@ NONE = Accelerators((), None, None, ("CPUExecutionProvider",), (), ())
     [
         ({}, {"llama.cpp": OK, "onnxruntime": OK}),
         ({"gpus": ("CUDA0", "CUDA1")}, {"GPU 0": OK, "GPU 1": OK, "onnxruntime": OK}),
-        ({"gpu_trouble": "there is no GPU 3"}, {"llama.cpp": WARNING, "onnxruntime": OK}),
+        ({"gpu_trouble": "no GPU matches 3"}, {"llama.cpp": WARNING, "onnxruntime": OK}),
         ({"llama_trouble": "it crashes"}, {"llama.cpp": PROBLEM, "onnxruntime": OK}),
         ({"providers_missing": ("CUDA",)}, {"llama.cpp": OK, "onnxruntime": WARNING}),
         ({"providers_unknown": ("Abacus",)}, {"llama.cpp": OK, "onnxruntime": PROBLEM}),

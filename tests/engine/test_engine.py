@@ -645,7 +645,7 @@ def test_a_gpu_that_is_not_there_is_told_and_the_cpu_recognises(
     with Engine(running_on(config, gpu=3), on_trouble=listener(told)) as other:
         assert decode(other, embeddings) == decode(engine, embeddings)
     [sentence] = told
-    assert sentence.startswith("there is no GPU 3: this build of llama.cpp finds none")
+    assert sentence.startswith("no GPU matches 3: this build of llama.cpp finds none")
 
 
 def test_a_machine_without_gpu_has_nothing_to_tell(config: EngineConfig, told: list[str]) -> None:
@@ -720,7 +720,7 @@ def test_a_gpu_that_kills_the_aligner_is_told_and_the_cpu_aligns(
 
 def test_a_provider_that_nobody_knows_ends_the_start(config: EngineConfig) -> None:
     with (
-        pytest.raises(ModelError, match="knows no provider Abacus"),
+        pytest.raises(ModelError, match="no provider named Abacus"),
         Engine(running_on(config, providers=("Abacus",))),
     ):
         pass

@@ -1,5 +1,7 @@
 """Log-mel features: equal to the reference's for every length and level, and cuttable."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,10 @@ from streamasr.features.log_mel import (
     normalise,
     raw_log_mel,
 )
+from tests.support.errors import raises
+from tests.support.exact_log_mel import ExactLogMel, assert_correct
 from tests.support.goldens import LOG_MEL_GOLDEN, LOG_MEL_LENGTHS, LOG_MEL_ROWS
+from tests.support.rounding import DOUBLE, SINGLE
 from tests.support.signals import KINDS, signal, speechlike
 
 
@@ -26,8 +31,54 @@ def test_features_equal_the_reference_around_every_hop_window_and_chunk_edge(kin
         for n_samples in LOG_MEL_LENGTHS:
             mel = log_mel(signal(kind, n_samples))
             assert len(mel) == golden[f"{kind}/{n_samples}/n_frames"]
-            expected = golden[f"{kind}/{n_samples}"]
-            np.testing.assert_allclose(mel[LOG_MEL_ROWS], expected, rtol=0, atol=1e-4)
+            exact = ExactLogMel(signal(kind, n_samples))
+            assert_correct(golden[f"{kind}/{n_samples}"], exact, SINGLE, LOG_MEL_ROWS)
+            assert_correct(mel, exact, DOUBLE)
+
+
+def test_limits_are_narrow_where_a_value_is_certain() -> None:
+    exact = ExactLogMel(signal("noise", 16_000))
+    for unit_roundoff, width in ((SINGLE, 5e-5), (DOUBLE, 5e-6)):
+        low, high = exact.limits(unit_roundoff)
+        assert np.all((low <= exact.features) & (exact.features <= high))
+        assert np.median(high - low) < width
+
+
+MISTAKES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "another window": lambda patch: patch.setattr(module, "_hann", lambda: np.hanning(WINDOW)),
+    "another range": lambda patch: patch.setattr(module, "DYNAMIC_RANGE", 8.001),
+    "filters of another scale": lambda patch: patch.setattr(
+        module, "mel_filters", lambda n_mels: 1.001 * mel_filters(n_mels)
+    ),
+    "one sample late": lambda patch: patch.setattr(
+        module, "centre", lambda clip: np.roll(centre(clip), -1)
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_no_mistake_passes_for_rounding(monkeypatch: pytest.MonkeyPatch, mistake: str) -> None:
+    clip = signal("quiet, then loud", 16_000)
+    exact = ExactLogMel(clip)
+    assert_correct(log_mel(clip), exact, DOUBLE)
+    module._filter_entries.cache_clear()
+    MISTAKES[mistake](monkeypatch)
+    mel = log_mel(clip)
+    module._filter_entries.cache_clear()
+    assert mel.shape == exact.features.shape
+    for unit_roundoff in (DOUBLE, SINGLE):
+        with pytest.raises(AssertionError, match="outside of their limits"):
+            assert_correct(mel, exact, unit_roundoff)
+
+
+def test_a_value_that_is_off_or_not_finite_is_found() -> None:
+    clip = signal("noise", 16_000)
+    exact = ExactLogMel(clip)
+    for wrong in (1e-3, -1e-3, np.nan, np.inf):
+        mel = log_mel(clip)
+        mel[50, 100] += np.float32(wrong)
+        with pytest.raises(AssertionError, match="row 50, mel 100"):
+            assert_correct(mel, exact, SINGLE)
 
 
 @pytest.mark.parametrize("n_samples", LOG_MEL_LENGTHS)
@@ -89,15 +140,15 @@ def test_more_bins_than_the_spectrum_can_fill_stay_at_the_floor() -> None:
 
 
 @pytest.mark.parametrize(
-    ("samples", "sentence"),
+    ("samples", "code"),
     [
-        (np.zeros(0, np.float32), "there are no audio samples"),
-        (np.zeros(8000), "must be float32, not float64"),
-        (np.zeros((2, 8000), np.float32), "one channel"),
-        (np.full(8000, np.nan, np.float32), "must be finite"),
-        (np.full(8000, -np.inf, np.float32), "must be finite"),
+        (np.zeros(0, np.float32), "audio_empty"),
+        (np.zeros(8000), "audio_type"),
+        (np.zeros((2, 8000), np.float32), "audio_axes"),
+        (np.full(8000, np.nan, np.float32), "audio_not_finite"),
+        (np.full(8000, -np.inf, np.float32), "audio_not_finite"),
     ],
 )
-def test_what_is_no_audio_is_refused(samples: np.ndarray, sentence: str) -> None:
-    with pytest.raises(AudioError, match=sentence):
+def test_an_array_that_is_not_audio_is_refused(samples: np.ndarray, code: str) -> None:
+    with raises(AudioError, code):
         log_mel(samples)

@@ -111,9 +111,9 @@ def test_a_folder_of_both_gives_a_recogniser_with_its_aligner(
     shutil.copytree(recogniser, tmp_path / "both" / "asr")
     shutil.copytree(aligner, tmp_path / "both" / "aligner")
     bundle = open_bundle(pack(tmp_path / "both", tmp_path / "b"))
-    assert bundle.family == "qwen3-asr"
+    assert bundle.family.name == "qwen3-asr"
     assert bundle.aligner
-    assert open_bundle(bundle.aligner).family == "qwen3-forced-aligner"
+    assert open_bundle(bundle.aligner).family.name == "qwen3-forced-aligner"
 
 
 def test_a_folder_of_two_recognisers_is_ambiguous(tmp_path: Path, recogniser: Path) -> None:

@@ -3,7 +3,9 @@
     python -m tests.reference.make_goldens
 
 Signals and checkpoints are made from seeds (tests/signals.py, tests/checkpoints.py), so
-only what the reference computes is stored.
+only what the reference computes is stored. Features are the reference's own, in single precision;
+all else is computed in double precision and stored with the errors of lower precisions, from which
+tolerances follow (tests/rounding.py).
 """
 
 import tempfile
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.reference.reference import Reference, reference_log_mel
+from tests.reference.reference import EncoderStages, Reference, reference_log_mel
 from tests.support.checkpoints import write_checkpoint
 from tests.support.goldens import (
     ENCODER_CLIPS,
@@ -28,6 +30,7 @@ from tests.support.goldens import (
     read_clip,
     words_of,
 )
+from tests.support.rounding import gaps
 from tests.support.signals import KINDS, signal, speechlike
 
 
@@ -47,35 +50,50 @@ def make_encoder() -> None:
     arrays = {}
     for name, shape in ENCODER_SHAPES.items():
         with tempfile.TemporaryDirectory() as directory:
-            reference = Reference(write_checkpoint(Path(directory), shape))
+            checkpoint = write_checkpoint(Path(directory), shape)
+            reference, single = Reference(checkpoint), Reference(checkpoint, arithmetic="single")
         for n_samples in ENCODER_CLIPS:
-            stages = reference.encode(speechlike(n_samples))
-            arrays[f"{name}/{n_samples}/conv_output"] = stages.conv_output
-            arrays[f"{name}/{n_samples}/encoder_output"] = stages.encoder_output
-            arrays[f"{name}/{n_samples}/embeddings"] = stages.embeddings
+            samples = speechlike(n_samples)
+            stages = encoder_stages(reference.encode(samples), single.encode(samples))
+            arrays |= {f"{name}/{n_samples}/{stage}": array for stage, array in stages.items()}
     np.savez_compressed(ENCODER_GOLDEN, **arrays)
+
+
+def encoder_stages(exact: EncoderStages, single: EncoderStages) -> dict[str, np.ndarray]:
+    """Return exact arrays by stage, and the errors of single precision."""
+    arrays = {stage: getattr(exact, stage).astype(np.float32) for stage in single.errors(exact)}
+    errors = {f"{stage}_error": np.array(error) for stage, error in single.errors(exact).items()}
+    return arrays | errors
 
 
 def make_tiny() -> None:
     """Run the embedded model's checkpoints over some of its clips, from samples to tokens."""
     arrays: dict[str, np.ndarray] = {}
-    recogniser, aligner = Reference(TINY_RECOGNISER), Reference(TINY_ALIGNER, is_aligner=True)
+    recogniser = Reference(TINY_RECOGNISER)
+    single = Reference(TINY_RECOGNISER, arithmetic="single")
+    half = Reference(TINY_RECOGNISER, arithmetic="half")
+    aligner = Reference(TINY_ALIGNER, is_aligner=True)
+    half_aligner = Reference(TINY_ALIGNER, is_aligner=True, arithmetic="half")
     for name in TINY_GOLDEN_CLIPS:
         samples, words = read_clip(name), words_of(clip_facts()[name])
         stages = recogniser.encode(samples)
         prompt = recogniser.prompt("", None, len(stages.embeddings))
         answer = recogniser.greedy(prompt, samples)
-        found = {
+        logits = recogniser.answer_logits(prompt, samples, answer)
+        rounded = half.answer_logits(prompt, samples, answer)
+        found = encoder_stages(stages, single.encode(samples)) | {
             "log_mel": reference_log_mel(samples),
-            "conv_output": stages.conv_output,
-            "encoder_output": stages.encoder_output,
-            "embeddings": stages.embeddings,
             "prompt": np.array(prompt),
-            "first_logits": recogniser.logits(prompt, samples)[-1],
+            "first_logits": logits[0].astype(np.float32),
+            "logits_error": np.abs(rounded - logits).max(),
             "answer": np.array(answer),
+            "answer_gaps": gaps(logits),  # the end's, too
         }
         if words:
-            found["classes"] = aligner.classes(samples, words).argmax(axis=-1)
+            logits = aligner.classes(samples, words)
+            rounded = half_aligner.classes(samples, words)
+            found["class_logits"] = logits.astype(np.float32)
+            found["class_logits_error"] = np.abs(rounded - logits).max()
         arrays |= {f"{name}/{stage}": array for stage, array in found.items()}
     np.savez_compressed(TINY_GOLDEN, **arrays)
 

@@ -1,31 +1,51 @@
 """The reference implementation, stage by stage: what transformers computes of a clip.
 
-Everything runs in float32 on the CPU with eager attention. Source of truth:
-`transformers.models.qwen3_asr`, version 5.13 or later.
+Everything runs on the CPU with eager attention. Source of truth: `transformers.models.qwen3_asr`,
+version 5.13 or later.
+
+Models compute in double precision, whose results are exact for all purposes here and the same on
+every processor. In other arithmetics they tell how far rounding moves the results: the tolerances
+of comparisons follow from that (tests/rounding.py).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, Literal
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import (
     AutoTokenizer,
     Qwen3ASRFeatureExtractor,
     Qwen3ASRForConditionalGeneration,
     Qwen3ASRForTokenClassification,
 )
+from transformers.models.qwen3 import modeling_qwen3
+
+from tests.support.exact_log_mel import ExactLogMel
 
 torch.set_num_threads(1)  # small matrices: more threads wait for each other
 
-FloatArray = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.floating[Any]]
+Arithmetic = Literal["double", "single", "half attention", "half decoder", "half"]
+"""Double precision; single precision, as transformers computes by itself; or double precision with
+rounding to half precision before some products, as llama.cpp and published models have it: in the
+decoder's attention (keys, values, queries and weights), of the decoder's matrices and what is
+multiplied with them as well, or of all matrices.
+"""
+
+_ENCODER = "audio_tower|multi_modal_projector"
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderStages:
-    """What the encoder makes of one clip."""
+    """What the encoder makes of the exact features of one clip."""
 
     conv_output: FloatArray
     """(n_tokens, d_model), positions added, rows of padding dropped."""
@@ -33,6 +53,13 @@ class EncoderStages:
     """(n_tokens, d_model), after the last norm, before the projector."""
     embeddings: FloatArray
     """(n_tokens, hidden)."""
+
+    def errors(self, exact: "EncoderStages") -> dict[str, float]:
+        """Return the largest distance from the exact values, by stage."""
+        return {
+            stage.name: float(np.abs(getattr(self, stage.name) - getattr(exact, stage.name)).max())
+            for stage in fields(self)
+        }
 
 
 def reference_log_mel(samples: FloatArray, n_mels: int = 128) -> FloatArray:
@@ -44,11 +71,18 @@ def reference_log_mel(samples: FloatArray, n_mels: int = 128) -> FloatArray:
 class Reference:
     """A recogniser or an aligner of transformers."""
 
-    def __init__(self, checkpoint: Path, *, is_aligner: bool = False) -> None:
+    def __init__(
+        self, checkpoint: Path, *, is_aligner: bool = False, arithmetic: Arithmetic = "double"
+    ) -> None:
         cls = Qwen3ASRForTokenClassification if is_aligner else Qwen3ASRForConditionalGeneration
         self.model = cls.from_pretrained(
             checkpoint, dtype=torch.float32, attn_implementation="eager"
         ).eval()
+        self.arithmetic = arithmetic
+        if arithmetic != "single":
+            _widen(self.model)
+        if arithmetic in {"half decoder", "half"}:
+            _round_matrices(self.model, "" if arithmetic == "half" else _ENCODER)
         self.n_mels = self.model.config.audio_config.num_mel_bins
         self.n_window = self.model.config.audio_config.n_window
         self.tokenizer = AutoTokenizer.from_pretrained(checkpoint)
@@ -56,7 +90,7 @@ class Reference:
 
     def encode(self, samples: FloatArray) -> EncoderStages:
         """Run the encoder and keep what passes its stages."""
-        features, mask = _extract(samples, self.n_mels, self.n_window)
+        features, mask = self._features(samples)
         seen: dict[str, FloatArray] = {}
 
         def keep_input(_module: object, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -64,7 +98,7 @@ class Reference:
 
         tower = self.model.model.audio_tower
         hook = tower.layers[0].register_forward_pre_hook(keep_input)
-        with torch.no_grad():
+        with self._computing():
             output = self.model.model.get_audio_features(features, mask)
         hook.remove()
         return EncoderStages(
@@ -77,8 +111,8 @@ class Reference:
         Returns:
             (len(token_ids), n_tokens or n_classes).
         """
-        features, mask = _extract(samples, self.n_mels, self.n_window)
-        with torch.no_grad():
+        features, mask = self._features(samples)
+        with self._computing():
             output = self.model(
                 input_ids=torch.tensor([list(token_ids)]),
                 input_features=features,
@@ -145,6 +179,104 @@ class Reference:
         token_ids = self.tokenizer.encode(text, add_special_tokens=False)
         slot = self.tokenizer.convert_tokens_to_ids("<timestamp>")
         return self.logits(token_ids, samples)[np.flatnonzero(np.array(token_ids) == slot)]
+
+    def _features(self, samples: FloatArray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return exact features, padded as the reference pads its own, and their mask.
+
+        Its own are compared by themselves: some are far less certain than their neighbours, which
+        would tell in all that is computed of them.
+        """
+        features, mask = _extract(samples, self.n_mels, self.n_window)
+        features = features.to(self.model.dtype)
+        exact = ExactLogMel(samples, self.n_mels).features
+        features[0, :, : len(exact)] = torch.from_numpy(exact.T)
+        return features, mask
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            if self.arithmetic != "single":
+                stack.enter_context(_Double())
+            if self.arithmetic.startswith("half"):
+                stack.enter_context(
+                    patch.object(modeling_qwen3, "eager_attention_forward", _attend_in_half)
+                )
+            yield
+
+
+class _Double(TorchFunctionMode):
+    """Replaces float32 wherever transformers asks for it by name."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.Tensor.float:
+            return args[0].double()
+        args = tuple(torch.float64 if one is torch.float32 else one for one in args)
+        named = {
+            name: torch.float64 if one is torch.float32 else one
+            for name, one in (kwargs or {}).items()
+        }
+        return func(*args, **named)
+
+
+def _widen(model: torch.nn.Module) -> None:
+    """Turn a model to double precision, with its constants computed anew."""
+    model.double()
+    with _Double():
+        positions = model.model.audio_tower.positional_embedding
+        table = positions.compute_default_singular_positional_embedding()
+        positions.positional_embedding = table.double()
+        rotary = model.model.language_model.rotary_emb
+        steps = torch.arange(0, rotary.config.head_dim, 2).double() / rotary.config.head_dim
+        rotary.inv_freq = 1 / rotary.config.rope_parameters["rope_theta"] ** steps
+
+
+def _round_matrices(model: torch.nn.Module, exempt: str) -> None:
+    """Round matrices to half precision, and from now on what is multiplied with them.
+
+    Args:
+        model: all of it.
+        exempt: a pattern of names that are left alone; none if it is empty.
+    """
+
+    def round_input(_module: object, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (_half(inputs[0]),)
+
+    for name, module in model.named_modules():
+        is_exempt = bool(exempt) and re.search(exempt, name)
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d) and not is_exempt:
+            module.weight.data = _half(module.weight.data)
+            module.register_forward_pre_hook(round_input)
+
+
+def _attend_in_half(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    **_: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Do what `eager_attention_forward` does, with both sides of its products rounded."""
+    keys = modeling_qwen3.repeat_kv(_half(key), module.num_key_value_groups)
+    values = modeling_qwen3.repeat_kv(_half(value), module.num_key_value_groups)
+    scores = torch.matmul(_half(query), keys.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = torch.softmax(scores, dim=-1)
+    return torch.matmul(_half(weights), values).transpose(1, 2).contiguous(), weights
+
+
+def _half(values: torch.Tensor) -> torch.Tensor:
+    return values.half().to(values.dtype)
 
 
 def _extract(

@@ -12,9 +12,9 @@ from streamasr.importing.pack import import_model
 from streamasr.models.onnx import OnnxOptions
 from streamasr.models.qwen3.aligner import ForcedAligner
 from tests.reference.reference import Reference
-from tests.reference.test_decoder import assert_chosen
 from tests.support.checkpoints import Shape, write_checkpoint
 from tests.support.forms import FORMS, LOSSY, Recogniser, cosine
+from tests.support.rounding import assert_chosen
 from tests.support.signals import speechlike
 
 pytestmark = pytest.mark.reference
@@ -42,7 +42,8 @@ WORDS = ["the", "language", "中", "naïve", "he"]
 @pytest.mark.parametrize("shape", RECOGNISERS)
 def test_a_recogniser_in_any_form_decodes_alike(tmp_path: Path, shape: str, name: str) -> None:
     checkpoint = write_checkpoint(tmp_path / "native", RECOGNISERS[shape])
-    reference, form = Reference(checkpoint), FORMS[name]
+    reference, half = Reference(checkpoint), Reference(checkpoint, arithmetic="half")
+    form = FORMS[name]
     bundle = import_model(form.write(checkpoint, tmp_path / "source"), tmp_path / "b", form.wish)
     with Recogniser(bundle.directory) as recogniser:
         for n_samples in CLIPS:
@@ -54,7 +55,8 @@ def test_a_recogniser_in_any_form_decodes_alike(tmp_path: Path, shape: str, name
                 answer = recogniser.greedy(embeddings, N_TOKENS)
                 prompt = reference.prompt("", None, len(embeddings))
                 expected = reference.answer_logits(prompt, samples, answer)
-                assert_chosen(np.array(answer, int), expected[: len(answer)])
+                error = np.abs(half.answer_logits(prompt, samples, answer) - expected).max()
+                assert_chosen(np.array(answer, int), expected[: len(answer)], error)
 
 
 @pytest.mark.parametrize("name", [n for n, f in FORMS.items() if "aligner" in f.families])
@@ -62,6 +64,7 @@ def test_a_recogniser_in_any_form_decodes_alike(tmp_path: Path, shape: str, name
 def test_an_aligner_in_any_form_classifies_alike(tmp_path: Path, shape: str, name: str) -> None:
     checkpoint = write_checkpoint(tmp_path / "native", ALIGNERS[shape])
     reference, form = Reference(checkpoint, is_aligner=True), FORMS[name]
+    half = Reference(checkpoint, is_aligner=True, arithmetic="half")
     bundle = import_model(form.write(checkpoint, tmp_path / "source"), tmp_path / "b", form.wish)
     with ForcedAligner(bundle.directory, OnnxOptions(threads=1), n_threads=1) as aligner:
         for n_samples in CLIPS:
@@ -70,6 +73,7 @@ def test_an_aligner_in_any_form_classifies_alike(tmp_path: Path, shape: str, nam
             expected = reference.classes(samples, WORDS)
             assert logits.shape == expected.shape
             if form.is_greedy_exact:
-                assert_chosen(logits.argmax(axis=-1), expected)
+                error = np.abs(half.classes(samples, WORDS) - expected).max()
+                assert_chosen(logits.argmax(axis=-1), expected, error)
             elif form.cosine > LOSSY:
                 assert cosine(logits, expected) >= 0.8  # of 3 bits; others are nearer

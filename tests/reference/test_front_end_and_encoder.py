@@ -13,7 +13,9 @@ from streamasr.importing.pack import Wish, import_model
 from streamasr.models.qwen3.encoder import Qwen3Encoder
 from tests.reference.reference import Reference, reference_log_mel
 from tests.support.checkpoints import KeyStyle, Shape, write_checkpoint
-from tests.support.parity import OPTIONS, assert_same, open_inside
+from tests.support.exact_log_mel import ExactLogMel, assert_correct
+from tests.support.parity import OPTIONS, open_inside
+from tests.support.rounding import DOUBLE, SINGLE, assert_same
 from tests.support.signals import KINDS, signal, speechlike
 
 pytestmark = pytest.mark.reference
@@ -33,15 +35,12 @@ CLIPS = (1, 8_001, 16_000, 16_161, 128_000, 129_281, 250_123)  # samples
 
 @pytest.mark.parametrize("kind", [*KINDS, "speechlike"])
 def test_features_are_equal_for_any_length(kind: str) -> None:
-    # Eight decades below a pure tone the reference's single precision shows; ours is double.
-    tolerance = 2e-4 if kind in {"tone", "sweep"} else 1e-4
     lengths = np.random.RandomState(1).randint(1, 60_000, 25)
     for n_samples in (*lengths, 399, 400, 401, 7_999, 8_000, 8_001, 15_999, 16_000, 16_160):
         clip = speechlike(n_samples) if kind == "speechlike" else signal(kind, n_samples)
-        expected = reference_log_mel(clip)
-        mel = log_mel(clip)
-        assert mel.shape == expected.shape
-        np.testing.assert_allclose(mel, expected, rtol=0, atol=tolerance)
+        exact = ExactLogMel(clip)
+        assert_correct(reference_log_mel(clip), exact, SINGLE)
+        assert_correct(log_mel(clip), exact, DOUBLE)
 
 
 @pytest.mark.parametrize("style", ["native", "original"])
@@ -58,15 +57,18 @@ def test_the_encoder_is_equal_stage_by_stage(tmp_path: Path, name: str, style: K
 def compare(checkpoint: Path, bundle: Path, *, is_aligner: bool) -> None:
     """Run both over clips of many lengths; the bundle was exported from the checkpoint."""
     reference = Reference(checkpoint, is_aligner=is_aligner)
+    single = Reference(checkpoint, is_aligner=is_aligner, arithmetic="single")
     encoder = Qwen3Encoder.from_bundle(bundle, OPTIONS)
     inside = open_inside(checkpoint, bundle / "inside.onnx")
     for n_samples in CLIPS:
         clip = speechlike(n_samples)
         expected = reference.encode(clip)
+        errors = single.encode(clip).errors(expected)
         hidden = encoder.convolve(log_mel(clip, encoder.n_mels))
-        assert_same(hidden, expected.conv_output)
+        assert_same(hidden, expected.conv_output, errors["conv_output"])
         window = hidden[None, : encoder.window_tokens]
         mask = np.zeros((1, 1, window.shape[1], window.shape[1]), np.float32)
         output = inside.run("encoder_output", hidden_states=window, attention_mask=mask)[0]
-        assert_same(output, expected.encoder_output[: len(output)])
-        assert_same(encoder.encode(clip), expected.embeddings)
+        exact_output = expected.encoder_output[: len(output)]
+        assert_same(output, exact_output, errors["encoder_output"])
+        assert_same(encoder.encode(clip), expected.embeddings, errors["embeddings"])

@@ -31,7 +31,6 @@ from tests.support.house import (
     in_time_order,
     open_house,
     recognise,
-    run,
 )
 from tests.support.signals import speechlike
 
@@ -135,22 +134,18 @@ async def test_audio_comes_in_any_shape(
 
 @settings(max_examples=10)
 @given(sizes=st.lists(st.integers(0, 5000), min_size=1))
-def test_frames_may_have_any_sizes(
+async def test_frames_may_have_any_sizes(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int]
 ) -> None:
     audio = pcm(TALK)
-
-    async def story() -> None:
-        directory = tmp_path_factory.mktemp("house")
-        async with open_house(directory) as house, Client.start(house) as client:
-            begin = 0
-            for size in sizes:
-                await client.connection.send(audio[begin : begin + size])
-                begin = min(begin + size, len(audio))
-            await client.connection.send(audio[begin:])
-            assert durable(await client.stop()) == EXPECTED
-
-    run(story())
+    directory = tmp_path_factory.mktemp("house")
+    async with open_house(directory) as house, Client.start(house) as client:
+        begin = 0
+        for size in sizes:
+            await client.connection.send(audio[begin : begin + size])
+            begin = min(begin + size, len(audio))
+        await client.connection.send(audio[begin:])
+        assert durable(await client.stop()) == EXPECTED
 
 
 async def test_frames_of_one_byte_are_carried_over(tmp_path: Path) -> None:
@@ -388,30 +383,27 @@ async def test_everything_comes_again_without_since(tmp_path: Path) -> None:
     cuts=st.lists(st.integers(0, len(TALK)), min_size=1, max_size=4).map(sorted),
     n_read=st.lists(st.integers(0, 3), min_size=4, max_size=4),
 )
-def test_any_interruptions_leave_no_trace(
+async def test_any_interruptions_leave_no_trace(
     tmp_path_factory: pytest.TempPathFactory, cuts: list[int], n_read: list[int]
 ) -> None:
-    async def story() -> None:
-        heard: list[Json] = []
-        session: Json = {}
-        async with open_house(tmp_path_factory.mktemp("house")) as house:
-            for cut, n_messages in zip(cuts, n_read, strict=False):
-                async with Client.start(house, **session) as client:
-                    position = client.ready["next_sample"]
-                    await client.send(TALK[position:cut])
-                    if position < 48_000 and cut > 64_000:  # the first final is due
-                        for _ in range(n_messages):
-                            await client.next()
-                    client.connection.transport.abort()
-                heard += durable(client.heard)
-                since = heard[-1]["seq"] if heard else 0
-                session = {"session": client.session, "since": since}
+    heard: list[Json] = []
+    session: Json = {}
+    async with open_house(tmp_path_factory.mktemp("house")) as house:
+        for cut, n_messages in zip(cuts, n_read, strict=False):
             async with Client.start(house, **session) as client:
-                await client.send(TALK[client.ready["next_sample"] :])
-                heard += durable(await client.stop())
-        assert heard == EXPECTED
-
-    run(story())
+                position = client.ready["next_sample"]
+                await client.send(TALK[position:cut])
+                if position < 48_000 and cut > 64_000:  # the first final is due
+                    for _ in range(n_messages):
+                        await client.next()
+                client.connection.transport.abort()
+            heard += durable(client.heard)
+            since = heard[-1]["seq"] if heard else 0
+            session = {"session": client.session, "since": since}
+        async with Client.start(house, **session) as client:
+            await client.send(TALK[client.ready["next_sample"] :])
+            heard += durable(await client.stop())
+    assert heard == EXPECTED
 
 
 async def test_our_own_client_survives_lost_connections_at_any_rate(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from streamasr.engine.engine import Deliver
 from streamasr.host.live_session import LiveSession
 from streamasr.host.recovery import Recovered, recover
 from streamasr.host.registry import SessionRegistry
-from streamasr.models.qwen3.languages import language_name
+from streamasr.models.qwen3.languages import LANGUAGES
 from streamasr.pipeline.stream import Beginning, Recogniser, Stream, StreamSettings
 from streamasr.protocols import v1
 from streamasr.protocols.dialect import Dialect
@@ -42,19 +42,6 @@ from tests.support.fakes import FakeEngine, pcm
 
 T = TypeVar("T")
 Json = dict[str, Any]
-
-DEADLINE_S = 100.0
-"""Of a test's story: only one that hangs takes so long."""
-
-
-def run(story: Coroutine[Any, Any, T]) -> T:
-    """Run a test's story."""
-
-    async def with_deadline() -> T:
-        async with asyncio.timeout(DEADLINE_S):
-            return await story
-
-    return asyncio.run(with_deadline())
 
 
 async def eventually(is_so: Callable[[], bool]) -> None:
@@ -219,7 +206,7 @@ class House:
         return live
 
     def _resolve(self, asked: RequestedOptions) -> SessionOptions:
-        options = asked.resolve(OperatorDefaults(), language_name)
+        options = asked.resolve(OperatorDefaults(), LANGUAGES.resolve)
         context = " ".join([options.context, *options.hotwords]).strip()
         return replace(options, context=context, hotwords=())
 

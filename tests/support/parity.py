@@ -1,6 +1,7 @@
 """The embedded model's checkpoints run stage by stage, exactly: fp32 graphs, f32 decoder.
 
-Shared by the comparison with golden arrays and the one with the reference itself.
+Shared by the comparison with golden arrays and the one with the reference itself. Tolerances are
+in rounding.py.
 """
 
 from collections.abc import Sequence
@@ -144,20 +145,3 @@ def open_aligner(checkpoint: Path, directory: Path) -> ForcedAligner:
     """Export an aligner's checkpoint into `directory`, which must not exist, and open it."""
     import_model(checkpoint, directory, Wish(encoder="fp32", decoder="f32"))
     return ForcedAligner(directory, OPTIONS, n_threads=1)
-
-
-def assert_same(ours: Float32Array, theirs: Float32Array) -> None:
-    """Compare activations: cosine at least 0.9999, and no value far off."""
-    assert ours.shape == theirs.shape
-    cosine = float((ours * theirs).sum() / np.linalg.norm(ours) / np.linalg.norm(theirs))
-    assert cosine >= 0.9999
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=5e-4 * max(1, np.abs(theirs).max()))
-
-
-def assert_same_logits(ours: Float32Array, theirs: Float32Array) -> None:
-    """Compare logits to 1 % of the largest.
-
-    llama.cpp keeps keys and values in float16, and its flash attention on the CPU adds
-    in float16 too. With float32 instead, random checkpoints differ by 1e-6 of the largest.
-    """
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-2 * np.abs(theirs).max())

@@ -4,11 +4,13 @@ The checkpoints in tests/tiny go through the export as any others do.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
 from streamasr.models.qwen3.aligner import ForcedAligner
+from tests.support.exact_log_mel import ExactLogMel, assert_correct
 from tests.support.goldens import (
     TINY_ALIGNER,
     TINY_GOLDEN,
@@ -18,7 +20,16 @@ from tests.support.goldens import (
     read_clip,
     words_of,
 )
-from tests.support.parity import Recogniser, assert_same, assert_same_logits, open_aligner
+from tests.support.parity import Recogniser, open_aligner
+from tests.support.rounding import (
+    DOUBLE,
+    SINGLE,
+    assert_chosen,
+    assert_same,
+    assert_same_logits,
+    gaps,
+    near_tie,
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,24 +46,48 @@ def aligner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForcedAligner]
 
 @pytest.mark.parametrize("name", TINY_GOLDEN_CLIPS)
 def test_every_stage_equals_the_reference(recogniser: Recogniser, name: str) -> None:
-    stages = recogniser.run(read_clip(name))
-    with np.load(TINY_GOLDEN) as golden:
-        expected = {key.removeprefix(f"{name}/"): golden[key] for key in golden.files}
-    np.testing.assert_allclose(stages.log_mel, expected["log_mel"], rtol=0, atol=1e-4)
-    assert_same(stages.conv_output, expected["conv_output"])
-    assert_same(stages.encoder_output, expected["encoder_output"])
-    assert_same(stages.embeddings, expected["embeddings"])
-    assert_same_logits(stages.first_logits, expected["first_logits"])
+    stages, expected = recogniser.run(read_clip(name)), golden(name)
+    exact_log_mel = ExactLogMel(read_clip(name))
+    assert_correct(expected["log_mel"], exact_log_mel, SINGLE)
+    assert_correct(stages.log_mel, exact_log_mel, DOUBLE)
+    for stage in ("conv_output", "encoder_output", "embeddings"):
+        assert_same(getattr(stages, stage), expected[stage], expected[f"{stage}_error"])
+    assert_same_logits(stages.first_logits, expected["first_logits"], expected["logits_error"])
     assert stages.prompt == tuple(expected["prompt"])
     assert stages.answer == tuple(expected["answer"])
+
+
+@pytest.mark.parametrize("name", TINY_GOLDEN_CLIPS)
+def test_a_small_mistake_is_no_rounding(recogniser: Recogniser, name: str) -> None:
+    stages, expected = recogniser.run(np.float32(1.001) * read_clip(name)), golden(name)
+    for stage in ("conv_output", "encoder_output", "embeddings"):
+        with pytest.raises(AssertionError):
+            assert_same(getattr(stages, stage), expected[stage], expected[f"{stage}_error"])
+    with pytest.raises(AssertionError):
+        assert_correct(stages.log_mel, ExactLogMel(read_clip(name)), SINGLE)
+    logits = np.roll(stages.first_logits, 1)
+    with pytest.raises(AssertionError):
+        assert_same_logits(logits, expected["first_logits"], expected["logits_error"])
+
+
+@pytest.mark.parametrize("name", TINY_GOLDEN_CLIPS)
+def test_no_golden_answer_depends_on_rounding(name: str) -> None:
+    expected = golden(name)
+    assert len(expected["answer_gaps"]) == len(expected["answer"]) + 1
+    assert expected["answer_gaps"].min() > near_tie(expected["logits_error"])
 
 
 @pytest.mark.parametrize("name", [name for name in TINY_GOLDEN_CLIPS if name != "noise"])
 def test_every_time_class_equals_the_reference(aligner: ForcedAligner, name: str) -> None:
     samples, words = read_clip(name), words_of(clip_facts()[name])
-    with np.load(TINY_GOLDEN) as golden:
-        expected = golden[f"{name}/classes"]
+    logits, error = golden(name)["class_logits"], golden(name)["class_logits_error"]
     ours = np.array(aligner.align(samples, words).milliseconds) // 80
-    # One near tie may fall the other way on another processor.
-    assert (ours != expected).sum() <= 1
-    assert np.abs(ours - expected).max() <= 1
+    assert_chosen(ours, logits, error)
+    assert (gaps(logits) > near_tie(error)).mean() > 0.8  # where only one class is right
+    with pytest.raises(AssertionError):
+        assert_chosen(np.roll(ours, 1), logits, error)
+
+
+def golden(name: str) -> dict[str, Any]:
+    with np.load(TINY_GOLDEN) as arrays:
+        return {key.removeprefix(f"{name}/"): arrays[key] for key in arrays.files if name in key}

@@ -16,18 +16,17 @@ from hypothesis import strategies as st
 
 from streamasr.core.errors import AudioError
 from streamasr.core.hypothesis import Hypothesis
+from streamasr.core.options import SessionOptions
 from streamasr.core.units import SAMPLE_RATE, Float32Array
-from streamasr.decoder.batching import greedy
 from streamasr.models import tiny
+from streamasr.models.family import Encoded
 from streamasr.models.onnx import OnnxOptions
 from streamasr.models.qwen3 import decoder
 from streamasr.models.qwen3.decoder import Qwen3ASRDecoder
 from streamasr.models.qwen3.encoder import Qwen3Encoder
 from streamasr.models.qwen3.growing_encoder import Utterance
 from tests.support.clips import clips, sound
-
-NEAR_TIE = 0.05
-"""Logits; between two tokens that are this close, the size of a batch may decide."""
+from tests.support.rounding import NEAR_TIE, Gaps
 
 MAX_NEAR_TIES = 0.02
 """Share of the updates that may differ by one."""
@@ -37,18 +36,6 @@ ENCODERS = {
     window_s: Qwen3Encoder.from_bundle(tiny.BUNDLE, OnnxOptions(threads=1), window_s=window_s)
     for window_s in (1, 2, 8)
 }
-
-
-@dataclass(slots=True)
-class Gaps:
-    """How far the two best tokens were apart in the last answer from scratch, token by token."""
-
-    at: dict[int, float] = field(default_factory=dict)
-
-    def choose(self, logits: Float32Array, n_before: int) -> int:
-        second, first = np.partition(logits, -2)[-2:]
-        self.at[n_before] = float(first - second)
-        return greedy(logits, n_before)
 
 
 @dataclass(slots=True)
@@ -76,7 +63,7 @@ class Bench:
             return
         pairs = zip((*found.tokens, -1), (*expected.tokens, -1), strict=False)
         first = next(n for n, (one, other) in enumerate(pairs) if one != other)
-        gap = self.gaps.at[first]
+        gap = self.gaps.of[first]
         assert gap < NEAR_TIE, f"token {first} differs, {gap:.3f} apart: {found} {expected}"
         self.tally.n_near_ties += 1
         self.tally.widest = max(self.tally.widest, gap)
@@ -122,6 +109,10 @@ class Follower:
     def __post_init__(self) -> None:
         self.forget()
 
+    @property
+    def options(self) -> SessionOptions:
+        return SessionOptions(language=self.language, context=self.context)
+
     def forget(self) -> None:
         """As when the encoder's child dies, or both caches make way for others."""
         self.utterance = Utterance(self.encoder)
@@ -139,9 +130,8 @@ class Follower:
         """Update it; None if it is abandoned after so many steps."""
         answer = self.bench.incremental.begin(
             id(self),
-            self.encode(n_samples),
-            context=self.context,
-            language=self.language,
+            Encoded(self.encode(n_samples)),
+            self.options,
             forced=self.forced,
             draft=self.draft,
         )
@@ -153,9 +143,8 @@ class Follower:
 
     def from_scratch(self, n_samples: int) -> Hypothesis:
         return self.bench.scratch.decode(
-            self.encoder.encode(self.samples[:n_samples]),
-            context=self.context,
-            language=self.language,
+            Encoded(self.encoder.encode(self.samples[:n_samples])),
+            self.options,
             forced=self.forced,
         )
 
