@@ -31,7 +31,7 @@ With more of it, the connection is closed."""
 
 PLAIN: Final = "text/plain; charset=utf-8"
 
-_SAFE: Final = (
+SAFE: Final = (
     ("X-Content-Type-Options", "nosniff"),
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
     ("Cache-Control", "no-store"),
@@ -43,14 +43,14 @@ class RequestError(Exception):
     """A request that is answered with an error status."""
 
     def __init__(
-        self, status: http.HTTPStatus, message: str, headers: tuple[tuple[str, str], ...] = ()
+        self, status: http.HTTPStatus, message: str, headers: tuple[tuple[str, str], ...] = SAFE
     ) -> None:
         """Describe the answer.
 
         Args:
             status: 400 or higher.
             message: one sentence for people.
-            headers: further ones.
+            headers: besides those of the body.
         """
         super().__init__(message)
         self.status = status
@@ -133,7 +133,7 @@ class Exchange:
             raise RequestError(
                 http.HTTPStatus.REQUEST_TIMEOUT,
                 f"no part of the body has come for {self._timeouts.body:g} s",
-                (("Connection", "close"),),
+                (*SAFE, ("Connection", "close")),
             ) from None
         if not isinstance(event, h11.Data):
             return b""
@@ -150,7 +150,7 @@ class Exchange:
         body: bytes | str = b"",
         *,
         content_type: str = PLAIN,
-        headers: Headers = _SAFE,
+        headers: Headers = SAFE,
     ) -> None:
         """Send a whole response; the body is left out where the method is HEAD.
 
@@ -167,7 +167,7 @@ class Exchange:
 
     async def respond_error(self, error: RequestError) -> None:
         """Send the response that an error describes."""
-        await self.respond(error.status, f"{error}\n", headers=[*_SAFE, *error.headers])
+        await self.respond(error.status, f"{error}\n", headers=error.headers)
 
     async def start(self, status: http.HTTPStatus, headers: Headers) -> None:
         """Send the head of a response whose body follows in pieces.
@@ -352,7 +352,7 @@ def _head(request: h11.Request) -> RequestHead:
 async def _refuse_head(connection: h11.Connection, stream: ByteStream, error: RequestError) -> None:
     exchange = Exchange(RequestHead(), connection, stream, Timeouts())
     if not exchange.has_responded:
-        closing = RequestError(error.status, str(error), (("Connection", "close"),))
+        closing = RequestError(error.status, str(error), (*SAFE, ("Connection", "close")))
         await exchange.respond_error(closing)
 
 

@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 from streamasr.protocols.dialect import Dialect, RequestHead, Route, bearer_tokens
 from streamasr.server import websocket
 from streamasr.server.access import Access
-from streamasr.server.http import PLAIN, Exchange, RequestError
+from streamasr.server.http import PLAIN, SAFE, Exchange, RequestError
 from streamasr.server.http_transport import HttpTransport
 from streamasr.server.timeouts import Timeouts
 from streamasr.server.transport import Transport
@@ -104,7 +104,7 @@ class Site:
             message = "this web page may not connect; see allow_origin in the configuration"
             raise RequestError(http.HTTPStatus.FORBIDDEN, message)
         if not access.admits_token(tokens):
-            headers = (("WWW-Authenticate", "Bearer"),)
+            headers = (*SAFE, ("WWW-Authenticate", "Bearer"))
             raise RequestError(http.HTTPStatus.UNAUTHORIZED, "the token is missing", headers)
 
 
@@ -127,7 +127,7 @@ def _check_method(exchange: Exchange, methods: tuple[str, ...]) -> None:
         raise RequestError(
             http.HTTPStatus.METHOD_NOT_ALLOWED,
             f"this path does not take {exchange.head.method[:20]}",
-            (("Allow", ", ".join(allowed)),),
+            (*SAFE, ("Allow", ", ".join(allowed))),
         )
 
 
