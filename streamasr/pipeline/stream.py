@@ -13,6 +13,7 @@ from streamasr.core.events import Answer, Configured, FinalRestored, SessionEven
 from streamasr.core.messages import Final
 from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Order, Publish, SpreadWords
+from streamasr.core.traits import FamilyTraits
 from streamasr.core.units import Float32Array, Samples
 from streamasr.segmentation.chunker import FRAME, Chunker, Endpoint
 from streamasr.segmentation.settings import ChunkerConfig, VadConfig
@@ -31,7 +32,11 @@ class Channel(Protocol):
 
 
 class Recogniser(Protocol):
-    """What a stream needs of `streamasr.engine.engine.Engine`."""
+    """Part of `streamasr.engine.engine.Engine` that a stream needs."""
+
+    @property
+    def traits(self) -> FamilyTraits:
+        """Abilities of its model family."""
 
     def channel(self, deliver: Callable[[Answer], None]) -> Channel:
         """A way to have orders performed and their answers delivered."""
@@ -88,7 +93,7 @@ class Stream:
         )
         self._settings = settings
         self._chunker.configure(Endpoint.of(settings.chunker, options))
-        self._session = Session(settings.session, options, beginning.published)
+        self._session = Session(settings.session, options, beginning.published, recogniser.traits)
         self._channel = recogniser.channel(deliver)
 
     @property

@@ -35,6 +35,7 @@ from streamasr.core.orders import (
     Release,
     SpreadWords,
 )
+from streamasr.core.traits import FamilyTraits
 from streamasr.core.units import Float32Array, Samples
 from streamasr.decoder.placement import Gpu
 from streamasr.engine.aligner import AlignerWorker, aligner_worker
@@ -463,6 +464,26 @@ def test_words_that_are_late_are_spread_and_later_ones_are_not(engine: Engine) -
     methods = {answer.segment: answer.method for answer in aligned}
     assert methods.pop(0) == methods.pop(20) == "aligned"  # already begun, and ordered afterwards
     assert set(methods.values()) == {"spread"}
+
+
+def test_words_of_a_family_that_times_its_tokens_need_no_aligner(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "traits", FamilyTraits(can_force=False, word_method="cif"))
+    times = ((Samples(0), Samples(100)), (Samples(100), Samples(300)))
+    order = Align(7, Samples(16000), SAMPLES, "one two", "English", (3, 7), times)
+    answers = Answers()
+    channel = engine.channel(answers.put)
+    with halted(engine.pids["aligner"]):
+        channel.perform(order)
+        aligned = answers.get_nowait()
+    channel.close()
+    assert isinstance(aligned, Aligned)
+    assert (aligned.segment, aligned.method) == (7, "cif")
+    assert [(word.text, word.start, word.end) for word in aligned.words] == [
+        ("one", 16000, 16100),
+        ("two", 16100, 16300),
+    ]
 
 
 def test_orders_say_language_and_context(engine: Engine) -> None:
