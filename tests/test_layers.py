@@ -153,6 +153,16 @@ def test_a_package_has_no_other_users(target: str, users: set[str]) -> None:
                 "catalogue/remote_file.py",
             },
         ),
+        ("h11", {"server/http.py"}),
+        (
+            "websockets",
+            {
+                "client/address.py",
+                "client/conversation.py",
+                "client/stream.py",
+                "server/websocket.py",
+            },
+        ),
         ("llama_cpp", {"decoder/library.py"}),
         ("av", {"audio/decode.py", "audio/file.py"}),
         ("soxr", {"audio/resample.py"}),
