@@ -78,7 +78,7 @@ async def test_a_lost_connection_loses_nothing(tmp_path: Path) -> None:
                 lambda: any(live.intake.position > share * len(long) for live in house.sessions)  # noqa: B023
             )
             for connection in house.server.connections:
-                connection.transport.abort()
+                connection.abort()
 
     (tmp_path / "house").mkdir()
     async with open_house(tmp_path / "house", Rooms(max_lag_s=5.0)) as house:

@@ -15,7 +15,7 @@ from streamasr.core.audio_format import Encoding
 from streamasr.core.orders import Recognise
 from streamasr.core.units import Samples
 from streamasr.protocols import v1
-from streamasr.server.connection import Timeouts
+from streamasr.server.timeouts import Timeouts
 from tests.support.fakes import FakeEngine, pcm, talk
 from tests.support.house import (
     Client,
@@ -418,7 +418,7 @@ async def test_our_own_client_survives_lost_connections_at_any_rate(tmp_path: Pa
             await stream.send(block)
             if number in (9, 10, 20):
                 for connection in house.server.connections:
-                    connection.transport.abort()
+                    connection.abort()
         await stream.stop()
         messages = [event async for event in stream]
     finals = [message for message in messages if isinstance(message, v1.Final)]

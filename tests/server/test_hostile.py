@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from streamasr.server.connection import Timeouts
+from streamasr.server.timeouts import Timeouts
 from tests.support.fakes import pcm, talk
 from tests.support.house import (
     Client,

@@ -182,7 +182,7 @@ async def finals(tab: Tab) -> list[str]:
 async def cut(house: House) -> None:
     """Break every connection, as a network does."""
     for connection in house.server.connections:
-        connection.transport.abort()
+        connection.abort()
 
 
 LISTEN_IN: Final = """void (window.AudioWorkletNode = class extends AudioWorkletNode {

@@ -31,9 +31,11 @@ from streamasr.host.registry import SessionRegistry
 from streamasr.models.qwen3.languages import LANGUAGES
 from streamasr.pipeline.stream import Beginning, Recogniser, Stream, StreamSettings
 from streamasr.protocols import v1
+from streamasr.protocols.dialect import Dialect
+from streamasr.protocols.v1_dialect import V1Dialect
 from streamasr.server.access import Access
-from streamasr.server.connection import Timeouts
 from streamasr.server.listen import Server
+from streamasr.server.timeouts import Timeouts
 from streamasr.storage.records import SessionRecord
 from streamasr.storage.store import Store
 from tests.support.fakes import FakeEngine, pcm
@@ -114,6 +116,7 @@ class Rooms:
     max_lag_s: float = 60.0
     settings: StreamSettings = field(default_factory=StreamSettings)
     timeouts: Timeouts = field(default_factory=Timeouts)
+    dialects: tuple[Dialect, ...] = (V1Dialect(),)
     is_ready: bool = True
     is_loopback: bool = True
     socket: Path | None = None
@@ -137,7 +140,11 @@ class House:
         journal, spool = directory / "journal.sqlite3", directory / "spool"
         self.store = store or Store(journal, spool, lambda code, _: self.troubles.append(code))
         self.server = Server(
-            self, access=lambda: self.access, metrics=self.metrics, timeouts=rooms.timeouts
+            self,
+            access=lambda: self.access,
+            metrics=self.metrics,
+            dialects=rooms.dialects,
+            timeouts=rooms.timeouts,
         )
         self.sessions = SessionRegistry(
             self._open,
@@ -213,6 +220,11 @@ class House:
     def _forget(self, name: str) -> None:
         self._asked.pop(name, None)
         self.store.end(name)
+
+    @property
+    def port(self) -> int:
+        """TCP port."""
+        return int(self.address.rsplit(":", 1)[1])
 
     def url(self, path: str = v1.STREAM_PATH) -> str:
         """Where clients connect."""
