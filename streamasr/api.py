@@ -246,7 +246,7 @@ def _in_seconds(segment: "SampledSegment") -> Segment:
     from streamasr.core.transcript import seconds
 
     words = tuple(
-        Word(word.text, seconds(word.start), seconds(word.end), word.score)
+        Word(word.text, seconds(word.start), seconds(word.end), word.confidence)
         for word in segment.words
     )
     start, end = seconds(segment.start), seconds(segment.end)
