@@ -23,8 +23,8 @@ from streamasr.dictation import composer, desktop
 from streamasr.models import tiny
 from tests.support.daemons import RunningDaemon
 from tests.support.desktops import Window, needs, needs_tk, shows, x_display
-from tests.support.house import eventually
 from tests.support.settings import TOKEN, changed, load, write_token
+from tests.support.waiting import eventually
 
 TIMEOUT_S = 60.0
 

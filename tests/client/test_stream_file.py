@@ -15,7 +15,8 @@ from streamasr.core.units import SAMPLE_RATE
 from streamasr.pipeline.formats import FORMATS
 from tests.support.audio_files import write_audio
 from tests.support.fakes import talk, write_wav
-from tests.support.house import House, Json, Rooms, eventually, exact, open_house, recognise
+from tests.support.house import House, Json, Rooms, exact, open_house, recognise
+from tests.support.waiting import eventually
 
 SCRIPT = Path(streamasr.__file__).parents[1] / "clients" / "stream_file.py"
 TOKEN = "correct-horse"

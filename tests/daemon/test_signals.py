@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from streamasr.daemon.signals import handled_signals
-from tests.support.house import eventually
+from tests.support.waiting import eventually
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ from streamasr.dictation.tools import DesktopGoneError, ToolError
 from streamasr.dictation.utterance import DaemonsMicrophone, OwnMicrophone, Ring
 from streamasr.writing import Writer, load_rules
 from tests.support.fakes import talk
-from tests.support.house import House, eventually, open_house
+from tests.support.house import House, open_house
+from tests.support.waiting import eventually
 
 READY = v1.Ready(session="s", model="tiny", seq=0, next_sample=0)
 END = v1.End(seq=9, duration=1, segments=1, words=0)

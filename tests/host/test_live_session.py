@@ -20,7 +20,8 @@ from streamasr.host.outbox import OutboxEntry
 from streamasr.host.reader import Reader
 from streamasr.pipeline.stream import Beginning, StreamSettings
 from tests.support.fakes import FakeEngine, talk
-from tests.support.house import PatientEngine, SlowArchive, eventually
+from tests.support.house import PatientEngine, SlowArchive
+from tests.support.waiting import eventually
 
 TALK = talk(1.5, 2.0)
 

@@ -24,7 +24,7 @@ from streamasr.host.recovery import recover
 from tests.host.test_local_host import local_host
 from tests.support.fakes import FakeEngine, PatientEngine, talk
 from tests.support.house import PatientEngine as AnsweringLate
-from tests.support.house import eventually
+from tests.support.waiting import eventually
 
 TALK = talk(1.5)
 

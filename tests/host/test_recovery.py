@@ -27,12 +27,12 @@ from tests.support.house import (
     PatientEngine,
     Rooms,
     durable,
-    eventually,
     exact,
     in_time_order,
     open_house,
     recognise,
 )
+from tests.support.waiting import eventually
 
 TALK = exact(talk(1.5, 0.7, 1.0, 1.2))
 """Four segments, shorter than the ten seconds of settled audio that the spool keeps."""

@@ -12,7 +12,8 @@ from streamasr.core.refusal import RefusalError
 from streamasr.core.requested_options import RequestedOptions
 from tests.support.errors import raises
 from tests.support.fakes import talk
-from tests.support.house import House, PatientEngine, Rooms, eventually, open_house
+from tests.support.house import House, PatientEngine, Rooms, open_house
+from tests.support.waiting import LoopClock, eventually, let_others_run
 
 
 class Line:
@@ -55,8 +56,7 @@ async def test_a_dead_one_is_heard_to_its_end_before_the_next_one_begins(tmp_pat
         await house.sessions.attach(name, old)
         attaching = asyncio.create_task(house.sessions.attach(name, new))
         await old.is_aborted.wait()
-        for _ in range(10):
-            await asyncio.sleep(0)
+        await let_others_run()
         assert not attaching.done()
         old.leave()
         await attaching
@@ -79,7 +79,7 @@ async def test_one_that_was_replaced_cannot_leave_for_its_successor(tmp_path: Pa
         old, new = Line(house, name, is_alive=True), Line(house, name, is_alive=True)
         await house.sessions.attach(name, new)
         old.leave()
-        await asyncio.sleep(0.01)
+        await LoopClock().advance(1.0)
         assert not house.sessions.find(name).intake.is_finishing
 
 
@@ -91,12 +91,14 @@ async def test_a_session_that_nobody_takes_is_forgotten(tmp_path: Path) -> None:
 
 
 async def test_it_waits_anew_for_each_time_that_it_was_left(tmp_path: Path) -> None:
-    async with house_with_one(tmp_path, resume_s=0.2) as (house, name):
+    clock = LoopClock()
+    async with house_with_one(tmp_path, resume_s=10.0) as (house, name):
         for _ in range(4):
             line = Line(house, name, is_alive=True)
             await house.sessions.attach(name, line)
-            await asyncio.sleep(0.1)
+            await clock.advance(6.0)
             line.leave()
+            await clock.advance(6.0)
         assert not house.sessions.find(name).intake.is_finishing
 
 
@@ -116,7 +118,7 @@ async def test_an_end_is_kept_until_it_is_heard(tmp_path: Path) -> None:
 async def test_the_daemons_own_session_is_kept_without_a_connection(tmp_path: Path) -> None:
     async with open_house(tmp_path, Rooms(resume_s=0.0)) as house:
         live = house.begin_own()
-        await asyncio.sleep(0.01)
+        await LoopClock().advance(1.0)
         assert not live.intake.is_finishing
         with raises(RefusalError, "session_busy"):
             await house.sessions.attach("microphone", Line(house, "", is_alive=True))

@@ -38,7 +38,7 @@ from streamasr.core.units import Samples
 from streamasr.daemon import daemon as daemon_module
 from streamasr.daemon.daemon import Daemon
 from streamasr.engine.engine import Deliver
-from streamasr.models.qwen3.languages import language_name
+from streamasr.models.qwen3.languages import LANGUAGES
 from streamasr.server.audio_input import AudioInput
 from tests.recordings.audio import Audio
 from tests.recordings.script import Failed, Script
@@ -238,7 +238,7 @@ class RunningServer:
                 self._load,
                 open_engine=lambda _: self._engine,  # type: ignore[arg-type, return-value]
                 model=ModelFacts(MODEL, MODEL, ("English", "Chinese")),
-                language_name=language_name,
+                language_name=LANGUAGES.resolve,
             )
         self._host = self._daemon._host
         announced: asyncio.Future[str] = asyncio.get_running_loop().create_future()

@@ -25,7 +25,6 @@ from tests.support.house import (
     Rooms,
     SlowArchive,
     durable,
-    eventually,
     exact,
     float_bytes,
     in_time_order,
@@ -33,6 +32,7 @@ from tests.support.house import (
     recognise,
 )
 from tests.support.signals import speechlike
+from tests.support.waiting import eventually
 
 TALK = exact(talk(1.5, 2.0))
 """Two segments."""

@@ -19,12 +19,12 @@ from tests.support.house import (
     PatientEngine,
     Rooms,
     durable,
-    eventually,
     exact,
     hang_up,
     open_house,
     recognise,
 )
+from tests.support.waiting import eventually
 
 TALK = exact(talk(1.0, 1.5, 1.0))
 EXPECTED = recognise(TALK)

@@ -26,11 +26,11 @@ from tests.support.house import (
     House,
     PatientEngine,
     Rooms,
-    eventually,
     hang_up,
     open_house,
 )
 from tests.support.signals import speechlike
+from tests.support.waiting import eventually
 
 TOKEN = "correct-horse"
 

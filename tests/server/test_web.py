@@ -39,12 +39,12 @@ from tests.support.house import (
     Json,
     PatientEngine,
     Rooms,
-    eventually,
     exact,
     open_house,
     recognise,
 )
 from tests.support.paths import REPOSITORY
+from tests.support.waiting import eventually
 
 TOKEN = "correct-horse"
 WEB = REPOSITORY / "clients" / "web"

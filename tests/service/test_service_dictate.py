@@ -10,8 +10,8 @@ from streamasr.models import tiny
 from streamasr.service.units import DICTATE
 from tests.support.daemons import RunningDaemon
 from tests.support.desktops import TerminalWindow, needs, shows, x_display
-from tests.support.house import eventually
 from tests.support.managers import UserManager, needs_manager
+from tests.support.waiting import eventually
 
 pytestmark = [needs_manager, needs("Xvfb", "xterm", "xdotool", "xclip")]
 

@@ -5,7 +5,7 @@ import contextlib
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,12 +40,6 @@ from tests.support.fakes import FakeEngine, pcm
 
 T = TypeVar("T")
 Json = dict[str, Any]
-
-
-async def eventually(is_so: Callable[[], bool]) -> None:
-    """Wait for what nobody announces; the deadline is the story's."""
-    while not is_so():
-        await asyncio.sleep(0.005)
 
 
 class PatientEngine(FakeEngine):

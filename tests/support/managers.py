@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -13,6 +12,7 @@ from typing import Final, Self
 import pytest
 
 from tests.support.paths import REPOSITORY
+from tests.support.waiting import wait_until
 
 _TIMEOUT_S: Final = 60.0
 _USER: Final = 12345
@@ -105,11 +105,8 @@ class UserManager:
         self._process = subprocess.Popen(
             [*own, "bash", "-c", script, "boot", *shown], stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + _TIMEOUT_S
-        while "offline" in self._state():
-            assert self._process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: self._process.poll() is not None or "offline" not in self._state())
+        assert self._process.poll() is None
         return self
 
     def __exit__(
