@@ -86,10 +86,10 @@ class Changed:
     first: int
     embeddings: Float32Array
     """(n_rows - first, n_embd)."""
-    result: Any
-    """See `Update.result`."""
     cost: float
     """Seconds of work."""
+    result: Any = None
+    """See `Update.result`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ class UtteranceEncoder:
         if len(self._utterances) > self._capacity:
             self._utterances.popitem(last=False)
         cost = time.perf_counter() - began
-        return Changed(update.first, update.embeddings, update.result, cost)
+        return Changed(update.first, update.embeddings, cost, update.result)
 
 
 class EncoderWorker:

@@ -285,7 +285,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
     ) -> None:
         match self._receive(connection, process, self._timeouts.start):
             case Ready(pid, warnings):
-                logger.info("%s: process %d is ready", process_title(self._name), pid)
+                logger.info("%s is ready, process %d", process_title(self._name), pid)
                 for warning in warnings:
                     self._warn(warning)
                 if not self.ready.done():

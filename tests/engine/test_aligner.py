@@ -28,6 +28,7 @@ from streamasr.engine.engine import Engine, aligner_config
 from streamasr.engine.worker import Timeouts, Worker
 from streamasr.engine.worker_config import AlignerConfig
 from streamasr.models import tiny
+from streamasr.models.qwen3.family import load_aligner
 from streamasr.protocols import v1
 from tests.support import children
 from tests.support.daemons import RunningDaemon
@@ -121,10 +122,10 @@ def test_a_gpu_that_it_cannot_have_is_warned_of_and_its_words_are_the_same(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamasr.engine.aligner.give_way", lambda: None)  # these are the tests
-    plain = build_aligner(AlignerConfig(directory))
+    plain = build_aligner(load_aligner, None, AlignerConfig(directory))
     assert plain.warnings == ()
     config = AlignerConfig(directory, 1, ("CUDAExecutionProvider",), gpu_layers=-1, gpu=3)
-    elsewhere = build_aligner(config)
+    elsewhere = build_aligner(load_aligner, None, config)
     assert [warning[:20] for warning in elsewhere.warnings] == [
         "no GPU matches 3: t",
         "this build of onnxru",
