@@ -18,11 +18,11 @@ from streamasr.core.units import Float32Array, Samples, to_samples
 from streamasr.dictation import utterance
 from streamasr.dictation.composer import Composer
 from streamasr.dictation.dictation import Dictation, Manner
-from streamasr.dictation.edits import Edit
 from streamasr.dictation.push_to_talk import SoundName
 from streamasr.dictation.tools import DesktopGoneError, ToolError
 from streamasr.dictation.utterance import DaemonsMicrophone, OwnMicrophone, Ring
 from streamasr.writing import Writer, load_rules
+from streamasr.writing.edits import Edit
 from tests.support.fakes import talk
 from tests.support.house import House, open_house
 from tests.support.waiting import eventually
