@@ -11,9 +11,10 @@ from streamasr.bench.processes import usage
 from streamasr.core.events import Answer, Recognised
 from streamasr.core.messages import Final
 from streamasr.core.orders import Order
+from streamasr.core.traits import FamilyTraits
 from streamasr.core.units import to_seconds
-from streamasr.engine.engine import Engine
-from streamasr.pipeline.stream import Channel, Recogniser
+from streamasr.engine.engine import LocalEngine
+from streamasr.engine.ports import Channel, ChannelSource
 from streamasr.pipeline.transcribe import FileSettings, Progress, transcribe
 
 
@@ -40,11 +41,16 @@ class FileResult:
 class Metered:
     """A recogniser that notes what its answers have cost."""
 
-    recogniser: Recogniser
+    recogniser: ChannelSource
     work: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def traits(self) -> FamilyTraits:
+        """See `ChannelSource.traits`."""
+        return self.recogniser.traits
+
     def channel(self, deliver: Callable[[Answer], None]) -> Channel:
-        """See `Recogniser.channel`."""
+        """See `ChannelSource.channel`."""
 
         def note(answer: Answer) -> None:
             for stage, seconds in costs_of(answer).items():
@@ -59,7 +65,7 @@ def costs_of(answer: Answer | Order) -> dict[str, float]:
     return asdict(answer.costs) if isinstance(answer, Recognised) else {}
 
 
-def measure_file(engine: Engine, settings: FileSettings, path: Path) -> FileResult:
+def measure_file(engine: LocalEngine, settings: FileSettings, path: Path) -> FileResult:
     """Transcribe a file from beginning to end.
 
     Raises:
@@ -86,7 +92,7 @@ def measure_file(engine: Engine, settings: FileSettings, path: Path) -> FileResu
     )
 
 
-def _cpu(engine: Engine) -> dict[str, float]:
+def _cpu(engine: LocalEngine) -> dict[str, float]:
     main = {"main": time.process_time()}
     children = {name: usage(process) for name, process in engine.pids.items() if process}
     return main | {name: used.cpu_s for name, used in children.items() if used}

@@ -26,7 +26,7 @@ def run_daemon(options: argparse.Namespace) -> int:
     from streamasr.cli.engine_options import live_engine
     from streamasr.core.model_facts import ModelFacts
     from streamasr.daemon.daemon import Daemon
-    from streamasr.engine.engine import Engine
+    from streamasr.engine.engine import LocalEngine
     from streamasr.models.bundle import read_bundle
     from streamasr.models.family import Role
     from streamasr.service.supervision import Supervision
@@ -49,7 +49,7 @@ def run_daemon(options: argparse.Namespace) -> int:
     daemon = Daemon(
         config,
         load,
-        open_engine=lambda on_trouble: Engine(engine, on_trouble=on_trouble),
+        open_engine=lambda on_trouble: LocalEngine(engine, on_trouble=on_trouble),
         model=ModelFacts(bundle.name, family.name, bundle.languages or tuple(family.languages)),
         language_name=family.languages.resolve,
         supervision=supervision,

@@ -23,8 +23,8 @@ from streamasr.core.transcript import Transcript
 from streamasr.core.units import to_samples, to_seconds
 from streamasr.engine.build import engine_config
 from streamasr.engine.config import EngineConfig
-from streamasr.engine.engine import Engine
-from streamasr.engine.worker import Trouble
+from streamasr.engine.engine import LocalEngine
+from streamasr.engine.ports import Trouble
 from streamasr.models import tiny
 from streamasr.pipeline.collect import Collector
 from streamasr.pipeline.formats import format_transcript, write_whole
@@ -48,7 +48,7 @@ def run_transcribe(options: argparse.Namespace) -> int:
         print(f"streamasr: {tiny.WARNING}", file=sys.stderr)
     outputs = output_paths(options.files, options.formats, options.output_dir)
     failed = False
-    with Engine(config, on_trouble=tell_degraded) as engine:
+    with LocalEngine(config, on_trouble=tell_degraded) as engine:
         for name in options.files:
             try:
                 _transcribe_one(engine, settings, options, name, outputs[name])
@@ -126,7 +126,7 @@ def _given(
 
 
 def _transcribe_one(
-    engine: Engine,
+    engine: LocalEngine,
     settings: FileSettings,
     options: argparse.Namespace,
     name: str,

@@ -29,17 +29,18 @@ from streamasr.core.messages import Final as FinalText
 from streamasr.core.messages import Words
 from streamasr.core.orders import Align, Order
 from streamasr.core.text import printable
+from streamasr.core.traits import FamilyTraits
 from streamasr.core.transcript import Word
 from streamasr.core.units import Float32Array, Samples, to_seconds
 from streamasr.doctor.verification import Check, Report, Span, check_text, check_times, speed
 from streamasr.engine.aligner import aligner_worker
 from streamasr.engine.config import EngineConfig, Hardware
-from streamasr.engine.engine import Engine, aligner_config
+from streamasr.engine.engine import LocalEngine, aligner_config
+from streamasr.engine.ports import Channel, ChannelSource
 from streamasr.engine.worker import Timeouts
 from streamasr.models import clip
 from streamasr.models.bundle import Bundle, open_bundle, read_bundle
 from streamasr.models.family import Role
-from streamasr.pipeline.stream import Channel, Recogniser
 from streamasr.pipeline.transcribe import FileSettings, Progress, transcribe
 
 _Show = Callable[[str], None]
@@ -207,11 +208,16 @@ def _check_aligner(directory: Path) -> Check:
 class _Timed:
     """A recogniser that notes what its stages cost. The aligner does not say; it is watched."""
 
-    recogniser: Recogniser
+    recogniser: ChannelSource
     work: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def traits(self) -> FamilyTraits:
+        """See `ChannelSource.traits`."""
+        return self.recogniser.traits
+
     def channel(self, deliver: Callable[[Answer], None]) -> Channel:
-        """See `Recogniser.channel`."""
+        """See `ChannelSource.channel`."""
         return _TimedChannel(self, deliver)
 
     def add(self, stage: str, seconds: float) -> None:
@@ -248,7 +254,7 @@ def recognise_clip(config: EngineConfig, chosen: Clip, show: _Show, warnings: li
     """Let a recogniser, and an aligner if there is one, hear a clip."""
     show("loading the model")
     began = time.perf_counter()
-    with Engine(config, on_trouble=lambda _, sentence: warnings.append(sentence)) as engine:
+    with LocalEngine(config, on_trouble=lambda _, sentence: warnings.append(sentence)) as engine:
         load_s = time.perf_counter() - began
         show("listening")
         timed = _Timed(engine)

@@ -15,8 +15,9 @@ EndReason: TypeAlias = Literal["silence", "length", "flush", "stop"]
 cut; the client asked for its end; the stream is over."""
 
 
-AlignmentMethod: TypeAlias = Literal["aligned", "spread"]
-"""Whether word times were heard by the aligner, or spread evenly because it could not."""
+AlignmentMethod: TypeAlias = Literal["aligned", "ctc", "cif", "spread"]
+"""Origin of word times: the aligner, the recogniser's own CTC or CIF times, or, where neither is
+known, the length of the segment, spread evenly over its words."""
 
 
 @dataclass(frozen=True, slots=True)

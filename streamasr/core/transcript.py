@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from streamasr.core.borders import CJK
 from streamasr.core.units import Samples, to_seconds
 
-_CJK: Final = "[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uff9f\U00020000-\U0003ffff]"
-_CJK_SEAM: Final = re.compile(f"(?<={_CJK})\n(?={_CJK})")
+_CJK_SEAM: Final = re.compile(f"(?<={CJK})\n(?={CJK})")
 """Chinese or Japanese characters, their punctuation included, on both sides of a join."""
 
 

@@ -19,7 +19,8 @@ from streamasr.decoder.placement import ON_CPU, open_where_it_works, place
 from streamasr.engine.child import Built
 from streamasr.engine.cpu_fallback import CpuFallback
 from streamasr.engine.on_demand import OnDemand
-from streamasr.engine.worker import OnTrouble, Timeouts, Worker
+from streamasr.engine.ports import OnTrouble
+from streamasr.engine.worker import Timeouts, Worker
 from streamasr.engine.worker_config import AlignerConfig
 from streamasr.models.bundle import read_bundle
 from streamasr.models.family import Aligner, LoadAligner, Role
@@ -28,8 +29,8 @@ from streamasr.models.onnx import CPU, OnnxOptions, accelerators
 AlignerWorker: TypeAlias = OnDemand[Align, Aligned]
 
 NICENESS: Final = 10
-"""Of 19: it takes a tenth of the time that a busy recogniser would have (at 0 nearly a fifth), keeps
-up with one speaker at that, and uses all idle time."""
+"""Of 19: it takes a tenth of the time of a busy recogniser (at 0 nearly a fifth), keeps up with one
+speaker at that, and uses all idle time."""
 
 _SLOWNESS: Final = 10
 """Factor by which an answer may therefore take longer than those of other workers."""

@@ -30,7 +30,8 @@ from streamasr.core.options import SessionOptions
 from streamasr.core.units import Float32Array
 from streamasr.engine.child import Built
 from streamasr.engine.cpu_fallback import CpuFallback
-from streamasr.engine.worker import OnTrouble, Timeouts, Worker
+from streamasr.engine.ports import OnTrouble
+from streamasr.engine.worker import Timeouts, Worker
 from streamasr.engine.worker_config import EncoderConfig
 from streamasr.models.family import Encoded, Encoder, LoadEncoder, Utterance
 from streamasr.models.onnx import CPU, OnnxOptions, accelerators
@@ -258,7 +259,9 @@ class EncoderWorker:
         if kept := self._kept.pop(key, None):
             self._dropped.append(kept.number)
 
-    def _ask(self, audio: UtteranceAudio, kept: "_Kept", answer: "Future[EncodedUtterance]") -> None:
+    def _ask(
+        self, audio: UtteranceAudio, kept: "_Kept", answer: "Future[EncodedUtterance]"
+    ) -> None:
         with self._lock:
             dropped = tuple(number for number in self._dropped if number != kept.number)
             self._dropped.clear()

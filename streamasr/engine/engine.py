@@ -21,9 +21,9 @@ from streamasr.engine.decoder_stage import DecoderStage
 from streamasr.engine.encoder import EncoderWorker, encoder_worker
 from streamasr.engine.gpu_probe import GpuProbe, run_probe
 from streamasr.engine.pipeline import PassChannel, Pipeline
-from streamasr.engine.ports import Deliver
+from streamasr.engine.ports import Deliver, OnTrouble, Trouble
 from streamasr.engine.stages import EncoderStage
-from streamasr.engine.worker import OnTrouble, Timeouts, Trouble
+from streamasr.engine.worker import Timeouts
 from streamasr.engine.worker_config import AlignerConfig, EncoderConfig
 from streamasr.models.bundle import read_bundle
 from streamasr.models.family import Decoder, DecoderConfig, DecoderPart, Role
@@ -65,9 +65,9 @@ class LocalEngine:
         self.encoder: EncoderWorker = encoder_worker(
             recognition.load_encoder, encoder_config(config), timeouts, self._report
         )
-        self.decoding: DecoderStage | None = None
+        self._decoding: DecoderStage | None = None
         if part := recognition.decoder:
-            self.decoding = DecoderStage(lambda: self._load_decoder(part))
+            self._decoding = DecoderStage(lambda: self._load_decoder(part))
         self.aligner: AlignerWorker | None = None
         if config.aligner is not None:
             self.aligner = aligner_worker(
@@ -77,7 +77,7 @@ class LocalEngine:
                 config.aligner_idle_s,
             )
         encoding = EncoderStage(self.encoder)
-        self.pipeline = Pipeline(self._traits, encoding, self.decoding, self.aligner)
+        self.pipeline = Pipeline(self._traits, encoding, self._decoding, self.aligner)
 
     def __enter__(self) -> Self:
         try:
@@ -120,7 +120,7 @@ class LocalEngine:
     @property
     def pulse(self) -> int | None:
         """Counter that rises while the decoder works; None while it is idle."""
-        return self.decoding.pulse if self.decoding else None
+        return self._decoding.pulse if self._decoding else None
 
     @property
     def pids(self) -> dict[str, int | None]:
@@ -149,9 +149,9 @@ class LocalEngine:
         self.encoder.start()
         if self.aligner:
             self.aligner.start()
-        if self.decoding:
-            self.decoding.start()
-            self.decoding.wait_ready()
+        if self._decoding:
+            self._decoding.start()
+            self._decoding.wait_ready()
         self.check_options(self._config.options)
         self.encoder.wait_ready()
         if self.aligner:
@@ -179,12 +179,12 @@ class LocalEngine:
             ConfigError: the prompt has no room for context and hotwords.
             WorkerError: the engine is not running.
         """
-        if self.decoding:
-            self.decoding.check_options(options)
+        if self._decoding:
+            self._decoding.check_options(options)
 
     @property
     def _decodes(self) -> bool:
-        return self.decoding is None or self.decoding.is_ready
+        return self._decoding is None or self._decoding.is_ready
 
     def _workers(self) -> dict[str, EncoderWorker | AlignerWorker]:
         if self.aligner is None:

@@ -2,7 +2,7 @@
 
     Recognise --> encoder --> decoder --> Recognised       families with a language model
     Recognise --> encoder --------------> Recognised       families without
-    Align ----------------------------------> Aligned      from token times, by an aligner, or spread
+    Align ------> aligner --------------> Aligned          or from token times, or spread
 
 The pipeline takes a pass from stage to stage by itself: a session sees one order and one answer.
 """
@@ -122,15 +122,9 @@ class Pipeline:
                 if self._aligner and options.words and not self.traits.word_method:
                     self._aligner.wake()  # so that it loads while the segment is being spoken
                 self.encoding.put(channel, Encode(of, samples, options))
-            case AbandonPass(of=of):
+            case AbandonPass() | Promote() | Release():
                 for stage in self._pass_stages():
-                    stage.take_back(channel, _is_of(of))
-            case Promote(of=of):
-                for stage in self._pass_stages():
-                    stage.promote(channel, _is_of(of))
-            case Release(segment=segment):
-                for stage in self._pass_stages():
-                    stage.release(channel, segment)
+                    _apply(order, stage, channel)
             case Align():
                 self._time_words(order, channel)
             case SpreadWords():
@@ -270,6 +264,19 @@ def _with_waiting(
         return answer
     seconds = time.perf_counter() - since
     return replace(answer, waited=max(0.0, seconds - answer.costs.total))
+
+
+def _apply(
+    order: AbandonPass | Promote | Release, stage: EncoderStage | DecoderStage, channel: PassChannel
+) -> None:
+    """Apply an order to what waits in one stage."""
+    match order:
+        case AbandonPass(of=of):
+            stage.take_back(channel, _is_of(of))
+        case Promote(of=of):
+            stage.promote(channel, _is_of(of))
+        case Release(segment=segment):
+            stage.release(channel, segment)
 
 
 def _is_of(of: Pass) -> Callable[[Encode | Decode], bool]:

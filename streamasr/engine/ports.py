@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from streamasr.core.events import Answer
 from streamasr.core.languages import Languages
@@ -15,6 +15,14 @@ from streamasr.core.traits import FamilyTraits
 
 Deliver: TypeAlias = Callable[[Answer], None]
 """Receiver of answers. It may be called on any thread of the engine, or within `perform`, and must
+not block."""
+
+Trouble: TypeAlias = Literal["worker_died", "worker_lost", "degraded"]
+"""State of a child process: it is being replaced; it has ended for good; it works, but not as
+configured."""
+
+OnTrouble: TypeAlias = Callable[[Trouble, str], None]
+"""Receiver of troubles, each with a sentence for people. Called on a thread of the engine; it must
 not block."""
 
 

@@ -159,11 +159,13 @@ class WorkerStage(Stage[OrderT], Generic[OrderT, RequestT, ResultT]):
             if not result.done():
                 result.add_done_callback(lambda result: self._continue(owner, order, began, result))  # noqa: B023 - returns
                 return
-            # The worker was stopped. A loop, since callbacks would nest as deep as the queue is long.
+            # The worker was stopped. A loop, since callbacks would nest as deep as the queue.
             self._finish(owner, began)
             owner.hand_over(self._answer_of(order, result))
 
-    def _continue(self, owner: Owner, order: OrderT, began: float, result: "Future[ResultT]") -> None:
+    def _continue(
+        self, owner: Owner, order: OrderT, began: float, result: "Future[ResultT]"
+    ) -> None:
         self._finish(owner, began)
         self._send()  # first, so that the child need not wait
         owner.hand_over(self._answer_of(order, result))

@@ -22,15 +22,14 @@ import math
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.resource_tracker
-import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Final, Generic, Literal, Self, TypeAlias
+from typing import Any, Final, Generic, Self
 
 from streamasr.core.errors import ModelError, StreamASRError, WorkerError
 from streamasr.engine.child import (
@@ -51,6 +50,7 @@ from streamasr.engine.cpu_fallback import (
     Death,
     is_hopeless,
 )
+from streamasr.engine.ports import OnTrouble, Trouble
 
 logger = logging.getLogger(__name__)
 
@@ -65,16 +65,8 @@ _PARENTS_SIGNALS: Final = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
-"""Ctrl-C, a closing terminal and a service manager signal the whole group of processes, but only the
-parent reacts to it."""
-
-Trouble: TypeAlias = Literal["worker_died", "worker_lost", "degraded"]
-"""State of a worker: its child is being replaced; it has ended; its child works, but not as it was
-configured."""
-
-OnTrouble: TypeAlias = Callable[[Trouble, str], None]
-"""Receiver of troubles, each with a sentence for people. Called on the worker's thread; must not
-block."""
+"""Ctrl-C, a closing terminal and a service manager signal the whole group of processes; only the
+parent reacts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +141,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
 
     @property
     def is_ready(self) -> bool:
-        """Tell whether the present child has loaded its models; False while it is being replaced."""
+        """Tell whether the present child has loaded its models; it has not while being replaced."""
         return self._has_ready_child
 
     @property
@@ -339,7 +331,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
 
     @contextlib.contextmanager
     def _limited(self, process: multiprocessing.process.BaseProcess) -> Iterator[None]:
-        """Kill a child that stops in the middle of a message, which would block this thread for ever.
+        """Kill a child that stops in the middle of a message, which would block this thread.
 
         Messages are larger than what a pipe holds, so that sending waits for the receiver.
         """

@@ -5,36 +5,19 @@ segments are, the session what is to be done, the engine does it. Whoever owns a
 from one thread, and hands over with `receive` what the engine has answered.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from streamasr.core.events import Answer, Configured, FinalRestored, SessionEvent, StreamEnded
 from streamasr.core.messages import Final
 from streamasr.core.options import SessionOptions
-from streamasr.core.orders import Order, Publish, SpreadWords
+from streamasr.core.orders import Publish, SpreadWords
 from streamasr.core.units import Float32Array, Samples
+from streamasr.engine.ports import ChannelSource, Deliver
 from streamasr.segmentation.chunker import FRAME, Chunker, Endpoint
 from streamasr.segmentation.settings import ChunkerConfig, VadConfig
 from streamasr.segmentation.vad import VoiceDetector
 from streamasr.session.session import Published, Session, SessionSettings
-
-
-class Channel(Protocol):
-    """See `streamasr.engine.engine.Channel`."""
-
-    def perform(self, order: Order) -> None:
-        """Begin what is asked for."""
-
-    def close(self) -> None:
-        """Forget what has not been done yet."""
-
-
-class Recogniser(Protocol):
-    """What a stream needs of `streamasr.engine.engine.Engine`."""
-
-    def channel(self, deliver: Callable[[Answer], None]) -> Channel:
-        """A way to have orders performed and their answers delivered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +46,10 @@ class Stream:
 
     def __init__(
         self,
-        recogniser: Recogniser,
+        recogniser: ChannelSource,
         settings: StreamSettings,
         options: SessionOptions,
-        deliver: Callable[[Answer], None],
+        deliver: Deliver,
         beginning: Beginning = Beginning(),
     ) -> None:
         """Begin.
@@ -88,7 +71,7 @@ class Stream:
         )
         self._settings = settings
         self._chunker.configure(Endpoint.of(settings.chunker, options))
-        self._session = Session(settings.session, options, beginning.published)
+        self._session = Session(settings.session, options, beginning.published, recogniser.traits)
         self._channel = recogniser.channel(deliver)
 
     @property

@@ -24,7 +24,7 @@ from streamasr.engine.aligner import (
     give_way,
 )
 from streamasr.engine.config import EngineConfig, Hardware
-from streamasr.engine.engine import Engine, aligner_config
+from streamasr.engine.engine import LocalEngine, aligner_config
 from streamasr.engine.worker import Timeouts, Worker
 from streamasr.engine.worker_config import AlignerConfig
 from streamasr.models import tiny
@@ -179,8 +179,8 @@ def test_a_daemon_does_not_start_without_a_file_of_it(copy: Path, tmp_path: Path
 
 
 @pytest.fixture
-def engine(bundle: Path) -> Iterator[Engine]:
-    with Engine(
+def engine(bundle: Path) -> Iterator[LocalEngine]:
+    with LocalEngine(
         EngineConfig(bundle, bundle / "aligner", Hardware(threads=1), aligner_idle_s=3600)
     ) as running:
         yield running
@@ -189,7 +189,9 @@ def engine(bundle: Path) -> Iterator[Engine]:
 Answers = queue.SimpleQueue[Answer]
 
 
-def test_an_engine_is_ready_without_it_and_wakes_it_when_somebody_speaks(engine: Engine) -> None:
+def test_an_engine_is_ready_without_it_and_wakes_it_when_somebody_speaks(
+    engine: LocalEngine,
+) -> None:
     assert engine.aligner
     assert engine.is_ready
     assert engine.pids["aligner"] is None
@@ -218,7 +220,7 @@ def test_words_are_spread_where_it_cannot_be_loaded_and_that_is_said_once(
     classifier.write_bytes(bytes(classifier.stat().st_size))
     config = EngineConfig(model, model / "aligner", Hardware(threads=1))
     troubles: list[tuple[str, str]] = []
-    with Engine(
+    with LocalEngine(
         replace(config, aligner_idle_s=1), on_trouble=lambda *told: troubles.append(told)
     ) as engine:
         answers = Answers()
@@ -233,7 +235,7 @@ def test_words_are_spread_where_it_cannot_be_loaded_and_that_is_said_once(
     assert code == "worker_lost"
     assert "classifier.npy cannot be read" in sentence
     assert sum(record.levelname == "WARNING" for record in caplog.records) == 1
-    with pytest.raises(ModelError, match=r"classifier\.npy"), Engine(config):
+    with pytest.raises(ModelError, match=r"classifier\.npy"), LocalEngine(config):
         pass
 
 

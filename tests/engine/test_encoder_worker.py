@@ -20,8 +20,8 @@ from streamasr.core.options import SessionOptions
 from streamasr.core.units import Float32Array
 from streamasr.engine.encoder import (
     Changed,
-    EncodedUtterance,
     EncodeAnswer,
+    EncodedUtterance,
     EncodeRequest,
     EncoderWorker,
     Unknown,

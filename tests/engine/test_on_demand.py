@@ -15,7 +15,8 @@ import pytest
 from streamasr.core.errors import ModelError, WorkerError
 from streamasr.engine.cpu_fallback import FAILED_STARTS, CpuFallback
 from streamasr.engine.on_demand import OnDemand
-from streamasr.engine.worker import OnTrouble, Worker
+from streamasr.engine.ports import OnTrouble
+from streamasr.engine.worker import Worker
 from tests.support import children
 from tests.support.errors import raises
 from tests.support.processes import wait_gone
@@ -195,7 +196,11 @@ def test_what_one_child_died_of_the_next_ones_do_without() -> None:
     on_trouble: OnTrouble = lambda trouble, _: troubles.append(trouble)  # noqa: E731
     with OnDemand(
         lambda: Worker(
-            "calculator", children.build_unless_negative, -7, on_trouble=on_trouble, fallback=fallback
+            "calculator",
+            children.build_unless_negative,
+            -7,
+            on_trouble=on_trouble,
+            fallback=fallback,
         ),
         0,
     ) as worker:

@@ -17,8 +17,8 @@ from streamasr.core.hypothesis import Hypothesis
 from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Pass, Rank
 from streamasr.decoder.llama import Aborted
-from streamasr.engine.encoder import EncodedUtterance, EncoderWorker, UtteranceAudio
 from streamasr.engine.decoder_stage import DecoderStage
+from streamasr.engine.encoder import EncodedUtterance, EncoderWorker, UtteranceAudio
 from streamasr.engine.stages import (
     Decode,
     Encode,

@@ -18,8 +18,10 @@ from streamasr.core.orders import (
     Release,
     SpreadWords,
 )
+from streamasr.core.traits import FamilyTraits
 from streamasr.core.units import SAMPLE_RATE, Float32Array
-from streamasr.engine.engine import Deliver, spread
+from streamasr.engine.pipeline import spread
+from streamasr.engine.ports import Deliver
 from tests.support.signals import speechlike
 
 
@@ -96,6 +98,8 @@ class FakeChannel:
 
 class FakeEngine:
     """Answers every order at once, with text that tells how much audio it heard."""
+
+    traits = FamilyTraits()
 
     def __init__(self) -> None:
         self.orders: list[Order] = []

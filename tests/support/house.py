@@ -24,12 +24,12 @@ from streamasr.core.orders import Order, Publish
 from streamasr.core.requested_options import OperatorDefaults, OptionsChange, RequestedOptions
 from streamasr.core.session_names import MICROPHONE
 from streamasr.core.units import Float32Array, Samples, to_samples
-from streamasr.engine.engine import Deliver
+from streamasr.engine.ports import ChannelSource, Deliver
 from streamasr.host.live_session import LiveSession
 from streamasr.host.recovery import Recovered, recover
 from streamasr.host.registry import SessionRegistry
 from streamasr.models.qwen3.languages import LANGUAGES
-from streamasr.pipeline.stream import Beginning, Recogniser, Stream, StreamSettings
+from streamasr.pipeline.stream import Beginning, Stream, StreamSettings
 from streamasr.protocols import v1
 from streamasr.server.access import Access
 from streamasr.server.connection import Timeouts
@@ -104,7 +104,7 @@ class SlowArchive(Store):
 class Rooms:
     """How a house is furnished."""
 
-    engine: Recogniser | None = None
+    engine: ChannelSource | None = None
     token: str | None = None
     origins: frozenset[str] = frozenset()
     max_sessions: int = 8
