@@ -183,7 +183,7 @@ class OnDemand(Generic[RequestT, AnswerT]):
             worker = self._take()
             if worker and not self._is_stopping:
                 title = process_title(worker.name)
-                logger.info("%s: ends after %g s without work", title, self._idle_s)
+                logger.info("%s ends after %g s without work", title, self._idle_s)
             return worker
 
     def _seconds_to_idle(self) -> float:

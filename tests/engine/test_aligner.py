@@ -126,9 +126,9 @@ def test_a_gpu_that_it_cannot_have_is_warned_of_and_its_words_are_the_same(
     assert plain.warnings == ()
     config = AlignerConfig(directory, 1, ("CUDAExecutionProvider",), gpu_layers=-1, gpu=3)
     elsewhere = build_aligner(load_aligner, None, config)
-    assert [warning[:20] for warning in elsewhere.warnings] == [
-        "no GPU matches 3: t",
-        "this build of onnxru",
+    assert [warning[:16] for warning in elsewhere.warnings] == [
+        "no GPU matches 3",
+        "this build of on",
     ]
     assert elsewhere.answer(ORDER) == plain.answer(ORDER)
 
@@ -161,7 +161,7 @@ async def test_a_daemon_that_nobody_speaks_to_has_none(tmp_path: Path) -> None:
             [words] = await dictate(daemon.url)
             assert words.method == "aligned"
             gone = daemon.children()["aligner"]
-            daemon.wait_for("aligner had nothing to do for 1 s")
+            daemon.wait_for("aligner ends after 1 s without work")
             wait_gone(gone)
         assert daemon.stop() == 0
 
@@ -233,7 +233,7 @@ def test_words_are_spread_where_it_cannot_be_loaded_and_that_is_said_once(
         assert engine.is_ready
     [(code, sentence)] = troubles
     assert code == "worker_lost"
-    assert "classifier.npy cannot be read" in sentence
+    assert "classifier.npy" in sentence
     assert sum(record.levelname == "WARNING" for record in caplog.records) == 1
     with pytest.raises(ModelError, match=r"classifier\.npy"), LocalEngine(config):
         pass

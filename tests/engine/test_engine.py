@@ -489,7 +489,7 @@ def test_words_that_are_late_are_spread_and_later_ones_are_not(engine: LocalEngi
 def test_words_of_a_family_that_times_its_tokens_need_no_aligner(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "traits", FamilyTraits(can_force=False, word_method="cif"))
+    monkeypatch.setattr(engine.pipeline, "traits", FamilyTraits(can_force=False, word_method="cif"))
     times = ((Samples(0), Samples(100)), (Samples(100), Samples(300)))
     order = Align(7, Samples(16000), SAMPLES, "one two", "English", (3, 7), times)
     answers = Answers()
@@ -542,7 +542,7 @@ def test_an_engine_tells_how_it_is(config: EngineConfig) -> None:
         kill(victim)
         trouble, sentence = troubles.get(timeout=60)
         assert trouble == "worker_died"
-        assert sentence.startswith("the encoder died (signal SIGKILL)")
+        assert sentence.startswith("the encoder process died (signal SIGKILL)")
         assert embeddings_of(engine).size
         assert engine.pids["encoder"] != victim
         assert engine.restarts == {"encoder": 1, "aligner": 0}

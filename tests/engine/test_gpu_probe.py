@@ -71,4 +71,4 @@ def show_title(_: GpuProbe) -> None:
 def test_its_process_has_a_name(probe: GpuProbe) -> None:
     with pytest.raises(ModelError) as caught:
         run_probe(probe, show_title)
-    assert str(caught.value) == "streamasr: gpu probe and streamasr: gpu "
+    assert str(caught.value) == "streamasr: gpu probe and streamasr: gpu"

@@ -94,7 +94,7 @@ def test_an_idle_child_ends_and_another_takes_the_next_request(
         first = restless.submit(os.getpid).result(TIMEOUT_S)
         wait_gone(first)
         assert restless.submit(os.getpid).result(TIMEOUT_S) != first
-    assert "calculator had nothing to do for 0 s" in caplog.text
+    assert "calculator ends after 0 s without work" in caplog.text
     assert restless.is_alive
     assert restless.restarts == 0
 
@@ -162,7 +162,7 @@ def test_a_broken_model_is_lost_for_good_and_told_once() -> None:
                 worker.submit(1).result(TIMEOUT_S)
         assert not worker.is_alive
     assert [sentence for _, sentence in troubles] == [
-        "the calculator is given up: the file is missing"
+        "the calculator process has ended for good: the file is missing"
     ]
 
 
