@@ -7,10 +7,10 @@ from pathlib import Path
 
 from streamasr.audio.file import open_audio
 from streamasr.bench.figures import ratio
-from streamasr.bench.processes import usage
 from streamasr.core.events import Answer, Recognised
 from streamasr.core.messages import Final
 from streamasr.core.orders import Order
+from streamasr.core.processes import usage
 from streamasr.core.traits import FamilyTraits
 from streamasr.core.units import to_seconds
 from streamasr.engine.engine import LocalEngine

@@ -16,8 +16,8 @@ from streamasr.host.recovery import recover
 from streamasr.storage.reader import JournalReader
 from streamasr.storage.store import Store
 from tests.support.errors import raises
+from tests.support.fake_daemon import Unmeasured
 from tests.support.fakes import FakeEngine, talk
-from tests.support.house import Unmeasured
 from tests.support.waiting import eventually
 
 LANGUAGES = {"de": "German", "fr": "French"}
