@@ -184,7 +184,7 @@ def _word(word: "Word") -> dict[str, object]:
         "text": word.text,
         "start": seconds(word.start),
         "end": seconds(word.end),
-        "score": None if word.score is None else round(word.score, 3),
+        "score": None if word.confidence is None else round(word.confidence, 3),
     }
 
 

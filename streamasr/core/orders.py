@@ -50,7 +50,7 @@ class Recognise:
 
 @dataclass(frozen=True, slots=True)
 class AbandonPass:
-    """Give a pass up, wherever it is; answer with `PassAbandoned` if it has no answer yet."""
+    """Give a pass up in any stage; answer with `PassAbandoned` if it has no answer yet."""
 
     of: Pass
 

@@ -1,7 +1,7 @@
 """Hypotheses of families that cannot be forced, joined to the stable text; pure.
 
-Such a family hears the whole segment anew in each pass, and its hypothesis may contradict what has
-become stable. The stable text stays, and the hypothesis continues it:
+Such a family reads the whole segment anew in each pass, and its hypothesis may contradict the text
+that has become stable. The stable text stays, and the hypothesis continues it:
 
     stable       seven two                 |
     hypothesis   seven too  five one       |  "two" and "too" are the same sound

@@ -35,7 +35,7 @@ has no clock, queue, process or socket: the only time is that of the audio.
 from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Final as Constant
-from typing import assert_never
+from typing import Self, assert_never
 
 from streamasr.core.events import (
     Aligned,
@@ -106,6 +106,12 @@ class Published:
     words: int = 0
     stable: StableText | None = None
     """Of the segment that was open."""
+
+    def for_another_model(self) -> Self:
+        """Return the state for a model with other tokens: only the text of `stable` counts."""
+        if self.stable is None:
+            return self
+        return replace(self, stable=replace(self.stable, tokens=(), ends=(), times=()))
 
 
 @dataclass(frozen=True, slots=True)

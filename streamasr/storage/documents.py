@@ -25,6 +25,7 @@ class _Word(msgspec.Struct, frozen=True):
     start: Samples
     end: Samples
     score: float | None
+    """The confidence."""
     space_after: bool = True
 
 
@@ -66,7 +67,7 @@ def encode_message(message: Durable) -> str:
     if not isinstance(message, Words):
         return _encode(message)
     words = tuple(
-        _Word(word.text, word.start, word.end, word.score, word.space_after)
+        _Word(word.text, word.start, word.end, word.confidence, word.space_after)
         for word in message.words
     )
     return _encode(_Words(message.segment, words, message.method))

@@ -36,7 +36,7 @@ def check(words: Sequence[Word], text: str, n_samples: int) -> None:
         assert not words
     edges = [START, *(edge for w in words for edge in (w.start, w.end)), START + n_samples]
     assert edges == sorted(edges)
-    assert all(word.score is None for word in words)
+    assert all(word.confidence is None for word in words)
 
 
 def test_a_word_lasts_from_its_first_token_to_its_last() -> None:

@@ -1,4 +1,4 @@
-"""How errors and warnings are said, whatever they quote."""
+"""Wording of errors and warnings, whatever they quote."""
 
 import logging
 

@@ -24,8 +24,8 @@ from streamasr.dictation.utterance import DaemonMicrophone, OwnMicrophone, Ring
 from streamasr.writing import Writer, load_rules
 from streamasr.writing.edits import Edit
 from tests.support.errors import raises
+from tests.support.fake_daemon import FakeDaemon, running_daemon
 from tests.support.fakes import talk
-from tests.support.house import House, open_house
 from tests.support.waiting import eventually, let_others_run
 
 READY = v1.Ready(session="s", model="tiny", seq=0, next_sample=0)
@@ -354,8 +354,8 @@ class Device:
         self.queue.put_nowait(Captured(samples))
 
 
-def microphone(device: Device, host: House, pre_roll: float = 0.0) -> OwnMicrophone:
-    url = host.address
+def microphone(device: Device, daemon: FakeDaemon, pre_roll: float = 0.0) -> OwnMicrophone:
+    url = daemon.address
     return OwnMicrophone(device, print, pre_roll=to_samples(pre_roll), url=url)
 
 
@@ -368,8 +368,8 @@ async def test_without_pre_roll_the_device_is_open_only_during_utterances(
     tmp_path: Path,
 ) -> None:
     device = Device()
-    async with open_house(tmp_path) as host:
-        own = microphone(device, host)
+    async with running_daemon(tmp_path) as daemon:
+        own = microphone(device, daemon)
         async with own.running():
             for _ in range(2):
                 has_audio = asyncio.Event()
@@ -387,8 +387,8 @@ async def test_an_utterance_begun_while_the_device_closes_is_recorded_afterwards
     tmp_path: Path,
 ) -> None:
     device = Device()
-    async with open_house(tmp_path) as host:
-        own = microphone(device, host)
+    async with running_daemon(tmp_path) as daemon:
+        own = microphone(device, daemon)
         async with own.running():
             has_audio = asyncio.Event()
             first = own.begin(has_audio.set)
@@ -411,8 +411,8 @@ async def test_an_utterance_begun_while_the_device_closes_is_recorded_afterwards
 
 async def test_short_utterances_do_not_open_the_device_before_it_is_closed(tmp_path: Path) -> None:
     device = Device()
-    async with open_house(tmp_path) as host:
-        own = microphone(device, host)
+    async with running_daemon(tmp_path) as daemon:
+        own = microphone(device, daemon)
         async with own.running():
             has_audio = asyncio.Event()
             first = own.begin(has_audio.set)
@@ -454,8 +454,8 @@ async def test_a_server_that_does_not_answer_is_reported_soon(
 
 async def test_the_pre_roll_is_the_audio_just_before_the_start(tmp_path: Path) -> None:
     device = Device()
-    async with open_house(tmp_path) as host:
-        own = microphone(device, host, pre_roll=0.5)
+    async with running_daemon(tmp_path) as daemon:
+        own = microphone(device, daemon, pre_roll=0.5)
         async with own.running():
             device.deliver(np.zeros(to_samples(3.0), np.float32))
             await eventually(device.queue.empty)
@@ -470,8 +470,8 @@ async def test_the_pre_roll_is_the_audio_just_before_the_start(tmp_path: Path) -
 
 async def test_audio_from_before_a_suspend_is_not_used_as_pre_roll(tmp_path: Path) -> None:
     device = Device()
-    async with open_house(tmp_path) as host:
-        own = microphone(device, host, pre_roll=1.0)
+    async with running_daemon(tmp_path) as daemon:
+        own = microphone(device, daemon, pre_roll=1.0)
         async with own.running():
             device.deliver(np.zeros(to_samples(1.0), np.float32))
             device.queue.put_nowait(Missed(to_samples(100.0), "suspend"))
@@ -488,36 +488,38 @@ async def test_a_missing_device_ends_the_utterance(tmp_path: Path) -> None:
     reports: list[str] = []
     device = Device()
     device.queue.put_nowait(AudioError("There is no audio input."))
-    async with open_house(tmp_path) as host:
-        own = OwnMicrophone(device, reports.append, pre_roll=Samples(0), url=host.address)
+    async with running_daemon(tmp_path) as daemon:
+        own = OwnMicrophone(device, reports.append, pre_roll=Samples(0), url=daemon.address)
         async with own.running():
             assert await finals_of(own.begin(lambda: None)) == []
     assert reports == ["There is no audio input."]
 
 
-def n_running(host: House) -> int:
-    return sum(not live.is_over.is_set() for live in host.sessions)
+def n_running(daemon: FakeDaemon) -> int:
+    return sum(not live.is_over.is_set() for live in daemon.sessions)
 
 
 async def test_an_abandoned_session_does_not_stay_open(tmp_path: Path) -> None:
     device = Device()
-    async with open_house(tmp_path) as host:
-        own = microphone(device, host)
+    async with running_daemon(tmp_path) as daemon:
+        own = microphone(device, daemon)
         async with own.running():
             task = asyncio.create_task(finals_of(own.begin(lambda: None)))
             device.deliver(talk(1.0))
-            await eventually(lambda: any(live.intake.position for live in host.sessions))
+            await eventually(lambda: any(live.intake.position for live in daemon.sessions))
             task.cancel()
             await asyncio.wait([task])
-            await eventually(lambda: n_running(host) == 0)
+            await eventually(lambda: n_running(daemon) == 0)
 
 
 async def test_the_daemons_session_is_followed_until_the_final_of_the_open_segment(
     tmp_path: Path,
 ) -> None:
-    async with open_house(tmp_path) as host:
-        live = host.begin_own()
-        source = DaemonMicrophone(host.address, session="microphone", token=None, timeouts=PATIENT)
+    async with running_daemon(tmp_path) as daemon:
+        live = daemon.host.begin_own()
+        source = DaemonMicrophone(
+            daemon.address, session="microphone", token=None, timeouts=PATIENT
+        )
         has_audio = asyncio.Event()
         utterance = source.begin(has_audio.set)
         task = asyncio.create_task(finals_of(utterance))

@@ -322,7 +322,9 @@ def test_the_words_of_a_final_lie_in_their_segment(engine: Engine, config: Engin
         assert final.start <= edges[0]
         assert edges[-1] <= final.end
         assert all(word.start < word.end for word in words.words)
-        assert all(word.score is not None and 0 <= word.score <= 1 for word in words.words)
+        assert all(
+            word.confidence is not None and 0 <= word.confidence <= 1 for word in words.words
+        )
 
 
 @pytest.mark.parametrize(("seed", "every"), [(1, 1), (2, 2), (3, 3)])
@@ -590,7 +592,7 @@ def test_without_an_aligner_words_are_spread(config: EngineConfig) -> None:
         assert engine.aligner is None
         words = [m for m in outcome(engine, config) if isinstance(m, Words)]
     assert {m.method for m in words} == {"spread"}
-    assert {word.score for m in words for word in m.words} == {None}
+    assert {word.confidence for m in words for word in m.words} == {None}
 
 
 def test_an_engine_that_was_never_started_can_be_stopped(config: EngineConfig) -> None:

@@ -19,19 +19,19 @@ from streamasr.core.orders import Recognise
 from streamasr.protocols.v1_dialect import V1Dialect
 from streamasr.server.timeouts import Timeouts
 from tests.support.asgi import AsgiClient
-from tests.support.fakes import FakeEngine, pcm, talk
-from tests.support.house import (
-    House,
+from tests.support.fake_daemon import (
+    DaemonOptions,
+    FakeDaemon,
     PatientEngine,
-    Rooms,
     durable,
-    eventually,
     exact,
     hang_up,
-    open_house,
     recognise,
+    running_daemon,
 )
+from tests.support.fakes import FakeEngine, pcm, talk
 from tests.support.ndjson import MAX_LINE, PATH, NdjsonDialect
+from tests.support.waiting import eventually
 
 TALK = exact(talk(1.5, 2.0))
 EXPECTED = recognise(TALK)
@@ -76,14 +76,14 @@ class LineClient:
 
 
 @contextlib.asynccontextmanager
-async def tcp_house(
-    directory: Path, rooms: Rooms | None = None
-) -> AsyncIterator[tuple[House, int]]:
+async def tcp_daemon(
+    directory: Path, options: DaemonOptions | None = None
+) -> AsyncIterator[tuple[FakeDaemon, int]]:
     async with (
-        open_house(directory, rooms or Rooms()) as house,
-        house.server.running_tcp(LINES, "127.0.0.1", 0) as port,
+        running_daemon(directory, options or DaemonOptions()) as daemon,
+        daemon.server.running_tcp(LINES, "127.0.0.1", 0) as port,
     ):
-        yield house, port
+        yield daemon, port
 
 
 def texts(lines: list[dict[str, Any]]) -> list[str]:
@@ -91,19 +91,19 @@ def texts(lines: list[dict[str, Any]]) -> list[str]:
 
 
 async def test_a_session_over_tcp_gives_the_text_of_one_over_a_websocket(tmp_path: Path) -> None:
-    async with tcp_house(tmp_path) as (house, port), LineClient.connect(port) as client:
+    async with tcp_daemon(tmp_path) as (daemon, port), LineClient.connect(port) as client:
         await client.send({"start": {}}, *audio_lines(TALK), {"end": True})
         lines = await client.receive("end")
         assert "open" in lines[0]
         assert texts(lines) == FINALS
         assert lines[-1] == {"end": len(TALK) / 16_000}
-        await eventually(lambda: not len(house.sessions))  # nobody can resume it
+        await eventually(lambda: not len(daemon.sessions))  # nobody can resume it
 
 
 async def test_lines_may_be_cut_anywhere(tmp_path: Path) -> None:
     sent = [{"start": {}}, *audio_lines(TALK), {"end": True}]
     data = "".join(json.dumps(line) + "\n" for line in sent).encode()
-    async with tcp_house(tmp_path) as (_, port), LineClient.connect(port) as client:
+    async with tcp_daemon(tmp_path) as (_, port), LineClient.connect(port) as client:
         for begin in range(0, len(data), 1009):
             client.writer.write(data[begin : begin + 1009])
             await client.writer.drain()
@@ -111,7 +111,7 @@ async def test_lines_may_be_cut_anywhere(tmp_path: Path) -> None:
 
 
 async def test_several_sessions_follow_each_other_on_a_connection(tmp_path: Path) -> None:
-    async with tcp_house(tmp_path) as (_, port), LineClient.connect(port) as client:
+    async with tcp_daemon(tmp_path) as (_, port), LineClient.connect(port) as client:
         for _ in range(3):
             await client.send({"echo": "before"}, {"start": {}}, *audio_lines(TALK), {"end": True})
             assert await client.next() == {"echo": "before"}
@@ -121,7 +121,7 @@ async def test_several_sessions_follow_each_other_on_a_connection(tmp_path: Path
 
 
 async def test_the_end_of_the_input_is_not_the_end_of_the_output(tmp_path: Path) -> None:
-    async with tcp_house(tmp_path) as (_, port), LineClient.connect(port) as client:
+    async with tcp_daemon(tmp_path) as (_, port), LineClient.connect(port) as client:
         await client.send({"start": {}}, *audio_lines(TALK))
         client.writer.write_eof()
         assert texts(await client.receive("end")) == FINALS
@@ -129,7 +129,7 @@ async def test_the_end_of_the_input_is_not_the_end_of_the_output(tmp_path: Path)
 
 
 async def test_a_reply_stands_between_the_results_around_it(tmp_path: Path) -> None:
-    async with tcp_house(tmp_path) as (_, port), LineClient.connect(port) as client:
+    async with tcp_daemon(tmp_path) as (_, port), LineClient.connect(port) as client:
         await client.send({"start": {}}, *audio_lines(TALK[:64_000]))
         before = await client.receive("final")
         await client.send({"echo": 1}, *audio_lines(TALK[64_000:]), {"echo": 2}, {"end": True})
@@ -145,7 +145,7 @@ async def test_an_error_does_not_end_the_connection_of_a_dialect_that_goes_on(
 ) -> None:
     engine = FakeEngine()
     async with (
-        tcp_house(tmp_path, Rooms(engine=engine)) as (_, port),
+        tcp_daemon(tmp_path, DaemonOptions(engine=engine)) as (_, port),
         LineClient.connect(port) as client,
     ):
         await client.send({"flush": True})
@@ -168,7 +168,7 @@ async def test_an_error_does_not_end_the_connection_of_a_dialect_that_goes_on(
 
 
 async def test_a_line_without_an_end_is_refused(tmp_path: Path) -> None:
-    async with tcp_house(tmp_path) as (_, port), LineClient.connect(port) as client:
+    async with tcp_daemon(tmp_path) as (_, port), LineClient.connect(port) as client:
         client.writer.write((MAX_LINE + 1) * b"x")
         await client.writer.drain()
         assert await client.next() == {"error": "too_big"}
@@ -176,7 +176,7 @@ async def test_a_line_without_an_end_is_refused(tmp_path: Path) -> None:
 
 async def test_the_rate_may_change_within_a_session(tmp_path: Path) -> None:
     slow = TALK[::2][: len(TALK) // 4]
-    async with tcp_house(tmp_path) as (_, port), LineClient.connect(port) as client:
+    async with tcp_daemon(tmp_path) as (_, port), LineClient.connect(port) as client:
         await client.send({"start": {}}, *audio_lines(TALK[: len(TALK) // 2]))
         await client.send({"rate": 8000}, *audio_lines(slow), {"end": True})
         lines = await client.receive("end")
@@ -184,21 +184,21 @@ async def test_the_rate_may_change_within_a_session(tmp_path: Path) -> None:
 
 
 async def test_a_client_that_leaves_leaves_no_session_behind(tmp_path: Path) -> None:
-    async with tcp_house(tmp_path) as (house, port):
+    async with tcp_daemon(tmp_path) as (daemon, port):
         async with LineClient.connect(port) as client:
             await client.send({"start": {}}, *audio_lines(TALK[:32_000]))
             await client.receive("speech")
-        await eventually(lambda: not len(house.sessions))
-        await eventually(lambda: not house.server.n_connections)
+        await eventually(lambda: not len(daemon.sessions))
+        await eventually(lambda: not daemon.server.n_connections)
 
 
 async def test_a_client_is_held_back_by_the_session(tmp_path: Path) -> None:
-    rooms = Rooms(engine=PatientEngine(), max_lag_s=5.0, timeouts=Timeouts(close=0.2))
-    async with tcp_house(tmp_path, rooms) as (house, port), LineClient.connect(port) as client:
+    options = DaemonOptions(engine=PatientEngine(), max_lag_s=5.0, timeouts=Timeouts(close=0.2))
+    async with tcp_daemon(tmp_path, options) as (daemon, port), LineClient.connect(port) as client:
         sending = asyncio.create_task(client.send({"start": {}}, *audio_lines(np.tile(TALK, 50))))
-        await eventually(lambda: len(house.sessions) == 1)
-        [live] = house.sessions
-        await eventually(lambda: not live.intake.has_room(house.max_lag))
+        await eventually(lambda: len(daemon.sessions) == 1)
+        [live] = daemon.sessions
+        await eventually(lambda: not live.intake.has_room(daemon.max_lag))
         for _ in range(100):
             await asyncio.sleep(0)
         assert live.intake.position < 10 * 16_000
@@ -208,9 +208,9 @@ async def test_a_client_is_held_back_by_the_session(tmp_path: Path) -> None:
 # The same dialect in the body of an HTTP request.
 
 
-async def post(house: House, lines: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
+async def post(daemon: FakeDaemon, lines: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
     """Send lines in a chunked body; return the head of the response and its lines."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", house.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
     writer.write(
         f"POST {PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
         "Transfer-Encoding: chunked\r\n\r\n".encode()
@@ -227,18 +227,18 @@ async def post(house: House, lines: list[dict[str, Any]]) -> tuple[str, list[dic
 
 
 async def test_a_session_in_a_request_gives_the_same_text(tmp_path: Path) -> None:
-    async with open_house(tmp_path, Rooms(dialects=(V1Dialect(), LINES))) as house:
-        head, lines = await post(house, [{"start": {}}, *audio_lines(TALK)])
+    async with running_daemon(tmp_path, DaemonOptions(dialects=(V1Dialect(), LINES))) as daemon:
+        head, lines = await post(daemon, [{"start": {}}, *audio_lines(TALK)])
         assert head.startswith("HTTP/1.1 200 ")
         assert "application/x-ndjson" in head
         assert texts(lines) == FINALS
         assert lines[-1] == {"end": len(TALK) / 16_000}
-        await eventually(lambda: not len(house.sessions))
+        await eventually(lambda: not len(daemon.sessions))
 
 
 async def test_the_response_begins_before_the_request_is_complete(tmp_path: Path) -> None:
-    async with open_house(tmp_path, Rooms(dialects=(LINES,))) as house:
-        reader, writer = await asyncio.open_connection("127.0.0.1", house.port)
+    async with running_daemon(tmp_path, DaemonOptions(dialects=(LINES,))) as daemon:
+        reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
         writer.write(
             f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
         )
@@ -254,8 +254,15 @@ async def test_the_response_begins_before_the_request_is_complete(tmp_path: Path
 # Another server's transport.
 
 
+def asgi_client(daemon: FakeDaemon) -> contextlib.AbstractAsyncContextManager[AsgiClient]:
+    return AsgiClient.connect(daemon.host, V1Dialect())
+
+
 async def test_our_own_dialect_runs_on_asgi(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house, AsgiClient.connect(house, V1Dialect()) as client:
+    async with (
+        running_daemon(tmp_path) as daemon,
+        asgi_client(daemon) as client,
+    ):
         await client.send('{"type": "start"}')
         assert (await client.next())["type"] == "ready"
         for begin in range(0, len(TALK), 3200):
@@ -269,20 +276,23 @@ async def test_our_own_dialect_runs_on_asgi(tmp_path: Path) -> None:
 
 
 async def test_a_client_of_asgi_that_leaves_can_come_back(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house:
-        async with AsgiClient.connect(house, V1Dialect()) as client:
+    async with running_daemon(tmp_path) as daemon:
+        async with asgi_client(daemon) as client:
             await client.send('{"type": "start"}')
             name = (await client.next())["session"]
             await client.send(pcm(TALK[:40_000]))
-            await eventually(lambda: house.sessions.find(name).intake.position == 40_000)
+            await eventually(lambda: daemon.sessions.find(name).intake.position == 40_000)
             client.leave(1006)
-        async with AsgiClient.connect(house, V1Dialect()) as client:
+        async with asgi_client(daemon) as client:
             await client.send(json.dumps({"type": "start", "session": name}))
             assert (await client.next())["next_sample"] == 40_000
 
 
 async def test_a_refusal_has_its_close_code_on_asgi(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house, AsgiClient.connect(house, V1Dialect()) as client:
+    async with (
+        running_daemon(tmp_path) as daemon,
+        asgi_client(daemon) as client,
+    ):
         await client.send("{")
         assert (await client.next())["code"] == "bad_json"
         assert await client.wait_closed() == 1007

@@ -13,8 +13,9 @@ import pytest
 
 from streamasr.protocols.v1_dialect import V1Dialect
 from streamasr.server.timeouts import Timeouts
-from tests.support.house import House, Rooms, eventually, hang_up, open_house
+from tests.support.fake_daemon import DaemonOptions, FakeDaemon, hang_up, running_daemon
 from tests.support.ndjson import CountingDialect, NdjsonDialect
+from tests.support.waiting import eventually
 
 DIALECTS = (V1Dialect(), CountingDialect(), NdjsonDialect())
 QUICK = Timeouts(start=0.3, body=0.3, idle=0.3, close=0.3)
@@ -64,8 +65,8 @@ class HttpClient:
 
 
 @contextlib.asynccontextmanager
-async def connect(house: House) -> AsyncIterator[HttpClient]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", house.port)
+async def connect(daemon: FakeDaemon) -> AsyncIterator[HttpClient]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
     try:
         yield HttpClient(reader, writer)
     finally:
@@ -76,8 +77,8 @@ async def connect(house: House) -> AsyncIterator[HttpClient]:
 async def connected(
     directory: Path, timeouts: Timeouts | None = None, token: str | None = None
 ) -> AsyncIterator[HttpClient]:
-    rooms = Rooms(dialects=DIALECTS, timeouts=timeouts or Timeouts(), token=token)
-    async with open_house(directory, rooms) as house, connect(house) as client:
+    options = DaemonOptions(dialects=DIALECTS, timeouts=timeouts or Timeouts(), token=token)
+    async with running_daemon(directory, options) as daemon, connect(daemon) as client:
         yield client
 
 
@@ -180,15 +181,15 @@ async def test_a_slow_body_is_awaited_as_long_as_it_goes_on(tmp_path: Path) -> N
 async def test_a_client_may_leave_in_the_middle_of_a_body(
     tmp_path: Path, framing: str, path: str
 ) -> None:
-    async with open_house(tmp_path, Rooms(dialects=DIALECTS)) as house:
+    async with running_daemon(tmp_path, DaemonOptions(dialects=DIALECTS)) as daemon:
         for is_abrupt in (False, True):
-            async with connect(house) as client:
+            async with connect(daemon) as client:
                 await client.send(f"POST {path} HTTP/1.1\r\nHost: x\r\n{framing}")
-                await eventually(lambda: house.server.n_connections == 1)
+                await eventually(lambda: daemon.server.n_connections == 1)
                 if not is_abrupt:
                     client.writer.write_eof()
                     assert await client.is_closed()
-            await eventually(lambda: house.server.n_connections == 0)
+            await eventually(lambda: daemon.server.n_connections == 0)
 
 
 @pytest.mark.parametrize(
@@ -212,11 +213,11 @@ async def test_two_lengths_are_refused(tmp_path: Path) -> None:
 
 
 async def test_a_connection_serves_one_request_after_the_other(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house, connect(house) as client:
+    async with running_daemon(tmp_path) as daemon, connect(daemon) as client:
         for path, status in [("/healthz", 200), ("/app.js", 200), ("/nothing", 404)] * 3:
             await client.send(request("GET", path))
             assert (await client.response())[0] == status
-        assert house.server.n_connections == 1
+        assert daemon.server.n_connections == 1
         await client.send(request("GET", "/healthz", "Connection: close"))
         status, headers, _ = await client.response()
         assert (status, headers["connection"]) == (200, "close")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from streamasr.server.timeouts import Timeouts
-from tests.support.house import House, Rooms, eventually, hang_up, open_house
+from tests.support.fake_daemon import DaemonOptions, FakeDaemon, hang_up, running_daemon
+from tests.support.waiting import eventually
 
 TEXT, BINARY, CONTINUATION, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
 QUICK = Timeouts(start=2.0, send=2.0, close=0.3)
@@ -69,10 +70,10 @@ class Peer:
 
 
 @contextlib.asynccontextmanager
-async def peer(directory: Path) -> AsyncIterator[tuple[House, Peer]]:
+async def peer(directory: Path) -> AsyncIterator[tuple[FakeDaemon, Peer]]:
     """A WebSocket on which a session is open."""
-    async with open_house(directory, Rooms(timeouts=QUICK)) as house:
-        reader, writer = await asyncio.open_connection("127.0.0.1", house.port)
+    async with running_daemon(directory, DaemonOptions(timeouts=QUICK)) as daemon:
+        reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
         writer.write(
             b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
@@ -82,7 +83,7 @@ async def peer(directory: Path) -> AsyncIterator[tuple[House, Peer]]:
         await client.send(START)
         assert (await client.message())["type"] == "ready"
         try:
-            yield house, client
+            yield daemon, client
         finally:
             await hang_up(writer)
 
@@ -126,11 +127,11 @@ async def test_letters_may_be_cut_between_pieces(tmp_path: Path) -> None:
     ],
 )
 async def test_the_close_code_says_what_was_wrong(tmp_path: Path, sent: bytes, code: int) -> None:
-    async with peer(tmp_path) as (house, client):
+    async with peer(tmp_path) as (daemon, client):
         await client.send(sent)
         assert await client.close_code() == code
         assert await client.is_closed()
-        await eventually(lambda: house.server.n_connections == 0)
+        await eventually(lambda: daemon.server.n_connections == 0)
 
 
 async def test_a_close_without_a_code_is_answered_without_one(tmp_path: Path) -> None:
@@ -140,40 +141,40 @@ async def test_a_close_without_a_code_is_answered_without_one(tmp_path: Path) ->
 
 
 async def test_a_client_that_never_closes_its_end_is_cut_off(tmp_path: Path) -> None:
-    async with peer(tmp_path) as (house, client):
+    async with peer(tmp_path) as (daemon, client):
         await client.send(frame(CLOSE, b"\3\xe8"))
         assert await client.close_code() == 1000
         for _ in range(100):  # goes on as if nothing had happened
             with contextlib.suppress(ConnectionError):
                 await client.send(frame(BINARY, 1000 * b"x"))
-            if not house.server.n_connections:
+            if not daemon.server.n_connections:
                 break
             await asyncio.sleep(0.01)
-        await eventually(lambda: house.server.n_connections == 0)
+        await eventually(lambda: daemon.server.n_connections == 0)
 
 
 async def test_a_client_that_does_not_answer_a_close_is_cut_off(tmp_path: Path) -> None:
-    async with peer(tmp_path) as (house, client):
+    async with peer(tmp_path) as (daemon, client):
         await client.send(frame(TEXT, b'{"type":"stop"}'))
         assert await client.close_code() == 1000
-        await eventually(lambda: house.server.n_connections == 0)
+        await eventually(lambda: daemon.server.n_connections == 0)
         # Its end may be lost, so it is kept.
-        [live] = house.sessions
+        [live] = daemon.sessions
         assert live.is_over.is_set()
 
 
 async def test_a_close_that_is_answered_ends_the_session(tmp_path: Path) -> None:
-    async with peer(tmp_path) as (house, client):
+    async with peer(tmp_path) as (daemon, client):
         await client.send(frame(TEXT, b'{"type":"stop"}'))
         assert await client.close_code() == 1000
         await client.send(frame(CLOSE, b"\3\xe8"))
         assert await client.is_closed()
-        await eventually(lambda: not len(house.sessions))
+        await eventually(lambda: not len(daemon.sessions))
 
 
 async def test_pings_of_a_client_that_does_not_read_do_not_pile_up(tmp_path: Path) -> None:
-    async with peer(tmp_path) as (house, client):
-        [stream] = house.server.connections
+    async with peer(tmp_path) as (daemon, client):
+        [stream] = daemon.server.connections
         pings = frame(PING, 100 * b"x") * 1000
         client.writer.transport.set_write_buffer_limits(high=1 << 18)
         client.reader._transport.pause_reading()  # type: ignore[attr-defined]

@@ -177,7 +177,7 @@ def test_jitter_of_times_alone_changes_no_text(
 
 @settings(max_examples=300)
 @given(said=speeches(shortest_s=0.5), jitter=JITTERS, restart_at=st.integers(0, 12))
-def test_a_wrong_promise_costs_no_word_and_doubles_none(
+def test_wrong_stable_text_costs_no_word_and_doubles_none(
     said: list[Said], jitter: list[int], restart_at: int
 ) -> None:
     stage = run(said, jitter, LAG, restart_at)
@@ -197,7 +197,7 @@ def test_repeated_words_are_neither_lost_nor_doubled(said: list[Said], jitter: l
 
 
 def two_words(wrong: str = "") -> list[Said]:
-    """One that may be misheard for long enough to become stable, and one that is not."""
+    """Words of which the first may be misheard for long enough to become stable."""
     second = SAMPLE_RATE
     return [
         Said("你", 0, second // 2, wrong, until=3 * second),

@@ -96,7 +96,7 @@ class FakeChannel:
 
 
 class FakeEngine:
-    """Answers every order at once, with text that tells how much audio it heard."""
+    """Engine that answers every order at once; its text is the length of the audio."""
 
     traits = FamilyTraits()
 
@@ -110,7 +110,7 @@ class FakeEngine:
         return self.channels[-1]
 
     def perform(self, order: Order, deliver: Deliver) -> None:
-        """What comes of an order, whichever channel it came through."""
+        """Answer an order of any channel."""
         self.orders.append(order)
         match order:
             case Recognise():

@@ -60,7 +60,7 @@ def pieces_of(word: str) -> list[tuple[int, int]]:
 
 
 def write(words: Sequence[tuple[str, int, int]], jitter: Sequence[int] = ()) -> Hypothesis:
-    """What the model makes of words with their times, which are off by so many samples in turn."""
+    """Hypothesis of words with their times, which are off by so many samples in turn."""
     text, tokens, ends, edges = "", list[int](), list[int](), list[int]()
     for word, start, end in words:
         joined = join_at_border(text, word)
@@ -80,7 +80,7 @@ def write(words: Sequence[tuple[str, int, int]], jitter: Sequence[int] = ()) -> 
 
 
 def hear(said: Sequence[Said], n_samples: int, jitter: Sequence[int] = ()) -> Hypothesis:
-    """What the model makes of the first samples: of every word whose middle is in them."""
+    """Hypothesis of the first samples: every word whose middle is in them."""
     words = [
         (word.heard_in(n_samples), word.start, min(word.end, n_samples))
         for word in said
