@@ -19,8 +19,8 @@ from streamasr.host.live_session import LiveSession
 from streamasr.host.outbox import OutboxEntry
 from streamasr.host.reader import Reader
 from streamasr.pipeline.stream import Beginning, StreamSettings
-from tests.support.fake_daemon import PatientEngine, SlowArchive
-from tests.support.fakes import FakeEngine, talk
+from tests.support.fake_daemon import SlowArchive
+from tests.support.fakes import FakeEngine, PatientEngine, talk
 from tests.support.waiting import eventually
 
 TALK = talk(1.5, 2.0)

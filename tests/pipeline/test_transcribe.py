@@ -188,7 +188,7 @@ def test_reading_waits_for_a_slow_engine() -> None:
     while n_speech < MAX_UNFINISHED:
         n_speech += isinstance(next(messages), Speech)
     # The fourth segment has begun; the reader must stop at its end, with 8 more to come.
-    while len(engine.waiting) < MAX_UNFINISHED:
+    while engine.n_waiting < MAX_UNFINISHED:
         next(messages)
     seconds = to_seconds(source.n_delivered)
     assert seconds < 1 + 2 * MAX_UNFINISHED + 1
