@@ -13,7 +13,7 @@ from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Align, Order, Rank, Recognise, Release, SpreadWords
 from streamasr.core.outgoing import Reply
 from streamasr.core.units import Samples, to_samples
-from streamasr.engine.engine import Deliver
+from streamasr.engine.ports import Deliver
 from streamasr.host.intake import Intake
 from streamasr.host.live_session import LiveSession
 from streamasr.host.outbox import OutboxEntry
