@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from streamasr.audio.source import AudioSource
     from streamasr.core.transcript import Segment as SampledSegment
-    from streamasr.engine.engine import Engine
+    from streamasr.engine.engine import LocalEngine
     from streamasr.pipeline.transcribe import FileSettings
 
 logger = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ class Transcriber:
         }
         self._wants_words = words
         self._lock = threading.Lock()
-        self._loaded: tuple[Engine, FileSettings] | None = None
+        self._loaded: tuple[LocalEngine, FileSettings] | None = None
         self._is_closed = False
         self._stop: weakref.finalize[Any, Any] | None = None
 
@@ -198,7 +198,7 @@ class Transcriber:
         if gaps:
             raise AudioError(_describe(source, gaps), code="audio_not_recognised")
 
-    def _load(self) -> "tuple[Engine, FileSettings]":
+    def _load(self) -> "tuple[LocalEngine, FileSettings]":
         """Return the engine, started, and the settings of files."""
         with self._lock:
             if self._is_closed:
@@ -207,11 +207,11 @@ class Transcriber:
                 self._loaded = self._start()
             return self._loaded
 
-    def _start(self) -> "tuple[Engine, FileSettings]":
+    def _start(self) -> "tuple[LocalEngine, FileSettings]":
         from streamasr.catalogue.find import Finder
         from streamasr.config.file import find_config, load_config
         from streamasr.engine.build import engine_config
-        from streamasr.engine.engine import Engine
+        from streamasr.engine.engine import LocalEngine
         from streamasr.pipeline.transcribe import FileSettings
 
         settings = load_config(find_config())
@@ -220,7 +220,7 @@ class Transcriber:
         config = engine_config(
             settings.model.for_files(overrides), finder, words=self._wants_words, partials=False
         )
-        engine = Engine(config)
+        engine = LocalEngine(config)
         self._stop = weakref.finalize(self, engine.stop)
         try:
             engine.start()
