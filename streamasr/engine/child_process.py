@@ -24,7 +24,7 @@ import sys
 from multiprocessing.connection import Connection
 connection = Connection(int(sys.argv[1]))
 sys.path[:] = connection.recv()
-from streamasr.engine.processes import run_target
+from streamasr.engine.child_process import run_target
 run_target(connection, int(sys.argv[2]))
 """
 

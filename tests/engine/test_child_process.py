@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from streamasr.engine.processes import ChildProcess, start
+from streamasr.engine.child_process import ChildProcess, start
 from tests.support.processes import wait_gone
 
 TIMEOUT_S = 60.0
@@ -76,8 +76,8 @@ def test_the_end_of_a_child_is_seen_with_its_reason(
 
 PARENT = """
 import sys, time
-from streamasr.engine.processes import start
-from tests.engine.test_processes import wait_for_ever
+from streamasr.engine.child_process import start
+from tests.engine.test_child_process import wait_for_ever
 connection, child = start(wait_for_ever)
 print(connection.recv(), flush=True)
 time.sleep(3600)
