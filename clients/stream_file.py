@@ -44,7 +44,7 @@ async def converse(
             sending.cancel()
 
 
-async def send(source: AudioSource, stream: client.Stream) -> AudioError | None:
+async def send(source: AudioSource, stream: client.AudioSession) -> AudioError | None:
     """Send all of a file, or what can be read of one that is broken."""
     broken = None
     try:

@@ -97,7 +97,7 @@ class Speaking:
 
     def __init__(
         self,
-        connect: Callable[[], client.Stream],
+        connect: Callable[[], client.AudioSession],
         on_end: Callable[[], None],
         report: Callable[[str], None],
     ) -> None:
@@ -136,14 +136,14 @@ class Speaking:
                 await asyncio.wait([sending])
                 await _dismiss(stream)
 
-    async def _send(self, stream: client.Stream) -> None:
+    async def _send(self, stream: client.AudioSession) -> None:
         with contextlib.suppress(client.StreamASRError):  # whoever reads is told
             while (samples := await self._audio.get()) is not None:
                 await stream.send(samples)
             await stream.stop()
 
 
-async def _dismiss(stream: client.Stream) -> None:
+async def _dismiss(stream: client.AudioSession) -> None:
     """Have the server end a session that is left, which it would keep open for a while."""
     with contextlib.suppress(client.StreamASRError, TimeoutError):
         async with asyncio.timeout(_GOODBYE_S):

@@ -121,7 +121,7 @@ async def test_the_token_is_shown(tmp_path: Path, file: Path) -> None:
         (["-f", "txt", "-f", "srt", "FILE"], 2, "several formats need an --output-dir"),
     ],
 )
-async def test_what_cannot_be_right_is_one_sentence(
+async def test_wrong_options_are_an_error(
     file: Path, arguments: list[object], code: int, sentence: str
 ) -> None:
     arguments = [file if argument == "FILE" else argument for argument in arguments]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from streamasr.audio.capture import Captured, CaptureEvent, Missed, TroubleCode
-from streamasr.client import PATIENT, Event, Reconnecting, v1
+from streamasr.client import DEFAULT_TIMEOUTS, Event, Reconnecting, v1
 from streamasr.core.errors import AudioError, ProtocolError, StreamASRError
 from streamasr.core.notices import NoticeCode
 from streamasr.core.units import Float32Array, Samples, to_samples
@@ -520,7 +520,7 @@ async def test_the_daemons_microphone_is_left_after_the_final_of_its_open_segmen
     async with running_daemon(tmp_path) as daemon:
         live = daemon.host.begin_own()
         source = DaemonsMicrophone(
-            daemon.address, session="microphone", token=None, timeouts=PATIENT
+            daemon.address, session="microphone", token=None, timeouts=DEFAULT_TIMEOUTS
         )
         heard = asyncio.Event()
         utterance = source.begin(heard.set)
