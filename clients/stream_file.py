@@ -124,7 +124,7 @@ def place(words: tuple[v1.Word, ...], text: str) -> tuple[Word, ...]:
                 text=word.text,
                 start=to_samples(word.start),
                 end=to_samples(word.end),
-                score=word.score,
+                confidence=word.score,
                 space_after=text[end : end + 1] == " ",
             )
         )

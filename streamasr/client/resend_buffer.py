@@ -26,7 +26,7 @@ class _Entry:
 
 
 class ResendBuffer:
-    """Audio and control messages: those that wait to be sent, and the latest that were."""
+    """Audio and control messages: those that wait to be sent, and the latest sent ones."""
 
     def __init__(self, keep: int) -> None:
         """Begin empty.

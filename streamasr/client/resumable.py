@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _CLOSE_S: Final = 2.0
 
 _WILL_RESUME: Final = 4000
-"""Close code that tells the server to keep the session."""
+"""Close code with which the server keeps the session."""
 
 _FAILURES: Final = (OSError, WebSocketException, ProtocolError)
 

@@ -140,7 +140,7 @@ async def test_without_waiting_a_missing_server_is_an_error() -> None:
     ("arguments", "sentence"),
     [
         (["--token-file", "/nowhere/token"], "No such file or directory"),
-        (["--url", "http://localhost"], "is no address of a server"),
+        (["--url", "http://localhost"], "is not the address of a server"),
     ],
 )
 async def test_wrong_options_are_an_error(arguments: list[str], sentence: str) -> None:
