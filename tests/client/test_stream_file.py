@@ -106,7 +106,8 @@ async def test_the_token_is_shown(tmp_path: Path, file: Path) -> None:
         code, out, err = await stream_file(*where, file)
         assert (code, out) == (1, "")
         assert err == (
-            f"stream_file: the server at {daemon.address} needs a token, or does not know this one\n"
+            f"stream_file: the server at {daemon.address} needs a token, "
+            "or does not know this one\n"
         )
 
 
