@@ -45,39 +45,20 @@ ALLOWED: dict[str, set[str]] = {
     "bench": {
         "core", "alignment", "audio", "client", "engine", "models", "pipeline", "session",
     },
-    "doctor": {"core"},
+    "doctor": {
+        "core", "audio", "catalogue", "config", "decoder", "engine", "models", "pipeline",
+    },
 }  # fmt: skip
 """Each package, and the others that it may import. `cli` is the top and may import them all."""
 
 # Exceptions that remain while the package is restructured; all three sets end empty.
-EXCEPTIONS: set[tuple[str, str]] = {
-    ("engine/encoder.py", "features"),
-    ("writing/__init__.py", "dictation"),
-    ("writing/writer.py", "dictation"),
-}
-TERMINAL_EXCEPTIONS: set[tuple[str, str]] = {
-    ("bench/report.py", "terminal"),
-}
+EXCEPTIONS: set[tuple[str, str]] = set()
+TERMINAL_EXCEPTIONS: set[tuple[str, str]] = set()
 FAMILY_EXCEPTIONS: set[str] = {
-    "alignment/repair.py",
-    "alignment/words.py",
-    "catalogue/known.py",
-    "cli/doctor.py",
-    "cli/models.py",
-    "cli/models_options.py",
-    "cli/transcribe.py",
-    "config/sections.py",
-    "cli/run.py",
-    "decoder/llama.py",
-    "doctor/diagnosis.py",
     "engine/aligner.py",
-    "engine/build.py",
     "engine/encoder.py",
     "engine/engine.py",
     "engine/stages.py",
-    "features/log_mel.py",
-    "models/bundle.py",
-    "models/tiny/__init__.py",
 }
 
 
@@ -172,20 +153,30 @@ def test_a_package_has_no_other_users(target: str, users: set[str]) -> None:
                 "catalogue/remote_file.py",
             },
         ),
-        ("llama_cpp", {"decoder/llama.py"}),
+        ("h11", {"server/http.py"}),
+        (
+            "websockets",
+            {
+                "client/address.py",
+                "client/conversation.py",
+                "client/stream.py",
+                "server/websocket.py",
+            },
+        ),
+        ("llama_cpp", {"decoder/library.py"}),
         ("av", {"audio/decode.py", "audio/file.py"}),
         ("soxr", {"audio/resample.py"}),
         ("webrtcvad", {"segmentation/vad.py"}),
         (
             "rich",
             {
-                "bench/report.py",
-                "cli/bench.py",
+                "cli/bench_tables.py",
+                "cli/benchmarks.py",
+                "cli/console.py",
                 "cli/doctor.py",
                 "cli/history.py",
-                "cli/models.py",
+                "cli/models_table.py",
                 "cli/verify.py",
-                "cli/console.py",
             },
         ),
         ("sounddevice", {"audio/portaudio.py"}),
@@ -193,7 +184,7 @@ def test_a_package_has_no_other_users(target: str, users: set[str]) -> None:
         ("sqlite3", {"storage/database.py"}),
         ("prometheus_client", {"bench/telemetry.py", "server/metrics.py"}),
         ("matplotlib", {"bench/plot.py"}),
-        ("regex", {"dictation/edits.py"}),
+        ("regex", {"writing/edits.py"}),
         ("xcffib", {"dictation/x11.py"}),
     ],
 )
@@ -240,6 +231,14 @@ def test_only_the_command_line_writes_to_the_terminal() -> None:
     assert found == TERMINAL_EXCEPTIONS
 
 
+NAMES_FAMILIES: dict[str, str] = {
+    "models/registry.py": "the list of families",
+    "models/tiny/__init__.py": "says what the embedded model is, and which one to get instead",
+    "alignment/words.py": "uses the word list of a Python package that is called like a family",
+}
+"""Modules outside the families' folders that may name one, and the reason."""
+
+
 def test_a_family_is_named_in_its_own_folder_only() -> None:
     found = {
         name_of(path)
@@ -247,4 +246,5 @@ def test_a_family_is_named_in_its_own_folder_only() -> None:
         if re.search(r"qwen", path.read_text("utf-8"), re.IGNORECASE)
         and not name_of(path).startswith(("models/qwen3/", "importing/"))
     }
-    assert found <= FAMILY_EXCEPTIONS
+    assert NAMES_FAMILIES.keys() <= found
+    assert found - NAMES_FAMILIES.keys() <= FAMILY_EXCEPTIONS

@@ -1,4 +1,4 @@
-"""Which words get times, and what becomes of the times that the aligner says."""
+"""Words of a text, and their times: repaired from an aligner's answer, or spread evenly."""
 
 from streamasr.alignment.repair import MIN_WORD_MS, Span, repair_times, word_score
 from streamasr.alignment.spread import guess_words, spread_words, time_words

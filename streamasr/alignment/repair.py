@@ -1,9 +1,9 @@
-"""The aligner's answers -> word times that make sense.
+"""Repair of an aligner's times: ordered and disjoint words, each with a length.
 
-The aligner answers two classes per word, start and end, each on its own, so they may run
-backwards or collapse. Two repairs follow one another: the reference's repair of the order,
-then ours, which leaves no word without length. Times here are whole milliseconds from the
-start of the clip: the classes are multiples of 80 ms and the reference repairs milliseconds.
+The aligner gives two classes per word, start and end, independent of each other, so they may run
+backwards or collapse. Two repairs follow one another: the reference's repair of the order, then
+ours, which leaves no word without length. Times here are whole milliseconds from the start of the
+clip: the classes are multiples of 80 ms and the reference repairs milliseconds.
 """
 
 from bisect import bisect_left, bisect_right
@@ -16,14 +16,14 @@ Span = tuple[int, int]
 """Start and end in milliseconds."""
 
 MIN_WORD_MS: Final = 40
-"""The shortest word we show; the quickest real syllables are about twice as long."""
+"""Length of the shortest word; the quickest real syllables are about twice as long."""
 
 
 def repair_times(slots: Sequence[int], duration: int, min_length: int = MIN_WORD_MS) -> list[Span]:
     """Turn the raw slots start1, end1, start2, end2 ... into ordered, disjoint words.
 
     Args:
-        slots: (2 n,) milliseconds, as the classes say.
+        slots: (2 n,) milliseconds of the classes.
         duration: of the clip, milliseconds.
         min_length: see `repair_lengths`.
 
@@ -44,8 +44,7 @@ def repair_order(values: Sequence[int]) -> list[int]:
 
     Returns:
         As many values, truncated to whole numbers.
-    Source: transformers `_fix_timestamps` in `processing_qwen3_asr.py`, from Qwen3-ASR
-        `qwen3_forced_aligner.py`.
+    Source: `_fix_timestamps` of the forced aligner's processor in transformers.
     """
     trusted = longest_non_decreasing(values)
     if not trusted:
@@ -96,7 +95,7 @@ def longest_non_decreasing(values: Sequence[int]) -> list[int]:
 
 
 def _first_at_most(values: Sequence[int], level: Sequence[int], value: int) -> int:
-    """The first index of a level whose value is at most this one."""
+    """Return the first index of a level whose value is at most this one."""
     return level[bisect_left(level, -value, key=lambda i: -values[i])]
 
 
@@ -105,10 +104,10 @@ def repair_lengths(
 ) -> list[Span]:
     """Give every word a length, and change as little as that needs.
 
-    A run of words that are too short spreads into the gaps beside it, to the right first.
-    Where these do not suffice the longer neighbour gives what is lacking; where it cannot, it
-    is pushed together too, and the gap beyond it counts. A clip that is too short for all
-    the words shares itself out equally. Good spans come back as they are.
+    A run of words that are too short spreads into the gaps beside it, to the right first. Where
+    these do not suffice, the longer neighbour gives the rest; where it cannot, it joins the run,
+    and the gap beyond it counts. A clip that is too short for all the words is divided equally.
+    Good spans are returned as they are.
 
     Args:
         spans: (n,), their values non-decreasing.
@@ -134,7 +133,7 @@ def _stretch_run(starts: list[int], ends: list[int], i: int, duration: int, leas
     """Give the run of short words that begins at `i` its lengths, in place."""
 
     def spare(j: int) -> int:
-        """What a neighbour can give; -1 at the least beyond the clip's words."""
+        """Return the milliseconds that a neighbour can give; negative beyond the clip's words."""
         return ends[j] - starts[j] - least if 0 <= j < len(starts) else -duration - 1
 
     first = last = i
@@ -170,9 +169,9 @@ def _place(starts: list[int], ends: list[int], run: range, room: Span, least: in
 
 
 def word_score(p_start: float, p_end: float) -> float:
-    """Say how sure the aligner is of a word: the geometric mean of its two probabilities.
+    """Return the confidence of a word: the geometric mean of the probabilities of its times.
 
-    The mean rather than the product, so that a score reads like one probability.
+    The mean rather than the product, so that the result reads like one probability.
 
     Args:
         p_start: probability of the class chosen for the start, 0..1.

@@ -1,4 +1,4 @@
-"""Word times without an aligner: a segment's duration shared among its words."""
+"""Word times without an aligner: a segment's duration divided among its words."""
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -13,10 +13,10 @@ _PER_MS: Final = SAMPLE_RATE // 1000  # samples
 
 
 def spread_words(words: Sequence[AlignableWord], start: int, end: int) -> list[Span]:
-    """Share a stretch of time among words, by the width of what is spoken.
+    """Divide a stretch of time among words, by the width of their spoken forms.
 
-    For when no aligner is at hand, or the audio is longer than its classes reach. An
-    ideograph counts as two letters.
+    It is used without an aligner, or for audio longer than its classes reach. An ideograph counts
+    as two letters.
 
     Args:
         words: (n,).
@@ -24,7 +24,7 @@ def spread_words(words: Sequence[AlignableWord], start: int, end: int) -> list[S
         end: of the last, milliseconds.
 
     Returns:
-        (n,) spans without gaps; every one has a length where there are milliseconds enough.
+        (n,) spans without gaps; each has a length if there are at least n milliseconds.
     """
     if not words:
         return []
@@ -37,7 +37,7 @@ def spread_words(words: Sequence[AlignableWord], start: int, end: int) -> list[S
 def time_words(
     words: Sequence[AlignableWord],
     spans: Sequence[Span],
-    scores: Sequence[float | None],
+    confidences: Sequence[float | None],
     start: Samples,
 ) -> tuple[Word, ...]:
     """Bring a segment's words together with their times.
@@ -45,7 +45,7 @@ def time_words(
     Args:
         words: (n,), from `split_words`.
         spans: (n,), milliseconds from the segment's start.
-        scores: (n,).
+        confidences: (n,).
         start: of the segment.
     """
     return tuple(
@@ -53,15 +53,15 @@ def time_words(
             text=word.display,
             start=Samples(start + begin * _PER_MS),
             end=Samples(start + end * _PER_MS),
-            score=score,
+            confidence=confidence,
             space_after=word.space_after,
         )
-        for word, (begin, end), score in zip(words, spans, scores, strict=True)
+        for word, (begin, end), confidence in zip(words, spans, confidences, strict=True)
     )
 
 
 def guess_words(segment: Segment) -> tuple[Word, ...]:
-    """Spread a segment's words over its time, for want of an aligner."""
+    """Spread a segment's words over its time."""
     words = split_words(segment.text, segment.language)
     spans = spread_words(words, 0, (segment.end - segment.start) // _PER_MS)
     return time_words(words, spans, [None] * len(words), segment.start)

@@ -1,21 +1,21 @@
-"""Text -> the words that the forced aligner is asked about, and back.
+"""Division of a text into the words that get times.
 
-The aligner's prompt holds only what is spoken; readers want the text as it was written.
-So every word carries both: `spoken`, letters and digits alone, and `display`, the same place
-in the text with its punctuation. Joining the displays, with a space where one followed,
-gives the text again (runs of white space become one space).
+An aligner's prompt holds only spoken words; readers want the text as it was written. So every word
+carries both: `spoken`, letters and digits alone, and `display`, the same place in the text with its
+punctuation. Joining the displays, with a space where one followed, gives the text again (runs of
+white space become one space).
 
-How a text falls into words depends on the language:
+The division depends on the language:
 
     Chinese and all others   each ideograph is a word; so is each run between white space
-                             and ideographs, without what is not spoken ("re-run" -> "rerun")
+                             and ideographs, without punctuation ("re-run" -> "rerun")
     Japanese                 the words of `nagisa`; where it is not installed, each ideograph
                              and each kana, with the small kana or mark that follows it
     Korean                   white space, each piece divided by `soynlp` with the dictionary of
                              the `qwen-asr` package; where either is missing, white space alone
 
-Source: Qwen3-ASR `qwen3_forced_aligner.py`; the native port in transformers,
-`Qwen3ASRProcessor.split_words_for_alignment`, which the tests compare with.
+Source: the forced aligner's processor in transformers, `split_words_for_alignment`, which the tests
+compare with.
 """
 
 import re
@@ -39,7 +39,7 @@ _IDEOGRAPHS: Final = (
 
 _KANA: Final = "\u3005\u3041-\u30ff\u31f0-\u31ff\uff66-\uff9f"
 _KANA_TAIL: Final = "々ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶー\u3099\u309aｧｨｩｪｫｯｬｭｮｰﾞﾟ"
-"""What starts neither a syllable nor a line: small kana, long, voicing and iteration marks."""
+"""Characters that start no syllable: small kana, long, voicing and iteration marks."""
 
 _IDEOGRAPH: Final = re.compile(f"[{_IDEOGRAPHS}]")
 _PIECE: Final = re.compile(rf"[{_IDEOGRAPHS}]|[^\s{_IDEOGRAPHS}]+")
@@ -73,12 +73,12 @@ def split_words(text: str, language: str | None = None) -> list[AlignableWord]:
     """Divide a text into the words that get times.
 
     Args:
-        text: what the recogniser wrote.
+        text: of a segment.
         language: an English name ("Japanese") or a code ("ja"); None and unknown ones are
             divided like Chinese.
 
     Returns:
-        The words in order; none where nothing is spoken. As in the reference a lone
+        The words in order; none for a text without letters and digits. As in the reference, a lone
         apostrophe is a word.
     """
     cores = _find_cores(text, (language or "").lower())
@@ -94,7 +94,7 @@ def split_words(text: str, language: str | None = None) -> list[AlignableWord]:
 
 
 def text_width(text: str) -> int:
-    """Columns that a text takes: two for ideographs, kana and hangul, none for marks."""
+    """Return the columns of a text: two for ideographs, kana and hangul, none for marks."""
     return len(text) if text.isascii() else sum(map(_char_width, text))
 
 
@@ -116,7 +116,7 @@ def _find_cores(text: str, language: str) -> list[_Core]:
 
 
 def _cores(text: str, piece: re.Pattern[str]) -> list[_Core]:
-    """The cores of the pieces that a pattern finds; those with nothing spoken are dropped."""
+    """Return the cores of the pieces that a pattern finds and that hold letters or digits."""
     found = []
     for match in piece.finditer(text):
         kept = [i for i in range(*match.span()) if _is_spoken(text[i])]
@@ -130,14 +130,13 @@ def _tokenised_cores(
 ) -> list[_Core] | None:
     """Find a tokeniser's words in the text that it was given.
 
-    Both are followed by their count of spoken characters, which survives what tokenisers do
-    to white space and widths. Words that end inside one character ("½" as "1", "2") are
-    joined.
+    Both are followed by their count of spoken characters, which tokenisers do not change as they
+    change white space and widths. Words that end inside one character ("½" as "1", "2") are joined.
 
     Args:
-        text: what the recogniser wrote.
+        text: of a segment.
         tokenise: None where its package is missing.
-        normalise: what the tokeniser does to each character.
+        normalise: the change that the tokeniser makes to each character.
 
     Returns:
         None without a tokeniser, or where its words do not match the text.
@@ -186,7 +185,7 @@ def _soynlp() -> Tokenise | None:
 
 
 def _korean_dictionary() -> Path | None:
-    """The list that ships with `qwen-asr`, found without importing that package (and torch)."""
+    """Find the list that ships with `qwen-asr` without importing that package (and torch)."""
     spec = find_spec("qwen_asr")
     folders = spec.submodule_search_locations if spec else None
     paths = [Path(d) / "inference" / "assets" / "korean_dict_jieba.dict" for d in folders or ()]
@@ -194,11 +193,11 @@ def _korean_dictionary() -> Path | None:
 
 
 def _cut(text: str, start: int, end: int) -> int:
-    """Where, between two words, the display of the second begins.
+    """Return the position between two words at which the display of the second begins.
 
-    What touches the first word belongs to it, what touches the second to that one; what
-    stands alone goes back, unless it opens something. Without white space between them
-    the first opening character decides: 《书》，「本」.
+    Punctuation that touches a word belongs to it; what stands alone belongs to the first, unless it
+    opens a bracket or quotation. Without white space between the words, the first opening character
+    decides: 《书》，「本」.
     """
     spaces = [i for i in range(start, end) if text[i].isspace()]
     first, last = (spaces[0], spaces[-1] + 1) if spaces else (start, end)
@@ -206,7 +205,7 @@ def _cut(text: str, start: int, end: int) -> int:
 
 
 def _opens(char: str) -> bool:
-    """Brackets, opening quotes, inverted marks, currency signs."""
+    """Tell whether a character is an opening bracket or quote, inverted mark or currency sign."""
     return char in "¿¡" or unicodedata.category(char) in {"Ps", "Pi", "Sc"}
 
 
@@ -220,5 +219,5 @@ def _is_spoken(char: str) -> bool:
 
 
 def _compatible(char: str) -> str:
-    """What nagisa makes of a character: full width and half width forms become plain."""
+    """Return a character as nagisa changes it: full and half width forms become plain."""
     return unicodedata.normalize("NFKC", char)

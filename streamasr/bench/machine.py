@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from streamasr import __version__
-from streamasr.models.bundle import RECOGNISER, Bundle, read_bundle
+from streamasr.models.bundle import Bundle, read_bundle
+from streamasr.models.family import Role
 
 SCRIPTED: Final = "scripted_tokens_per_second"
 """Fact of a model whose weights mean nothing: its decoder says so many tokens for each second of
@@ -63,7 +64,7 @@ def model_facts(directory: Path) -> ModelFacts:
     Raises:
         ModelError: it cannot be read.
     """
-    bundle = read_bundle(directory, RECOGNISER)
+    bundle = read_bundle(directory, Role.RECOGNISER)
     scripted = bundle.facts.get(SCRIPTED)
     return ModelFacts(
         name=bundle.name,

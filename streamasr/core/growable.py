@@ -1,4 +1,4 @@
-"""The samples of a growing segment; pure."""
+"""Arrays that only grow; pure."""
 
 from typing import Final
 
@@ -10,34 +10,56 @@ _FIRST_CAPACITY: Final = 4 * SAMPLE_RATE
 """Samples; most segments are as short."""
 
 
-class Recording:
-    """Samples that are only ever added to.
+class GrowingArray:
+    """Rows that are only ever added at the end.
 
     They lie in one array that is doubled when it is full: adding costs amortised constant time per
-    sample, and looking at them nothing, however long the segment has become.
+    row, and a view of them costs nothing, however many they have become.
     """
 
-    def __init__(self, samples: Float32Array | None = None) -> None:
-        """Begin with nothing, or with (n,) samples, which are not copied."""
-        self._buffer = np.empty(0, np.float32) if samples is None else samples
-        self._n_samples = len(self._buffer)
+    def __init__(self, *width: int, first_capacity: int = 1024) -> None:
+        """Begin without rows.
+
+        Args:
+            width: shape of a row; none for plain numbers.
+            first_capacity: rows for which memory is taken at first.
+        """
+        self._first_capacity = first_capacity
+        self._buffer = np.empty((0, *width), np.float32)
+        self._n_rows = 0
 
     def __len__(self) -> int:
-        """How many samples there are."""
-        return self._n_samples
+        """Return the number of rows."""
+        return self._n_rows
 
-    def append(self, samples: Float32Array) -> None:
-        """Add samples (n,) at the end."""
-        end = self._n_samples + len(samples)
+    @property
+    def values(self) -> Float32Array:
+        """Return a view of all rows."""
+        return self._buffer[: self._n_rows]
+
+    def append(self, values: Float32Array) -> None:
+        """Add rows at the end."""
+        end = self._n_rows + len(values)
         if end > len(self._buffer):
-            grown = np.empty(max(_FIRST_CAPACITY, 2 * end), np.float32)
-            grown[: self._n_samples] = self._buffer[: self._n_samples]
+            capacity = max(self._first_capacity, 2 * end)
+            grown = np.empty((capacity, *self._buffer.shape[1:]), np.float32)
+            grown[: self._n_rows] = self.values
             self._buffer = grown
-        self._buffer[self._n_samples : end] = samples
-        self._n_samples = end
+        self._buffer[self._n_rows : end] = values
+        self._n_rows = end
+
+
+class Recording(GrowingArray):
+    """The samples of a growing segment."""
+
+    def __init__(self, samples: Float32Array | None = None) -> None:
+        """Begin without samples, or with (n,) samples, which are not copied."""
+        super().__init__(first_capacity=_FIRST_CAPACITY)
+        if samples is not None:
+            self._buffer, self._n_rows = samples, len(samples)
 
     def first(self, n_samples: int) -> Float32Array:
-        """The first samples, all if there are fewer: a view that nobody can change any more."""
-        view = self._buffer[: min(n_samples, self._n_samples)]
+        """Return a read-only view of the first samples, or of all if there are fewer."""
+        view = self._buffer[: min(n_samples, self._n_rows)]
         view.flags.writeable = False
         return view

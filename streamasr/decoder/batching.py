@@ -1,14 +1,14 @@
-"""Many answers at once: who reads what in the next batch, and which cells are kept for whom.
+"""Many answers at once: the rows of each batch, and the cells that are kept for each answer.
 
 An `Answer` is being generated: it asks a `Question` about some content, and a `Batcher` lets one of
 the context's sequences read that content until the question is answered. Sequences are caches: each
-belongs to a key, keeps what it has read after the answer is complete, and reads only what differs
-when the key asks again. Any of them may be given up at any time; what is missing is read again.
+belongs to a key, keeps its cells after the answer is complete, and reads only the rows that differ
+when the key asks again. Any of them may be evicted at any time; its rows are read again if needed.
 
     key  -> sequence: | before | audio ............ | after | text ... |
                         ^ copied from a sequence that keeps the constant prefix
 
-A batch is led by one answer and joined by others that want the same kind of rows, tokens or
+A batch is led by one answer and joined by others that read the same kind of rows, tokens or
 embeddings: their decode steps come nearly free, since each batch has to fetch all weights once.
 """
 
@@ -29,20 +29,21 @@ from streamasr.decoder.generate import Question
 from streamasr.decoder.llama import NoRoomError, Rows, check_finite
 
 MAX_ROWS: Final = 96
-"""Rows in a batch: most texts with the end of their prompt. Of 32 each takes a fifth longer, of
-more hardly less, and what is urgent would wait."""
+"""Rows in a batch: most texts with the end of their prompt. With 32, each row takes a fifth longer;
+with more than 96 hardly less, and an urgent answer would wait for longer."""
 
 N_PREFIXES: Final = 4
-"""Constant prefixes that are kept: contexts of different sessions."""
+"""Constant prefixes that are kept: prompts of different sessions."""
 
 ResultT = TypeVar("ResultT")
 
 Choose = Callable[[Float32Array, int], int]
-"""From the logits, (n_vocab,), the next token; and how many tokens the answer has before it."""
+"""Function that chooses the next token from the logits, (n_vocab,), and the number of tokens that
+the answer has before it."""
 
 
 class Reader(Protocol):
-    """What is needed of a `LlamaContext`."""
+    """The part of `LlamaContext` that a batcher uses."""
 
     n_ctx: int
 
@@ -60,10 +61,10 @@ class Reader(Protocol):
 
 
 def greedy(logits: Float32Array, _n_before: int) -> int:
-    """The most likely token.
+    """Return the most likely token.
 
     Raises:
-        DecodeError: the logits are not finite.
+        DecodeError: a logit is not finite.
     """
     token = int(np.argmax(logits))
     if not np.isfinite(logits[token]):  # the maximum, or the first NaN
@@ -81,7 +82,7 @@ class Answer(Generic[ResultT]):
         choose: Choose,
         number: int,
     ) -> None:
-        """Made by `Batcher.begin`; they are numbered as they come."""
+        """Ask the first question; `Batcher.begin` makes answers and numbers them as they come."""
         self.key = key
         self.number = number
         self.result: ResultT | None = None
@@ -94,15 +95,20 @@ class Answer(Generic[ResultT]):
 
     @property
     def is_complete(self) -> bool:
-        """Whether it asks nothing more."""
+        """Tell whether it has a result or an error."""
         return self.result is not None or self.error is not None
 
-    def hear(self, outputs: Sequence[Float32Array]) -> None:
-        """Take what the model says to the next of the rows that were asked about."""
+    def receive(self, outputs: Sequence[Float32Array]) -> None:
+        """Take the logits of the next of the rows that the question is about."""
         question = self.question
-        n_answer = len(question.content.text) - question.content.n_prompt
-        for logits in outputs:
+        content, openings = question.content, question.openings
+        n_answer = len(content.text) - content.n_prompt
+        for output in outputs:
             n_before = n_answer - question.n_choices + len(self._choices) + 1
+            logits = output
+            if openings is not None and n_before < openings.length:
+                said = content.text[content.n_prompt : content.n_prompt + n_before]
+                logits = openings.restrict(output, said)
             self._choices.append(self._choose(logits, n_before))
         if len(self._choices) < question.n_choices:
             return
@@ -113,11 +119,11 @@ class Answer(Generic[ResultT]):
             self.result = stop.value
 
     def forget_choices(self) -> None:
-        """Hear of all rows again: what was read of them is lost."""
+        """Discard the choices so far, since the cells behind them are lost."""
         self._choices = []
 
     def charge(self, prefill: float, verify: float, decode: float) -> None:
-        """Note the seconds that it has cost."""
+        """Add seconds to its cost."""
         cost = self.cost
         self.cost = Costs(
             prefill=cost.prefill + prefill,
@@ -126,24 +132,24 @@ class Answer(Generic[ResultT]):
         )
 
     def fail(self, error: DecodeError) -> None:
-        """Give it up."""
+        """End it with an error."""
         self.error = error
         self._generator.close()
 
 
 @dataclass(slots=True)
 class _Slot:
-    """One sequence of the context, and what it has read or is reading."""
+    """One sequence of the context, and the content that it has read or is reading."""
 
     sequence: int
-    answer: Answer[Any] | None = None  # that has used it last
+    answer: Answer[Any] | None = None  # the last one that used it
     content: Content | None = None
-    n_shared: int = 0  # cells at its beginning that a prefix has too
+    n_shared: int = 0  # cells at its beginning that a kept prefix has, too
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Part:
-    """What one answer gets of a batch."""
+    """Rows of one answer in a batch."""
 
     answer: Answer[Any]
     slot: _Slot
@@ -152,7 +158,7 @@ class _Part:
 
     @property
     def fractions(self) -> tuple[float, float, float]:
-        """Which shares of it are prefill, verification and decoding."""
+        """Shares of prefill, verification and decoding in these rows."""
         content, n_rows = self.answer.question.content, len(self.rows.data)
         n_prompt = content.text_begin + content.n_prompt - self.begin
         prefill = min(max(n_prompt, 0), n_rows) / n_rows
@@ -160,7 +166,7 @@ class _Part:
 
 
 class Batcher:
-    """Lets answers read from one context. Belongs to one thread."""
+    """Shares one context among answers. Belongs to one thread."""
 
     def __init__(
         self, reader: Reader, n_sequences: int, *, reuse: bool = True, max_rows: int = MAX_ROWS
@@ -169,10 +175,10 @@ class Batcher:
 
         Args:
             reader: the context.
-            n_sequences: how many it has, more than `N_PREFIXES`.
-            reuse: off, each answer is read from scratch, and what is known of its text token by
-                token: what engines without caches do, the baseline of measurements.
-            max_rows: in a batch.
+            n_sequences: of the context, more than `N_PREFIXES`.
+            reuse: False reads each answer from scratch, and the known part of its text token by
+                token, as engines without caches do: the baseline of measurements.
+            max_rows: largest number of rows in a batch.
         """
         self._reader = reader
         self._reuse = reuse
@@ -185,7 +191,7 @@ class Batcher:
 
     @property
     def n_free_cells(self) -> int:
-        """How many positions there is room for."""
+        """Number of positions that are free."""
         own = (self._reader.length(slot.sequence) - slot.n_shared for slot in self._slots.values())
         return self._reader.n_ctx - sum(own) - sum(map(len, self._prefixes))
 
@@ -200,14 +206,14 @@ class Batcher:
         Args:
             key: answers of the same key share a sequence, one after the other.
             generator: asks the questions.
-            choose: how a token is chosen.
+            choose: chooses each token.
         """
         if not self._reuse:
             self.release(key)
         return Answer(key, generator, choose, next(self._numbers))
 
     def text_of(self, key: Hashable) -> tuple[int, ...]:
-        """The tokens that an answer for this key had when it was given up; none otherwise."""
+        """Return the tokens of the last answer for a key if it was abandoned; none otherwise."""
         slot = self._slots.get(key)
         if slot is None or slot.content is None or slot.answer is None or slot.answer.is_complete:
             return ()
@@ -215,7 +221,7 @@ class Batcher:
         return slot.content.text[slot.content.n_prompt : max(0, n_read)]
 
     def release(self, key: Hashable) -> None:
-        """Forget what was kept for a key."""
+        """Free the cells that are kept for a key."""
         if slot := self._slots.pop(key, None):
             self._reader.truncate(slot.sequence, 0)
             self._free.append(slot.sequence)
@@ -224,15 +230,15 @@ class Batcher:
         """Read one batch.
 
         Args:
-            answers: that are not complete, of different keys, the most urgent first. The first that
-                is still reading its prompt or its audio leads, so that afterwards all of them
-                decode together; otherwise the first of all.
+            answers: incomplete ones of different keys, the most urgent first. The first that is
+                still reading its prompt or its audio leads the batch, so that afterwards all of
+                them decode together; otherwise the first of all leads.
 
         Returns:
-            The answers that had a part in it, and the seconds of each.
+            The answers that had rows in the batch, and the seconds charged to each.
 
         Raises:
-            Aborted: the reader's `abort` was set; nothing is lost but this batch.
+            Aborted: the reader's `abort` was set; only this batch is lost.
         """
         began = time.perf_counter()
         parts = self._plan(answers)
@@ -250,7 +256,7 @@ class Batcher:
         return self._hand_out(parts, outputs, began)
 
     def _plan(self, answers: Sequence[Answer[Any]]) -> list[_Part]:
-        """Who reads what; nobody if there is no room for the first even alone, which then fails."""
+        """Choose the rows of a batch; none if the first answer alone has no room, and fails."""
         chosen = self._fitting(answers)
         for answer in chosen:
             self._admit(answer, chosen)
@@ -259,7 +265,8 @@ class Batcher:
             lead = chosen[0]
             if not self._make_room(lead, chosen):
                 n_rows = len(lead.question.content)
-                lead.fail(DecodeError(f"{n_rows} positions do not fit into the context."))
+                message = f"{n_rows} positions do not fit into the decoder's context."
+                lead.fail(DecodeError(message, code="context_full"))
                 return []
         n_rows, n_free = 0, self.n_free_cells
         parts: list[_Part] = []
@@ -274,7 +281,7 @@ class Batcher:
         return parts
 
     def _fitting(self, answers: Sequence[Answer[Any]]) -> list[Answer[Any]]:
-        """The most urgent ones that fit into the context together.
+        """Return the most urgent ones that fit into the context together.
 
         The others wait until one of these is complete. If all went on, each would take the cells
         that another has just filled, and none would ever be complete.
@@ -294,7 +301,7 @@ class Batcher:
         return fitting
 
     def _admit(self, answer: Answer[Any], chosen: Sequence[Answer[Any]]) -> None:
-        """Give an answer a sequence that holds as much as possible of what it asks about."""
+        """Give an answer a sequence that holds as much as possible of its content."""
         slot = self._slots.get(answer.key)
         if slot is None:
             if not self._free:
@@ -305,7 +312,7 @@ class Batcher:
         self._turn_to(slot, answer)
 
     def _turn_to(self, slot: _Slot, answer: Answer[Any]) -> None:
-        """Forget what is not part of what is asked about now."""
+        """Discard the cells that are not part of the present question's content."""
         question = answer.question
         n_read = self._reader.length(slot.sequence)
         n_silent = len(question.content) - question.n_choices  # positions that need no output
@@ -314,11 +321,11 @@ class Batcher:
             n_kept = min(n_kept, n_read, n_silent)
             self._reader.truncate(slot.sequence, n_kept)
             if not slot.content or slot.content.before != question.content.before:
-                slot.n_shared = 0  # what it still shares is not kept for its sake any more
+                slot.n_shared = 0  # the cells that it still shares may be evicted for others
             slot.content = question.content
             answer.forget_choices()
         elif n_read < n_silent:
-            answer.forget_choices()  # what it had heard of was lost
+            answer.forget_choices()  # rows that it had outputs of were lost
         if self._reader.length(slot.sequence) < len(question.content.before):
             self._copy_prefix(slot, question.content.before)
 
@@ -336,12 +343,12 @@ class Batcher:
     def _hand_out(
         self, parts: Sequence[_Part], outputs: Sequence[Float32Array], began: float
     ) -> list[tuple[Answer[Any], float]]:
-        """Let every answer hear its outputs, and pay."""
+        """Give every answer its outputs, and charge it for them."""
         remaining = iter(outputs)
         for part in parts:
             self._keep_prefix(part)
             try:
-                part.answer.hear(list(itertools.islice(remaining, part.rows.n_outputs)))
+                part.answer.receive(list(itertools.islice(remaining, part.rows.n_outputs)))
             except DecodeError as error:
                 part.answer.fail(error)
         seconds = time.perf_counter() - began
@@ -360,7 +367,7 @@ class Batcher:
         return read < answer.question.content.text_begin
 
     def _make_room(self, lead: Answer[Any], chosen: Sequence[Answer[Any]]) -> bool:
-        """Give up caches until the lead has room for its rows; whether it has."""
+        """Evict caches until the lead has room for its rows; tell whether it has."""
         n_wanted = min(self._max_rows, self._n_missing(lead))
         while self.n_free_cells < n_wanted:
             if not (
@@ -370,7 +377,7 @@ class Batcher:
         return True
 
     def _part_with(self, lead: Answer[Any], chosen: Sequence[Answer[Any]]) -> bool:
-        """Give up the cells of the least urgent answer behind the lead; whether there were any."""
+        """Free the cells of the least urgent answer behind the lead; tell whether it had any."""
         behind = chosen[chosen.index(lead) + 1 :]
         key = next((a.key for a in reversed(behind) if a.key in self._slots), None)
         if key is not None:
@@ -378,14 +385,14 @@ class Batcher:
         return key is not None
 
     def _evict_one(self, keep: Collection[Hashable]) -> bool:
-        """Give up something that nobody needs now; whether there was anything."""
+        """Evict a slot or prefix that is not in use now; tell whether one was found."""
         return self._evict_slot(keep) or self._evict_prefix()
 
     def _evict_slot(self, keep: Collection[Hashable]) -> bool:
-        """Give up the cache that was not used for the longest time, if its answer is complete.
+        """Evict the least recently used slot whose answer is complete.
 
-        Otherwise that of the newest answer: where too many take turns, what was not used for the
-        longest time is what comes next, and all would lose their cells before they are complete.
+        If all answers are incomplete, evict that of the newest one: where too many take turns, the
+        least recently used one comes next, and all would lose their cells before they are complete.
         """
         slots = {key: slot.answer for key, slot in self._slots.items() if key not in keep}
         if not slots:
@@ -414,7 +421,7 @@ class Batcher:
             slot.n_shared = len(tokens)
 
     def _keep_prefix(self, part: _Part) -> None:
-        """Keep the constant beginning of what was read, for those that come later."""
+        """Keep the constant beginning of the rows that were read, for later answers."""
         tokens = part.answer.question.content.before
         if not self._reuse or not tokens or tokens in self._prefixes:
             return
@@ -426,5 +433,5 @@ class Batcher:
 
 
 def _are_alike(a: _Part, b: _Part) -> bool:
-    """Whether both read tokens, or both embeddings."""
+    """Tell whether both read tokens, or both read embeddings."""
     return a.rows.holds_tokens == b.rows.holds_tokens

@@ -1,7 +1,8 @@
-"""What a sequence of the decoder holds, and how much of it another one shares; pure.
+"""Contents of the decoder's sequences, and how much two of them share; pure.
 
-Caches are addressed by content: what a sequence has read and what it is to read next are compared,
-and only what differs is read again. No message says what has changed, so none can say it wrongly.
+Caches are addressed by content: the rows that a sequence has read are compared with those that it
+is to read next, and only those that differ are read again. No message states the changes, so that
+none can state them wrongly.
 """
 
 from dataclasses import dataclass
@@ -26,10 +27,10 @@ class Content:
     text: tuple[int, ...]
     """Tokens after it: the rest of the prompt, and the answer so far."""
     n_prompt: int = 0
-    """How many of `text` belong to the prompt."""
+    """Number of tokens in `text` that belong to the prompt."""
 
     def __len__(self) -> int:
-        """How many positions it takes."""
+        """Return the number of positions."""
         return self.text_begin + len(self.text)
 
     @property
@@ -43,7 +44,7 @@ class Content:
         return len(self.before) + len(self.embeddings)
 
     def rows(self, begin: int, limit: int) -> IntArray | Float32Array:
-        """The rows from position `begin` on, at most `limit`, tokens or embeddings only."""
+        """Return rows from position `begin` on, at most `limit`, tokens or embeddings only."""
         if begin < self.audio_begin:
             return np.asarray(self.before[begin : begin + limit], dtype=np.int32)
         if begin < self.text_begin:
@@ -54,7 +55,7 @@ class Content:
 
 
 def common_length(a: Content, b: Content) -> int:
-    """How many positions two contents share at their beginning."""
+    """Return the number of positions that two contents share at their beginning."""
     if a.before != b.before:
         return _common_tokens(a.before, b.before)
     n_rows = _common_rows(a.embeddings, b.embeddings)

@@ -1,8 +1,8 @@
 """The one binding to llama.cpp, on the low-level interface of llama-cpp-python.
 
-`LlamaModel` is a GGUF file in memory: weights and vocabulary. `LlamaContext` holds sequences
-of a model: the KV cells of what each has read so far. Text goes in as batches of tokens, audio as
-batches of embeddings, both into the same sequences; a llama.cpp batch holds one or the other, of
+`LlamaModel` is a GGUF file in memory: weights and vocabulary. `LlamaContext` holds sequences of a
+model: the KV cells of the rows that each has read so far. Text goes in as batches of tokens, audio
+as batches of embeddings, both into the same sequences; a llama.cpp batch holds one or the other, of
 any number of sequences.
 
 Every return code is checked: a model that llama.cpp refuses is a `ModelError`, a refused batch
@@ -10,13 +10,9 @@ a `DecodeError`. The calls release the interpreter lock; a context belongs to on
 only `abort` may be set from another.
 """
 
-import contextlib
 import ctypes
-import functools
-import importlib.metadata
 import logging
 import os
-import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,21 +24,16 @@ import numpy.typing as npt
 
 from streamasr.core.errors import DecodeError, ModelError
 from streamasr.core.units import Float32Array
-from streamasr.decoder.placement import ON_CPU, Gpu, Placement
+from streamasr.decoder.library import device_list, load_library, native_log
+from streamasr.decoder.placement import ON_CPU, Placement
 
 logger = logging.getLogger(__name__)
 
-OLDEST_LLAMA_CPP_PYTHON: Final = (0, 3, 36)
-"""Older releases have other parameter structs and do not know the `qwen3vl` architecture well."""
-
-_GGML_LOG_ERROR: Final = 4
 _ROPE_TYPES_WITH_PLANES: Final = (8, 40)  # multi-axis and interleaved multi-axis rotary positions
 _N_PLANES: Final = 4
 
-_DEDICATED_GPU, _INTEGRATED_GPU = 1, 2  # of ggml_backend_dev_type
-
 _N_TESTED: Final = 16
-"""Rows of embeddings in a self-test: enough for the kernels that take many at once."""
+"""Rows of embeddings in a self-test: enough to reach the kernels for many rows."""
 
 _NO_SLOT = 1
 _ABORTED = 2
@@ -55,7 +46,9 @@ class Aborted(Exception):  # noqa: N818 - an outcome that the caller asked for, 
 
 
 class NoRoomError(DecodeError):
-    """All cells of the context are taken; where some are given up there is room."""
+    """All cells of the context are taken; a batch fits once some are freed."""
+
+    default_code = "no_free_cells"
 
 
 class LlamaModel:
@@ -66,23 +59,26 @@ class LlamaModel:
 
         Args:
             path: the GGUF file.
-            placement: where it is to be computed.
+            placement: device that computes it.
 
         Raises:
-            ModelError: the file is missing, is no GGUF, or llama.cpp cannot run it.
+            ModelError: the file is missing or not a GGUF file, or llama.cpp cannot run it.
         """
         if not path.is_file():
-            raise ModelError(f"{path} does not exist; a model needs its decoder as a GGUF file.")
+            raise ModelError(
+                f"{path} does not exist; a model needs its decoder as a GGUF file.",
+                code="model_file_missing",
+            )
         self._lib = load_library()
         parameters = self._lib.llama_model_default_params()
         parameters.n_gpu_layers = placement.n_layers
-        devices = _device_list(placement)
+        devices = device_list(placement)
         parameters.devices = ctypes.cast(devices, ctypes.c_void_p)
-        with _native_log.collect_errors() as complaints:
+        with native_log.collect_errors() as reasons:
             self._model = self._lib.llama_model_load_from_file(os.fsencode(path), parameters)
         if not self._model:
-            why = complaints[-1] if complaints else "it gave no reason"
-            raise ModelError(f"llama.cpp cannot load {path}: {why}")
+            why = reasons[-1] if reasons else "it gave no reason"
+            raise ModelError(f"llama.cpp cannot load {path}: {why}", code="decoder_unloadable")
         self._vocabulary = self._lib.llama_model_get_vocab(self._model)
         self.path = path
         self.placement = placement
@@ -98,8 +94,11 @@ class LlamaModel:
 
         Args:
             text: any text.
-            special: whether the texts of control tokens stand for them. Off for text that comes
-                from people, which must not be able to end a turn of the prompt.
+            special: True turns the texts of control tokens into these tokens. False for text that
+                comes from people, which must not be able to end a turn of the prompt.
+
+        Raises:
+            DecodeError: llama.cpp makes more tokens than the text has bytes.
         """
         data = text.encode(errors="replace")  # an argument of the shell may not be UTF-8
         room = len(data) + 8
@@ -108,11 +107,12 @@ class LlamaModel:
             self._vocabulary, data, len(data), tokens, room, False, special
         )
         if count < 0:
-            raise DecodeError(f"llama.cpp needs {-count} tokens for {len(data)} bytes of text.")
+            message = f"llama.cpp needs {-count} tokens for {len(data)} bytes of text."
+            raise DecodeError(message, code="too_many_tokens")
         return list(tokens[:count])
 
     def special_token(self, text: str) -> int:
-        """Find the id of a token by its text, as `<|im_end|>`.
+        """Find the id of a control token by its text, as `<|im_end|>`.
 
         Raises:
             ModelError: the vocabulary has no single token with this text.
@@ -120,13 +120,15 @@ class LlamaModel:
         tokens = self.tokenize(text, special=True)
         if len(tokens) != 1:
             raise ModelError(
-                f"{self.path} has no token {text} in its vocabulary, so it is not a Qwen3-ASR "
-                "decoder; `streamasr models list` shows those that are."
+                f"{self.path} has no token {text} in its vocabulary, so it is not the decoder of "
+                "this kind of model; import the model again, or get one that `streamasr models "
+                "list` shows.",
+                code="special_token_missing",
             )
         return tokens[0]
 
     def piece(self, token: int) -> bytes:
-        """The bytes of a token: perhaps part of a character, none for a control token."""
+        """Return the bytes of a token: perhaps part of a character, none for a control token."""
         room = 64
         while True:
             buffer = ctypes.create_string_buffer(room)
@@ -136,11 +138,11 @@ class LlamaModel:
             room = -count
 
     def is_end(self, token: int) -> bool:
-        """Whether the vocabulary marks this token as the end of an answer."""
+        """Tell whether the vocabulary marks this token as the end of an answer."""
         return bool(self._lib.llama_vocab_is_eog(self._vocabulary, token))
 
     def close(self) -> None:
-        """Give the memory back. Contexts must be closed before."""
+        """Free the memory. Contexts must be closed before."""
         if self._model:
             self._lib.llama_model_free(self._model)
             self._model = None
@@ -154,22 +156,22 @@ class LlamaModel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """What a sequence reads in a batch, behind what it has read before."""
+    """Rows that a sequence reads in a batch, behind those that it has read before."""
 
     sequence: int
     data: IntArray | Float32Array
     """(n,) int32 tokens, or (n, n_embd) float32 embeddings in their place."""
     n_outputs: int = 0
-    """How many of the last rows give logits, or hidden states."""
+    """Number of rows, the last ones, that give logits or hidden states."""
 
     @property
     def holds_tokens(self) -> bool:
-        """Whether the rows are tokens."""
+        """Tell whether the rows are tokens."""
         return self.data.dtype.kind == "i"
 
 
 class LlamaContext:
-    """Some sequences of a model: what each has read so far, and what follows it.
+    """Sequences of a model, with the cells of the rows that each has read so far.
 
     The sequences share one pool of cells, and cells that are copied are stored once.
 
@@ -194,12 +196,12 @@ class LlamaContext:
             model: stays open as long as this context.
             n_ctx: cells: positions of prompts and answers together.
             n_threads: for prompts and for single tokens alike.
-            n_sequences: they are numbered from 0.
+            n_sequences: number of sequences, which are numbered from 0.
             n_batch: the most rows that llama.cpp computes at a time; it takes memory for each.
-            hidden_states: outputs are the normalised hidden states instead of logits.
+            hidden_states: True gives the normalised hidden states instead of logits.
 
         Raises:
-            ModelError: llama.cpp has no memory for it, or refuses the model.
+            ModelError: llama.cpp has no memory for the context, or refuses the model.
         """
         self.model = model
         self.n_ctx = n_ctx
@@ -224,73 +226,86 @@ class LlamaContext:
         # The callback object must live as long as the context that calls it.
         self._abort_callback = self._lib.ggml_abort_callback(self._is_aborted)
         parameters.abort_callback = self._abort_callback
-        with _native_log.collect_errors() as complaints:
+        with native_log.collect_errors() as reasons:
             self._context = self._lib.llama_init_from_model(model._model, parameters)  # noqa: SLF001
         if not self._context:
-            why = complaints[-1] if complaints else "it gave no reason"
-            raise ModelError(f"llama.cpp cannot make a context of {n_ctx} positions: {why}")
+            why = reasons[-1] if reasons else "it gave no reason"
+            message = f"llama.cpp cannot make a context of {n_ctx} positions: {why}"
+            raise ModelError(message, code="context_unmakeable")
         self._memory = self._lib.llama_get_memory(self._context)
 
     def length(self, sequence: int) -> int:
-        """How many positions a sequence has read."""
+        """Return the number of positions that a sequence has read."""
         return self._lengths[sequence]
 
     def read(self, batch: Sequence[Rows]) -> list[Float32Array]:
         """Let sequences read, all of them tokens or all of them embeddings, each once at most.
 
-        Nothing is read where this raises.
+        The sequences stay as they were where this raises.
 
         Returns:
             The outputs in the order of the rows: (n_vocab,) logits, or (n_embd,) hidden states.
             They are llama.cpp's own memory, which the next call overwrites.
 
         Raises:
-            NoRoomError: the cells are all taken.
-            DecodeError: llama.cpp refused, or the embeddings are not finite or have another width.
-            Aborted: `abort` was set.
+            NoRoomError: the context has fewer free cells than the batch has rows.
+            DecodeError: llama.cpp refused the batch, or the embeddings are not finite or have
+                another width.
+            Aborted: `abort` was set during the call.
         """
         batch = [rows for rows in batch if len(rows.data)]
         if not batch:
             return []
         count = sum(len(rows.data) for rows in batch)
         if count > self.n_ctx:
-            raise NoRoomError(f"{count} positions do not fit into a context of {self.n_ctx}.")
+            message = f"{count} positions do not fit into a context of {self.n_ctx}."
+            raise NoRoomError(message, code="context_full")
         wanted = np.concatenate([_last(len(rows.data), rows.n_outputs) for rows in batch])
         native, keep = self._native_batch(batch, wanted)
-        with _native_log.collect_errors() as complaints:
+        with native_log.collect_errors() as reasons:
             code = self._lib.llama_decode(self._context, native)
         del keep
         if code != 0:
             for rows in batch:
-                self._forget_failed(rows.sequence)
-            raise _failure(code, count, complaints)
+                self._remove_failed(rows.sequence)
+            raise _failure(code, count, reasons)
         for rows in batch:
             self._lengths[rows.sequence] += len(rows.data)
         return [self._output(int(row)) for row in np.flatnonzero(wanted)]
 
     def truncate(self, sequence: int, length: int) -> None:
-        """Forget every position of a sequence from `length` on."""
+        """Remove every position of a sequence from `length` on.
+
+        Raises:
+            DecodeError: llama.cpp cannot remove a part of the sequence; all of it is removed.
+        """
         if length >= self._lengths[sequence]:
             return
         if not self._lib.llama_memory_seq_rm(self._memory, sequence, length, -1):
-            # A part of the cells cannot be removed: nothing must be believed of the rest.
+            # A part of the cells cannot be removed, so the state of the others is unknown.
             self._lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
             self._lengths[sequence] = 0
-            raise DecodeError(f"llama.cpp cannot forget the positions from {length} on.")
+            message = f"llama.cpp cannot remove the positions from {length} on."
+            raise DecodeError(message, code="cells_not_removed")
         self._lengths[sequence] = length
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Let a sequence have the first `length` positions of another; nothing is computed."""
+        """Give a sequence the first `length` positions of another one, without computing.
+
+        Raises:
+            DecodeError: llama.cpp copied another number of positions.
+        """
         self.truncate(target, 0)
         self._lib.llama_memory_seq_cp(self._memory, source, target, 0, length)
         reached: int = self._lib.llama_memory_seq_pos_max(self._memory, target) + 1
         if reached != length:
             self._lib.llama_memory_seq_rm(self._memory, target, -1, -1)
-            raise DecodeError(f"llama.cpp copied {reached} positions instead of {length}.")
+            message = f"llama.cpp copied {reached} positions instead of {length}."
+            raise DecodeError(message, code="cells_not_copied")
         self._lengths[target] = length
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         if self._context:
             self._lib.llama_free(self._context)
             self._context = None
@@ -302,14 +317,14 @@ class LlamaContext:
         self.close()
 
     def _is_aborted(self, _: object) -> bool:
-        """Asked by llama.cpp before each operation."""
+        """Tell llama.cpp, which asks before each operation, whether to stop."""
         self.n_operations += 1
         return self.abort.is_set()
 
     def _native_batch(
         self, batch: Sequence[Rows], wanted: npt.NDArray[np.int8]
     ) -> tuple[Any, tuple[object, ...]]:
-        """A llama.cpp batch over numpy memory, and what must stay alive while it is used.
+        """Make a llama.cpp batch over numpy memory, and the arrays that must outlive it.
 
         Tokens have one position each. Embeddings have one for each plane of a multi-axis rotary
         model, plane after plane; the planes of speech run alike, and the last one stays zero.
@@ -338,25 +353,27 @@ class LlamaContext:
         return native, (tokens, embeddings, positions, n_sequences, ids, sequences, wanted)
 
     def _joined(self, batch: Sequence[Rows]) -> tuple[IntArray | None, Float32Array | None]:
-        """All tokens or all embeddings of a batch, one after the other."""
+        """Return all tokens or all embeddings of a batch, one after the other."""
         if batch[0].holds_tokens:
             return np.concatenate([rows.data for rows in batch]).astype(np.int32), None
         for rows in batch:
             if not np.isfinite(rows.data).all():
                 raise DecodeError(
-                    "the encoder gave numbers that are not finite, as some in fp16 do; take a "
-                    "model whose encoder is int8 or fp32."
+                    "the encoder computed numbers that are not finite, as some in fp16 do; use a "
+                    "model whose encoder is int8 or fp32.",
+                    code="embeddings_not_finite",
                 )
             if rows.data.ndim != 2 or rows.data.shape[1] != self.model.n_embd:
                 raise DecodeError(
                     f"the encoder gives embeddings of shape {rows.data.shape}, the decoder "
                     f"{self.model.path.name} needs rows of {self.model.n_embd}; they are not a "
-                    "pair."
+                    "pair.",
+                    code="embeddings_width",
                 )
         return None, np.concatenate([rows.data for rows in batch]).astype(np.float32)
 
-    def _forget_failed(self, sequence: int) -> None:
-        """Take out what an interrupted batch may have left behind."""
+    def _remove_failed(self, sequence: int) -> None:
+        """Remove the cells that an interrupted batch may have left behind."""
         if not self._lib.llama_memory_seq_rm(self._memory, sequence, self._lengths[sequence], -1):
             self._lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
             self._lengths[sequence] = 0
@@ -368,48 +385,51 @@ class LlamaContext:
             read, width = self._lib.llama_get_logits_ith, self.model.n_vocab
         pointer = read(self._context, row)
         if not pointer:
-            raise DecodeError(f"llama.cpp has no output for row {row} of the batch.")
+            message = f"llama.cpp has no output for row {row} of the batch."
+            raise DecodeError(message, code="output_missing")
         output: Float32Array = np.ctypeslib.as_array(pointer, shape=(width,))
         return output
 
 
 def _last(count: int, n_outputs: int) -> npt.NDArray[np.int8]:
-    """Marks the rows that give outputs."""
+    """Mark the rows that give outputs."""
     wanted = np.zeros(count, dtype=np.int8)
     wanted[count - n_outputs :] = 1
     return wanted
 
 
-def _failure(code: int, count: int, complaints: Sequence[str]) -> Exception:
+def _failure(code: int, count: int, reasons: Sequence[str]) -> Exception:
     if code == _ABORTED:
         return Aborted()
     if code == _NO_SLOT:
         return NoRoomError(f"llama.cpp has no free cells for a batch of {count}.")
-    why = complaints[-1] if complaints else "it gave no reason"
-    return DecodeError(f"llama.cpp answered {code} for a batch of {count}: {why}")
+    why = reasons[-1] if reasons else "it gave no reason"
+    message = f"llama.cpp answered {code} for a batch of {count}: {why}"
+    return DecodeError(message, code="batch_refused")
 
 
 def check_finite(output: Float32Array) -> None:
-    """Refuse an output with anything but numbers in it.
+    """Refuse an output that holds infinities or NaN.
 
     Raises:
-        DecodeError: there is.
+        DecodeError: a value is not finite.
     """
     if not np.isfinite(output).all():
         raise DecodeError(
             "the decoder computed numbers that are not finite; this model or this build of "
-            "llama.cpp is broken on this machine."
+            "llama.cpp is broken on this machine.",
+            code="output_not_finite",
         )
 
 
 def self_test(context: LlamaContext) -> None:
     """Let a context that is still empty read tokens, embeddings, and tokens behind them.
 
-    Embeddings are what breaks on some GPUs: half precision overflows, or a kernel for many rows at
-    once is wrong.
+    Embeddings fail on some GPUs: half precision overflows, or a kernel for many rows at once is
+    wrong.
 
     Raises:
-        ModelError: outputs are not finite, or say nothing.
+        ModelError: an output is not finite, or the same for every token.
     """
     model = context.model
     embeddings = np.random.default_rng(0).standard_normal((_N_TESTED, model.n_embd))
@@ -422,14 +442,15 @@ def self_test(context: LlamaContext) -> None:
         ]
         context.truncate(0, 0)
     except DecodeError as error:
-        raise ModelError(f"{model.path} does not run on {model.placement}: {error}") from error
+        message = f"{model.path} does not run on {model.placement}: {error}"
+        raise ModelError(message, code="decoder_does_not_run") from error
     if not all(np.isfinite(output).all() for output in outputs):
-        raise ModelError(_nonsense(model, "numbers that are not finite"))
+        raise _nonsense(model, "numbers that are not finite")
     if not all(np.ptp(output) for output in outputs):
-        raise ModelError(_nonsense(model, "the same number for every token"))
+        raise _nonsense(model, "the same number for every token")
 
 
-def _nonsense(model: LlamaModel, what: str) -> str:
+def _nonsense(model: LlamaModel, what: str) -> ModelError:
     if model.placement.is_on_gpu:
         causes = (
             "half precision overflows with the Vulkan drivers of some GPUs: set "
@@ -438,158 +459,8 @@ def _nonsense(model: LlamaModel, what: str) -> str:
         )
     else:
         causes = "the file is damaged, or was quantised too far: get the model again"
-    return f"{model.path}: on {model.placement} the decoder computes {what}; {causes}."
-
-
-def find_gpus() -> list[Gpu]:
-    """The GPUs that this build of llama.cpp can use, in its order.
-
-    Raises:
-        ModelError: llama-cpp-python cannot be loaded.
-    """
-    load_library()
-    ggml = _ggml()
-    gpus = []
-    for index in range(ggml.ggml_backend_dev_count()):
-        device = ggml.ggml_backend_dev_get(index)
-        kind = ggml.ggml_backend_dev_type(device)
-        if kind not in {_DEDICATED_GPU, _INTEGRATED_GPU}:
-            continue
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
-        gpus.append(
-            Gpu(
-                index,
-                ggml.ggml_backend_dev_name(device).decode(errors="replace"),
-                ggml.ggml_backend_dev_description(device).decode(errors="replace"),
-                kind == _INTEGRATED_GPU,
-                free.value,
-                total.value,
-            )
-        )
-    return gpus
-
-
-def system_info() -> str:
-    """What llama.cpp says about the processor and how it was built for it.
-
-    Raises:
-        ModelError: llama-cpp-python cannot be loaded.
-    """
-    info: bytes = load_library().llama_print_system_info()
-    return info.decode(errors="replace").strip(" |")
-
-
-def _device_list(placement: Placement) -> Any:
-    """For llama.cpp: a list that ends with a null; no list where it may choose, none for the CPU.
-
-    Without layers on a GPU, one that is there would still be used for long batches.
-    """
-    if not placement.is_on_gpu:
-        return (ctypes.c_void_p * 1)(None)
-    if placement.gpu is None:
-        return None
-    return (ctypes.c_void_p * 2)(_ggml().ggml_backend_dev_get(placement.gpu.device), None)
-
-
-@functools.cache
-def _ggml() -> Any:
-    """The library below llama.cpp, which knows devices. llama-cpp-python does not bind them."""
-    from llama_cpp import _ggml as module
-
-    ggml = module.libggml
-    for name, result, arguments in (
-        ("count", ctypes.c_size_t, []),
-        ("get", ctypes.c_void_p, [ctypes.c_size_t]),
-        ("type", ctypes.c_int, [ctypes.c_void_p]),
-        ("name", ctypes.c_char_p, [ctypes.c_void_p]),
-        ("description", ctypes.c_char_p, [ctypes.c_void_p]),
-        ("memory", None, [ctypes.c_void_p, *[ctypes.POINTER(ctypes.c_size_t)] * 2]),
-    ):
-        function = getattr(ggml, f"ggml_backend_dev_{name}")
-        function.restype, function.argtypes = result, arguments
-    return ggml
-
-
-@functools.cache
-def load_library() -> Any:  # llama-cpp-python has no usable types for its ctypes layer
-    """Import llama-cpp-python's low-level module, once, and send its log to ours.
-
-    Raises:
-        ModelError: it is missing, cannot be loaded, or is too old.
-    """
-    try:
-        check_version(importlib.metadata.version("llama-cpp-python"))
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ModelError(
-            "llama-cpp-python is not installed; run `make` or `pip install -r requirements.txt`."
-        ) from error
-    # llama.cpp's OpenMP threads wait at hundreds of barriers for each token, spinning for 3 ms by
-    # default: where others need the cores, each waits for one that has none. Sleeping at once is
-    # slow too: 71 ms a token instead of 42 at full size on 2 free cores. Spinning for some 30 us
-    # first costs little on either.
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # of GNU's library
-    os.environ.setdefault("KMP_BLOCKTIME", "0")  # of LLVM's, which knows milliseconds only
-    try:
-        from llama_cpp import llama_cpp as library
-    except (ImportError, OSError, RuntimeError) as error:
-        raise ModelError(
-            f"llama-cpp-python is installed but cannot be loaded ({error}); install it again "
-            "with `make` or `pip install --force-reinstall -r requirements.txt`."
-        ) from error
-    library.llama_log_set(_native_log.callback(library), None)
-    library.llama_backend_init()
-    return library
-
-
-def check_version(installed: str) -> None:
-    """Refuse a llama-cpp-python older than `OLDEST_LLAMA_CPP_PYTHON`.
-
-    Raises:
-        ModelError: it is too old.
-    """
-    numbers = re.match(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?", installed)
-    if numbers is None or tuple(map(int, numbers.groups("0"))) < OLDEST_LLAMA_CPP_PYTHON:
-        oldest = ".".join(map(str, OLDEST_LLAMA_CPP_PYTHON))
-        raise ModelError(
-            f"llama-cpp-python {installed} is too old, streamasr needs {oldest} or later; "
-            f"run `pip install 'llama-cpp-python>={oldest}'`."
-        )
-
-
-class _NativeLog:
-    """Where llama.cpp's log lines go: the program's log, and to whoever collects errors."""
-
-    def __init__(self) -> None:
-        self._callback: Any = None
-        self._local = threading.local()
-        self._part = ""
-
-    def callback(self, library: Any) -> Any:
-        self._callback = library.llama_log_callback(self._receive)
-        return self._callback
-
-    @contextlib.contextmanager
-    def collect_errors(self) -> Any:
-        """Collect the error lines that this thread causes."""
-        lines: list[str] = []
-        self._local.errors = lines
-        try:
-            yield lines
-        finally:
-            self._local.errors = None
-
-    def _receive(self, level: int, text: bytes, _: object) -> None:
-        line = text.decode(errors="replace").strip()
-        if not line or line == ".":
-            return
-        logger.debug("llama.cpp: %s", line)
-        errors: list[str] | None = getattr(self._local, "errors", None)
-        if level == _GGML_LOG_ERROR and errors is not None:
-            errors.append(line)
-
-
-_native_log = _NativeLog()
+    message = f"{model.path}: on {model.placement} the decoder computes {what}; {causes}."
+    return ModelError(message, code="decoder_nonsense")
 
 
 def _pointer(array: npt.NDArray[Any] | None, kind: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Where a decoder runs: on the processor, or with some or all of its layers on a GPU."""
+"""Device of a decoder: the processor, or a GPU for some or all of its layers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ class Gpu:
     """A GPU as llama.cpp lists it."""
 
     device: int
-    """Its place among all devices of llama.cpp, the processor among them."""
+    """Index among all devices of llama.cpp, including the processor."""
     name: str
-    """As `CUDA0` or `Vulkan1`."""
+    """For example `CUDA0` or `Vulkan1`."""
     description: str
     is_integrated: bool
-    """Whether it shares the memory of the processor."""
+    """It shares the memory of the processor."""
     free: int
-    """Bytes of its memory that nothing uses."""
+    """Bytes of its memory that are not in use."""
     total: int
 
     def __str__(self) -> str:
@@ -32,16 +32,16 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What of a decoder runs on which GPU."""
+    """Layers of a decoder that run on a GPU, and which GPU."""
 
     n_layers: int = 0
-    """`ALL_LAYERS`, or so many of the last ones; 0 keeps everything on the processor."""
+    """`ALL_LAYERS`, or the number of the last ones; 0 keeps everything on the processor."""
     gpu: Gpu | None = None
     """None leaves the choice to llama.cpp."""
 
     @property
     def is_on_gpu(self) -> bool:
-        """Whether any of it is."""
+        """Tell whether any layer runs on a GPU."""
         return self.n_layers != 0
 
     def __str__(self) -> str:
@@ -56,16 +56,16 @@ ON_CPU: Final = Placement()
 def place(
     n_layers: int, wanted: str | int | None, gpus: Sequence[Gpu]
 ) -> tuple[Placement, str | None]:
-    """Find the place that was asked for.
+    """Find the device that was asked for.
 
     Args:
         n_layers: see `Placement`.
-        wanted: a GPU by its place in `gpus`, its name, or a part of its description; None for any.
-        gpus: those that there are.
+        wanted: a GPU by its index in `gpus`, its name, or a part of its description; None for any.
+        gpus: those of this machine.
 
     Returns:
-        The place, and a sentence where it is not the one that was asked for. With nothing said, a
-        machine without GPU is no trouble: its processor is meant.
+        The placement, and a sentence where it is not the one that was asked for. On a machine
+        without a GPU, all layers of any GPU means the processor, without a sentence.
     """
     if n_layers == 0:
         return ON_CPU, None
@@ -78,17 +78,17 @@ def place(
         return Placement(n_layers, gpu), None
     listed = ", ".join(f"{number}: {gpu}" for number, gpu in enumerate(gpus))
     there = f"llama.cpp lists {listed}" if gpus else _NO_GPU
-    return ON_CPU, f"there is no GPU {wanted}: {there}; the decoder runs on the CPU."
+    return ON_CPU, f"no GPU matches {wanted}: {there}; the decoder runs on the CPU."
 
 
-MORE: Final = " (`streamasr doctor` says more)"
+MORE: Final = " (`streamasr doctor` gives details)"
 _NO_GPU: Final = f"this build of llama.cpp finds none{MORE}"
 
 
 def find_gpu(wanted: str | int, gpus: Sequence[Gpu]) -> Gpu | None:
-    """A GPU by its place in the list, its name, or a part of its description; the first that fits.
+    """Find a GPU by its index in the list, its name, or a part of its description.
 
-    Names are in any case, and a name comes before a description.
+    Case is ignored, names come before descriptions, and the first match wins.
     """
     if isinstance(wanted, int):
         return gpus[wanted] if 0 <= wanted < len(gpus) else None
@@ -101,15 +101,15 @@ def find_gpu(wanted: str | int, gpus: Sequence[Gpu]) -> Gpu | None:
 def open_where_it_works(
     wanted: Placement, make: Callable[[Placement], T], warn: Callable[[str], None]
 ) -> T:
-    """Make something where it is wanted, or else on the processor, with a warning.
+    """Make something on the device that is wanted, or else on the processor, with a warning.
 
     Args:
-        wanted: tried first.
+        wanted: the device to try first.
         make: raises `ModelError` where it does not work.
-        warn: told why it is the processor.
+        warn: receives the reason for the processor.
 
     Raises:
-        ModelError: it does not work on the processor either.
+        ModelError: `make` fails on the processor, too.
     """
     if not wanted.is_on_gpu:
         return make(ON_CPU)
@@ -117,6 +117,6 @@ def open_where_it_works(
         return make(wanted)
     except ModelError as error:
         why = str(error)
-    made = make(ON_CPU)  # where this raises the GPU was not at fault, and need not be named
+    made = make(ON_CPU)  # where this raises, the GPU was not at fault, and is not named
     warn(f"{wanted} cannot be used, so the decoder runs on the CPU: {why}")
     return made

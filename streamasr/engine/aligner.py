@@ -20,7 +20,8 @@ from streamasr.engine.cpu_fallback import CpuFallback
 from streamasr.engine.on_demand import OnDemand
 from streamasr.engine.worker import Built, OnTrouble, Timeouts, Worker
 from streamasr.engine.worker_config import AlignerConfig
-from streamasr.models.bundle import ALIGNER, read_bundle
+from streamasr.models.bundle import read_bundle
+from streamasr.models.family import Role
 from streamasr.models.onnx import CPU, accelerators
 from streamasr.models.qwen3.aligner import ForcedAligner
 
@@ -45,7 +46,7 @@ def aligner_worker(
         ModelError: a file of the model is missing. Whether they can be loaded is found out when
             they are needed.
     """
-    read_bundle(config.bundle, ALIGNER).check_files()
+    read_bundle(config.bundle, Role.ALIGNER).check_files()
     timeouts = replace(timeouts, answer=_SLOWNESS * timeouts.answer)
     retreat = aligner_retreat(config)  # of all that come: what one died of the next ones do without
     hire = partial(Worker, "aligner", build_aligner, config, timeouts, on_trouble, retreat=retreat)
@@ -55,10 +56,10 @@ def aligner_worker(
 def build_aligner(config: AlignerConfig) -> Built[Align, Aligned]:
     """In the child: load the aligner of a bundle."""
     give_way()
-    from streamasr.decoder.llama import find_gpus
+    from streamasr.decoder.library import find_gpus
     from streamasr.models.onnx import OnnxOptions
 
-    of_the_model = read_bundle(config.bundle, ALIGNER).warning
+    of_the_model = read_bundle(config.bundle, Role.ALIGNER).warning
     warnings = [of_the_model] if of_the_model else []
     options = OnnxOptions(config.providers, config.threads, warn=warnings.append)
     placement = ON_CPU

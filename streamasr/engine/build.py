@@ -1,11 +1,15 @@
 """The one way from settings to the configuration of an engine, for the daemon and all commands."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from streamasr.core.languages import Languages
+from streamasr.core.model_facts import ModelFacts
 from streamasr.core.options import SessionOptions
 from streamasr.engine.config import EngineConfig, Hardware, HardwareSettings
-from streamasr.models.qwen3.languages import language_name
+from streamasr.models.bundle import open_bundle, read_bundle
+from streamasr.models.family import Role
 
 
 class ModelSettings(HardwareSettings, Protocol):
@@ -87,21 +91,49 @@ def engine_config(
         aligner_idle_s=aligner_idle_s,
         reuse=settings.reuse,
         max_segment_s=max_segment_s,
-        options=session_options(settings, words=words, partials=partials),
+        options=session_options(
+            settings, open_bundle(directory).family.languages, words=words, partials=partials
+        ),
     )
 
 
+def model_facts(config: EngineConfig) -> ModelFacts:
+    """Return the facts about a recogniser that clients see.
+
+    Raises:
+        ModelError: the directory is not a recogniser's.
+    """
+    bundle = read_bundle(config.model, Role.RECOGNISER)
+    family = bundle.family
+    return ModelFacts(bundle.name, family.name, bundle.languages or tuple(family.languages))
+
+
+def language_resolver(config: EngineConfig) -> Callable[[str], str]:
+    """Return the function that turns names and codes of languages into the model's names.
+
+    Raises:
+        ModelError: the directory is not a model's.
+    """
+    return open_bundle(config.model).family.languages.resolve
+
+
 def session_options(
-    settings: ModelSettings, *, words: bool = True, partials: bool = True
+    settings: ModelSettings, languages: Languages, *, words: bool = True, partials: bool = True
 ) -> SessionOptions:
     """Return the options of sessions that ask for nothing else.
+
+    Args:
+        settings: see `engine_config`.
+        languages: of the model's family.
+        words: see `engine_config`.
+        partials: see `engine_config`.
 
     Raises:
         ConfigError: the model does not know a language.
     """
     return SessionOptions(
-        language=language_name(settings.language) if settings.language else None,
-        languages=tuple(map(language_name, settings.languages)),
+        language=languages.resolve(settings.language) if settings.language else None,
+        languages=languages.resolve_all(settings.languages),
         context=settings.context,
         hotwords=settings.hotwords,
         partials=partials,

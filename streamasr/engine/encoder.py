@@ -21,12 +21,12 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
+from streamasr.core.audio_form import check_form
 from streamasr.core.errors import AudioError, StreamASRError, WorkerError
 from streamasr.core.units import Float32Array
 from streamasr.engine.cpu_fallback import CpuFallback
 from streamasr.engine.worker import Built, OnTrouble, Timeouts, Worker
 from streamasr.engine.worker_config import EncoderConfig
-from streamasr.features.log_mel import check_form
 from streamasr.models.onnx import CPU, OnnxOptions, accelerators
 from streamasr.models.qwen3.encoder import Qwen3Encoder
 from streamasr.models.qwen3.growing_encoder import Utterance

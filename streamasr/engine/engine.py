@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, Self, TypeAlias, assert_never
 
 from streamasr.alignment.spread import guess_words
+from streamasr.alignment.token_times import words_of_tokens
 from streamasr.core.errors import ModelError
 from streamasr.core.events import Aligned, Answer, PassAbandoned, PassFailed, Recognised
 from streamasr.core.orders import (
@@ -30,9 +31,10 @@ from streamasr.core.orders import (
     Release,
     SpreadWords,
 )
+from streamasr.core.traits import FamilyTraits
 from streamasr.core.transcript import Segment
 from streamasr.core.units import Samples
-from streamasr.decoder.llama import find_gpus
+from streamasr.decoder.library import find_gpus
 from streamasr.decoder.placement import ON_CPU, Placement, open_where_it_works, place
 from streamasr.decoder.script import Script
 from streamasr.engine.aligner import AlignerWorker, aligner_worker
@@ -51,8 +53,9 @@ from streamasr.engine.stages import (
 )
 from streamasr.engine.worker import OnTrouble, Timeouts, Trouble
 from streamasr.engine.worker_config import AlignerConfig, EncoderConfig
-from streamasr.models.bundle import RECOGNISER, Bundle, read_bundle
-from streamasr.models.qwen3.decoder import TOKENS_PER_SECOND, Qwen3ASRDecoder, add_hotwords
+from streamasr.models.bundle import Bundle, read_bundle
+from streamasr.models.family import Role
+from streamasr.models.qwen3.decoder import ROWS_PER_SECOND, Qwen3ASRDecoder, add_hotwords
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +88,9 @@ class Engine:
         self._told: set[str] = set()
         timeouts = timeouts or Timeouts()
         threads = config.hardware.stage_threads
-        self.bundle = read_bundle(config.model, RECOGNISER)
+        self.bundle = read_bundle(config.model, Role.RECOGNISER)
         self.bundle.check_files()
+        self.traits = FamilyTraits()
         self._script = _script(self.bundle)
         self.encoder: EncoderWorker = encoder_worker(
             EncoderConfig(
@@ -246,6 +250,9 @@ class Engine:
     def _perform_alignment(self, order: Align | SpreadWords, channel: "Channel") -> None:
         aligning = self._aligning if self.aligner and self.aligner.is_alive else None
         match order:
+            case Align(times=times) if times and self.traits.word_method:
+                words = words_of_tokens(order)
+                channel.hand_over(Aligned(order.segment, words, self.traits.word_method))
             case Align() if aligning:
                 aligning.put(channel, order)
             case Align():
@@ -439,7 +446,7 @@ def _script(bundle: Bundle) -> Script | None:
             f"{bundle.directory}/model.json: scripted_tokens_per_second must be a number from 0 to "
             f"{_MOST_SCRIPTED}, not {rate!r:.60}."
         )
-    return Script(rate / TOKENS_PER_SECOND)
+    return Script(rate / ROWS_PER_SECOND)
 
 
 def spread(order: Align) -> Aligned:

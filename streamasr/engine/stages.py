@@ -32,7 +32,8 @@ from streamasr.decoder import batching
 from streamasr.decoder.llama import Aborted
 from streamasr.engine.encoder import Embedded, EncoderWorker, UtteranceAudio
 from streamasr.engine.fair_queue import FairQueue
-from streamasr.models.qwen3.decoder import Qwen3ASRDecoder, add_hotwords
+from streamasr.models.family import Encoded as Encoding
+from streamasr.models.qwen3.decoder import Qwen3ASRDecoder
 
 logger = logging.getLogger(__name__)
 
@@ -333,7 +334,7 @@ class DecoderStage(Stage[Decode]):
         with self._changed:  # the vocabulary must not go meanwhile
             if self._decoder is None:
                 raise WorkerError("the decoder is not running.")
-            self._decoder.check_context(context)
+            self._decoder.check_options(SessionOptions(context=context))
 
     def _interrupt_if_urgent(self) -> None:
         """Interrupt the running step if it is not for what is most urgent now."""
@@ -410,9 +411,8 @@ class DecoderStage(Stage[Decode]):
                 segment = owner, order.of.segment
                 self._begun[owner, order.of] = decoder.begin(
                     segment,
-                    order.embeddings,
-                    context=add_hotwords(order.options.context, order.options.hotwords),
-                    language=order.options.language,
+                    Encoding(order.embeddings),
+                    order.options,
                     forced=order.forced,
                     draft=order.draft,
                 )

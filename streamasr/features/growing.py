@@ -1,9 +1,9 @@
 """Log-mel features of a clip that grows: each frame is transformed once.
 
 Two things about a clip's features change when more audio follows. The frames whose window reaches
-over the end see the clip's own reflection there, or the zeros that fill a short clip; they are
-provisional, and there are never more than one of them once the clip is half a second long. And
-the floor lies under the loudest frame of the whole clip; that is why rows are kept without it.
+over the end contain the clip's own reflection there, or the zeros that fill a short clip; they are
+provisional, and at most one frame is once the clip is half a second long. And the floor lies under
+the loudest frame of the whole clip; therefore rows are kept without it.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,9 @@ from typing import Final
 
 import numpy as np
 
+from streamasr.core.audio_form import check_samples
 from streamasr.core.errors import AudioError
+from streamasr.core.growable import GrowingArray
 from streamasr.core.units import Float32Array
 from streamasr.features.log_mel import (
     HOP,
@@ -19,7 +21,6 @@ from streamasr.features.log_mel import (
     N_MELS,
     WINDOW,
     centre,
-    check_samples,
     clip_floor,
     frame_count,
     raw_log_mel,
@@ -30,22 +31,22 @@ _REACH: Final = -(-WINDOW // 2 // HOP)  # frames whose window reaches back over 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RawClip:
-    """The features of a clip before the floor."""
+    """Features of a clip before the floor."""
 
     settled: Float32Array
     """(n, n_mels), rows that stay when more audio follows."""
     provisional: Float32Array
     """(m, n_mels), the rows after them."""
     floor: np.float32
-    """What `normalise` raises lower values of this clip to."""
+    """Value to which `normalise` raises lower ones of this clip."""
 
     @property
     def n_frames(self) -> int:
-        """Rows of both kinds."""
+        """Number of rows of both kinds."""
         return len(self.settled) + len(self.provisional)
 
     def rows(self, start: int, stop: int) -> Float32Array:
-        """Rows [start, stop), or as many of them as there are."""
+        """Return rows [start, stop), or those of them that exist."""
         if stop <= len(self.settled):
             return self.settled[start:stop]
         first = len(self.settled)
@@ -59,17 +60,17 @@ class GrowingLogMel:
     def __init__(self, n_mels: int = N_MELS) -> None:
         """Begin with no samples."""
         self._n_mels = n_mels
-        self._samples = _Growing()
-        self._rows = _Growing(n_mels)
-        self._peaks = _Growing()  # the largest value of each row
+        self._samples = GrowingArray()
+        self._rows = GrowingArray(n_mels)
+        self._peaks = GrowingArray()  # the largest value of each row
 
     @property
     def n_samples(self) -> int:
-        """How much of the clip is known."""
+        """Number of samples that were appended."""
         return len(self._samples.values)
 
     def append(self, samples: Float32Array) -> None:
-        """Take the samples that follow, and transform the frames that they complete.
+        """Add the samples that follow, and transform the frames that they complete.
 
         Args:
             samples: (n,), mono at SAMPLE_RATE, -1..1.
@@ -87,19 +88,20 @@ class GrowingLogMel:
             self._peaks.append(rows.max(axis=1))
 
     def clip(self, n_samples: int) -> RawClip:
-        """The features of the first samples alone, as if no others had come.
+        """Return the features of the first samples alone, as if no others had come.
 
         Args:
-            n_samples: at most those that have come.
+            n_samples: at most the number appended.
 
         Returns:
-            What holds until the next `append`: the settled rows are no copy.
+            Features that are valid until the next `append`: the settled rows are not copied.
 
         Raises:
-            AudioError: there are not so many samples, or none.
+            AudioError: fewer samples were appended, or none.
         """
         if not 0 < n_samples <= self.n_samples:
-            raise AudioError(f"{n_samples} samples of a clip of {self.n_samples} were asked for")
+            message = f"{n_samples} samples of a clip of {self.n_samples} were asked for"
+            raise AudioError(message, code="samples_out_of_range")
         n_settled = settled_frames(n_samples)
         provisional = self._rows_from(n_settled, n_samples)
         peaks = [self._peaks.values[:n_settled], provisional.ravel()]
@@ -109,8 +111,8 @@ class GrowingLogMel:
     def _rows_from(self, first: int, n_samples: int) -> Float32Array:
         """Transform the frames from `first` to the end of a clip of the first samples.
 
-        Only the samples under their windows are looked at: what is left of the clip begins so far
-        before them that its own reflected start is under none of them.
+        Only the samples under their windows are used: the rest of the clip begins so far before
+        them that its own reflected start is under none of them.
         """
         if first == frame_count(n_samples):
             return np.empty((0, self._n_mels), np.float32)
@@ -121,29 +123,7 @@ class GrowingLogMel:
 
 
 def settled_frames(n_samples: int) -> int:
-    """Count the frames that stay as they are when more audio follows a clip."""
-    if n_samples <= WINDOW // 2:  # the first frame sees so much, and reflected one sample more
+    """Return the number of frames that stay when more audio follows a clip."""
+    if n_samples <= WINDOW // 2:  # the first frame needs so many, and reflected one sample more
         return 0
     return (n_samples - WINDOW // 2) // HOP + 1
-
-
-class _Growing:
-    """An array that grows at its end; appending costs what is new, on average."""
-
-    def __init__(self, *width: int) -> None:
-        self._buffer = np.empty((1024, *width), np.float32)
-        self._length = 0
-
-    @property
-    def values(self) -> Float32Array:
-        """What has been appended; no copy."""
-        return self._buffer[: self._length]
-
-    def append(self, values: Float32Array) -> None:
-        length = self._length + len(values)
-        if length > len(self._buffer):
-            buffer = np.empty((max(length, 2 * len(self._buffer)), *values.shape[1:]), np.float32)
-            buffer[: self._length] = self.values
-            self._buffer = buffer
-        self._buffer[self._length : length] = values
-        self._length = length

@@ -1,17 +1,16 @@
-"""Log-mel features of the Qwen3 audio encoder.
+"""Log-mel features of audio encoders in the manner of Whisper's.
 
-The arithmetic is Whisper's: 25 ms Hann windows every 10 ms, power spectrum, Slaney
-mel filters, log10, a floor 8 decades below the clip's loudest value, and a shift
-and scale into roughly -1.5..1.5. Two things differ from a plain implementation and
-matter for parity: clips shorter than half a second are padded with zeros *before*
-the transform, and the frame centred on the very end of the clip is dropped.
+They are 25 ms Hann windows every 10 ms, power spectrum, Slaney mel filters, log10, a floor 8
+decades below the clip's loudest value, and a shift and scale into roughly -1.5..1.5. Two things
+differ from a plain implementation and matter for parity: clips shorter than half a second are
+padded with zeros *before* the transform, and the frame centred on the very end of the clip is
+dropped.
 
-The work is cut in two so that a growing clip can be followed without starting
-over: `raw_log_mel` depends only on the samples under each window, `normalise`
-alone depends on the whole clip.
+The work is cut in two so that a growing clip can be followed without starting over: `raw_log_mel`
+depends only on the samples under each window, `normalise` alone depends on the whole clip.
 
-Source: `Qwen3ASRFeatureExtractor` of transformers 5.13 and later, and
-`mel_filter_bank` there (Slaney scale and normalisation).
+Source: the feature extractors of transformers 5.13 and later, and `mel_filter_bank` there (Slaney
+scale and normalisation).
 """
 
 from functools import cache
@@ -20,14 +19,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from streamasr.core.errors import AudioError
+from streamasr.core.audio_form import check_samples
 from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples
 
 HOP: Final = SAMPLE_RATE // 100  # samples, 10 ms
 WINDOW: Final = SAMPLE_RATE // 40  # samples, 25 ms
 MIN_SAMPLES: Final = Samples(SAMPLE_RATE // 2)  # shorter clips are padded with zeros to this
 
-N_MELS: Final = 128  # what every released Qwen3 encoder was trained on
+N_MELS: Final = 128  # of the released encoders
 POWER_FLOOR: Final = 1e-10  # mel power, keeps log10 finite on digital silence
 DYNAMIC_RANGE: Final = 8.0  # decades kept below the clip's maximum
 
@@ -38,7 +37,7 @@ IntArray = npt.NDArray[np.intp]
 
 
 def log_mel(samples: Float32Array, n_mels: int = N_MELS) -> Float32Array:
-    """Turn a clip into the features that the Qwen3 encoder was trained on.
+    """Compute the features of a clip.
 
     Args:
         samples: (n,), mono at SAMPLE_RATE, -1..1.
@@ -56,33 +55,8 @@ def log_mel(samples: Float32Array, n_mels: int = N_MELS) -> Float32Array:
 
 
 def frame_count(n_samples: int) -> int:
-    """Count the frames that `log_mel` makes of a clip."""
+    """Return the number of frames that `log_mel` makes of a clip."""
     return max(n_samples, MIN_SAMPLES) // HOP
-
-
-def check_samples(samples: Float32Array) -> None:
-    """Refuse what cannot be audio.
-
-    Raises:
-        AudioError: the array is empty, not one-dimensional, not float32 or not finite.
-    """
-    check_form(samples)
-    if not np.isfinite(samples).all():
-        raise AudioError("audio samples must be finite, but some are NaN or infinite")
-
-
-def check_form(samples: Float32Array) -> None:
-    """Refuse what cannot be audio, whatever its values are.
-
-    Raises:
-        AudioError: the array is empty, not one-dimensional or not float32.
-    """
-    if samples.dtype != np.float32:
-        raise AudioError(f"audio samples must be float32, not {samples.dtype}")
-    if samples.ndim != 1:
-        raise AudioError(f"audio samples must be one channel, not an array of {samples.ndim} axes")
-    if not len(samples):
-        raise AudioError("there are no audio samples")
 
 
 def pad_to_minimum(samples: Float32Array) -> Float32Array:
@@ -93,8 +67,8 @@ def pad_to_minimum(samples: Float32Array) -> Float32Array:
 def centre(samples: Float32Array) -> Float32Array:
     """Reflect both ends of a clip so that window i of the result is centred on sample i * HOP.
 
-    The right end gets one hop less than the left: with it would come one frame more,
-    the one centred on the clip's end, which the reference computes and drops.
+    The right end gets one hop less than the left: that hop would give one frame more, the one
+    centred on the clip's end, which the reference computes and drops.
     """
     return np.pad(samples, (WINDOW // 2, WINDOW // 2 - HOP), mode="reflect")
 
@@ -118,7 +92,7 @@ def raw_log_mel(samples: Float32Array, n_mels: int = N_MELS) -> Float32Array:
 
 
 def clip_floor(peak: np.float32) -> np.float32:
-    """What lower values are raised to in a clip whose largest raw value is `peak`."""
+    """Return the value to which lower ones are raised in a clip whose largest is `peak`."""
     return peak - np.float32(DYNAMIC_RANGE)
 
 
@@ -156,8 +130,7 @@ def mel_filters(n_mels: int) -> Float64Array:
 def _power_spectrum(windows: Float32Array) -> Float64Array:
     """Return (n, WINDOW // 2 + 1) squared magnitudes, in double precision.
 
-    The floor lies 8 decades below the maximum, which is where single precision
-    starts to show.
+    The floor lies 8 decades below the maximum, where single precision starts to show.
     """
     spectrum = np.fft.rfft(windows * _hann())
     return np.asarray(spectrum.real**2 + spectrum.imag**2)
@@ -166,8 +139,8 @@ def _power_spectrum(windows: Float32Array) -> Float64Array:
 def _to_mel(power: Float64Array, n_mels: int) -> Float64Array:
     """Apply the filters: (n, bins) to (n, n_mels).
 
-    The filter bank is nearly empty, so this sums what is in it instead of multiplying
-    matrices; that is quicker, and keeps the threads of numpy's BLAS out of the way.
+    The filter bank is nearly empty, so this sums its entries instead of multiplying matrices; that
+    is quicker, and uses no threads of numpy's BLAS.
     """
     bins, weights, starts = _filter_entries(n_mels)
     return np.asarray(np.add.reduceat(power[:, bins] * weights, starts, axis=1))
@@ -175,7 +148,7 @@ def _to_mel(power: Float64Array, n_mels: int) -> Float64Array:
 
 @cache
 def _filter_entries(n_mels: int) -> tuple[IntArray, Float64Array, IntArray]:
-    """List what is in `mel_filters`, filter by filter.
+    """List the entries of `mel_filters`, filter by filter.
 
     Returns:
         Bin and weight of every entry, and the index of each filter's first entry.

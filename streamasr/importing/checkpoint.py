@@ -24,7 +24,7 @@ import numpy as np
 from streamasr.core.errors import ModelError
 from streamasr.importing.tensors import Tensor
 from streamasr.importing.tokenizer import Vocabulary
-from streamasr.models.bundle import ALIGNER, RECOGNISER
+from streamasr.models.qwen3.names import ALIGNER, RECOGNISER
 
 HEAD: Final = "head.weight"
 EMBEDDINGS: Final = "language_model.embed_tokens.weight"

@@ -24,7 +24,7 @@ from streamasr.importing.gguf_file import GGUFFile
 from streamasr.importing.gguf_kind import unusable
 from streamasr.importing.gguf_names import CRISPASR
 from streamasr.importing.tokenizer import NEEDED, vocabulary_of
-from streamasr.models.bundle import ALIGNER
+from streamasr.models.qwen3.names import ALIGNER
 
 ARCHITECTURE: Final = "qwen3asr"
 

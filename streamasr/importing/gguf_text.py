@@ -20,7 +20,7 @@ from streamasr.importing.gguf_file import GGUFFile, GGUFTensor, read_gguf
 from streamasr.importing.gguf_kind import is_speech_decoder, is_split, unusable
 from streamasr.importing.gguf_names import LLM
 from streamasr.importing.tokenizer import NEEDED, Vocabulary, vocabulary_of
-from streamasr.models.bundle import RECOGNISER
+from streamasr.models.qwen3.names import RECOGNISER
 
 ARCHITECTURES: Final = ("qwen3vl", "qwen3")
 

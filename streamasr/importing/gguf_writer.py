@@ -22,7 +22,7 @@ from streamasr.importing.checkpoint import HEAD, Checkpoint
 from streamasr.importing.gguf_file import to_float32
 from streamasr.importing.tensors import Progress, Tensor, silent
 from streamasr.importing.tokenizer import END_OF_TEXT, END_OF_TURN, Vocabulary
-from streamasr.models.bundle import RECOGNISER
+from streamasr.models.qwen3.names import RECOGNISER
 
 logging.getLogger("gguf").setLevel(logging.WARNING)  # it logs each file that it writes
 WrittenWidth = Literal["f32", "f16", "keep"]

@@ -36,20 +36,11 @@ from streamasr.importing.origin import given_path, stamp_of
 from streamasr.importing.placing import whole_or_nothing
 from streamasr.importing.quantize import quantize_decoder
 from streamasr.importing.release import OnnxRelease
-from streamasr.importing.source import Source, open_sources
+from streamasr.importing.source import Source, family_name, open_sources
 from streamasr.importing.tensors import FLOAT_TYPES, Notice, Progress, Tensor, silent, unheard
-from streamasr.models.bundle import (
-    ALIGNER,
-    BACKEND_FILE,
-    CLASSIFIER_FILE,
-    DECODER_FILE,
-    FACTS_FILE,
-    FORMAT,
-    FRONTEND_FILE,
-    VERSION,
-    Bundle,
-    open_bundle,
-)
+from streamasr.models.bundle import FACTS_FILE, FORMAT, VERSION, Bundle, open_bundle
+from streamasr.models.family import DECODER_FILE
+from streamasr.models.qwen3.names import ALIGNER, BACKEND_FILE, CLASSIFIER_FILE, FRONTEND_FILE
 
 DecoderWidth: TypeAlias = Literal["f32", "f16", "q8_0", "q4_k", "keep"]
 
@@ -196,7 +187,8 @@ class _Packer:
                 facts = self._pack_release(source, directory)
             case Bundle():
                 facts = self._pack_bundle(source, directory)
-        of_all = {"format": FORMAT, "version": VERSION, "family": source.family, "name": name}
+        family = family_name(source)
+        of_all = {"format": FORMAT, "version": VERSION, "family": family, "name": name}
         facts = of_all | facts | of_all
         facts["licence"] = facts.get("licence") or self._wish.licence
         facts["languages"] = facts.get("languages") or self._wish.languages
@@ -283,7 +275,7 @@ class _Packer:
                 )
             if path.name != DECODER_FILE:
                 self._keep(path, directory / path.name)
-        check_decoder(source.decoder, source.family)
+        check_decoder(source.decoder, source.family.name)
         self._keep_decoder(source.decoder, directory / DECODER_FILE)
         precision = dict(source.precision) | {"decoder": _decoder_type(directory / DECODER_FILE)}
         return source.facts | {"precision": precision}
@@ -376,12 +368,9 @@ def _files(source: Source) -> list[Path]:
         case Bundle():
             # The file names in a description are not trusted: they may be wrong or incomplete.
             names = {Path(name).name for name in source.files} - {FACTS_FILE}
-            names |= {FRONTEND_FILE, BACKEND_FILE, DECODER_FILE}
-            names |= {CLASSIFIER_FILE} if source.family == ALIGNER else set()
+            names |= {*source.family.files(source)}
             data = {
-                p
-                for graph in (source.frontend, source.backend)
-                for p in read_graph(graph).data_files
+                p for graph in source.directory.glob("*.onnx") for p in read_graph(graph).data_files
             }
             return sorted(data | {source.directory / name for name in names})
 

@@ -25,7 +25,7 @@ from streamasr.importing.gguf_file import GGUFFile
 from streamasr.importing.gguf_kind import projector_type, unusable
 from streamasr.importing.gguf_names import PROJECTOR
 from streamasr.importing.gguf_text import read_text_model
-from streamasr.models.bundle import RECOGNISER
+from streamasr.models.qwen3.names import RECOGNISER
 
 ARCHITECTURE: Final = "clip"
 PROJECTOR_TYPE: Final = "qwen3a"

@@ -31,12 +31,12 @@ from streamasr.importing.gguf_file import GGUFFile, GGUFTensor, read_gguf
 from streamasr.importing.gguf_kind import is_speech_decoder, precision_rank, unusable
 from streamasr.importing.gguf_text import count_classes, read_text_model
 from streamasr.importing.onnx_file import GraphInfo, is_graph, read_graph
-from streamasr.models.bundle import (
+from streamasr.models.bundle import FACTS_FILE
+from streamasr.models.family import DECODER_FILE
+from streamasr.models.qwen3.names import (
     ALIGNER,
     BACKEND_FILE,
     CLASSIFIER_FILE,
-    DECODER_FILE,
-    FACTS_FILE,
     FRONTEND_FILE,
     RECOGNISER,
 )

@@ -31,7 +31,7 @@ from streamasr.importing.checkpoint import (
 from streamasr.importing.config_file import Config, read_config
 from streamasr.importing.safetensors_file import SafeTensor, read_header
 from streamasr.importing.tokenizer import read_vocabulary
-from streamasr.models.bundle import RECOGNISER
+from streamasr.models.qwen3.names import RECOGNISER
 
 _RENAMES: Final = {
     "thinker.audio_tower.proj1.": "multi_modal_projector.linear_1.",

@@ -30,7 +30,9 @@ from streamasr.importing.projector import read_projector
 from streamasr.importing.release import OnnxRelease, read_releases
 from streamasr.importing.safetensors_checkpoint import read_checkpoint
 from streamasr.importing.tensors import Progress, silent
-from streamasr.models.bundle import ALIGNER, RECOGNISER, Bundle, is_bundle, open_bundle
+from streamasr.models.bundle import Bundle, is_bundle, open_bundle
+from streamasr.models.family import Role
+from streamasr.models.registry import find_family
 
 Source: TypeAlias = Checkpoint | OnnxRelease | Bundle
 
@@ -75,7 +77,7 @@ def open_sources(path: Path, scratch: Path | None = None, progress: Progress = s
 
     Raises:
         ModelError: the path is missing, contains no usable model, or contains more than one model
-            of a family.
+            of a role.
     """
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises if a path is not accessible
         return _from_folder(path, path)
@@ -127,6 +129,16 @@ def _name_choice(sources: Sequence[Source], path: Path) -> Iterator[str]:
         yield f"of the model files in {path}, {names} used."
 
 
+def family_name(source: Source) -> str:
+    """Return the name of the model family of a source."""
+    return source.family.name if isinstance(source, Bundle) else source.family
+
+
+def role_of(source: Source) -> Role:
+    """Return the role of the model in a source."""
+    return find_family(family_name(source)).role
+
+
 def _parts(source: Source) -> list[Path]:
     """Return the files that may have been chosen among others; none for a bundle."""
     match source:
@@ -144,21 +156,20 @@ def _is_part(file: Path) -> bool:
 
 
 def _choose(found: Sequence[Source], path: Path) -> Sources:
-    """Return at most one model of each family.
+    """Return at most one model of each role.
 
     Raises:
-        ModelError: there is no model, or more than one of a family.
+        ModelError: there is no model, or more than one of a role.
     """
     if not found:
         raise ModelError(f"{path} does not contain a model; {SUPPORTED_FORMS}.", code="no_model")
-    recognisers = [source for source in found if source.family == RECOGNISER]
-    aligners = [source for source in found if source.family == ALIGNER]
-    for several in (recognisers, aligners):
+    recognisers = [source for source in found if role_of(source) is Role.RECOGNISER]
+    aligners = [source for source in found if role_of(source) is Role.ALIGNER]
+    for role, several in ((Role.RECOGNISER, recognisers), (Role.ALIGNER, aligners)):
         if len(several) > 1:
             paths = ", ".join(str(_path_of(source)) for source in several)
             raise ModelError(
-                f"{path} contains {len(several)} models of one family; give the path of one: "
-                f"{paths}.",
+                f"{path} contains {len(several)} {role}s; give the path of one: {paths}.",
                 code="several_models",
             )
     return Sources(next(iter(recognisers), None), next(iter(aligners), None))

@@ -18,7 +18,7 @@ from gguf import TokenType
 from streamasr.core.errors import ModelError
 from streamasr.importing.config_file import read_config, read_text
 from streamasr.importing.gguf_file import GGUFFile
-from streamasr.models.bundle import ALIGNER, RECOGNISER
+from streamasr.models.qwen3.names import ALIGNER, RECOGNISER
 
 END_OF_TURN: Final = "<|im_end|>"
 END_OF_TEXT: Final = "<|endoftext|>"

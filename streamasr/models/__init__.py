@@ -1,1 +1,1 @@
-"""One file per model family, and `onnx`, the only place that opens graphs."""
+"""Model families, one folder each; the registry of them; bundles; and the opening of graphs."""

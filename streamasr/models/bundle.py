@@ -1,8 +1,7 @@
-"""Model directories: where they are, and what their `model.json` says.
+"""Model directories: their files, and the description of them in `model.json`.
 
-A bundle is what the engine runs, whatever it was made from: `model.json`, the two graphs of the
-encoder, the decoder, and for a forced aligner its classifier. A recogniser's bundle may hold an
-aligner's in `aligner/`.
+A bundle is what the engine runs, whatever it was made from: `model.json` and the files that its
+family needs. A recogniser's bundle may hold an aligner's in `aligner/`.
 """
 
 import hashlib
@@ -14,49 +13,39 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from streamasr.core.errors import ModelError
+from streamasr.models.family import DECODER_FILE, Family, Role
+from streamasr.models.registry import find_family
 
 FORMAT: Final = "streamasr-bundle"
 VERSION: Final = 1
-RECOGNISER: Final = "qwen3-asr"
-ALIGNER: Final = "qwen3-forced-aligner"
 FACTS_FILE: Final = "model.json"
 
-FRONTEND_FILE: Final = "encoder_frontend.onnx"
-BACKEND_FILE: Final = "encoder_backend.onnx"
-DECODER_FILE: Final = "decoder.gguf"
-CLASSIFIER_FILE: Final = "classifier.npy"
-
-_OF_OTHER_USE: Final = {
-    RECOGNISER: "{} is a forced aligner, which finds the times of words and recognises none: use "
+_OF_OTHER_ROLE: Final = {
+    Role.RECOGNISER: "{} is a forced aligner: it finds the times of words and recognises none; use "
     "it as --aligner, beside a recogniser.",
-    ALIGNER: "{} is a recogniser, not a forced aligner: use it as --model.",
+    Role.ALIGNER: "{} is a recogniser, not a forced aligner; use it as --model.",
 }
-"""What is said where a model of a family is needed, and another is given."""
+"""Message where a model of a role is needed, and another is given."""
 
 OWN_ALIGNER: Final = "aligner"
 """Directory within a recogniser's."""
 
-_ENOUGH_BITS: Final = 8
-
-_HARM: Final = {
-    RECOGNISER: "this family of models repeat itself, leave words out or write nothing",
-    ALIGNER: "the times of words less exact",
-}
-"""What fewer bits do."""
-
 _MOST_BYTES: Final = 1 << 20
-"""Of a `model.json`: a description, not the place for anything large."""
+"""Of a `model.json`: it describes a model and holds nothing large."""
+
+_MOST_SCRIPTED: Final = 1000
+"""Tokens for each second of audio. Nobody speaks so fast, and answers are cut long before."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """What a bundle's description says of one of its files."""
+    """Facts about one file, as the bundle's description states them."""
 
     bytes: int | None
     sha256: str | None
     """In hexadecimal, lower case."""
     modified_ns: int | None = None
-    """When it was changed last, of a file that others can change: it is a link to theirs."""
+    """Time of the last change, where the file is a link to one that others can change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +53,10 @@ class Bundle:
     """A model directory whose `model.json` has been read."""
 
     directory: Path
-    family: str
+    family: Family
     name: str
     facts: dict[str, Any]
     """All of `model.json`."""
-
-    @property
-    def frontend(self) -> Path:
-        """The graph of the encoder's convolutions."""
-        return self.directory / FRONTEND_FILE
-
-    @property
-    def backend(self) -> Path:
-        """The graph of the encoder's transformer."""
-        return self.directory / BACKEND_FILE
 
     @property
     def decoder(self) -> Path:
@@ -85,19 +64,14 @@ class Bundle:
         return self.directory / DECODER_FILE
 
     @property
-    def classifier(self) -> Path:
-        """The aligner's head: (n_classes, n_embd)."""
-        return self.directory / CLASSIFIER_FILE
-
-    @property
     def aligner(self) -> Path | None:
-        """The bundle of the forced aligner that came with a recogniser."""
+        """Directory of the forced aligner that came with a recogniser."""
         directory = self.directory / OWN_ALIGNER
         return directory if directory.is_dir() else None
 
     @property
     def languages(self) -> tuple[str, ...] | None:
-        """Those that the model was made for; None where it is not known."""
+        """Names of the languages that the model was made for; None where unknown."""
         names = self.facts.get("languages")
         if not isinstance(names, list):
             return None
@@ -105,7 +79,7 @@ class Bundle:
 
     @property
     def source(self) -> Mapping[str, Any]:
-        """What the bundle was made from; empty where it is not known."""
+        """Origin of the bundle; empty where unknown."""
         source = self.facts.get("source")
         return source if isinstance(source, dict) else {}
 
@@ -117,7 +91,7 @@ class Bundle:
 
     @property
     def precision(self) -> Mapping[str, str]:
-        """How the weights of `encoder` and `decoder` are stored, as far as it is known."""
+        """Storage types of the weights of `encoder` and `decoder`, as far as known."""
         precision = self.facts.get("precision")
         if not isinstance(precision, dict):
             return {}
@@ -125,7 +99,7 @@ class Bundle:
 
     @property
     def encoder_bits(self) -> int | None:
-        """Bits of a weight of the encoder; None where it is not known."""
+        """Bits of a weight of the encoder; None where unknown."""
         bits = self.facts.get("encoder_bits")
         if isinstance(bits, int) and not isinstance(bits, bool):
             return bits
@@ -134,10 +108,10 @@ class Bundle:
 
     @property
     def files(self) -> Mapping[str, StoredFile]:
-        """Its files by name, with what they must be; empty where it was not noted.
+        """Files by name, with their size and hash; empty where the description has none.
 
         Raises:
-            ModelError: a file outside the bundle is named.
+            ModelError: the description names a file outside the bundle.
         """
         files = self.facts.get("files")
         if not isinstance(files, dict):
@@ -145,30 +119,43 @@ class Bundle:
         return {_inner(self.directory, name): _stored(fact) for name, fact in files.items()}
 
     @property
-    def warning(self) -> str | None:
-        """What whoever uses it must be told."""
-        bits = self.encoder_bits
-        if bits is None or bits >= _ENOUGH_BITS:
+    def scripted_tokens_per_second(self) -> float | None:
+        """Rate of the script that replaces the output of random weights; None for real weights.
+
+        Raises:
+            ModelError: the rate is not a number from 0 to 1000.
+        """
+        rate = self.facts.get("scripted_tokens_per_second")
+        if rate is None:
             return None
-        return (
-            f"the audio encoder of {self.name} has weights of {bits} bits, which make "
-            f"{_HARM[self.family]}; take one with an encoder of 8 bits or more (int8, fp16)."
-        )
+        is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
+        if not (is_number and 0 <= rate <= _MOST_SCRIPTED):
+            raise ModelError(
+                f"{self.directory / FACTS_FILE}: scripted_tokens_per_second must be a number from "
+                f"0 to {_MOST_SCRIPTED}, not {rate!r:.60}.",
+                code="script_rate_out_of_range",
+            )
+        return float(rate)
+
+    @property
+    def warning(self) -> str | None:
+        """Sentence about a weakness that users of the model must know; None if it has none."""
+        return self.family.warning(self)
 
     def check_files(self) -> None:
-        """Find out cheaply whether all is there.
+        """Check cheaply whether all files are present and unchanged.
 
         Raises:
             ModelError: a file is missing, has another size than when it was stored, or is a link
                 to a file that was changed since.
         """
         files = self.files
-        wanted = [FRONTEND_FILE, BACKEND_FILE, DECODER_FILE]
-        wanted += [CLASSIFIER_FILE] if self.family == ALIGNER else []
-        for name in dict.fromkeys([*wanted, *files]):
+        for name in dict.fromkeys([*self.family.files(self), *files]):
             path = self.directory / name
             if not path.is_file():
-                raise ModelError(f"{path}: there is no such file; get the model again.")
+                raise ModelError(
+                    f"{path} does not exist; get the model again.", code="model_file_missing"
+                )
             if name in files:
                 _check_file(path, files[name])
 
@@ -178,7 +165,8 @@ def _check_file(path: Path, stored: StoredFile) -> None:
     if stored.bytes is not None and status.st_size != stored.bytes:
         raise ModelError(
             f"{path} has {status.st_size} bytes instead of {stored.bytes}, so it is damaged; get "
-            "the model again."
+            "the model again.",
+            code="model_file_damaged",
         )
     if stored.modified_ns in (None, status.st_mtime_ns):
         return
@@ -186,14 +174,18 @@ def _check_file(path: Path, stored: StoredFile) -> None:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != stored.sha256:
         raise ModelError(
-            f"{path} is a link to a file that was changed after it was imported; import it again."
+            f"{path} is a link to a file that was changed after it was imported; import it again.",
+            code="model_file_changed",
         )
 
 
 def _inner(directory: Path, name: str) -> str:
     path = PurePosixPath(name)
     if not path.name or path.is_absolute() or ".." in path.parts or "\0" in name:
-        raise ModelError(f"{directory}/model.json names {name!r}, which is no file of the model.")
+        raise ModelError(
+            f"{directory / FACTS_FILE} names {name!r}, which is not a file of the model.",
+            code="model_file_outside",
+        )
     return name
 
 
@@ -208,7 +200,7 @@ def _stored(fact: object) -> StoredFile:
 
 
 def is_bundle(directory: Path) -> bool:
-    """Tell whether a directory says of itself that it is a bundle, whole or not."""
+    """Tell whether a directory describes itself as a bundle, complete or not."""
     try:
         facts = _read_facts(directory / FACTS_FILE)
     except (OSError, ValueError, RecursionError):
@@ -216,23 +208,23 @@ def is_bundle(directory: Path) -> bool:
     return isinstance(facts, dict) and facts.get("format") == FORMAT
 
 
-def read_bundle(directory: Path, family: str) -> Bundle:
-    """Read the description of a bundle of one family.
+def read_bundle(directory: Path, role: Role) -> Bundle:
+    """Read the description of a bundle whose model has a role.
 
     Raises:
-        ModelError: it is no bundle, a newer one, or one of another family.
+        ModelError: the directory is not a bundle or a newer one, or the model has another role.
     """
     bundle = open_bundle(directory)
-    if bundle.family != family:
-        raise ModelError(_OF_OTHER_USE[family].format(bundle.name))
+    if bundle.family.role is not role:
+        raise ModelError(_OF_OTHER_ROLE[role].format(bundle.name), code="wrong_model_role")
     return bundle
 
 
 def open_bundle(directory: Path) -> Bundle:
-    """Read a bundle's description, of whatever family.
+    """Read the description of a bundle of any family.
 
     Raises:
-        ModelError: it is no bundle, or a newer one.
+        ModelError: the directory is not a bundle, a newer one, or of an unknown family.
     """
     path = directory / FACTS_FILE
     try:
@@ -240,28 +232,32 @@ def open_bundle(directory: Path) -> Bundle:
     except FileNotFoundError as error:
         raise ModelError(
             f"{directory} has no {FACTS_FILE}, so it is not a model directory; "
-            "make one with `streamasr models import`."
+            "make one with `streamasr models import`.",
+            code="not_a_bundle",
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
+        raise ModelError(f"cannot read {path}: {error}", code="bundle_unreadable") from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise ModelError(f"{path} does not describe a streamasr model.")
+        raise ModelError(f"{path} does not describe a streamasr model.", code="not_a_bundle")
     if facts.get("version") != VERSION:
         raise ModelError(
             f"{path} has version {facts.get('version')!r}, this streamasr reads version {VERSION}; "
-            "import the model again."
+            "import the model again.",
+            code="bundle_version",
         )
-    if facts.get("family") not in (RECOGNISER, ALIGNER):
-        raise ModelError(f"{path}: this streamasr knows no model family {facts.get('family')!r}.")
-    return Bundle(directory, facts["family"], str(facts.get("name", directory.name)), facts)
+    try:
+        family = find_family(str(facts.get("family")))
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}", code=error.code) from error
+    return Bundle(directory, family, str(facts.get("name", directory.name)), facts)
 
 
 def _read_facts(path: Path) -> Any:
     with path.open("rb") as file:
         data = file.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
-        raise ValueError("it is too large for a description")
+        raise ValueError(f"it is larger than {_MOST_BYTES} bytes")
     try:
         return json.loads(data)
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raise ValueError("it is nested too deeply") from error

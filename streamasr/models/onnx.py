@@ -1,4 +1,4 @@
-"""Opening and running ONNX graphs: the one place that knows onnxruntime.
+"""Opening and running ONNX graphs: the only module that uses onnxruntime.
 
 onnxruntime is imported when the first graph is opened, not when this module is, so
 that only the children that run graphs ever load it.
@@ -35,11 +35,11 @@ _FLOAT_TYPES: Final[dict[str, FloatType]] = {
 
 @dataclass(frozen=True, slots=True)
 class OnnxOptions:
-    """How graphs are run."""
+    """Settings of graphs."""
 
     providers: tuple[str, ...] = (CPU,)
-    """onnxruntime's execution providers, in order of preference. Where one cannot be used the next
-    takes its place, and the CPU the last one's."""
+    """onnxruntime's execution providers, in order of preference. One that cannot be used is
+    replaced by the next, and the last by the CPU."""
 
     threads: int = 0
     """Threads of one operator; 0 lets onnxruntime take one per core."""
@@ -48,7 +48,7 @@ class OnnxOptions:
     """onnxruntime's own log: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal."""
 
     warn: Callable[[str], None] = logger.warning
-    """Told where a graph is run otherwise than was asked for."""
+    """Receives a sentence where a graph runs otherwise than was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +77,15 @@ class OnnxSession:
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """The execution providers that are in use."""
+        """Execution providers that are in use."""
         return tuple(self._session.get_providers())
 
     def run(self, output: str, **inputs: Float32Array) -> Float32Array:
-        """Compute one output from all inputs, given by name."""
+        """Compute one output from all inputs, given by name.
+
+        Raises:
+            ModelError: onnxruntime cannot run the graph on these inputs.
+        """
         feeds = {
             name: np.ascontiguousarray(value, self.inputs[name].dtype)
             for name, value in inputs.items()
@@ -89,15 +93,16 @@ class OnnxSession:
         try:
             result: npt.NDArray[np.floating] = self._session.run([output], feeds)[0]
         except _failures() as error:
-            raise ModelError(f"{self.path}: onnxruntime cannot run it ({_line(error)})") from error
+            message = f"{self.path}: onnxruntime cannot run this graph ({_line(error)})"
+            raise ModelError(message, code="graph_does_not_run") from error
         return result.astype(np.float32, copy=False)
 
     def width(self, output: str, **inputs: tuple[int, ...]) -> int:
-        """The length of an output's last axis: as it is stated, or found by computing it once.
+        """Return the length of an output's last axis: as stated, or computed once.
 
         Args:
             output: its name.
-            inputs: the shape of every input, for when it must be computed.
+            inputs: the shape of every input, in case it must be computed.
 
         Raises:
             ModelError: the graph does not run on such inputs.
@@ -116,25 +121,28 @@ def open_session(
 
     Args:
         path: the `.onnx` file.
-        options: how to run it.
+        options: threads, execution providers and log level.
         inputs: the number of axes of every input, by name.
         outputs: the number of axes of every output that will be used, by name.
 
     Raises:
-        ModelError: the file is missing or broken, onnxruntime has never heard of a provider, or
-            the graph has other inputs or outputs.
+        ModelError: the file is missing or broken, onnxruntime does not know a provider, or the
+            graph has other inputs or outputs.
     """
     session = OnnxSession(_open(path, options), path)
     if session.inputs.keys() != inputs.keys():
         found, wanted = ", ".join(session.inputs), ", ".join(inputs)
-        raise ModelError(f"{path}: the graph takes {found or 'nothing'} instead of {wanted}")
+        message = f"{path}: the graph takes {found or 'no input'} instead of {wanted}"
+        raise ModelError(message, code="graph_inputs")
     for name in outputs:
         if name not in session.outputs:
-            raise ModelError(f"{path}: the graph has no output named {name}")
+            message = f"{path}: the graph has no output named {name}"
+            raise ModelError(message, code="graph_outputs")
     for ports, ranks in ((session.inputs, inputs), (session.outputs, outputs)):
         for name, rank in ranks.items():
             if (found_rank := len(ports[name].shape)) != rank:
-                raise ModelError(f"{path}: {name} has {found_rank} axes instead of {rank}")
+                message = f"{path}: {name} has {found_rank} axes instead of {rank}"
+                raise ModelError(message, code="graph_axes")
     logger.debug("opened %s with %s", path, ", ".join(session.providers))
     return session
 
@@ -142,36 +150,40 @@ def open_session(
 def usable_providers(
     wanted: Sequence[str], known: Collection[str], built_in: Collection[str]
 ) -> tuple[list[str], list[str]]:
-    """What can be tried of the providers that were asked for, and what cannot.
+    """Divide the providers that were asked for into those to try and those missing in this build.
 
     Args:
         wanted: in order of preference.
         known: all that onnxruntime has a name for.
-        built_in: those that this build of it has.
+        built_in: those of this build.
+
+    Returns:
+        The providers to try, the CPU included, and the missing ones.
 
     Raises:
-        ModelError: onnxruntime has no such provider in any build.
+        ModelError: no build of onnxruntime has such a provider.
     """
     for name in wanted:
         if name not in known and name not in built_in:
             choices = ", ".join(built_in)
-            raise ModelError(f"onnxruntime knows no provider {name}; this build has {choices}")
+            message = f"onnxruntime has no provider named {name}; this build has {choices}"
+            raise ModelError(message, code="unknown_provider")
     there = [name for name in wanted if name in built_in]
     missing = [name for name in wanted if name not in built_in]
     return (there if CPU in there else [*there, CPU]), missing
 
 
 def accelerators(providers: Sequence[str]) -> list[str]:
-    """Those that are not the CPU."""
+    """Return the providers that are not the CPU."""
     return [name for name in providers if name != CPU]
 
 
 def load_onnxruntime() -> Any:  # it ships no types
-    """Import onnxruntime, and keep it from reporting to its makers.
+    """Import onnxruntime with its telemetry switched off.
 
-    Its Linux wheels send what is run where to their makers, under an identifier that they leave in
-    the user's cache. It reads these variables, of which releases know one or the other, only while
-    it is being imported; and its own function for that comes too late for the first report.
+    Its Linux wheels report to their makers which graphs run where, under an identifier that they
+    leave in the user's cache. These variables, of which releases read one or the other, count only
+    during the import; its own function for that comes too late for the first report.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = os.environ["ORT_TELEMETRY_DISABLED"] = "1"
     import onnxruntime
@@ -185,7 +197,7 @@ def _open(path: Path, options: OnnxOptions) -> "onnxruntime.InferenceSession":
     built_in = ort.get_available_providers()
     providers, missing = usable_providers(options.providers, ort.get_all_providers(), built_in)
     if not path.is_file():
-        raise ModelError(f"{path}: there is no such file")
+        raise ModelError(f"{path} does not exist; get the model again.", code="model_file_missing")
     for name in missing:
         options.warn(
             f"this build of onnxruntime has no {name}, so the next provider or the CPU is used; it "
@@ -229,11 +241,12 @@ def _create(
     try:
         return ort.InferenceSession(str(path), settings, providers=providers)
     except _failures() as error:
-        raise ModelError(f"{path}: onnxruntime cannot load this file ({_line(error)})") from error
+        message = f"{path}: onnxruntime cannot load this file ({_line(error)})"
+        raise ModelError(message, code="graph_unloadable") from error
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What onnxruntime raises; of its own, but for what its Python part finds wrong itself."""
+    """Return the exceptions that onnxruntime raises: its own, and those of its Python part."""
     from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
     return (
@@ -260,7 +273,8 @@ def _ports(arguments: "list[onnxruntime.NodeArg]", path: Path) -> list[Port]:
     for argument in arguments:
         dtype = _FLOAT_TYPES.get(argument.type)
         if dtype is None:
-            raise ModelError(f"{path}: {argument.name} is a {argument.type}, not a float tensor")
+            message = f"{path}: {argument.name} is a {argument.type}, not a float tensor"
+            raise ModelError(message, code="graph_types")
         shape = tuple(length if isinstance(length, int) else None for length in argument.shape)
         ports.append(Port(argument.name, dtype, shape))
     return ports

@@ -3,8 +3,8 @@
 READY is sent when clients can connect, before the models are loaded. A client may come then: it is
 accepted, and served once they are loaded. With socket activation it could connect even before.
 Units that wait for the daemon at start-up, a desktop for example, do not wait for the seconds of
-loading; a wrong configuration or a missing model has been refused by then. STATUS tells which of
-the two states it is.
+loading; a wrong configuration or a missing model has been refused by then. STATUS distinguishes
+a daemon that is loading from one that is ready.
 
 WATCHDOG is sent while the decoder makes progress or is idle. A decoder that hangs, in a GPU's
 driver for example, cannot be ended otherwise, since it is a thread. Encoder and aligner are

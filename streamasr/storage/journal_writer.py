@@ -16,6 +16,7 @@ from typing import Final, Literal
 from streamasr.core.errors import StorageError
 from streamasr.core.hypothesis import StableText
 from streamasr.core.messages import Durable
+from streamasr.core.notices import NoticeCode
 from streamasr.core.options import SessionOptions
 from streamasr.storage.database import JournalLockedError, JournalOrderError
 from streamasr.storage.journal import Journal
@@ -157,7 +158,7 @@ class JournalWriter:
             journal = self._opened(self._limits.busy_timeout_s)
             journal.prune(time.time() - days * _DAY_S, ended_only=days == 0)
         except StorageError as error:
-            self._troubles.report("journal", str(error))
+            self._troubles.report(NoticeCode.JOURNAL, str(error))
 
     # Reading.
 
@@ -169,7 +170,7 @@ class JournalWriter:
             if self._is_readable(name, changes):
                 messages = self._opened().messages(name, since, limit)
         except StorageError as error:
-            self._troubles.report("journal", str(error))
+            self._troubles.report(NoticeCode.JOURNAL, str(error))
         last_seq = messages[-1][0] if messages else since
         later = (change.message for change in _of_last_session(changes))
         messages += [message for message in later if message and message[0] > last_seq]
@@ -204,7 +205,7 @@ class JournalWriter:
             try:
                 change.make(self._renewed(busy_timeout_s))
             except JournalOrderError as error:
-                self._troubles.report("history_lost", str(error))
+                self._troubles.report(NoticeCode.HISTORY_LOST, str(error))
             except StorageError as error:
                 self._waiting.appendleft(change)
                 self._put_off(error)
@@ -256,7 +257,7 @@ class JournalWriter:
             self._is_failing = True
         self._retry_at = time.monotonic() + pause
         self._troubles.report(
-            "journal", f"{error} New messages stay in memory until it can be written."
+            NoticeCode.JOURNAL, f"{error} New messages stay in memory until it can be written."
         )
 
     def _close(self) -> None:
@@ -272,7 +273,7 @@ class JournalWriter:
         roles = [change.role for change in self._waiting]
         del self._waiting[roles.index("message") if "message" in roles else 0]
         self._troubles.report(
-            "history_lost",
+            NoticeCode.HISTORY_LOST,
             f"More than {self._limits.changes} messages wait for the"
             f" journal {self._path}; the oldest are lost.",
         )

@@ -1,9 +1,9 @@
 """Tables of the journal, and their migration from earlier versions.
 
 Version 2 keeps all options of a session, and tokens with times of its stable text. Version 1 had
-the four options of its time in a column called `wishes`, and the stable text in one called
-`promise`. Their documents are valid in version 2, where every field that they lack has a default,
-so that the migration renames the columns and copies nothing.
+four options and only the tokens, in columns of other names (see `_COLUMNS`). Its documents are
+valid in version 2, where every field that they lack has a default, so that the migration renames
+the columns and copies nothing.
 
 Only a writer migrates, in one transaction: a process that is killed in the middle leaves the
 version before. Readers read every version, and ask for it in each transaction, since a writer may

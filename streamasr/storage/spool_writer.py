@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamasr.core.errors import StorageError
+from streamasr.core.notices import NoticeCode
 from streamasr.core.units import Float32Array, Samples
 from streamasr.storage.limits import Limits
 from streamasr.storage.spool import Spool, SpoolFullError, delete_spool
@@ -72,12 +73,12 @@ class SpoolWriter:
             spool.skip(position - spool.position)
             spool.append(samples)
         except SpoolFullError as error:
-            self._troubles.report("spool_full", str(error))
+            self._troubles.report(NoticeCode.SPOOL_FULL, str(error))
             self._release(name)
         except StorageError as error:
             audio.is_broken = True
             audio.retry_at = time.monotonic() + self._limits.retry_s
-            self._troubles.report("spool", str(error))
+            self._troubles.report(NoticeCode.SPOOL, str(error))
             self._release(name)
 
     def skip(self, name: str, position: Samples) -> None:
@@ -132,7 +133,7 @@ class SpoolWriter:
             elif audio.spool:
                 audio.spool.forget_before(audio.settled)
         except StorageError as error:
-            self._troubles.report("spool", str(error))
+            self._troubles.report(NoticeCode.SPOOL, str(error))
 
     def _must_keep(self, name: str, audio: _Audio) -> bool:
         if audio.is_broken or (audio.spool and audio.spool.is_full):

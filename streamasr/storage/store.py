@@ -15,6 +15,7 @@ from typing import Self
 
 from streamasr.core.hypothesis import StableText
 from streamasr.core.messages import Durable
+from streamasr.core.notices import NoticeCode
 from streamasr.core.options import SessionOptions
 from streamasr.core.units import Float32Array, Samples
 from streamasr.storage.journal_writer import JournalWriter
@@ -22,7 +23,7 @@ from streamasr.storage.limits import Limits
 from streamasr.storage.order_thread import Bound, OrderThread
 from streamasr.storage.records import SessionRecord
 from streamasr.storage.spool_writer import SpoolWriter
-from streamasr.storage.trouble import Trouble, TroubleReporter
+from streamasr.storage.trouble import TroubleReporter
 
 
 class Store:
@@ -32,7 +33,7 @@ class Store:
         self,
         journal: Path,
         spool: Path | None,
-        on_trouble: Callable[[Trouble, str], None],
+        on_trouble: Callable[[NoticeCode, str], None],
         history_days: int = 30,
         limits: Limits = Limits(),  # noqa: B008 - frozen
     ) -> None:
@@ -99,7 +100,8 @@ class Store:
             return self._thread.ask(append, None, self._messages)
         except queue.Full:
             self._troubles.report(
-                "history_lost", "The disk is too slow: new messages are not kept in the journal."
+                NoticeCode.HISTORY_LOST,
+                "The disk is too slow: new messages are not kept in the journal.",
             )
         done: Future[None] = Future()
         done.set_result(None)
@@ -130,7 +132,7 @@ class Store:
             )
         except queue.Full:
             self._troubles.report(
-                "spool_behind", "The disk is too slow: new audio is not kept in the spool."
+                NoticeCode.SPOOL_BEHIND, "The disk is too slow: new audio is not kept in the spool."
             )
 
     def skip_audio(self, name: str, position: Samples) -> None:

@@ -4,17 +4,14 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from typing import Literal, TypeAlias
 
-Trouble: TypeAlias = Literal["journal", "history_lost", "spool", "spool_full", "spool_behind"]
-"""The journal cannot be written, messages wait in memory; messages were lost; audio cannot be
-spooled; more audio waits for its final than is kept; the disk is too slow for the audio."""
+from streamasr.core.notices import NoticeCode
 
 
 class TroubleReporter:
     """Passes reports on, each code at most once in an interval; for use from any thread."""
 
-    def __init__(self, receive: Callable[[Trouble, str], None], interval_s: float) -> None:
+    def __init__(self, receive: Callable[[NoticeCode, str], None], interval_s: float) -> None:
         """Prepare a reporter.
 
         Args:
@@ -24,9 +21,9 @@ class TroubleReporter:
         self._receive = receive
         self._interval_s = interval_s
         self._lock = threading.Lock()
-        self._reported: dict[Trouble, float] = {}  # monotonic seconds
+        self._reported: dict[NoticeCode, float] = {}  # monotonic seconds
 
-    def report(self, code: Trouble, sentence: str) -> None:
+    def report(self, code: NoticeCode, sentence: str) -> None:
         """Pass a report on, unless the last one of this code was a short time ago."""
         now = time.monotonic()
         with self._lock:

@@ -76,13 +76,13 @@ def test_broken_models_are_listed_as_such(models: Path) -> None:
     problems = {each.name: each.problem for each in list_installed(models)}
     assert len(problems) == 8
     for name, what in {
-        "no-decoder": "no such file",
+        "no-decoder": "does not exist",
         "no-json": "has no model.json",
-        "bad-json": "cannot be read",
-        "deep-json": "cannot be read",
+        "bad-json": "cannot read",
+        "deep-json": "cannot read",
         "newer": "version 99",
         "short": "has 1000 bytes instead of 2000",
-        "climbing": "no file of the model",
+        "climbing": "not a file of the model",
         "odd name": "cannot be a model's name",
     }.items():
         assert what in (problems[name] or "")

@@ -1,4 +1,4 @@
-"""The daemon as its clients and its operator meet it: a real process with the embedded model."""
+"""The daemon for its clients and its operator: a real process with the embedded model."""
 
 import asyncio
 import math
@@ -18,16 +18,13 @@ from streamasr.audio.file import open_audio
 from streamasr.bench.latency import Server, speak
 from streamasr.bench.recording import Recording
 from streamasr.bench.speech import load_speech
-from streamasr.config.sections import LiveConfig, Settings
 from streamasr.core.errors import ProtocolError
 from streamasr.core.messages import Final, Words
-from streamasr.core.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
-from streamasr.daemon.reload import stream_settings
+from streamasr.core.units import SAMPLE_RATE, Float32Array, to_seconds
 from streamasr.engine.config import EngineConfig, Hardware
 from streamasr.engine.engine import Engine
 from streamasr.pipeline.transcribe import FileSettings, transcribe
 from streamasr.protocols import v1
-from streamasr.session.stable_prefix import CommitLag
 from tests.support.daemons import RunningDaemon
 from tests.support.fakes import FakeSource, pcm
 from tests.support.goldens import TINY_CLIPS
@@ -65,7 +62,7 @@ Expected = list[tuple[float, float, str, str | None]]
 
 @pytest.fixture(scope="module")
 def expected(speech: Float32Array, bundle: Path) -> Expected:
-    """What `transcribe` makes of it."""
+    """Segments that `transcribe` finds in it."""
     config = EngineConfig(bundle, bundle / "aligner", Hardware(threads=1))
     with Engine(config) as engine:
         messages = list(transcribe(engine, FakeSource(speech), FileSettings()))
@@ -81,16 +78,16 @@ def outcome(events: list[client.Event]) -> Expected:
     return [(final.start, final.end, final.text, final.language) for final in finals]
 
 
-def check_promises(events: list[client.Event]) -> None:
-    """What every client may rely on, whatever happened."""
+def check_guarantees(events: list[client.Event]) -> None:
+    """Check the guarantees of the protocol, which hold whatever happened."""
     durable = [e.seq for e in events if isinstance(e, v1.Final | v1.Words | v1.Gap | v1.End)]
-    assert durable == list(range(1, len(durable) + 1)), "a hole, or something twice"
+    assert durable == list(range(1, len(durable) + 1)), "a number is missing or was used twice"
     finals = [e for e in events if isinstance(e, v1.Final)]
     assert len({final.segment for final in finals}) == len(finals), "two finals of one segment"
     stable: dict[int, str] = {}
     for event in events:
         if isinstance(event, v1.Partial | v1.Final):
-            assert event.text.startswith(stable.get(event.segment, "")), "a promise was broken"
+            assert event.text.startswith(stable.get(event.segment, "")), "stable text has changed"
         if isinstance(event, v1.Partial):
             assert event.stable >= len(stable.get(event.segment, ""))
             stable[event.segment] = event.text[: event.stable]
@@ -99,7 +96,7 @@ def check_promises(events: list[client.Event]) -> None:
 
 
 async def send_all(stream: client.Stream, speech: Float32Array, speed: float) -> None:
-    """Speak so many times as fast as people do, so that there is time for partials."""
+    """Send at a multiple of the speed of speech; below infinity there is time for partials."""
     loop, data = asyncio.get_running_loop(), pcm(speech)
     begin = loop.time()
     for start in range(0, len(data), BLOCK):
@@ -124,7 +121,7 @@ async def dictate(
     react: Callable[[client.Event], None] = lambda _: None,
     speed: float = math.inf,
 ) -> list[client.Event]:
-    """Send everything, and hear everything."""
+    """Send all audio, and return all events."""
     async with asyncio.timeout(240), client.connect(url) as stream, asyncio.TaskGroup() as tasks:
         tasks.create_task(send_all(stream, speech, speed))
         return await collect(stream, react)
@@ -136,12 +133,12 @@ async def test_a_socket_gives_the_same_text_as_a_file(
     with RunningDaemon(tmp_path, "--no-mic") as daemon:
         events = await dictate(daemon.url, speech)
         assert outcome(events) == expected
-        check_promises(events)
+        check_guarantees(events)
         assert daemon.stop() == 0
         assert "Traceback" not in daemon.all_log
 
 
-async def test_sessions_beside_each_other_get_what_each_would_get_alone(
+async def test_simultaneous_sessions_get_the_same_text_as_single_ones(
     tmp_path: Path, speech: Float32Array, expected: Expected
 ) -> None:
     async def all_at_once(url: str) -> list[list[client.Event]]:
@@ -150,10 +147,10 @@ async def test_sessions_beside_each_other_get_what_each_would_get_alone(
     with RunningDaemon(tmp_path, "--no-mic") as daemon:
         for events in await all_at_once(daemon.url):
             assert outcome(events) == expected
-            check_promises(events)
+            check_guarantees(events)
 
 
-async def test_children_that_are_killed_cost_no_word(
+async def test_no_word_is_lost_when_children_are_killed(
     tmp_path: Path, speech: Float32Array, expected: Expected
 ) -> None:
     rng = random.Random(1)
@@ -167,17 +164,17 @@ async def test_children_that_are_killed_cost_no_word(
             try:
                 os.kill(number, signal.SIGKILL)
             except ProcessLookupError:
-                return  # its successor has not said yet that it is there
+                return  # its successor is not ready yet
             killed.append(number)
 
         events = await dictate(daemon.url, speech, kill, speed=5)
         assert len(set(killed)) >= 3
         assert outcome(events) == expected
-        check_promises(events)
+        check_guarantees(events)
         assert daemon.stop() == 0
 
 
-async def test_a_daemon_that_is_killed_goes_on_where_it_was(
+async def test_sessions_continue_after_the_daemon_is_killed(
     tmp_path: Path, speech: Float32Array, expected: Expected
 ) -> None:
     with RunningDaemon(tmp_path, "--no-mic") as daemon:
@@ -185,8 +182,8 @@ async def test_a_daemon_that_is_killed_goes_on_where_it_was(
 
         def kill(event: client.Event) -> None:
             wanted = (v1.Partial, v1.Final, v1.Final, v1.Words)
-            is_promise = not isinstance(event, v1.Partial) or event.stable
-            if len(kills) < 4 and isinstance(event, wanted[len(kills)]) and is_promise:
+            has_stable_text = not isinstance(event, v1.Partial) or event.stable
+            if len(kills) < 4 and isinstance(event, wanted[len(kills)]) and has_stable_text:
                 kills.append(event)
                 daemon.kill()
                 daemon.start()
@@ -195,11 +192,11 @@ async def test_a_daemon_that_is_killed_goes_on_where_it_was(
         assert len(kills) == 4
         assert sum(isinstance(event, client.Resumed) for event in events) >= 4
         assert outcome(events) == expected
-        check_promises(events)
+        check_guarantees(events)
 
 
 class Proxy:
-    """A network that breaks: passes bytes on until it is told to drop its connections."""
+    """A network that breaks: passes bytes on until `drop` closes its connections."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -237,7 +234,7 @@ class Proxy:
         writer.close()
 
 
-async def test_a_connection_that_breaks_ten_times_costs_no_word(
+async def test_no_word_is_lost_when_a_connection_breaks_ten_times(
     tmp_path: Path, speech: Float32Array, expected: Expected
 ) -> None:
     rng = random.Random(2)
@@ -260,10 +257,10 @@ async def test_a_connection_that_breaks_ten_times_costs_no_word(
         events, n_drops = await dictate_through_a_bad_network(daemon.port)
         assert n_drops == 10
         assert outcome(events) == expected
-        check_promises(events)
+        check_guarantees(events)
 
 
-async def test_a_file_is_played_as_a_microphone_to_any_number_of_listeners(
+async def test_any_number_of_clients_reads_a_file_played_as_a_microphone(
     tmp_path: Path, bundle: Path
 ) -> None:
     del bundle
@@ -279,14 +276,16 @@ async def test_a_file_is_played_as_a_microphone_to_any_number_of_listeners(
     with RunningDaemon(tmp_path, "--input", str(clip), "--speed", "4") as daemon:
         one, two = await listen_twice(daemon.url)
         assert outcome(one) == outcome(two) != []
-        assert any(isinstance(event, v1.Partial) for event in one), "only when it was over"
+        assert any(isinstance(event, v1.Partial) for event in one), "partials came only at the end"
         for events in (one, two):
-            check_promises(events)
+            check_guarantees(events)
             assert isinstance(events[-1], v1.End)
         assert daemon.stop() == 0
 
 
-async def test_stopping_finishes_what_was_heard(tmp_path: Path, speech: Float32Array) -> None:
+async def test_stopping_finishes_the_audio_received_so_far(
+    tmp_path: Path, speech: Float32Array
+) -> None:
     async def dictate_without_end(daemon: RunningDaemon) -> list[client.Event]:
         async with asyncio.timeout(120), client.connect(daemon.url) as stream:
             events: list[client.Event] = []
@@ -302,11 +301,11 @@ async def test_stopping_finishes_what_was_heard(tmp_path: Path, speech: Float32A
         events = await dictate_without_end(daemon)
         assert isinstance(events[-1], v1.End)
         assert any(isinstance(event, v1.Final) for event in events)
-        check_promises(events)
+        check_guarantees(events)
         assert daemon.process.wait(60) == 0
 
 
-def test_pausing_and_stopping_at_any_moment_ends_well(tmp_path: Path) -> None:
+def test_the_daemon_can_be_paused_and_stopped_at_any_moment(tmp_path: Path) -> None:
     options = ["--input", str(CLIPS / "espeak_joined.flac")]
     for name, wait in (("loading", None), ("listening", "is open")):
         directory = tmp_path / name
@@ -324,10 +323,10 @@ def test_pausing_and_stopping_at_any_moment_ends_well(tmp_path: Path) -> None:
             assert "the audio source has ended" not in daemon.all_log
 
 
-async def test_nothing_spoken_is_left_where_no_history_is_kept(
+async def test_without_history_no_text_and_no_audio_is_left(
     tmp_path: Path, speech: Float32Array
 ) -> None:
-    async def leave_without_a_word(url: str) -> list[client.Event]:
+    async def leave_after_the_first_final(url: str) -> list[client.Event]:
         async with asyncio.timeout(120):
             stream = client.connect(url)
             async with stream:
@@ -340,9 +339,9 @@ async def test_nothing_spoken_is_left_where_no_history_is_kept(
                 await stream.close()
                 return events
 
-    settings = "history_days = 0"  # goes on with [storage]
+    settings = "history_days = 0"  # of the section [storage]
     with RunningDaemon(tmp_path, "--no-mic", settings=settings) as daemon:
-        events = await leave_without_a_word(daemon.url)
+        events = await leave_after_the_first_final(daemon.url)
         [final] = [event for event in events if isinstance(event, v1.Final)]
         assert daemon.stop() == 0
     left = [path for path in (tmp_path / "storage").rglob("*") if path.is_file()]
@@ -350,7 +349,7 @@ async def test_nothing_spoken_is_left_where_no_history_is_kept(
     assert not [path for path in left if final.text.encode() in path.read_bytes()]
 
 
-async def test_much_audio_at_once_leaves_no_hole(tmp_path: Path) -> None:
+async def test_much_audio_at_once_leaves_no_gap(tmp_path: Path) -> None:
     """The short version of `streamasr bench soak --pace 0 --sessions 3`."""
 
     async def speak_at_once(url: str) -> list[Recording]:
@@ -367,14 +366,7 @@ async def test_much_audio_at_once_leaves_no_hole(tmp_path: Path) -> None:
             assert sum(isinstance(message, kind) for message in messages) >= 10
 
 
-def test_when_text_becomes_stable_is_the_operators_choice() -> None:
-    late = Settings(live=LiveConfig(commit="endpoint"))
-    assert stream_settings(late).session.commit is None
-    soon = Settings(live=LiveConfig(commit_lag_tokens=2, commit_lag_s=0.5))
-    assert stream_settings(soon).session.commit == CommitLag(2, to_samples(0.5))
-
-
-def test_a_second_daemon_keeps_away(tmp_path: Path) -> None:
+def test_a_second_daemon_in_the_same_directory_is_refused(tmp_path: Path) -> None:
     with RunningDaemon(tmp_path, "--no-mic") as daemon:
         second = RunningDaemon(tmp_path, "--no-mic")
         with pytest.raises(AssertionError, match="another daemon uses"), second:
@@ -383,8 +375,8 @@ def test_a_second_daemon_keeps_away(tmp_path: Path) -> None:
         assert daemon.stop() == 0
 
 
-class HomelyDaemon(RunningDaemon):
-    """Looks for its settings by itself, in a home that has none."""
+class DaemonWithoutOptions(RunningDaemon):
+    """Finds its settings by itself, in a home directory without any."""
 
     def spawn(self, command: list[str], environ: dict[str, str]) -> "subprocess.Popen[str]":
         self.config.unlink(missing_ok=True)
@@ -393,8 +385,8 @@ class HomelyDaemon(RunningDaemon):
         return super().spawn(command[:where] + command[where + 2 :], environ | homes)
 
 
-def test_settings_that_are_written_later_are_found(tmp_path: Path) -> None:
-    with HomelyDaemon(tmp_path, "--no-mic") as daemon:
+def test_a_settings_file_written_after_the_start_is_found(tmp_path: Path) -> None:
+    with DaemonWithoutOptions(tmp_path, "--no-mic") as daemon:
         daemon.wait_for("is loaded")
         written = tmp_path / "streamasr" / "config.toml"
         written.parent.mkdir(exist_ok=True)
@@ -412,7 +404,7 @@ def test_an_engine_that_is_lost_while_sessions_are_resumed_ends_the_daemon(tmp_p
         assert daemon.process.wait(60) == 1
 
 
-async def test_settings_are_taken_over_without_a_restart(tmp_path: Path) -> None:
+async def test_new_settings_are_applied_without_a_restart(tmp_path: Path) -> None:
     with RunningDaemon(tmp_path, "--no-mic") as daemon:
         daemon.wait_for("is loaded")
         written = daemon.config.read_text("utf-8")

@@ -8,7 +8,7 @@ import pytest
 
 from streamasr import client
 from streamasr.protocols import v1
-from tests.daemon.test_daemon import check_promises, load, outcome
+from tests.daemon.test_daemon import check_guarantees, load, outcome
 from tests.support.daemons import RunningDaemon
 from tests.support.fakes import write_wav
 from tests.support.portaudio import SERVER_DEVICE, SoundServer, needs_portaudio, needs_sound_server
@@ -16,7 +16,7 @@ from tests.support.portaudio import SERVER_DEVICE, SoundServer, needs_portaudio,
 pytestmark = [needs_portaudio, needs_sound_server]
 
 
-async def test_what_is_said_into_a_microphone_becomes_text_also_after_it_was_gone(
+async def test_speech_into_a_microphone_becomes_text_also_after_it_was_unplugged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".asoundrc").write_text(SERVER_DEVICE.format(source="room.monitor"))
@@ -45,7 +45,7 @@ async def test_what_is_said_into_a_microphone_becomes_text_also_after_it_was_gon
             monkeypatch.setenv(name, value)
         with RunningDaemon(tmp_path, "--device", "desk") as daemon:
             events = await listen(daemon, room)
-            check_promises(events)
+            check_guarantees(events)
             assert [text for *_, text, _ in outcome(events)] == ["morning last send"] * 2
             assert any(isinstance(event, v1.Gap) for event in events)
             assert daemon.process.wait(60) == 0

@@ -15,6 +15,7 @@ from streamasr.core.units import Float32Array
 from streamasr.decoder.batching import N_PREFIXES, Answer, Batcher, greedy
 from streamasr.decoder.generate import Generated, Prompt, generate
 from streamasr.decoder.llama import Aborted, NoRoomError
+from tests.support.errors import raises
 from tests.support.readers import (
     ENDS,
     N_VOCAB,
@@ -344,7 +345,8 @@ def test_what_fits_nowhere_fails_and_nothing_else_does() -> None:
     ]
     [failure, result] = finish(batcher, *answers)
     assert isinstance(failure, DecodeError)
-    assert str(failure) == "35 positions do not fit into the context."
+    assert failure.code == "context_full"
+    assert "35 positions" in str(failure)
     assert result == truth(PROMPT, short)
     assert finish(batcher, batcher.begin("a", generate(PROMPT, short))) == [result]
 
@@ -407,7 +409,7 @@ def test_a_choice_that_fails_is_the_fault_of_one() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_choice_among_numbers_that_are_not_finite_is_refused(value: float) -> None:
     assert greedy(np.array([0, 2, 1], np.float32), 0) == 1
-    with pytest.raises(DecodeError, match="not finite"):
+    with raises(DecodeError, "output_not_finite"):
         greedy(np.array([0, value, 1], np.float32), 0)
 
 

@@ -14,6 +14,7 @@ from streamasr.decoder.placement import (
     open_where_it_works,
     place,
 )
+from tests.support.errors import raises
 
 GPUS = [
     Gpu(0, "CUDA0", "NVIDIA GeForce RTX 5050", is_integrated=False, free=7 << 30, total=8 << 30),
@@ -44,7 +45,7 @@ def test_a_gpu_that_is_not_there_is_answered_with_those_that_are(wanted: str | i
     placement, why = place(10, wanted, GPUS)
     assert placement == ON_CPU
     assert why == (
-        f"there is no GPU {wanted}: llama.cpp lists 0: CUDA0 (NVIDIA GeForce RTX 5050), "
+        f"no GPU matches {wanted}: llama.cpp lists 0: CUDA0 (NVIDIA GeForce RTX 5050), "
         "1: CUDA1 (NVIDIA A2), 2: Vulkan0 (AMD Radeon 780M); the decoder runs on the CPU."
     )
 
@@ -109,10 +110,10 @@ def test_a_file_that_works_nowhere_is_not_blamed_on_the_gpu() -> None:
     warnings: list[str] = []
 
     def make(placement: Placement) -> None:
-        raise ModelError(f"broken on {placement}.")
+        raise ModelError(f"broken on {placement}.", code="broken")
 
-    with pytest.raises(ModelError, match="broken on the CPU"):
-        open_where_it_works(Placement(ALL_LAYERS), make, warnings.append)
-    with pytest.raises(ModelError, match="broken on the CPU"):
-        open_where_it_works(ON_CPU, make, warnings.append)
+    for placement in (Placement(ALL_LAYERS), ON_CPU):
+        with raises(ModelError, "broken") as caught:
+            open_where_it_works(placement, make, warnings.append)
+        assert str(caught.value) == "broken on the CPU."
     assert warnings == []

@@ -1,13 +1,13 @@
 """What a decoder says that has learned nothing."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamasr.core.errors import DecodeError
 from streamasr.decoder.generate import Generated, Prompt, generate
 from streamasr.decoder.script import Script
+from tests.support.errors import raises
 from tests.support.readers import Model, interview
 
 END = 3
@@ -56,5 +56,5 @@ def test_the_newest_changes() -> None:
 
 def test_logits_that_are_not_finite_are_refused_all_the_same() -> None:
     choose = Script(0.5).chooser(10, END)
-    with pytest.raises(DecodeError, match="not finite"):
+    with raises(DecodeError, "output_not_finite"):
         choose(np.full(4000, np.nan, np.float32), 0)

@@ -15,8 +15,8 @@ from streamasr.core.errors import ConfigError
 from streamasr.dictation import x11
 from streamasr.dictation.clipboard import Held, WlClipboard, Xclip, Xsel
 from streamasr.dictation.desktop import TypingWishes, open_chain
-from streamasr.dictation.edits import Edit
 from streamasr.dictation.tools import ToolError, run_tool
+from streamasr.writing.edits import Edit
 from tests.support.desktops import (
     TIMEOUT_S,
     TerminalWindow,
@@ -25,10 +25,10 @@ from tests.support.desktops import (
     needs,
     needs_tk,
     shows,
-    until,
     wayland,
     x_display,
 )
+from tests.support.waiting import eventually
 
 GERMAN: Final = "Äpfel, Öl & Übermut: „süße“ Grüße – 5 € @ [x] {y} ~ ^ ` \\ | zy ZY "
 MIXED: Final = (
@@ -229,7 +229,7 @@ class TestWayland:
             holding = await asyncio.create_subprocess_exec(
                 *["wtype", "-M", "shift", "-k", "a", "-s", "60000"]
             )
-            await until(lambda: terminal.text != "")
+            await eventually(lambda: terminal.text != "")
             await type_all(Edit(text=" not shouted 123"))
             await shows(terminal, terminal.text[0] + " not shouted 123")
             holding.kill()
@@ -258,7 +258,7 @@ async def wayland_terminal(
         terminal = TerminalWindow(directory, "foot")
         try:
             await terminal.wait_until_ready()
-            await until(lambda: has_focus("foot"))
+            await eventually(lambda: has_focus("foot"))
             yield terminal
         finally:
             terminal.close()

@@ -3,34 +3,39 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from streamasr.config.sections import Settings
 from streamasr.core.errors import ConfigError
 from streamasr.core.options import SessionOptions
 from streamasr.engine.build import engine_config
 from streamasr.engine.config import EngineConfig, Hardware
 from streamasr.engine.cores import Threads, available_cores, share_cores
+from streamasr.models import tiny
+from tests.support.errors import raises
 from tests.support.settings import changed
 
 
 class FakeFinder:
-    """Finds a directory for every name."""
+    """Finds the embedded model by any name, and a directory for every aligner."""
 
     def __init__(self) -> None:
+        self.models: list[str] = []
         self.aligners: list[str | None] = []
 
     def model(self, name_or_path: str) -> Path:
-        return Path("/models", name_or_path)
+        self.models.append(name_or_path)
+        return tiny.BUNDLE
 
     def aligner(self, name_or_path: str | None, recogniser: Path) -> Path | None:
-        assert recogniser.parent == Path("/models")
+        assert recogniser == tiny.BUNDLE
         self.aligners.append(name_or_path)
         return Path("/models", name_or_path) if name_or_path else None
 
 
 def config_of(settings: Settings, **others: Any) -> EngineConfig:
-    return engine_config(settings.model, FakeFinder(), **others)
+    finder = FakeFinder()
+    config = engine_config(settings.model, finder, **others)
+    assert finder.models == [settings.model.name]
+    return config
 
 
 def test_no_aligner_is_looked_for_where_nobody_wants_words() -> None:
@@ -61,7 +66,7 @@ def test_the_engine_gets_what_was_set() -> None:
     )
     config = config_of(settings, aligner_idle_s=60.0, max_segment_s=12.0)
     assert config == EngineConfig(
-        Path("/models/mine"),
+        tiny.BUNDLE,
         Path("/models/theirs"),
         Hardware(3, ("CUDAExecutionProvider",), 12, "CUDA0", True),
         encoder_window_s=2,
@@ -88,5 +93,5 @@ def test_threads_that_were_set_are_those_of_each_stage() -> None:
 
 def test_an_unknown_language_is_an_error_of_settings() -> None:
     for setting in ({"model.language": "Klingon"}, {"model.languages": ("en", "Klingon")}):
-        with pytest.raises(ConfigError, match="Klingon"):
+        with raises(ConfigError, "unknown_language"):
             config_of(changed(setting))

@@ -1,7 +1,7 @@
 """Trying a decoder in a process of its own, which may crash or hang."""
 
 import os
-import time
+import threading
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ def leave(_: GpuProbe) -> None:
 
 
 def hang(_: GpuProbe) -> None:
-    time.sleep(600)
+    threading.Event().wait()
 
 
 def refuse(trial: GpuProbe) -> None:

@@ -16,7 +16,6 @@ from streamasr.core.events import Costs, PassFailed, Recognised
 from streamasr.core.hypothesis import Hypothesis
 from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Pass, Rank
-from streamasr.core.units import Float32Array
 from streamasr.decoder.llama import Aborted
 from streamasr.engine.encoder import Embedded, EncoderWorker, UtteranceAudio
 from streamasr.engine.stages import (
@@ -28,6 +27,7 @@ from streamasr.engine.stages import (
     StageAnswer,
     WorkerStage,
 )
+from streamasr.models.family import Encoded as Encoding
 from streamasr.models.qwen3.decoder import Qwen3ASRDecoder
 
 TIMEOUT_S = 30
@@ -94,12 +94,12 @@ class FakeDecoder:
         self._is_abandoned = False
 
     def begin(
-        self, _: Hashable, embeddings: Float32Array, *, context: str, **__: Any
+        self, _: Hashable, encoded: Encoding, options: SessionOptions, **__: Any
     ) -> FakeAnswer:
-        if context == "broken":
-            raise ZeroDivisionError(context)
-        self.n_begun[context] += 1
-        return FakeAnswer(context, len(embeddings))
+        if options.context == "broken":
+            raise ZeroDivisionError(options.context)
+        self.n_begun[options.context] += 1
+        return FakeAnswer(options.context, len(encoded.embeddings))
 
     def step(self, answers: Sequence[FakeAnswer]) -> list[tuple[FakeAnswer, float]]:
         assert not any(answer.is_complete for answer in answers)
@@ -138,9 +138,9 @@ class FakeDecoder:
         with self._changed:
             self._is_abandoned = False
 
-    def check_context(self, context: str) -> None:
-        if "long" in context:
-            raise ConfigError("the context is too long.")
+    def check_options(self, options: SessionOptions) -> None:
+        if "long" in options.context:
+            raise ConfigError("the context is too long.", code="context_too_long")
 
     def close(self) -> None:
         self.is_closed = True

@@ -1,4 +1,4 @@
-"""A daemon that dies at any moment: its successor goes on as if nothing had happened."""
+"""A daemon that is killed at any moment: sessions continue in its successor without a trace."""
 
 import asyncio
 import shutil
@@ -19,94 +19,94 @@ from streamasr.segmentation.chunker import FRAME
 from streamasr.storage.journal import Journal
 from streamasr.storage.records import SessionRecord
 from streamasr.storage.spool import Spool
-from tests.support.fakes import FakeEngine, talk
-from tests.support.house import (
+from tests.support.fake_daemon import (
     Client,
-    House,
+    DaemonOptions,
+    FakeDaemon,
     Json,
     PatientEngine,
-    Rooms,
     durable,
-    eventually,
     exact,
     in_time_order,
-    open_house,
     recognise,
+    running_daemon,
 )
+from tests.support.fakes import FakeEngine, talk
+from tests.support.waiting import eventually
 
 TALK = exact(talk(1.5, 0.7, 1.0, 1.2))
-"""Four segments in less than the ten seconds that a successor can still hear."""
+"""Four segments, shorter than the ten seconds of settled audio that the spool keeps."""
 
 EXPECTED = in_time_order(recognise(TALK))
 
 
-async def die(house: House, name: str, heir: Path) -> None:
-    """Copy what is on the disk, as a death would leave it when all audio so far is there."""
-    await asyncio.wrap_future(house.store.read_messages(name, 0, 1))  # in turn after that audio
-    while not heir.exists():
+async def copy_files(daemon: FakeDaemon, name: str, copy: Path) -> None:
+    """Copy the files, as a kill would leave them when all audio so far is written."""
+    await asyncio.wrap_future(daemon.store.read_messages(name, 0, 1))  # in turn after that audio
+    while not copy.exists():
         try:
-            shutil.copytree(house.directory, heir)
-        except shutil.Error:  # a file of the database went meanwhile
-            shutil.rmtree(heir)
+            shutil.copytree(daemon.directory, copy)
+        except shutil.Error:  # a file of the database was deleted meanwhile
+            shutil.rmtree(copy)
 
 
-async def live_and_die(
+async def send_and_kill(
     directory: Path,
-    heir: Path,
+    copy: Path,
     samples: Float32Array,
     session: Json,
     engine: FakeEngine | None = None,
 ) -> tuple[Json, list[Json]]:
-    """Let a client say what it has not said yet, and the daemon die then.
+    """Send the audio that a session lacks, and kill the daemon.
 
     Returns:
-        How to come back, and the lasting messages that the client has heard.
+        The fields to resume the session, and the durable messages that its client has received.
     """
     async with (
-        open_house(directory, Rooms(engine=engine)) as house,
-        Client.start(house, **session) as client,
+        running_daemon(directory, DaemonOptions(engine=engine)) as daemon,
+        Client.start(daemon, **session) as client,
     ):
         position = client.ready["next_sample"]
-        await client.send(samples[position:])
-        await client.say("ping")
-        await client.hear("pong")
-        await die(house, client.session, heir)
-        heard = durable(client.heard)
-        since = heard[-1]["seq"] if heard else session.get("since", 0)
-        return {"session": client.session, "since": since}, heard
+        await client.send_audio(samples[position:])
+        await client.send_message("ping")
+        await client.receive("pong")
+        await copy_files(daemon, client.session, copy)
+        received = durable(client.received)
+        since = received[-1]["seq"] if received else session.get("since", 0)
+        return {"session": client.session, "since": since}, received
 
 
-async def hear_through_deaths(root: Path, samples: Float32Array, deaths: list[int]) -> list[Json]:
-    """What a client hears in all whose daemon dies at some samples."""
+async def receive_through_kills(root: Path, samples: Float32Array, kills: list[int]) -> list[Json]:
+    """Return the messages of a client whose daemon is killed at some samples."""
     session: Json = {}
-    heard: list[Json] = []
-    for number, cut in enumerate(deaths):
-        directory, heir = root / str(number), root / str(number + 1)
-        session, messages = await live_and_die(directory, heir, samples[:cut], session)
-        heard += messages
+    received: list[Json] = []
+    for number, cut in enumerate(kills):
+        directory, copy = root / str(number), root / str(number + 1)
+        session, messages = await send_and_kill(directory, copy, samples[:cut], session)
+        received += messages
     async with (
-        open_house(root / str(len(deaths))) as house,
-        Client.start(house, **session) as client,
+        running_daemon(root / str(len(kills))) as daemon,
+        Client.start(daemon, **session) as client,
     ):
-        assert client.ready["next_sample"] <= deaths[-1]
-        await client.send(samples[client.ready["next_sample"] :])
-        return heard + durable(await client.stop())
+        assert client.ready["next_sample"] <= kills[-1]
+        await client.send_audio(samples[client.ready["next_sample"] :])
+        return received + durable(await client.stop())
 
 
 @settings(max_examples=15)
 @given(cuts=st.lists(st.integers(0, len(TALK)), min_size=1, max_size=3).map(sorted))
-async def test_deaths_at_any_moments_leave_no_trace(
+async def test_kills_at_any_moments_leave_no_trace(
     tmp_path_factory: pytest.TempPathFactory, cuts: list[int]
 ) -> None:
     root = tmp_path_factory.mktemp("daemons")
-    assert in_time_order(await hear_through_deaths(root, TALK, cuts)) == EXPECTED
+    assert in_time_order(await receive_through_kills(root, TALK, cuts)) == EXPECTED
 
 
 async def test_after_a_long_time_borders_may_move_a_little(tmp_path: Path) -> None:
-    """The voice detector remembers more than is kept for its successor."""
+    """The voice detector remembers more audio than the spool keeps."""
     talk_of_half_a_minute = exact(talk(1.5, 0.7, 2.0, 1.0, 3.0, 0.6, 1.2, 2.2, 0.9, 1.7, 1.4, 2.5))
-    heard = await hear_through_deaths(tmp_path, talk_of_half_a_minute, [320, 300_000, 363_360])
-    finals = [m for m in in_time_order(heard) if m["type"] == "final"]
+    received = await receive_through_kills(tmp_path, talk_of_half_a_minute, [320, 300_000, 363_360])
+    finals = [m for m in in_time_order(received) if m["type"] == "final"]
     expected = [m for m in recognise(talk_of_half_a_minute) if m["type"] == "final"]
     for final, other in zip(finals, expected, strict=True):
         assert final["segment"] == other["segment"]
@@ -114,55 +114,55 @@ async def test_after_a_long_time_borders_may_move_a_little(tmp_path: Path) -> No
         assert final["end"] == pytest.approx(other["end"], abs=0.1)
 
 
-async def test_what_was_not_recognised_yet_is_recognised_later(tmp_path: Path) -> None:
+async def test_audio_that_was_not_recognised_is_recognised_later(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
-    session, heard = await live_and_die(old, new, TALK[:60_000], {}, PatientEngine())
-    assert not heard
-    async with open_house(new) as house, Client.start(house, **session) as client:
+    session, received = await send_and_kill(old, new, TALK[:60_000], {}, PatientEngine())
+    assert not received
+    async with running_daemon(new) as daemon, Client.start(daemon, **session) as client:
         assert client.ready["next_sample"] == 60_000
-        await client.send(TALK[client.ready["next_sample"] :])
+        await client.send_audio(TALK[client.ready["next_sample"] :])
         assert in_time_order(await client.stop()) == EXPECTED
 
 
-async def test_an_end_that_was_not_heard_is_kept_for_its_client(tmp_path: Path) -> None:
+async def test_an_end_that_was_not_received_is_kept_for_its_client(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
-    async with open_house(old) as house, Client.start(house) as client:
-        await client.send(TALK)
-        await client.say("stop")
-        await house.sessions.find(client.session).is_over.wait()
-        await die(house, client.session, new)
-    async with open_house(new) as house:
-        async with Client.start(house, session=client.session, since=3) as again:
-            messages = await again.hear_all()
+    async with running_daemon(old) as daemon, Client.start(daemon) as client:
+        await client.send_audio(TALK)
+        await client.send_message("stop")
+        await daemon.sessions.find(client.session).is_over.wait()
+        await copy_files(daemon, client.session, new)
+    async with running_daemon(new) as daemon:
+        async with Client.start(daemon, session=client.session, since=3) as again:
+            messages = await again.receive_all()
             assert [m["seq"] for m in durable(messages)] == list(range(4, 10))
             assert messages[-2]["type"] == "end"
             assert again.connection.close_code == 1000
-        await eventually(lambda: not len(house.sessions))
-    async with open_house(new) as house:
-        assert len(house.sessions) == 0
+        await eventually(lambda: not len(daemon.sessions))
+    async with running_daemon(new) as daemon:
+        assert len(daemon.sessions) == 0
 
 
-async def test_wishes_survive_too(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house:
-        wishes = {"language": "fr", "partials": False, "words": False}
-        async with Client.start(house, **wishes) as client:
-            await client.send(TALK[:20_000])
-            await client.say("ping")
-            await client.hear("pong")
-    async with open_house(tmp_path) as house:
-        live = house.sessions.find(client.session)
+async def test_options_survive_too(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        options = {"language": "fr", "partials": False, "words": False}
+        async with Client.start(daemon, **options) as client:
+            await client.send_audio(TALK[:20_000])
+            await client.send_message("ping")
+            await client.receive("pong")
+    async with running_daemon(tmp_path) as daemon:
+        live = daemon.sessions.find(client.session)
         assert live.options == SessionOptions("French", "", partials=False, words=False)
-        async with Client.start(house, session=client.session) as again:
-            await again.send(TALK[again.ready["next_sample"] :])
+        async with Client.start(daemon, session=client.session) as again:
+            await again.send_audio(TALK[again.ready["next_sample"] :])
             kinds = {m["type"] for m in await again.stop()}
             assert kinds == {"ready", "speech", "final", "end"}
 
 
-# From files to what they mean.
+# Reading the files.
 
 
-def record(name: str, wishes: SessionOptions = SessionOptions()) -> SessionRecord:  # noqa: B008 - frozen
-    return SessionRecord(name, "client", 1.0, "fake", wishes)
+def record(name: str, options: SessionOptions = SessionOptions()) -> SessionRecord:  # noqa: B008 - frozen
+    return SessionRecord(name, "client", 1.0, "fake", options)
 
 
 def final(segment: int, start: int, end: int) -> Final:
@@ -170,12 +170,12 @@ def final(segment: int, start: int, end: int) -> Final:
 
 
 def ramp(start: int, end: int) -> Float32Array:
-    """Samples that tell their position."""
+    """Samples that are tcopy own positions."""
     return np.arange(start, end, dtype=np.float32)
 
 
 class Files:
-    """A journal and a spool, written by hand."""
+    """A journal and a spool, written by the test."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "journal.sqlite3"
@@ -193,7 +193,7 @@ def files(tmp_path: Path) -> Files:
     return Files(tmp_path)
 
 
-def test_it_goes_on_with_the_frame_that_the_last_final_ends_in(files: Files) -> None:
+def test_a_session_continues_with_the_frame_in_which_the_last_final_ends(files: Files) -> None:
     files.journal.begin(record("a"))
     files.journal.append("a", 1, final(1, 1000, 10 * FRAME + 7))
     spool = Spool(files.root / "a", Samples(0))
@@ -213,7 +213,7 @@ def test_it_goes_on_with_the_frame_that_the_last_final_ends_in(files: Files) -> 
     assert found.last_written
 
 
-def test_what_the_spool_lacks_is_a_hole(files: Files) -> None:
+def test_audio_missing_in_the_spool_is_a_hole(files: Files) -> None:
     files.journal.begin(record("a"))
     files.journal.append("a", 1, Gap(Samples(0), Samples(4800), "lost"))
     spool = Spool(files.root / "a", Samples(4800))
@@ -227,7 +227,9 @@ def test_what_the_spool_lacks_is_a_hole(files: Files) -> None:
 
 
 @pytest.mark.parametrize("has_spool", [True, False])
-def test_without_audio_it_goes_on_where_the_last_final_ends(files: Files, has_spool: bool) -> None:
+def test_without_audio_a_session_continues_at_the_end_of_the_last_final(
+    files: Files, has_spool: bool
+) -> None:
     files.journal.begin(record("a"))
     files.journal.append("a", 1, final(1, 1000, 5000))
     files.journal.close()
@@ -240,19 +242,19 @@ def test_without_audio_it_goes_on_where_the_last_final_ends(files: Files, has_sp
     assert len(samples) == 4000
 
 
-def test_words_that_nobody_wants_are_not_owed(files: Files) -> None:
+def test_words_are_owed_only_to_sessions_with_words(files: Files) -> None:
     files.journal.begin(record("a", SessionOptions(words=False)))
     files.journal.append("a", 1, final(1, 1000, 5000))
     assert files.recover().wordless == []
 
 
-def test_a_session_that_said_its_end_is_over(files: Files) -> None:
+def test_a_session_with_an_end_is_over(files: Files) -> None:
     files.journal.begin(record("a"))
     files.journal.append("a", 1, End(Samples(5), 0, 0))
     assert files.recover().is_over
 
 
-def test_audio_of_sessions_that_nobody_knows_is_deleted(files: Files) -> None:
+def test_audio_of_unknown_sessions_is_deleted(files: Files) -> None:
     for name in ("known", "unknown"):
         Spool(files.root / name, Samples(0)).append(ramp(0, 10))
     files.journal.begin(record("known"))
@@ -260,7 +262,7 @@ def test_audio_of_sessions_that_nobody_knows_is_deleted(files: Files) -> None:
     assert [path.name for path in files.root.iterdir()] == ["known"]
 
 
-def test_audio_that_cannot_be_read_costs_only_the_audio(
+def test_a_session_without_readable_audio_is_recovered(
     files: Files, caplog: pytest.LogCaptureFixture
 ) -> None:
     files.journal.begin(record("a"))
@@ -271,7 +273,7 @@ def test_audio_that_cannot_be_read_costs_only_the_audio(
     assert "its audio cannot be read" in caplog.text
 
 
-def test_where_nothing_was_written_nothing_goes_on(tmp_path: Path) -> None:
+def test_without_a_journal_there_is_nothing_to_recover(tmp_path: Path) -> None:
     assert recover(tmp_path / "journal.sqlite3", tmp_path / "spool") == []
     sqlite3.connect(tmp_path / "journal.sqlite3").close()
     assert recover(tmp_path / "journal.sqlite3", None) == []

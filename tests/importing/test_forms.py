@@ -26,6 +26,7 @@ from streamasr.importing.pack import import_model
 from streamasr.models.bundle import Bundle
 from streamasr.models.onnx import OnnxOptions
 from streamasr.models.qwen3.aligner import ForcedAligner
+from streamasr.models.qwen3.names import BACKEND_FILE, CLASSIFIER_FILE, FRONTEND_FILE
 from tests.sources import foreign
 from tests.sources.crispasr import write_crispasr
 from tests.sources.onnx_release import write_onnx_release
@@ -179,7 +180,7 @@ def test_a_folder_of_both_releases_becomes_a_model_with_its_aligner(tmp_path: Pa
     write_onnx_release(TINY_ALIGNER, folder, "fp32", "f16")
     before = listing(folder)
     bundle = import_model(folder, tmp_path / "bundle")
-    assert bundle.family == "qwen3-asr"
+    assert bundle.family.name == "qwen3-asr"
     assert bundle.aligner is not None
     assert listing(folder) == before
 
@@ -187,7 +188,8 @@ def test_a_folder_of_both_releases_becomes_a_model_with_its_aligner(tmp_path: Pa
 def test_the_files_of_a_release_are_used_unchanged(tmp_path: Path) -> None:
     release = write_onnx_release(TINY_RECOGNISER, tmp_path / "model", "int8", "q4_k")
     bundle = import_model(release, tmp_path / "bundle")
-    for used in (bundle.frontend, bundle.backend, bundle.decoder):
+    graphs = (bundle.directory / name for name in (FRONTEND_FILE, BACKEND_FILE))
+    for used in (*graphs, bundle.decoder):
         assert any(used.samefile(given) for given in release.iterdir())
 
 
@@ -203,7 +205,7 @@ def test_the_names_of_the_files_are_irrelevant(tmp_path: Path) -> None:
 def test_the_padding_of_an_aligners_head_is_removed(source_of: Sources, tmp_path: Path) -> None:
     source = source_of("onnx fp16, q5_k", TINY_ALIGNER)
     bundle = import_model(source, tmp_path / "bundle")
-    classifier = np.load(bundle.classifier)
+    classifier = np.load(bundle.directory / CLASSIFIER_FILE)
     assert classifier.shape == (512, 192)
     assert np.abs(classifier).max() < 10
 

@@ -12,6 +12,7 @@ from streamasr.decoder.llama import LlamaModel
 from streamasr.importing.pack import Wish, import_model
 from streamasr.importing.source import open_sources
 from streamasr.models.bundle import read_bundle
+from streamasr.models.family import Role
 from tests.sources.full_size import (
     ALIGNER,
     LARGE_RECOGNISER,
@@ -77,7 +78,7 @@ def test_weights_are_scaled_so_that_every_stage_contributes(checkpoint: Path) ->
 def test_scripted_output_consists_of_words(checkpoint: Path, tmp_path: Path) -> None:
     bundle = import_model(checkpoint, tmp_path / "bundle", Wish(decoder="f16")).directory
     add_script(bundle, "random", 4.0)
-    read = read_bundle(bundle, "qwen3-asr")
+    read = read_bundle(bundle, Role.RECOGNISER)
     assert read.name == "random"
     assert read.facts[SCRIPTED] == 4.0
     assert json.loads((bundle / "model.json").read_text("utf-8")) == read.facts
@@ -92,11 +93,11 @@ def test_scripted_output_consists_of_words(checkpoint: Path, tmp_path: Path) -> 
 def test_a_model_for_measurements_has_a_script_and_an_aligner(tmp_path: Path) -> None:
     options = ["--decoder", "f16", "--aligner", "--tokens-per-second", "3"]
     main(["model", str(tmp_path / "model"), *options])
-    bundle = read_bundle(tmp_path / "model", "qwen3-asr")
+    bundle = read_bundle(tmp_path / "model", Role.RECOGNISER)
     assert bundle.name == "random-0.6b-fp32-f16"
     assert bundle.facts[SCRIPTED] == 3.0
     assert bundle.aligner is not None
-    assert read_bundle(bundle.aligner, "qwen3-forced-aligner").facts["n_classes"] == 150
+    assert read_bundle(bundle.aligner, Role.ALIGNER).facts["n_classes"] == 150
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

@@ -12,7 +12,7 @@ from streamasr.importing.gguf_file import GGUFFile, read_gguf
 from streamasr.importing.gguf_text import check_decoder, read_text_model
 from streamasr.importing.gguf_writer import write_decoder as write_own_decoder
 from streamasr.importing.safetensors_checkpoint import read_checkpoint
-from streamasr.models.bundle import ALIGNER, RECOGNISER
+from streamasr.models.qwen3.names import ALIGNER, RECOGNISER
 from tests.sources.decoder import DecoderOptions, write_decoder
 from tests.sources.onnx_release import DecoderType, write_release_decoder
 from tests.sources.weights import Weights

@@ -170,8 +170,9 @@ def test_missing_or_incomplete_weights_are_an_error(tmp_path: Path, damage: str)
         data.unlink()
     else:
         os.truncate(data, data.stat().st_size - 5000)
-    with pytest.raises(ModelError, match=r"backend\.onnx: onnxruntime cannot load"):
+    with raises(ModelError, "graph_unloadable") as caught:
         open_encoder(files)
+    assert "backend.onnx" in str(caught.value)
 
 
 @pytest.mark.parametrize("stored_type", ["F16", "BF16"])

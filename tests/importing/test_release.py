@@ -20,7 +20,7 @@ from streamasr.core.units import Float32Array
 from streamasr.importing import gguf_text as module
 from streamasr.importing.gguf_file import GGUFTensor
 from streamasr.importing.release import OnnxRelease, read_releases
-from streamasr.models.bundle import ALIGNER, RECOGNISER
+from streamasr.models.qwen3.names import ALIGNER, RECOGNISER
 from tests.sources.onnx_graphs import Precision
 from tests.sources.onnx_release import DecoderType, write_onnx_release
 from tests.support.checkpoints import Shape, random_tensors, write_checkpoint

@@ -18,6 +18,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 from streamasr.core.errors import ModelError
 from streamasr.models import tiny
 from streamasr.models.onnx import CPU, OnnxOptions, OnnxSession, open_session, usable_providers
+from tests.support.errors import raises
 from tests.support.paths import REPOSITORY
 
 CUDA = "CUDAExecutionProvider"
@@ -50,7 +51,7 @@ def test_whatever_is_wanted_something_can_be_tried_or_nobody_knows_it(
     wanted: list[str], built_in: set[str]
 ) -> None:
     if "Abacus" in wanted:
-        with pytest.raises(ModelError, match="knows no provider Abacus"):
+        with raises(ModelError, "unknown_provider"):
             usable_providers(wanted, KNOWN, built_in)
         return
     tried, missing = usable_providers(wanted, KNOWN, built_in)
@@ -113,7 +114,7 @@ def test_a_broken_file_is_not_blamed_on_a_provider(
     warnings: list[str] = []
     path = tmp_path / "a.onnx"
     path.write_bytes(b"nonsense")
-    with pytest.raises(ModelError, match=r"a\.onnx: onnxruntime cannot load this file"):
+    with raises(ModelError, "graph_unloadable"):
         opened(path, OnnxOptions((CUDA,), warn=warnings.append))
     assert warnings == []
 
@@ -127,7 +128,7 @@ def test_weights_in_a_file_of_their_own_are_found(tmp_path: Path) -> None:
 def test_weights_that_are_missing_are_a_sentence(tmp_path: Path) -> None:
     write_graph(tmp_path / "a.onnx", data="a.onnx.data")
     (tmp_path / "a.onnx.data").unlink()
-    with pytest.raises(ModelError, match=r"a\.onnx: onnxruntime cannot load") as raised:
+    with raises(ModelError, "graph_unloadable") as raised:
         opened(tmp_path / "a.onnx", OnnxOptions())
     assert "\n" not in str(raised.value)
 
@@ -139,7 +140,7 @@ def test_a_width_is_stated_or_found_out(tmp_path: Path) -> None:
 
 def test_inputs_that_a_graph_does_not_take_are_a_sentence(tmp_path: Path) -> None:
     session = opened(write_graph(tmp_path / "a.onnx"), OnnxOptions())
-    with pytest.raises(ModelError, match=r"a\.onnx: onnxruntime cannot run it"):
+    with raises(ModelError, "graph_does_not_run"):
         session.run("y", x=np.zeros((1, 7), np.float32))
 
 

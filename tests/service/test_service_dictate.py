@@ -1,4 +1,4 @@
-"""The unit of dictation under a real service manager: it types, with all that it may not do."""
+"""The unit of dictation under a real service manager: it types, with its restrictions."""
 
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -10,8 +10,8 @@ from streamasr.models import tiny
 from streamasr.service.units import DICTATE
 from tests.support.daemons import RunningDaemon
 from tests.support.desktops import TerminalWindow, needs, shows, x_display
-from tests.support.house import eventually
 from tests.support.managers import UserManager, needs_manager
+from tests.support.waiting import eventually
 
 pytestmark = [needs_manager, needs("Xvfb", "xterm", "xdotool", "xclip")]
 
@@ -20,7 +20,7 @@ PLAYED = f"""
 ExecStart=
 ExecStart={sys.executable} -P -m streamasr dictate --service --input {tiny.DEMO} --speed 4
 """
-"""A file in the place of the microphone."""
+"""A file is played in place of the microphone."""
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ async def terminal(display: str, tmp_path: Path) -> AsyncIterator[TerminalWindow
 
 
 @pytest.mark.parametrize("output", ["xdotool", "paste"])
-async def test_what_is_said_is_typed_by_the_unit_and_the_clipboard_outlives_it(
+async def test_the_unit_types_speech_and_the_clipboard_outlives_it(
     manager: UserManager, daemon: RunningDaemon, terminal: TerminalWindow, output: str
 ) -> None:
     def streamasr(*arguments: str) -> str:
@@ -99,7 +99,7 @@ EXPECTED = (
 
 
 def confinement(manager: UserManager) -> dict[str, str]:
-    """What the kernel says of the unit's process."""
+    """Return facts of the unit's process from the kernel."""
     number = manager.systemctl("show", "--property=MainPID", "--value", DICTATE).stdout.strip()
     status = manager.run("cat", f"/proc/{number}/status").stdout
     facts = dict(line.split(":\t", 1) for line in status.splitlines())

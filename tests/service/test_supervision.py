@@ -89,7 +89,7 @@ def test_a_watchdog_is_for_one_process_and_not_for_its_children() -> None:
     assert take_watchdog({"WATCHDOG_USEC": "30000000"}, 7) == 30.0
 
 
-def test_an_invalid_time_is_no_watchdog() -> None:
+def test_an_invalid_time_means_no_watchdog() -> None:
     for wrong in ("", "0", "-1", "soon", "1.5"):
         assert take_watchdog({"WATCHDOG_USEC": wrong}, 7) is None
 

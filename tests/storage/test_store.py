@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from streamasr.core.hypothesis import StableText
 from streamasr.core.messages import Durable, End, Final
+from streamasr.core.notices import NoticeCode
 from streamasr.core.options import SessionOptions
 from streamasr.core.units import Float32Array, Samples
 from streamasr.storage.journal import Journal
@@ -28,7 +29,6 @@ from streamasr.storage.reader import JournalReader
 from streamasr.storage.records import SessionRecord
 from streamasr.storage.spool import read_spool, spooled_sessions
 from streamasr.storage.store import Store
-from streamasr.storage.trouble import Trouble
 
 NAME = "microphone"
 QUICK = Limits(busy_timeout_s=0.0, retry_locked_s=0.0, retry_s=0.0)
@@ -66,7 +66,7 @@ class Place:
     """Paths of a store, and the troubles that it reported."""
 
     root: Path
-    troubles: list[tuple[Trouble, str]] = field(default_factory=list)
+    troubles: list[tuple[NoticeCode, str]] = field(default_factory=list)
 
     @property
     def journal(self) -> Path:
@@ -79,7 +79,7 @@ class Place:
     def store(self, limits: Limits = QUICK, history_days: int = 30) -> Store:
         return Store(self.journal, self.spool, self.report, history_days, limits)
 
-    def report(self, code: Trouble, sentence: str) -> None:
+    def report(self, code: NoticeCode, sentence: str) -> None:
         self.troubles.append((code, sentence))
 
     @property

@@ -1,4 +1,4 @@
-"""A real daemon in a process of its own, with the embedded model."""
+"""A real daemon in its own process, with the embedded model."""
 
 import contextlib
 import os
@@ -17,11 +17,11 @@ _TIMEOUT_S = 120.0  # loading is quick, but other tests may keep both cores busy
 
 
 _PORTS: Final = range(10_000, 32_000)
-"""The system gives none of these to those who ask for any: what is free stays free."""
+"""The system assigns none of these to programs that bind port 0, so that a free one stays free."""
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port that no program listens on."""
     while True:
         port = random.SystemRandom().choice(_PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -30,7 +30,7 @@ def free_port() -> int:
 
 
 class RunningDaemon:
-    """`streamasr run`, started and stopped as a person or systemd would."""
+    """`streamasr run`, started and stopped as by a person or systemd."""
 
     def __init__(self, directory: Path, *options: str, settings: str = "") -> None:
         """Prepare; `start` runs it.
@@ -38,7 +38,7 @@ class RunningDaemon:
         Args:
             directory: for its configuration, its journal and its spool.
             options: of the command.
-            settings: TOML, put behind what all tests need.
+            settings: TOML, appended to the settings of all tests.
         """
         self.port = free_port()
         self.url = f"ws://127.0.0.1:{self.port}"
@@ -67,24 +67,24 @@ class RunningDaemon:
         return self
 
     def wait_for(self, text: str) -> str:
-        """Wait for a line on stderr that holds a text."""
+        """Wait for a line on stderr that contains a text, and return the line."""
         while True:
             line = self._lines.get(timeout=_TIMEOUT_S)
-            assert line is not None, f"the daemon ended before it said {text!r}:\n{self.all_log}"
+            assert line is not None, f"the daemon ended before it logged {text!r}:\n{self.all_log}"
             if text in line:
                 return line
 
     def spawn(self, command: list[str], environ: dict[str, str]) -> "subprocess.Popen[str]":
-        """Begin its process."""
+        """Start its process."""
         return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ)
 
     @property
     def all_log(self) -> str:
-        """What it has said so far."""
+        """All lines of stderr so far."""
         return "".join(self.log)
 
     def kill(self) -> None:
-        """End it without any warning."""
+        """End it by SIGKILL."""
         self.process.kill()
         self.process.wait(_TIMEOUT_S)
         self._reader.join(_TIMEOUT_S)
@@ -92,12 +92,12 @@ class RunningDaemon:
         self.process.stderr.close()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Ask it to stop; its exit code."""
+        """Stop it by a signal, and return the exit code."""
         self.process.send_signal(number)
         return self.process.wait(_TIMEOUT_S)
 
     def children(self) -> dict[str, int]:
-        """Process numbers of encoder and aligner, by their names in the log."""
+        """Return the PIDs of encoder and aligner, by their names in the log."""
         found = {}
         for line in self.log:
             words = line.replace(",", " ").split()

@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import pytest
+
+from tests.support.waiting import eventually
 
 TIMEOUT_S = 60.0
 
@@ -134,7 +136,7 @@ class TerminalWindow:
         self._is_ready = (directory / "ready").exists
 
     async def wait_until_ready(self) -> None:
-        await until(self._is_ready)
+        await eventually(self._is_ready)
 
     @property
     def text(self) -> str:
@@ -144,13 +146,6 @@ class TerminalWindow:
     def close(self) -> None:
         self._process.kill()
         self._process.wait(TIMEOUT_S)
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    """Wait for what another process does."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while not is_so():
-            await asyncio.sleep(0.01)
 
 
 async def shows(window: "Window | TerminalWindow", text: str) -> None:
@@ -194,7 +189,7 @@ async def _compositor(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Async
             [*prefix, "sway", "-c", str(directory / "config")], stdout=file, stderr=file
         )
     try:
-        await until(lambda: any(directory.glob("wayland-?")) or server.poll() is not None)
+        await eventually(lambda: any(directory.glob("wayland-?")) or server.poll() is not None)
         assert server.poll() is None, log.read_text()
         monkeypatch.setenv("WAYLAND_DISPLAY", next(directory.glob("wayland-?")).name)
         monkeypatch.setenv("SWAYSOCK", str(next(directory.glob("sway-ipc.*"))))

@@ -1,11 +1,10 @@
-"""A real service manager for a user of its own, in namespaces of its own; only root can do that."""
+"""A real service manager for a separate user, in separate namespaces; it needs root."""
 
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -13,6 +12,7 @@ from typing import Final, Self
 import pytest
 
 from tests.support.paths import REPOSITORY
+from tests.support.waiting import wait_until
 
 _TIMEOUT_S: Final = 60.0
 _USER: Final = 12345
@@ -22,7 +22,7 @@ _ROOT: Final = REPOSITORY
 _BOOT: Final = """
 set -e
 mount --make-rprivate /
-# What this user may not enter is shown at the same place in a directory that it may.
+# A directory that this user may not enter is mounted at the same path inside one that it may.
 for wanted in "$@"; do
     closed=$wanted
     while [ "$closed" != / ]; do
@@ -38,7 +38,7 @@ for wanted in "$@"; do
 done
 mount -t tmpfs -o mode=755 tmpfs /home; mkdir /home/me; chown $USER_ID:$USER_ID /home/me
 mount -t tmpfs -o mode=755 tmpfs /run
-# The message bus serves only users that have a name.
+# The message bus serves only users with a name.
 { cat /etc/passwd; echo "me:x:$USER_ID:$USER_ID::/home/me:/bin/sh"; } > /run/passwd
 mount --bind /run/passwd /etc/passwd
 mkdir -p /run/systemd/system /run/systemd/unit-root /run/systemd/inaccessible
@@ -46,7 +46,7 @@ mkdir -p -m 0700 /run/user/$USER_ID; chown $USER_ID:$USER_ID /run/user/$USER_ID
 mount -t tmpfs tmpfs /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir /sys/fs/cgroup/$GROUP; chown -R $USER_ID:$USER_ID /sys/fs/cgroup/$GROUP
 echo $$ > /sys/fs/cgroup/$GROUP/cgroup.procs
-$AS_USER /lib/systemd/systemd --user &  # as process 1 it would take the machine for its own
+$AS_USER /lib/systemd/systemd --user &  # as process 1 it would boot the machine
 wait
 """
 
@@ -57,7 +57,7 @@ mount -t cgroup2 cgroup2 /mnt && find /mnt/$GROUP -depth -type d -exec rmdir {} 
 _MAY: Final = "mount --make-rprivate / && mount -t cgroup2 cgroup2 /mnt && touch /mnt/cgroup.procs"
 
 
-def _can_be_had() -> bool:
+def _is_available() -> bool:
     tools = ("unshare", "nsenter", "setpriv", "systemctl", "systemd-run")
     if os.getuid() != 0 or not all(map(Path.exists, _FILES)) or not all(map(shutil.which, tools)):
         return False
@@ -66,12 +66,13 @@ def _can_be_had() -> bool:
 
 
 needs_manager = pytest.mark.skipif(
-    not _can_be_had(), reason="needs root, systemd and namespaces for a service manager of its own"
+    not _is_available(),
+    reason="needs root, systemd and namespaces for a service manager of its own",
 )
 
 
 class UserManager:
-    """`systemd --user`, and a shell's place beside it."""
+    """`systemd --user`, and programs in its namespaces."""
 
     home = Path("/home/me")
 
@@ -79,7 +80,7 @@ class UserManager:
         """Prepare.
 
         Args:
-            environment: of everything that this user runs.
+            environment: variables of all programs of this user.
         """
         self._environment = {
             "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -104,11 +105,8 @@ class UserManager:
         self._process = subprocess.Popen(
             [*own, "bash", "-c", script, "boot", *shown], stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + _TIMEOUT_S
-        while "offline" in self._state():
-            assert self._process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: self._process.poll() is not None or "offline" not in self._state())
+        assert self._process.poll() is None
         return self
 
     def __exit__(
@@ -117,7 +115,7 @@ class UserManager:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.kill(self._first_process, signal.SIGKILL)  # and with it all others
+        os.kill(self._first_process, signal.SIGKILL)  # which ends all others, too
         self._process.wait(_TIMEOUT_S)
         sweep = ["unshare", "--mount", "bash", "-c", f"GROUP={self._group}\n{_SWEEP}"]
         subprocess.run(sweep, check=False, capture_output=True)
@@ -135,23 +133,23 @@ class UserManager:
         )
 
     def write(self, path: Path, text: str) -> None:
-        """Write a file of this user's."""
+        """Write a file as this user."""
         script = f'mkdir -p "{path.parent}" && cat > "{path}"'
         assert self.run("sh", "-c", script, stdin=text).returncode == 0
 
     def systemctl(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Ask the manager."""
+        """Run `systemctl --user`."""
         return self.run("systemctl", "--user", *arguments)
 
     @property
     def _first_process(self) -> int:
-        """Number of the one that has the namespaces."""
+        """PID of the process that has the namespaces."""
         own = self._process.pid
         return int(Path(f"/proc/{own}/task/{own}/children").read_text())
 
     def _state(self) -> str:
         try:
             done = self.systemctl("is-system-running")
-        except (OSError, ValueError):  # it is not there yet
+        except (OSError, ValueError):  # the process does not exist yet
             return "offline"
         return done.stdout or "offline"

@@ -50,7 +50,7 @@ SESSIONS_1: Sequence[tuple[object, ...]] = (
         '{"language":"French","context":"Ada, 北京","partials":true,"words":false}', 2, 1, 1,
     ),
 )  # fmt: skip
-"""id, name, source, created, ended, model, wishes, last_seq, n_finals, n_words."""
+"""Values of the columns, `settled` and the stable text left out."""
 
 PROMISE_1 = '{"segment":2,"start":4000,"text":"bonne apr","forced":[104,205,306]}'
 

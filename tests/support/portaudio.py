@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +18,7 @@ import pytest
 
 from streamasr.audio.portaudio import Block, Deliver, DeviceError, InputDevice, Moment
 from streamasr.core.units import Float32Array
+from tests.support.waiting import wait_until
 
 DEADLINE = 60.0
 """Seconds after which a test gives up waiting; machines differ."""
@@ -257,10 +257,7 @@ class SoundServer:
         ]
         loads = [f"--load={module}" for module in modules]
         self._run("pulseaudio", *options.split(), *loads)
-        deadline = time.monotonic() + DEADLINE
-        while self.control("info").returncode:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: not self.control("info").returncode)
 
     def kill(self) -> None:
         """Take it away, and with it everything that is played."""

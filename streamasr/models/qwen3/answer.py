@@ -1,4 +1,4 @@
-"""From the tokens of an answer to its language and text.
+"""Parser of answers: from their tokens to language and text.
 
 A Qwen3-ASR answer reads `language {Name}<asr_text>{transcript}`; with a forced language the
 prompt already holds the first part, and the answer is all transcript. Silence is answered with
@@ -13,21 +13,22 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 _HEADER = "language "
-_NO_LANGUAGE = "none"
+NO_LANGUAGE = "None"
+"""Name of the language in the answer to silence."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedAnswer:
-    """What an answer says."""
+    """Language and text of an answer."""
 
     language: str | None
-    """None when the model heard none."""
+    """None if the answer names none."""
     text: str
     """The transcript, of whole characters only and without the marker, however often the model
     repeats it."""
     ends: tuple[int, ...]
-    """(n_tokens,): how many code points of `text` are sure to stay once this token is given,
-    whatever tokens follow it. White space is sure once something follows it."""
+    """(n_tokens,): number of code points of `text` that stay once this token is given, whatever
+    tokens follow it. White space stays once something follows it."""
 
 
 def parse_answer(
@@ -62,7 +63,7 @@ def parse_answer(
 
 
 def _transcript(pieces: Iterable[bytes]) -> tuple[str, tuple[int, ...]]:
-    """The text of pieces without white space around it, and how much of it each one settles."""
+    """Return the text of pieces without white space around it, and its end after each piece."""
     # A character whose last bytes have not been decoded yet is left out, never torn.
     decoder = codecs.getincrementaldecoder("utf-8")("ignore")
     parts: list[str] = []
@@ -88,5 +89,5 @@ def _language(header: str) -> str | None:
     for line in header.splitlines():
         if line.startswith(_HEADER):
             name = line.removeprefix(_HEADER).strip()
-            return None if name.lower() == _NO_LANGUAGE or not name else name
+            return None if name.lower() == NO_LANGUAGE.lower() or not name else name
     return None

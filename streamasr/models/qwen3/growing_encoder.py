@@ -1,69 +1,72 @@
-"""An utterance that grows, encoded again and again at the price of what is new.
+"""An utterance that grows, encoded again and again at the price of its new samples.
 
-Kept from one time to the next are the raw features, the front end's tokens of complete chunks, and
-what the last answer was made of:
+From one update to the next, the raw features are kept, the front end's tokens of complete chunks,
+and the chunks of the last update:
 
     samples --> settled frames --> settled chunks --> closed windows
                 + provisional      + the last         + the open one
 
-What is in the first line stays when audio follows, with one reservation: the floor of the features
-lies under the loudest frame of the whole clip. When it rises, or falls because the clip is
-shortened, the chunks whose values it passes over are convolved again, and no others.
+The first line stays when audio follows, with one exception: the floor of the features lies under
+the loudest frame of the whole clip. When it rises, or falls because the clip is shortened, the
+chunks whose values it passes over are convolved again, and no others.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from streamasr.core.options import SessionOptions
 from streamasr.core.units import Float32Array
 from streamasr.features.growing import GrowingLogMel, RawClip
 from streamasr.features.log_mel import normalise
+from streamasr.models.family import Update
 from streamasr.models.qwen3.encoder import Qwen3Encoder
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Update:
-    """The embeddings of an utterance, as far as they have changed since the last answer."""
+@dataclass(frozen=True, slots=True)
+class GrowingEncoder:
+    """The encoder of a family whose utterances do not depend on options."""
 
-    first: int
-    """The tokens before this one are those of the last answer; all others are here."""
-    embeddings: Float32Array
-    """(n_tokens - first, output_dim)."""
+    encoder: Qwen3Encoder
+
+    def begin(self, _options: SessionOptions) -> "Utterance":
+        """Begin an utterance without samples."""
+        return Utterance(self.encoder)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Chunk:
-    """What the front end made of one chunk."""
+    """Output of the front end for one chunk."""
 
     tokens: Float32Array
     """(n, d_model)."""
     floor: np.float32
-    """That of the clip at the time."""
+    """Floor of the clip at the time."""
     minimum: np.float32
-    """The least of its raw features."""
+    """Smallest of its raw features."""
 
     def stands(self, floor: np.float32) -> bool:
-        """Whether its features are the same under this floor."""
+        """Tell whether its features are the same under this floor."""
         return bool(floor == self.floor or self.minimum >= max(floor, self.floor))
 
 
 class Utterance:
-    """A clip that grows, and all that need not be computed again for it."""
+    """A clip that grows, with everything that need not be computed again for it."""
 
     def __init__(self, encoder: Qwen3Encoder) -> None:
         """Begin with no samples."""
         self._encoder = encoder
         self._mel = GrowingLogMel(encoder.n_mels)
         self._settled: list[_Chunk] = []  # complete, from the first one on
-        self._answered: list[_Chunk] = []  # what the last answer was made of
+        self._answered: list[_Chunk] = []  # those of the last update
 
     @property
     def n_samples(self) -> int:
-        """How much of it is known."""
+        """Number of samples that were appended."""
         return self._mel.n_samples
 
     def append(self, samples: Float32Array) -> None:
-        """Take the samples that follow.
+        """Add the samples that follow.
 
         Args:
             samples: (n,), mono at SAMPLE_RATE, -1..1.
@@ -74,13 +77,13 @@ class Utterance:
         self._mel.append(samples)
 
     def update(self, n_samples: int) -> Update:
-        """Encode the first samples, as if no others had come: equal to `Qwen3Encoder.encode`.
+        """Encode the first samples as if no others had come: equal to `Qwen3Encoder.encode`.
 
         Args:
-            n_samples: at most those that are known; may be fewer than the last time.
+            n_samples: at most the number appended; may be smaller than in the last update.
 
         Raises:
-            AudioError: there are not so many samples, or none.
+            AudioError: fewer samples were appended, or none.
         """
         chunks = self._chunks(self._mel.clip(n_samples))
         n_kept = self._count_kept(chunks)
@@ -89,7 +92,7 @@ class Utterance:
         return Update(n_kept * self._encoder.chunk_tokens, embeddings)
 
     def _chunks(self, clip: RawClip) -> list[_Chunk]:
-        """All chunks of a clip, convolved where they have to be."""
+        """Return all chunks of a clip, convolved where they have changed."""
         n_frames = self._encoder.chunk_frames
         n_settled = len(clip.settled) // n_frames
         chunks = self._settled[:n_settled]
@@ -106,7 +109,7 @@ class Utterance:
         return _Chunk(self._encoder.convolve(normalise(raw, floor)), floor, raw.min())
 
     def _count_kept(self, chunks: list[_Chunk]) -> int:
-        """Count the chunks of the windows, from the first on, that are as in the last answer.
+        """Count the chunks of the windows, from the first on, that are as in the last update.
 
         An open window is never among them: its last chunk is another one each time.
         """
@@ -118,7 +121,7 @@ class Utterance:
         return n_same - n_same % self._encoder.window_chunks
 
     def _attend(self, chunks: list[_Chunk]) -> Float32Array:
-        """The embeddings of chunks that begin with a window."""
+        """Return the embeddings of chunks that begin with a window."""
         if not chunks:
             return np.empty((0, self._encoder.output_dim), np.float32)
         return self._encoder.attend(np.concatenate([chunk.tokens for chunk in chunks]))

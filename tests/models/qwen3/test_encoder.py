@@ -13,10 +13,11 @@ from streamasr.core.units import Float32Array
 from streamasr.features.log_mel import log_mel
 from streamasr.importing.graphs import write_backend, write_frontend
 from streamasr.importing.safetensors_checkpoint import read_checkpoint
-from streamasr.models.bundle import BACKEND_FILE
 from streamasr.models.onnx import CPU, OnnxOptions, open_session
 from streamasr.models.qwen3.encoder import MASKED, Qwen3Encoder
+from streamasr.models.qwen3.names import BACKEND_FILE
 from tests.support.checkpoints import Shape, write_checkpoint
+from tests.support.errors import raises
 from tests.support.goldens import ENCODER_CLIPS, ENCODER_GOLDEN, ENCODER_SHAPES
 from tests.support.parity import open_inside
 from tests.support.rounding import assert_same
@@ -132,7 +133,7 @@ def test_a_front_end_that_takes_three_chunks_at_a_time_is_refused(tmp_path: Path
     frontend, backend = write_graphs(tmp_path, Shape())
     frontend.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
     save(tmp_path, frontend, backend)
-    with pytest.raises(ModelError, match="takes 3 chunks at a time"):
+    with raises(ModelError, "chunk_batch"):
         open_encoder(tmp_path)
 
 
@@ -170,12 +171,12 @@ def behind_float16(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def test_nan_samples_are_refused(encoder: Qwen3Encoder) -> None:
-    with pytest.raises(AudioError, match="finite"):
+    with raises(AudioError, "audio_not_finite"):
         encoder.encode(np.full(16_000, np.nan, np.float32))
 
 
 def test_a_missing_graph_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"frontend\.onnx: there is no such file"):
+    with raises(ModelError, "model_file_missing"):
         open_encoder(tmp_path)
 
 
@@ -183,7 +184,7 @@ def test_a_missing_graph_is_named(tmp_path: Path) -> None:
 def test_a_broken_graph_is_named_in_one_line(tmp_path: Path, content: bytes) -> None:
     write_graphs(tmp_path, Shape())
     (tmp_path / "backend.onnx").write_bytes(content)
-    with pytest.raises(ModelError, match=r"backend\.onnx") as raised:
+    with raises(ModelError, "graph_unloadable") as raised:
         open_encoder(tmp_path)
     assert "\n" not in str(raised.value)
 
@@ -192,14 +193,14 @@ def test_a_truncated_graph_is_refused(tmp_path: Path) -> None:
     write_graphs(tmp_path, Shape())
     path = tmp_path / "backend.onnx"
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(ModelError, match=r"backend\.onnx: onnxruntime cannot load"):
+    with raises(ModelError, "graph_unloadable"):
         open_encoder(tmp_path)
 
 
 def test_graphs_in_each_others_place_are_refused(tmp_path: Path) -> None:
     frontend, backend = write_graphs(tmp_path, Shape())
     save(tmp_path, backend, frontend)
-    with pytest.raises(ModelError, match="takes hidden_states, attention_mask instead of"):
+    with raises(ModelError, "graph_inputs"):
         open_encoder(tmp_path)
 
 
@@ -208,7 +209,7 @@ def test_graphs_of_two_encoders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     _, backend = write_graphs(tmp_path / "other", Shape(d_model=48))
     save(tmp_path, frontend, backend)
-    with pytest.raises(ModelError, match="another encoder"):
+    with raises(ModelError, "graphs_do_not_fit"):
         open_encoder(tmp_path)
 
 
@@ -219,13 +220,13 @@ def test_a_graph_of_integers_is_refused(tmp_path: Path) -> None:
     frontend.graph.input[0].name = "chunk_int"
     frontend.graph.input[0].type.tensor_type.elem_type = TensorProto.INT32
     save(tmp_path, frontend, backend)
-    with pytest.raises(ModelError, match=r"chunk_int is a tensor\(int32\), not a float tensor"):
+    with raises(ModelError, "graph_types"):
         open_encoder(tmp_path)
 
 
 def test_a_provider_that_onnxruntime_has_never_heard_of_is_refused(tmp_path: Path) -> None:
     write_graphs(tmp_path, Shape())
-    with pytest.raises(ModelError, match=r"knows no provider CudaProvider; this build has .*CPU"):
+    with raises(ModelError, "unknown_provider"):
         Qwen3Encoder(
             tmp_path / "frontend.onnx",
             tmp_path / "backend.onnx",
@@ -263,17 +264,17 @@ def test_graphs_of_two_encoders_that_state_no_widths_are_refused(tmp_path: Path)
     backend.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "whatever"
     backend.graph.output[0].type.tensor_type.shape.dim[2].dim_param = "whatever"
     save(tmp_path, frontend, backend)
-    with pytest.raises(ModelError, match=r"backend\.onnx: onnxruntime cannot run it"):
+    with raises(ModelError, "graph_does_not_run"):
         open_encoder(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("weights", "sentence"),
-    [(np.nan, "numbers that are not finite"), (0.0, "the same for every sound")],
+    ("weights", "code"),
+    [(np.nan, "encoder_not_finite"), (0.0, "encoder_constant")],
     ids=["nan", "zero"],
 )
 def test_an_encoder_that_computes_nonsense_is_refused(
-    bundle: Path, tmp_path: Path, weights: float, sentence: str
+    bundle: Path, tmp_path: Path, weights: float, code: str
 ) -> None:
     # A copy, since onnx refuses weights in a file with several names, as an installer may give it.
     for path in (bundle / "model.json", *bundle.glob("encoder_*")):
@@ -284,16 +285,16 @@ def test_an_encoder_that_computes_nonsense_is_refused(
             values = np.full_like(numpy_helper.to_array(weight), weights)
             weight.CopyFrom(numpy_helper.from_array(values, weight.name))
     onnx.save(backend, tmp_path / BACKEND_FILE)
-    with pytest.raises(ModelError, match=sentence):
+    with raises(ModelError, code):
         Qwen3Encoder.from_bundle(tmp_path, OPTIONS)
 
 
 @pytest.mark.parametrize("n_window_infer", [0, 50, 150])
-def test_a_window_that_is_no_multiple_of_a_chunk_is_refused(
+def test_a_window_that_is_not_a_multiple_of_a_chunk_is_refused(
     tmp_path: Path, n_window_infer: int
 ) -> None:
     write_graphs(tmp_path, Shape())
-    with pytest.raises(ModelError, match="n_window_infer"):
+    with raises(ModelError, "window_not_in_chunks"):
         open_encoder(tmp_path, n_window_infer)
 
 
@@ -330,8 +331,10 @@ def test_a_front_end_of_empty_chunks_is_refused(
 )
 def test_a_bundle_that_does_not_state_its_window_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "model.json").write_text(text, encoding="utf-8")
-    with pytest.raises(ModelError, match=r"model\.json: n_window_infer"):
+    with pytest.raises(ModelError) as caught:
         Qwen3Encoder.from_bundle(tmp_path)
+    assert caught.value.code in {"window_unreadable", "window_out_of_range"}
+    assert "model.json: " in str(caught.value)
 
 
 @pytest.mark.parametrize("window_s", [1, 2, 4, 8])
@@ -348,7 +351,5 @@ def test_windows_may_be_shorter_than_the_bundle_s(bundle: Path, window_s: int) -
 def test_windows_that_the_bundle_s_cannot_be_cut_into_are_refused(
     bundle: Path, window_s: int
 ) -> None:
-    with pytest.raises(
-        ConfigError, match=f"window of 8 s cannot be cut into windows of {window_s}"
-    ):
+    with raises(ConfigError, "encoder_window"):
         Qwen3Encoder.from_bundle(bundle, OPTIONS, window_s=window_s)

@@ -15,6 +15,7 @@ from streamasr.models.onnx import OnnxOptions, OnnxSession
 from streamasr.models.qwen3.encoder import Qwen3Encoder
 from streamasr.models.qwen3.growing_encoder import Utterance
 from tests.support.clips import clips, cuts
+from tests.support.errors import raises
 from tests.support.goldens import read_clip
 from tests.support.signals import signal
 
@@ -159,12 +160,12 @@ def noise(level: float) -> Float32Array:
 
 def test_nothing_and_more_than_there_is_are_refused() -> None:
     utterance = Utterance(ENCODERS[8])
-    with pytest.raises(AudioError, match="0 samples of a clip of 0"):
+    with raises(AudioError, "samples_out_of_range"):
         utterance.update(0)
     utterance.append(speech(1.0))
-    with pytest.raises(AudioError, match="16001 samples of a clip of 16000"):
+    with raises(AudioError, "samples_out_of_range"):
         utterance.update(16_001)
-    with pytest.raises(AudioError, match="finite"):
+    with raises(AudioError, "audio_not_finite"):
         utterance.append(np.full(10, np.nan, np.float32))
     expected = ENCODERS[8].encode(speech(1.0))
     assert np.array_equal(utterance.update(16_000).embeddings, expected)

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from streamasr.core.errors import AudioError
 from streamasr.core.hypothesis import Hypothesis
+from streamasr.core.options import SessionOptions
 from streamasr.core.units import SAMPLE_RATE, Float32Array
 from streamasr.models import tiny
+from streamasr.models.family import Encoded
 from streamasr.models.onnx import OnnxOptions
 from streamasr.models.qwen3 import decoder
 from streamasr.models.qwen3.decoder import Qwen3ASRDecoder
@@ -107,6 +109,10 @@ class Follower:
     def __post_init__(self) -> None:
         self.forget()
 
+    @property
+    def options(self) -> SessionOptions:
+        return SessionOptions(language=self.language, context=self.context)
+
     def forget(self) -> None:
         """As when the encoder's child dies, or both caches make way for others."""
         self.utterance = Utterance(self.encoder)
@@ -124,9 +130,8 @@ class Follower:
         """Update it; None if it is abandoned after so many steps."""
         answer = self.bench.incremental.begin(
             id(self),
-            self.encode(n_samples),
-            context=self.context,
-            language=self.language,
+            Encoded(self.encode(n_samples)),
+            self.options,
             forced=self.forced,
             draft=self.draft,
         )
@@ -138,9 +143,8 @@ class Follower:
 
     def from_scratch(self, n_samples: int) -> Hypothesis:
         return self.bench.scratch.decode(
-            self.encoder.encode(self.samples[:n_samples]),
-            context=self.context,
-            language=self.language,
+            Encoded(self.encoder.encode(self.samples[:n_samples])),
+            self.options,
             forced=self.forced,
         )
 
