@@ -37,7 +37,7 @@ def spread_words(words: Sequence[AlignableWord], start: int, end: int) -> list[S
 def time_words(
     words: Sequence[AlignableWord],
     spans: Sequence[Span],
-    scores: Sequence[float | None],
+    confidences: Sequence[float | None],
     start: Samples,
 ) -> tuple[Word, ...]:
     """Bring a segment's words together with their times.
@@ -45,7 +45,7 @@ def time_words(
     Args:
         words: (n,), from `split_words`.
         spans: (n,), milliseconds from the segment's start.
-        scores: (n,).
+        confidences: (n,).
         start: of the segment.
     """
     return tuple(
@@ -53,10 +53,10 @@ def time_words(
             text=word.display,
             start=Samples(start + begin * _PER_MS),
             end=Samples(start + end * _PER_MS),
-            score=score,
+            confidence=confidence,
             space_after=word.space_after,
         )
-        for word, (begin, end), score in zip(words, spans, scores, strict=True)
+        for word, (begin, end), confidence in zip(words, spans, confidences, strict=True)
     )
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from streamasr.audio.file import open_audio
 from streamasr.bench.figures import ratio
-from streamasr.bench.processes import usage
 from streamasr.core.events import Answer, Recognised
 from streamasr.core.messages import Final
 from streamasr.core.orders import Order
+from streamasr.core.processes import usage
+from streamasr.core.traits import FamilyTraits
 from streamasr.core.units import to_seconds
 from streamasr.engine.engine import Engine
 from streamasr.pipeline.stream import Channel, Recogniser
@@ -42,6 +43,11 @@ class Metered:
 
     recogniser: Recogniser
     work: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def traits(self) -> FamilyTraits:
+        """See `Recogniser.traits`."""
+        return self.recogniser.traits
 
     def channel(self, deliver: Callable[[Answer], None]) -> Channel:
         """See `Recogniser.channel`."""

@@ -8,8 +8,8 @@ from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from streamasr.bench.processes import Usage, usage
 from streamasr.core.errors import ProtocolError
+from streamasr.core.processes import Usage, usage
 
 INTERVAL_S: Final = 0.5
 """Between two looks; each costs the daemon 2 ms or so."""

@@ -205,7 +205,9 @@ class _Utterance:
         hypothesis, cost = self._rig.run(
             self.number, heard, rank=rank, forced=self.forced, draft=self._draft
         )
-        self._stable.receive(hypothesis, Samples(len(heard)))
+        continuation = self._stable.continued_by(hypothesis)
+        if continuation is not None:
+            self._stable.receive(hypothesis.tokens, continuation, Samples(len(heard)))
         self._draft = hypothesis.tokens
         return Measured(kind, seconds, cost, len(hypothesis.tokens))
 

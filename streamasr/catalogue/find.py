@@ -7,11 +7,9 @@ Nothing here uses the network.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from streamasr.catalogue.installed import (
     Installed,
@@ -24,37 +22,13 @@ from streamasr.catalogue.installed import (
     place_of,
 )
 from streamasr.catalogue.known import NOTHING, KnownModel, known_models, of_repository, usable_name
+from streamasr.catalogue.steps import OpenSteps, hide_steps
 from streamasr.core.errors import ModelError
 from streamasr.importing.origin import given_path, is_unchanged
-from streamasr.importing.tensors import Notice, silent, unheard
+from streamasr.importing.tensors import Notice, unheard
 from streamasr.models import tiny
 from streamasr.models.bundle import OWN_ALIGNER, is_bundle
 from streamasr.models.family import Role
-
-
-class Steps(Protocol):
-    """Display of a long piece of work."""
-
-    def show(self, what: str, done: int, total: int) -> None:
-        """Show the progress of a step; see `importing.tensors.Progress`."""
-
-    def note(self, sentence: str) -> None:
-        """Show a sentence that stays; see `importing.tensors.Notice`."""
-
-
-@dataclass(frozen=True, slots=True)
-class _HiddenSteps:
-    def show(self, what: str, done: int, total: int) -> None:
-        silent(what, done, total)
-
-    def note(self, sentence: str) -> None:
-        unheard(sentence)
-
-
-@contextmanager
-def hide_steps() -> Iterator[Steps]:
-    """Show nothing of a long piece of work."""
-    yield _HiddenSteps()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +41,7 @@ class Finder:
     """The models that the configuration adds to those that are known."""
     note: Notice = unheard
     """Receives sentences for the user."""
-    open_steps: Callable[[], AbstractContextManager[Steps]] = hide_steps
+    open_steps: OpenSteps = hide_steps
     """Opens a display for the progress of an import."""
 
     def model(self, name_or_path: str) -> Path:
@@ -155,6 +129,11 @@ class Finder:
         return next(
             name for name in names if name not in known and not place_of(self.models, name).exists()
         )
+
+
+def is_imported(models: Path, path: Path) -> bool:
+    """Return whether a model was made of the files at a path, changed since or not."""
+    return find_by_source(models, given_path(path)) is not None
 
 
 def _is_of_now(installed: Installed, given: Path) -> bool:

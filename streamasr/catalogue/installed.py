@@ -1,7 +1,7 @@
 """The models that are installed: one directory each, in the user's cache.
 
-A directory is what `streamasr.importing.pack` writes. What is hidden is not a model: downloads,
-notes, and what is half made.
+`streamasr.importing.pack` writes such a directory. Hidden directories are not models: they hold
+downloads, notes, and unfinished imports.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from streamasr.catalogue.known import EMBEDDED, KnownModel, check_name, guess, known_models
 from streamasr.core.errors import ConfigError, ModelError
-from streamasr.importing.placing import remove_whole
+from streamasr.importing.placing import PARTIAL, remove_whole
 from streamasr.models.bundle import Bundle, open_bundle
 
 logger = logging.getLogger(__name__)
@@ -26,19 +26,21 @@ class Installed:
 
     name: str
     directory: Path
-    bundle: Bundle | None
-    """None if it cannot be used."""
-    problem: str | None
-    """Why it cannot be used."""
+    bundle: Bundle | None = None
+    """None if the model cannot be used."""
+    problem: str | None = None
+    """Reason why it cannot be used."""
+    code: str | None = None
+    """Code of that error."""
 
     @property
     def n_bytes(self) -> int:
-        """What it takes on disk; a file with several names counts once."""
+        """Size on disk; a file with several names counts once."""
         return size_on_disk(self.directory)
 
     @property
     def source(self) -> str:
-        """Where it came from, in a few words; empty if that is not known."""
+        """Repository, address or path that the model came from; empty if unknown."""
         source = self.bundle.source if self.bundle else {}
         for key in ("repository", "url"):
             if isinstance(source.get(key), str):
@@ -47,20 +49,20 @@ class Installed:
 
 
 def place_of(models: Path, name: str) -> Path:
-    """The directory of a model of this name, which need not be there.
+    """Return the directory of a model of this name, which need not exist.
 
     Raises:
-        ConfigError: nothing can be called so.
+        ConfigError: the name is not valid for a model.
     """
     try:
         check_name(name)
     except ValueError as error:
-        raise ConfigError(f"{error}.") from error
+        raise ConfigError(f"{error}.", code="invalid_model_name") from error
     return models / name
 
 
 def list_installed(models: Path) -> list[Installed]:
-    """All models that are installed, broken ones too, by name.
+    """Return all installed models in the order of their names, broken ones too.
 
     Raises:
         ConfigError: the directory cannot be read.
@@ -70,7 +72,9 @@ def list_installed(models: Path) -> list[Installed]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise ConfigError(f"{models} cannot be read: {error.strerror}.") from error
+        raise ConfigError(
+            f"{models} cannot be read: {error.strerror}.", code="models_unreadable"
+        ) from error
     shown = (path for path in directories if path.name[0] != ".")
     return [_look_at(path) for path in shown if os.path.isdir(path)]  # noqa: PTH112 - never raises
 
@@ -80,16 +84,19 @@ def _look_at(directory: Path) -> Installed:
         check_name(directory.name)
         bundle = open_bundle(directory)
         bundle.check_files()
-    except (ModelError, ValueError) as error:
-        return Installed(directory.name, directory, None, str(error))
+    except ModelError as error:
+        return Installed(directory.name, directory, problem=str(error), code=error.code)
+    except ValueError as error:
+        problem, code = str(error), "invalid_model_name"
+        return Installed(directory.name, directory, problem=problem, code=code)
     except OSError as error:
-        problem = f"{directory} cannot be read: {error.strerror}."
-        return Installed(directory.name, directory, None, problem)
-    return Installed(directory.name, directory, bundle, None)
+        problem, code = f"{directory} cannot be read: {error.strerror}.", "file_unreadable"
+        return Installed(directory.name, directory, problem=problem, code=code)
+    return Installed(directory.name, directory, bundle)
 
 
 def find_installed(models: Path, name: str) -> Installed | None:
-    """The installed model of this name, usable or not; None if there is none."""
+    """Return the installed model of this name, usable or not; None if none has the name."""
     try:
         check_name(name)
     except ValueError:
@@ -99,39 +106,45 @@ def find_installed(models: Path, name: str) -> Installed | None:
 
 
 def need_installed(models: Path, name: str, own: Mapping[str, KnownModel]) -> Installed:
-    """The installed model of this name, usable or not.
+    """Return the installed model of this name, usable or not.
 
     Args:
-        models: where models are installed.
+        models: the directory of installed models.
         name: of the model.
-        own: the models that a configuration adds to those that are known.
+        own: models that the settings add to the known ones.
 
     Raises:
-        ModelError: it is not installed; says how it can be.
+        ModelError: no such model is installed; the message says how to get it.
     """
     if found := find_installed(models, name):
         return found
     known = known_models(own)
     if name in known:
-        raise ModelError(f"{name} is not installed; `streamasr models pull {name}` gets it.")
+        raise ModelError(
+            f"{name} is not installed; `streamasr models pull {name}` gets it.",
+            code="model_not_installed",
+        )
     names = dict.fromkeys([EMBEDDED, *known, *(each.name for each in list_installed(models))])
     meant = guess(name, names, known) or "`streamasr models list` shows all."
-    raise ModelError(f"no model {name!r} is installed or known; {meant}")
+    raise ModelError(f"no model {name!r} is installed or known; {meant}", code="unknown_model")
 
 
 def remove_installed(models: Path, name: str) -> int:
-    """Remove a model, in one step as others see it.
+    """Remove a model; other processes see it whole or not at all.
 
     Returns:
-        The bytes that are free now: none of a file that has another name elsewhere.
+        The bytes that this frees; a file with another name elsewhere frees none.
 
     Raises:
-        ModelError: it is not installed.
-        ConfigError: it cannot be removed.
+        ModelError: the model is not installed.
+        ConfigError: the model cannot be removed.
     """
     found = find_installed(models, name)
     if found is None:
-        raise ModelError(f"{name!r} is not installed; `streamasr models list` shows what is.")
+        raise ModelError(
+            f"{name!r} is not installed; `streamasr models list` shows the installed models.",
+            code="model_not_installed",
+        )
     try:
         if found.directory.is_symlink():
             found.directory.unlink()
@@ -139,15 +152,17 @@ def remove_installed(models: Path, name: str) -> int:
         n_bytes = size_on_disk(found.directory, n_links=1)
         remove_whole(found.directory)
     except OSError as error:
-        raise ConfigError(f"{found.directory} cannot be removed: {error.strerror}.") from error
+        raise ConfigError(
+            f"{found.directory} cannot be removed: {error.strerror}.", code="file_not_removed"
+        ) from error
     return n_bytes
 
 
 def find_by_source(models: Path, path: Path) -> Installed | None:
-    """The model that was made of what is under a path, be it unchanged and usable or not.
+    """Return the model that was made of the files at a path; they may have changed since.
 
     Args:
-        models: where models are installed.
+        models: the directory of installed models.
         path: from `given_path`.
     """
     found = []
@@ -156,32 +171,33 @@ def find_by_source(models: Path, path: Path) -> Installed | None:
             bundle = open_bundle(each.directory)
             if bundle.source.get("path") == str(path):
                 found.append(replace(each, bundle=bundle))
-    # One that was made by itself follows its source, and so comes first.
+    # An automatic import follows its source, and so comes first.
     return min(found, key=lambda each: not is_automatic(each), default=None)
 
 
 def is_automatic(installed: Installed) -> bool:
-    """Whether nobody asked for the import of a model, but only for the use of its source."""
+    """Return whether a model was imported because its source was used, without a command."""
     return bool(installed.bundle and installed.bundle.source.get("automatic"))
 
 
 @contextlib.contextmanager
 def alone(models: Path, wait: Callable[[], None]) -> Iterator[None]:
-    """Look up and install while nobody else does.
+    """Hold the lock under which models are looked up and installed.
 
     Args:
-        models: where models are installed.
-        wait: called once if somebody is at it.
+        models: the directory of installed models.
+        wait: called once if another process holds the lock.
 
     Raises:
-        ConfigError: the directory cannot be made.
+        ConfigError: the directory cannot be made or written.
     """
     try:
         models.mkdir(parents=True, exist_ok=True)
         lock = os.open(models / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigError(
-            f"{models}: models cannot be installed here ({error.strerror}); set storage.models."
+            f"{models}: models cannot be installed here ({error.strerror}); set storage.models.",
+            code="models_not_writable",
         ) from error
     try:
         try:
@@ -189,7 +205,7 @@ def alone(models: Path, wait: Callable[[], None]) -> Iterator[None]:
         except BlockingIOError:
             wait()
             fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:  # of some network file systems; a model is there whole or not
+        except OSError as error:  # on some network file systems; an import is atomic anyway
             logger.warning("%s cannot be locked: %s", models, error.strerror)
         yield
     finally:
@@ -197,11 +213,11 @@ def alone(models: Path, wait: Callable[[], None]) -> Iterator[None]:
 
 
 def size_on_disk(directory: Path, *, n_links: int | None = None) -> int:
-    """The bytes that the files of a directory take; a file with several names counts once.
+    """Return the bytes that the files of a directory take; files with several names count once.
 
     Args:
-        directory: with all that is in it.
-        n_links: counts only files with so many names.
+        directory: counted with everything below it.
+        n_links: if given, only files with this number of names count.
     """
     sizes = {}
     for parent, _, names in os.walk(directory):
@@ -210,3 +226,23 @@ def size_on_disk(directory: Path, *, n_links: int | None = None) -> int:
             if n_links in (None, status.st_nlink):
                 sizes[status.st_dev, status.st_ino] = status.st_size
     return sum(sizes.values())
+
+
+def find_unfinished(models: Path) -> list[Path]:
+    """Return the directories that killed imports have left; the next import removes them."""
+    return [path for path in models.glob(f".*{PARTIAL}") if not _is_held(path)]
+
+
+def _is_held(directory: Path) -> bool:
+    """Return whether a process is working in a directory that is being made."""
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:  # it was renamed meanwhile: the import is finished
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False

@@ -2,16 +2,16 @@
 
 import functools
 import re
-import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
 from streamasr.core.errors import ModelError
+from streamasr.core.toml_file import read_toml
 
 EMBEDDED: Final = "tiny"
 """The model that comes with the package; no other can have its name."""
@@ -22,9 +22,6 @@ NOTHING: Final = "none"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _REPOSITORY: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*\Z"
 _REVISION: Final = r"^[A-Za-z0-9][A-Za-z0-9._/-]*\Z"
-
-FAMILIES: Final = ("qwen3-asr", "qwen3-forced-aligner")
-"""Recognisers, and aligners."""
 
 _Text = Annotated[str, Meta(max_length=500)]
 
@@ -70,8 +67,9 @@ class KnownModel(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     """Bytes of that file, where they are known."""
     title: _Text = ""
     """What the model is called."""
-    family: Literal["qwen3-asr", "qwen3-forced-aligner"] | None = None
-    """What it does: `qwen3-asr` recognises, `qwen3-forced-aligner` finds the times of words."""
+    family: _Text | None = None
+    """Family of the model, which says whether it recognises or finds the times of words; see
+    `streamasr models list NAME` of a similar model."""
     parameters: _Text = ""
     """How many weights it has, as `0.6B`."""
     languages: tuple[_Text, ...] = ()
@@ -104,6 +102,13 @@ class KnownModel(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
         return name if _NAME.fullmatch(name) else "download"
 
 
+def family_choices() -> tuple[str, ...]:
+    """Return the names of all model families."""
+    from streamasr.models.registry import family_names  # here, since it loads numpy
+
+    return family_names()
+
+
 def check_url(url: str) -> None:
     """Refuse an address that no file can be fetched from.
 
@@ -125,8 +130,8 @@ def check_url(url: str) -> None:
 @functools.cache
 def built_in() -> Mapping[str, KnownModel]:
     """The models of known.toml, by name."""
-    text = Path(__file__).with_name("known.toml").read_text("utf-8")
-    return msgspec.convert(tomllib.loads(text), dict[str, KnownModel])
+    tables = read_toml(Path(__file__).with_name("known.toml"))
+    return msgspec.convert(tables, dict[str, KnownModel])
 
 
 def known_models(own: Mapping[str, KnownModel]) -> dict[str, KnownModel]:

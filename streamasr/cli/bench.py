@@ -1,312 +1,217 @@
-"""`streamasr bench`: measure, and show what came of it."""
+"""`streamasr bench`: measure the speed on this machine."""
 
 import argparse
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import replace
-from typing import Any, Final
+from pathlib import Path
 
-import msgspec
-from rich.console import Console
-from rich.table import Table
-
-from streamasr.bench import report
-from streamasr.bench.daemon import ScratchDaemon, settings_for
-from streamasr.bench.delays import Endpointing
-from streamasr.bench.file import measure_file
-from streamasr.bench.latency import LatencyResult, Run, Server, measure, result_of, warm_up
-from streamasr.bench.machine import ModelFacts, model_facts, this_machine
-from streamasr.bench.plot import check_plot, plot_run, plot_update
-from streamasr.bench.soak import result_of_soak
-from streamasr.bench.speech import Speech, load_speech
-from streamasr.bench.telemetry import Telemetry
-from streamasr.bench.throughput import DecodeRow, measure_decoding
-from streamasr.bench.update import Plan
-from streamasr.bench.update import measure as measure_update
-from streamasr.bench.update import result_of as update_result
-from streamasr.catalogue.find import Finder
-from streamasr.cli.engine_options import finder_of, model_overrides
-from streamasr.cli.exit_codes import EXIT_INPUT_FAILED
-from streamasr.config.endpoint import read_token
-from streamasr.config.file import find_config, load_config
-from streamasr.config.sections import ModelConfig
-from streamasr.core.units import to_seconds
-from streamasr.engine.build import engine_config
-from streamasr.engine.config import EngineConfig
-from streamasr.engine.engine import Engine
-from streamasr.models import tiny
-from streamasr.pipeline.transcribe import FileSettings
-from streamasr.segmentation.settings import ChunkerConfig
-
-_BUILT_IN_S: Final = 60.0
-"""How long the built-in clip is played where nobody said."""
-
-_MOST_GROWTH: Final = 0.03
-"""By which memory may grow in a long run."""
-
-_PROGRESS_EVERY_S: Final = 1.0
-
-_Show = Callable[[str], None]
+from streamasr.cli.arguments import (
+    ENCODER_WINDOWS,
+    Commands,
+    add_json,
+    add_no_reuse,
+    add_threads,
+    add_verbose,
+    count,
+    counts,
+    lengths,
+    not_negative,
+    positive,
+)
 
 
-def run_bench(options: argparse.Namespace) -> int:
-    """Measure; the exit code: 1 if a promise was broken.
+def run(options: argparse.Namespace) -> int:
+    """Measure; return the exit code: 1 if stable text changed or memory grew.
 
     Raises:
-        ConfigError, ModelError: it cannot be measured this way.
+        ConfigError: the options or the settings cannot be used.
+        ModelError: the model cannot be used.
         AudioError: a file cannot be read.
-        StreamASRError: something failed meanwhile.
+        StreamASRError: the measured daemon or engine failed.
     """
-    if plot := getattr(options, "plot", None):
-        check_plot(plot)
-    match options.bench:
-        case "latency":
-            return _run_latency(options)
-        case "update":
-            return _run_update(options)
-        case "throughput":
-            return _run_throughput(options)
-        case "file":
-            return _run_file(options)
-        case "soak":
-            return _run_soak(options)
-        case other:
-            raise AssertionError(other)
+    from streamasr.cli.benchmarks import run_benchmark
+
+    return run_benchmark(options)
 
 
-def _run_latency(options: argparse.Namespace) -> int:
-    seconds = options.seconds or (None if options.files else _BUILT_IN_S)
-    speech = load_speech(options.files, pause_s=options.pause, seconds=seconds)
-    run = asyncio.run(_play(options, speech))
-    result = result_of(run, _rules(options))
-    setting = _setting(options, speech, "pace", "sessions")
-    _print(options, setting, result, *_latency_tables(result))
-    if options.plot:
-        plot_run(run, _rules(options), _title(setting), options.plot)
-    return EXIT_INPUT_FAILED if result.summary.stability.violations else 0
-
-
-def _run_soak(options: argparse.Namespace) -> int:
-    speech = load_speech(options.files, pause_s=options.pause, seconds=options.minutes * 60)
-    run = asyncio.run(_play(options, speech))
-    result = result_of_soak(run, _rules(options))
-    summary = result.latency.summary
-    setting = _setting(options, speech, "pace", "sessions", "minutes")
-    tables = [*_latency_tables(result.latency), report.soak_table(result)]
-    _print(options, setting, result, *tables)
-    if options.plot:
-        plot_run(run, _rules(options), _title(setting), options.plot)
-    has_grown = (result.growth.share or 0.0) > _MOST_GROWTH
-    return EXIT_INPUT_FAILED if has_grown or summary.gaps or summary.stability.violations else 0
-
-
-def _run_update(options: argparse.Namespace) -> int:
-    speech = load_speech(options.files, pause_s=0.0)
-    plan = Plan(options.seconds, options.final, options.repeat)
-    # Room for all of the utterance in one segment.
-    longest = max(plan.longest + 1, ChunkerConfig().max_segment)
-    engine = _engine(options, max_segment_s=longest, words=False)
-    with _progress() as show:
-        measured = measure_update(
-            lambda: Engine(engine),
-            lambda: Engine(replace(engine, reuse=False)),
-            speech,
-            plan,
-            report=show,
-        )
-    result = update_result(measured, plan)
-    setting = _setting(options, speech, "repeat")
-    _print(options, setting, result, report.update_table(result), report.ratio_table(result))
-    if options.plot:
-        plot_update(result, _title(setting), options.plot)
-    return 0
-
-
-def _run_throughput(options: argparse.Namespace) -> int:
-    speech = load_speech(options.files, pause_s=1.0)
-    with _progress() as show:
-        decoding = _decode(options, speech, show)
-        live = asyncio.run(_play_live(options, show)) if options.seconds else []
-    result = report.ThroughputResult(decoding, live)
-    setting = _setting(options, speech, "sessions", "repeat")
-    tables = [report.decoding_table(decoding)]
-    tables += [report.live_table(live)] if live else []
-    _print(options, setting, result, *tables)
-    return 0
-
-
-def _decode(options: argparse.Namespace, speech: Speech, show: _Show) -> list[DecodeRow]:
-    with Engine(_engine(options, words=False)) as engine:
-        return measure_decoding(
-            engine, speech, options.sessions, repetitions=options.repeat, report=show
-        )
-
-
-def _run_file(options: argparse.Namespace) -> int:
-    config = _engine(options)
-    settings = FileSettings(config.options)
-    results = []
-    with _progress() as show, Engine(config) as engine:
-        show("warming up")
-        measure_file(engine, settings, tiny.DEMO)
-        for path in options.files or [tiny.DEMO]:
-            show(path.name)
-            results.append(measure_file(engine, settings, path))
-    _print(options, _setting(options, None), results, report.file_table(results))
-    return 0
-
-
-async def _play(options: argparse.Namespace, speech: Speech) -> Run:
-    """Sessions of a daemon: ours, or one that runs already."""
-    with _progress() as show:
-        show("starting")
-        async with _daemon(options, options.sessions) as (server, telemetry):
-            show("warming up")
-            await warm_up(server, load_speech([], pause_s=1.0))
-            return await measure(
-                server,
-                speech,
-                pace=options.pace,
-                n_sessions=options.sessions,
-                telemetry=telemetry,
-                report=_now_and_then(show, speech.duration),
-            )
-
-
-async def _play_live(options: argparse.Namespace, show: _Show) -> list[report.LiveRow]:
-    speech = load_speech(options.files, pause_s=1.0, seconds=options.seconds)
-    rows = []
-    show("starting")
-    async with _daemon(options, max(options.sessions)) as (server, telemetry):
-        await warm_up(server, load_speech([], pause_s=1.0))
-        for n_sessions in options.sessions:
-            show(f"{n_sessions} live sessions")
-            telemetry.looks.clear()
-            run = await measure(
-                server, speech, pace=1.0, n_sessions=n_sessions, telemetry=telemetry
-            )
-            rows.append(report.LiveRow(n_sessions, result_of(run, _rules(options))))
-    return rows
-
-
-@contextlib.asynccontextmanager
-async def _daemon(
-    options: argparse.Namespace, n_sessions: int
-) -> AsyncIterator[tuple[Server, Telemetry]]:
-    if url := getattr(options, "server", None):
-        token = read_token(options.token_file) if options.token_file else None
-        yield Server(url, token), Telemetry(url, token)
-        return
-    settings = settings_for(
-        model=_model_name(options),
-        threads=options.threads,
-        encoder_window_s=options.encoder_window,
-        n_sessions=n_sessions,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the measurements and their arguments."""
+    parser.description = (
+        "Measure the speed of recognition on this machine. Without FILE the built-in clip is "
+        "played again and again."
     )
-    with ScratchDaemon(settings, ["--no-reuse"] if options.no_reuse else []) as daemon:
-        yield Server(daemon.url), Telemetry(daemon.url, processes=lambda: daemon.processes)
+    benches = parser.add_subparsers(dest="bench", required=True, metavar="WHAT")
+    _add_latency(benches)
+    _add_update(benches)
+    _add_throughput(benches)
+    _add_file(benches)
+    _add_soak(benches)
 
 
-def _engine(options: argparse.Namespace, **others: Any) -> EngineConfig:
-    """Return the configuration of an engine of our own, with nothing of the user's settings."""
-    model = msgspec.structs.replace(ModelConfig(), **model_overrides(options))
-    config = engine_config(model, _finder(), partials=False, **others)
-    return replace(config, encoder_window_s=options.encoder_window)
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    add_verbose(parser)
+    parser.add_argument("--model", metavar="NAME|PATH", help="default: the embedded tiny")
+    add_threads(parser)
+    parser.add_argument(
+        "--encoder-window",
+        type=int,
+        choices=ENCODER_WINDOWS,
+        metavar="S",
+        help="seconds of the encoder's attention window: 1, 2, 4 or 8",
+    )
+    add_no_reuse(parser)
+    add_json(parser)
 
 
-def _finder() -> Finder:
-    """Return the finder of the models that the user has."""
-    return finder_of(load_config(find_config()))
+def _add_latency(benches: Commands) -> None:
+    parser = benches.add_parser(
+        "latency",
+        help="delay between speech and text",
+        description="Play files to a daemon through its socket, at the pace of speech, and "
+        "measure when each text comes. A daemon is started for it, unless --server names one.",
+    )
+    _add_engine(parser)
+    _add_playing(parser)
+    parser.add_argument(
+        "--seconds",
+        type=positive,
+        metavar="S",
+        help="seconds of audio in each session; default: the files once, or the built-in clip for "
+        "60",
+    )
+    _add_server(parser)
+    _add_plot(parser, "lag and work over time")
 
 
-def _model_name(options: argparse.Namespace) -> str:
-    """As a daemon's settings name it, from wherever it is started."""
-    if options.model in (None, tiny.NAME):
-        return tiny.NAME
-    return str(_finder().model(options.model).absolute())
+def _add_update(benches: Commands) -> None:
+    parser = benches.add_parser(
+        "update",
+        help="cost of a live update, with caches and from scratch",
+        description="Let an utterance grow and measure the cost of an update of half a second "
+        "at each length, with caches and from scratch.",
+    )
+    _add_engine(parser)
+    _add_files(parser, "speech to play, without added pauses")
+    parser.add_argument(
+        "--seconds",
+        type=lengths,
+        default=(5.0, 10.0, 20.0, 40.0),
+        metavar="S,S,...",
+        help="lengths of the utterance; default 5,10,20,40",
+    )
+    parser.add_argument(
+        "--final",
+        type=positive,
+        default=10.0,
+        metavar="S",
+        help="length of a segment whose final pass is measured; default 10",
+    )
+    _add_repeat(parser)
+    _add_plot(parser, "cost over the length of the utterance")
 
 
-def _rules(options: argparse.Namespace) -> Endpointing:
-    """The daemon's, which has the defaults."""
-    chunker, model = ChunkerConfig(), _facts(options)
-    return Endpointing(
-        pre_roll=chunker.pre_roll,
-        hangover=chunker.hangover,
-        trailing_silence=chunker.trailing_silence,
-        max_segment=chunker.max_segment,
-        has_word_times=model is None or model.scripted is None,
+def _add_throughput(benches: Commands) -> None:
+    parser = benches.add_parser(
+        "throughput",
+        help="throughput of several sessions on one machine",
+        description="Decode several sessions one after the other and all at once; then play "
+        "to as many live sessions of a daemon and measure the delay of their text.",
+    )
+    _add_engine(parser)
+    _add_files(parser, "speech to play")
+    parser.add_argument(
+        "--sessions",
+        type=counts,
+        default=(1, 2, 4, 8),
+        metavar="N,N,...",
+        help="numbers of sessions; default 1,2,4,8",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=not_negative,
+        default=30.0,
+        metavar="S",
+        help="seconds of live audio in each session; default 30; 0 for none",
+    )
+    _add_repeat(parser)
+
+
+def _add_file(benches: Commands) -> None:
+    parser = benches.add_parser(
+        "file",
+        help="time that transcribing files takes, by stage",
+        description="Transcribe files as fast as possible and measure the time of each stage "
+        "for each second of audio.",
+    )
+    _add_engine(parser)
+    _add_files(parser, "files to transcribe, one after the other")
+
+
+def _add_soak(benches: Commands) -> None:
+    parser = benches.add_parser(
+        "soak",
+        help="memory and delay in a long run",
+        description="Play to a daemon for long, and watch whether its memory grows or its text "
+        "falls behind; exits with 1 if memory grew by more than 3 % or stable text changed.",
+    )
+    _add_engine(parser)
+    _add_playing(parser)
+    parser.add_argument(
+        "--minutes",
+        type=positive,
+        default=30.0,
+        metavar="M",
+        help="minutes of audio in each session; default 30",
+    )
+    _add_server(parser)
+    _add_plot(parser, "lag and work over time")
+
+
+def _add_files(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help=text)
+
+
+def _add_playing(parser: argparse.ArgumentParser) -> None:
+    _add_files(parser, "speech to play, with a pause after each file")
+    parser.add_argument(
+        "--pace",
+        type=not_negative,
+        default=1.0,
+        metavar="X",
+        help="seconds of audio played in each second; default 1; 0: as fast as the daemon reads",
+    )
+    parser.add_argument(
+        "--sessions",
+        type=count,
+        default=1,
+        metavar="N",
+        help="sessions at the same time; default 1",
+    )
+    parser.add_argument(
+        "--pause",
+        type=not_negative,
+        default=1.0,
+        metavar="S",
+        help="seconds of silence after each file; default 1",
     )
 
 
-def _facts(options: argparse.Namespace) -> ModelFacts | None:
-    """Of the model; None where the daemon is somebody else's."""
-    if getattr(options, "server", None):
-        return None
-    return model_facts(_finder().model(options.model or tiny.NAME))
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--server", metavar="URL", help="a daemon that is already running, as ws://127.0.0.1:8765"
+    )
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="the token that it requires"
+    )
 
 
-def _setting(options: argparse.Namespace, speech: Speech | None, *names: str) -> report.Setting:
-    """What a reader must know to do the same."""
-    settings: dict[str, Any] = {
-        "threads": options.threads,
-        "encoder window": options.encoder_window,
-        "reuse": not options.no_reuse,
-        **{name: getattr(options, name) for name in names},
-        "audio": [path.name for path in options.files] or "the built-in clip",
-    }
-    if speech is not None:
-        settings["audio_s"] = round(to_seconds(speech.n_samples), 3)
-    if server := getattr(options, "server", None):
-        settings["server"] = server
-    return report.Setting(options.bench, this_machine(), _facts(options), settings)
+def _add_repeat(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--repeat",
+        type=count,
+        default=3,
+        metavar="N",
+        help="number of measurements, whose median counts; default 3",
+    )
 
 
-def _latency_tables(result: LatencyResult) -> list[Table]:
-    tables = [report.delay_table(result.summary), report.latency_table(result)]
-    return tables + [report.process_table(result)] * bool(result.consumption.cpu)
-
-
-def _title(setting: report.Setting) -> str:
-    model = setting.model.name if setting.model else setting.settings["server"]
-    window = setting.settings["encoder window"]
-    model += f", encoder window {window} s," if window else ""
-    return f"{setting.bench}: {model} on {setting.machine.processor}, {setting.machine.cores} cores"
-
-
-def _print(
-    options: argparse.Namespace, setting: report.Setting, result: object, *tables: Table
-) -> None:
-    if options.json:
-        print(report.to_json(setting, result))
-        return
-    console = Console(highlight=False)
-    for line in report.describe(setting):
-        console.print(line, soft_wrap=True, markup=False)
-    for table in tables:
-        console.print()
-        console.print(table)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[_Show]:
-    """Say on the terminal what is being done; nothing where stderr is piped."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda _: None
-        return
-    with console.status("starting") as status:
-        yield status.update
-
-
-def _now_and_then(show: _Show, duration: float) -> Callable[[float], None]:
-    """Show how much audio has been played, not at every block."""
-    shown = -_PROGRESS_EVERY_S
-
-    def tell(seconds: float) -> None:
-        nonlocal shown
-        if seconds - shown >= _PROGRESS_EVERY_S:
-            shown = seconds
-            show(f"{seconds:.0f} of {duration:.0f} s")
-
-    return tell
+def _add_plot(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--plot", type=Path, metavar="FILE", help=f"draw {what}, as .png or .svg")

@@ -357,8 +357,8 @@ def _word_table(message: Words) -> Table:
     table.add_column("word", header_style="dim")
     for word in message.words:
         start, end = to_seconds(word.start), to_seconds(word.end)
-        score = "" if word.score is None else f"{word.score:.2f}"
-        table.add_row("", f"{start:.2f}", f"{end:.2f}", score, Text(printable(word.text)))
+        confidence = "" if word.confidence is None else f"{word.confidence:.2f}"
+        table.add_row("", f"{start:.2f}", f"{end:.2f}", confidence, Text(printable(word.text)))
     return table
 
 

@@ -1,16 +1,24 @@
-"""`streamasr devices`: which inputs there are."""
+"""`streamasr devices`: list the microphones."""
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from streamasr.audio.portaudio import AudioSystem, InputDevice, PortAudio
+from streamasr.cli.arguments import add_json, add_verbose
+
+if TYPE_CHECKING:
+    from streamasr.audio.portaudio import AudioSystem, InputDevice
 
 
-def run_devices(options: argparse.Namespace, system: AudioSystem | None = None) -> int:
-    """List the audio inputs, as a table or as JSON; the exit code.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.description = "List the microphones for --device, the system's default marked with *."
+    add_verbose(parser)
+    add_json(parser)
 
-    A machine without inputs is no failure: the answer is that there are none.
+
+def run(options: argparse.Namespace, system: "AudioSystem | None" = None) -> int:
+    """List the audio inputs, as a table or as JSON; return 0, also where there are none.
 
     Args:
         options: `json` asks for JSON.
@@ -19,17 +27,21 @@ def run_devices(options: argparse.Namespace, system: AudioSystem | None = None) 
     Raises:
         AudioError: PortAudio is missing or does not answer.
     """
-    inputs = (system or PortAudio()).find_inputs()
+    if system is None:
+        from streamasr.audio.portaudio import PortAudio
+
+        system = PortAudio()
+    inputs = system.find_inputs()
     if options.json:
         print(json.dumps([_described(device) for device in inputs], ensure_ascii=False))
     elif inputs:
         print(_table(inputs))
     else:
-        print("There is no audio input; plug a microphone in.")
+        print("No audio input was found; connect a microphone.")
     return 0
 
 
-def _described(device: InputDevice) -> dict[str, Any]:
+def _described(device: "InputDevice") -> dict[str, Any]:
     return {
         "index": device.index,
         "name": device.name,
@@ -40,8 +52,8 @@ def _described(device: InputDevice) -> dict[str, Any]:
     }
 
 
-def _table(inputs: list[InputDevice]) -> str:
-    """Lines that stay apart in a pipe too; the default has a star."""
+def _table(inputs: "list[InputDevice]") -> str:
+    """Return an aligned table as plain text; the default has a star."""
     rows = [("", "INDEX", "NAME", "HOST API", "CHANNELS", "RATE")]
     rows += [
         (

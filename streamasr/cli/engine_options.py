@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from streamasr.catalogue.find import Finder, Steps
+from streamasr.catalogue.find import Finder
+from streamasr.catalogue.steps import Steps
 from streamasr.cli.stderr import note
 from streamasr.config.sections import ModelConfig, Settings
 from streamasr.engine.build import engine_config

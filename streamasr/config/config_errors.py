@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from streamasr.catalogue.known import FAMILIES, KnownModel
+from streamasr.catalogue.known import KnownModel, family_choices
 from streamasr.config.listing import section_types, settings
 from streamasr.config.sections import REGISTRY
 from streamasr.core.errors import ConfigError
@@ -23,7 +23,7 @@ def located(section: str, complaint: str) -> str:
 def _choices(path: str) -> tuple[str, ...]:
     """The only values of a setting, or of a key of a model, if there are few."""
     if path.startswith(f"{REGISTRY}."):
-        return FAMILIES if path.endswith(".family") else ()
+        return family_choices() if path.endswith(".family") else ()
     return next((one.choices for one in settings() if one.path == path), ())
 
 

@@ -1,7 +1,6 @@
 """The file of settings: where it is looked for, how it is read, what goes before it."""
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -12,6 +11,7 @@ from streamasr.config.places import config_directories
 from streamasr.config.sections import Settings
 from streamasr.config.tables import convert
 from streamasr.core.errors import ConfigError
+from streamasr.core.toml_file import read_toml
 
 CONFIG_VARIABLE: Final = "STREAMASR_CONFIG"
 """Environment variable that names the file of settings."""
@@ -55,7 +55,7 @@ def load_config(path: Path | None, overrides: Overrides | None = None) -> Settin
         ConfigError: file or command line say what cannot be.
     """
     base = Path("/") if path is None else path.absolute().parent
-    tables = {} if path is None else _read(path)
+    tables = {} if path is None else read_toml(path)
     config = convert(tables, base, str(path))
     if overrides:
         merged = {
@@ -70,16 +70,3 @@ def load_config(path: Path | None, overrides: Overrides | None = None) -> Settin
         is_file_at_fault = path is not None and not (overrides or {}).get("server")
         raise ConfigError(f"{path if is_file_at_fault else _COMMAND_LINE}: {error}") from error
     return config
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8-sig"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: there is no such file.") from error
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8: {error.reason} at byte {error.start}.") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}.") from error

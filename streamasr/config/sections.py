@@ -70,7 +70,7 @@ class ModelConfig(Section, kw_only=True, frozen=True):
     gpu: Annotated[_Named | Annotated[int, Meta(ge=0)] | None, RESTART, example("CUDA0")] = None
     """That GPU, by number or name (see `streamasr doctor`) or by a part of its description; left
     out, llama.cpp chooses."""
-    aligner: Annotated[_Named | None, RESTART, example("qwen3-aligner-0.6b")] = None
+    aligner: Annotated[_Named | None, RESTART, example("/models/aligner")] = None
     """The forced aligner that gives word times, by name or path; left out, the one in the model's
     directory, or one that is installed; `none` spreads words evenly."""
     aligner_gpu: Annotated[bool, RESTART] = False

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from streamasr.catalogue.known import KnownModel, check_name
+from streamasr.catalogue.known import KnownModel, check_name, family_choices
 from streamasr.config.config_errors import located, refuse_unknown
 from streamasr.config.listing import section_types
 from streamasr.config.sections import REGISTRY, Settings
@@ -56,11 +56,18 @@ def _registry(tables: dict[str, Any], source: str) -> dict[str, KnownModel]:
         try:
             check_name(name)
             models[name] = msgspec.convert(table, KnownModel)
+            _check_family(name, models[name], source)
         except msgspec.ValidationError as error:
             raise ConfigError(f"{source}: {located(f'models.{name}', str(error))}.") from error
         except ValueError as error:
             raise ConfigError(f"{source}: models: {error}.") from error
     return models
+
+
+def _check_family(name: str, model: KnownModel, source: str) -> None:
+    if model.family is not None and model.family not in family_choices():
+        sentence = located(f"models.{name}", "Invalid family - at `$.family`")
+        raise ConfigError(f"{source}: {sentence}.", code="unknown_family")
 
 
 def _with_model_path(config: Settings, base: Path) -> Settings:

@@ -20,7 +20,7 @@ def check_form(samples: Float32Array) -> None:
             code="audio_axes",
         )
     if not len(samples):
-        raise AudioError("the audio has no samples", code="audio_empty")
+        raise AudioError("the audio has no samples", code="no_audio")
 
 
 def check_samples(samples: Float32Array) -> None:

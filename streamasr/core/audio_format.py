@@ -1,4 +1,4 @@
-"""How raw audio is encoded on a wire or in a pipe."""
+"""Formats of raw audio on a wire or in a pipe."""
 
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias

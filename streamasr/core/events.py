@@ -1,4 +1,4 @@
-"""Facts that a session is told: the borders of speech, and the answers of the engine."""
+"""Events that a session receives: borders of speech, and answers of the engine."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -24,9 +24,9 @@ class SpeechStarted:
 class SpeechContinued:
     """The next samples of the open segment.
 
-    The events of one segment are consecutive: the first starts where the segment does. The
-    last may run past the segment's end, which is only known afterwards: by the hangover if
-    silence ended it, by up to the whole search range if its length did. Trim to `SpeechEnded.end`.
+    The events of one segment are consecutive, and the first starts where the segment does. The last
+    may run past the segment's end, which is known only afterwards: by the hangover if silence ended
+    it, by up to the whole search range if its length did. Trim to `SpeechEnded.end`.
     """
 
     segment: int
@@ -38,9 +38,9 @@ class SpeechContinued:
 
 @dataclass(frozen=True, slots=True)
 class SpeechPaused:
-    """Silence followed the speech: if no more comes, the segment is exactly [start, end).
+    """Silence follows the speech: if no more speech comes, the segment is exactly [start, end).
 
-    Everything before `end` has been delivered.
+    All samples before `end` have been delivered.
     """
 
     segment: int
@@ -49,7 +49,7 @@ class SpeechPaused:
 
 @dataclass(frozen=True, slots=True)
 class SpeechResumed:
-    """Speech came back after a pause, before the hangover was over."""
+    """Speech resumed after a pause, before the hangover was over."""
 
     segment: int
 
@@ -66,7 +66,7 @@ class SpeechEnded:
 
 @dataclass(frozen=True, slots=True)
 class AudioLost:
-    """Samples that were expected and never came: [start, end). No segment reaches into them."""
+    """The samples [start, end) were expected and never came. No segment reaches into them."""
 
     start: Samples
     end: Samples
@@ -95,7 +95,7 @@ class Configured:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FinalRestored:
-    """A final that was published before a restart, whose words are still owed."""
+    """A final was published before a restart, and its words are still owed."""
 
     final: Final
     samples: Float32Array
@@ -149,7 +149,7 @@ class PassAbandoned:
 
 @dataclass(frozen=True, slots=True)
 class Aligned:
-    """The aligner answered. Times count from the start of the session."""
+    """The words of a final have their times, which count from the start of the session."""
 
     segment: int
     words: tuple[Word, ...]

@@ -34,7 +34,7 @@ class GrowingArray:
 
     @property
     def values(self) -> Float32Array:
-        """All rows, without a copy."""
+        """Return a view of all rows."""
         return self._buffer[: self._n_rows]
 
     def append(self, values: Float32Array) -> None:

@@ -1,8 +1,12 @@
 """The text of a segment while it is still being recognised."""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from streamasr.core.units import Samples
+
+TokenTimes: TypeAlias = tuple[tuple[Samples, Samples], ...]
+"""(n_tokens,): start and end of each token, counted from the segment's start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,10 +19,13 @@ class Hypothesis:
     tokens: tuple[int, ...]
     """The answer without its end token, from the forced ones on."""
     ends: tuple[int, ...] = ()
-    """(n_tokens,), never falling: how many code points of `text` stand for certain once this token
-    is given, whatever tokens follow it. 0 for the header that names the language."""
+    """(n_tokens,), never falling: number of code points of `text` that stand for certain once this
+    token is given, whatever tokens follow it. A token that ends inside a character, or the header
+    that names the language, adds none."""
     is_suspicious: bool = False
     """A guard had to end it: it may repeat itself or lack its end."""
+    times: TokenTimes = ()
+    """Empty for families that do not know them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,5 +35,10 @@ class StableText:
     segment: int
     start: Samples
     text: str
-    forced: tuple[int, ...]
-    """The tokens that it takes to keep it."""
+    tokens: tuple[int, ...]
+    """The tokens of that text. Answers of families that can be forced are forced to begin with
+    them."""
+    ends: tuple[int, ...] = ()
+    """(n_tokens,): end of each token in `text`; empty for families that can be forced."""
+    times: TokenTimes = ()
+    """(n_tokens,) as they were when the token became stable; empty where `ends` is."""

@@ -6,19 +6,19 @@ from streamasr.core.text import printable
 
 
 class PrintableFormatter(logging.Formatter):
-    """A log for a terminal: a line for each message, whatever it quotes."""
+    """Formatter for a terminal: one line for each message, whatever it quotes."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """The line without a traceback."""
+        """Return the line without a traceback."""
         return printable(super().formatMessage(record))
 
     def format(self, record: logging.LogRecord) -> str:
-        """All of it; a traceback keeps its lines."""
+        """Return the whole record; a traceback keeps its lines."""
         return "\n".join(map(printable, super().format(record).split("\n")))
 
 
 def log_to_stderr(level: int) -> None:
-    """Set up this process's log, as the program and its children have it."""
+    """Set up the log of this process; main process and children call it alike."""
     stderr = logging.StreamHandler()
     stderr.setFormatter(PrintableFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[stderr])

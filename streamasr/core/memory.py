@@ -1,4 +1,4 @@
-"""Memory of the process that the C library holds back."""
+"""Memory that the C library keeps after it was freed."""
 
 import ctypes
 
@@ -6,9 +6,9 @@ import ctypes
 def return_freed_memory() -> None:
     """Give memory that has been freed back to the system, where the C library can.
 
-    glibc keeps what lies below anything that is still in use. After a model was loaded that is two
-    or three times its weights, 160 MB of an int8 encoder of 18 layers; of a daemon that had 15,000
-    short sessions, 200 MB. It takes some milliseconds.
+    glibc keeps all memory below the highest address that is still in use. After a model was loaded
+    that is two or three times its weights, 160 MB for an int8 encoder of 18 layers; in a daemon
+    after 15,000 short sessions, 200 MB. The call takes some milliseconds.
     """
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:

@@ -11,12 +11,13 @@ from streamasr.core.transcript import Word
 from streamasr.core.units import Samples
 
 EndReason: TypeAlias = Literal["silence", "length", "flush", "stop"]
-"""Why a segment is over: the hangover passed without speech; it grew too long and was
+"""Reason of a segment's end: the hangover passed without speech; the segment grew too long and was
 cut; the client asked for its end; the stream is over."""
 
 
-AlignmentMethod: TypeAlias = Literal["aligned", "spread"]
-"""Whether word times were heard by the aligner, or spread evenly because it could not."""
+AlignmentMethod: TypeAlias = Literal["aligned", "ctc", "cif", "spread"]
+"""Origin of word times: the aligner, the recogniser's own CTC or CIF times, or, where neither is
+known, the length of the segment, spread evenly over its words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Partial:
     segment: int
     text: str
     stable: int
-    """How many code points of `text` begin every later partial and the final."""
+    """Number of code points of `text` that begin every later partial and the final."""
     language: str | None
     start: Samples
     end: Samples
@@ -63,7 +64,7 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Audio that is covered by no final, and why."""
+    """Audio without a final, and the reason."""
 
     start: Samples
     end: Samples
@@ -72,7 +73,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Nothing more comes, and so much came."""
+    """The stream is over; its totals."""
 
     duration: Samples
     segments: int
@@ -81,7 +82,7 @@ class End:
 
 
 Durable: TypeAlias = Final | Words | Gap | End
-"""Messages that have a number, are kept, and can be sent again."""
+"""Messages that have a number, are stored, and can be sent again."""
 
 
 Message: TypeAlias = Speech | Partial | Durable

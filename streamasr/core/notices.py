@@ -57,7 +57,7 @@ class NoticeCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something that the readers of a session should know."""
+    """Condition of a session that its readers should know."""
 
     code: str
     """One of `NoticeCode`."""

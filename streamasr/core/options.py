@@ -1,14 +1,15 @@
-"""Options of a session: what its client asked for, as every stage from session to model sees it."""
+"""Options of a session, the same in every stage from session to model."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """Options that hold from the next segment on.
+    """Options of a client that hold from the next segment on.
 
     They travel unchanged through session, journal and order to the model family, and only the
-    family makes a prompt of them. The chunker takes the three of endpoint and onset.
+    family makes a prompt of them. The chunker uses `endpoint_ms`, `endpoint_by_client` and
+    `onset_padding_ms`.
     """
 
     language: str | None = None
@@ -26,9 +27,9 @@ class SessionOptions:
     endpoint_ms: int | None = None
     """Silence that ends a segment, in milliseconds; None for the operator's hangover."""
     endpoint_by_client: bool = False
-    """Silence ends no segment, only the client does (or the greatest length)."""
+    """Segments end where the client says, or at the greatest length; never at a silence."""
     onset_padding_ms: int | None = None
     """Audio kept before speech, in milliseconds; None for the operator's pre-roll."""
     itn: bool = False
-    """Numbers are written in digits (inverse text normalisation)."""
+    """Write numbers in digits (inverse text normalisation)."""
     punctuation: bool = True

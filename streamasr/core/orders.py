@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TypeAlias
 
+from streamasr.core.hypothesis import TokenTimes
 from streamasr.core.messages import Message
 from streamasr.core.options import SessionOptions
 from streamasr.core.units import Float32Array, Samples
@@ -49,7 +50,7 @@ class Recognise:
 
 @dataclass(frozen=True, slots=True)
 class AbandonPass:
-    """Give a pass up, wherever it is; answer with `PassAbandoned` if it has no answer yet."""
+    """Give a pass up in any stage; answer with `PassAbandoned` if it has no answer yet."""
 
     of: Pass
 
@@ -78,6 +79,10 @@ class Align:
     """Exactly the segment, [start, end)."""
     text: str
     language: str | None
+    ends: tuple[int, ...] = ()
+    """(n_tokens,): end of each token in `text`; empty where their times are not known."""
+    times: TokenTimes = ()
+    """(n_tokens,): for families that give the times of words themselves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,17 @@
 """Text that is safe to show on a terminal.
 
 Error messages quote names from files and from the network, which may contain anything. The names
-are kept as they are and made harmless where they are shown.
+are stored unchanged and made harmless where they are shown.
 """
 
 import unicodedata
 
 
 def printable(text: str) -> str:
-    """A sentence or a name as a terminal may get it: one line, and nothing that moves the cursor.
+    """Return a sentence or a name as one line that is safe on a terminal.
 
-    Nor what turns the direction of reading, nor bytes of a file name that are no text.
+    Replaced are characters that move the cursor or change the direction of reading, and bytes of a
+    file name that are not text.
     """
     return "".join(letter if letter.isprintable() else _shown(letter) for letter in text)
 

@@ -1,4 +1,4 @@
-"""What was said, where and when: the values that every output format is made from.
+"""Text with its times: the values that every output format is made from.
 
 Positions are samples from the start of the file, as everywhere inside the program; formats
 turn them into seconds.
@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from streamasr.core.borders import CJK
 from streamasr.core.units import Samples, to_seconds
 
-_CJK: Final = "[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uff9f\U00020000-\U0003ffff]"
-_CJK_SEAM: Final = re.compile(f"(?<={_CJK})\n(?={_CJK})")
+_CJK_SEAM: Final = re.compile(f"(?<={CJK})\n(?={CJK})")
 """Chinese or Japanese characters, their punctuation included, on both sides of a join."""
 
 
@@ -25,8 +25,8 @@ class Word:
     """As written, with the punctuation that belongs to it."""
     start: Samples
     end: Samples
-    score: float | None
-    """How sure the aligner is of the times, 0..1; None where they are only spread."""
+    confidence: float | None
+    """Confidence of the aligner in the times, 0..1; None for other origins of the times."""
     space_after: bool = True
     """White space follows in the segment's text."""
 
@@ -39,14 +39,14 @@ class Segment:
     start: Samples
     end: Samples
     language: str | None
-    """English name as the model says it; None where it heard no speech."""
+    """English name as the model gives it; None where it heard no speech."""
     text: str
     words: tuple[Word, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """All that was recognised in one file."""
+    """Everything that was recognised in one file."""
 
     file: str
     model: str
@@ -55,12 +55,12 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        """The segments' texts as one."""
+        """Return the texts of all segments as one."""
         return join_texts(segment.text for segment in self.segments)
 
     @property
     def language(self) -> str | None:
-        """The language of most of the speech by duration; of equals the first."""
+        """Return the language of most of the speech by duration; of equals the first."""
         spoken: Counter[str] = Counter()
         for segment in self.segments:
             if segment.language is not None:
@@ -84,5 +84,5 @@ def join_words(words: Sequence[Word]) -> str:
 
 
 def seconds(position: Samples) -> float:
-    """A position as people and files read it: seconds with three decimals."""
+    """Return a position in seconds with three decimals, as people and files read it."""
     return round(to_seconds(position), 3)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol, TypeAlias
 
 from streamasr.client import v1
-from streamasr.dictation.edits import Edit, graphemes, smallest_edit
+from streamasr.writing.edits import Edit, graphemes, smallest_edit
 
 Mode: TypeAlias = Literal["stable", "final", "live"]
 MODES: Final[tuple[Mode, ...]] = ("stable", "final", "live")

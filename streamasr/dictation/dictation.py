@@ -14,10 +14,10 @@ from streamasr.core.notices import NoticeCode
 from streamasr.dictation import push_to_talk as talk
 from streamasr.dictation.composer import Composer
 from streamasr.dictation.control import Command, serve
-from streamasr.dictation.edits import Edit
 from streamasr.dictation.push_to_talk import PushToTalk
 from streamasr.dictation.tools import DesktopGoneError, ToolError
 from streamasr.dictation.utterance import Source, Utterance
+from streamasr.writing.edits import Edit
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from itertools import takewhile
 from typing import Final
 
 from streamasr.dictation.clipboard import Clipboard
-from streamasr.dictation.edits import Edit, graphemes, pieces, typeable
 from streamasr.dictation.keyboards import BACKSPACE, RETURN, TAB, Keyboard
 from streamasr.dictation.tools import ToolError
+from streamasr.writing.edits import Edit, graphemes, pieces, typeable
 
 logger = logging.getLogger(__name__)
 

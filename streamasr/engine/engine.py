@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, Self, TypeAlias, assert_never
 
 from streamasr.alignment.spread import guess_words
+from streamasr.alignment.token_times import words_of_tokens
 from streamasr.core.errors import ModelError
 from streamasr.core.events import Aligned, Answer, PassAbandoned, PassFailed, Recognised
 from streamasr.core.orders import (
@@ -30,6 +31,7 @@ from streamasr.core.orders import (
     Release,
     SpreadWords,
 )
+from streamasr.core.traits import FamilyTraits
 from streamasr.core.transcript import Segment
 from streamasr.core.units import Samples
 from streamasr.decoder.library import find_gpus
@@ -88,6 +90,7 @@ class Engine:
         threads = config.hardware.stage_threads
         self.bundle = read_bundle(config.model, Role.RECOGNISER)
         self.bundle.check_files()
+        self.traits = FamilyTraits()
         self._script = _script(self.bundle)
         self.encoder: EncoderWorker = encoder_worker(
             EncoderConfig(
@@ -247,6 +250,9 @@ class Engine:
     def _perform_alignment(self, order: Align | SpreadWords, channel: "Channel") -> None:
         aligning = self._aligning if self.aligner and self.aligner.is_alive else None
         match order:
+            case Align(times=times) if times and self.traits.word_method:
+                words = words_of_tokens(order)
+                channel.hand_over(Aligned(order.segment, words, self.traits.word_method))
             case Align() if aligning:
                 aligning.put(channel, order)
             case Align():

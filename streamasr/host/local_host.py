@@ -5,7 +5,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from streamasr.core.model_facts import ModelFacts
@@ -126,8 +126,12 @@ class LocalSessionHost:
         if record.name == MICROPHONE:
             requested = RequestedOptions()
             options = self._resolve(requested, self._settings.defaults)
+        beginning = recovered.beginning
+        if record.model != self.model.name:
+            published = beginning.published.for_another_model()
+            beginning = replace(beginning, published=published)
         live = self.sessions.open(
-            record.name, options, recovered.beginning, is_daemons_own=record.name == MICROPHONE
+            record.name, options, beginning, is_daemons_own=record.name == MICROPHONE
         )
         self._requested[record.name] = requested
         if recovered.is_over:

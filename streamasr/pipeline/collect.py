@@ -10,17 +10,17 @@ from streamasr.pipeline.transcribe import Progress
 
 @dataclass(slots=True)
 class Collector:
-    """Gathers the messages of one file into a transcript."""
+    """Collects the messages of one file into a transcript."""
 
     begin: Samples
-    """Where in the file the first sample was taken; times of messages count from its beginning."""
+    """Position in the file of the first sample; times of messages count from the file's start."""
     finals: list[Final] = field(default_factory=list)
     words: dict[int, tuple[Word, ...]] = field(default_factory=dict)
     gaps: list[Gap] = field(default_factory=list)
     n_read: Samples = field(default_factory=lambda: Samples(0))
 
     def take(self, message: Message | Progress) -> None:
-        """Remember what lasts."""
+        """Keep finals, words and gaps; other messages are of the moment."""
         match message:
             case Progress(read=read):
                 self.n_read = read
@@ -32,10 +32,10 @@ class Collector:
             case Gap():
                 self.gaps.append(message)
             case _:
-                pass  # what is only of the moment
+                pass
 
     def transcript(self, file: str, model: str) -> Transcript:
-        """Everything so far; the duration reaches to where reading has come in the file."""
+        """Return the transcript so far; its duration ends where reading has got to in the file."""
         segments = tuple(
             Segment(
                 final.segment,

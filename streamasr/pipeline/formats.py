@@ -1,4 +1,4 @@
-"""A transcript as a file: plain text, JSON, and the two kinds of subtitles.
+"""Formats of a transcript: plain text, JSON, and the two kinds of subtitles.
 
     txt   one line per segment
     json  everything, seconds with three decimals
@@ -25,7 +25,7 @@ from typing import Final
 
 from streamasr.alignment.spread import guess_words
 from streamasr.alignment.words import text_width
-from streamasr.core.errors import ConfigError
+from streamasr.core.errors import ConfigError, OutputError
 from streamasr.core.transcript import Segment, Transcript, Word, join_words, seconds
 from streamasr.core.units import SAMPLE_RATE
 
@@ -33,13 +33,13 @@ MAX_COLUMNS: Final = 42
 """Width of a subtitle line, as television uses; an ideograph takes two columns."""
 MAX_CUE_MS: Final = 7000
 MIN_CUE_MS: Final = 1000
-"""How long a cue stays at least, where the next one leaves it the time."""
+"""Shortest time that a cue stays, where the next one leaves it the time."""
 
 _MIN_SENTENCE_MS: Final = 500
-"""A sentence that gives way to the next sooner than this shares its line."""
+"""A sentence that is shown for less than this shares its line with the next one."""
 
 _COMMA_WORTH: Final = 12
-"""Columns that a line may be off balance for the sake of ending at a comma."""
+"""Columns of imbalance that are accepted so that a line ends at a comma."""
 
 _CLOSING: Final = "[\"'\u2019\u201d»)\\]）」』】》]*$"
 _SENTENCE_END: Final = re.compile("[.!?…。！？؟।]" + _CLOSING)
@@ -56,16 +56,18 @@ class Cue:
 
 
 def format_transcript(transcript: Transcript, fmt: str) -> str:
-    """Write a transcript in one of the `FORMATS`.
+    """Return a transcript in one of the `FORMATS`.
 
     Returns:
         The whole file, ending in a line feed, or nothing at all.
 
     Raises:
-        ConfigError: no such format.
+        ConfigError: the format is unknown.
     """
     if fmt not in FORMATS:
-        raise ConfigError(f"unknown format {fmt!r}; there are {', '.join(FORMATS)}")
+        raise ConfigError(
+            f"unknown format {fmt!r}; choose one of: {', '.join(FORMATS)}.", code="unknown_format"
+        )
     return FORMATS[fmt](transcript)
 
 
@@ -102,7 +104,7 @@ def _json_word(word: Word) -> dict[str, object]:
         "text": word.text,
         "start": seconds(word.start),
         "end": seconds(word.end),
-        "score": None if word.score is None else round(word.score, 3),
+        "score": None if word.confidence is None else round(word.confidence, 3),
     }
 
 
@@ -130,7 +132,7 @@ FORMATS: Final[dict[str, Callable[[Transcript], str]]] = {
 
 
 def _plain(text: str) -> str:
-    """SubRip has no escapes: an arrow in the text would read as a line of times."""
+    """Replace arrows: SubRip has no escapes, and one in the text would read as a line of times."""
     return text.replace("-->", "→")
 
 
@@ -145,7 +147,7 @@ def make_cues(transcript: Transcript) -> list[Cue]:
     Segments without words get theirs by the length of the text.
 
     Returns:
-        Ordered and disjoint; every word is in exactly one.
+        Cues in order, disjoint; every word is in exactly one.
     """
     lines = [
         line
@@ -188,7 +190,7 @@ def _fit(words: Sequence[Word]) -> list[Sequence[Word]]:
 
 
 def _best_break(words: Sequence[Word], target: float) -> int:
-    """How many words to put on the first of two parts, `target` columns wide."""
+    """Return the number of words in the first of two parts, about `target` columns wide."""
     widths = accumulate(text_width(word.text) + word.space_after for word in words)
 
     def cost(part: tuple[int, Word, int]) -> float:
@@ -203,8 +205,22 @@ def _milliseconds(position: int) -> int:
     return round(position * 1000 / SAMPLE_RATE)
 
 
+def write_transcript(path: Path, transcript: Transcript, fmt: str) -> None:
+    """Write a transcript to a file, whole or not at all.
+
+    Raises:
+        ConfigError: the format is unknown.
+        OutputError: the file cannot be written.
+    """
+    try:
+        write_whole(path, format_transcript(transcript, fmt))
+    except OSError as error:
+        sentence = f"{path} cannot be written: {error.strerror}."
+        raise OutputError(sentence, code="file_not_written") from error
+
+
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or, whatever happens, not at all.
+    """Write a file so that it exists whole or, after a failure, not at all.
 
     The text goes to a temporary file beside it, which takes its name once it is on the disk.
 

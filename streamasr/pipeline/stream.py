@@ -1,8 +1,8 @@
 """One audio stream on its way to text: chunker, session, and a channel of the engine.
 
-This is the path that files and live audio share. It decides nothing: the chunker says where
-segments are, the session what is to be done, the engine does it. Whoever owns a stream calls it
-from one thread, and hands over with `receive` what the engine has answered.
+Files and live audio share this path. It decides nothing: the chunker finds the segments, the
+session gives the orders, the engine executes them. The owner of a stream calls it from one thread,
+and hands the answers of the engine over with `receive`.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,6 +13,7 @@ from streamasr.core.events import Answer, Configured, FinalRestored, SessionEven
 from streamasr.core.messages import Final
 from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Order, Publish, SpreadWords
+from streamasr.core.traits import FamilyTraits
 from streamasr.core.units import Float32Array, Samples
 from streamasr.segmentation.chunker import FRAME, Chunker, Endpoint
 from streamasr.segmentation.settings import ChunkerConfig, VadConfig
@@ -24,22 +25,26 @@ class Channel(Protocol):
     """See `streamasr.engine.engine.Channel`."""
 
     def perform(self, order: Order) -> None:
-        """Begin what is asked for."""
+        """Begin to execute an order."""
 
     def close(self) -> None:
-        """Forget what has not been done yet."""
+        """Drop all orders; nothing is delivered any more."""
 
 
 class Recogniser(Protocol):
-    """What a stream needs of `streamasr.engine.engine.Engine`."""
+    """Part of `streamasr.engine.engine.Engine` that a stream needs."""
+
+    @property
+    def traits(self) -> FamilyTraits:
+        """Abilities of its model family."""
 
     def channel(self, deliver: Callable[[Answer], None]) -> Channel:
-        """A way to have orders performed and their answers delivered."""
+        """Open a channel for the orders of one stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
-    """How streams are cut and recognised."""
+    """Settings for cutting and recognising streams."""
 
     vad: VadConfig = field(default_factory=VadConfig)
     chunker: ChunkerConfig = field(default_factory=ChunkerConfig)
@@ -48,18 +53,18 @@ class StreamSettings:
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """Where a stream begins: at its first sample, or where it was before a restart."""
+    """Position at which a stream begins: its first sample, or the one after a restart."""
 
     position: Samples = Samples(0)  # noqa: RUF009 - an int
-    """Of the first sample that will be fed."""
+    """Position of the first sample that will be fed."""
     border: Samples = Samples(0)  # noqa: RUF009 - an int
-    """End of the newest segment, which no other one may reach into."""
+    """End of the newest segment; no other segment may reach into it."""
     n_segments: int = 0
     published: Published = field(default_factory=Published)
 
 
 class Stream:
-    """A stream that is being recognised."""
+    """One stream that is being recognised."""
 
     def __init__(
         self,
@@ -69,7 +74,7 @@ class Stream:
         deliver: Callable[[Answer], None],
         beginning: Beginning = Beginning(),
     ) -> None:
-        """Begin.
+        """Begin a stream.
 
         Args:
             recogniser: started.
@@ -88,46 +93,46 @@ class Stream:
         )
         self._settings = settings
         self._chunker.configure(Endpoint.of(settings.chunker, options))
-        self._session = Session(settings.session, options, beginning.published)
+        self._session = Session(settings.session, options, beginning.published, recogniser.traits)
         self._channel = recogniser.channel(deliver)
 
     @property
     def position(self) -> Samples:
-        """Where the next sample belongs."""
+        """Return the position of the next sample."""
         return self._chunker.position
 
     @property
     def settled_until(self) -> Samples:
-        """All audio before is published, or judged silent, and needed no more."""
+        """Return the position before which all audio is published or silent, and not needed."""
         owed_from, needed_from = self._session.owed_from, self._chunker.needed_from
         return needed_from if owed_from is None else min(owed_from, needed_from)
 
     def has_room(self, max_lag: Samples) -> bool:
-        """Whether more audio may be fed: less than `max_lag` waits to be recognised.
+        """Return True if more audio may be fed: less than `max_lag` waits to be recognised.
 
-        A segment waits from its end on; while it is open it is the one that is waited for, and it
-        ends by itself when it becomes too long. So there is room again when the finals that are
-        owed are out, whatever `max_lag` is, and no more is kept than it and the longest segment.
+        A segment waits from its end on. An open segment does not wait, and ends when it becomes too
+        long. So there is room again as soon as the owed finals are published, whatever `max_lag`
+        is, and the stream keeps at most `max_lag` and the longest segment.
         """
         awaited_since = self._session.awaited_since
         return awaited_since is None or self.position - awaited_since < max_lag
 
     @property
     def session(self) -> Session:
-        """What is owed."""
+        """Return the session."""
         return self._session
 
     def warm_up(self, samples: Float32Array) -> None:
-        """Let the voice detector hear what came before the beginning, whole frames of it."""
+        """Feed the voice detector whole frames from before the beginning."""
         for start in range(0, len(samples) - FRAME + 1, FRAME):
             self._detector(samples[start : start + FRAME])
 
     def feed(self, block: Float32Array) -> list[Publish]:
-        """Take the next samples, (n,) float32; what is to be published."""
+        """Take the next samples, (n,) float32; return what is to be published."""
         return self._take(self._chunker.feed(block))
 
     def skip(self, n_samples: Samples, reason: str) -> list[Publish]:
-        """Leave out samples that will never come."""
+        """Skip samples that will never come."""
         return self._take(self._chunker.skip(n_samples, reason))
 
     def flush(self) -> list[Publish]:
@@ -135,7 +140,7 @@ class Stream:
         return self._take(self._chunker.flush())
 
     def finish(self) -> list[Publish]:
-        """End the stream: no more audio comes; answers still do."""
+        """End the stream: no more audio comes, but answers still do."""
         events: list[SessionEvent] = list(self._chunker.finish())
         return self._take([*events, StreamEnded(self._chunker.position)])
 
@@ -145,19 +150,19 @@ class Stream:
         return self._take([Configured(options)])
 
     def restore(self, final: Final, samples: Float32Array) -> list[Publish]:
-        """Have the words found that a final lacked when the program ended."""
+        """Order the words of a final that had none when the program ended."""
         return self._take([FinalRestored(final, samples)])
 
     def spread_words(self) -> None:
-        """Wait no longer for words that the aligner has not begun with."""
+        """Spread the words of finals that the aligner has not begun with."""
         self._channel.perform(SpreadWords())
 
     def receive(self, answer: Answer) -> list[Publish]:
-        """Take what the engine delivered."""
+        """Take an answer of the engine."""
         return self._take([answer])
 
     def close(self) -> None:
-        """Forget what has not been done yet."""
+        """Drop all orders; nothing is delivered any more."""
         self._channel.close()
 
     def _take(self, events: Iterable[SessionEvent]) -> list[Publish]:

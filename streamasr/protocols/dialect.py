@@ -24,7 +24,7 @@ the server is made. Some patterns:
 """
 
 import urllib.parse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -61,6 +61,14 @@ class RequestHead:
     def all(self, name: str) -> list[str]:
         """Return the values of a header, given by its name in lower case."""
         return [value for key, value in self.headers if key == name]
+
+
+def bearer_tokens(request: RequestHead) -> Iterator[str]:
+    """Yield the tokens of `Authorization: Bearer` headers."""
+    for value in request.all("authorization"):
+        scheme, _, credentials = value.partition(" ")
+        if scheme.lower() == "bearer":
+            yield credentials.strip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -393,7 +393,7 @@ def _words(message: messages.Words) -> tuple[Word, ...]:
             text=word.text,
             start=to_seconds(word.start),
             end=to_seconds(word.end),
-            score=None if word.score is None else round(word.score, 4),
+            score=None if word.confidence is None else round(word.confidence, 4),
         )
         for word in message.words
     )

@@ -33,6 +33,7 @@ from streamasr.protocols.dialect import (
     ResponseHead,
     ResumeSession,
     Route,
+    bearer_tokens,
 )
 
 CLOSE_CODES: typing.Final[Mapping[str, int]] = MappingProxyType(
@@ -70,10 +71,7 @@ class V1Dialect:
 
     def tokens(self, request: RequestHead) -> Iterator[str]:
         """See `Dialect.tokens`: a header, the subprotocols, or for events the query."""
-        for value in request.all("authorization"):
-            scheme, _, credentials = value.partition(" ")
-            if scheme.lower() == "bearer":
-                yield credentials.strip()
+        yield from bearer_tokens(request)
         for value in request.all("sec-websocket-protocol"):
             names = [name.strip() for name in value.split(",")]
             if "bearer" in names[:-1]:

@@ -1,5 +1,6 @@
 """Commands of one connection: frames from the transport, decoded by its codec."""
 
+import asyncio
 from collections.abc import Iterator
 
 from streamasr.core.refusal import RefusalError
@@ -27,10 +28,14 @@ class CommandReader:
         self._codec = codec
         self._decoded: Iterator[Command] | None = None
 
-    async def next(self) -> Command:
+    async def next(self, timeout_s: float | None = None) -> Command:
         """Wait for the next command. Cancelling it loses nothing.
 
+        Args:
+            timeout_s: the longest wait for each frame.
+
         Raises:
+            TimeoutError: a frame did not come in time.
             DisconnectedError: the connection is closed, and all frames were read.
             CloseRequestedError: the next command is to close it.
             RefusalError: the dialect does not allow a frame.
@@ -39,7 +44,8 @@ class CommandReader:
             self._decoded = iter(())
             self._decoded = iter(self._codec.begin())
         while (command := next(self._decoded, None)) is None:
-            frame = await self._transport.receive()
+            async with asyncio.timeout(timeout_s):
+                frame = await self._transport.receive()
             self.n_frames += 1
             self._decoded = iter(self._codec.decode(frame))
         if isinstance(command, Disconnect):

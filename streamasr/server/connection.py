@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Coroutine, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, cast
 
 from streamasr.core.errors import StreamASRError
@@ -34,23 +33,12 @@ from streamasr.protocols.dialect import (
 )
 from streamasr.server.audio_input import MAX_BACKLOG, AudioInput
 from streamasr.server.commands import CloseRequestedError, CommandReader
+from streamasr.server.timeouts import Timeouts
 from streamasr.server.transport import DisconnectedError, Transport, wait_connected
 
 logger = logging.getLogger(__name__)
 
 _Frames = Iterable[Frame | ResponseHead]
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """The times that the server waits for clients, in seconds."""
-
-    start: float = 10.0
-    """For the command that opens a session, and for the head of a request."""
-    send: float = 30.0
-    """With each frame, for a client that reads nothing."""
-    close: float = 5.0
-    """For the other end to close the connection, too."""
 
 
 class ClientConnection:
@@ -120,11 +108,11 @@ class ClientConnection:
     async def _receive_opening(self) -> Command:
         """Wait for a command other than a reply, which is sent at once."""
         while True:
+            timeout_s = self._transport.start_timeout_s
             try:
-                async with asyncio.timeout(self._timeouts.start):
-                    command = await self._commands.next()
+                command = await self._commands.next(timeout_s)
             except TimeoutError:
-                sentence = f"no session was opened within {self._timeouts.start:g} s"
+                sentence = f"no session was opened within {timeout_s:g} s"
                 raise RefusalError(sentence, code=RefusalCode.OUT_OF_ORDER) from None
             if not isinstance(command, Reply):
                 return command
@@ -151,12 +139,15 @@ class ClientConnection:
                 await self._transport.close(close)
             return close
         finally:
-            is_given_up = stays or self._transport.is_given_up or not self._dialect.can_resume
+            can_resume = self._dialect.can_resume
+            if not can_resume:
+                live.intake.finish()
+            is_given_up = stays or self._transport.is_given_up or not can_resume
             self._host.sessions.detach(
                 live.name,
                 audio_input,
                 is_given_up=is_given_up,
-                has_received_end=is_given_up and has_sent_end,
+                has_received_end=is_given_up and (has_sent_end or not can_resume),
             )
 
     async def _attach(

@@ -33,6 +33,13 @@ class Transport(Protocol):
     def has_left(self) -> bool:
         """The other end has closed the connection, even if not all that it sent has been read."""
 
+    @property
+    def start_timeout_s(self) -> float | None:
+        """The longest wait for a frame before a session is open.
+
+        None where `receive` has a limit of its own.
+        """
+
     async def receive(self) -> Frame | None:
         """Wait for the next frame. Cancelling it loses nothing.
 

@@ -1,1 +1,1 @@
-"""What is to be done with speech, and when; pure."""
+"""Policy of one stream: orders and messages that follow from speech and answers; pure."""

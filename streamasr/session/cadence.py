@@ -1,27 +1,28 @@
-"""When the next partial is due: as often as is wished for, as seldom as the machine needs; pure.
+"""Interval between partials: short if the machine is fast, longer if it is not; pure.
 
-What a pass costs is known only afterwards, and its parts grow with different things:
+The cost of a pass is known only afterwards, and its parts grow with different things:
 
-    waiting, encode, prefill    hardly: what the encoder may still change is read each time
+    waiting, encode, prefill    hardly: all that the encoder may still change is read each time
     verify                      with the text that is known already
-    decode                      with the audio that is new, so with the interval itself
+    decode                      with the new audio, so with the interval itself
 
-All but decoding is done for the partials alone: it is done again for each of them. With an interval
-of t seconds it keeps the machine busy for the share `load` if fixed / t = load. Decoding is not
-theirs alone, since what is decoded for a partial is only verified for the next one and the final.
-But it keeps the machine from other things, too: together they take no more than `_MOST_BUSY`.
+All parts but decoding are spent on partials only: they are repeated for each of them. With an
+interval of t seconds they keep the machine busy for the share `load` if fixed / t = load. Decoding
+is not spent on partials only, since the text that is decoded for one is merely verified for the
+next one and for the final. But it takes the machine's time, too: all parts together take at most
+`_MOST_BUSY`.
 
     (fixed + rate * t) / t = _MOST_BUSY        t = fixed / (_MOST_BUSY - rate)
 
-Where decoding alone leaves next to nothing free, partials still come, at a tenth of their share.
+Where decoding alone leaves almost nothing free, partials get a tenth of their share.
 
-Waiting counts like work, because it is the work that others had done: sessions that share a machine
-all draw back when it is full, though none knows of the others. It counts twice, because a queue
-makes partials old and no more frequent: of four sessions whose passes take 0.4 s each, simulated
-with pauses and uneven costs, each shows a partial every 1.9 s that waited for 0.2 s, in place of
-one every 1.6 s that waited for 1.0 s.
+Waiting counts like work, because it is the work for other sessions: sessions that share a machine
+all reduce their partials when it is full, though none knows of the others. Waiting counts twice,
+because a queue makes partials older and not more frequent: of four sessions whose passes take 0.4 s
+each, simulated with pauses and uneven costs, each shows a partial every 1.9 s that waited for
+0.2 s, instead of one every 1.6 s that waited for 1.0 s.
 
-Each part has a running average of its own, in which the newest pass weighs half.
+Each part has its own running average, in which the newest pass weighs half.
 """
 
 from dataclasses import astuple, dataclass
@@ -40,29 +41,29 @@ _MOST_BUSY: Final = 0.8
 """Share of the time that partials keep the machine busy, decoding included."""
 
 _LEAST_SHARE: Final = 0.1
-"""What is left at least, of the share that partials may have."""
+"""Part of their share that partials get at least."""
 
 _PROMPT_END: Final = 8
-"""Tokens between the audio and the text, about; they are read together with the draft."""
+"""Tokens between the audio and the text, roughly; they are read together with the draft."""
 
 _LEAST_AUDIO_S: Final = 0.1
-"""Less new audio than this says nothing about the cost of a second of it."""
+"""With less new audio than this, the cost of a second of it cannot be estimated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a pass took, or passes take on average: seconds, and what they went into."""
+    """Seconds of one pass, or of passes on average, with the amounts that they depend on."""
 
     encode: float = 0.0
     prefill: float = 0.0
     verify: float = 0.0
     decode: float = 0.0
     waiting: float = 0.0
-    """From the order to the answer, while others were served."""
+    """Between order and answer, while other sessions were served."""
     draft: float = 0.0
-    """Tokens that were known or supposed."""
+    """Tokens that were forced or drafted."""
     audio: float = 0.0
-    """Seconds of audio that the hypothesis before had not heard."""
+    """Seconds of audio that are new since the hypothesis before."""
 
     @classmethod
     def of(cls, costs: Costs, waiting: float, n_draft: int, n_new: int) -> "Work":
@@ -75,12 +76,12 @@ class Cadence:
     """The rhythm of the partials of one session."""
 
     def __init__(self, shortest: Samples, load: float | None) -> None:
-        """Begin without knowing what anything costs.
+        """Begin without known costs.
 
         Args:
             shortest: interval between two partials, on a machine that is fast enough.
-            load: share of the time that they may keep the machine busy with what is done for them
-                alone; None for no limit.
+            load: share of the time that partials may keep the machine busy with work that is done
+                for them only; None for no limit.
         """
         self._shortest = shortest
         self._load = load
@@ -88,20 +89,20 @@ class Cadence:
 
     @property
     def average(self) -> Work:
-        """What a pass takes, as far as is known."""
+        """Return the average work of a pass; zeros while none is known."""
         return self._average or Work()
 
     def note(self, work: Work) -> None:
-        """Take what a pass over a growing segment took."""
+        """Take the work of a pass over a growing segment."""
         known = self._average
         self._average = work if known is None else _mix(known, work)
 
     def note_final(self, work: Work) -> None:
-        """Take what a final pass took.
+        """Take the work of a final pass.
 
-        It may have had far more to read than a partial has, and proves only that a partial takes no
-        more. Without it, a machine that was once slow would never be asked for a partial again
-        where all segments are shorter than the interval.
+        A final pass may read far more than a partial, so it is only an upper bound for one. Without
+        it, a machine that was slow once would never be asked for a partial again if all segments
+        are shorter than the interval.
         """
         known = self._average
         if known is None:
@@ -118,7 +119,7 @@ class Cadence:
         )
 
     def interval(self, n_draft: int) -> Samples:
-        """New audio after which the next partial is due, if so many tokens are known by now."""
+        """Return the new audio after which the next partial is due, with `n_draft` known tokens."""
         known = self._average
         if known is None or self._load is None:
             return self._shortest

@@ -1,4 +1,4 @@
-"""A segment whose final or words are still owed, and the pass over it that is on its way."""
+"""One segment whose final or words are still owed, and its pass in flight."""
 
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -8,7 +8,7 @@ from streamasr.core.growable import Recording
 from streamasr.core.hypothesis import Hypothesis
 from streamasr.core.messages import Final, Gap
 from streamasr.core.options import SessionOptions
-from streamasr.core.orders import Pass, Rank
+from streamasr.core.orders import Align, Pass, Rank
 from streamasr.core.units import Float32Array, Samples
 from streamasr.session.stable_prefix import StablePrefix
 
@@ -17,24 +17,24 @@ Outcome: TypeAlias = Final | Gap
 
 @dataclass(slots=True)
 class PassInFlight:
-    """A pass that was asked for and is awaited."""
+    """A pass that was ordered and has no answer yet."""
 
     of: Pass
-    """With the rank that it has by now."""
+    """With its present rank."""
     n_samples: int
     """Of the segment, from its start."""
-    is_promoted: bool = False
-    """It began as a speculative one and is the final now."""
-    n_draft: int = 0
+    n_draft: int
     """Tokens that were forced or drafted."""
+    is_promoted: bool = False
+    """It began as a speculative pass and is the final one now."""
 
     @property
     def is_final(self) -> bool:
-        """Whether the segment's final comes of it."""
+        """Return True if its answer decides the segment's final."""
         return self.of.rank is Rank.FINAL
 
     def promote(self) -> None:
-        """The segment has ended just there."""
+        """Make it the final pass: the segment has ended where it ends."""
         self.of, self.is_promoted = replace(self.of, rank=Rank.FINAL), True
 
 
@@ -43,58 +43,70 @@ class Pause:
     """A silence in the segment that may turn out to be its end."""
 
     n_samples: int
-    """Of the segment, if it is."""
+    """Of the segment, if it ends here."""
     prepared: Hypothesis | None = None
-    """The final text, if it is."""
+    """The final text, if the segment ends here."""
     is_hopeless: bool = False
-    """It was tried in vain."""
+    """A pass for it failed; it is not tried again."""
 
 
 @dataclass(slots=True)
 class Segment:
-    """What is known of a segment."""
+    """State of a segment."""
 
     number: int
     start: Samples
     options: SessionOptions
     stable: StablePrefix
     recording: Recording = field(default_factory=Recording)
-    flight: PassInFlight | None = None
+    in_flight: PassInFlight | None = None
     n_asked: int = 0
     """Samples of the newest pass."""
     tokens: tuple[int, ...] = ()
-    """Of the newest hypothesis, whatever became of it."""
-    n_decoded: int = 0
+    """Of the newest hypothesis, as the model gave it, whatever became of it."""
+    n_recognised: int = 0
     """Samples behind those tokens."""
     hypothesis: Hypothesis | None = None
-    """The newest that has text and keeps what was promised."""
+    """The newest one with text; it begins with the stable text."""
     n_heard: int = 0
     """Samples behind that hypothesis."""
     pause: Pause | None = None
     ended: SpeechEnded | None = None
     outcomes: tuple[Outcome, ...] | None = None
-    """Once they are known."""
+    """None until they are decided."""
+    decided: Hypothesis | None = None
+    """The hypothesis that became the final."""
     awaits_words: bool = False
-    """Its final is out."""
+    """Its final is published."""
 
     @property
     def is_awaited(self) -> bool:
-        """Whether its final is owed."""
+        """Return True if its final is owed."""
         return self.ended is not None and self.outcomes is None
 
     @property
     def draft(self) -> tuple[int, ...]:
-        """Tokens that the next hypothesis probably begins with; they keep what was promised."""
+        """Return the probable first tokens of the next hypothesis, the forced ones included."""
         forced = self.stable.forced
         return self.tokens if self.tokens[: len(forced)] == forced else ()
 
     def samples_until(self, end: Samples) -> Float32Array:
-        """From its start to a position."""
+        """Return the samples from its start to a position."""
         return self.recording.first(end - self.start)
 
     def final(self, hypothesis: Hypothesis) -> Final:
-        """The final that a hypothesis makes."""
+        """Return the final that a hypothesis makes."""
         ended = self.ended
         assert ended is not None, "a final is owed from the end of the segment on"
+        self.decided = hypothesis
         text, language = hypothesis.text, hypothesis.language
         return Final(self.number, text, language, ended.start, ended.end, ended.reason)
+
+    def align(self, final: Final) -> Align:
+        """Return the order for the times of its words."""
+        samples = self.samples_until(final.end)
+        order = Align(self.number, final.start, samples, final.text, final.language)
+        decided = self.decided
+        if decided is None or not len(decided.tokens) == len(decided.ends) == len(decided.times):
+            return order
+        return replace(order, ends=decided.ends, times=decided.times)

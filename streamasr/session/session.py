@@ -1,42 +1,41 @@
-"""What is to be done with every segment, and when; pure.
+"""State machine of a session: orders and messages for every segment; pure.
 
 ```
             SpeechStarted          SpeechEnded           Recognised (final)     Aligned
   (nothing) -------------> open ----------------> ended ----------------> final -------> (nothing)
                            |  ^                     |                       |
     partial due: Recognise |  | SpeechResumed       Recognise the whole     Align
-      Recognised: partial  v  |                     |                       ^
-                           paused ------------------)---- the same end -----+
+      Recognised: Partial  v  |                     |                       ^
+                           paused ------------------)-- same end: prepared -+
                Recognise up to the pause            Promote, if it is in flight
 ```
 
 * A segment has one pass in flight at most. Answers to any other pass are old and are ignored.
-* While a segment is open, a partial is due whenever enough new audio has come (see `cadence`), no
-  other pass over it is on its way and no final is owed: only the newest waits, finals go first, and
-  a slow machine shows fewer of them.
-* When the speaker pauses, the final is prepared for the case that nothing more comes: a speculative
-  pass over exactly what the segment would be takes the place of any partial. If the segment ends
-  just there, that is its final, at once or as soon as it comes. If speech comes back it was a
-  partial like others.
-* What two hypotheses agree on behind the commit lag is promised to the listeners, and forced upon
-  the decoder from then on: `stable` only grows.
-* When a segment has ended and nothing is prepared, its exact audio is recognised once more for
-  the final. A partial still on its way is abandoned.
-* Finals and gaps are published in the order of time, whatever order the answers come in. A final
-  that had text is aligned; its words follow when they are ready.
-* A pass that failed costs its own segment only: a partial is dropped; in place of a final stand the
-  last hypothesis, for the audio that it had heard, and a gap for the rest.
-* Messages that last are numbered without holes. The last of them is `End`, once the stream is over
+* While a segment is open, a partial is due when enough new audio has come (see `cadence`), no other
+  pass over the segment is in flight and no final is owed. So only the newest audio waits, finals go
+  first, and a slow machine shows fewer partials.
+* When the speaker pauses, the final is prepared: a speculative pass over exactly the samples that
+  the segment would have takes the place of any partial. If the segment ends there, its hypothesis
+  is the final, at once or as soon as it comes. If speech resumes, it counts as a partial.
+* Text on which successive hypotheses agree behind the commit lag becomes stable. Every later
+  hypothesis begins with it (see `stable_prefix`); stable text only grows.
+* When a segment has ended and nothing is prepared, its exact samples are recognised once more for
+  the final. A partial that is still in flight is abandoned.
+* Finals and gaps are published in the order of time, in whatever order the answers come. The words
+  of a final follow when their times are known.
+* A failed pass affects its own segment only. A partial is dropped. In place of a final, the last
+  hypothesis is published for the audio behind it, and a gap for the rest.
+* Durable messages are numbered without holes. The last of them is `End`, when the stream is over
   and nothing is owed.
 
-The session keeps the samples of a segment until its final is out and its words are known. It has no
-clock, queue, process or socket: time is the audio's.
+The session keeps the samples of a segment until its final is published and its words are known. It
+has no clock, queue, process or socket: the only time is that of the audio.
 """
 
 from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Final as Constant
-from typing import assert_never
+from typing import Self, assert_never
 
 from streamasr.core.events import (
     Aligned,
@@ -62,7 +61,6 @@ from streamasr.core.options import SessionOptions
 from streamasr.core.orders import (
     AbandonPass,
     Action,
-    Align,
     Pass,
     Promote,
     Publish,
@@ -70,63 +68,80 @@ from streamasr.core.orders import (
     Recognise,
     Release,
 )
+from streamasr.core.traits import FamilyTraits
 from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples
 from streamasr.session.cadence import Cadence, Work
+from streamasr.session.joining import Continuation, TimedText
 from streamasr.session.segment import Outcome, PassInFlight, Pause, Segment
 from streamasr.session.stable_prefix import CommitLag, StablePrefix
 
 _SAME_START: Constant = SAMPLE_RATE
 """Two segments of one number that start less than this apart, before and after a restart, are the
-same speech; otherwise the first one became a gap, which has no number."""
+same speech. Otherwise the first one became a gap, which has no number."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """How the daemon's operator wants sessions to be."""
+    """Settings of all sessions, by the operator."""
 
     partial_interval: Samples = Samples(SAMPLE_RATE // 2)  # noqa: RUF009 - an int
     """New audio between two partials."""
     partial_load: float | None = 0.5
-    """Share of the time that partials of this session may keep the machine busy with what the final
-    does not need; None for no limit, which makes the same audio show the same partials on any
+    """Share of the time that partials of this session may keep the machine busy with work that the
+    final does not need; None for no limit, so that the same audio shows the same partials on any
     machine."""
     commit: CommitLag | None = field(default_factory=CommitLag)
     """When a part of a partial becomes stable; None: not before the final."""
     speculates: bool = True
-    """Whether finals are prepared in the speaker's pauses. Costs a pass for each that is no end."""
+    """Prepare finals in the speaker's pauses. Costs one pass for each pause that is not an end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What a session had published before a restart."""
+    """State of a session before a restart, by its durable messages."""
 
     seq: int = 0
-    """Number of the last message that is kept."""
+    """Number of the last durable message."""
     segments: int = 0
     words: int = 0
     stable: StableText | None = None
     """Of the segment that was open."""
 
+    def for_another_model(self) -> Self:
+        """Return the state for a model with other tokens: only the text of `stable` counts."""
+        if self.stable is None:
+            return self
+        return replace(self, stable=replace(self.stable, tokens=(), ends=(), times=()))
+
 
 @dataclass(frozen=True, slots=True)
 class _Loss:
-    """Audio that never came, in its place between the segments."""
+    """Lost audio, in its place between the segments."""
 
     outcomes: tuple[Outcome, ...]
 
 
 class Session:
-    """One stream of speech from its first sample to its last word."""
+    """State of one stream of speech, from its first sample to its last word."""
 
     def __init__(
         self,
         settings: SessionSettings,
         options: SessionOptions = SessionOptions(),  # noqa: B008 - frozen
         published: Published = Published(),
+        traits: FamilyTraits = FamilyTraits(),  # noqa: B008 - frozen
     ) -> None:
-        """Begin a session, or go on with one after a restart."""
+        """Begin a session, or continue one after a restart.
+
+        Args:
+            settings: by the operator.
+            options: by the client, until `Configured` changes them.
+            published: before a restart.
+            traits: of the model family that recognises.
+        """
         self._settings = settings
         self._options = options
+        self._traits = traits
         self._seq = published.seq
         self._n_finals = published.segments
         self._n_words = published.words
@@ -139,56 +154,59 @@ class Session:
 
     @property
     def seq(self) -> int:
-        """Number of the last message that is kept."""
+        """Return the number of the last durable message."""
         return self._seq
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing is owed for the audio received so far."""
+        """Return True if nothing is owed for the audio received so far."""
         return not self._segments
 
     @property
     def owed_from(self) -> Samples | None:
-        """Where the first segment starts whose final or words are still owed."""
+        """Return the start of the first segment whose final or words are owed."""
         return next((segment.start for segment in self._segments.values()), None)
 
     @property
     def n_unfinished(self) -> int:
-        """Segments that have ended and whose final or words are still owed."""
+        """Return the number of ended segments whose final or words are owed."""
         return sum(segment.ended is not None for segment in self._segments.values())
 
     @property
     def n_waiting_samples(self) -> int:
-        """Length of the segments that have ended and whose final is still owed."""
+        """Return the length of the ended segments whose final is owed."""
         ends = (s.ended for s in self._segments.values() if s.outcomes is None)
         return sum(ended.end - ended.start for ended in ends if ended)
 
     @property
     def awaited_since(self) -> Samples | None:
-        """Where the first segment ended whose final is still owed."""
+        """Return the end of the first ended segment whose final is owed."""
         ends = (s.ended for s in self._segments.values() if s.outcomes is None)
         return next((ended.end for ended in ends if ended), None)
 
     @property
     def n_awaiting_words(self) -> int:
-        """Finals that are out and whose words are owed."""
+        """Return the number of published finals whose words are owed."""
         return sum(segment.awaits_words for segment in self._segments.values())
 
     @property
     def has_partial_in_flight(self) -> bool:
-        """Whether a partial, or what may become one, is on its way."""
-        flights = (segment.flight for segment in self._segments.values())
-        return any(flight is not None and not flight.is_final for flight in flights)
+        """Return True if a pass is in flight whose answer may become a partial."""
+        in_flight = (segment.in_flight for segment in self._segments.values())
+        return any(one is not None and not one.is_final for one in in_flight)
 
     def stable_text(self, number: int) -> StableText | None:
         """Return the stable text of an open segment; None while nothing is stable."""
         segment = self._segments.get(number)
         if segment is None or not segment.stable.text:
             return None
-        return StableText(number, segment.start, segment.stable.text, segment.stable.forced)
+        stable = segment.stable.stable
+        return StableText(
+            number, segment.start, stable.text, stable.tokens, stable.ends, stable.times
+        )
 
     def receive(self, event: SessionEvent) -> list[Action]:
-        """Take note of an event; what is to be done because of it, in order."""
+        """Take an event; return the actions that follow from it, in order."""
         match event:
             case StreamEnded(duration=duration):
                 self._duration = duration
@@ -231,34 +249,35 @@ class Session:
 
     def _follow_pass(self, event: Recognised | PassFailed | PassAbandoned) -> list[Action]:
         segment = self._segments.get(event.of.segment)
-        if segment is None or segment.flight is None or segment.flight.of != event.of:
+        if segment is None or segment.in_flight is None or segment.in_flight.of != event.of:
             return []
-        flight, segment.flight = segment.flight, None
+        answered, segment.in_flight = segment.in_flight, None
         match event:
-            case Recognised():
-                self._note_work(segment, flight, event)
-                if flight.is_final:
-                    return self._final(segment, event.hypothesis)
-                return self._hypothesis(segment, flight, event.hypothesis)
+            case Recognised(hypothesis=hypothesis):
+                self._note_work(segment, answered, event)
+                if answered.is_final:
+                    return self._final(segment, hypothesis)
+                return self._hypothesis(segment, answered, hypothesis)
             case PassFailed(message=message):
-                return self._lose(segment, flight, message)
+                return self._lose(segment, answered, message)
             case PassAbandoned():
-                return self._begin_again(segment, flight)
+                return self._begin_again(segment, answered)
             case _:
                 assert_never(event)
 
     def _begin_stable(self, number: int, start: Samples) -> StablePrefix:
-        """Nothing is promised yet, unless this segment was open before a restart."""
+        """Begin with no stable text, unless this segment was open before a restart."""
         old, commit = self._restored, self._settings.commit
-        is_same = old and old.segment == number and abs(start - old.start) < _SAME_START
-        return (
-            StablePrefix(commit, old.text, old.forced) if old and is_same else StablePrefix(commit)
-        )
+        if old is None or old.segment != number or abs(start - old.start) >= _SAME_START:
+            return StablePrefix(commit, self._traits)
+        shift = old.start - start
+        times = tuple((Samples(a + shift), Samples(b + shift)) for a, b in old.times)
+        return StablePrefix(commit, self._traits, TimedText(old.text, old.tokens, old.ends, times))
 
     # Passes
 
     def _begin_what_is_due(self, segment: Segment) -> list[Action]:
-        if segment.flight is not None or self._owes_a_final():
+        if segment.in_flight is not None or self._owes_a_final():
             return []
         if (pause := segment.pause) is not None:
             is_wanted = pause.prepared is None and not pause.is_hopeless
@@ -276,56 +295,69 @@ class Session:
         self._n_passes += 1
         of = Pass(segment.number, self._n_passes, rank)
         forced, draft = segment.stable.forced, segment.draft
-        segment.flight = PassInFlight(of, n_samples, n_draft=max(len(forced), len(draft)))
+        segment.in_flight = PassInFlight(of, n_samples, n_draft=max(len(forced), len(draft)))
         segment.n_asked = n_samples
         samples = segment.recording.first(n_samples)
         return Recognise(of, samples, segment.options, forced, draft)
 
     def _abandon(self, segment: Segment) -> list[Action]:
-        """Let go of the pass that is on its way, if there is one."""
-        flight, segment.flight = segment.flight, None
-        return [] if flight is None else [AbandonPass(flight.of)]
+        """Give up the pass in flight, if there is one."""
+        given_up, segment.in_flight = segment.in_flight, None
+        return [] if given_up is None else [AbandonPass(given_up.of)]
 
-    def _note_work(self, segment: Segment, flight: PassInFlight, event: Recognised) -> None:
-        n_new = flight.n_samples - segment.n_decoded
-        work = Work.of(event.costs, event.waited, flight.n_draft, n_new)
-        if flight.is_final and not flight.is_promoted:
+    def _note_work(self, segment: Segment, answered: PassInFlight, event: Recognised) -> None:
+        n_new = answered.n_samples - segment.n_recognised
+        work = Work.of(event.costs, event.waited, answered.n_draft, n_new)
+        if answered.is_final and not answered.is_promoted:
             self._cadence.note_final(work)
         else:
             self._cadence.note(work)
 
     def _hypothesis(
-        self, segment: Segment, flight: PassInFlight, hypothesis: Hypothesis
+        self, segment: Segment, answered: PassInFlight, hypothesis: Hypothesis
     ) -> list[Action]:
-        """Make of a hypothesis of an open segment what can be made of it."""
-        segment.tokens, segment.n_decoded = hypothesis.tokens, flight.n_samples
-        keeps_promise = hypothesis.text.startswith(segment.stable.text)
+        """Use a hypothesis of an open segment."""
+        segment.tokens, segment.n_recognised = hypothesis.tokens, answered.n_samples
+        continuation = self._continue(segment, hypothesis)
         if (pause := segment.pause) is not None:
-            pause.prepared = hypothesis if keeps_promise else None
-            pause.is_hopeless = not keeps_promise
-        if not hypothesis.text or not keeps_promise:
+            pause.prepared = continuation.hypothesis if continuation else None
+            pause.is_hopeless = continuation is None
+        if continuation is None or not continuation.hypothesis.text:
             return []
-        segment.hypothesis, segment.n_heard = hypothesis, flight.n_samples
-        return self._partial(segment, hypothesis) if segment.options.partials else []
+        segment.hypothesis, segment.n_heard = continuation.hypothesis, answered.n_samples
+        if not segment.options.partials:
+            return []
+        segment.stable.receive(hypothesis.tokens, continuation, Samples(answered.n_samples))
+        return [self._partial(segment, continuation.hypothesis)]
 
-    def _partial(self, segment: Segment, hypothesis: Hypothesis) -> list[Action]:
-        segment.stable.receive(hypothesis, Samples(segment.n_heard))
+    def _continue(self, segment: Segment, hypothesis: Hypothesis) -> Continuation | None:
+        """Make a hypothesis begin with the stable text; None if it contradicts that."""
+        continuation = segment.stable.continued_by(hypothesis)
+        if continuation is None or continuation.hypothesis.language is not None:
+            return continuation
+        if not continuation.hypothesis.text or segment.hypothesis is None:
+            return continuation
+        # The model heard nothing any more, but there is stable text of a known language.
+        language = segment.hypothesis.language
+        return replace(continuation, hypothesis=replace(continuation.hypothesis, language=language))
+
+    def _partial(self, segment: Segment, hypothesis: Hypothesis) -> Publish:
         n_stable, end = len(segment.stable.text), Samples(segment.start + segment.n_heard)
         text, language = hypothesis.text, hypothesis.language
-        return [Publish(Partial(segment.number, text, n_stable, language, segment.start, end))]
+        return Publish(Partial(segment.number, text, n_stable, language, segment.start, end))
 
-    def _lose(self, segment: Segment, flight: PassInFlight, reason: str) -> list[Action]:
-        if flight.is_final:
+    def _lose(self, segment: Segment, answered: PassInFlight, reason: str) -> list[Action]:
+        if answered.is_final:
             return self._fail(segment, reason)
         if segment.pause is not None:
             segment.pause.is_hopeless = True
         return []
 
-    def _begin_again(self, segment: Segment, flight: PassInFlight) -> list[Action]:
-        """Get over a pass that made way for others."""
-        if flight.is_promoted:  # it had already been stopped when it became the final
-            return [self._begin(segment, Rank.FINAL, flight.n_samples)]
-        return self._fail(segment, "it was stopped") if flight.is_final else []
+    def _begin_again(self, segment: Segment, answered: PassInFlight) -> list[Action]:
+        """Replace a pass that the engine gave up in favour of others."""
+        if answered.is_promoted:  # given up before the order to promote it arrived
+            return [self._begin(segment, Rank.FINAL, answered.n_samples)]
+        return self._fail(segment, "it was stopped") if answered.is_final else []
 
     # Pauses and ends
 
@@ -337,29 +369,30 @@ class Session:
         return [*self._abandon(segment), *self._begin_what_is_due(segment)]
 
     def _resume(self, segment: Segment) -> list[Action]:
-        """What is on its way serves as a partial, where one is wished for."""
+        """Continue the segment; the pass in flight counts as a partial, if those are wanted."""
         segment.pause = None
         return [] if segment.options.partials else self._abandon(segment)
 
     def _end_segment(self, event: SpeechEnded) -> list[Action]:
         segment = self._segments[event.segment]
-        pause, flight, n_samples = segment.pause, segment.flight, event.end - event.start
+        pause, in_flight, n_samples = segment.pause, segment.in_flight, event.end - event.start
         segment.ended = event
         if pause is not None and pause.prepared is not None and pause.n_samples == n_samples:
             return self._final(segment, pause.prepared)
-        is_speculative = flight is not None and flight.of.rank is Rank.SPECULATIVE
-        if flight is not None and is_speculative and flight.n_samples == n_samples:
-            flight.promote()
-            return [Promote(flight.of)]
+        is_speculative = in_flight is not None and in_flight.of.rank is Rank.SPECULATIVE
+        if in_flight is not None and is_speculative and in_flight.n_samples == n_samples:
+            in_flight.promote()
+            return [Promote(in_flight.of)]
         return [*self._abandon(segment), self._begin(segment, Rank.FINAL, n_samples)]
 
     def _final(self, segment: Segment, hypothesis: Hypothesis) -> list[Action]:
-        if not hypothesis.text.startswith(segment.stable.text):
-            return self._fail(segment, "its final text contradicts what had been promised")
-        return self._decide(segment, segment.final(hypothesis))
+        continuation = self._continue(segment, hypothesis)
+        if continuation is None:
+            return self._fail(segment, "its final text contradicts its stable text")
+        return self._decide(segment, segment.final(continuation.hypothesis))
 
     def _fail(self, segment: Segment, reason: str) -> list[Action]:
-        """Make the best of a segment whose final pass failed: nothing recognised is lost."""
+        """Decide a segment whose final pass failed: keep the text that was recognised before."""
         ended, known = segment.ended, segment.hypothesis
         assert ended is not None, "a final pass begins when its segment has ended"
         if known is None:
@@ -377,7 +410,7 @@ class Session:
         return [Release(segment.number), *self._publish_outcomes()]
 
     def _publish_outcomes(self) -> list[Action]:
-        """Publish all outcomes that nothing earlier holds up."""
+        """Publish all outcomes before which nothing is owed."""
         actions: list[Action] = []
         while self._unpublished and self._unpublished[0].outcomes is not None:
             entry = self._unpublished.popleft()
@@ -394,8 +427,7 @@ class Session:
         if not final.text or not segment.options.words:
             return []
         segment.awaits_words = True
-        samples = segment.samples_until(final.end)
-        return [Align(final.segment, final.start, samples, final.text, final.language)]
+        return [segment.align(final)]
 
     def _restore(self, final: Final, samples: Float32Array) -> list[Action]:
         number, start, end = final.segment, final.start, final.end
@@ -403,7 +435,7 @@ class Session:
         segment.ended = SpeechEnded(number, start, end, final.reason)
         segment.outcomes, segment.awaits_words = (final,), True
         self._segments[number] = segment
-        return [Align(number, start, samples, final.text, final.language)]
+        return [segment.align(final)]
 
     def _words(self, event: Aligned) -> list[Action]:
         segment = self._segments.get(event.segment)
@@ -418,7 +450,7 @@ class Session:
         if self._duration is None or self._segments or self._unpublished:
             return []
         end = End(self._duration, self._n_finals, self._n_words)
-        self._duration = None  # so that it is said once
+        self._duration = None  # so that it is published once
         return [self._number(end)]
 
     def _number(self, message: Durable) -> Publish:

@@ -10,7 +10,7 @@ from typing import Final as Constant
 import msgspec
 
 from streamasr.core.errors import StorageError
-from streamasr.core.hypothesis import StableText
+from streamasr.core.hypothesis import StableText, TokenTimes
 from streamasr.core.messages import AlignmentMethod, Durable, End, Final, Gap, Words
 from streamasr.core.options import SessionOptions
 from streamasr.core.transcript import Word
@@ -25,6 +25,7 @@ class _Word(msgspec.Struct, frozen=True):
     start: Samples
     end: Samples
     score: float | None
+    """The confidence."""
     space_after: bool = True
 
 
@@ -43,6 +44,8 @@ class _StableText(msgspec.Struct, frozen=True):
     start: Samples
     text: str
     tokens: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
+    times: TokenTimes = ()
     forced: msgspec.UnsetType | tuple[int, ...] = msgspec.UNSET
     """The tokens, as version 1 called them; it kept neither their ends nor their times."""
 
@@ -64,7 +67,7 @@ def encode_message(message: Durable) -> str:
     if not isinstance(message, Words):
         return _encode(message)
     words = tuple(
-        _Word(word.text, word.start, word.end, word.score, word.space_after)
+        _Word(word.text, word.start, word.end, word.confidence, word.space_after)
         for word in message.words
     )
     return _encode(_Words(message.segment, words, message.method))
@@ -119,7 +122,16 @@ def encode_stable_text(stable: StableText) -> str:
     Raises:
         JournalOrderError: the text contains half of a surrogate pair.
     """
-    return _encode(_StableText(stable.segment, stable.start, stable.text, stable.forced))
+    return _encode(
+        _StableText(
+            segment=stable.segment,
+            start=stable.start,
+            text=stable.text,
+            tokens=stable.tokens,
+            ends=stable.ends,
+            times=stable.times,
+        )
+    )
 
 
 def decode_stable_text(name: str, document: str) -> StableText:
@@ -132,7 +144,14 @@ def decode_stable_text(name: str, document: str) -> StableText:
         found = msgspec.json.decode(document, type=_StableText)
     except msgspec.DecodeError as error:
         raise _damaged_session(name) from error
-    return StableText(found.segment, found.start, found.text, found.forced or found.tokens)
+    return StableText(
+        segment=found.segment,
+        start=found.start,
+        text=found.text,
+        tokens=found.forced or found.tokens,
+        ends=found.ends,
+        times=found.times,
+    )
 
 
 def _encode(value: object) -> str:

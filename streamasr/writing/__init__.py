@@ -7,7 +7,7 @@ back first. `load_rules` reads what may be said, which users extend. `numbers` w
 people do, in finals, transcripts and their timed words. All of it is pure.
 """
 
-from streamasr.dictation.edits import Edit
+from streamasr.writing.edits import Edit
 from streamasr.writing.rules import LanguageRules, RuleBook, load_rules
 from streamasr.writing.writer import Writer
 

@@ -25,7 +25,6 @@ Phrases are compared without regard to case, and to what Unicode calls compatibi
 """
 
 import functools
-import tomllib
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,6 +35,7 @@ import msgspec
 from msgspec import Meta
 
 from streamasr.core.errors import ConfigError
+from streamasr.core.toml_file import read_toml
 from streamasr.writing.patterns import Pattern, check_pattern
 from streamasr.writing.tokens import phrase_tokens
 
@@ -163,7 +163,7 @@ def built_in_rules() -> RuleBook:
     """Those that come with the package."""
     tables: dict[str, _Table] = {ANY: _Table()}
     for path in sorted(Path(__file__).with_name("languages").glob("*.toml")):
-        tables[path.stem] = _convert(tomllib.loads(path.read_text("utf-8")), path.name, "")
+        tables[path.stem] = _convert(read_toml(path), path.name, "")
     return RuleBook({code: _extended(None, table) for code, table in tables.items()})
 
 
@@ -176,7 +176,7 @@ def load_rules(path: Path | None = None) -> RuleBook:
     base = built_in_rules()
     if path is None:
         return base
-    document = _read(path)
+    document = read_toml(path)
     unknown = sorted(set(document) - set(base.languages))
     if unknown:
         known = ", ".join(sorted(base.languages))
@@ -189,19 +189,6 @@ def load_rules(path: Path | None = None) -> RuleBook:
         own = tables.get(code) if code != ANY else None
         extended[code] = _extended(rules, own) if own else rules
     return RuleBook(extended)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8-sig"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: there is no such file.") from error
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8: {error.reason} at byte {error.start}.") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}.") from error
 
 
 def _convert(table: Any, source: str, code: str) -> _Table:

@@ -16,7 +16,7 @@ before it or after it is not written twice.
 from dataclasses import replace
 from typing import Final
 
-from streamasr.dictation.edits import Edit, smallest_edit
+from streamasr.writing.edits import Edit, smallest_edit
 from streamasr.writing.numbers import normalise_text, settled_length
 from streamasr.writing.page import Casing, Line, Page
 from streamasr.writing.phrases import Found, Phrases, Reading, UndecidedError

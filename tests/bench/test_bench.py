@@ -18,15 +18,15 @@ from streamasr.bench.file import FileResult
 from streamasr.bench.latency import Run
 from streamasr.bench.machine import SCRIPTED, model_facts, this_machine
 from streamasr.bench.plot import check_plot, cost_of_update, edges_of_work, thinned
-from streamasr.bench.processes import Usage, usage
 from streamasr.bench.recording import Recording
 from streamasr.bench.soak import memory_growth
 from streamasr.bench.speech import load_speech
 from streamasr.bench.telemetry import Look, consumption, read_metrics
-from streamasr.cli.bench import run_bench
-from streamasr.cli.bench_options import add_bench
+from streamasr.cli import main
+from streamasr.cli.bench import run
 from streamasr.config.file import load_config
 from streamasr.core.errors import AudioError, ConfigError, ModelError
+from streamasr.core.processes import Usage, usage
 from streamasr.models import tiny
 from streamasr.protocols import v1
 from streamasr.server.metrics import Metrics, Readings
@@ -35,10 +35,7 @@ from tests.support.processes import wait_gone
 
 
 def parse(*arguments: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    common = argparse.ArgumentParser(add_help=False)
-    add_bench(parser.add_subparsers(dest="command"), common)
-    return parser.parse_args(["bench", *arguments])
+    return main.parse(["bench", *arguments])
 
 
 def look(at: float, work: float = 0.0, **used: Usage) -> Look:
@@ -87,7 +84,7 @@ def test_the_arguments_cost_nothing_to_read() -> None:
     script = """
 import sys
 before = set(sys.modules)
-import streamasr.cli.bench_options
+import streamasr.cli.bench
 print({name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)
 """
     command = [sys.executable, "-c", script]
@@ -266,7 +263,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def bench(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    assert run_bench(parse(*arguments, "--threads", "1", "--json")) == 0
+    assert run(parse(*arguments, "--threads", "1", "--json")) == 0
     told: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert told["setting"]["model"]["name"] == "tiny"
     return told
@@ -302,7 +299,7 @@ def test_a_table_says_what_was_measured(
     capsys: pytest.CaptureFixture[str], clip: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    assert run_bench(parse("soak", "--minutes", "0.05", "--pace", "0", clip)) in (0, 1)
+    assert run(parse("soak", "--minutes", "0.05", "--pace", "0", clip)) in (0, 1)
     shown = capsys.readouterr().out
     for what in ("model tiny", "audio talk.wav", "final after the endpoint", "memory, second"):
         assert what in shown

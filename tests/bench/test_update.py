@@ -1,4 +1,4 @@
-"""What is ordered of an engine when updates and batches are measured."""
+"""Orders to an engine when updates and batches are measured."""
 
 from collections import Counter
 from contextlib import nullcontext
@@ -108,7 +108,7 @@ class Refuser(FakeEngine):
 
 
 def opened(engine: Talker) -> OpenEngine:
-    """What "starts" an engine that runs already."""
+    """Starter of an engine that runs already."""
     return lambda: nullcontext(engine)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from streamasr.audio.portaudio import InputDevice
-from streamasr.cli.devices import run_devices
+from streamasr.cli import devices
 from tests.support.portaudio import FakeAudio
 
 INPUTS = (
@@ -21,7 +21,7 @@ INPUTS = (
 
 
 def run(*inputs: InputDevice, is_json: bool = False) -> int:
-    return run_devices(argparse.Namespace(json=is_json), FakeAudio(*inputs))
+    return devices.run(argparse.Namespace(json=is_json), FakeAudio(*inputs))
 
 
 def test_the_table_marks_the_default(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,15 +47,15 @@ def test_json_has_the_same(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_no_inputs_are_an_answer_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == 0
-    assert capsys.readouterr().out == "There is no audio input; plug a microphone in.\n"
+    assert capsys.readouterr().out == "No audio input was found; connect a microphone.\n"
     assert run(is_json=True) == 0
     assert capsys.readouterr().out == "[]\n"
 
 
 FOR_REAL = """
 import argparse
-from streamasr.cli.devices import run_devices
-run_devices(argparse.Namespace(json=True))
+from streamasr.cli import devices
+devices.run(argparse.Namespace(json=True))
 """
 
 

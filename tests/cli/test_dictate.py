@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from streamasr.cli import dictate_options
-from streamasr.cli.config import toml
-from streamasr.cli.dictate import daemon_of, overrides_from, waits_for_keys
+from streamasr.cli.dictate import MODES, OUTPUTS, daemon_of, overrides_from, waits_for_keys
 from streamasr.cli.main import parse
 from streamasr.config import listing
+from streamasr.config.document import toml
 from streamasr.config.file import load_config
 from streamasr.config.sections import DictationConfig
 from streamasr.dictation import composer, desktop
@@ -360,10 +359,14 @@ def test_a_file_of_settings_is_enough(daemon: RunningDaemon, control: Path, tmp_
 @pytest.mark.parametrize(
     ("text", "arguments", "sentence"),
     [
-        ("", ["--pre-roll", "1"], "--pre-roll is of push to talk: otherwise all is heard anyway."),
-        ("", ["--language", "de"], "--language and --context are settings of the daemon's microp"),
+        (
+            "",
+            ["--pre-roll", "1"],
+            "--pre-roll belongs to push to talk: otherwise the microphone",
+        ),
+        ("", ["--language", "de"], "--language and --context belong to a microphone of its own"),
         ("commands = false", ["--rules", "a"], "dictation.commands is false: --rules needs"),
-        ('rules = "a.toml"', [], "a.toml: there is no such file."),
+        ('rules = "a.toml"', [], "a.toml: the file does not exist."),
         ('output = "paste"', ["--mode", "live"], "command line: [dictation] mode live corrects"),
     ],
 )
@@ -397,5 +400,5 @@ def test_a_shortcut_loads_no_settings(control: Path) -> None:
 
 def test_the_choices_of_the_command_line_are_those_of_the_settings() -> None:
     choices = {one.name: one.choices for one in listing.settings() if one.section == "dictation"}
-    assert choices["mode"] == dictate_options.MODES == composer.MODES
-    assert choices["output"] == dictate_options.OUTPUTS == desktop.OUTPUTS
+    assert choices["mode"] == MODES == composer.MODES
+    assert choices["output"] == OUTPUTS == desktop.OUTPUTS

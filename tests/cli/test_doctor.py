@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from streamasr.cli import doctor
-from streamasr.cli.doctor import Native, ask_native, memory_free, probe_native, run_doctor, show
-from streamasr.doctor.diagnosis import Finding, Level
+from streamasr.cli.doctor import run, show
+from streamasr.doctor import machine
+from streamasr.doctor.finding import Finding, Level
+from streamasr.doctor.machine import Native, ask_native, memory_free, probe_native
 from streamasr.importing.placing import whole_or_nothing
 from tests.support.daemons import RunningDaemon, free_port
 
@@ -32,7 +33,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The native libraries are asked in this process; in another one they say the same."""
     if "slow" not in request.node.name:
-        monkeypatch.setattr(doctor, "ask_native", lambda probe: probe())
+        monkeypatch.setattr(machine, "ask_native", lambda probe: probe())
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def settings(home: Path, port: int, text: str = "") -> Path:
 def examined(
     capsys: pytest.CaptureFixture[str], config: Path | None, **given: Any
 ) -> tuple[int, dict[str, dict[str, Any]]]:
-    code = run_doctor(Namespace(**{"config": config, "deep": False, "json": True, **given}))
+    code = run(Namespace(**{"config": config, "deep": False, "json": True, **given}))
     findings = json.loads(capsys.readouterr().out)["findings"]
     return code, {finding["subject"]: finding for finding in findings}
 
@@ -64,7 +65,7 @@ def test_this_machine_has_no_problem(
         assert found[subject]["level"] == "ok", found[subject]
     assert found["model"]["level"] == "warning"  # the embedded one
     assert "its own aligner" in found["word times"]["text"]
-    assert found["server"]["text"] == f"127.0.0.1:{port} is free; no daemon runs there"
+    assert found["server"]["text"] == f"127.0.0.1:{port} is free; no daemon is running there"
     assert found["configuration"]["text"] == str(home / "settings.toml")
 
 
@@ -81,7 +82,7 @@ def test_hashes_are_compared_where_that_is_asked_for(
     assert examined(capsys, path)[0] == 0
     code, found = examined(capsys, path, deep=True)
     assert code == 1
-    assert "decoder.gguf is not what was stored" in found["model"]["text"]
+    assert "decoder.gguf has changed since it was stored" in found["model"]["text"]
 
 
 def test_what_is_configured_and_not_there_is_found(
@@ -123,7 +124,7 @@ def test_settings_that_are_wrong_are_a_problem_and_the_rest_is_examined(
 
 def test_a_person_sees_a_table(capsys: pytest.CaptureFixture[str], home: Path, port: int) -> None:
     options = Namespace(config=settings(home, port), deep=False, json=False)
-    assert run_doctor(options) == 0
+    assert run(options) == 0
     shown = capsys.readouterr().out
     assert shown.count("\nok ") > 8
     assert "→ `streamasr models pull" in shown
@@ -150,7 +151,7 @@ def test_models_that_cannot_be_written_are_a_problem(
     code, found = examined(capsys, settings(home, port, f'[storage]\nmodels = "{home}/file/x"'))
     assert code == 1
     assert found["models"]["level"] == "problem"
-    assert "is no directory" in found["models"]["text"]
+    assert "is not a directory" in found["models"]["text"]
 
 
 def test_what_a_killed_import_left_is_found_and_what_is_at_work_is_not(
@@ -214,6 +215,7 @@ def test_a_running_daemon_is_recognised(
         "level": "ok",
         "text": f"a daemon answers at 127.0.0.1:{port}",
         "advice": None,
+        "code": None,
     }
 
 
@@ -259,7 +261,7 @@ def test_a_state_that_is_no_directory_is_a_problem(
     path = settings(home, port, f'[storage]\ndirectory = "{home}/state"')
     code, found = examined(capsys, path)
     assert code == 1
-    assert "is no directory" in found["state"]["text"]
+    assert "is not a directory" in found["state"]["text"]
 
 
 # Memory

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from streamasr.cli.history import parse_since, run_history
+from streamasr.cli.history import parse_since, show_history
 from streamasr.core.errors import ConfigError, StorageError
 from streamasr.core.messages import Durable, Final, Words
 from streamasr.core.options import SessionOptions
@@ -22,14 +22,15 @@ from streamasr.core.transcript import Word
 from streamasr.core.units import Samples
 from streamasr.storage.journal import Journal
 from streamasr.storage.records import SessionRecord
+from tests.support.errors import raises
 
 NOON = datetime(2026, 11, 20, 12, 0, 0).astimezone()
 """A time on the clock of whoever runs the tests."""
 
 
-def options(journal: Path, **given: Any) -> argparse.Namespace:
+def options(**given: Any) -> argparse.Namespace:
     values = {"search": None, "since": None, "session": None, "limit": None, "format": "txt"}
-    return argparse.Namespace(journal=journal, **(values | given))
+    return argparse.Namespace(**(values | given))
 
 
 def final(segment: int, text: str) -> Final:
@@ -68,7 +69,7 @@ def journal(path: Path) -> Iterator[Journal]:
 def test_text_is_one_line_per_final(
     journal: Journal, path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_history(options(path)) == 0
+    assert show_history(path, options()) == 0
     assert capsys.readouterr() == (
         "2026-11-20 12:00:01  microphone  Hello there.\n"
         "2026-11-20 12:00:03  microphone  你好， 世界[31m。\n"
@@ -96,7 +97,7 @@ def test_what_was_asked_for_is_shown(
     given: dict[str, Any],
     n_lines: int,
 ) -> None:
-    assert run_history(options(path, **given)) == 0
+    assert show_history(path, options(**given)) == 0
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == n_lines
     assert err == ("" if n_lines else "streamasr: nothing was found.\n")
@@ -105,7 +106,7 @@ def test_what_was_asked_for_is_shown(
 def test_json_is_a_document_per_line(
     journal: Journal, path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_history(options(path, format="json")) == 0
+    assert show_history(path, options(format="json")) == 0
     first, second, third = map(json.loads, capsys.readouterr().out.splitlines())
     assert first == {
         "session": "microphone",
@@ -131,10 +132,10 @@ def test_json_is_a_document_per_line(
 def test_subtitles_are_those_of_one_session(
     journal: Journal, path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_history(options(path, format="srt", session="s-2")) == 0
+    assert show_history(path, options(format="srt", session="s-2")) == 0
     assert capsys.readouterr().out == ("1\n00:00:01,000 --> 00:00:01,500\nHello again.\n\n")
-    with pytest.raises(ConfigError, match="--session"):
-        run_history(options(path, format="srt"))
+    with raises(ConfigError, "session_missing"):
+        show_history(path, options(format="srt"))
 
 
 def test_subtitles_of_a_name_are_those_of_its_latest_session(
@@ -143,7 +144,7 @@ def test_subtitles_of_a_name_are_those_of_its_latest_session(
     journal.end("microphone", NOON.timestamp())
     journal.begin(SessionRecord("microphone", "microphone", 1e10, "tiny", SessionOptions()))
     journal.append("microphone", 1, final(1, "Later."), 1e10)
-    run_history(options(path, format="srt", session="microphone"))
+    show_history(path, options(format="srt", session="microphone"))
     out = capsys.readouterr().out
     assert "Later." in out
     assert "Hello" not in out
@@ -152,15 +153,17 @@ def test_subtitles_of_a_name_are_those_of_its_latest_session(
 def test_before_there_is_a_journal_a_sentence_says_so(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_history(options(path)) == 0
-    assert capsys.readouterr() == ("", "streamasr: nothing has been written down yet.\n")
+    assert show_history(path, options()) == 0
+    assert capsys.readouterr() == ("", "streamasr: the journal is empty.\n")
     assert not path.exists()
 
 
 def test_a_session_that_is_not_there_is_an_error(journal: Journal, path: Path) -> None:
-    for name in ("s-3", "../s", "\udcff"):
-        with pytest.raises(StorageError):
-            run_history(options(path, session=name))
+    for name in ("s-3", "../s"):
+        with raises(StorageError, "unknown_session"):
+            show_history(path, options(session=name))
+    with raises(StorageError, "journal_invalid_text"):
+        show_history(path, options(session="\udcff"))
 
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -190,17 +193,17 @@ def test_days_and_times_are_local() -> None:
     "text", ["", "yesterday", "3", "2h3", "-2h", "999999w", "2026-13-01", "²h"]
 )
 def test_other_times_are_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="is no time"):
+    with raises(ConfigError, "not_a_time"):
         parse_since(text, NOW)
 
 
 SHOW = """
 import argparse, sys
 from pathlib import Path
-from streamasr.cli.history import run_history
+from streamasr.cli.history import show_history
 
 values = {"search": None, "since": None, "session": None, "limit": None, "format": "txt"}
-run_history(argparse.Namespace(journal=Path(sys.argv[1]), **values))
+show_history(Path(sys.argv[1]), argparse.Namespace(**values))
 """
 
 

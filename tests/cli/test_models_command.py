@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
+from streamasr.catalogue.listing import count_text, spdx
 from streamasr.cli.main import main
-from streamasr.cli.models import count_text, spdx
 from streamasr.core.sizes import size_text
 from streamasr.models.bundle import open_bundle
 from tests.sources.ggml_org import write_ggml_org
@@ -102,10 +102,10 @@ def hub(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def test_the_list_shows_what_is_embedded_and_what_can_be_had(home: Home) -> None:
     assert home.run("list") == 0
     lines = home.out.splitlines()
-    assert lines[0].split()[:3] == ["NAME", "STATE", "FAMILY"]
+    assert lines[0].split()[:3] == ["NAME", "STATE", "ROLE"]
     rows = {line.split()[0]: line.split() for line in lines[1:]}
-    assert rows["tiny"][1:3] == ["embedded", "asr"]
-    known = ["known", "asr", "0.6B", "-", "30", "Apache-2.0", "-", REPOSITORY]
+    assert rows["tiny"][1:3] == ["embedded", "recogniser"]
+    known = ["known", "recogniser", "0.6B", "-", "30", "Apache-2.0", "-", REPOSITORY]
     assert rows[NAME][1:] == known
     assert rows["qwen3-asr-1.7b-q5_k"][-3:-1] == ["(2.0", "GB)"]
     assert not home.models.exists()
@@ -201,13 +201,13 @@ def test_precisions_and_what_was_fetched_are_as_wished(home: Home, hub: Hub) -> 
     wishes = ["--encoder", "fp16", "--decoder", "f16", "--keep-download"]
     assert home.run("pull", NAME, *wishes) == 0
     kept = home.models / ".downloads" / NAME
-    assert f"What was fetched is kept in {kept}." in home.out
+    assert f"The downloaded files are kept in {kept}." in home.out
     assert (kept / "model.safetensors").exists()
     assert not (kept / "extra.bin").exists()
     assert home.listed()[NAME]["precision"] == "fp16/f16"
     assert home.listed()[NAME]["kept_bytes"] > 100_000
     assert home.run("list") == 0
-    assert f"{NAME}: what was fetched is kept too, " in home.out
+    assert f"{NAME}: its downloaded files are kept, " in home.out
     assert home.run("remove", NAME) == 0
     assert home.left() == set()
 
@@ -230,7 +230,7 @@ def test_what_was_fetched_in_vain_can_be_removed(home: Home, hub: Hub) -> None:
     assert 100_000 < row["bytes"] < 200_000
     assert home.run("remove", NAME) == 0
     size = size_text(row["bytes"])
-    assert home.out == f"What had been fetched of {NAME} is removed, which frees {size}.\n"
+    assert home.out == f"The download of {NAME} is removed, which frees {size}.\n"
     assert home.left() == set()
     assert home.listed()[NAME]["state"] == "known"
 
@@ -269,7 +269,7 @@ def test_what_fails_does_not_keep_the_others_from_being_pulled(home: Home, hub: 
     assert "Qwen/Qwen3-ASR-1.7B cannot be fetched: 127.0.0.1 has no such repository" in home.err
     assert home.left() == {NAME}
     assert f"{NAME} is installed in" in home.out
-    assert "tiny is embedded; there is nothing to get." in home.out
+    assert "tiny is embedded; it need not be downloaded." in home.out
 
 
 def test_the_endpoint_of_the_option_is_asked(
@@ -396,7 +396,8 @@ def test_a_pull_that_is_stopped_says_that_it_can_go_on(home: Home, hub: Hub) -> 
         _, said = process.communicate()
     assert process.returncode == 130
     assert said.splitlines()[-1] == (
-        "streamasr: stopped; what was fetched is kept, and the same command goes on from there."
+        "streamasr: stopped; the downloaded files are kept, and the same command continues from "
+        "there."
     )
     assert "Traceback" not in said
 

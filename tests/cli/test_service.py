@@ -93,7 +93,7 @@ def test_a_second_time_nothing_is_written(machine: Machine) -> None:
     before = (machine.units / SERVICE).stat().st_mtime_ns
     code, said, _ = machine.service("install")
     assert code == 0
-    assert f"{machine.units / SERVICE} is as it should be." in said
+    assert f"{machine.units / SERVICE} is up to date." in said
     assert (machine.units / SERVICE).stat().st_mtime_ns == before
 
 
@@ -141,7 +141,7 @@ def test_the_socket_takes_the_place_of_a_service_that_runs_and_gives_it_back(
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ("port = 0", "streamasr: server.port is 0, any that is free: clients would not find"),
+        ("port = 0", "streamasr: server.port is 0, any free port: clients would not find"),
         ('host = "here"\ntoken_file = "t"', "streamasr: server.host is 'here'; systemd needs"),
     ],
 )
@@ -166,7 +166,7 @@ def test_a_socket_of_the_daemons_own_is_where_it_may_write_and_others_can_see(
     machine.config.write_text('[server]\nsocket = "/tmp/streamasr"\n')
     code, _, complaints = machine.service("install")
     assert code == 78
-    assert "the service has a /tmp of its own, where nobody finds it" in complaints
+    assert "the service has a /tmp of its own, where clients do not find it" in complaints
     for place in (machine.home, Path("/")):
         path = place / "streamasr"
         machine.config.write_text(f'[server]\nsocket = "{path}"\n')

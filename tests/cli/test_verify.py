@@ -11,12 +11,14 @@ import pytest
 from rich.console import Console
 
 from streamasr.audio.file import open_audio
-from streamasr.cli.verify import built_in_clip, check_files, run_verify, show_report
+from streamasr.cli.verify import run_verify, show_report
 from streamasr.core.errors import AudioError, ConfigError, ModelError
 from streamasr.core.units import SAMPLE_RATE
 from streamasr.doctor.verification import Check, Report
+from streamasr.doctor.verify import built_in_clip, check_files
 from streamasr.models import tiny
 from streamasr.models.bundle import open_bundle
+from tests.support.errors import raises
 from tests.support.fakes import talk, write_wav
 
 
@@ -102,7 +104,7 @@ def test_a_person_sees_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None
     )
     assert run_verify(options) == 1
     shown = capsys.readouterr().out
-    for part in ("said   one", "heard  good morning", "failed", "encode", "peak memory", "at most"):
+    for part in ("spoken      one", "recognised  good morning", "failed", "peak memory", "at most"):
         assert part in shown
 
 
@@ -117,13 +119,13 @@ def test_a_clip_without_sound_is_an_answer_too(
 def test_what_cannot_be_asked_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, bundle: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="--expect says what --clip FILE holds"):
+    with raises(ConfigError, "clip_missing"):
         verified(capsys, tiny.NAME, expect="one")
-    with pytest.raises(ModelError):
+    with raises(ModelError, "unknown_model"):
         verified(capsys, "no-such-model")
-    with pytest.raises(AudioError, match="no such file"):
+    with raises(AudioError, "no_such_file"):
         verified(capsys, tiny.NAME, clip=tmp_path / "none.wav")
-    with pytest.raises(ConfigError, match="say them with --expect"):
+    with raises(ConfigError, "text_missing"):
         verified(capsys, str(bundle / "aligner"), clip=built_in_clip().path)
 
 
@@ -140,7 +142,7 @@ def test_a_file_with_another_hash_is_not_loaded(
     code, report = verified(capsys, str(model))
     assert code == 1
     assert outcomes(report) == {"files": False}
-    assert "decoder.gguf is not what was stored" in report["checks"][0]["detail"]
+    assert "decoder.gguf has changed since it was stored" in report["checks"][0]["detail"]
 
 
 def test_a_missing_file_is_named(

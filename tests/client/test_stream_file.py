@@ -14,8 +14,15 @@ import streamasr
 from streamasr.core.units import SAMPLE_RATE
 from streamasr.pipeline.formats import FORMATS
 from tests.support.audio_files import write_audio
+from tests.support.fake_daemon import (
+    DaemonOptions,
+    FakeDaemon,
+    Json,
+    exact,
+    recognise,
+    running_daemon,
+)
 from tests.support.fakes import talk, write_wav
-from tests.support.house import House, Json, Rooms, exact, open_house, recognise
 from tests.support.waiting import eventually
 
 SCRIPT = Path(streamasr.__file__).parents[1] / "clients" / "stream_file.py"
@@ -45,16 +52,16 @@ def file(tmp_path: Path) -> Path:
 
 
 async def test_the_text_of_a_file_goes_to_stdout(tmp_path: Path, file: Path) -> None:
-    (tmp_path / "house").mkdir()
-    async with open_house(tmp_path / "house") as house:
-        assert await stream_file("--url", house.address, file) == (0, TEXT, "")
+    (tmp_path / "daemon").mkdir()
+    async with running_daemon(tmp_path / "daemon") as daemon:
+        assert await stream_file("--url", daemon.address, file) == (0, TEXT, "")
 
 
 async def test_every_format_is_written_as_transcribe_writes_it(tmp_path: Path, file: Path) -> None:
-    (tmp_path / "house").mkdir()
-    async with open_house(tmp_path / "house") as house:
+    (tmp_path / "daemon").mkdir()
+    async with running_daemon(tmp_path / "daemon") as daemon:
         formats = [option for name in FORMATS for option in ("--format", name)]
-        outcome = await stream_file("--url", house.address, *formats, "-o", tmp_path, file)
+        outcome = await stream_file("--url", daemon.address, *formats, "-o", tmp_path, file)
         assert outcome == (0, "", "")
     assert (tmp_path / "talk.txt").read_text() == TEXT
     assert (tmp_path / "talk.srt").read_text().startswith("1\n00:00:00,")
@@ -72,18 +79,18 @@ async def test_a_lost_connection_loses_nothing(tmp_path: Path) -> None:
     write_wav(tmp_path / "long.wav", long)
     expected = [m["text"] for m in recognise(long) if m["type"] == "final"]
 
-    async def cut(house: House) -> None:
+    async def cut(daemon: FakeDaemon) -> None:
         for share in (0.2, 0.6):
             await eventually(
-                lambda: any(live.intake.position > share * len(long) for live in house.sessions)  # noqa: B023
+                lambda: any(live.intake.position > share * len(long) for live in daemon.sessions)  # noqa: B023
             )
-            for connection in house.server.connections:
-                connection.transport.abort()
+            for connection in daemon.server.connections:
+                connection.abort()
 
-    (tmp_path / "house").mkdir()
-    async with open_house(tmp_path / "house", Rooms(max_lag_s=5.0)) as house:
-        cutting = asyncio.create_task(cut(house))
-        code, out, err = await stream_file("--url", house.address, tmp_path / "long.wav")
+    (tmp_path / "daemon").mkdir()
+    async with running_daemon(tmp_path / "daemon", DaemonOptions(max_lag_s=5.0)) as daemon:
+        cutting = asyncio.create_task(cut(daemon))
+        code, out, err = await stream_file("--url", daemon.address, tmp_path / "long.wav")
         await cutting
     assert (code, out.splitlines()) == (0, expected)
     assert err.startswith("waiting: ")
@@ -91,14 +98,14 @@ async def test_a_lost_connection_loses_nothing(tmp_path: Path) -> None:
 
 async def test_the_token_is_shown(tmp_path: Path, file: Path) -> None:
     (tmp_path / "token").write_text(f"{TOKEN}\n")
-    (tmp_path / "house").mkdir()
-    async with open_house(tmp_path / "house", Rooms(token=TOKEN)) as house:
-        where = ("--url", house.address)
+    (tmp_path / "daemon").mkdir()
+    async with running_daemon(tmp_path / "daemon", DaemonOptions(token=TOKEN)) as daemon:
+        where = ("--url", daemon.address)
         code, out, _ = await stream_file(*where, "--token-file", tmp_path / "token", file)
         assert (code, out) == (0, TEXT)
         code, out, err = await stream_file(*where, file)
         assert (code, out) == (1, "")
-        assert err == (f"stream_file: the server at {house.address} wants a token that it knows\n")
+        assert err == (f"stream_file: the server at {daemon.address} wants a token that it knows\n")
 
 
 @pytest.mark.parametrize(
@@ -130,9 +137,9 @@ async def test_what_can_be_read_of_a_broken_file_is_kept(tmp_path: Path) -> None
     data = bytearray(file.read_bytes())
     data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
     file.write_bytes(data)
-    (tmp_path / "house").mkdir()
-    async with open_house(tmp_path / "house") as house:
-        code, out, err = await stream_file("--url", house.address, file)
+    (tmp_path / "daemon").mkdir()
+    async with running_daemon(tmp_path / "daemon") as daemon:
+        code, out, err = await stream_file("--url", daemon.address, file)
     assert code == 1
     assert out.count("samples") >= 1
     assert err.startswith("stream_file: ")

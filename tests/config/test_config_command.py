@@ -8,8 +8,10 @@ import pytest
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 
-from streamasr.cli.config import manual, markdown, overrides_from, run_config, toml
+from streamasr.cli.config import run
+from streamasr.cli.run import overrides_from
 from streamasr.config.changes import compare
+from streamasr.config.document import manual, markdown, toml
 from streamasr.config.file import load_config
 from streamasr.config.listing import settings
 from streamasr.config.sections import ServerConfig, Settings
@@ -193,27 +195,27 @@ def test_config_prints_the_settings_of_its_file(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path.write_text("server.port = 7")
-    assert run_config(ask(config=path)) == 0
+    assert run(ask(config=path)) == 0
     printed = capsys.readouterr().out
     assert printed.startswith(f"# Settings of streamasr: from {path}\n")
     assert "\nport = 7\n" in printed
-    run_config(ask(config=path, default=True))
+    run(ask(config=path, default=True))
     assert "\n#port = 8765\n" in capsys.readouterr().out
 
 
 def test_config_prints_where_the_file_is_looked_for(
     places: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_config(ask(path=True))
+    run(ask(path=True))
     assert capsys.readouterr().out.splitlines()[:2] == [str(place) for place in places]
-    run_config(ask(path=True, config=Path("/named")))
+    run(ask(path=True, config=Path("/named")))
     assert capsys.readouterr().out == "/named\n"
 
 
 def test_config_without_a_file_prints_defaults(
     places: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_config(ask())
+    run(ask())
     assert capsys.readouterr().out == toml(Settings())
 
 
@@ -222,7 +224,7 @@ def test_the_tables_in_the_readme_match_the_code(
 ) -> None:
     for variable in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(variable, raising=False)
-    run_config(ask(markdown=True))
+    run(ask(markdown=True))
     tables = capsys.readouterr().out
     assert tables == markdown()
     assert all((f"| `{one.key}`" in tables) is not one.is_hidden for one in settings())

@@ -1,4 +1,4 @@
-"""How errors and warnings are said, whatever they quote."""
+"""Wording of errors and warnings, whatever they quote."""
 
 import logging
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamasr.cli.stderr import complain
-from streamasr.cli.transcribe import tell_degraded
+from streamasr.cli.transcribe import warn_of
 from streamasr.core.errors import ModelError
 from streamasr.core.log import PrintableFormatter
 from streamasr.core.text import printable
@@ -39,8 +39,8 @@ def test_anything_becomes_one_line_of_the_same_length(text: str) -> None:
 
 def test_errors_and_warnings_are_harmless_lines(capsys: pytest.CaptureFixture[str]) -> None:
     complain(ModelError(f"{EVIL} is no tensor."), about=EVIL)
-    tell_degraded("degraded", f"the encoder of {EVIL}")
-    tell_degraded("worker_died", "is in the log")
+    warn_of("degraded", f"the encoder of {EVIL}")
+    warn_of("worker_died", "is in the log")
     assert capsys.readouterr().err.split("\n") == [
         f"streamasr: {HARMLESS}: {HARMLESS} is no tensor.",
         f"streamasr: warning: the encoder of {HARMLESS}",

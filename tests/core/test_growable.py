@@ -29,7 +29,7 @@ def test_there_are_no_more_samples_than_there_are() -> None:
     assert len(recording.first(2)) == 2
 
 
-def test_nobody_else_can_change_them() -> None:
+def test_the_first_samples_are_read_only() -> None:
     recording = Recording()
     recording.append(np.ones(3, np.float32))
     with pytest.raises(ValueError, match="read-only"):

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from streamasr.client import v1
 from streamasr.dictation.composer import Composer, Mode
-from streamasr.dictation.edits import Edit, graphemes, pieces, smallest_edit, typeable
 from streamasr.writing import RuleBook, Writer, load_rules
+from streamasr.writing.edits import Edit, graphemes, pieces, smallest_edit, typeable
 
 
 def speech(segment: int) -> v1.Speech:

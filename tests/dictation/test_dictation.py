@@ -18,13 +18,13 @@ from streamasr.core.units import Float32Array, Samples, to_samples
 from streamasr.dictation import utterance
 from streamasr.dictation.composer import Composer
 from streamasr.dictation.dictation import Dictation, Manner
-from streamasr.dictation.edits import Edit
 from streamasr.dictation.push_to_talk import SoundName
 from streamasr.dictation.tools import DesktopGoneError, ToolError
 from streamasr.dictation.utterance import DaemonsMicrophone, OwnMicrophone, Ring
 from streamasr.writing import Writer, load_rules
+from streamasr.writing.edits import Edit
+from tests.support.fake_daemon import FakeDaemon, running_daemon
 from tests.support.fakes import talk
-from tests.support.house import House, open_house
 from tests.support.waiting import eventually
 
 READY = v1.Ready(session="s", model="tiny", seq=0, next_sample=0)
@@ -357,8 +357,8 @@ class Device:
         self.said.put_nowait(Captured(samples))
 
 
-def microphone(device: Device, house: House, pre_roll: float = 0.0) -> OwnMicrophone:
-    url = house.address
+def microphone(device: Device, daemon: FakeDaemon, pre_roll: float = 0.0) -> OwnMicrophone:
+    url = daemon.address
     return OwnMicrophone(device, print, pre_roll=to_samples(pre_roll), url=url)
 
 
@@ -371,8 +371,8 @@ async def test_without_pre_roll_the_device_is_open_only_while_somebody_speaks(
     tmp_path: Path,
 ) -> None:
     device = Device()
-    async with open_house(tmp_path) as house:
-        own = microphone(device, house)
+    async with running_daemon(tmp_path) as daemon:
+        own = microphone(device, daemon)
         async with own.running():
             for _ in range(2):
                 heard = asyncio.Event()
@@ -390,8 +390,8 @@ async def test_who_speaks_while_the_device_is_being_closed_is_heard_when_it_is(
     tmp_path: Path,
 ) -> None:
     device = Device()
-    async with open_house(tmp_path) as house:
-        own = microphone(device, house)
+    async with running_daemon(tmp_path) as daemon:
+        own = microphone(device, daemon)
         async with own.running():
             heard = asyncio.Event()
             first = own.begin(heard.set)
@@ -414,8 +414,8 @@ async def test_who_speaks_while_the_device_is_being_closed_is_heard_when_it_is(
 
 async def test_no_haste_opens_the_device_before_it_is_closed(tmp_path: Path) -> None:
     device = Device()
-    async with open_house(tmp_path) as house:
-        own = microphone(device, house)
+    async with running_daemon(tmp_path) as daemon:
+        own = microphone(device, daemon)
         async with own.running():
             heard = asyncio.Event()
             first = own.begin(heard.set)
@@ -456,8 +456,8 @@ async def test_who_speaks_to_no_server_is_told_soon(monkeypatch: pytest.MonkeyPa
 
 async def test_the_pre_roll_is_what_was_heard_just_before_and_no_more(tmp_path: Path) -> None:
     device = Device()
-    async with open_house(tmp_path) as house:
-        own = microphone(device, house, pre_roll=0.5)
+    async with running_daemon(tmp_path) as daemon:
+        own = microphone(device, daemon, pre_roll=0.5)
         async with own.running():
             device.hear(np.zeros(to_samples(3.0), np.float32))
             await eventually(device.said.empty)
@@ -472,8 +472,8 @@ async def test_the_pre_roll_is_what_was_heard_just_before_and_no_more(tmp_path: 
 
 async def test_what_came_before_the_machine_slept_is_no_pre_roll(tmp_path: Path) -> None:
     device = Device()
-    async with open_house(tmp_path) as house:
-        own = microphone(device, house, pre_roll=1.0)
+    async with running_daemon(tmp_path) as daemon:
+        own = microphone(device, daemon, pre_roll=1.0)
         async with own.running():
             device.hear(np.zeros(to_samples(1.0), np.float32))
             device.said.put_nowait(Missed(to_samples(100.0), "suspend"))
@@ -490,37 +490,37 @@ async def test_a_device_that_cannot_be_had_ends_the_utterance(tmp_path: Path) ->
     said: list[str] = []
     device = Device()
     device.said.put_nowait(AudioError("There is no audio input."))
-    async with open_house(tmp_path) as house:
-        own = OwnMicrophone(device, said.append, pre_roll=Samples(0), url=house.address)
+    async with running_daemon(tmp_path) as daemon:
+        own = OwnMicrophone(device, said.append, pre_roll=Samples(0), url=daemon.address)
         async with own.running():
             assert await finals_of(own.begin(lambda: None)) == []
     assert said == ["There is no audio input."]
 
 
-def n_running(house: House) -> int:
-    return sum(not live.is_over.is_set() for live in house.sessions)
+def n_running(daemon: FakeDaemon) -> int:
+    return sum(not live.is_over.is_set() for live in daemon.sessions)
 
 
 async def test_a_session_that_is_left_does_not_stay_open(tmp_path: Path) -> None:
     device = Device()
-    async with open_house(tmp_path) as house:
-        own = microphone(device, house)
+    async with running_daemon(tmp_path) as daemon:
+        own = microphone(device, daemon)
         async with own.running():
             task = asyncio.create_task(finals_of(own.begin(lambda: None)))
             device.hear(talk(1.0))
-            await eventually(lambda: any(live.intake.position for live in house.sessions))
+            await eventually(lambda: any(live.intake.position for live in daemon.sessions))
             task.cancel()
             await asyncio.wait([task])
-            await eventually(lambda: n_running(house) == 0)
+            await eventually(lambda: n_running(daemon) == 0)
 
 
 async def test_the_daemons_microphone_is_left_after_the_final_of_its_open_segment(
     tmp_path: Path,
 ) -> None:
-    async with open_house(tmp_path) as house:
-        live = house.begin_own()
+    async with running_daemon(tmp_path) as daemon:
+        live = daemon.host.begin_own()
         source = DaemonsMicrophone(
-            house.address, session="microphone", token=None, timeouts=PATIENT
+            daemon.address, session="microphone", token=None, timeouts=PATIENT
         )
         heard = asyncio.Event()
         utterance = source.begin(heard.set)

@@ -13,11 +13,11 @@ from streamasr.core.errors import ConfigError
 from streamasr.dictation import outputs
 from streamasr.dictation.clipboard import Clipboard, Held, Offer, Selection
 from streamasr.dictation.desktop import Desktop, TypingWishes, desktop_of, open_chain, order_for
-from streamasr.dictation.edits import Edit
 from streamasr.dictation.keyboards import Dotool, Keyboard, Wtype, Xdotool, Ydotool
 from streamasr.dictation.outputs import PASTE_KEY, REST_S, Chain, Output, Pasting, Printing, Typing
 from streamasr.dictation.sounds import as_wav, play, tone
 from streamasr.dictation.tools import ToolError, run_tool
+from streamasr.writing.edits import Edit
 from tests.support.waiting import eventually, let_others_run
 
 

@@ -15,8 +15,8 @@ from streamasr.core.errors import ConfigError
 from streamasr.dictation import x11
 from streamasr.dictation.clipboard import Held, WlClipboard, Xclip, Xsel
 from streamasr.dictation.desktop import TypingWishes, open_chain
-from streamasr.dictation.edits import Edit
 from streamasr.dictation.tools import ToolError, run_tool
+from streamasr.writing.edits import Edit
 from tests.support.desktops import (
     TIMEOUT_S,
     TerminalWindow,

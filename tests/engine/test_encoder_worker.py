@@ -304,7 +304,7 @@ def test_embeddings_stay_as_they_were_given_out(
 @pytest.mark.parametrize(
     ("samples", "code"),
     [
-        (np.zeros(0, np.float32), "audio_empty"),
+        (np.zeros(0, np.float32), "no_audio"),
         (np.zeros(8000), "audio_type"),
         (np.zeros((2, 8000), np.float32), "audio_axes"),
     ],

@@ -35,6 +35,7 @@ from streamasr.core.orders import (
     Release,
     SpreadWords,
 )
+from streamasr.core.traits import FamilyTraits
 from streamasr.core.units import Float32Array, Samples
 from streamasr.decoder.placement import Gpu
 from streamasr.engine.aligner import AlignerWorker, aligner_worker
@@ -321,7 +322,9 @@ def test_the_words_of_a_final_lie_in_their_segment(engine: Engine, config: Engin
         assert final.start <= edges[0]
         assert edges[-1] <= final.end
         assert all(word.start < word.end for word in words.words)
-        assert all(word.score is not None and 0 <= word.score <= 1 for word in words.words)
+        assert all(
+            word.confidence is not None and 0 <= word.confidence <= 1 for word in words.words
+        )
 
 
 @pytest.mark.parametrize(("seed", "every"), [(1, 1), (2, 2), (3, 3)])
@@ -465,6 +468,26 @@ def test_words_that_are_late_are_spread_and_later_ones_are_not(engine: Engine) -
     assert set(methods.values()) == {"spread"}
 
 
+def test_words_of_a_family_that_times_its_tokens_need_no_aligner(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "traits", FamilyTraits(can_force=False, word_method="cif"))
+    times = ((Samples(0), Samples(100)), (Samples(100), Samples(300)))
+    order = Align(7, Samples(16000), SAMPLES, "one two", "English", (3, 7), times)
+    answers = Answers()
+    channel = engine.channel(answers.put)
+    with halted(engine.pids["aligner"]):
+        channel.perform(order)
+        aligned = answers.get_nowait()
+    channel.close()
+    assert isinstance(aligned, Aligned)
+    assert (aligned.segment, aligned.method) == (7, "cif")
+    assert [(word.text, word.start, word.end) for word in aligned.words] == [
+        ("one", 16000, 16100),
+        ("two", 16100, 16300),
+    ]
+
+
 def test_orders_say_language_and_context(engine: Engine) -> None:
     embeddings = embeddings_of(engine, read_clip("espeak_1"))
     free = decode(engine, embeddings)
@@ -569,7 +592,7 @@ def test_without_an_aligner_words_are_spread(config: EngineConfig) -> None:
         assert engine.aligner is None
         words = [m for m in outcome(engine, config) if isinstance(m, Words)]
     assert {m.method for m in words} == {"spread"}
-    assert {word.score for m in words for word in m.words} == {None}
+    assert {word.confidence for m in words for word in m.words} == {None}
 
 
 def test_an_engine_that_was_never_started_can_be_stopped(config: EngineConfig) -> None:

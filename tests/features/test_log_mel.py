@@ -142,7 +142,7 @@ def test_more_bins_than_the_spectrum_can_fill_stay_at_the_floor() -> None:
 @pytest.mark.parametrize(
     ("samples", "code"),
     [
-        (np.zeros(0, np.float32), "audio_empty"),
+        (np.zeros(0, np.float32), "no_audio"),
         (np.zeros(8000), "audio_type"),
         (np.zeros((2, 8000), np.float32), "audio_axes"),
         (np.full(8000, np.nan, np.float32), "audio_not_finite"),

@@ -19,8 +19,8 @@ from streamasr.host.live_session import LiveSession
 from streamasr.host.outbox import OutboxEntry
 from streamasr.host.reader import Reader
 from streamasr.pipeline.stream import Beginning, StreamSettings
+from tests.support.fake_daemon import PatientEngine, SlowArchive
 from tests.support.fakes import FakeEngine, talk
-from tests.support.house import PatientEngine, SlowArchive
 from tests.support.waiting import eventually
 
 TALK = talk(1.5, 2.0)
@@ -143,14 +143,14 @@ async def test_what_the_journal_has_not_kept_is_not_said(tmp_path: Path) -> None
         reader = live.publisher.subscribe()
         feed(live, TALK)
         live.intake.finish()
-        await eventually(lambda: len(archive.unsaid) == 5)
+        await eventually(lambda: len(archive.unconfirmed) == 5)
         assert live.publisher.seq == 0
         assert not live.is_settled
         for index in (4, 3, 2, 1):
-            archive.say(index)
+            archive.confirm(index)
         await asyncio.sleep(0)
         assert live.publisher.seq == 0
-        archive.say()
+        archive.confirm()
         entries = await read(reader)
         assert [e.seq for e in entries if isinstance(e.event, Durable)] == [1, 2, 3, 4, 5]
         assert live.is_settled
@@ -161,7 +161,7 @@ async def test_a_hanging_disk_delays_text_and_does_not_hold_it_back(tmp_path: Pa
         feed(live, TALK)
         live.intake.finish()
         await live.is_over.wait()
-        assert len(archive.unsaid) == 5
+        assert len(archive.unconfirmed) == 5
 
 
 async def test_what_does_not_fit_becomes_a_gap(tmp_path: Path) -> None:

@@ -1,23 +1,32 @@
 """Sessions of one process: their options, changes of settings, and how they are kept."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from streamasr.core.errors import ConfigError
+from streamasr.core.events import Recognised
+from streamasr.core.hypothesis import Hypothesis, StableText
+from streamasr.core.messages import Final
 from streamasr.core.model_facts import ModelFacts
 from streamasr.core.options import SessionOptions
+from streamasr.core.orders import Order, Recognise
 from streamasr.core.requested_options import OperatorDefaults, RequestedOptions
 from streamasr.core.session_names import MICROPHONE
 from streamasr.core.units import Samples
+from streamasr.engine.engine import Deliver
 from streamasr.host.local_host import HostSettings, LocalSessionHost
 from streamasr.host.recovery import recover
 from streamasr.storage.reader import JournalReader
+from streamasr.storage.records import SessionRecord
 from streamasr.storage.store import Store
 from tests.support.errors import raises
+from tests.support.fake_daemon import Unmeasured
 from tests.support.fakes import FakeEngine, talk
-from tests.support.house import Unmeasured
 from tests.support.waiting import eventually
 
 LANGUAGES = {"de": "German", "fr": "French"}
@@ -138,6 +147,37 @@ async def test_sessions_are_resumed_with_their_own_options(tmp_path: Path) -> No
         }
         host.apply(german())
         assert {live.options.language for live in lives} == {"French", "German"}
+
+
+class Repeater(FakeEngine):
+    """Engine that answers with a text that another model began otherwise."""
+
+    def perform(self, order: Order, deliver: Deliver) -> None:
+        self.orders.append(order)
+        if isinstance(order, Recognise):
+            text = "stable text" if order.forced else "stale text"
+            deliver(Recognised(order.of, Hypothesis(f"{text} and more", "English", (7, 8, 9))))
+
+
+@pytest.mark.parametrize(("model", "forced"), [("fake", (7, 8)), ("another", ())])
+async def test_stable_text_is_forced_upon_the_model_that_wrote_it(
+    tmp_path: Path, model: str, forced: tuple[int, ...]
+) -> None:
+    """Tokens of another model mean nothing; its text is kept all the same."""
+    samples, engine = talk(2.0), Repeater()
+    with Store(tmp_path / "journal.sqlite3", tmp_path / "spool", lambda *_: None) as store:
+        options = SessionOptions(partials=False, words=False)
+        store.begin(SessionRecord("live", "client", time.time(), model, options))
+        store.keep_stable_text("live", StableText(1, Samples(12_000), "stable text", (7, 8)))
+        store.append_audio("live", Samples(0), samples)
+    async with local_host(tmp_path, engine=engine) as host:
+        [found] = recover(tmp_path / "journal.sqlite3", tmp_path / "spool")
+        live = await host.resume(found)
+        live.intake.finish()
+        await live.is_over.wait()
+        messages = [message async for _, message in live.publisher.messages_since(0)]
+    assert {order.forced for order in engine.orders if isinstance(order, Recognise)} == {forced}
+    assert [m.text for m in messages if isinstance(m, Final)] == ["stable text and more"]
 
 
 async def test_a_session_that_is_over_is_resumed_for_its_readers_alone(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from streamasr.host.microphone import MicrophoneSession
 from streamasr.host.reader import Reader
 from streamasr.host.recovery import recover
 from tests.host.test_local_host import local_host
+from tests.support.fake_daemon import PatientEngine as AnsweringLate
 from tests.support.fakes import FakeEngine, PatientEngine, talk
-from tests.support.house import PatientEngine as AnsweringLate
 from tests.support.waiting import eventually
 
 TALK = talk(1.5)

@@ -19,19 +19,19 @@ from streamasr.segmentation.chunker import FRAME
 from streamasr.storage.journal import Journal
 from streamasr.storage.records import SessionRecord
 from streamasr.storage.spool import Spool
-from tests.support.fakes import FakeEngine, talk
-from tests.support.house import (
+from tests.support.fake_daemon import (
     Client,
-    House,
+    DaemonOptions,
+    FakeDaemon,
     Json,
     PatientEngine,
-    Rooms,
     durable,
     exact,
     in_time_order,
-    open_house,
     recognise,
+    running_daemon,
 )
+from tests.support.fakes import FakeEngine, talk
 from tests.support.waiting import eventually
 
 TALK = exact(talk(1.5, 0.7, 1.0, 1.2))
@@ -40,12 +40,12 @@ TALK = exact(talk(1.5, 0.7, 1.0, 1.2))
 EXPECTED = in_time_order(recognise(TALK))
 
 
-async def copy_files(house: House, name: str, copy: Path) -> None:
+async def copy_files(daemon: FakeDaemon, name: str, copy: Path) -> None:
     """Copy the files, as a kill would leave them when all audio so far is written."""
-    await asyncio.wrap_future(house.store.read_messages(name, 0, 1))  # in turn after that audio
+    await asyncio.wrap_future(daemon.store.read_messages(name, 0, 1))  # in turn after that audio
     while not copy.exists():
         try:
-            shutil.copytree(house.directory, copy)
+            shutil.copytree(daemon.directory, copy)
         except shutil.Error:  # a file of the database was deleted meanwhile
             shutil.rmtree(copy)
 
@@ -63,15 +63,15 @@ async def send_and_kill(
         The fields to resume the session, and the durable messages that its client has received.
     """
     async with (
-        open_house(directory, Rooms(engine=engine)) as house,
-        Client.start(house, **session) as client,
+        running_daemon(directory, DaemonOptions(engine=engine)) as daemon,
+        Client.start(daemon, **session) as client,
     ):
         position = client.ready["next_sample"]
-        await client.send(samples[position:])
-        await client.say("ping")
-        await client.hear("pong")
-        await copy_files(house, client.session, copy)
-        received = durable(client.heard)
+        await client.send_audio(samples[position:])
+        await client.send_message("ping")
+        await client.receive("pong")
+        await copy_files(daemon, client.session, copy)
+        received = durable(client.received)
         since = received[-1]["seq"] if received else session.get("since", 0)
         return {"session": client.session, "since": since}, received
 
@@ -85,11 +85,11 @@ async def receive_through_kills(root: Path, samples: Float32Array, kills: list[i
         session, messages = await send_and_kill(directory, copy, samples[:cut], session)
         received += messages
     async with (
-        open_house(root / str(len(kills))) as house,
-        Client.start(house, **session) as client,
+        running_daemon(root / str(len(kills))) as daemon,
+        Client.start(daemon, **session) as client,
     ):
         assert client.ready["next_sample"] <= kills[-1]
-        await client.send(samples[client.ready["next_sample"] :])
+        await client.send_audio(samples[client.ready["next_sample"] :])
         return received + durable(await client.stop())
 
 
@@ -118,42 +118,42 @@ async def test_audio_that_was_not_recognised_is_recognised_later(tmp_path: Path)
     old, new = tmp_path / "old", tmp_path / "new"
     session, received = await send_and_kill(old, new, TALK[:60_000], {}, PatientEngine())
     assert not received
-    async with open_house(new) as house, Client.start(house, **session) as client:
+    async with running_daemon(new) as daemon, Client.start(daemon, **session) as client:
         assert client.ready["next_sample"] == 60_000
-        await client.send(TALK[client.ready["next_sample"] :])
+        await client.send_audio(TALK[client.ready["next_sample"] :])
         assert in_time_order(await client.stop()) == EXPECTED
 
 
 async def test_an_end_that_was_not_received_is_kept_for_its_client(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
-    async with open_house(old) as house, Client.start(house) as client:
-        await client.send(TALK)
-        await client.say("stop")
-        await house.sessions.find(client.session).is_over.wait()
-        await copy_files(house, client.session, new)
-    async with open_house(new) as house:
-        async with Client.start(house, session=client.session, since=3) as again:
-            messages = await again.hear_all()
+    async with running_daemon(old) as daemon, Client.start(daemon) as client:
+        await client.send_audio(TALK)
+        await client.send_message("stop")
+        await daemon.sessions.find(client.session).is_over.wait()
+        await copy_files(daemon, client.session, new)
+    async with running_daemon(new) as daemon:
+        async with Client.start(daemon, session=client.session, since=3) as again:
+            messages = await again.receive_all()
             assert [m["seq"] for m in durable(messages)] == list(range(4, 10))
             assert messages[-2]["type"] == "end"
             assert again.connection.close_code == 1000
-        await eventually(lambda: not len(house.sessions))
-    async with open_house(new) as house:
-        assert len(house.sessions) == 0
+        await eventually(lambda: not len(daemon.sessions))
+    async with running_daemon(new) as daemon:
+        assert len(daemon.sessions) == 0
 
 
 async def test_options_survive_too(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house:
+    async with running_daemon(tmp_path) as daemon:
         options = {"language": "fr", "partials": False, "words": False}
-        async with Client.start(house, **options) as client:
-            await client.send(TALK[:20_000])
-            await client.say("ping")
-            await client.hear("pong")
-    async with open_house(tmp_path) as house:
-        live = house.sessions.find(client.session)
+        async with Client.start(daemon, **options) as client:
+            await client.send_audio(TALK[:20_000])
+            await client.send_message("ping")
+            await client.receive("pong")
+    async with running_daemon(tmp_path) as daemon:
+        live = daemon.sessions.find(client.session)
         assert live.options == SessionOptions("French", "", partials=False, words=False)
-        async with Client.start(house, session=client.session) as again:
-            await again.send(TALK[again.ready["next_sample"] :])
+        async with Client.start(daemon, session=client.session) as again:
+            await again.send_audio(TALK[again.ready["next_sample"] :])
             kinds = {m["type"] for m in await again.stop()}
             assert kinds == {"ready", "speech", "final", "end"}
 

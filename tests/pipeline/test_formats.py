@@ -105,7 +105,7 @@ class TestTranscript:
 
     def test_guessed_words_have_no_score_and_fill_the_segment(self) -> None:
         words = guess_words(segment("yes, no", 1, 2))
-        assert [(word.text, word.start, word.end, word.score) for word in words] == [
+        assert [(word.text, word.start, word.end, word.confidence) for word in words] == [
             ("yes,", 16_000, 25_600, None),
             ("no", 25_600, 32_000, None),
         ]

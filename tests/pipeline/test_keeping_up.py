@@ -41,7 +41,7 @@ MINUTES = 8
 
 
 def speech(seed: int) -> Iterator[tuple[Samples, SessionEvent]]:
-    """What the chunker says of somebody who talks without end, and when, in chunks."""
+    """Events of a speaker who never stops, with their positions, in chunks."""
     random, now = Random(seed), 0
     for segment in range(1, 10_000):
         start = now

@@ -12,8 +12,8 @@ from streamasr.host.intake import SLICE
 from streamasr.pipeline.stream import Beginning, Stream, StreamSettings
 from streamasr.segmentation.chunker import FRAME
 from streamasr.segmentation.settings import ChunkerConfig
+from tests.support.fake_daemon import PatientEngine
 from tests.support.fakes import talk
-from tests.support.house import PatientEngine
 from tests.support.signals import speechlike
 
 PAUSES = np.concatenate([talk(1.5, 2.0), talk(0.5, pause=3.0)])
@@ -23,13 +23,13 @@ NO_PAUSE = speechlike(to_samples(40.0))
 class Listener:
     """A stream that is fed as long as it has room, by one who knows of no other rule."""
 
-    def __init__(self, config: ChunkerConfig, wishes: SessionOptions, max_lag: Samples) -> None:
+    def __init__(self, config: ChunkerConfig, options: SessionOptions, max_lag: Samples) -> None:
         self.engine = PatientEngine()
         self.max_lag = max_lag
         self._answers: list[Answer] = []
         settings = StreamSettings(chunker=config)
         deliver = self._answers.append
-        self.stream = Stream(self.engine, settings, wishes, deliver, Beginning())
+        self.stream = Stream(self.engine, settings, options, deliver, Beginning())
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
         """Feed what it takes; the rest."""

@@ -42,7 +42,7 @@ def test_each_burst_becomes_a_final_with_words() -> None:
     assert [(w.segment, w.method) for w in words] == [(1, "spread"), (2, "spread"), (3, "spread")]
     for final in finals:
         assert final.text == f"{final.end - final.start} samples"
-    assert [word.score for word in words[0].words] == [None, None]
+    assert [word.confidence for word in words[0].words] == [None, None]
 
 
 def test_progress_follows_every_block_and_reaches_the_end() -> None:

@@ -63,7 +63,7 @@ client_messages: SearchStrategy[v1.ClientMessage] = st.one_of(
 )
 
 words = st.builds(
-    Word, text=texts, start=positions, end=positions, score=st.none() | st.floats(0, 1)
+    Word, text=texts, start=positions, end=positions, confidence=st.none() | st.floats(0, 1)
 )
 published: SearchStrategy[messages.Message] = st.one_of(
     st.builds(messages.Speech, segment=numbers, start=positions),

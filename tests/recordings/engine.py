@@ -33,6 +33,7 @@ from streamasr.core.orders import (
     Release,
     SpreadWords,
 )
+from streamasr.core.traits import FamilyTraits
 from streamasr.core.transcript import Word
 from streamasr.core.units import Samples
 from streamasr.daemon import daemon as daemon_module
@@ -80,6 +81,8 @@ class ScriptedChannel:
 
 class ScriptedEngine:
     """Engine that answers every order at once, as a script says."""
+
+    traits = FamilyTraits()
 
     def __init__(self, script: Script, *, is_loaded: bool = True) -> None:
         self.restarts: dict[str, int] = {}

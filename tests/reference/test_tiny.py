@@ -93,9 +93,10 @@ def test_half_precision_moves_logits_as_far_as_is_stated() -> None:
     for name, clip in clip_facts().items():
         samples = read_clip(name)
         n_audio = len(reference.encode(samples).embeddings)
+        spoken = f"language {clip['language'] or None}<asr_text>{clip['text']}"
+        answer = reference.tokenizer.encode(spoken, add_special_tokens=False)
         for context in CONTEXTS:
             prompt = reference.prompt(context, None, n_audio)
-            answer = reference.greedy(prompt, samples)
             pairs.append([one.answer_logits(prompt, samples, answer) for one in (half, reference)])
         if words := words_of(clip):
             pairs.append([one.classes(samples, words) for one in (half_aligner, aligner)])

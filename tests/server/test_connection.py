@@ -15,22 +15,22 @@ from streamasr.core.audio_format import Encoding
 from streamasr.core.orders import Recognise
 from streamasr.core.units import Samples
 from streamasr.protocols import v1
-from streamasr.server.connection import Timeouts
-from tests.support.fakes import FakeEngine, pcm, talk
-from tests.support.house import (
+from streamasr.server.timeouts import Timeouts
+from tests.support.fake_daemon import (
     Client,
-    House,
+    DaemonOptions,
+    FakeDaemon,
     Json,
     PatientEngine,
-    Rooms,
     SlowArchive,
     durable,
     exact,
     float_bytes,
     in_time_order,
-    open_house,
     recognise,
+    running_daemon,
 )
+from tests.support.fakes import FakeEngine, pcm, talk
 from tests.support.signals import speechlike
 from tests.support.waiting import eventually
 
@@ -46,8 +46,8 @@ QUIET = np.zeros(1600, np.float32)
 
 
 async def test_ready_says_where_the_session_stands(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house, Client.start(house) as client:
-        assert client.heard == [
+    async with running_daemon(tmp_path) as daemon, Client.start(daemon) as client:
+        assert client.received == [
             {
                 "type": "ready",
                 "session": client.session,
@@ -63,16 +63,16 @@ async def test_ready_says_where_the_session_stands(tmp_path: Path) -> None:
 
 
 async def test_a_segment_is_speech_then_partials_then_final_then_words(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house, Client.start(house) as client:
+    async with running_daemon(tmp_path) as daemon, Client.start(daemon) as client:
         for begin in range(0, len(TALK), 8000):
-            await client.send(TALK[begin : begin + 8000])
-            await client.say("ping")
-            await client.hear("pong")
+            await client.send_audio(TALK[begin : begin + 8000])
+            await client.send_message("ping")
+            await client.receive("pong")
             if begin == 56_000 and not client.of("words"):
-                await client.hear("words")  # lest the second's final overtake its partials
-        heard = await client.stop()
+                await client.receive("words")  # lest the second's final overtake its partials
+        received = await client.stop()
         for segment in (1, 2):
-            of_segment = [m for m in heard if m.get("segment") == segment]
+            of_segment = [m for m in received if m.get("segment") == segment]
             speech, *partials, final, words = of_segment
             start = speech["start"]
             assert speech == {"type": "speech", "segment": segment, "start": start}
@@ -103,14 +103,14 @@ async def test_a_segment_is_speech_then_partials_then_final_then_words(tmp_path:
             assert set(words["words"][0]) == {"text", "start", "end", "score"}
             assert words["method"] == "spread"
             assert final["seq"] < words["seq"]
-        assert heard[-1] == {
+        assert received[-1] == {
             "type": "end",
             "seq": 5,
             "duration": len(TALK) / 16000,
             "segments": 2,
             "words": 4,
         }
-        assert durable(heard) == EXPECTED
+        assert durable(received) == EXPECTED
         assert client.connection.close_code == 1000
 
 
@@ -126,7 +126,7 @@ async def test_audio_comes_in_any_shape(
     decoder = PcmDecoder(encoding, rate, channels)
     expected = recognise(np.concatenate((decoder.feed(audio), decoder.finish())))
     wishes = {"encoding": encoding, "sample_rate": rate, "channels": channels}
-    async with open_house(tmp_path) as house, Client.start(house, **wishes) as client:
+    async with running_daemon(tmp_path) as daemon, Client.start(daemon, **wishes) as client:
         for begin in range(0, len(audio), 50_001):  # no whole frames
             await client.connection.send(audio[begin : begin + 50_001])
         assert durable(await client.stop()) == expected
@@ -138,8 +138,8 @@ async def test_frames_may_have_any_sizes(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int]
 ) -> None:
     audio = pcm(TALK)
-    directory = tmp_path_factory.mktemp("house")
-    async with open_house(directory) as house, Client.start(house) as client:
+    directory = tmp_path_factory.mktemp("daemon")
+    async with running_daemon(directory) as daemon, Client.start(daemon) as client:
         begin = 0
         for size in sizes:
             await client.connection.send(audio[begin : begin + size])
@@ -149,69 +149,71 @@ async def test_frames_may_have_any_sizes(
 
 
 async def test_frames_of_one_byte_are_carried_over(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house, Client.start(house) as client:
+    async with running_daemon(tmp_path) as daemon, Client.start(daemon) as client:
         for byte in pcm(TALK[:4000]):
             await client.connection.send(bytes([byte]))
-        await client.send(TALK[4000:])
+        await client.send_audio(TALK[4000:])
         assert durable(await client.stop()) == EXPECTED
 
 
 async def test_a_lone_byte_at_the_end_is_no_sample(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house, Client.start(house) as client:
+    async with running_daemon(tmp_path) as daemon, Client.start(daemon) as client:
         await client.connection.send(pcm(QUIET) + b"x")
-        heard = await client.stop()
-        assert heard[-1]["duration"] == 0.1
+        received = await client.stop()
+        assert received[-1]["duration"] == 0.1
 
 
 async def test_a_session_without_audio_has_an_end(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house, Client.start(house) as client:
-        heard = await client.stop()
-        assert heard[1:] == [{"type": "end", "seq": 1, "duration": 0.0, "segments": 0, "words": 0}]
+    async with running_daemon(tmp_path) as daemon, Client.start(daemon) as client:
+        received = await client.stop()
+        assert received[1:] == [
+            {"type": "end", "seq": 1, "duration": 0.0, "segments": 0, "words": 0}
+        ]
 
 
 @pytest.mark.parametrize("number", [0, -7, "name", None])
 async def test_ping_is_answered_with_its_id(tmp_path: Path, number: int | str | None) -> None:
-    async with open_house(tmp_path) as house, Client.start(house) as client:
-        await client.say("ping", id=number)
+    async with running_daemon(tmp_path) as daemon, Client.start(daemon) as client:
+        await client.send_message("ping", id=number)
         assert await client.next() == {"type": "pong", "id": number}
 
 
 async def test_ping_is_answered_while_the_end_is_awaited(tmp_path: Path) -> None:
     engine = PatientEngine()
     async with (
-        open_house(tmp_path, Rooms(engine=engine)) as house,
-        Client.start(house) as client,
+        running_daemon(tmp_path, DaemonOptions(engine=engine)) as daemon,
+        Client.start(daemon) as client,
     ):
-        await client.send(TALK)
-        await client.say("stop")
-        await client.say("ping", id=1)
-        await client.hear("pong")
+        await client.send_audio(TALK)
+        await client.send_message("stop")
+        await client.send_message("ping", id=1)
+        await client.receive("pong")
 
 
 async def test_flush_ends_the_segment_and_not_the_session(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house, Client.start(house) as client:
+    async with running_daemon(tmp_path) as daemon, Client.start(daemon) as client:
         speech = speechlike(32_000)
-        await client.send(speech)
-        await client.say("flush")
-        assert (await client.hear("final"))["reason"] == "flush"
-        await client.send(speech)
-        heard = await client.stop()
-        assert [m["reason"] for m in heard if m["type"] == "final"] == ["flush", "stop"]
-        assert heard[-1]["duration"] == 4.0
+        await client.send_audio(speech)
+        await client.send_message("flush")
+        assert (await client.receive("final"))["reason"] == "flush"
+        await client.send_audio(speech)
+        received = await client.stop()
+        assert [m["reason"] for m in received if m["type"] == "final"] == ["flush", "stop"]
+        assert received[-1]["duration"] == 4.0
 
 
 async def test_configure_holds_from_the_next_segment_on(tmp_path: Path) -> None:
     engine = FakeEngine()
     async with (
-        open_house(tmp_path, Rooms(engine=engine)) as house,
-        Client.start(house, language="en", context="before") as client,
+        running_daemon(tmp_path, DaemonOptions(engine=engine)) as daemon,
+        Client.start(daemon, language="en", context="before") as client,
     ):
-        await client.send(TALK[:32_000])  # in the middle of the first
+        await client.send_audio(TALK[:32_000])  # in the middle of the first
         wishes = {"language": None, "context": "", "hotwords": ["after"]}
-        await client.say("configure", **wishes, partials=False, words=False)
-        await client.send(TALK[32_000:])
-        heard = await client.stop()
-        assert [m["segment"] for m in heard if m["type"] == "words"] == [1]
+        await client.send_message("configure", **wishes, partials=False, words=False)
+        await client.send_audio(TALK[32_000:])
+        received = await client.stop()
+        assert [m["segment"] for m in received if m["type"] == "words"] == [1]
         assert 2 not in [m["segment"] for m in client.of("partial")]
         decoded = [order for order in engine.orders if isinstance(order, Recognise)]
         wished = {(o.of.segment, o.options.language, o.options.context) for o in decoded}
@@ -220,23 +222,23 @@ async def test_configure_holds_from_the_next_segment_on(tmp_path: Path) -> None:
 
 async def test_no_partials_and_no_words_for_whom_does_not_want_them(tmp_path: Path) -> None:
     async with (
-        open_house(tmp_path) as house,
-        Client.start(house, partials=False, words=False) as client,
+        running_daemon(tmp_path) as daemon,
+        Client.start(daemon, partials=False, words=False) as client,
     ):
-        await client.send(TALK)
+        await client.send_audio(TALK)
         kinds = [m["type"] for m in await client.stop()]
         assert kinds == ["ready", "speech", "final", "speech", "final", "end"]
 
 
 async def test_many_sessions_at_once_hear_their_own(tmp_path: Path) -> None:
-    async def converse(house: House, n_words: int) -> None:
+    async def converse(daemon: FakeDaemon, n_words: int) -> None:
         samples = exact(talk(*[1.0 + 0.1 * n_words] * n_words))
-        async with Client.start(house) as client:
-            await client.send(samples)
+        async with Client.start(daemon) as client:
+            await client.send_audio(samples)
             assert durable(await client.stop()) == recognise(samples)
 
-    async with open_house(tmp_path) as house:
-        await asyncio.gather(*(converse(house, n) for n in range(1, 6)))
+    async with running_daemon(tmp_path) as daemon:
+        await asyncio.gather(*(converse(daemon, n) for n in range(1, 6)))
 
 
 # What may go wrong, and how it is said.
@@ -261,7 +263,7 @@ REFUSED = [
 async def test_what_is_wrong_is_said_before_the_connection_is_closed(
     tmp_path: Path, code: str, close_code: int, frame: str | bytes
 ) -> None:
-    async with open_house(tmp_path) as house, Client.start(house) as client:
+    async with running_daemon(tmp_path) as daemon, Client.start(daemon) as client:
         await client.connection.send(frame)
         closed_with, error = await client.refusal()
         assert (error["type"], error["code"], closed_with) == ("error", code, close_code)
@@ -270,7 +272,7 @@ async def test_what_is_wrong_is_said_before_the_connection_is_closed(
 
 
 async def test_what_is_far_too_big_is_not_even_read(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house, Client.start(house) as client:
+    async with running_daemon(tmp_path) as daemon, Client.start(daemon) as client:
         head_of_a_frame = bytes([0x82, 0xFF, *(2**22).to_bytes(8, "big"), 1, 2, 3, 4])
         client.connection.transport.write(head_of_a_frame)
         assert (await client.refusal())[0] == 1009
@@ -298,18 +300,18 @@ async def test_what_is_far_too_big_is_not_even_read(tmp_path: Path) -> None:
 async def test_a_wrong_start_is_refused(
     tmp_path: Path, code: str, close_code: int, frame: str | bytes
 ) -> None:
-    async with open_house(tmp_path) as house, Client.visit(house) as client:
+    async with running_daemon(tmp_path) as daemon, Client.connect(daemon) as client:
         await client.connection.send(frame)
         closed_with, error = await client.refusal()
         assert (error["type"], error["code"], closed_with) == ("error", code, close_code)
-        assert len(house.sessions) == 0
+        assert len(daemon.sessions) == 0
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
 async def test_what_is_no_audio_is_refused(tmp_path: Path, value: float) -> None:
     async with (
-        open_house(tmp_path) as house,
-        Client.start(house, encoding="pcm_f32le") as client,
+        running_daemon(tmp_path) as daemon,
+        Client.start(daemon, encoding="pcm_f32le") as client,
     ):
         samples = QUIET.copy()
         samples[7] = value
@@ -321,34 +323,34 @@ async def test_what_is_no_audio_is_refused(tmp_path: Path, value: float) -> None
 
 @pytest.mark.parametrize("late", ["flush", "stop", "configure", b"\0\0"])
 async def test_nothing_but_ping_may_follow_stop(tmp_path: Path, late: str | bytes) -> None:
-    rooms = Rooms(engine=PatientEngine())
-    async with open_house(tmp_path, rooms) as house, Client.start(house) as client:
-        await client.send(TALK)
-        await client.say("stop")
+    options = DaemonOptions(engine=PatientEngine())
+    async with running_daemon(tmp_path, options) as daemon, Client.start(daemon) as client:
+        await client.send_audio(TALK)
+        await client.send_message("stop")
         if isinstance(late, bytes):
             await client.connection.send(late)
         else:
-            await client.say(late)
+            await client.send_message(late)
         closed_with, error = await client.refusal()
         assert (error["code"], closed_with) == ("out_of_order", 1008)
 
 
 async def test_whoever_says_nothing_is_sent_away(tmp_path: Path) -> None:
-    rooms = Rooms(timeouts=Timeouts(start=0.05))
-    async with open_house(tmp_path, rooms) as house, Client.visit(house) as client:
+    options = DaemonOptions(timeouts=Timeouts(start=0.05))
+    async with running_daemon(tmp_path, options) as daemon, Client.connect(daemon) as client:
         closed_with, error = await client.refusal()
         assert (error["code"], closed_with) == ("out_of_order", 1008)
         assert "0.05 s" in error["message"]
 
 
 async def test_a_session_outlives_the_mistake_of_its_client(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house:
-        async with Client.start(house) as client:
-            await client.send(TALK[:40_000])
+    async with running_daemon(tmp_path) as daemon:
+        async with Client.start(daemon) as client:
+            await client.send_audio(TALK[:40_000])
             await client.connection.send("{")
             await client.refusal()
-        async with Client.start(house, session=client.session, since=0) as again:
-            await again.send(TALK[again.ready["next_sample"] :])
+        async with Client.start(daemon, session=client.session, since=0) as again:
+            await again.send_audio(TALK[again.ready["next_sample"] :])
             assert durable(await again.stop()) == EXPECTED
 
 
@@ -356,26 +358,26 @@ async def test_a_session_outlives_the_mistake_of_its_client(tmp_path: Path) -> N
 
 
 async def test_a_client_comes_back_and_misses_nothing(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house:
-        async with Client.start(house) as client:
-            await client.send(TALK[:70_001])
-            await client.hear("words")
+    async with running_daemon(tmp_path) as daemon:
+        async with Client.start(daemon) as client:
+            await client.send_audio(TALK[:70_001])
+            await client.receive("words")
             client.connection.transport.abort()
-        async with Client.start(house, session=client.session, since=1) as again:
+        async with Client.start(daemon, session=client.session, since=1) as again:
             assert again.ready["session"] == client.session
             assert again.ready["seq"] == 2
-            assert [m["type"] for m in again.heard] == ["words", "ready"]
-            await again.send(TALK[again.ready["next_sample"] :])
+            assert [m["type"] for m in again.received] == ["words", "ready"]
+            await again.send_audio(TALK[again.ready["next_sample"] :])
             assert durable(await again.stop()) == EXPECTED[1:]
 
 
 async def test_everything_comes_again_without_since(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house:
-        async with Client.start(house) as client:
-            await client.send(TALK[:70_000])
-            await client.hear("words")
-        async with Client.start(house, session=client.session) as again:
-            assert durable(again.heard) == EXPECTED[:2]
+    async with running_daemon(tmp_path) as daemon:
+        async with Client.start(daemon) as client:
+            await client.send_audio(TALK[:70_000])
+            await client.receive("words")
+        async with Client.start(daemon, session=client.session) as again:
+            assert durable(again.received) == EXPECTED[:2]
 
 
 @settings(max_examples=15)
@@ -386,24 +388,24 @@ async def test_everything_comes_again_without_since(tmp_path: Path) -> None:
 async def test_any_interruptions_leave_no_trace(
     tmp_path_factory: pytest.TempPathFactory, cuts: list[int], n_read: list[int]
 ) -> None:
-    heard: list[Json] = []
+    received: list[Json] = []
     session: Json = {}
-    async with open_house(tmp_path_factory.mktemp("house")) as house:
+    async with running_daemon(tmp_path_factory.mktemp("daemon")) as daemon:
         for cut, n_messages in zip(cuts, n_read, strict=False):
-            async with Client.start(house, **session) as client:
+            async with Client.start(daemon, **session) as client:
                 position = client.ready["next_sample"]
-                await client.send(TALK[position:cut])
+                await client.send_audio(TALK[position:cut])
                 if position < 48_000 and cut > 64_000:  # the first final is due
                     for _ in range(n_messages):
                         await client.next()
                 client.connection.transport.abort()
-            heard += durable(client.heard)
-            since = heard[-1]["seq"] if heard else 0
+            received += durable(client.received)
+            since = received[-1]["seq"] if received else 0
             session = {"session": client.session, "since": since}
-        async with Client.start(house, **session) as client:
-            await client.send(TALK[client.ready["next_sample"] :])
-            heard += durable(await client.stop())
-    assert heard == EXPECTED
+        async with Client.start(daemon, **session) as client:
+            await client.send_audio(TALK[client.ready["next_sample"] :])
+            received += durable(await client.stop())
+    assert received == EXPECTED
 
 
 async def test_our_own_client_survives_lost_connections_at_any_rate(tmp_path: Path) -> None:
@@ -411,14 +413,14 @@ async def test_our_own_client_survives_lost_connections_at_any_rate(tmp_path: Pa
     seconds = np.arange(round(len(TALK) * rate / 16000)) / rate
     samples = np.interp(seconds, np.arange(len(TALK)) / 16000, TALK).astype(np.float32)
     async with (
-        open_house(tmp_path) as house,
-        connect(house.address, sample_rate=rate) as stream,
+        running_daemon(tmp_path) as daemon,
+        connect(daemon.address, sample_rate=rate) as stream,
     ):
         for number, block in enumerate(np.array_split(samples, 30)):
             await stream.send(block)
             if number in (9, 10, 20):
-                for connection in house.server.connections:
-                    connection.transport.abort()
+                for connection in daemon.server.connections:
+                    connection.abort()
         await stream.stop()
         messages = [event async for event in stream]
     finals = [message for message in messages if isinstance(message, v1.Final)]
@@ -433,12 +435,12 @@ async def test_our_own_client_survives_lost_connections_at_any_rate(tmp_path: Pa
 
 async def test_wishes_outlive_the_connection(tmp_path: Path) -> None:
     engine = FakeEngine()
-    async with open_house(tmp_path, Rooms(engine=engine)) as house:
+    async with running_daemon(tmp_path, DaemonOptions(engine=engine)) as daemon:
         wishes = {"language": "de", "partials": False, "words": False}
-        async with Client.start(house, context="names", **wishes) as client:
+        async with Client.start(daemon, context="names", **wishes) as client:
             pass
-        async with Client.start(house, session=client.session, language="fr") as again:
-            await again.send(TALK)
+        async with Client.start(daemon, session=client.session, language="fr") as again:
+            await again.send_audio(TALK)
             kinds = {m["type"] for m in await again.stop()}
             assert kinds == {"ready", "speech", "final", "end"}
             decoded = {
@@ -451,73 +453,75 @@ async def test_wishes_outlive_the_connection(tmp_path: Path) -> None:
 
 async def test_an_end_that_nobody_heard_is_said_again(tmp_path: Path) -> None:
     engine = PatientEngine()
-    async with open_house(tmp_path, Rooms(engine=engine)) as house:
-        async with Client.start(house) as client:
-            await client.send(TALK)
-            await client.say("stop")
-            await eventually(lambda: house.sessions.find(client.session).intake.is_finishing)
+    async with running_daemon(tmp_path, DaemonOptions(engine=engine)) as daemon:
+        async with Client.start(daemon) as client:
+            await client.send_audio(TALK)
+            await client.send_message("stop")
+            await eventually(lambda: daemon.sessions.find(client.session).intake.is_finishing)
             client.connection.transport.abort()
-        await answer_all(house, engine, client.session)
+        await answer_all(daemon, engine, client.session)
         for _ in range(2):
-            async with Client.start(house, session=client.session) as again:
-                assert in_time_order(again.heard) == in_time_order(EXPECTED)
+            async with Client.start(daemon, session=client.session) as again:
+                assert in_time_order(again.received) == in_time_order(EXPECTED)
                 again.connection.transport.abort()
-        async with Client.start(house, session=client.session, since=5) as again:
-            assert again.heard == [again.ready]
-            assert await again.hear_all() == [again.ready]
+        async with Client.start(daemon, session=client.session, since=5) as again:
+            assert again.received == [again.ready]
+            assert await again.receive_all() == [again.ready]
             assert again.connection.close_code == 1000
-        await eventually(lambda: not len(house.sessions))
-        async with Client.visit(house) as late:
-            await late.say("start", session=client.session)
+        await eventually(lambda: not len(daemon.sessions))
+        async with Client.connect(daemon) as late:
+            await late.send_message("start", session=client.session)
             assert (await late.refusal())[1]["code"] == "unknown_session"
 
 
 async def test_stop_may_be_said_again(tmp_path: Path) -> None:
     engine = PatientEngine()
-    async with open_house(tmp_path, Rooms(engine=engine)) as house:
-        async with Client.start(house) as client:
-            await client.send(TALK)
-            await client.say("stop")
-            await eventually(lambda: house.sessions.find(client.session).intake.is_finishing)
-        async with Client.start(house, session=client.session) as again:
-            await again.say("stop")
-            answering = asyncio.create_task(answer_all(house, engine, client.session))
-            assert in_time_order(await again.hear_all()) == in_time_order(EXPECTED)
+    async with running_daemon(tmp_path, DaemonOptions(engine=engine)) as daemon:
+        async with Client.start(daemon) as client:
+            await client.send_audio(TALK)
+            await client.send_message("stop")
+            await eventually(lambda: daemon.sessions.find(client.session).intake.is_finishing)
+        async with Client.start(daemon, session=client.session) as again:
+            await again.send_message("stop")
+            answering = asyncio.create_task(answer_all(daemon, engine, client.session))
+            assert in_time_order(await again.receive_all()) == in_time_order(EXPECTED)
             await answering
 
 
 async def test_a_session_has_one_speaker(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house, Client.start(house) as first:
-        async with Client.visit(house) as second:
-            await second.say("start", session=first.session)
+    async with running_daemon(tmp_path) as daemon, Client.start(daemon) as first:
+        async with Client.connect(daemon) as second:
+            await second.send_message("start", session=first.session)
             closed_with, error = await second.refusal()
             assert (error["code"], closed_with) == ("session_busy", 1008)
-        await first.send(TALK)
+        await first.send_audio(TALK)
         assert durable(await first.stop()) == EXPECTED
 
 
 async def test_a_speaker_that_is_held_back_keeps_its_place(tmp_path: Path) -> None:
     engine = PatientEngine()
-    rooms = Rooms(engine=engine, max_lag_s=1.0, old_connection_s=0.2, timeouts=Timeouts(close=0.2))
-    async with open_house(tmp_path, rooms) as house, Client.start(house) as first:
-        sending = asyncio.create_task(first.send(np.tile(TALK, 20)))
-        live = house.sessions.find(first.session)
-        await eventually(lambda: not live.intake.has_room(house.max_lag))
-        async with Client.visit(house) as second:
-            await second.say("start", session=first.session)
+    options = DaemonOptions(
+        engine=engine, max_lag_s=1.0, old_connection_s=0.2, timeouts=Timeouts(close=0.2)
+    )
+    async with running_daemon(tmp_path, options) as daemon, Client.start(daemon) as first:
+        sending = asyncio.create_task(first.send_audio(np.tile(TALK, 20)))
+        live = daemon.sessions.find(first.session)
+        await eventually(lambda: not live.intake.has_room(daemon.max_lag))
+        async with Client.connect(daemon) as second:
+            await second.send_message("start", session=first.session)
             assert (await second.refusal())[1]["code"] == "session_busy"
         sending.cancel()
 
 
 async def test_a_connection_that_broke_unnoticed_gives_way(tmp_path: Path) -> None:
-    rooms = Rooms(old_connection_s=0.05)
-    async with open_house(tmp_path, rooms) as house, Client.start(house) as first:
-        await first.send(TALK[:50_000])
-        await eventually(lambda: house.sessions.find(first.session).intake.position == 50_000)
+    options = DaemonOptions(old_connection_s=0.05)
+    async with running_daemon(tmp_path, options) as daemon, Client.start(daemon) as first:
+        await first.send_audio(TALK[:50_000])
+        await eventually(lambda: daemon.sessions.find(first.session).intake.position == 50_000)
         first.connection.transport.pause_reading()  # it answers no ping, as if it were gone
-        async with Client.start(house, session=first.session) as second:
+        async with Client.start(daemon, session=first.session) as second:
             assert second.ready["next_sample"] == 50_000
-            await second.send(TALK[50_000:])
+            await second.send_audio(TALK[50_000:])
             assert durable(await second.stop()) == EXPECTED
         first.connection.transport.abort()
 
@@ -526,54 +530,54 @@ async def test_one_that_broke_while_held_back_gives_way_and_is_not_heard_any_mor
     tmp_path: Path,
 ) -> None:
     engine = PatientEngine()
-    rooms = Rooms(engine=engine, max_lag_s=1.0, old_connection_s=0.05)
-    async with open_house(tmp_path, rooms) as house:
-        async with Client.start(house) as first:
-            live = house.sessions.find(first.session)
-            sending = asyncio.create_task(first.send(np.tile(TALK, 20)))
-            await eventually(lambda: not live.intake.has_room(house.max_lag))
+    options = DaemonOptions(engine=engine, max_lag_s=1.0, old_connection_s=0.05)
+    async with running_daemon(tmp_path, options) as daemon:
+        async with Client.start(daemon) as first:
+            live = daemon.sessions.find(first.session)
+            sending = asyncio.create_task(first.send_audio(np.tile(TALK, 20)))
+            await eventually(lambda: not live.intake.has_room(daemon.max_lag))
             sending.cancel()
             first.connection.transport.abort()
-        async with Client.start(house, session=first.session) as second:
+        async with Client.start(daemon, session=first.session) as second:
             position = second.ready["next_sample"]
             assert position < 4 * 16_000
-            house.max_lag = Samples(10**9)
-            await second.send(np.tile(TALK, 20)[position : len(TALK)])
-            await second.say("stop")
-            await answer_all(house, engine, first.session)
-            assert in_time_order(await second.hear_all()) == in_time_order(EXPECTED)
+            daemon.max_lag = Samples(10**9)
+            await second.send_audio(np.tile(TALK, 20)[position : len(TALK)])
+            await second.send_message("stop")
+            await answer_all(daemon, engine, first.session)
+            assert in_time_order(await second.receive_all()) == in_time_order(EXPECTED)
 
 
 # Listening to a session.
 
 
 async def test_any_number_listens(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house, Client.start(house) as speaker:
+    async with running_daemon(tmp_path) as daemon, Client.start(daemon) as speaker:
         path = f"/v1/events?session={speaker.session}"
         async with AsyncExitStack() as stack:
-            early = [await stack.enter_async_context(Client.visit(house, path)) for _ in "123"]
+            early = [await stack.enter_async_context(Client.connect(daemon, path)) for _ in "123"]
             for client in early:
-                await client.hear("ready")
-            await speaker.send(TALK[:70_000])
-            await speaker.hear("words")
-            late = await stack.enter_async_context(Client.visit(house, path))
-            since = await stack.enter_async_context(Client.visit(house, path + "&since=1"))
-            assert (await late.hear("ready"))["seq"] == 2
-            assert len(late.heard) == 1
-            await since.hear("ready")
-            await speaker.send(TALK[70_000:])
+                await client.receive("ready")
+            await speaker.send_audio(TALK[:70_000])
+            await speaker.receive("words")
+            late = await stack.enter_async_context(Client.connect(daemon, path))
+            since = await stack.enter_async_context(Client.connect(daemon, path + "&since=1"))
+            assert (await late.receive("ready"))["seq"] == 2
+            assert len(late.received) == 1
+            await since.receive("ready")
+            await speaker.send_audio(TALK[70_000:])
             assert durable(await speaker.stop()) == EXPECTED
             for client in early:
-                assert durable(await client.hear_all()) == EXPECTED
+                assert durable(await client.receive_all()) == EXPECTED
                 assert client.connection.close_code == 1000
-            assert durable(await late.hear_all()) == EXPECTED[2:]
-            assert durable(await since.hear_all()) == EXPECTED[1:]
+            assert durable(await late.receive_all()) == EXPECTED[2:]
+            assert durable(await since.receive_all()) == EXPECTED[1:]
 
 
 async def test_our_own_client_listens(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house:
-        live = house.begin_own()
-        events = listen(house.address, since=0)
+    async with running_daemon(tmp_path) as daemon:
+        live = daemon.host.begin_own()
+        events = listen(daemon.address, since=0)
         ready = await anext(events)
         assert isinstance(ready, v1.Ready)
         assert ready.session == "microphone"
@@ -585,33 +589,33 @@ async def test_our_own_client_listens(tmp_path: Path) -> None:
 
 
 async def test_who_comes_after_the_end_is_told_of_it(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house:
-        live = house.begin_own()
+    async with running_daemon(tmp_path) as daemon:
+        live = daemon.host.begin_own()
         live.intake.feed(TALK)
         live.intake.finish()
         await live.is_over.wait()
-        events = [event async for event in listen(house.address)]
+        events = [event async for event in listen(daemon.address)]
         assert [type(event) for event in events] == [v1.End]
 
 
 @pytest.mark.parametrize("said", [b"\0\0", '{"type": "start"}', '{"type": "stop"}', "{"])
 async def test_listeners_have_no_say(tmp_path: Path, said: str | bytes) -> None:
-    async with open_house(tmp_path) as house:
-        house.begin_own()
-        async with Client.visit(house, "/v1/events?session=microphone") as client:
-            await client.hear("ready")
+    async with running_daemon(tmp_path) as daemon:
+        daemon.host.begin_own()
+        async with Client.connect(daemon, "/v1/events?session=microphone") as client:
+            await client.receive("ready")
             await client.connection.send(said)
             closed_with, error = await client.refusal()
             assert (closed_with, error["code"]) in [(1008, "out_of_order"), (1007, "bad_json")]
-        assert not house.sessions.find("microphone").intake.is_finishing
+        assert not daemon.sessions.find("microphone").intake.is_finishing
 
 
 async def test_listeners_may_ping_and_leave(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house:
-        live = house.begin_own()
-        async with Client.visit(house, "/v1/events?session=microphone") as client:
-            await client.say("ping", id="x")
-            assert await client.hear("pong") == {"type": "pong", "id": "x"}
+    async with running_daemon(tmp_path) as daemon:
+        live = daemon.host.begin_own()
+        async with Client.connect(daemon, "/v1/events?session=microphone") as client:
+            await client.send_message("ping", id="x")
+            assert await client.receive("pong") == {"type": "pong", "id": "x"}
             assert live.publisher.n_readers == 1
         await eventually(lambda: live.publisher.n_readers == 0)
 
@@ -631,17 +635,17 @@ async def test_listeners_may_ping_and_leave(tmp_path: Path) -> None:
     ],
 )
 async def test_what_cannot_be_listened_to_is_refused(tmp_path: Path, query: str, code: str) -> None:
-    async with open_house(tmp_path) as house:
-        house.begin_own()
-        async with Client.visit(house, "/v1/events" + query) as client:
+    async with running_daemon(tmp_path) as daemon:
+        daemon.host.begin_own()
+        async with Client.connect(daemon, "/v1/events" + query) as client:
             closed_with, error = await client.refusal()
             assert (closed_with, error["code"]) == (1008, code)
 
 
 async def test_nobody_speaks_in_the_daemons_own_session(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house, Client.visit(house) as client:
-        house.begin_own()
-        await client.say("start", session="microphone")
+    async with running_daemon(tmp_path) as daemon, Client.connect(daemon) as client:
+        daemon.host.begin_own()
+        await client.send_message("start", session="microphone")
         closed_with, error = await client.refusal()
         assert (closed_with, error["code"]) == (1008, "session_busy")
         assert "can only be read" in error["message"]
@@ -651,60 +655,60 @@ async def test_nobody_speaks_in_the_daemons_own_session(tmp_path: Path) -> None:
 
 
 async def test_there_is_a_limit_to_sessions(tmp_path: Path) -> None:
-    async with open_house(tmp_path, Rooms(max_sessions=2)) as house:
-        house.begin_own()  # is not counted
-        async with Client.start(house) as first, Client.start(house):
-            async with Client.visit(house) as third:
-                await third.say("start")
+    async with running_daemon(tmp_path, DaemonOptions(max_sessions=2)) as daemon:
+        daemon.host.begin_own()  # is not counted
+        async with Client.start(daemon) as first, Client.start(daemon):
+            async with Client.connect(daemon) as third:
+                await third.send_message("start")
                 closed_with, error = await third.refusal()
                 assert (closed_with, error["code"]) == (1013, "overloaded")
             await first.stop()
-            async with Client.start(house):
+            async with Client.start(daemon):
                 pass
 
 
 async def test_a_session_ends_when_nobody_comes_back(tmp_path: Path) -> None:
-    async with open_house(tmp_path, Rooms(resume_s=0.05)) as house:
-        async with Client.start(house) as client:
-            await client.send(TALK)
-            await client.say("ping")
-            await client.hear("pong")
+    async with running_daemon(tmp_path, DaemonOptions(resume_s=0.05)) as daemon:
+        async with Client.start(daemon) as client:
+            await client.send_audio(TALK)
+            await client.send_message("ping")
+            await client.receive("pong")
             path = f"/v1/events?session={client.session}&since=0"
-            async with Client.visit(house, path) as listener:
+            async with Client.connect(daemon, path) as listener:
                 client.connection.transport.abort()
-                assert durable(await listener.hear_all()) == EXPECTED
-        await eventually(lambda: not len(house.sessions))
+                assert durable(await listener.receive_all()) == EXPECTED
+        await eventually(lambda: not len(daemon.sessions))
 
 
 async def test_only_so_much_audio_waits(tmp_path: Path) -> None:
     engine = PatientEngine()
     speech = np.tile(TALK, 100)  # more than the sockets hold
-    rooms = Rooms(engine=engine, max_lag_s=10.0)
-    async with open_house(tmp_path, rooms) as house, Client.start(house) as client:
-        live = house.sessions.find(client.session)
-        sending = asyncio.create_task(client.send(speech))
-        await eventually(lambda: not live.intake.has_room(house.max_lag))
+    options = DaemonOptions(engine=engine, max_lag_s=10.0)
+    async with running_daemon(tmp_path, options) as daemon, Client.start(daemon) as client:
+        live = daemon.sessions.find(client.session)
+        sending = asyncio.create_task(client.send_audio(speech))
+        await eventually(lambda: not live.intake.has_room(daemon.max_lag))
         for _ in range(100):
             await asyncio.sleep(0)
         stopped_at = live.intake.position
         assert stopped_at < 16 * 16_000  # ten seconds, what precedes them, and a slice
         assert not sending.done()
-        hearing = asyncio.create_task(client.hear_all())
+        hearing = asyncio.create_task(client.receive_all())
         await engine.answer_until(sending)
-        await client.say("stop")
+        await client.send_message("stop")
         await engine.answer_until(hearing)
-        assert client.heard[-1]["duration"] == len(speech) / 16000
+        assert client.received[-1]["duration"] == len(speech) / 16000
         assert len(client.of("final")) == 2 * 100
 
 
 @pytest.mark.parametrize("partials", [True, False])
 async def test_a_lag_shorter_than_a_segment_stops_nobody(tmp_path: Path, partials: bool) -> None:
-    rooms = Rooms(max_lag_s=0.01)
+    options = DaemonOptions(max_lag_s=0.01)
     async with (
-        open_house(tmp_path, rooms) as house,
-        Client.start(house, partials=partials) as client,
+        running_daemon(tmp_path, options) as daemon,
+        Client.start(daemon, partials=partials) as client,
     ):
-        await client.send(TALK)
+        await client.send_audio(TALK)
         assert durable(await client.stop()) == EXPECTED
 
 
@@ -712,21 +716,21 @@ async def test_a_lag_shorter_than_a_segment_stops_nobody(tmp_path: Path, partial
 async def test_what_nobody_has_heard_is_kept_for_whoever_closes_and_comes_back(
     tmp_path: Path, code: int
 ) -> None:
-    async with open_house(tmp_path) as house:
-        async with Client.start(house) as client:
-            await client.send(TALK)
-            name, live = client.session, house.sessions.find(client.session)
+    async with running_daemon(tmp_path) as daemon:
+        async with Client.start(daemon) as client:
+            await client.send_audio(TALK)
+            name, live = client.session, daemon.sessions.find(client.session)
             client.connection.transport.abort()
-        await eventually(lambda: not house.server.n_connections)
+        await eventually(lambda: not daemon.server.n_connections)
         live.intake.finish()
         await live.is_over.wait()
-        async with Client.visit(house) as client:
-            await client.say("start", session=name, since=0)
+        async with Client.connect(daemon) as client:
+            await client.send_message("start", session=name, since=0)
             await client.connection.close(code)
-        await eventually(lambda: not house.server.n_connections)
-        async with Client.visit(house) as client:
-            await client.say("start", session=name, since=0)
-            assert durable(await client.hear_all())[-1]["type"] == "end"
+        await eventually(lambda: not daemon.server.n_connections)
+        async with Client.connect(daemon) as client:
+            await client.send_message("start", session=name, since=0)
+            assert durable(await client.receive_all())[-1]["type"] == "end"
 
 
 # A slow disk.
@@ -734,36 +738,36 @@ async def test_what_nobody_has_heard_is_kept_for_whoever_closes_and_comes_back(
 
 async def test_a_message_waits_for_the_journal_but_not_forever(tmp_path: Path) -> None:
     store = SlowArchive(tmp_path / "journal.sqlite3", tmp_path / "spool")
-    rooms = Rooms(journal_timeout_s=0.2)
-    async with open_house(tmp_path, rooms, store) as house, Client.start(house) as client:
-        await client.send(TALK)
-        heard = await client.stop()
-        assert durable(heard) == EXPECTED
+    options = DaemonOptions(journal_timeout_s=0.2)
+    async with running_daemon(tmp_path, options, store) as daemon, Client.start(daemon) as client:
+        await client.send_audio(TALK)
+        received = await client.stop()
+        assert durable(received) == EXPECTED
         for _ in range(5):
-            store.say()
+            store.confirm()
 
 
 async def test_messages_keep_their_order_whatever_the_journal_says_first(tmp_path: Path) -> None:
     store = SlowArchive(tmp_path / "journal.sqlite3", tmp_path / "spool")
-    rooms = Rooms(journal_timeout_s=1000)
-    async with open_house(tmp_path, rooms, store) as house, Client.start(house) as client:
-        await client.send(TALK)
-        await client.say("stop")
-        await eventually(lambda: len(store.unsaid) == 5)
-        assert house.sessions.find(client.session).publisher.seq == 0
+    options = DaemonOptions(journal_timeout_s=1000)
+    async with running_daemon(tmp_path, options, store) as daemon, Client.start(daemon) as client:
+        await client.send_audio(TALK)
+        await client.send_message("stop")
+        await eventually(lambda: len(store.unconfirmed) == 5)
+        assert daemon.sessions.find(client.session).publisher.seq == 0
         path = f"/v1/events?session={client.session}&since=0"
-        async with Client.visit(house, path) as other:
-            await other.hear("ready")
-            assert durable(other.heard) == []  # what is not kept yet is not told
+        async with Client.connect(daemon, path) as other:
+            await other.receive("ready")
+            assert durable(other.received) == []  # what is not kept yet is not told
             for index in (4, 3, 1, 1, 0):
-                store.say(index)
-            assert durable(await client.hear_all()) == EXPECTED
-            assert durable(await other.hear_all()) == EXPECTED
+                store.confirm(index)
+            assert durable(await client.receive_all()) == EXPECTED
+            assert durable(await other.receive_all()) == EXPECTED
 
 
-async def answer_all(house: House, engine: PatientEngine, session: str) -> None:
+async def answer_all(daemon: FakeDaemon, engine: PatientEngine, session: str) -> None:
     """Let a patient engine answer until a session is over."""
-    live = house.sessions.find(session)
+    live = daemon.sessions.find(session)
     while not live.is_over.is_set():
         engine.answer()
         await asyncio.sleep(0)

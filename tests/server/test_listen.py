@@ -19,15 +19,16 @@ from streamasr.core.errors import ConfigError
 from streamasr.core.refusal import RefusalError
 from streamasr.protocols import v1
 from streamasr.server.access import Access
-from streamasr.server.connection import Timeouts
 from streamasr.server.listen import MAX_CONNECTIONS
-from tests.support.house import (
+from streamasr.server.timeouts import Timeouts
+from tests.support.errors import raises
+from tests.support.fake_daemon import (
     Client,
-    House,
+    DaemonOptions,
+    FakeDaemon,
     PatientEngine,
-    Rooms,
     hang_up,
-    open_house,
+    running_daemon,
 )
 from tests.support.signals import speechlike
 from tests.support.waiting import eventually
@@ -42,9 +43,9 @@ def _quiet_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def request(house: House, text: str | bytes) -> tuple[int, dict[str, str], str]:
+async def request(daemon: FakeDaemon, text: str | bytes) -> tuple[int, dict[str, str], str]:
     """Send what may be HTTP; status, headers by lower case names, and body."""
-    host, port = house.address.removeprefix("ws://").rsplit(":", 1)
+    host, port = daemon.address.removeprefix("ws://").rsplit(":", 1)
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(text.encode() if isinstance(text, str) else text)
     answer = await reader.read()
@@ -55,15 +56,15 @@ async def request(house: House, text: str | bytes) -> tuple[int, dict[str, str],
     return int(first.split()[1]) if first else 0, headers, body
 
 
-async def get(house: House, path: str, *headers: str) -> tuple[int, dict[str, str], str]:
-    lines = [f"GET {path} HTTP/1.1", "Host: localhost", *headers, "", ""]
-    return await request(house, "\r\n".join(lines))
+async def get(daemon: FakeDaemon, path: str, *headers: str) -> tuple[int, dict[str, str], str]:
+    lines = [f"GET {path} HTTP/1.1", "Host: localhost", "Connection: close", *headers, "", ""]
+    return await request(daemon, "\r\n".join(lines))
 
 
-async def status_of(house: House, path: str = v1.STREAM_PATH, **options: object) -> int:
+async def status_of(daemon: FakeDaemon, path: str = v1.STREAM_PATH, **options: object) -> int:
     """101 if a WebSocket opens, else what is said instead."""
     try:
-        async with websocket(house.url(path), **options):  # type: ignore[arg-type]
+        async with websocket(daemon.url(path), **options):  # type: ignore[arg-type]
             return 101
     except InvalidStatus as error:
         return error.response.status_code
@@ -87,8 +88,8 @@ async def status_of(house: House, path: str = v1.STREAM_PATH, **options: object)
 async def test_pages_for_monitors(
     tmp_path: Path, path: str, status: int, content_type: str, part: str
 ) -> None:
-    async with open_house(tmp_path) as house:
-        got, headers, body = await get(house, path)
+    async with running_daemon(tmp_path) as daemon:
+        got, headers, body = await get(daemon, path)
         assert (got, headers["content-type"]) == (status, content_type)
         assert part in body
         assert headers["content-length"] == str(len(body))
@@ -100,14 +101,14 @@ async def test_pages_for_monitors(
 
 
 async def test_it_is_alive_before_it_is_ready(tmp_path: Path) -> None:
-    async with open_house(tmp_path, Rooms(is_ready=False)) as house:
-        assert (await get(house, "/healthz"))[0] == 200
-        assert (await get(house, "/readyz"))[0] == 503
-        async with Client.visit(house) as client:
-            await client.say("start")
-            house.is_ready.set()
-            await client.hear("ready")
-        assert (await get(house, "/readyz"))[0] == 200
+    async with running_daemon(tmp_path, DaemonOptions(is_ready=False)) as daemon:
+        assert (await get(daemon, "/healthz"))[0] == 200
+        assert (await get(daemon, "/readyz"))[0] == 503
+        async with Client.connect(daemon) as client:
+            await client.send_message("start")
+            daemon.host.is_ready.set()
+            await client.receive("ready")
+        assert (await get(daemon, "/readyz"))[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -141,12 +142,12 @@ async def test_it_is_alive_before_it_is_ready(tmp_path: Path) -> None:
 async def test_garbage_is_answered_without_a_word_in_the_log(
     tmp_path: Path, garbage: bytes, token: str | None
 ) -> None:
-    rooms = Rooms(token=token, timeouts=Timeouts(start=0.2))
-    async with open_house(tmp_path, rooms) as house:
-        status, _, body = await request(house, garbage)
+    options = DaemonOptions(token=token, timeouts=Timeouts(start=0.2, idle=0.2))
+    async with running_daemon(tmp_path, options) as daemon:
+        status, _, body = await request(daemon, garbage)
         assert status == 0 or status >= 400
         assert "Traceback" not in body
-        assert (await get(house, "/healthz"))[0] == 200
+        assert (await get(daemon, "/healthz"))[0] == 200
 
 
 # Tokens.
@@ -154,40 +155,40 @@ async def test_garbage_is_answered_without_a_word_in_the_log(
 
 @pytest.mark.parametrize("path", ["/v1/stream", "/v1/events?session=microphone", "/metrics"])
 async def test_without_the_token_nobody_comes_in(tmp_path: Path, path: str) -> None:
-    async with open_house(tmp_path, Rooms(token=TOKEN)) as house:
-        status, headers, _ = await get(house, path)
+    async with running_daemon(tmp_path, DaemonOptions(token=TOKEN)) as daemon:
+        status, headers, _ = await get(daemon, path)
         assert (status, headers["www-authenticate"]) == (401, "bearer")
         for wrong in ("", "x", TOKEN[:-1], TOKEN + "x", TOKEN.upper(), "é"):
             header = f"Authorization: Bearer {wrong}"
-            assert (await get(house, path, header))[0] == 401
+            assert (await get(daemon, path, header))[0] == 401
         for header in (f"Authorization: Basic {TOKEN}", f"Cookie: token={TOKEN}"):
-            assert (await get(house, path, header))[0] == 401
-        assert (await get(house, "/healthz"))[0] == 200
+            assert (await get(daemon, path, header))[0] == 401
+        assert (await get(daemon, "/healthz"))[0] == 200
 
 
 async def test_the_token_is_shown_in_any_of_three_ways(tmp_path: Path) -> None:
-    async with open_house(tmp_path, Rooms(token=TOKEN)) as house:
+    async with running_daemon(tmp_path, DaemonOptions(token=TOKEN)) as daemon:
         for scheme in ("Bearer", "bearer"):
             header = {"Authorization": f"{scheme} {TOKEN}"}
-            assert await status_of(house, additional_headers=header) == 101
+            assert await status_of(daemon, additional_headers=header) == 101
         offered = [Subprotocol(name) for name in ("streamasr.v1", "bearer", TOKEN)]
-        async with websocket(house.url(), subprotocols=offered) as connection:
+        async with websocket(daemon.url(), subprotocols=offered) as connection:
             assert connection.subprotocol == "streamasr.v1"
         events = "/v1/events?session=microphone&token="
-        assert await status_of(house, events + TOKEN) == 101
-        assert await status_of(house, events + "x") == 401
-        assert await status_of(house, f"/v1/stream?token={TOKEN}") == 401
-        assert (await get(house, f"/metrics?token={TOKEN}"))[0] == 401
-        assert (await get(house, "/metrics", f"Authorization: Bearer {TOKEN}"))[0] == 200
+        assert await status_of(daemon, events + TOKEN) == 101
+        assert await status_of(daemon, events + "x") == 401
+        assert await status_of(daemon, f"/v1/stream?token={TOKEN}") == 401
+        assert (await get(daemon, f"/metrics?token={TOKEN}"))[0] == 401
+        assert (await get(daemon, "/metrics", f"Authorization: Bearer {TOKEN}"))[0] == 200
 
 
 async def test_our_own_client_shows_its_token(tmp_path: Path) -> None:
-    async with open_house(tmp_path, Rooms(token=TOKEN)) as house:
-        async with connect(house.address, token=TOKEN) as stream:
+    async with running_daemon(tmp_path, DaemonOptions(token=TOKEN)) as daemon:
+        async with connect(daemon.address, token=TOKEN) as stream:
             await stream.stop()
             assert isinstance([event async for event in stream][-1], v1.End)
-        with pytest.raises(RefusalError, match="token"):
-            async with connect(house.address, token="wrong"):
+        with raises(RefusalError, "http_401"):
+            async with connect(daemon.address, token="wrong"):
                 pass
 
 
@@ -199,8 +200,8 @@ async def test_the_subprotocol_is_ours_or_none(
     tmp_path: Path, offered: list[Subprotocol] | None, chosen: str | None
 ) -> None:
     async with (
-        open_house(tmp_path) as house,
-        websocket(house.url(), subprotocols=offered) as connection,
+        running_daemon(tmp_path) as daemon,
+        websocket(daemon.url(), subprotocols=offered) as connection,
     ):
         assert connection.subprotocol == chosen
 
@@ -231,30 +232,30 @@ async def test_the_subprotocol_is_ours_or_none(
 async def test_foreign_web_pages_do_not_come_in(
     tmp_path: Path, origin: str | None, status: int
 ) -> None:
-    rooms = Rooms(origins=frozenset({"https://listed.example"}))
-    async with open_house(tmp_path, rooms) as house:
-        port = house.address.rsplit(":", 1)[1]
+    options = DaemonOptions(origins=frozenset({"https://listed.example"}))
+    async with running_daemon(tmp_path, options) as daemon:
+        port = daemon.address.rsplit(":", 1)[1]
         headers = {} if origin is None else {"Origin": origin.format(port=port)}
         for path in (v1.STREAM_PATH, v1.EVENTS_PATH):
-            assert await status_of(house, path, additional_headers=headers) == status
+            assert await status_of(daemon, path, additional_headers=headers) == status
         if status == 403:
-            assert (await get(house, "/metrics", f"Origin: {headers['Origin']}"))[0] == 403
+            assert (await get(daemon, "/metrics", f"Origin: {headers['Origin']}"))[0] == 403
 
 
 async def test_a_page_that_gave_its_name_our_address_does_not_come_in(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house:
-        port = house.address.rsplit(":", 1)[1]
+    async with running_daemon(tmp_path) as daemon:
+        port = daemon.address.rsplit(":", 1)[1]
         lines = [f"GET {v1.STREAM_PATH} HTTP/1.1", f"Host: evil.example:{port}"]
         lines += [f"Origin: http://evil.example:{port}", "", ""]
-        assert (await request(house, "\r\n".join(lines)))[0] == 403
+        assert (await request(daemon, "\r\n".join(lines)))[0] == 403
 
 
 async def test_beyond_loopback_our_own_page_is_the_one_at_the_same_name(tmp_path: Path) -> None:
-    async with open_house(tmp_path, Rooms(is_loopback=False)) as house:
-        place = house.address.removeprefix("ws://")
+    async with running_daemon(tmp_path, DaemonOptions(is_loopback=False)) as daemon:
+        place = daemon.address.removeprefix("ws://")
         for origin, status in ((f"http://{place}", 101), ("http://evil.example", 403)):
             headers = {"Origin": origin}
-            assert await status_of(house, additional_headers=headers) == status
+            assert await status_of(daemon, additional_headers=headers) == status
 
 
 def test_nobody_sees_the_token_of_an_access() -> None:
@@ -266,16 +267,16 @@ def test_nobody_sees_the_token_of_an_access() -> None:
 
 async def test_a_unix_socket_is_for_its_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "run" / "streamasr.sock"
-    async with open_house(tmp_path, Rooms(socket=path)) as house:
-        assert house.address == f"unix://{path}"
+    async with running_daemon(tmp_path, DaemonOptions(socket=path)) as daemon:
+        assert daemon.address == f"unix://{path}"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-        async with connect(house.address) as stream:
+        async with connect(daemon.address) as stream:
             await stream.send(speechlike(32_000))
             await stream.stop()
             kinds = [type(event) async for event in stream]
             assert kinds.count(v1.Final) == 1
-        async with Client.start(house) as client:
+        async with Client.start(daemon) as client:
             assert (await client.stop())[-1]["type"] == "end"
     assert not path.exists()
 
@@ -284,17 +285,17 @@ async def test_the_socket_of_a_dead_daemon_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "streamasr.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    async with open_house(tmp_path, Rooms(socket=path)) as house, Client.start(house):
+    async with running_daemon(tmp_path, DaemonOptions(socket=path)) as daemon, Client.start(daemon):
         pass
 
 
 async def test_the_socket_of_a_living_program_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "streamasr.sock"
-    async with open_house(tmp_path, Rooms(socket=path)) as house:
-        with pytest.raises(ConfigError, match="another program listens"):
-            async with open_house(tmp_path / "other", Rooms(socket=path)):
+    async with running_daemon(tmp_path, DaemonOptions(socket=path)) as daemon:
+        with raises(ConfigError, "socket_in_use"):
+            async with running_daemon(tmp_path / "other", DaemonOptions(socket=path)):
                 pass
-        async with Client.start(house):
+        async with Client.start(daemon):
             pass
 
 
@@ -302,91 +303,92 @@ async def test_the_socket_of_a_living_program_is_left_alone(tmp_path: Path) -> N
 async def test_what_is_no_socket_is_left_alone(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "precious"
     path.write_text("data") if kind == "file" else path.mkdir()
-    with pytest.raises(ConfigError, match="is no socket"):
-        async with open_house(tmp_path / "house", Rooms(socket=path)):
+    with raises(ConfigError, "not_a_socket"):
+        async with running_daemon(tmp_path / "daemon", DaemonOptions(socket=path)):
             pass
     assert path.exists()
 
 
 async def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house:
-        port = int(house.address.rsplit(":", 1)[1])
-        other = House(tmp_path / "other", Rooms())
-        with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}: "):
+    async with running_daemon(tmp_path) as daemon:
+        port = int(daemon.address.rsplit(":", 1)[1])
+        other = FakeDaemon(tmp_path / "other", DaemonOptions())
+        with raises(ConfigError, "cannot_listen") as caught:
             async with other.server.running("127.0.0.1", port, None, is_loopback=True):
                 pass
+        assert f"127.0.0.1:{port}" in str(caught.value)
 
 
 # How many, and until when.
 
 
 async def test_there_is_a_limit_to_connections_and_room_again_after_it(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house, Client.start(house) as first:
-        port = int(house.address.rsplit(":", 1)[1])
+    async with running_daemon(tmp_path) as daemon, Client.start(daemon) as first:
+        port = int(daemon.address.rsplit(":", 1)[1])
         crowd = [await asyncio.open_connection("127.0.0.1", port) for _ in range(200)]
         for reader, _ in crowd[MAX_CONNECTIONS:]:
             with contextlib.suppress(ConnectionResetError):
                 assert await reader.read() == b""
-        assert house.server.n_connections == MAX_CONNECTIONS
-        await first.send(speechlike(32_000))
+        assert daemon.server.n_connections == MAX_CONNECTIONS
+        await first.send_audio(speechlike(32_000))
         assert (await first.stop())[-1]["segments"] == 1
         for _, writer in crowd:
             await hang_up(writer)
-        await eventually(lambda: house.server.n_connections == 0)
-        async with Client.start(house) as late:
+        await eventually(lambda: daemon.server.n_connections == 0)
+        async with Client.start(daemon) as late:
             assert (await late.stop())[-1]["type"] == "end"
 
 
-async def hold_back(house: House, client: Client) -> None:
+async def hold_back(daemon: FakeDaemon, client: Client) -> None:
     """Let a client speak until nobody listens any more."""
     with contextlib.suppress(ConnectionClosed):
-        await client.send(np.tile(speechlike(64_000), 100))
+        await client.send_audio(np.tile(speechlike(64_000), 100))
 
 
 async def test_whatever_clients_are_doing_the_doors_close(tmp_path: Path) -> None:
-    rooms = Rooms(engine=PatientEngine(), max_lag_s=1.0, timeouts=Timeouts(close=0.2))
+    options = DaemonOptions(engine=PatientEngine(), max_lag_s=1.0, timeouts=Timeouts(close=0.2))
     async with contextlib.AsyncExitStack() as clients:
-        async with open_house(tmp_path, rooms) as house:
-            port = int(house.address.rsplit(":", 1)[1])
+        async with running_daemon(tmp_path, options) as daemon:
+            port = int(daemon.address.rsplit(":", 1)[1])
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET /v1/str")  # says no more
-            await clients.enter_async_context(Client.visit(house))  # neither does this one
-            idle = await clients.enter_async_context(Client.start(house))
-            busy = await clients.enter_async_context(Client.start(house))
-            speaking = asyncio.create_task(hold_back(house, busy))
-            live = house.sessions.find(busy.session)
-            await eventually(lambda: not live.intake.has_room(house.max_lag))
-            listener = Client.visit(house, f"/v1/events?session={busy.session}")
+            await clients.enter_async_context(Client.connect(daemon))  # neither does this one
+            idle = await clients.enter_async_context(Client.start(daemon))
+            busy = await clients.enter_async_context(Client.start(daemon))
+            speaking = asyncio.create_task(hold_back(daemon, busy))
+            live = daemon.sessions.find(busy.session)
+            await eventually(lambda: not live.intake.has_room(daemon.max_lag))
+            listener = Client.connect(daemon, f"/v1/events?session={busy.session}")
             listening = await clients.enter_async_context(listener)
-            await listening.hear("ready")
-            house.server.stop_listening()
+            await listening.receive("ready")
+            daemon.server.stop_listening()
             with pytest.raises(ConnectionError):
                 await asyncio.open_connection("127.0.0.1", port)
-            await idle.say("ping")
-            await idle.hear("pong")  # those who are here may stay until the end
-        assert house.server.n_connections == 0
-        await idle.hear_all()
+            await idle.send_message("ping")
+            await idle.receive("pong")  # those who are here may stay until the end
+        assert daemon.server.n_connections == 0
+        await idle.receive_all()
         assert idle.connection.close_code == 1001
-        await listening.hear_all()
+        await listening.receive_all()
         assert listening.connection.close_code == 1001
         await speaking
         await hang_up(writer)
 
 
 async def test_whoever_waits_for_the_models_does_not_delay_the_end(tmp_path: Path) -> None:
-    async with open_house(tmp_path, Rooms(is_ready=False)) as house:
-        client = await websocket(house.url())
+    async with running_daemon(tmp_path, DaemonOptions(is_ready=False)) as daemon:
+        client = await websocket(daemon.url())
         await client.send('{"type": "start"}')
-        await eventually(lambda: house.server.n_connections == 1)
+        await eventually(lambda: daemon.server.n_connections == 1)
     await client.wait_closed()
     assert client.close_code == 1001
 
 
 async def test_waiting_for_everyone_to_leave(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house:
-        async with Client.start(house) as client:
-            waiting = asyncio.create_task(house.server.wait_empty())
-            await client.say("ping")
-            await client.hear("pong")
+    async with running_daemon(tmp_path) as daemon:
+        async with Client.start(daemon) as client:
+            waiting = asyncio.create_task(daemon.server.wait_empty())
+            await client.send_message("ping")
+            await client.receive("pong")
             assert not waiting.done()
         await waiting

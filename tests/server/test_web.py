@@ -1,8 +1,8 @@
 """The web page: as it is served, and as a person uses it, in a real browser.
 
 The browser's microphone plays the bundled clip. Where recognition matters, the daemon is a real
-one with the embedded model; elsewhere it is a house without models, whose text tells how much
-audio it heard.
+one with the embedded model; elsewhere it is a daemon without models, whose text tells how much
+audio it received.
 """
 
 import asyncio
@@ -33,16 +33,16 @@ from streamasr.pipeline.formats import format_transcript
 from streamasr.server.web_assets import load_pages
 from tests.support.browser import CHROMIUM, Tab, hearing, running_chromium
 from tests.support.daemons import RunningDaemon
-from tests.support.fakes import talk, write_wav
-from tests.support.house import (
-    House,
+from tests.support.fake_daemon import (
+    DaemonOptions,
+    FakeDaemon,
     Json,
     PatientEngine,
-    Rooms,
     exact,
-    open_house,
     recognise,
+    running_daemon,
 )
+from tests.support.fakes import talk, write_wav
 from tests.support.paths import REPOSITORY
 from tests.support.waiting import eventually
 
@@ -60,8 +60,10 @@ SENTENCES: Final = [
 # How it is served.
 
 
-def fetch(house: House, path: str, method: str = "GET", **headers: str) -> tuple[int, Json, bytes]:
-    host, port = house.address.removeprefix("ws://").rsplit(":", 1)
+def fetch(
+    daemon: FakeDaemon, path: str, method: str = "GET", **headers: str
+) -> tuple[int, Json, bytes]:
+    host, port = daemon.address.removeprefix("ws://").rsplit(":", 1)
     connection = http.client.HTTPConnection(host, int(port))
     try:
         connection.request(method, path, headers=headers)
@@ -72,9 +74,9 @@ def fetch(house: House, path: str, method: str = "GET", **headers: str) -> tuple
 
 
 async def test_the_page_and_its_files_are_served(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house:
+    async with running_daemon(tmp_path) as daemon:
         for path, page in load_pages().items():
-            status, headers, body = await asyncio.to_thread(fetch, house, path)
+            status, headers, body = await asyncio.to_thread(fetch, daemon, path)
             assert (status, body) == (200, page.body)
             assert headers["content-length"] == str(len(body))
             assert headers["x-content-type-options"] == "nosniff"
@@ -89,36 +91,36 @@ async def test_the_page_and_its_files_are_served(tmp_path: Path) -> None:
 
 
 async def test_the_head_of_a_page_is_that_of_the_page(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house:
+    async with running_daemon(tmp_path) as daemon:
         for path in ("/", "/app.js", "/healthz", "/nothing"):
-            status, headers, body = await asyncio.to_thread(fetch, house, path)
-            got = await asyncio.to_thread(fetch, house, path, "HEAD")
+            status, headers, body = await asyncio.to_thread(fetch, daemon, path)
+            got = await asyncio.to_thread(fetch, daemon, path, "HEAD")
             assert got == (status, headers | {"date": got[1]["date"]}, b"")
             assert body
-        assert (await asyncio.to_thread(fetch, house, "/v1/stream", "HEAD"))[0] >= 400
+        assert (await asyncio.to_thread(fetch, daemon, "/v1/stream", "HEAD"))[0] >= 400
 
 
 async def test_what_a_browser_has_already_is_not_sent_again(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house:
-        _, headers, _ = await asyncio.to_thread(fetch, house, "/app.js")
+    async with running_daemon(tmp_path) as daemon:
+        _, headers, _ = await asyncio.to_thread(fetch, daemon, "/app.js")
         assert headers["cache-control"] == "no-cache"
         known = {"If-None-Match": headers["etag"]}
-        status, again, body = await asyncio.to_thread(fetch, house, "/app.js", **known)
+        status, again, body = await asyncio.to_thread(fetch, daemon, "/app.js", **known)
         assert (status, body, again["etag"]) == (304, b"", headers["etag"])
-        assert (await asyncio.to_thread(fetch, house, "/style.css", **known))[0] == 200
+        assert (await asyncio.to_thread(fetch, daemon, "/style.css", **known))[0] == 200
 
 
 @pytest.mark.parametrize(
     "path", ["/web/", "/nothing.js", "/../config.toml", "/..%2fapp.js", "//app.js", "/app.js/"]
 )
 async def test_nothing_else_is_served(tmp_path: Path, path: str) -> None:
-    async with open_house(tmp_path) as house:
-        assert (await asyncio.to_thread(fetch, house, path))[0] == 404
+    async with running_daemon(tmp_path) as daemon:
+        assert (await asyncio.to_thread(fetch, daemon, path))[0] == 404
 
 
 async def test_the_page_needs_no_token(tmp_path: Path) -> None:
-    async with open_house(tmp_path, Rooms(token=TOKEN)) as house:
-        assert (await asyncio.to_thread(fetch, house, "/"))[0] == 200
+    async with running_daemon(tmp_path, DaemonOptions(token=TOKEN)) as daemon:
+        assert (await asyncio.to_thread(fetch, daemon, "/"))[0] == 200
 
 
 def test_the_page_asks_for_nothing_from_elsewhere() -> None:
@@ -160,14 +162,14 @@ def page_of(address: str) -> str:
 
 @contextlib.asynccontextmanager
 async def open_page(
-    browser: str, directory: Path, rooms: Rooms | None = None
-) -> AsyncIterator[tuple[House, Tab]]:
-    """A house, and a tab that shows its page."""
+    browser: str, directory: Path, options: DaemonOptions | None = None
+) -> AsyncIterator[tuple[FakeDaemon, Tab]]:
+    """A daemon, and a tab that shows its page."""
     async with (
-        open_house(directory, rooms or Rooms()) as house,
-        Tab.opened(browser, page_of(house.address)) as tab,
+        running_daemon(directory, options or DaemonOptions()) as daemon,
+        Tab.opened(browser, page_of(daemon.address)) as tab,
     ):
-        yield house, tab
+        yield daemon, tab
 
 
 def settled(n: int) -> str:
@@ -179,19 +181,19 @@ async def finals(tab: Tab) -> list[str]:
     return await tab.texts(".segments li:not(.live) p")
 
 
-async def cut(house: House) -> None:
+async def cut(daemon: FakeDaemon) -> None:
     """Break every connection, as a network does."""
-    for connection in house.server.connections:
-        connection.transport.abort()
+    for connection in daemon.server.connections:
+        connection.abort()
 
 
 LISTEN_IN: Final = """void (window.AudioWorkletNode = class extends AudioWorkletNode {
     constructor(...how) {
         super(...how);
-        window.heard = [];
+        window.received = [];
         window.nHeard = 0;
         this.port.addEventListener("message", ({ data: { pcm } }) => {
-            heard.push(btoa(String.fromCharCode(...new Uint8Array(pcm.buffer))));
+            received.push(btoa(String.fromCharCode(...new Uint8Array(pcm.buffer))));
             nHeard += pcm.length;
         });
     }
@@ -204,10 +206,10 @@ UNREVISED: Final = '[live]\ncommit = "endpoint"\n'
 """With this, finals are what `transcribe` makes of the same samples."""
 
 
-async def heard(tab: Tab) -> bytes:
+async def received(tab: Tab) -> bytes:
     """What the microphone has delivered, which is never quite the clip: Chromium's plays by a timer
     of its own, and a busy machine makes it stumble."""
-    return b"".join(map(base64.b64decode, await tab.get("heard")))
+    return b"".join(map(base64.b64decode, await tab.get("received")))
 
 
 def transcribed(pcm: bytes) -> list[str]:
@@ -243,7 +245,7 @@ async def test_what_is_said_appears_while_it_is_said(browser: str, tmp_path: Pat
             await tab.click("#microphone")
             await tab.until("document.querySelector('#state').textContent === 'Ready'")
             shown = await finals(tab)
-            assert shown == await asyncio.to_thread(transcribed, await heard(tab))
+            assert shown == await asyncio.to_thread(transcribed, await received(tab))
             assert shown == await asyncio.to_thread(published, daemon)
             assert await tab.get(settled(len(shown)))
             assert likeness(shown) > 0.6, shown
@@ -267,7 +269,7 @@ async def test_a_daemon_that_is_killed_in_the_middle_loses_no_word(
             await tab.click("#microphone")
             await tab.until("document.querySelector('#state').textContent === 'Ready'")
             shown = await finals(tab)
-            assert shown == await asyncio.to_thread(transcribed, await heard(tab))
+            assert shown == await asyncio.to_thread(transcribed, await received(tab))
             assert shown == await asyncio.to_thread(published, daemon)
             assert likeness(shown) > 0.6, shown
 
@@ -278,7 +280,7 @@ async def test_what_is_said_before_the_page_is_ready_is_kept(browser: str, tmp_p
         window.context = this;
         return new Promise((resolve) => (window.beReady = resolve));
     })"""
-    async with open_page(browser, tmp_path) as (house, tab):
+    async with open_page(browser, tmp_path) as (daemon, tab):
         await tab.get(slow)
         await tab.click("#microphone")
         await tab.until("window.context?.currentTime > 1")
@@ -286,8 +288,8 @@ async def test_what_is_said_before_the_page_is_ready_is_kept(browser: str, tmp_p
         await tab.get("beReady()")
         await tab.until("document.querySelector('#microphone').ariaPressed === 'true'")
         n_before = to_samples(await tab.get("context.currentTime"))
-        await eventually(lambda: bool(list(house.sessions)))
-        (live,) = house.sessions
+        await eventually(lambda: bool(list(daemon.sessions)))
+        (live,) = daemon.sessions
         await tab.click("#microphone")
         await tab.until("document.querySelector('#state').textContent === 'Ready'")
         assert live.intake.position > n_before
@@ -300,13 +302,13 @@ async def test_a_dropped_file_is_written_down_through_lost_connections(
     samples = exact(np.concatenate([talk(0.7, 1.3)] * 15))
     expected = [m["text"] for m in recognise(samples) if m["type"] == "final"]
     file = write_wav(tmp_path / "talk.wav", samples)
-    async with open_page(browser, tmp_path, Rooms(max_lag_s=5.0)) as (house, tab):
+    async with open_page(browser, tmp_path, DaemonOptions(max_lag_s=5.0)) as (daemon, tab):
         await tab.drop_files(file)
         for share in (0.2, 0.5, 0.8):
             await eventually(
-                lambda: any(live.intake.position > share * len(samples) for live in house.sessions)  # noqa: B023
+                lambda: any(live.intake.position > share * len(samples) for live in daemon.sessions)  # noqa: B023
             )
-            await cut(house)
+            await cut(daemon)
         await tab.until(settled(len(expected)))
         await tab.until("document.querySelector('#state').textContent === 'Ready'")
         assert await finals(tab) == expected
@@ -602,14 +604,14 @@ async def test_a_page_that_comes_back_does_not_say_goodbye(browser: str, tmp_pat
         check();
         Date.now = now;
     })()"""
-    async with open_page(browser, tmp_path) as (house, tab):
-        goodbyes, detach = [], house.sessions.detach
+    async with open_page(browser, tmp_path) as (daemon, tab):
+        goodbyes, detach = [], daemon.sessions.detach
 
         def note(name: str, connection: Connection, **how: bool) -> None:
             goodbyes.append(how["is_given_up"])
             detach(name, connection, **how)
 
-        house.sessions.detach = note  # type: ignore[method-assign]
+        daemon.sessions.detach = note  # type: ignore[method-assign]
         await tab.get(script)
         await tab.until("stream.isConnected")
         assert goodbyes == [False]
@@ -620,7 +622,7 @@ async def test_a_page_that_comes_back_does_not_say_goodbye(browser: str, tmp_pat
 @needs_browser
 async def test_the_token_is_asked_for_until_it_is_right(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
-    async with open_page(browser, tmp_path, Rooms(token=TOKEN)) as (_, tab):
+    async with open_page(browser, tmp_path, DaemonOptions(token=TOKEN)) as (_, tab):
         await tab.choose_files("#file", file)
         for shown in ("wrong", "no/token=", TOKEN):
             await tab.until("document.querySelector('#door').open")
@@ -636,7 +638,7 @@ async def test_the_token_is_asked_for_until_it_is_right(browser: str, tmp_path: 
 @needs_browser
 async def test_without_the_token_there_is_one_sentence(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
-    async with open_page(browser, tmp_path, Rooms(token=TOKEN)) as (_, tab):
+    async with open_page(browser, tmp_path, DaemonOptions(token=TOKEN)) as (_, tab):
         await tab.choose_files("#file", file)
         await tab.until("document.querySelector('#door').open")
         await tab.press("Escape")
@@ -648,9 +650,9 @@ async def test_without_the_token_there_is_one_sentence(browser: str, tmp_path: P
 @needs_browser
 async def test_a_daemon_that_is_full_is_said_to_be_busy(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
-    async with open_page(browser, tmp_path, Rooms(max_sessions=1)) as (house, tab):
+    async with open_page(browser, tmp_path, DaemonOptions(max_sessions=1)) as (daemon, tab):
         await tab.click("#microphone")
-        await eventually(lambda: any(live.intake.position for live in house.sessions))
+        await eventually(lambda: any(live.intake.position for live in daemon.sessions))
         await tab.choose_files("#file", file)
         await tab.until("document.querySelector('#state').dataset.kind === 'busy'")
         await tab.click("#microphone")
@@ -661,10 +663,10 @@ async def test_a_daemon_that_is_full_is_said_to_be_busy(browser: str, tmp_path: 
 async def test_text_that_falls_behind_is_said_as_long_as_it_does(
     browser: str, tmp_path: Path
 ) -> None:
-    async with open_page(browser, tmp_path, Rooms(engine=PatientEngine())) as (house, tab):
+    async with open_page(browser, tmp_path, DaemonOptions(engine=PatientEngine())) as (daemon, tab):
         await tab.click("#microphone")
-        await eventually(lambda: any(live.intake.position for live in house.sessions))
-        [live] = house.sessions
+        await eventually(lambda: any(live.intake.position for live in daemon.sessions))
+        [live] = daemon.sessions
         live.notify(NoticeCode.LAGGING, "the text is behind")
         await tab.until("document.querySelector('#state').textContent.endsWith('s behind')")
         assert await tab.text("#alert") == ""
@@ -674,9 +676,9 @@ async def test_text_that_falls_behind_is_said_as_long_as_it_does(
 async def test_a_wish_that_comes_too_late_breaks_nothing(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
     engine = PatientEngine()
-    async with open_page(browser, tmp_path, Rooms(engine=engine)) as (house, tab):
+    async with open_page(browser, tmp_path, DaemonOptions(engine=engine)) as (daemon, tab):
         await tab.choose_files("#file", file)
-        await eventually(lambda: any(live.intake.is_finishing for live in house.sessions))
+        await eventually(lambda: any(live.intake.is_finishing for live in daemon.sessions))
         await tab.get(
             "document.querySelector('#language').value = 'German';"
             "document.querySelector('#language').dispatchEvent(new Event('change'))"
@@ -711,7 +713,7 @@ async def test_no_microphone_stays_open_that_comes_too_late(browser: str, tmp_pa
 
 @needs_browser
 async def test_a_forbidden_microphone_is_one_sentence(browser: str, tmp_path: Path) -> None:
-    async with open_page(browser, tmp_path) as (house, tab):
+    async with open_page(browser, tmp_path) as (daemon, tab):
         await tab.get(
             "void (navigator.mediaDevices.getUserMedia ="
             " async () => { throw new DOMException('no', 'NotAllowedError'); })"
@@ -719,7 +721,7 @@ async def test_a_forbidden_microphone_is_one_sentence(browser: str, tmp_path: Pa
         await tab.click("#microphone")
         await tab.until("document.querySelector('#alert').textContent !== ''")
         assert "not allowed" in await tab.text("#alert")
-        assert not list(house.sessions)
+        assert not list(daemon.sessions)
 
 
 @needs_browser
@@ -754,11 +756,11 @@ async def test_light_and_dark_follow_the_system_until_told_otherwise(
 ) -> None:
     background = "getComputedStyle(document.body).backgroundColor"
     async with (
-        open_house(tmp_path) as house,
+        running_daemon(tmp_path) as daemon,
         Tab.opened(browser) as tab,
     ):
         await tab.look(scheme="dark")
-        await tab.go(page_of(house.address))
+        await tab.go(page_of(daemon.address))
         dark = await tab.get(background)
         await tab.look(scheme="light")
         light = await tab.get(background)
@@ -766,7 +768,7 @@ async def test_light_and_dark_follow_the_system_until_told_otherwise(
         await tab.click("#theme")
         await tab.click("#theme")
         assert await tab.get(background) == dark
-        await tab.go(page_of(house.address))
+        await tab.go(page_of(daemon.address))
         assert await tab.get(background) == dark
 
 
@@ -797,11 +799,11 @@ async def test_no_width_makes_the_page_scroll_sideways(
 ) -> None:
     file = write_wav(tmp_path / f"{'long name ' * 12}.wav", talk(0.7))
     async with (
-        open_house(tmp_path) as house,
+        running_daemon(tmp_path) as daemon,
         Tab.opened(browser) as tab,
     ):
         await tab.look(width=width, height=800)
-        await tab.go(page_of(house.address))
+        await tab.go(page_of(daemon.address))
         await tab.choose_files("#file", file)
         await tab.until(settled(1))
         assert await tab.get("document.documentElement.scrollWidth") <= width
@@ -834,10 +836,10 @@ async def test_captions_of_ideographs_have_no_spaces(browser: str, tmp_path: Pat
 
 @needs_browser
 async def test_captions_for_streaming_software(browser: str, tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house:
-        live = house.begin_own()
-        async with Tab.opened(browser, page_of(house.address) + "captions.html#lines=3") as tab:
-            await eventually(lambda: bool(house.server.n_connections))
+    async with running_daemon(tmp_path) as daemon:
+        live = daemon.host.begin_own()
+        async with Tab.opened(browser, page_of(daemon.address) + "captions.html#lines=3") as tab:
+            await eventually(lambda: bool(daemon.server.n_connections))
             live.intake.feed(exact(talk(0.7)))
             await tab.until("document.querySelector('#caption').textContent !== ''")
             assert "samples" in await tab.text("#caption")

@@ -18,7 +18,7 @@ LOAD = 0.5
 
 @dataclass(frozen=True)
 class Machine:
-    """What a pass costs on it, seconds."""
+    """Seconds that a pass costs on it."""
 
     encode: float = 0.0
     prefill: float = 0.0
@@ -124,7 +124,7 @@ def test_partials_take_no_more_than_their_share(
 
 
 @given(MACHINES, LOADS, st.integers(0, 120))
-def test_partials_are_no_rarer_than_their_share_asks_for(
+def test_partials_are_as_frequent_as_their_share_allows(
     machine: Machine, load: float, n_draft: int
 ) -> None:
     *_, interval = intervals(Cadence(SHORTEST, load), machine, 60, n_draft)

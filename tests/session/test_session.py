@@ -135,7 +135,7 @@ def test_no_partial_is_due_before_its_interval() -> None:
     np.testing.assert_array_equal(order.samples, audio(0, INTERVAL))
 
 
-def test_no_partials_where_nobody_wants_them() -> None:
+def test_a_client_that_wants_no_partials_gets_none() -> None:
     session = new_session(partials=False)
     session.receive(started(1, 0))
     assert session.receive(continued(1, 0, 100 * INTERVAL)) == []
@@ -279,7 +279,7 @@ def tokens_of(text: str) -> tuple[int, ...]:
 
 
 def heard(text: str) -> Hypothesis:
-    """What a decoder says whose tokens are characters."""
+    """Hypothesis of a decoder whose tokens are characters."""
     return Hypothesis(text, "English", tokens_of(text), tuple(range(len(text) + 1)))
 
 
@@ -332,7 +332,7 @@ def test_the_final_is_forced_to_begin_with_what_is_stable() -> None:
     assert order.forced == tokens_of("one")
 
 
-def test_a_final_that_breaks_the_promise_is_not_believed() -> None:
+def test_a_final_that_contradicts_the_stable_text_is_not_used() -> None:
     session = new_session(commit=CommitLag(tokens=0, audio=Samples(1)), words=False)
     session.receive(started(1, 0))
     for n in range(2):
@@ -343,14 +343,14 @@ def test_a_final_that_breaks_the_promise_is_not_believed() -> None:
     assert final.text == "one"
 
 
-def promised_before(segment: int, start: int, text: str) -> Session:
-    promise = StableText(segment, Samples(start), text, tokens_of(text))
+def restored(segment: int, start: int, text: str) -> Session:
+    stable = StableText(segment, Samples(start), text, tokens_of(text))
     settings = SessionSettings(Samples(INTERVAL), partial_load=None)
-    return Session(settings, SessionOptions(), Published(stable=promise))
+    return Session(settings, SessionOptions(), Published(stable=stable))
 
 
-def test_what_was_promised_before_a_restart_is_still_forced() -> None:
-    session = promised_before(3, 0, "one tw")
+def test_text_that_was_stable_before_a_restart_is_still_forced() -> None:
+    session = restored(3, 0, "one tw")
     session.receive(started(3, 40))
     [order] = orders(session.receive(continued(3, 40, 40 + INTERVAL)), Recognise)
     assert order.forced == tokens_of("one tw")
@@ -361,8 +361,8 @@ def test_what_was_promised_before_a_restart_is_still_forced() -> None:
 
 
 @pytest.mark.parametrize(("segment", "start"), [(4, 0), (3, SAMPLE_RATE)], ids=["number", "place"])
-def test_a_promise_binds_no_other_segment(segment: int, start: int) -> None:
-    session = promised_before(3, 0, "one tw")
+def test_stable_text_belongs_to_its_own_segment(segment: int, start: int) -> None:
+    session = restored(3, 0, "one tw")
     session.receive(started(segment, start))
     [order] = orders(session.receive(continued(segment, start, start + INTERVAL)), Recognise)
     assert order.forced == ()
@@ -471,7 +471,7 @@ def test_the_draft_is_the_last_hypothesis() -> None:
     assert final.draft == tokens_of("one two")
 
 
-def test_a_hypothesis_that_breaks_the_promise_is_no_draft() -> None:
+def test_a_hypothesis_that_contradicts_the_stable_text_is_not_a_draft() -> None:
     session = new_session(commit=CommitLag(tokens=0, audio=Samples(1)))
     session.receive(started(1, 0))
     for n in range(2):
@@ -540,7 +540,7 @@ def test_a_prepared_final_is_published_at_the_endpoint() -> None:
     assert isinstance(align, Align)
 
 
-def test_a_final_that_is_being_prepared_at_the_endpoint_hurries() -> None:
+def test_a_pass_that_prepares_the_final_is_promoted_at_the_endpoint() -> None:
     session = new_session()
     of = asked(pause(session)[-1:])
     [promote] = session.receive(ended(1, 0, 150))
@@ -605,7 +605,7 @@ def test_no_partial_is_due_in_a_pause() -> None:
     assert session.receive(continued(1, 900, 1900)) == []
 
 
-def test_the_final_is_prepared_where_nobody_wants_partials() -> None:
+def test_the_final_is_prepared_without_partials_too() -> None:
     session = new_session(partials=False)
     of = asked(pause(session))
     assert session.receive(Recognised(of, hypothesis("one"))) == []
@@ -613,13 +613,13 @@ def test_the_final_is_prepared_where_nobody_wants_partials() -> None:
     assert isinstance(final, Final)
 
 
-def test_a_pass_that_serves_nobody_any_more_is_abandoned() -> None:
+def test_a_pass_for_neither_final_nor_partial_is_abandoned() -> None:
     session = new_session(partials=False)
     of = asked(pause(session))
     assert session.receive(SpeechResumed(1)) == [AbandonPass(of)]
 
 
-def test_nothing_becomes_stable_where_nobody_sees_partials() -> None:
+def test_nothing_becomes_stable_without_partials() -> None:
     session = new_session(partials=False, commit=CommitLag(tokens=0, audio=Samples(0)))
     of = asked(pause(session))
     for end in (300, 450):
@@ -655,7 +655,7 @@ def test_a_preparation_that_made_way_for_others_is_tried_again() -> None:
     assert again.rank is Rank.SPECULATIVE
 
 
-def test_a_final_that_was_stopped_before_it_could_hurry_is_begun_again() -> None:
+def test_a_final_that_was_abandoned_before_its_promotion_is_begun_again() -> None:
     session = new_session()
     of = asked(pause(session)[-1:])
     session.receive(ended(1, 0, 150))
@@ -665,7 +665,7 @@ def test_a_final_that_was_stopped_before_it_could_hurry_is_begun_again() -> None
     assert isinstance(final, Final)
 
 
-def test_a_final_that_fails_in_its_hurry_has_failed() -> None:
+def test_a_promoted_pass_that_fails_fails_the_final() -> None:
     session = new_session()
     of = asked(pause(session)[-1:])
     session.receive(ended(1, 0, 150))
@@ -673,7 +673,7 @@ def test_a_final_that_fails_in_its_hurry_has_failed() -> None:
     assert gap == Gap(Samples(0), Samples(150), "dead")
 
 
-def test_a_preparation_that_breaks_the_promise_is_not_used() -> None:
+def test_a_prepared_final_that_contradicts_the_stable_text_is_not_used() -> None:
     session = new_session(commit=CommitLag(tokens=0, audio=Samples(1)))
     session.receive(started(1, 0))
     for n in range(2):
@@ -706,7 +706,7 @@ def test_nothing_is_prepared_where_it_is_not_worth_its_cost() -> None:
 
 
 class OrderBook:
-    """What the engine knows of a session; each order must make sense to it."""
+    """Orders of a session as its engine sees them; each must be consistent with those before."""
 
     def __init__(self) -> None:
         self.passes: dict[int, Pass] = {}  # by segment: the one that is on its way
@@ -722,7 +722,9 @@ class OrderBook:
         match order:
             case Recognise(of=of):
                 n_forced = len(order.forced)
-                assert order.draft[:n_forced] in ((), order.forced), "a draft breaks the promise"
+                assert order.draft[:n_forced] in ((), order.forced), (
+                    "a draft contradicts the forced tokens"
+                )
                 assert of.segment not in self.released, f"a pass after the release: {of}"
                 assert of.segment not in self.passes, f"a second pass over a segment: {of}"
                 self.n_passes += 1
@@ -795,8 +797,8 @@ class World:
 
     def note_outcome(self, event: AboutPass) -> None:
         of = event.of
-        promised = self.stable.get(of.segment, "")
-        if not isinstance(event, Recognised) or not event.hypothesis.text.startswith(promised):
+        stable = self.stable.get(of.segment, "")
+        if not isinstance(event, Recognised) or not event.hypothesis.text.startswith(stable):
             self.disappointed.add(of.segment)
         elif of.segment == self.open and self.pause is not None and of.rank is Rank.SPECULATIVE:
             self.prepared = of
@@ -805,8 +807,9 @@ class World:
         match order:
             case Recognise(of=of, samples=samples, forced=forced):
                 self.check_samples(of, samples)
-                promised = self.stable.get(of.segment, "")
-                assert forced == (tokens_of(promised) if promised else ())
+                stable = self.stable.get(of.segment, "")
+                # The header may be settled before any text is.
+                assert forced == tokens_of(stable) or (forced, stable) == ((), "")
                 self.passes[of.number] = order
                 self.pending.append(order)
             case Promote(of=of):
@@ -841,9 +844,9 @@ class World:
         assert not any(isinstance(m, End) for m in self.messages), "something after the end"
         if isinstance(message, Partial):
             assert message.segment == self.open, "a partial of a segment that has ended"
-            promised = self.stable.get(message.segment, "")
-            assert message.text.startswith(promised)
-            assert message.stable >= len(promised), "stable shrank"
+            stable = self.stable.get(message.segment, "")
+            assert message.text.startswith(stable)
+            assert message.stable >= len(stable), "stable shrank"
             self.stable[message.segment] = message.text[: message.stable]
         if isinstance(message, Final):
             assert message.text.startswith(self.stable.get(message.segment, ""))

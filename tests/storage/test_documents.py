@@ -87,6 +87,12 @@ def test_a_stable_text_is_kept() -> None:
     assert decode_stable_text("a", encode_stable_text(STABLE)) == STABLE
 
 
+def test_a_stable_text_keeps_the_ends_and_times_of_its_tokens() -> None:
+    times = ((Samples(0), Samples(9)), (Samples(9), Samples(20)))
+    timed = replace(STABLE, ends=(4, 8), times=times)
+    assert decode_stable_text("a", encode_stable_text(timed)) == timed
+
+
 def test_a_stable_text_of_version_1_keeps_its_tokens() -> None:
     document = '{"segment":1,"start":100,"text":"good mor","forced":[7,8]}'
     assert decode_stable_text("a", document) == STABLE

@@ -18,6 +18,7 @@ from streamasr.core.orders import (
     Release,
     SpreadWords,
 )
+from streamasr.core.traits import FamilyTraits
 from streamasr.core.units import SAMPLE_RATE, Float32Array
 from streamasr.engine.engine import Deliver, spread
 from tests.support.signals import speechlike
@@ -95,7 +96,9 @@ class FakeChannel:
 
 
 class FakeEngine:
-    """Answers every order at once, with text that tells how much audio it heard."""
+    """Engine that answers every order at once; its text is the length of the audio."""
+
+    traits = FamilyTraits()
 
     def __init__(self) -> None:
         self.orders: list[Order] = []
@@ -107,7 +110,7 @@ class FakeEngine:
         return self.channels[-1]
 
     def perform(self, order: Order, deliver: Deliver) -> None:
-        """What comes of an order, whichever channel it came through."""
+        """Answer an order of any channel."""
         self.orders.append(order)
         match order:
             case Recognise():

@@ -261,7 +261,7 @@ def timed(text: str, language: str) -> tuple[Word, ...]:
 def test_a_number_takes_the_time_of_its_words() -> None:
     words = normalise_words(timed("About twenty three percent, yes.", "English"), "English")
     assert [word.text for word in words] == ["About", "23%,", "yes."]
-    assert (words[1].start, words[1].end, words[1].score) == (1600, 3 * 1600 + 1500, 0.9)
+    assert (words[1].start, words[1].end, words[1].confidence) == (1600, 3 * 1600 + 1500, 0.9)
 
 
 def test_chinese_characters_become_one_word_of_the_number() -> None:

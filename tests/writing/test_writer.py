@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamasr.dictation.edits import Edit, graphemes
 from streamasr.writing import Writer, load_rules
+from streamasr.writing.edits import Edit, graphemes
 from streamasr.writing.rules import RuleBook
 
 BOOK = load_rules()

@@ -99,11 +99,11 @@ def _joined(words: Sequence[Word], text: str, start: int, inside: list[Replaceme
     if not inside:
         return words[0]
     moved = (replace(one, start=one.start - start, end=one.end - start) for one in inside)
-    scores = [word.score for word in words if word.score is not None]
+    confidences = [word.confidence for word in words if word.confidence is not None]
     return Word(
         text=replaced(text, moved),
         start=words[0].start,
         end=words[-1].end,
-        score=min(scores) if len(scores) == len(words) else None,
+        confidence=min(confidences) if len(confidences) == len(words) else None,
         space_after=words[-1].space_after,
     )

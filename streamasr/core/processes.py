@@ -1,4 +1,4 @@
-"""What Linux knows about other processes: their time and their memory."""
+"""Processor time and memory of processes, as Linux reports them."""
 
 import os
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ _PROC: Final = Path("/proc")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process has used so far."""
+    """Resources that a process has used so far."""
 
     cpu_s: float
-    """Of all its threads."""
+    """Processor time of all its threads."""
     memory: int
-    """Bytes now: its proportional set size, in which what processes share counts once."""
+    """Bytes at present: the proportional set size, in which shared pages count once."""
     peak: int
-    """Bytes resident at most, files that are mapped included."""
+    """Highest resident size in bytes, mapped files included."""
 
 
 def usage(process: int) -> Usage | None:
-    """What a process has used; None once it is gone."""
+    """Return the resources that a process has used; None once it has ended."""
     directory = _PROC / str(process)
     try:
         fields = (directory / "stat").read_text().rpartition(")")[2].split()
@@ -30,14 +30,14 @@ def usage(process: int) -> Usage | None:
         rollup = _sizes((directory / "smaps_rollup").read_text())
     except OSError:
         return None
-    if "Pss" not in rollup:  # it has ended and waits for its parent
+    if "Pss" not in rollup:  # a zombie
         return None
     ticks = int(fields[11]) + int(fields[12])  # utime and stime, counted from the third of proc(5)
     return Usage(ticks / _TICKS, rollup["Pss"], status.get("VmHWM", 0))
 
 
 def _sizes(text: str) -> dict[str, int]:
-    """Lines like `Pss:   123 kB`, in bytes."""
+    """Return the sizes in lines like `Pss:   123 kB`, in bytes."""
     lines = (line.split() for line in text.splitlines())
     return {
         fields[0].rstrip(":"): int(fields[1]) * 1024

@@ -1,0 +1,90 @@
+"""Word times from the token times that some recognisers give; pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise
+
+from streamasr.alignment.words import split_words
+from streamasr.core.orders import Align
+from streamasr.core.transcript import Word
+from streamasr.core.units import Samples
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """A stretch of text and of time that belong together."""
+
+    begin: int  # code points
+    end: int
+    start: int  # samples
+    stop: int
+
+    def time_at(self, position: int) -> int:
+        """Return the time of a position in the text, by linear interpolation."""
+        inside = min(max(position, self.begin), self.end) - self.begin
+        return self.start + (self.stop - self.start) * inside // (self.end - self.begin)
+
+
+def words_of_tokens(order: Align) -> tuple[Word, ...]:
+    """Time the words of a final by its tokens.
+
+    The words are those that an aligner would be given; joined they spell the text. A word that
+    is part of a token gets its part of the time. Words behind the last token get its end.
+
+    Args:
+        order: of one final, with the ends and times of its tokens.
+
+    Returns:
+        The words in order, within the segment; none where nothing is spoken.
+    """
+    stretches = _stretches(order)
+    length = len(order.samples)
+    words: list[Word] = []
+    position, floor = 0, 0
+    for word in split_words(order.text, order.language):
+        begin, position = _find(order.text, word.display, position)
+        start = min(max(_start_at(stretches, begin, floor), floor), length)
+        floor = min(max(_end_at(stretches, position, start), start), length)
+        words.append(
+            Word(
+                word.display,
+                Samples(order.start + start),
+                Samples(order.start + floor),
+                None,
+                word.space_after,
+            )
+        )
+    return tuple(words)
+
+
+def _stretches(order: Align) -> list[_Stretch]:
+    """Return one stretch for each token that adds text, with the tokens before it that add none."""
+    found = []
+    start: int | None = None
+    ends = (0, *(min(end, len(order.text)) for end in order.ends))
+    for (known, end), (token_start, token_stop) in zip(pairwise(ends), order.times, strict=True):
+        start = token_start if start is None else start
+        piece = order.text[known:end]
+        if piece.strip():
+            begin = known + len(piece) - len(piece.lstrip())
+            found.append(_Stretch(begin, end, start, max(start, token_stop)))
+            start = None
+    return found
+
+
+def _start_at(stretches: Sequence[_Stretch], position: int, default: int) -> int:
+    found = next((s for s in stretches if s.end > position), None)
+    return default if found is None else found.time_at(position)
+
+
+def _end_at(stretches: Sequence[_Stretch], position: int, default: int) -> int:
+    found = next((s for s in reversed(stretches) if s.begin < position), None)
+    return default if found is None else found.time_at(position)
+
+
+def _find(text: str, display: str, position: int) -> tuple[int, int]:
+    """Return the range of the next word in the text, in which white space may be longer."""
+    shown = (i for i in range(position, len(text)) if not text[i].isspace())
+    n_shown = sum(not character.isspace() for character in display)
+    places = list(islice(shown, n_shown))
+    return places[0], places[-1] + 1
