@@ -24,6 +24,7 @@ settings.register_profile(
     max_examples=60,
     suppress_health_check=[HealthCheck.too_slow],
 )
+settings.register_profile("quick", settings.get_profile("streamasr"), max_examples=15)
 settings.load_profile("streamasr")
 
 # Some tests import onnxruntime by themselves, which else reports that to its makers.

@@ -2,7 +2,7 @@
 
     python -m tests.reference.make_goldens
 
-Signals and checkpoints are made from seeds (tests/support/signals.py, tests/support/checkpoints.py), so
+Signals and checkpoints are made from seeds (`signals.py` and `checkpoints.py` in tests/support), so
 only what the reference computes is stored. Features are the reference's own, in single precision;
 all else is computed in double precision and stored with the errors of lower precisions, from which
 tolerances follow (tests/support/rounding.py).

@@ -18,7 +18,7 @@ from tests.support.paths import TESTS
 
 KINDS: Final = {
     "pure": "no process, socket or model; milliseconds",
-    "process": "real child processes, loopback sockets or a small model",
+    "process": "real child processes, loopback sockets, a small model, or seconds of computing",
     "desktop": "X11, Wayland, a sound server, a browser or systemd",
 }
 
@@ -32,6 +32,7 @@ BY_PATH: Final = {
     "cli/test_history.py": "pure",
     "config": "pure",
     "core": "pure",
+    "core/test_error_codes.py": "process",  # reads the whole package
     "core/test_memory.py": "process",
     "daemon/test_background.py": "pure",
     "daemon/test_microphone.py": "desktop",
@@ -40,7 +41,6 @@ BY_PATH: Final = {
     "decoder/test_generate.py": "pure",
     "decoder/test_openings.py": "pure",
     "decoder/test_placement.py": "pure",
-    "decoder/test_script.py": "pure",
     "dictation/test_composer.py": "pure",
     "dictation/test_windows.py": "desktop",
     "engine/test_config.py": "pure",
@@ -68,14 +68,13 @@ BY_PATH: Final = {
     "protocols": "pure",
     "segmentation": "pure",
     "server/test_web.py": "desktop",
-    "service/test_notify.py": "pure",
     "service/test_service_dictate.py": "desktop",
     "service/test_supervision.py": "pure",
     "service/test_units.py": "desktop",
     "session": "pure",
     "storage": "pure",
+    "storage/test_old_storage.py": "process",
     "support": "pure",
-    "test_prose.py": "pure",
     "writing": "pure",
 }
 """Folder or module, relative to `tests/` -> kind."""
