@@ -260,13 +260,13 @@ async def _dictate(options: argparse.Namespace, config: "Settings") -> None:
     from streamasr.dictation import sounds
     from streamasr.dictation.composer import Composer
     from streamasr.dictation.control import control_path
-    from streamasr.dictation.desktop import TypingWishes, open_chain
-    from streamasr.dictation.dictation import Dictation, Manner, silence
+    from streamasr.dictation.desktop import TypingOptions, open_chain
+    from streamasr.dictation.dictation import Dictation, DictationOptions, silence
     from streamasr.service.notify import Notifier
 
     dictation = config.dictation
     is_push_to_talk = waits_for_keys(options, dictation)
-    wishes = TypingWishes(
+    typing = TypingOptions(
         output=dictation.output,
         layout=dictation.keyboard,
         newline=dictation.newline,
@@ -279,8 +279,8 @@ async def _dictate(options: argparse.Namespace, config: "Settings") -> None:
         )
     writer, source = _writer(dictation), _source(options, config)
     manager = Notifier.from_environ(os.environ)
-    async with open_chain(os.environ, wishes, note) as chain:
-        manner = Manner(
+    async with open_chain(os.environ, typing, note) as chain:
+        behaviour = DictationOptions(
             is_held=dictation.hold,
             begins_at_once=not is_push_to_talk,
             longest_s=dictation.longest_s if is_push_to_talk else float("inf"),
@@ -289,7 +289,7 @@ async def _dictate(options: argparse.Namespace, config: "Settings") -> None:
             on_ready=partial(_tell_ready, manager, chain.names, waits_for_keys=is_push_to_talk),
         )
         composer = Composer(dictation.mode, writer)
-        await Dictation(source, composer, chain, note, manner).run()
+        await Dictation(source, composer, chain, note, behaviour).run()
 
 
 def _tell_ready(manager: "Notifier", outputs: str, *, waits_for_keys: bool) -> None:
@@ -310,13 +310,13 @@ def _writer(dictation: "DictationConfig") -> "Writer":
 def _source(options: argparse.Namespace, config: "Settings") -> "Source":
     from streamasr import client
     from streamasr.core.units import to_samples
-    from streamasr.dictation.utterance import DaemonsMicrophone, OwnMicrophone
+    from streamasr.dictation.utterance import DaemonMicrophone, OwnMicrophone
 
     url, token = daemon_of(options, config.server)
     dictation = config.dictation
     if not _has_own(options, dictation):
         timeouts = client.PATIENT if options.no_wait else client.FOREVER
-        return DaemonsMicrophone(url, session=options.session, token=token, timeouts=timeouts)
+        return DaemonMicrophone(url, session=options.session, token=token, timeouts=timeouts)
     connection: dict[str, Any] = {
         "url": url,
         "token": token,

@@ -1,8 +1,8 @@
-"""Text through the clipboard: offered, pasted with a key, and what was there before put back.
+"""Output through the clipboard: offer a text, press the paste key, restore the old content.
 
-Graphical programs paste the clipboard with Shift+Insert, terminals the primary selection; so both
-hold the text for that moment. What was there is put back in one of its forms: text if it had that,
-else the first that it had (an image, say).
+With Shift+Insert, graphical programs paste the clipboard and terminals paste the primary selection,
+so both hold the text for that moment. The old content is restored in one of its types: text if it
+was offered as text, otherwise the first type offered (an image type, for example).
 """
 
 import abc
@@ -25,113 +25,116 @@ Selection: TypeAlias = Literal["clipboard", "primary"]
 SELECTIONS: Final[tuple[Selection, ...]] = ("clipboard", "primary")
 
 _TEXT_TYPES: Final = ("text/plain;charset=utf-8", "UTF8_STRING", "text/plain", "STRING", "TEXT")
-_OF_THE_PROTOCOL: Final = frozenset({"TARGETS", "TIMESTAMP", "MULTIPLE", "SAVE_TARGETS", "DELETE"})
+_PROTOCOL_TARGETS: Final = frozenset({"TARGETS", "TIMESTAMP", "MULTIPLE", "SAVE_TARGETS", "DELETE"})
 
 _POLL_S: Final = 0.02
 _LONGEST_PASTE_S: Final = 2.0
-"""A window that has not asked for the text by then does not paste."""
+"""Time after which a window that has not requested the text is assumed not to paste."""
 _SETTLED_S: Final = 0.15
-"""After the last request: some windows ask several times."""
+"""Quiet time required after the last request; some windows send several."""
 _BLIND_PASTE_S: Final = 0.5
-"""Waited where nobody tells whether the text has been asked for."""
+"""Wait after the paste key where the program does not report requests for the text."""
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """What a selection holds."""
+class Content:
+    """Content of a selection."""
 
     type: str
+    """MIME type, or name of an X11 target."""
     data: bytes
 
 
 class Clipboard(abc.ABC):
-    """The desktop's selections, through one of the programs that own them for us."""
+    """Access to the selections of the desktop, through a command-line program that owns them."""
 
     name: str
 
     @abc.abstractmethod
-    async def read(self, selection: Selection) -> Held | None:
-        """What is there; None if nothing is.
+    async def read(self, selection: Selection) -> Content | None:
+        """Return the content of a selection; None if it is empty.
 
         Raises:
-            ToolError: it cannot be found out.
+            ToolError: the selection cannot be read.
         """
 
     @abc.abstractmethod
-    async def put(self, selection: Selection, held: Held | None) -> None:
-        """Have something there that stays when we are gone.
+    async def put(self, selection: Selection, content: Content | None) -> None:
+        """Set the content of a selection, which remains after this process has ended.
 
         Raises:
-            ToolError: it cannot be put there.
+            ToolError: the selection cannot be set.
         """
 
     @abc.abstractmethod
     def offering(self, text: str) -> "contextlib.AbstractAsyncContextManager[Offer]":
-        """Have a text in all selections.
+        """Hold a text in all selections while the context is open.
 
         Raises:
-            ToolError: it cannot be put there.
+            ToolError: a selection cannot be set.
         """
 
     async def check(self) -> None:
-        """Find out whether it works.
+        """Test whether the clipboard can be used.
 
         Raises:
-            ToolError: it does not.
+            ToolError: the clipboard cannot be read.
         """
         await self.read("clipboard")
 
     @contextlib.asynccontextmanager
     async def restored(self) -> AsyncIterator[None]:
-        """Put everything back at the end, whatever happens.
+        """Restore the content of all selections when the context ends, also after an error.
 
-        What cannot be put back is told of in the log, for the text has been pasted by then.
+        A failure to restore is only logged, because the text has been pasted by then.
 
         Raises:
-            ToolError: it could not be read, and so nothing was changed.
+            ToolError: a selection could not be read; nothing was changed.
         """
         before = {selection: await self.read(selection) for selection in SELECTIONS}
         try:
             yield
         finally:
-            putting = (self.put(selection, held) for selection, held in before.items())
+            putting = (self.put(selection, content) for selection, content in before.items())
             for failure in await asyncio.shield(asyncio.gather(*putting, return_exceptions=True)):
                 if failure is not None:
-                    logger.error("what the clipboard held is lost: %s", failure)
+                    logger.error("cannot restore the content of the clipboard: %s", failure)
 
 
 class Offer(abc.ABC):
-    """A text that can be pasted now."""
+    """Text that can be pasted now."""
 
     @abc.abstractmethod
     async def wait_until_pasted(self) -> None:
-        """Wait until the window that a key was pressed in has got it.
+        """Wait until the window that received the paste key has received the text.
 
         Raises:
-            ToolError: it will not, as far as that can be told.
+            ToolError: the window did not request the text in time.
         """
 
 
-class _Blind(Offer):
+class _UnconfirmedOffer(Offer):
+    """Offer through a program that does not report whether the text was requested."""
+
     async def wait_until_pasted(self) -> None:
         await asyncio.sleep(_BLIND_PASTE_S)
 
 
 def best_type(offered: Sequence[str]) -> str | None:
-    """The form in which something is kept that comes in several."""
-    for wanted in _TEXT_TYPES:
-        if wanted in offered:
-            return wanted
-    others = [name for name in offered if name not in _OF_THE_PROTOCOL]
+    """Choose the type to keep of a content that is offered in several; None if none is usable."""
+    for preferred in _TEXT_TYPES:
+        if preferred in offered:
+            return preferred
+    others = [name for name in offered if name not in _PROTOCOL_TARGETS]
     return next((name for name in others if "/" in name), None)
 
 
 class WlClipboard(Clipboard):
-    """For Wayland."""
+    """Clipboard of Wayland, through wl-clipboard."""
 
     name = "wl-copy"
 
-    async def read(self, selection: Selection) -> Held | None:
+    async def read(self, selection: Selection) -> Content | None:
         """See `Clipboard.read`."""
         try:
             types = (await self._paste(selection, "--list-types")).decode().split("\n")
@@ -142,22 +145,22 @@ class WlClipboard(Clipboard):
         kind = best_type(types)
         if kind is None:
             return None
-        return Held(kind, await self._paste(selection, "--no-newline", "--type", kind))
+        return Content(kind, await self._paste(selection, "--no-newline", "--type", kind))
 
-    async def put(self, selection: Selection, held: Held | None) -> None:
+    async def put(self, selection: Selection, content: Content | None) -> None:
         """See `Clipboard.put`."""
         chosen = _WL_OPTIONS[selection]
-        if held is None:
+        if content is None:
             await run_tool(["wl-copy", *chosen, "--clear"])
         else:
-            await run_tool(["wl-copy", *chosen, "--type", held.type], held.data)
+            await run_tool(["wl-copy", *chosen, "--type", content.type], content.data)
 
     @contextlib.asynccontextmanager
     async def offering(self, text: str) -> AsyncIterator[Offer]:
         """See `Clipboard.offering`."""
         for selection in SELECTIONS:
-            await self.put(selection, Held(_TEXT_TYPES[0], text.encode()))
-        yield _Blind()
+            await self.put(selection, Content(_TEXT_TYPES[0], text.encode()))
+        yield _UnconfirmedOffer()
 
     async def _paste(self, selection: Selection, *options: str) -> bytes:
         return await run_tool(["wl-paste", *_WL_OPTIONS[selection], *options])
@@ -168,7 +171,7 @@ _WL_OPTIONS: Final[dict[Selection, list[str]]] = {"clipboard": [], "primary": ["
 
 
 class Xclip(Clipboard):
-    """For X11; it tells when its text has been asked for."""
+    """Clipboard of X11, through xclip, which reports when a window requests the text."""
 
     name = "xclip"
 
@@ -177,22 +180,24 @@ class Xclip(Clipboard):
         await run_tool(["xclip", "-version"])
         await self.read("clipboard")
 
-    async def read(self, selection: Selection) -> Held | None:
+    async def read(self, selection: Selection) -> Content | None:
         """See `Clipboard.read`."""
         try:
             types = (await self._out(selection, "TARGETS")).decode(errors="replace").split("\n")
             kind = best_type(types)
-            return None if kind is None else Held(kind, await self._out(selection, kind))
+            return None if kind is None else Content(kind, await self._out(selection, kind))
         except ToolError as error:
             if "not available" in str(error):
                 return None
             raise
 
-    async def put(self, selection: Selection, held: Held | None) -> None:
+    async def put(self, selection: Selection, content: Content | None) -> None:
         """See `Clipboard.put`."""
-        if held is None:  # it cannot say that there is nothing; an empty text is as near as it gets
-            held = Held("UTF8_STRING", b"")
-        await run_tool(["xclip", "-i", "-selection", selection, "-target", held.type], held.data)
+        if content is None:  # xclip cannot clear a selection; an empty text comes closest
+            content = Content("UTF8_STRING", b"")
+        await run_tool(
+            ["xclip", "-i", "-selection", selection, "-target", content.type], content.data
+        )
 
     @contextlib.asynccontextmanager
     async def offering(self, text: str) -> AsyncIterator[Offer]:
@@ -200,12 +205,12 @@ class Xclip(Clipboard):
         async with AsyncExitStack() as stack:
             logs = []
             for selection in SELECTIONS:
-                log = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
+                log = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes the file
                 argv = ["xclip", "-verbose", "-i", "-selection", selection, "-target", _X_TEXT]
                 process = await start_tool(argv, text.encode(), log)
                 stack.push_async_callback(end_tool, process)
                 logs.append(log)
-            offer = _Counted(logs)
+            offer = _CountedOffer(logs)
             await offer.wait_until_offered()
             yield offer
 
@@ -216,8 +221,8 @@ class Xclip(Clipboard):
 _X_TEXT: Final = "UTF8_STRING"
 
 
-class _Counted(Offer):
-    """Counts the requests that xclip says it waits for."""
+class _CountedOffer(Offer):
+    """Offer that counts the requests which xclip reports in its log."""
 
     def __init__(self, logs: Sequence[IO[bytes]]) -> None:
         self._logs = logs
@@ -229,7 +234,11 @@ class _Counted(Offer):
                 self._n_before = self._n_seen
                 return
             await asyncio.sleep(_POLL_S)
-        raise ToolError("xclip does not take the text")
+        raise ToolError(
+            f"xclip did not offer the text within {_LONGEST_PASTE_S:g} s; check that the X display"
+            " responds.",
+            code="clipboard_not_offered",
+        )
 
     async def wait_until_pasted(self) -> None:
         n_before, quiet = self._n_before, 0.0
@@ -241,7 +250,11 @@ class _Counted(Offer):
             if n_seen > self._n_before and quiet >= _SETTLED_S:
                 return
         if n_before == self._n_before:
-            raise ToolError("the window has not asked for the text; does another key paste there?")
+            raise ToolError(
+                "the window did not request the text after the paste key; choose its paste key with"
+                " --paste-key.",
+                code="paste_not_requested",
+            )
 
     @property
     def _n_seen(self) -> int:
@@ -249,30 +262,30 @@ class _Counted(Offer):
 
     @staticmethod
     def _n_waiting(log: IO[bytes]) -> int:
-        # xclip writes where the file's position is, which is ours as well: it must not be moved.
+        # The file position is shared with xclip, which writes there, so reading must not move it.
         return os.pread(log.fileno(), 1 << 20, 0).count(b"selection request number")
 
 
 class Xsel(Clipboard):
-    """For X11 where there is no xclip; it knows texts alone."""
+    """Clipboard of X11, through xsel, where xclip is not installed; supports text only."""
 
     name = "xsel"
 
-    async def read(self, selection: Selection) -> Held | None:
+    async def read(self, selection: Selection) -> Content | None:
         """See `Clipboard.read`."""
         data = await run_tool(["xsel", f"--{selection}", "--output"])
-        return Held(_X_TEXT, data) if data else None
+        return Content(_X_TEXT, data) if data else None
 
-    async def put(self, selection: Selection, held: Held | None) -> None:
+    async def put(self, selection: Selection, content: Content | None) -> None:
         """See `Clipboard.put`."""
-        if held is None:
+        if content is None:
             await run_tool(["xsel", f"--{selection}", "--clear"])
         else:
-            await run_tool(["xsel", f"--{selection}", "--input"], held.data)
+            await run_tool(["xsel", f"--{selection}", "--input"], content.data)
 
     @contextlib.asynccontextmanager
     async def offering(self, text: str) -> AsyncIterator[Offer]:
         """See `Clipboard.offering`."""
         for selection in SELECTIONS:
-            await self.put(selection, Held(_X_TEXT, text.encode()))
-        yield _Blind()
+            await self.put(selection, Content(_X_TEXT, text.encode()))
+        yield _UnconfirmedOffer()

@@ -1,10 +1,10 @@
-"""How the desktop's shortcuts reach a running dictation: a Unix socket, one JSON line each way.
+"""Control of a running dictation by shortcuts: a Unix socket, one JSON line in each direction.
 
     -> {"command": "toggle"}
     <- {"state": "listening"}
 
-Only the same user gets an answer: the socket's directory, its mode and the kernel's word for who is
-at the other end all say so.
+Only the same user gets an answer. The socket's directory, the socket's mode and the peer's user ID
+as given by the kernel (SO_PEERCRED) all enforce this.
 """
 
 import asyncio
@@ -36,50 +36,54 @@ _MAX_LINE: Final = 1 << 10
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a shortcut wants."""
+    """Request of a shortcut."""
 
     command: Command
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is going on now."""
+    """Answer to a request."""
 
     state: State | None = None
+    """State of the dictation after the command."""
     error: str | None = None
-    """One sentence, if the request could not be understood."""
+    """One sentence, if the request is invalid."""
 
 
-class NobodyListensError(ProtocolError):
+class NotRunningError(ProtocolError):
     """No dictation is running."""
+
+    default_code = "dictation_not_running"
 
 
 def control_path() -> Path:
-    """Where the socket is unless somebody says otherwise."""
+    """Return the default path of the socket."""
     directory = os.environ.get("XDG_RUNTIME_DIR")
-    if directory is None:  # as in a shell without a session
+    if directory is None:  # for example in a shell outside of a login session
         return Path(tempfile.gettempdir()) / f"streamasr-{os.getuid()}" / _SOCKET
     return Path(directory) / "streamasr" / _SOCKET
 
 
 @contextlib.asynccontextmanager
-async def serve(path: Path, obey: Callable[[Command], State]) -> AsyncIterator[None]:
-    """Answer requests.
+async def serve(path: Path, execute: Callable[[Command], State]) -> AsyncIterator[None]:
+    """Answer requests while the context is open.
 
     Args:
-        path: of the socket.
-        obey: does what is wanted; the state afterwards.
+        path: path of the socket.
+        execute: executes a command and returns the state afterwards.
 
     Raises:
-        ConfigError: another dictation is there, or the directory is not safe.
+        ConfigError: another dictation is running, the directory is not safe, or the socket cannot
+            be created.
     """
     _check_directory(path.parent)
-    with _alone(path):
-        async with _serve(path, obey):
+    with _locked(path):
+        async with _serve(path, execute):
             yield
 
 
 @contextlib.asynccontextmanager
-async def _serve(path: Path, obey: Callable[[Command], State]) -> AsyncIterator[None]:
+async def _serve(path: Path, execute: Callable[[Command], State]) -> AsyncIterator[None]:
     listening = _listen(path)
     own = path.stat().st_ino
 
@@ -87,7 +91,7 @@ async def _serve(path: Path, obey: Callable[[Command], State]) -> AsyncIterator[
         with contextlib.suppress(ConnectionError, TimeoutError):
             async with asyncio.timeout(_TIMEOUT_S):
                 if _is_ours(writer):
-                    writer.write(msgspec.json.encode(await _answer(reader, obey)) + b"\n")
+                    writer.write(msgspec.json.encode(await _answer(reader, execute)) + b"\n")
                     await writer.drain()
         writer.close()
 
@@ -101,13 +105,13 @@ async def _serve(path: Path, obey: Callable[[Command], State]) -> AsyncIterator[
                 path.unlink()
 
 
-async def _answer(reader: asyncio.StreamReader, obey: Callable[[Command], State]) -> Answer:
+async def _answer(reader: asyncio.StreamReader, execute: Callable[[Command], State]) -> Answer:
     try:
         request = msgspec.json.decode(await reader.readline(), type=Request)
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
-        return Answer(error=f"this is no request: {error}")
-    logger.info("asked to %s", request.command)
-    return Answer(state=obey(request.command))
+        return Answer(error=f"invalid request: {error}")
+    logger.info("received the command %s", request.command)
+    return Answer(state=execute(request.command))
 
 
 def _is_ours(writer: asyncio.StreamWriter) -> bool:
@@ -118,23 +122,31 @@ def _is_ours(writer: asyncio.StreamWriter) -> bool:
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keep others from taking the socket for one that is left over, while it is being opened."""
+def _locked(path: Path) -> Iterator[None]:
+    """Lock the path, so that another dictation does not remove the socket as stale at its start."""
     lock = Path(f"{path}.lock")
     try:
         file = lock.open("ab")
     except OSError as error:
-        raise ConfigError(f"{lock} cannot be used: {error.strerror}") from error
+        raise ConfigError(
+            f"the lock file {lock} cannot be opened: {error.strerror}; make it writable or choose"
+            " another path with --control.",
+            code="lock_unusable",
+        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise _another(path) from error
+            raise _already_running(path) from error
         yield
 
 
-def _another(path: Path) -> ConfigError:
-    return ConfigError(f"another dictation is running; it listens to {path}")
+def _already_running(path: Path) -> ConfigError:
+    return ConfigError(
+        f"another dictation is running and listens on {path}; stop it, or choose another path with"
+        " --control.",
+        code="dictation_already_running",
+    )
 
 
 def _listen(path: Path) -> socket.socket:
@@ -149,7 +161,11 @@ def _listen(path: Path) -> socket.socket:
         listening.listen()
     except OSError as error:
         listening.close()
-        raise ConfigError(f"{path} cannot be listened to: {error.strerror or error}") from error
+        raise ConfigError(
+            f"cannot listen on {path}: {error.strerror or error}; remove the file or choose another"
+            " path with --control.",
+            code="socket_unusable",
+        ) from error
     except ConfigError:
         listening.close()
         raise
@@ -159,18 +175,26 @@ def _listen(path: Path) -> socket.socket:
 
 
 def _check_directory(directory: Path) -> None:
-    """Make sure that nobody else can put a socket of theirs in place of ours."""
+    """Check that no other user can replace the socket with one of their own."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = directory.stat()
     except OSError as error:
-        raise ConfigError(f"{directory} cannot be used: {error.strerror}") from error
+        raise ConfigError(
+            f"the directory {directory} cannot be used: {error.strerror}; choose another path with"
+            " --control.",
+            code="directory_unusable",
+        ) from error
     if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022:
-        raise ConfigError(f"{directory} can be written by others; no socket is safe there")
+        raise ConfigError(
+            f"other users can write to {directory}, so a socket in it is not safe; change its owner"
+            " or its mode, or choose another path with --control.",
+            code="directory_not_private",
+        )
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove what a dictation left that was killed."""
+    """Remove the socket of a dictation that was killed."""
     if not path.is_socket():
         return
     with socket.socket(socket.AF_UNIX) as probe:
@@ -179,36 +203,49 @@ def _remove_stale(path: Path) -> None:
         except ConnectionRefusedError:
             path.unlink(missing_ok=True)
         else:
-            raise _another(path)
+            raise _already_running(path)
 
 
 def ask(path: Path, command: Command) -> State:
-    """Have a running dictation do something.
+    """Send a command to a running dictation.
 
     Args:
-        path: of its socket.
-        command: what.
+        path: path of its socket.
+        command: command to execute.
 
     Returns:
-        Its state afterwards.
+        State of the dictation after the command.
 
     Raises:
-        NobodyListensError: none is running.
-        ProtocolError: it does not answer, or refuses.
+        NotRunningError: no dictation is running with this socket.
+        ProtocolError: the dictation does not answer, or refuses the command.
     """
     with socket.socket(socket.AF_UNIX) as end:
         end.settimeout(_TIMEOUT_S)
         try:
             end.connect(str(path))
         except OSError as error:
-            raise NobodyListensError(
-                "no dictation is running; `streamasr dictate --push-to-talk` starts one"
+            raise NotRunningError(
+                "no dictation is running; start one with `streamasr dictate --push-to-talk`.",
+                code="dictation_not_running",
             ) from error
         try:
             end.sendall(msgspec.json.encode(Request(command)) + b"\n")
             answer = msgspec.json.decode(end.makefile("rb").readline(), type=Answer)
         except (OSError, msgspec.MsgspecError) as error:
-            raise ProtocolError("the running dictation does not answer") from error
+            raise _no_answer(path) from error
     if answer.state is None:
-        raise ProtocolError(answer.error or "the running dictation does not answer")
+        if answer.error is None:
+            raise _no_answer(path)
+        raise ProtocolError(
+            f"the running dictation refused the command {command!r}: {answer.error}.",
+            code="dictation_refused",
+        )
     return answer.state
+
+
+def _no_answer(path: Path) -> ProtocolError:
+    return ProtocolError(
+        f"the running dictation does not answer on {path}; restart it.",
+        code="dictation_does_not_answer",
+    )

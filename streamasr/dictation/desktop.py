@@ -1,4 +1,4 @@
-"""What can type on this desktop: by the session, by what is installed, and by trying it."""
+"""Choice of the outputs that work on this desktop: by session, installed programs and a test."""
 
 import asyncio
 import contextlib
@@ -33,90 +33,97 @@ _ORDER: Final[Mapping[str, tuple[OutputName, ...]]] = {
     "x11": ("xdotool", "paste", "dotool", "ydotool", "stdout"),
     "none": ("dotool", "ydotool", "stdout"),
 }
-"""Those that type text before those that press scan codes, where both may be there. Those of X11
-reach only some windows of a Wayland desktop, and are left out there unless they are named."""
+"""Outputs to try, by session. Programs that type text come before programs that press scan codes.
+Programs of X11 reach only some windows of a Wayland desktop, so they are used there only on
+request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Desktop:
-    """Where text shall be typed."""
+    """Desktop session in which text is typed."""
 
     session: Literal["wayland", "x11", "none"]
     layout: str | None
-    """Of the keyboard, for programs that press scan codes; None if nobody says."""
+    """Keyboard layout, for programs that press scan codes; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TypingWishes:
-    """How text shall be typed."""
+class TypingOptions:
+    """Options for typing text."""
 
     output: OutputName | None = None
-    """None: whatever works."""
+    """Output to use; None for those that work."""
     layout: str | None = None
-    """Of the keyboard, as xkeyboard-config names it; None: what the environment says."""
+    """Keyboard layout, as named by xkeyboard-config; None for the one of the environment."""
     newline: str = RETURN
+    """Key that ends a line."""
     paste_key: str = PASTE_KEY
+    """Key that pastes the clipboard."""
 
 
 def desktop_of(environment: Mapping[str, str]) -> Desktop:
-    """Read from the environment what the session is."""
+    """Return the session and the keyboard layout that the environment states."""
     layout = environment.get("DOTOOL_XKB_LAYOUT") or environment.get("XKB_DEFAULT_LAYOUT") or None
     if environment.get("WAYLAND_DISPLAY"):
         return Desktop("wayland", layout)
     return Desktop("x11" if environment.get("DISPLAY") else "none", layout)
 
 
-def order_for(desktop: Desktop, wishes: TypingWishes, *, has_terminal: bool) -> list[OutputName]:
-    """The outputs to try, the best first; stdout only where somebody sees it."""
-    if wishes.output is not None:
-        return [wishes.output]
+def order_for(desktop: Desktop, options: TypingOptions, *, has_terminal: bool) -> list[OutputName]:
+    """Return the outputs to try, the best first; stdout only with a terminal."""
+    if options.output is not None:
+        return [options.output]
     return [name for name in _ORDER[desktop.session] if name != "stdout" or has_terminal]
 
 
 @contextlib.asynccontextmanager
 async def open_chain(
-    environment: Mapping[str, str], wishes: TypingWishes, report: Callable[[str], None]
+    environment: Mapping[str, str], options: TypingOptions, report: Callable[[str], None]
 ) -> AsyncIterator[Chain]:
-    """Find out what works here.
+    """Test the outputs, and hold those that work open as a chain.
 
     Args:
-        environment: of the session.
-        wishes: of the user.
-        report: takes a sentence for people.
+        environment: environment of the session.
+        options: options of the user.
+        report: shows a sentence to the user.
 
     Raises:
-        ConfigError: nothing does; it says why each does not.
+        ConfigError: none of the outputs works; the message gives the reason for each.
     """
     desktop = desktop_of(environment)
-    names = order_for(desktop, wishes, has_terminal=sys.stdout.isatty())
+    names = order_for(desktop, options, has_terminal=sys.stdout.isatty())
     async with AsyncExitStack() as stack:
-        kit = _Kit(desktop, wishes, stack)
-        tried = await asyncio.gather(*(kit.make(name) for name in names))
-        working = [one for one in tried if isinstance(one, Output)]
+        factory = _OutputFactory(desktop, options, stack)
+        tried = await asyncio.gather(*(factory.make(name) for name in names))
+        working = [each for each in tried if isinstance(each, Output)]
         if not working:
-            complaints = "; ".join(f"{name}: {why}" for name, why in zip(names, tried, strict=True))
-            raise ConfigError(f"nothing can type on this desktop ({complaints})")
-        yield Chain(working, report, focus=kit.focus)
+            reasons = "; ".join(f"{name}: {why}" for name, why in zip(names, tried, strict=True))
+            raise ConfigError(
+                f"cannot type on this desktop ({reasons}); install one of these programs, or grant"
+                " it access.",
+                code="no_output_works",
+            )
+        yield Chain(working, report, focus=factory.focus)
 
 
-class _Kit:
-    """Makes outputs."""
+class _OutputFactory:
+    """Creates outputs for a desktop."""
 
-    def __init__(self, desktop: Desktop, wishes: TypingWishes, stack: AsyncExitStack) -> None:
+    def __init__(self, desktop: Desktop, options: TypingOptions, stack: AsyncExitStack) -> None:
         self._desktop = desktop
-        self._wishes = wishes
+        self._options = options
         self._stack = stack
-        self._layout = wishes.layout or desktop.layout
+        self._layout = options.layout or desktop.layout
         self._xdotool: Xdotool | None = None
         self.focus: Callable[[], object] | None = None
 
     async def make(self, name: OutputName) -> "Output | str":
-        """An output that works, or why it does not."""
+        """Return an output that works, or the reason why it does not."""
         try:
             output = await self._output(name)
             await output.check()
         except ToolError as error:
-            return str(error)
+            return str(error).rstrip(".")
         return output
 
     async def _output(self, name: OutputName) -> Output:
@@ -124,10 +131,10 @@ class _Kit:
             case "stdout":
                 return Printing()
             case "paste":
-                key = self._wishes.paste_key
+                key = self._options.paste_key
                 return Pasting(await self._clipboard(), await self._any_keyboard(), key=key)
             case _:
-                return Typing(self._keyboard(name), newline=self._wishes.newline)
+                return Typing(self._keyboard(name), newline=self._options.newline)
 
     def _keyboard(self, name: str) -> Keyboard:
         _find(name)
@@ -139,7 +146,7 @@ class _Kit:
             case "ydotool":
                 return Ydotool(self._layout)
             case _:
-                if self._xdotool is None:  # one for typing and pasting: it knows what it has lent
+                if self._xdotool is None:  # shared by typing and pasting: it tracks remapped keys
                     self._xdotool = Xdotool(self._open_display())
                 return self._xdotool
 
@@ -154,18 +161,22 @@ class _Kit:
         return display
 
     async def _any_keyboard(self) -> Keyboard:
-        """One that can press the key that pastes."""
+        """Return the first keyboard that can press the paste key."""
         names = [name for name in _ORDER[self._desktop.session] if name not in ("paste", "stdout")]
-        why = "there is no program that presses keys"
+        why = ToolError(
+            "pressing the paste key needs a program that presses keys; install one of"
+            f" {', '.join(names)}.",
+            code="no_keyboard",
+        )
         for name in names:
             try:
                 keyboard = self._keyboard(name)
                 await keyboard.check()
             except ToolError as error:
-                why = str(error)
+                why = error
             else:
                 return keyboard
-        raise ToolError(why)
+        raise why
 
     async def _clipboard(self) -> Clipboard:
         if self._desktop.session == "wayland":
@@ -176,10 +187,12 @@ class _Kit:
 
 def _xsel() -> Clipboard:
     if shutil.which("xsel") is None:
-        raise ToolError("neither xclip nor xsel is installed")
+        raise ToolError(
+            "neither xclip nor xsel is installed; install one of them.", code="not_installed"
+        )
     return Xsel()
 
 
 def _find(name: str) -> None:
     if shutil.which(name) is None:
-        raise ToolError(f"{name} is not installed")
+        raise ToolError(f"{name} is not installed", code="not_installed")

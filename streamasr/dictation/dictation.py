@@ -1,4 +1,4 @@
-"""A running dictation: obeys the shortcuts, listens, and types."""
+"""Running dictation: executes the commands of shortcuts, records, and types recognised text."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from streamasr.writing.edits import Edit
 
 logger = logging.getLogger(__name__)
 
-_TROUBLES: Final = frozenset(
+_REPORTED: Final = frozenset(
     {
         NoticeCode.LAGGING,
         NoticeCode.AUDIO,
@@ -30,17 +30,17 @@ _TROUBLES: Final = frozenset(
         NoticeCode.BACKLOG,
     }
 )
-"""Codes of what a speaker should know at once."""
+"""Codes of the notices that are shown to the speaker at once."""
 
 
 class Target(Protocol):
-    """See `outputs.Chain`."""
+    """Destination of text; see `outputs.Chain`."""
 
     async def apply(self, edit: Edit) -> None:
         """Change the text before the caret."""
 
     def place(self) -> object:
-        """Where the caret is, as far as that can be told: the same in the same window."""
+        """Return the window that contains the caret; None if it cannot be determined."""
 
 
 async def silence(_: talk.SoundName) -> None:
@@ -48,49 +48,52 @@ async def silence(_: talk.SoundName) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
-    """How a dictation behaves."""
+class DictationOptions:
+    """Options of a dictation."""
 
     is_held: bool = False
-    """The key is held down while somebody speaks: nothing is typed before it is released, for what
-    is typed beside a held modifier is a shortcut."""
+    """The key is held down during speech. Nothing is typed before its release, because text typed
+    while a modifier is held down acts as shortcuts."""
     begins_at_once: bool = False
-    """Without waiting for a shortcut; and it ends when there is nothing more to hear."""
+    """Begin without waiting for a shortcut, and end when the source of audio ends."""
     tail_s: float = talk.TAIL_S
+    """Seconds recorded after the stop command."""
     longest_s: float = talk.LONGEST_S
+    """Seconds after which an utterance ends without a stop command."""
     control: Path | None = None
-    """The socket that shortcuts reach it by."""
+    """Path of the socket for the commands of shortcuts; None for no socket."""
     play: Callable[[talk.SoundName], Awaitable[None]] = silence
+    """Plays a sound."""
     on_ready: Callable[[], None] = lambda: None
-    """Called when shortcuts are answered."""
+    """Called when commands of shortcuts are accepted."""
 
 
 @dataclass(slots=True)
-class _Live:
-    """An utterance that is being said, or whose text is owed."""
+class _Active:
+    """Utterance that is being recorded, or whose text is pending."""
 
     utterance: Utterance
     may_type: asyncio.Event = field(default_factory=asyncio.Event)
     task: "asyncio.Task[None] | None" = None
-    was_told: bool = False
-    """To end; otherwise, that it is over is news."""
+    was_ended: bool = False
+    """The end was requested; otherwise the source ended by itself."""
 
     def end(self) -> None:
-        """Say no more."""
-        self.was_told = True
+        """End the recording, and allow its text to be typed."""
+        self.was_ended = True
         self.utterance.end()
         self.may_type.set()
 
     def abandon(self) -> None:
-        """Type no more."""
-        self.was_told = True
+        """End the recording, and type no more of its text."""
+        self.was_ended = True
         self.utterance.end()
         if self.task is not None:
             self.task.cancel()
 
 
 class Dictation:
-    """See above; everything happens on the event loop's thread."""
+    """Dictation from a source to a target; all methods run on the event loop's thread."""
 
     def __init__(
         self,
@@ -98,57 +101,57 @@ class Dictation:
         composer: Composer,
         target: Target,
         report: Callable[[str], None],
-        manner: Manner,
+        options: DictationOptions,
     ) -> None:
         self._source = source
         self._composer = composer
         self._target = target
         self._report = report
-        self._manner = manner
-        self._talk = PushToTalk(tail_s=manner.tail_s, longest_s=manner.longest_s)
-        self._lives: dict[int, _Live] = {}
+        self._options = options
+        self._talk = PushToTalk(tail_s=options.tail_s, longest_s=options.longest_s)
+        self._active: dict[int, _Active] = {}
         self._place: object = None
         self._over = asyncio.Event()
         self._failure: StreamASRError | None = None
         self._sounds: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Run until nothing more is to be heard, or for ever.
+        """Run until cancelled or, with `begins_at_once`, until the source of audio ends.
 
         Raises:
-            ConfigError: another one is running.
-            DesktopGoneError: there is nothing any more to type into.
-            StreamASRError: what began at once cannot go on.
+            ConfigError: another dictation is running, or the control socket cannot be used.
+            DesktopGoneError: the desktop session has ended.
+            StreamASRError: the utterance begun at once failed and was not ended by a command.
         """
         async with contextlib.AsyncExitStack() as stack:
-            if self._manner.control is not None:
-                await stack.enter_async_context(serve(self._manner.control, self.obey))
+            if self._options.control is not None:
+                await stack.enter_async_context(serve(self._options.control, self.execute))
             await stack.enter_async_context(self._source.running())
             stack.push_async_callback(self._leave)
-            self._manner.on_ready()
-            if self._manner.begins_at_once:
-                self.obey("start")
+            self._options.on_ready()
+            if self._options.begins_at_once:
+                self.execute("start")
             await self._over.wait()
         if self._failure is not None:
             raise self._failure
 
-    def obey(self, command: Command) -> talk.State:
-        """Do what a shortcut wants; the state afterwards."""
+    def execute(self, command: Command) -> talk.State:
+        """Execute a command; return the state afterwards."""
         now = asyncio.get_running_loop().time()
         match command:
             case "start":
-                self._happen(talk.Started(now))
+                self._receive(talk.Started(now))
             case "stop":
-                self._happen(talk.Stopped(now))
+                self._receive(talk.Stopped(now))
             case "toggle":
-                self._happen(talk.Toggled(now))
+                self._receive(talk.Toggled(now))
             case "cancel":
-                self._happen(talk.Cancelled())
+                self._receive(talk.Cancelled())
             case "status":
                 pass
         return self._talk.state
 
-    def _happen(self, event: talk.Event) -> None:
+    def _receive(self, event: talk.Event) -> None:
         for action in self._talk.receive(event):
             self._act(action)
 
@@ -157,13 +160,13 @@ class Dictation:
             case talk.Begin(number):
                 self._begin(number)
             case talk.End(number):
-                self._lives[number].end()
+                self._active[number].end()
             case talk.Abandon(number):
-                self._lives[number].abandon()
-            case talk.Wake(at):
-                asyncio.get_running_loop().call_at(at, self._happen, talk.Woke(at))
+                self._active[number].abandon()
+            case talk.SetTimer(at):
+                asyncio.get_running_loop().call_at(at, self._receive, talk.TimerFired(at))
             case talk.Play(sound):
-                task = asyncio.ensure_future(self._manner.play(sound))
+                task = asyncio.ensure_future(self._options.play(sound))
                 self._sounds.add(task)
                 task.add_done_callback(self._sounds.discard)
 
@@ -171,25 +174,27 @@ class Dictation:
         logger.info("utterance %d begins", number)
         loop = asyncio.get_running_loop()
 
-        def hear() -> None:
-            # The first audio may be there before `_lives` knows of it.
-            loop.call_soon(self._happen, talk.Heard(number))
+        def on_audio() -> None:
+            # The first audio may arrive before `_active` contains the utterance.
+            loop.call_soon(self._receive, talk.AudioArrived(number))
 
-        utterance = self._source.begin(hear)
-        before = [live.task for live in self._lives.values() if live.task is not None]
-        live = self._lives[number] = _Live(utterance)
-        if not self._manner.is_held:
-            live.may_type.set()
-        live.task = asyncio.create_task(self._follow(number, live, before))
-        live.task.add_done_callback(lambda _: self._forget(number))
+        utterance = self._source.begin(on_audio)
+        before = [active.task for active in self._active.values() if active.task is not None]
+        active = self._active[number] = _Active(utterance)
+        if not self._options.is_held:
+            active.may_type.set()
+        active.task = asyncio.create_task(self._follow(number, active, before))
+        active.task.add_done_callback(lambda _: self._forget(number))
 
-    async def _follow(self, number: int, live: _Live, before: "list[asyncio.Task[None]]") -> None:
-        """Type what is recognised of an utterance, after those before it."""
+    async def _follow(
+        self, number: int, active: _Active, before: "list[asyncio.Task[None]]"
+    ) -> None:
+        """Type the recognised text of an utterance, after the texts of those before it."""
         try:
-            async with contextlib.aclosing(live.utterance.events()) as events:
+            async with contextlib.aclosing(active.utterance.events()) as events:
                 async for event in events:
-                    if not self._tell(event):
-                        await live.may_type.wait()
+                    if not self._report_trouble(event):
+                        await active.may_type.wait()
                         if before:
                             await asyncio.wait(before)
                         await self._type_all(event, events)
@@ -198,20 +203,20 @@ class Dictation:
             self._over.set()
         except StreamASRError as error:
             self._failure = error
-            if not self._manner.begins_at_once or live.was_told:
+            if not self._options.begins_at_once or active.was_ended:
                 self._report(str(error))
         finally:
-            live.utterance.end()
+            active.utterance.end()
             logger.info("utterance %d is over", number)
 
-    def _tell(self, event: Event) -> bool:
-        """Report what people should know at once; whether that is all there is to an event."""
+    def _report_trouble(self, event: Event) -> bool:
+        """Report the event if it is a trouble; return whether it needs no further processing."""
         match event:
             case Reconnecting(reason=reason, tries=tries):
                 if tries == 1:
                     self._report(reason)
             case v1.Warning(code=code, message=message):
-                if code in _TROUBLES:
+                if code in _REPORTED:
                     self._report(message)
             case Resumed():
                 pass
@@ -228,7 +233,7 @@ class Dictation:
             self._composer.abandon()
 
     async def _take(self, event: Event) -> None:
-        if not self._tell(event):
+        if not self._report_trouble(event):
             assert not isinstance(event, Reconnecting | Resumed)
             await self._type(event)
 
@@ -242,20 +247,20 @@ class Dictation:
         except DesktopGoneError:
             raise
         except asyncio.CancelledError:
-            self._composer.break_off()
+            self._composer.interrupt()
             raise
         except ToolError as error:
             self._composer.lose_track()
-            self._report(f"{error}; the text is in `streamasr history`")
+            self._report(f"{str(error).rstrip('.')}; the text is in `streamasr history`")
 
     def _forget(self, number: int) -> None:
-        live = self._lives.pop(number)
-        self._happen(talk.Done(number))
-        if self._manner.begins_at_once and not live.was_told:
+        active = self._active.pop(number)
+        self._receive(talk.Done(number))
+        if self._options.begins_at_once and not active.was_ended:
             self._over.set()
 
     async def _leave(self) -> None:
-        tasks = [live.task for live in self._lives.values() if live.task is not None]
+        tasks = [active.task for active in self._active.values() if active.task is not None]
         for task in tasks:
             task.cancel()
         if tasks:

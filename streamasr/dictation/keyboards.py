@@ -1,13 +1,13 @@
-"""The programs that press keys for us, and how each is spoken to.
+"""Programs that press keys, and the interface of each.
 
     wtype     Wayland compositors with the virtual-keyboard protocol (sway, Hyprland, ...): any text
-    xdotool   X11: any text, with `x11.Keyboard`, which lends keys to what the layout lacks
-    dotool    anywhere, through the kernel: scan codes, so only what every layout of a kind has
-    ydotool   the same, through a daemon of its own, and only for the layout of the US
+    xdotool   X11: any text, with `x11.Keyboard`, which maps missing characters to spare keys
+    dotool    anywhere, through the kernel: scan codes, so only characters common to all layouts
+    ydotool   the same, through a daemon of its own, and only for the US layout
 
-A scan code is a place on the keyboard: which letter it gives is the desktop's business. So the last
-two type nothing unless the layout is known, and then only letters, digits and the signs that no
-layout has as a dead key; everything else goes through the clipboard.
+A scan code is a position on the keyboard; the desktop maps it to a character. So the last two type
+nothing unless the layout is known, and then only letters, digits and punctuation that is not a dead
+key in any layout; all other text goes through the clipboard.
 """
 
 import abc
@@ -23,43 +23,44 @@ RETURN: Final = "Return"
 TAB: Final = "Tab"
 
 _MAX_PRESSES: Final = 100
-"""Of keys in one run of a program: its arguments."""
+"""Presses of a key in one run of a program, because each is an argument."""
 
 _S_PER_CHARACTER: Final = 0.1
-"""Far more than any of them needs."""
+"""Time allowed per character; far above what any of these programs takes."""
 
 LATIN_LAYOUTS: Final = frozenset(
     {"us", "gb", "ie", "de", "at", "ch", "nl", "be", "fr", "it", "es", "pt", "br", "latam"}
     | {"dk", "no", "se", "fi", "is", "ee", "lv", "lt", "pl", "cz", "sk", "hu", "hr", "si", "ro"}
 )
-"""Those whose letters dotool finds; names are of xkeyboard-config."""
+"""Layouts with letters that dotool can type, as named by xkeyboard-config."""
 
 _SAFE: Final = frozenset(string.ascii_letters + string.digits + " ,.-?!")
+"""Characters that scan codes can type on each of these layouts."""
 
 
 class Keyboard(abc.ABC):
-    """A program that presses keys in the window that has the focus."""
+    """Program that presses keys in the window that has the focus."""
 
     name: str
 
     @abc.abstractmethod
     async def check(self) -> None:
-        """Find out whether it works on this desktop, without typing anything.
+        """Test whether the program works on this desktop, without typing anything.
 
         Raises:
-            ToolError: it does not.
+            ToolError: the program is missing, fails or does not end.
         """
 
-    async def check_key(self, chord: str) -> None:  # noqa: B027 - some find out when they press it
-        """Find out whether there is a key, as far as that can be told without pressing it.
+    async def check_key(self, chord: str) -> None:  # noqa: B027 - some detect it only by pressing the key
+        """Test whether a key exists, as far as possible without pressing it.
 
         Raises:
-            ToolError: this program has no such key.
-            ConfigError: nobody has.
+            ToolError: this program cannot press the key.
+            ConfigError: the name does not denote a key at all.
         """
 
     def can_type(self, text: str) -> bool:  # noqa: ARG002 - most can
-        """Whether it is sure to type exactly this."""
+        """Return whether the program is certain to type exactly this text."""
         return True
 
     @abc.abstractmethod
@@ -67,7 +68,7 @@ class Keyboard(abc.ABC):
         """Type a piece of text without line ends.
 
         Raises:
-            ToolError: it may not have.
+            ToolError: the text may not have been typed.
         """
 
     @abc.abstractmethod
@@ -76,20 +77,20 @@ class Keyboard(abc.ABC):
 
         Args:
             chord: modifiers (`shift`, `ctrl`, `alt`, `super`) and the X name of a key.
-            times: at most a few hundred.
+            times: number of presses, at most a few hundred.
 
         Raises:
-            ToolError: it may not have.
+            ToolError: the key may not have been pressed.
         """
 
 
 async def _press(
     argv: Sequence[str], text: str = "", environment: Mapping[str, str] | None = None
 ) -> None:
-    """Have a program press keys; once it has begun, it comes to its end.
+    """Run a program that presses keys; a cancellation waits for its end.
 
     Raises:
-        ToolError: it may not have.
+        ToolError: the program failed or did not end in time.
     """
     timeout_s = TIMEOUT_S + _S_PER_CHARACTER * len(text)
     await run_tool(argv, text.encode(), timeout_s=timeout_s, environment=environment, is_whole=True)
@@ -100,7 +101,7 @@ def _runs(times: int) -> list[int]:
 
 
 class Wtype(Keyboard):
-    """Has a keyboard of its own with a key for each character, so nothing else matters to it."""
+    """Keyboard of wtype, which maps a key to each character, independent of any layout."""
 
     name = "wtype"
 
@@ -125,29 +126,29 @@ _WTYPE_MODIFIERS: Final = {"super": "logo"}
 
 
 class Display(Protocol):
-    """See `x11.Keyboard`."""
+    """Keyboard of an X display; see `x11.Keyboard`."""
 
     async def wait_until_released(self) -> None:
-        """Wait for modifiers."""
+        """Wait until modifiers are released."""
 
     def portions(self, text: str) -> list[str]:
-        """Cut a text so that there are keys enough for each part."""
+        """Divide a text so that there are enough spare keys for each part."""
 
-    async def lend(self, text: str) -> None:
-        """See that there is a key for each character."""
+    async def map_keys(self, text: str) -> None:
+        """Map a key to each character that lacks one."""
 
 
 class Xdotool(Keyboard):
-    """Presses the keys of the layout; where that lacks a character, one is lent to it."""
+    """Keyboard of xdotool, with keys of the layout; characters that lack a key are mapped first."""
 
     name = "xdotool"
-    _DELAY_MS: Final = "4"
+    _DELAY_MS: Final = "4"  # between two keys
 
     def __init__(self, display: Display | None) -> None:
         """Use xdotool.
 
         Args:
-            display: whose keyboard it is; without, only ASCII can be trusted to it.
+            display: display to map missing characters on; without it, only ASCII is typed reliably.
         """
         self._display = display
 
@@ -156,18 +157,19 @@ class Xdotool(Keyboard):
         await run_tool(["xdotool", "getdisplaygeometry"])
 
     async def check_key(self, chord: str) -> None:
-        """See `Keyboard.check_key`: a key that nobody holds is released."""
-        complaint = (
-            f"there is no key {chord!r}; X calls them Return, Tab, shift+Insert or the like."
+        """See `Keyboard.check_key`; the test releases the key, which has no effect."""
+        unknown = ConfigError(
+            f"{chord!r} does not name a key; use X names such as Return, Tab or shift+Insert.",
+            code="unknown_key",
         )
         names = [name for name in chord.split("+") if name not in _X_MODIFIERS]
         if not all(names):
-            raise ConfigError(complaint)
+            raise unknown
         try:
             for name in names:
                 await run_tool(["xdotool", "keyup", name], alarm=b"No such key")
         except ToolError as error:
-            raise ConfigError(complaint) from error
+            raise unknown from error
 
     def can_type(self, text: str) -> bool:
         """See `Keyboard.can_type`."""
@@ -177,7 +179,7 @@ class Xdotool(Keyboard):
         """See `Keyboard.type`."""
         for portion in [text] if self._display is None else self._display.portions(text):
             if self._display is not None:
-                await self._display.lend(portion)
+                await self._display.map_keys(portion)
             await self._run("type", "--file", "-", stdin=portion)
 
     async def press(self, chord: str, times: int = 1) -> None:
@@ -188,17 +190,17 @@ class Xdotool(Keyboard):
     async def _run(self, command: str, *arguments: str, stdin: str = "") -> None:
         if self._display is not None:
             await self._display.wait_until_released()
-        # Modifiers that are still held by then, and Caps Lock, are released meanwhile.
+        # Modifiers still held down, and Caps Lock, are released for the duration of the command.
         options = ["--clearmodifiers", "--delay", self._DELAY_MS]
         await _press(["xdotool", command, *options, *arguments], stdin)
 
 
 _X_MODIFIERS: Final = frozenset({"shift", "ctrl", "control", "alt", "meta", "super"})
-"""Somebody may be holding them."""
+"""Keys that are not released in the test, because the user may hold them down."""
 
 
 class Dotool(Keyboard):
-    """Presses scan codes; see the module."""
+    """Keyboard of dotool, which presses scan codes; see the module."""
 
     name = "dotool"
 
@@ -206,13 +208,13 @@ class Dotool(Keyboard):
         """Use dotool.
 
         Args:
-            layout: of the desktop, as xkeyboard-config names it; None if nobody knows.
+            layout: keyboard layout, as named by xkeyboard-config; None if unknown.
         """
         self._layout = layout
 
     async def check(self) -> None:
         """See `Keyboard.check`."""
-        await self._say("")  # it makes its keyboard before it reads
+        await self._send("")  # dotool creates its virtual keyboard before it reads stdin
 
     async def check_key(self, chord: str) -> None:
         """See `Keyboard.check_key`."""
@@ -224,19 +226,19 @@ class Dotool(Keyboard):
 
     async def type(self, text: str) -> None:
         """See `Keyboard.type`."""
-        await self._say(f"type {text}\n")
+        await self._send(f"type {text}\n")
 
     async def press(self, chord: str, times: int = 1) -> None:
         """See `Keyboard.press`."""
-        await self._say(f"key {_linux_name(chord)}\n" * times)
+        await self._send(f"key {_linux_name(chord)}\n" * times)
 
-    async def _say(self, orders: str) -> None:
+    async def _send(self, commands: str) -> None:
         layout = {"DOTOOL_XKB_LAYOUT": self._layout} if self._layout else {}
-        await _press(["dotool"], orders, layout)
+        await _press(["dotool"], commands, layout)
 
 
 class Ydotool(Keyboard):
-    """Presses scan codes of a US keyboard; see the module."""
+    """Keyboard of ydotool, which presses scan codes of a US keyboard; see the module."""
 
     name = "ydotool"
 
@@ -244,7 +246,7 @@ class Ydotool(Keyboard):
         """Use ydotool.
 
         Args:
-            layout: as of `Dotool`.
+            layout: keyboard layout, as for `Dotool`.
         """
         self._layout = layout
 
@@ -252,7 +254,9 @@ class Ydotool(Keyboard):
         """See `Keyboard.check`."""
         answer = await run_tool(["ydotool", "key", "--help"])
         if b"KEYCODE" not in answer.upper():
-            raise ToolError("this ydotool is older than 1.0")
+            raise ToolError(
+                "this ydotool is older than 1.0; install a newer version.", code="ydotool_too_old"
+            )
 
     async def check_key(self, chord: str) -> None:
         """See `Keyboard.check_key`."""
@@ -297,11 +301,15 @@ _SCAN_CODES: Final[Mapping[str, int]] = {
     "insert": 110,
     "super": 125,
 }
-"""Of linux/input-event-codes.h; those that are in the same place on every keyboard, and V."""
+"""Codes of linux/input-event-codes.h: keys with the same position on every keyboard, and V."""
 
 
 def _linux_name(chord: str) -> str:
     try:
         return "+".join(_LINUX_NAMES[name] for name in chord.split("+"))
     except KeyError as error:
-        raise ToolError(f"there is no scan code for the key {error.args[0]}") from error
+        raise ToolError(
+            f"there is no scan code for the key {error.args[0]}; known keys are"
+            f" {', '.join(_LINUX_NAMES)}.",
+            code="no_scan_code",
+        ) from error

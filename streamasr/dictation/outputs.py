@@ -1,8 +1,8 @@
-"""Where text goes: keys pressed one by one, the clipboard pasted, or stdout; and the chain of them.
+"""Outputs for text (pressed keys, the pasted clipboard, stdout) and a chain of outputs.
 
-The first of the chain that works and is sure to get this text right has it. One that fails says so
-in a sentence and rests for a while; the next goes on with the same piece, for text that comes twice
-is a nuisance, and text that never comes a loss.
+A text goes to the first output of the chain that works and is certain to write it correctly. A
+failed output is reported and avoided for a while; the next output continues with the same piece,
+because repeated text is a nuisance, but missing text is a loss.
 """
 
 import abc
@@ -22,62 +22,62 @@ from streamasr.writing.edits import Edit, graphemes, pieces, typeable
 logger = logging.getLogger(__name__)
 
 PIECE: Final = 50
-"""Characters typed in one run of a program; between two of them a dictation can be cancelled."""
+"""Characters typed in one run of a program; a dictation can be cancelled between two runs."""
 
-REST_S: Final = 60.0
-"""For which one that failed is not tried again, as long as there is another."""
+AVOIDED_S: Final = 60.0
+"""Time for which a failed output is avoided while another one works."""
 
 PASTE_KEY: Final = "shift+Insert"
-"""The only one that terminals, editors and all other windows know, whatever the layout."""
+"""Paste key that terminals, editors and all other windows accept, on any layout."""
 
 
 class Output(abc.ABC):
-    """A way to get text into a window."""
+    """Method of writing text into a window."""
 
     name: str
 
     @abc.abstractmethod
     async def check(self) -> None:
-        """Find out whether it works here, without typing anything.
+        """Test whether the output works here, without typing anything.
 
         Raises:
-            ToolError: it does not.
+            ToolError: the output does not work on this desktop.
         """
 
     def can_write(self, text: str) -> bool:  # noqa: ARG002 - most can
-        """Whether it is sure to write exactly this."""
+        """Return whether the output is certain to write exactly this text."""
         return True
 
     def cut(self, text: str) -> tuple[str, str]:
-        """What of a text it writes in one go, and the rest."""
+        """Divide a text into the piece that is written in one go, and the rest."""
         return text, ""
 
     @abc.abstractmethod
     async def write(self, piece: str) -> None:
-        """Write a piece as `cut` gives it.
+        """Write a piece as returned by `cut`.
 
         Raises:
-            ToolError: it may not have been written.
+            ToolError: the piece may not have been written.
         """
 
     @abc.abstractmethod
     async def delete(self, n_characters: int) -> None:
-        """Take characters away before the caret.
+        """Delete characters before the caret.
 
         Raises:
-            ToolError: they may still be there.
+            ToolError: the characters may not have been deleted.
         """
 
 
 class Typing(Output):
-    """Presses keys."""
+    """Output that presses keys."""
 
     def __init__(self, keyboard: Keyboard, *, newline: str = RETURN) -> None:
-        """Type.
+        """Type on a keyboard.
 
         Args:
-            keyboard: with which.
-            newline: the key for the end of a line; chats may want `shift+Return`.
+            keyboard: keyboard to type on.
+            newline: key that ends a line; chat programs may need `shift+Return`.
         """
         self.name = keyboard.name
         self._keyboard = keyboard
@@ -91,14 +91,14 @@ class Typing(Output):
 
     def can_write(self, text: str) -> bool:
         """See `Output.can_write`."""
-        return self._keyboard.can_type("".join(one for one in text if one not in self._keys))
+        return self._keyboard.can_type("".join(char for char in text if char not in self._keys))
 
     def cut(self, text: str) -> tuple[str, str]:
-        """A part of a line, or one key several times: line ends, or tabs."""
+        """See `Output.cut`: a part of a line, or consecutive line ends or tabs."""
         if text[0] in self._keys:
             rest = text.lstrip(text[0])
             return text[: len(text) - len(rest)], rest
-        piece = pieces("".join(takewhile(lambda one: one not in self._keys, text)), PIECE)[0]
+        piece = pieces("".join(takewhile(lambda char: char not in self._keys, text)), PIECE)[0]
         return piece, text[len(piece) :]
 
     async def write(self, piece: str) -> None:
@@ -114,17 +114,17 @@ class Typing(Output):
 
 
 class Pasting(Output):
-    """Pastes the clipboard, and puts back what was there."""
+    """Output that pastes the clipboard, and restores its content afterwards."""
 
     name = "paste"
 
     def __init__(self, clipboard: Clipboard, keyboard: Keyboard, *, key: str = PASTE_KEY) -> None:
-        """Paste.
+        """Paste with a key.
 
         Args:
-            clipboard: of the desktop.
-            keyboard: that presses the key.
-            key: that pastes.
+            clipboard: clipboard of the desktop.
+            keyboard: keyboard that presses the key.
+            key: key that pastes.
         """
         self._clipboard = clipboard
         self._keyboard = keyboard
@@ -142,7 +142,7 @@ class Pasting(Output):
         try:
             await asyncio.shield(pasting)
         except asyncio.CancelledError:
-            # The key may have been pressed: what the window gets then is to be this text yet.
+            # The key may already be pressed: the window must still receive this text, not the old.
             await asyncio.wait([pasting])
             raise
 
@@ -157,12 +157,12 @@ class Pasting(Output):
 
 
 class Printing(Output):
-    """Writes to stdout, for pipes and for whoever wants to see what would be typed."""
+    """Output to stdout, for pipes and for a preview of the typed text."""
 
     name = "stdout"
 
     async def check(self) -> None:
-        """It always works."""
+        """See `Output.check`; stdout always works."""
 
     async def write(self, piece: str) -> None:
         """See `Output.write`."""
@@ -172,32 +172,36 @@ class Printing(Output):
     async def delete(self, n_characters: int) -> None:
         """See `Output.delete`."""
         if not sys.stdout.isatty():
-            raise ToolError("what has been written to a pipe cannot be taken back")
+            raise ToolError(
+                "text written to a pipe cannot be deleted; write to a terminal, or choose another"
+                " output.",
+                code="cannot_delete_from_pipe",
+            )
         sys.stdout.write("\b \b" * n_characters)
         sys.stdout.flush()
 
 
 @dataclass(slots=True)
 class Chain:
-    """Outputs, the best first."""
+    """Outputs in order of preference."""
 
     outputs: Sequence[Output]
     report: Callable[[str], None]
-    """Takes a sentence for people."""
+    """Shows a sentence to the user."""
     focus: Callable[[], object] | None = None
-    """Tells the window that has the focus."""
+    """Returns the window that has the focus; None if it cannot be determined here."""
     clock: Callable[[], float] = field(default_factory=lambda: asyncio.get_running_loop().time)
-    _rests_until: dict[str, float] = field(default_factory=dict)
+    _avoided_until: dict[str, float] = field(default_factory=dict)
 
     def place(self) -> object:
-        """Where the caret is, as far as that can be told: the same in the same window."""
+        """Return the window that contains the caret; None if it cannot be determined."""
         return None if self.focus is None else self.focus()
 
     async def apply(self, edit: Edit) -> None:
         """Change the text before the caret.
 
         Raises:
-            ToolError: no output could.
+            ToolError: none of the outputs could apply the edit.
         """
         if edit.delete:
             await self._delete(edit.delete)
@@ -206,44 +210,51 @@ class Chain:
             text = await self._write_some(text)
 
     async def _write_some(self, text: str) -> str:
-        """Write the first piece of a text; the rest."""
-        why = f"none of {self.names} can type this text"
+        """Write the first piece of a text; return the rest."""
+        failure = ToolError(
+            f"none of {self.names} can type this text; install another program, or state the layout"
+            " with --keyboard.",
+            code="text_not_typeable",
+        )
         for output in self._by_preference():
             if output.can_write(text):
                 piece, rest = output.cut(text)
                 try:
                     await output.write(piece)
                 except ToolError as error:
-                    why = self._complain(output, error)
+                    failure = self._avoid(output, error)
                 else:
                     logger.debug("%s: %d characters", output.name, len(graphemes(piece)))
                     return rest
-        raise ToolError(why)
+        raise failure
 
     async def _delete(self, n_characters: int) -> None:
-        why = "there is no output"
+        failure = ToolError("the chain has no output", code="no_output")
         for output in self._by_preference():
             try:
                 await output.delete(n_characters)
             except ToolError as error:
-                why = self._complain(output, error)
+                failure = self._avoid(output, error)
             else:
                 return
-        raise ToolError(why)
+        raise failure
 
     def _by_preference(self) -> list[Output]:
-        """Those that rest come last."""
+        """Return the outputs in order, those to avoid last."""
         now = self.clock()
-        return sorted(self.outputs, key=lambda output: self._rests_until.get(output.name, 0) > now)
+        return sorted(
+            self.outputs, key=lambda output: self._avoided_until.get(output.name, 0) > now
+        )
 
-    def _complain(self, output: Output, error: ToolError) -> str:
-        self._rests_until[output.name] = self.clock() + REST_S
+    def _avoid(self, output: Output, error: ToolError) -> ToolError:
+        """Avoid a failed output for a while, and report the failure."""
+        self._avoided_until[output.name] = self.clock() + AVOIDED_S
         why = f"{output.name}: {error}" if not str(error).startswith(output.name) else str(error)
         logger.warning("%s", why)
         self.report(why)
-        return why
+        return ToolError(why, code=error.code)
 
     @property
     def names(self) -> str:
-        """All of them, for people."""
+        """Names of all outputs, for messages."""
         return ", ".join(output.name for output in self.outputs)

@@ -1,4 +1,4 @@
-"""Short sounds that tell when the microphone listens; computed, and played by the sound server."""
+"""Short sounds at the begin and end of recording; computed, and played by the sound server."""
 
 import io
 import logging
@@ -24,13 +24,13 @@ _NOTES_HZ: Final[dict[SoundName, tuple[float, ...]]] = {
 }
 _NOTE_S: Final = 0.06
 _LEVEL: Final = 0.15
-"""Of full scale: the microphone may hear it."""
+"""Peak, as a fraction of full scale; low, because the microphone may record the sound."""
 
 _PLAYERS: Final = ("pw-play", "paplay", "aplay")
 
 
 def tone(sound: SoundName) -> Float32Array:
-    """A sound, (n,) at 48 kHz: each note fades in and out, so that nothing clicks."""
+    """Compute a sound, (n,) at 48 kHz; each note fades in and out to avoid clicks."""
     time = np.arange(round(_NOTE_S * _RATE), dtype=np.float32) / _RATE
     envelope = np.sin(np.pi * time / _NOTE_S) ** 2
     notes = [np.sin(2 * np.pi * hz * time) * envelope for hz in _NOTES_HZ[sound]]
@@ -38,7 +38,7 @@ def tone(sound: SoundName) -> Float32Array:
 
 
 def as_wav(samples: Float32Array) -> bytes:
-    """A mono WAV file with 16 bits a sample."""
+    """Encode samples as a mono WAV file with 16 bits per sample."""
     data = io.BytesIO()
     with wave.open(data, "wb") as file:
         file.setnchannels(1)
@@ -49,10 +49,10 @@ def as_wav(samples: Float32Array) -> bytes:
 
 
 async def play(sound: SoundName) -> None:
-    """Play a sound; where nothing can, it is silent."""
+    """Play a sound; log a warning if that is not possible."""
     player = next(filter(shutil.which, _PLAYERS), None)
     if player is None:
-        logger.warning("there is no sound: none of %s is installed", ", ".join(_PLAYERS))
+        logger.warning("cannot play a sound: none of %s is installed", ", ".join(_PLAYERS))
         return
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / f"{sound}.wav"
@@ -60,4 +60,4 @@ async def play(sound: SoundName) -> None:
         try:
             await run_tool([player, str(path)])
         except ToolError as error:
-            logger.warning("there is no sound: %s", error)
+            logger.warning("cannot play a sound: %s", error)

@@ -1,4 +1,4 @@
-"""Other people's programs, run for a moment: each has a time limit, and fails in one sentence."""
+"""Short runs of external programs, with a time limit and failures in one sentence."""
 
 import asyncio
 import contextlib
@@ -17,11 +17,11 @@ TIMEOUT_S: Final = 5.0
 
 
 class ToolError(OutputError):
-    """A program that should have typed did not."""
+    """An external program did not do its work."""
 
 
 class DesktopGoneError(ToolError):
-    """The session has ended; one that comes back is another one, for a program that begins anew."""
+    """The desktop session has ended; a new session needs a new start of the program."""
 
 
 async def run_tool(
@@ -35,23 +35,23 @@ async def run_tool(
 ) -> bytes:
     """Run a program to its end.
 
-    What it leaves in the background is not waited for: those that own the clipboard stay.
+    Processes that it leaves in the background are not waited for: owners of the clipboard stay.
 
     Args:
-        argv: the program and its arguments. What was spoken belongs into `stdin`, which no list
-            of processes shows.
-        stdin: what it reads.
-        timeout_s: after which it is killed.
-        environment: added to ours.
-        is_whole: whether a cancellation waits for its end, for what it does must not stay half
-            done: a key that was pressed and not released repeats itself for ever.
-        alarm: what it says on stderr where it has failed, though its exit code be 0.
+        argv: the program and its arguments. Spoken text belongs into `stdin`, because lists of
+            processes show the arguments.
+        stdin: content of its stdin.
+        timeout_s: seconds after which the program is killed.
+        environment: variables added to those of this process.
+        is_whole: whether a cancellation waits for the end of the program, for work that must not
+            stop half-way: a key pressed and not released would repeat forever.
+        alarm: text on stderr that means failure even with exit code 0.
 
     Returns:
-        What it wrote to stdout.
+        Content of its stdout.
 
     Raises:
-        ToolError: it is not there, fails, or does not end in time.
+        ToolError: the program is missing, fails, or does not end in time.
     """
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, _errors() as errors:
         given.write(stdin)
@@ -60,28 +60,32 @@ async def run_tool(
         try:
             code = await (_whole_end if is_whole else _end)(process, timeout_s)
         except TimeoutError as error:
-            raise ToolError(f"{argv[0]} has not ended within {timeout_s:g} s") from error
+            raise ToolError(
+                f"{argv[0]} did not end within {timeout_s:g} s and was killed", code="tool_timeout"
+            ) from error
         finally:
             await end_tool(process)
         out.seek(0)
         errors.seek(0)
         if code != 0 or (alarm is not None and alarm in errors.read()):
-            raise ToolError(f"{argv[0]} failed: {_complaint(errors) or f'exit code {code}'}")
+            raise ToolError(
+                f"{argv[0]} failed: {_last_line(errors) or f'exit code {code}'}", code="tool_failed"
+            )
         return out.read()
 
 
 async def _end(process: "asyncio.subprocess.Process", timeout_s: float) -> int:
-    """Its exit code.
+    """Wait for the exit code of a process.
 
     Raises:
-        TimeoutError: it does not end.
+        TimeoutError: the process did not end in time.
     """
     async with asyncio.timeout(timeout_s):
         return await process.wait()
 
 
 async def _whole_end(process: "asyncio.subprocess.Process", timeout_s: float) -> int:
-    """The same; whoever is cancelled meanwhile stays until then."""
+    """Wait like `_end`, but delay a cancellation until the process has ended."""
     deadline = asyncio.get_running_loop().time() + timeout_s
     cancellation: asyncio.CancelledError | None = None
     while process.returncode is None:
@@ -102,10 +106,10 @@ async def _whole_end(process: "asyncio.subprocess.Process", timeout_s: float) ->
 async def start_tool(
     argv: Sequence[str], stdin: bytes, stderr: IO[bytes]
 ) -> "asyncio.subprocess.Process":
-    """Start a program that stays until `end_tool`.
+    """Start a program that runs until `end_tool`.
 
     Raises:
-        ToolError: it is not there.
+        ToolError: the program cannot be started.
     """
     with tempfile.TemporaryFile() as given:
         given.write(stdin)
@@ -114,7 +118,7 @@ async def start_tool(
 
 
 async def end_tool(process: "asyncio.subprocess.Process") -> None:
-    """Have a program ended that has not ended itself, and what it started if it is still at it."""
+    """Kill a program that is still running, with all processes that it started."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -132,8 +136,8 @@ async def _start(
     stdout: IO[bytes] | int,
     stderr: IO[bytes],
 ) -> "asyncio.subprocess.Process":
-    # Files and not pipes: a program that does not read cannot block us, and one that leaves a
-    # child behind does not keep us waiting for the end of its output.
+    # Files instead of pipes: a program that does not read its input cannot block this process, and
+    # a child left in the background cannot delay the end of the output.
     try:
         return await asyncio.create_subprocess_exec(
             *argv,
@@ -144,12 +148,14 @@ async def _start(
             start_new_session=True,
         )
     except OSError as error:
-        raise ToolError(f"{argv[0]} cannot be run: {error.strerror}") from error
+        raise ToolError(
+            f"{argv[0]} cannot be started: {error.strerror}", code="tool_not_startable"
+        ) from error
 
 
-def _complaint(errors: IO[bytes]) -> str:
-    """The last line that a program wrote to stderr."""
+def _last_line(errors: IO[bytes]) -> str:
+    """Return the last line of stderr that is not blank, at most 200 characters."""
     errors.seek(0)
     lines = errors.read(1 << 16).decode(errors="replace").split("\n")
-    said = [line.strip() for line in lines if line.strip()]
-    return "".join(one if one.isprintable() else " " for one in said[-1][:200]) if said else ""
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return "".join(char if char.isprintable() else " " for char in last[:200])

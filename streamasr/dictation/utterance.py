@@ -1,11 +1,11 @@
-"""Where the messages of an utterance come from: a microphone of our own, or the daemon's.
+"""Sources of the messages of an utterance: a microphone of this process, or the daemon's.
 
 Push to talk opens a microphone itself and sends each utterance as a session of its own. The
-daemon's microphone hears without end: which of its samples belong between press and release nobody
-could say to the sample, nor could its session be ended at the release. So the audio is ours from
-the first sample to the last, with the pre-roll before it.
+daemon's microphone records all the time: its samples between press and release could not be
+determined exactly, and its session could not be ended at the release. With a microphone of its own,
+dictation controls the audio from the first sample to the last, including the pre-roll.
 
-Without push to talk there is nothing to cut, and one open microphone is enough: the daemon's.
+Without push to talk there are no such limits, and one open microphone suffices: the daemon's.
 """
 
 import asyncio
@@ -26,74 +26,75 @@ from streamasr.core.units import Float32Array, Samples, to_seconds
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE: Final = client.Timeouts(first=30.0)
-"""With a daemon that is being started by our connection, say; the audio waits here."""
+_TIMEOUTS: Final = client.Timeouts(first=30.0)
+"""Time allowed for a connection, for example while it starts the daemon; the audio is queued."""
 
 _SLOW_S: Final = 1.0
-"""Without an answer for so long, the speaker is told."""
+"""Time without an answer after which a message is shown to the speaker."""
 _NO_ANSWER: Final = (
-    f"the daemon does not answer yet; it is waited for, {_PATIENCE.first:g} s at most"
+    f"the daemon does not answer yet; waiting for it for up to {_TIMEOUTS.first:g} s"
 )
 
-_GOODBYE_S: Final = 1.0
+_STOP_TIMEOUT_S: Final = 1.0
+"""Time allowed to send the stop of an abandoned session."""
 
-_CLOSING_S: Final = 60.0
-"""For the final of a segment that was open when listening ended."""
+_FINAL_TIMEOUT_S: Final = 60.0
+"""Time allowed for the final of a segment that was open at the end of the utterance."""
 
 
 class Utterance(Protocol):
-    """What is said from one start to its end."""
+    """Speech from one start to its end."""
 
     def events(self) -> AsyncGenerator[Event, None]:
-        """What is recognised, up to the end.
+        """Yield the events of the recognition until the end of the utterance.
 
         Raises:
-            StreamASRError: it cannot be recognised.
+            StreamASRError: the connection or the recognition failed.
         """
 
     def end(self) -> None:
-        """Nothing more is said."""
+        """End the recording; the events of its text still follow."""
 
 
 class Source(Protocol):
-    """Begins utterances."""
+    """Source of utterances."""
 
-    def begin(self, on_heard: Callable[[], None]) -> Utterance:
-        """Listen from now on, or from a little before.
+    def begin(self, on_audio: Callable[[], None]) -> Utterance:
+        """Begin an utterance now or, with pre-roll, a little earlier.
 
         Args:
-            on_heard: called when the first audio is there.
+            on_audio: called when the first audio has arrived.
         """
 
     def running(self) -> "contextlib.AbstractAsyncContextManager[None]":
-        """Used inside of it."""
+        """Return the context within which utterances can be begun."""
 
 
 @dataclass(slots=True)
 class Ring:
-    """The last samples that came."""
+    """Ring buffer of the latest samples."""
 
     size: Samples
     _blocks: deque[Float32Array] = field(default_factory=deque)
     _n_samples: int = 0
 
     def put(self, block: Float32Array) -> None:
-        """Take the next samples; the oldest go."""
+        """Append samples, and drop the oldest ones beyond the size."""
         self._blocks.append(block)
         self._n_samples += len(block)
         while self._blocks and self._n_samples - len(self._blocks[0]) >= self.size:
             self._n_samples -= len(self._blocks.popleft())
 
     def take(self) -> Float32Array:
-        """All that is there, `size` samples at most; afterwards there is nothing."""
+        """Remove and return the content, at most `size` samples."""
         samples = np.concatenate([np.zeros(0, np.float32), *self._blocks])
         self._blocks.clear()
         self._n_samples = 0
         return samples[max(0, len(samples) - self.size) :]
 
 
-class Speaking:
-    """An utterance whose audio we send."""
+class StreamedUtterance:
+    """Utterance whose audio is sent to the daemon, as a session of its own."""
 
     def __init__(
         self,
@@ -108,7 +109,7 @@ class Speaking:
         self._has_ended = False
 
     def put(self, samples: Float32Array) -> None:
-        """Take the next samples."""
+        """Append samples, unless the utterance has ended."""
         if len(samples) and not self._has_ended:
             self._audio.put_nowait(samples)
 
@@ -134,24 +135,24 @@ class Speaking:
             finally:
                 sending.cancel()
                 await asyncio.wait([sending])
-                await _dismiss(stream)
+                await _stop(stream)
 
     async def _send(self, stream: client.Stream) -> None:
-        with contextlib.suppress(client.StreamASRError):  # whoever reads is told
+        with contextlib.suppress(client.StreamASRError):  # the reader of the stream gets the error
             while (samples := await self._audio.get()) is not None:
                 await stream.send(samples)
             await stream.stop()
 
 
-async def _dismiss(stream: client.Stream) -> None:
-    """Have the server end a session that is left, which it would keep open for a while."""
+async def _stop(stream: client.Stream) -> None:
+    """Stop an abandoned session, which the server would keep open for a while otherwise."""
     with contextlib.suppress(client.StreamASRError, TimeoutError):
-        async with asyncio.timeout(_GOODBYE_S):
+        async with asyncio.timeout(_STOP_TIMEOUT_S):
             await stream.stop()
 
 
 class OwnMicrophone:
-    """Hears through a device of ours; see `Source`."""
+    """Source with a capture device of this process; see `Source`."""
 
     def __init__(
         self,
@@ -161,65 +162,67 @@ class OwnMicrophone:
         pre_roll: Samples,
         **connection: Any,
     ) -> None:
-        """Prepare.
+        """Create a source; `running` opens the device.
 
         Args:
-            capture: the device.
-            report: takes a sentence for people.
-            pre_roll: audio from before the start that belongs to an utterance; with any, the
-                device stays open. Without, it is opened at the start.
-            connection: see `client.connect`.
+            capture: capture device.
+            report: shows a sentence to the user.
+            pre_roll: length of the audio before the start that belongs to an utterance. With
+                pre-roll the device stays open; without, it is opened at each start.
+            connection: arguments of `client.connect`.
         """
         self._capture = capture
         self._report = report
         self._ring = Ring(pre_roll)
-        self._connection = {"words": False, "timeouts": _PATIENCE, **connection}
-        self._speaking: Speaking | None = None
+        self._connection = {"words": False, "timeouts": _TIMEOUTS, **connection}
+        self._current: StreamedUtterance | None = None
         self._on_heard: Callable[[], None] | None = None
-        self._listening: asyncio.Task[None] | None = None
+        self._recording: asyncio.Task[None] | None = None
         self._uses: set[asyncio.Task[None]] = set()
-        """Of the device; all but the last one are being ended."""
+        """Tasks that use the device; all but the last one are about to end."""
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """See `Source.running`."""
-        self._listen_if_needed()
+        self._record_if_needed()
         try:
             yield
         finally:
             await self._close()
 
-    def begin(self, on_heard: Callable[[], None]) -> Utterance:
+    def begin(self, on_audio: Callable[[], None]) -> Utterance:
         """See `Source.begin`."""
-        self._speaking = Speaking(
+        self._current = StreamedUtterance(
             lambda: client.connect(**self._connection), self._stop, self._report
         )
-        self._on_heard = on_heard
+        self._on_heard = on_audio
         self._take(self._ring.take())
-        self._listen_if_needed()
-        return self._speaking
+        self._record_if_needed()
+        return self._current
 
-    def _listen_if_needed(self) -> None:
-        is_needed = self._speaking is not None or self._ring.size > 0
-        task = self._listening
+    def _record_if_needed(self) -> None:
+        is_needed = self._current is not None or self._ring.size > 0
+        task = self._recording
         if is_needed and (task is None or task.done() or task.cancelling()):
-            self._listening = asyncio.create_task(self._listen(set(self._uses)))
-            self._uses.add(self._listening)
-            self._listening.add_done_callback(self._uses.discard)
+            self._recording = asyncio.create_task(self._record(set(self._uses)))
+            self._uses.add(self._recording)
+            self._recording.add_done_callback(self._uses.discard)
 
     def _stop(self) -> None:
-        self._speaking = None
-        if not self._ring.size and self._listening is not None:
-            self._listening.cancel()
+        self._current = None
+        if not self._ring.size and self._recording is not None:
+            self._recording.cancel()
 
     async def _close(self) -> None:
-        if self._listening is not None:
-            if not self._listening.cancelling():  # a second time would not wait for the device
-                self._listening.cancel()
-            await asyncio.wait([self._listening, *self._uses])
+        if self._recording is not None:
+            if (
+                not self._recording.cancelling()
+            ):  # a second cancellation would not wait for the device
+                self._recording.cancel()
+            await asyncio.wait([self._recording, *self._uses])
 
-    async def _listen(self, before: "set[asyncio.Task[None]]") -> None:
-        """Hear until it is over; a device that is still being closed is waited for."""
+    async def _record(self, before: "set[asyncio.Task[None]]") -> None:
+        """Record until the source ends; first wait for earlier uses of the device to close it."""
         if before:
             await asyncio.wait(before)
         try:
@@ -228,8 +231,8 @@ class OwnMicrophone:
                     self._receive(event)
         except AudioError as error:
             self._report(str(error))
-        if self._speaking is not None:  # a file is over, or there is no device to be had
-            self._speaking.end()
+        if self._current is not None:  # end of a file, or no usable device
+            self._current.end()
 
     def _receive(self, event: "Captured | Missed | Troubled") -> None:
         match event:
@@ -237,26 +240,26 @@ class OwnMicrophone:
                 self._take(samples)
             case Missed(duration, reason):
                 logger.info("%.2f s of audio are missing: %s", to_seconds(duration), reason)
-                self._ring.take()  # what came before it is not what came just before
+                self._ring.take()  # audio before the gap does not belong into the pre-roll
             case Troubled(message=message):
                 self._report(message)
 
     def _take(self, samples: Float32Array) -> None:
-        if self._speaking is None:
+        if self._current is None:
             if self._ring.size:
                 self._ring.put(samples)
             return
-        self._speaking.put(samples)
+        self._current.put(samples)
         if len(samples) and self._on_heard is not None:
-            on_heard, self._on_heard = self._on_heard, None
-            on_heard()
+            on_audio, self._on_heard = self._on_heard, None
+            on_audio()
 
 
-class DaemonsMicrophone:
-    """Reads what the daemon hears; see `Source`."""
+class DaemonMicrophone:
+    """Source that follows the session of the daemon's microphone; see `Source`."""
 
     def __init__(self, url: str, *, session: str, token: str | None, timeouts: client.Timeouts):
-        """Prepare; the arguments are those of `client.listen`."""
+        """Create a source; the arguments are those of `client.listen`."""
         self._url = url
         self._session = session
         self._token = token
@@ -267,20 +270,23 @@ class DaemonsMicrophone:
         """See `Source.running`."""
         yield
 
-    def begin(self, on_heard: Callable[[], None]) -> Utterance:
+    def begin(self, on_audio: Callable[[], None]) -> Utterance:
         """See `Source.begin`."""
         events = client.listen(
             self._url, session=self._session, token=self._token, timeouts=self._timeouts
         )
-        return Overheard(events, on_heard)
+        return MonitoredUtterance(events, on_audio, self._session)
 
 
-class Overheard:
-    """A part of a session that others speak in: whole segments, the last one to its final."""
+class MonitoredUtterance:
+    """Part of a session with audio of another source: whole segments, the last up to its final."""
 
-    def __init__(self, events: AsyncGenerator[Event, None], on_heard: Callable[[], None]) -> None:
+    def __init__(
+        self, events: AsyncGenerator[Event, None], on_audio: Callable[[], None], session: str
+    ) -> None:
         self._events = events
-        self._on_heard = on_heard
+        self._session = session
+        self._on_heard = on_audio
         self._ended = asyncio.Event()
         self._open: set[int] = set()
 
@@ -289,7 +295,7 @@ class Overheard:
         self._ended.set()
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """See `Utterance.events`; segments that begin after the end are left out."""
+        """See `Utterance.events`; segments that begin after the end are skipped."""
         async with contextlib.aclosing(self._events) as events:
             while (event := await self._next(events)) is not None:
                 if isinstance(event, v1.Ready):
@@ -298,9 +304,9 @@ class Overheard:
                     yield event
 
     async def _next(self, events: AsyncGenerator[Event, None]) -> Event | None:
-        """The next event; None when nothing is owed any more."""
+        """Return the next event; None when no more text is pending."""
         if self._ended.is_set():
-            return await self._next_owed(events)
+            return await self._next_pending(events)
         coming = asyncio.ensure_future(anext(events, None))
         ended = asyncio.create_task(self._ended.wait())
         try:
@@ -309,23 +315,30 @@ class Overheard:
                 return coming.result()
             if not self._open:
                 return None
-            async with asyncio.timeout(_CLOSING_S):
+            async with asyncio.timeout(_FINAL_TIMEOUT_S):
                 return await coming
         except TimeoutError as error:
-            raise ProtocolError("the last segment has not been finished") from error
+            raise self._timeout() from error
         finally:
             ended.cancel()
             coming.cancel()
             await asyncio.wait([ended, coming])
 
-    async def _next_owed(self, events: AsyncGenerator[Event, None]) -> Event | None:
+    async def _next_pending(self, events: AsyncGenerator[Event, None]) -> Event | None:
         if not self._open:
             return None
         try:
-            async with asyncio.timeout(_CLOSING_S):
+            async with asyncio.timeout(_FINAL_TIMEOUT_S):
                 return await anext(events, None)
         except TimeoutError as error:
-            raise ProtocolError("the last segment has not been finished") from error
+            raise self._timeout() from error
+
+    def _timeout(self) -> ProtocolError:
+        return ProtocolError(
+            f"the daemon did not finish the last segment of the session {self._session!r} within"
+            f" {_FINAL_TIMEOUT_S:g} s; its text is in `streamasr history` once it is recognised.",
+            code="final_timeout",
+        )
 
     def _belongs(self, event: Event) -> bool:
         match event:

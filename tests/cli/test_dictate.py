@@ -196,7 +196,7 @@ def test_no_dictation_no_daemon_and_no_output_are_one_sentence_each(
     result = dictate(control, "toggle")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
-        "streamasr: no dictation is running; `streamasr dictate --push-to-talk` starts one\n"
+        "streamasr: no dictation is running; start one with `streamasr dictate --push-to-talk`.\n"
     )
     result = dictate(control, "--no-wait", "--output", "stdout", "--url", "ws://127.0.0.1:1")
     assert result.returncode == 1
@@ -205,7 +205,7 @@ def test_no_dictation_no_daemon_and_no_output_are_one_sentence_each(
     monkeypatch.setenv("PATH", "/nowhere")
     result = dictate(control, "--url", "ws://127.0.0.1:1")
     assert result.returncode == 78
-    assert result.stderr.startswith("streamasr: nothing can type on this desktop (")
+    assert result.stderr.startswith("streamasr: cannot type on this desktop (")
     assert result.stderr.count("\n") == 1
 
 

@@ -1,4 +1,4 @@
-"""From messages to edits: in order, never twice, and never ahead of what is certain."""
+"""Tests of the conversion of messages to edits: in order, never twice, only text that is stable."""
 
 from random import Random
 
@@ -41,7 +41,7 @@ def gap(segment: int) -> v1.Gap:
 
 
 class Screen:
-    """A window that does as it is told."""
+    """Window that applies edits."""
 
     def __init__(self, mode: Mode) -> None:
         self.composer = Composer(mode, Writer(load_rules()))
@@ -55,7 +55,7 @@ class Screen:
         return self.text
 
     def apply(self, edit: Edit) -> None:
-        assert edit, "nothing is no edit"
+        assert edit, "an edit must change something"
         shown = graphemes(self.text)
         assert edit.delete <= len(shown)
         self.n_deleted += edit.delete
@@ -72,7 +72,7 @@ def test_stable_text_is_typed_as_it_grows_and_the_rest_with_the_final() -> None:
     assert screen.n_deleted == 0
 
 
-def test_finals_alone_are_typed_if_asked_for() -> None:
+def test_only_finals_are_typed_in_mode_final() -> None:
     screen = Screen("final")
     assert screen.receive(partial(1, "one two", 7)) == ""
     assert screen.receive(final(1, "one two")) == "one two"
@@ -94,14 +94,14 @@ def test_segments_are_typed_in_order(mode: Mode) -> None:
     assert screen.receive(final(1, "one")) == "one two"
 
 
-def test_a_segment_that_was_lost_holds_nothing_up() -> None:
+def test_a_lost_segment_does_not_delay_the_next() -> None:
     screen = Screen("stable")
     screen.receive(speech(1), speech(2), final(2, "two"))
     assert screen.receive(gap(1)) == "two"
     assert screen.receive(final(1, "late")) == "two"
 
 
-def test_a_final_that_comes_twice_is_typed_once() -> None:
+def test_a_repeated_final_is_typed_once() -> None:
     screen = Screen("stable")
     assert screen.receive(final(1, "one"), final(1, "one"), partial(1, "one", 3)) == "one"
 
@@ -112,14 +112,14 @@ def test_silence_types_nothing() -> None:
     assert screen.receive(speech(1), partial(1, ""), final(1, ""), end) == ""
 
 
-def test_the_next_utterance_goes_on_where_one_was_abandoned() -> None:
+def test_the_text_of_the_next_utterance_continues_that_of_an_abandoned_one() -> None:
     screen = Screen("stable")
     screen.receive(partial(1, "one two three", 8))
     screen.composer.abandon()
     assert screen.receive(final(1, "four")) == "one two four"
 
 
-def test_what_was_shown_live_and_then_abandoned_stays() -> None:
+def test_live_text_of_an_abandoned_utterance_stays() -> None:
     screen = Screen("live")
     screen.receive(partial(1, "one two"))
     screen.composer.abandon()
@@ -127,7 +127,7 @@ def test_what_was_shown_live_and_then_abandoned_stays() -> None:
     assert screen.n_deleted == 0
 
 
-def test_another_window_gets_no_space_first_and_loses_nothing() -> None:
+def test_in_another_window_no_space_comes_first_and_no_text_is_lost() -> None:
     screen = Screen("live")
     screen.receive(final(1, "one"))
     screen.composer.move()
@@ -144,18 +144,18 @@ def test_another_window_gets_no_space_first_and_loses_nothing() -> None:
         ("stable", "one two ", "one two scratch that", ""),
     ],
 )
-def test_nothing_is_taken_away_in_a_window_that_was_typed_in_another(
+def test_text_typed_in_one_window_is_not_deleted_in_another(
     mode: Mode, before: str, after: str, expected: str
 ) -> None:
     screen = Screen(mode)
     screen.receive(partial(1, before, len(before)))
-    screen.text = ""  # the screen would complain of what cannot be taken away
+    screen.text = ""  # the screen asserts that only existing text is deleted
     screen.composer.move()
     assert screen.receive(final(1, after)) == expected
 
 
 @pytest.mark.parametrize("mode", ["stable", "live"])
-def test_a_segment_that_ends_in_another_window_is_joined_there_to_the_next(mode: Mode) -> None:
+def test_a_segment_that_ends_in_another_window_joins_the_next_segment_there(mode: Mode) -> None:
     screen = Screen(mode)
     screen.receive(partial(1, "one ", 4))
     screen.text = ""
@@ -169,7 +169,7 @@ words = st.lists(st.sampled_from(["one", "two", "three", "four", "é", "你好",
 
 
 @given(st.lists(st.tuples(words, st.lists(words, max_size=4)), max_size=4), st.randoms())
-def test_every_mode_ends_with_the_same_text(
+def test_all_modes_end_with_the_same_text(
     segments: list[tuple[list[str], list[list[str]]]], rng: Random
 ) -> None:
     messages: list[v1.ServerMessage] = []
@@ -190,7 +190,7 @@ texts = st.text(st.sampled_from("ab é\u0301\u200d👍🏽👩🇩🇪你\n"), m
 
 
 @given(texts, texts)
-def test_the_smallest_edit_leads_to_the_new_text_and_keeps_what_is_the_same(
+def test_the_smallest_edit_gives_the_new_text_and_keeps_the_common_prefix(
     old: str, new: str
 ) -> None:
     edit, was = smallest_edit(old, new), graphemes(old)
@@ -201,25 +201,25 @@ def test_the_smallest_edit_leads_to_the_new_text_and_keeps_what_is_the_same(
 
 
 @given(st.text(max_size=60), st.integers(1, 10))
-def test_pieces_are_the_text_and_cut_no_character(text: str, size: int) -> None:
+def test_pieces_add_up_to_the_text_and_divide_no_grapheme(text: str, size: int) -> None:
     cut = pieces(text, size)
     assert "".join(cut) == text
-    assert [one for piece in cut for one in graphemes(piece)] == graphemes(text)
+    assert [each for piece in cut for each in graphemes(piece)] == graphemes(text)
 
 
 @given(st.text(max_size=60))
 def test_no_control_code_reaches_a_window(text: str) -> None:
     cleaned = typeable(text)
-    assert all(one in "\n\t" or one.isprintable() or one >= "\u00a0" for one in cleaned)
+    assert all(char in "\n\t" or char.isprintable() or char >= "\u00a0" for char in cleaned)
     assert typeable(cleaned) == cleaned
 
 
-def test_what_stays_of_control_codes_are_line_ends_and_tabs() -> None:
+def test_only_line_ends_and_tabs_remain_of_control_codes() -> None:
     assert typeable("a\x1b[2Jb\r\nc\u2028d\te\x7f") == "a[2Jb\nc\nd\te"
 
 
 @pytest.mark.parametrize("book", [None, load_rules()])
-def test_a_tab_is_typed_by_order_alone(book: RuleBook | None) -> None:
+def test_a_tab_is_typed_only_by_a_command(book: RuleBook | None) -> None:
     assert Writer(book).settle("one\ttwo", "English") == Edit(0, "one two")
     tab = Edit(0, "one\ttwo") if book else Edit(0, "one tab key two")
     assert Writer(book).settle("one tab key two", "English") == tab

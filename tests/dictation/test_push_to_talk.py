@@ -1,4 +1,4 @@
-"""Push to talk: whatever is pressed in whatever order, utterances begin and end once."""
+"""Tests of push to talk: in any order of events, each utterance begins once and ends once."""
 
 from collections.abc import Callable
 
@@ -8,19 +8,19 @@ from hypothesis import strategies as st
 from streamasr.dictation.push_to_talk import (
     Abandon,
     Action,
+    AudioArrived,
     Begin,
     Cancelled,
     Done,
     End,
     Event,
-    Heard,
     Play,
     PushToTalk,
+    SetTimer,
     Started,
     Stopped,
+    TimerFired,
     Toggled,
-    Wake,
-    Woke,
 )
 
 
@@ -33,14 +33,14 @@ def after(*events: Event) -> PushToTalk:
 
 def test_start_and_stop_record_one_utterance_and_a_tail() -> None:
     talk = after()
-    assert talk.receive(Started(1)) == [Begin(1), Wake(61)]
-    assert talk.receive(Stopped(3)) == [Wake(3.4)]
-    assert talk.receive(Woke(3.4)) == [End(1), Play("stop")]
+    assert talk.receive(Started(1)) == [Begin(1), SetTimer(61)]
+    assert talk.receive(Stopped(3)) == [SetTimer(3.4)]
+    assert talk.receive(TimerFired(3.4)) == [End(1), Play("stop")]
     assert talk.receive(Done(1)) == []
 
 
-def test_its_state_is_what_a_person_would_say() -> None:
-    events: list[Event] = [Started(1), Stopped(3), Woke(3.4), Done(1)]
+def test_the_state_follows_the_utterance() -> None:
+    events: list[Event] = [Started(1), Stopped(3), TimerFired(3.4), Done(1)]
     states = [after(*events[:n]).state for n in range(5)]
     assert states == ["idle", "listening", "finishing", "finishing", "idle"]
 
@@ -48,10 +48,10 @@ def test_its_state_is_what_a_person_would_say() -> None:
 def test_one_key_starts_and_stops() -> None:
     talk = after(Toggled(1))
     assert talk.state == "listening"
-    assert talk.receive(Toggled(2)) == [Wake(2.4)]
+    assert talk.receive(Toggled(2)) == [SetTimer(2.4)]
 
 
-def test_a_key_that_repeats_while_it_is_held_changes_nothing() -> None:
+def test_repeated_presses_of_a_held_key_have_no_effect() -> None:
     talk = after(Started(1))
     assert [talk.receive(Started(1 + i / 30)) for i in range(30)] == [[]] * 30
     assert talk.state == "listening"
@@ -61,13 +61,13 @@ def test_releases_and_presses_of_a_repeating_key_are_one_utterance() -> None:
     talk = after(Started(1))
     for i in range(30):
         talk.receive(Stopped(1 + i / 30))
-        assert talk.receive(Woke(1 + i / 30)) == []
+        assert talk.receive(TimerFired(1 + i / 30)) == []
         assert talk.receive(Started(1 + i / 30)) == []
-    assert talk.receive(Woke(3)) == []  # the wakings of all those releases
+    assert talk.receive(TimerFired(3)) == []  # the timers of all those releases
     assert talk.state == "listening"
 
 
-def test_whoever_presses_again_in_the_tail_goes_on() -> None:
+def test_a_press_in_the_tail_continues_the_utterance() -> None:
     talk = after(Toggled(1), Toggled(2))
     assert talk.receive(Toggled(2.2)) == []
     assert talk.state == "listening"
@@ -75,64 +75,64 @@ def test_whoever_presses_again_in_the_tail_goes_on() -> None:
 
 def test_a_forgotten_utterance_ends() -> None:
     talk = after(Started(1))
-    assert talk.receive(Woke(60.9)) == []
-    assert talk.receive(Woke(61)) == [Wake(61.4)]
-    assert talk.receive(Woke(61.4)) == [End(1), Play("stop")]
+    assert talk.receive(TimerFired(60.9)) == []
+    assert talk.receive(TimerFired(61)) == [SetTimer(61.4)]
+    assert talk.receive(TimerFired(61.4)) == [End(1), Play("stop")]
 
 
-def test_cancel_abandons_what_is_recorded_and_what_is_owed() -> None:
-    talk = after(Started(1), Stopped(2), Woke(2.4), Started(3))
+def test_cancel_abandons_the_recording_and_pending_texts() -> None:
+    talk = after(Started(1), Stopped(2), TimerFired(2.4), Started(3))
     assert talk.receive(Cancelled()) == [Abandon(1), Abandon(2), Play("cancel")]
     assert talk.state == "idle"
     assert talk.receive(Cancelled()) == []
     assert talk.receive(Done(1)) == []
 
 
-def test_the_speaker_hears_when_the_microphone_does() -> None:
+def test_a_sound_is_played_at_the_first_audio() -> None:
     talk = after(Started(1))
-    assert talk.receive(Heard(1)) == [Play("start")]
-    assert after(Started(1), Cancelled()).receive(Heard(1)) == []
+    assert talk.receive(AudioArrived(1)) == [Play("start")]
+    assert after(Started(1), Cancelled()).receive(AudioArrived(1)) == []
 
 
-def test_an_utterance_that_fails_leaves_room_for_the_next() -> None:
+def test_after_a_failed_utterance_the_next_can_begin() -> None:
     talk = after(Started(1))
     assert talk.receive(Done(1)) == [Play("cancel")]
-    assert talk.receive(Started(2)) == [Begin(2), Wake(62)]
+    assert talk.receive(Started(2)) == [Begin(2), SetTimer(62)]
 
 
 events = st.one_of(
     st.builds(Started, st.just(0)),
     st.builds(Stopped, st.just(0)),
     st.builds(Toggled, st.just(0)),
-    st.builds(Woke, st.just(0)),
+    st.builds(TimerFired, st.just(0)),
     st.builds(Cancelled),
     st.builds(Done, st.integers(1, 5)),
-    st.builds(Heard, st.integers(1, 5)),
+    st.builds(AudioArrived, st.integers(1, 5)),
 )
 
 
 def at(event: Event, now: float) -> Event:
     match event:
-        case Started() | Stopped() | Toggled() | Woke():
+        case Started() | Stopped() | Toggled() | TimerFired():
             return type(event)(now)
         case _:
             return event
 
 
 @given(st.lists(st.tuples(events, st.sampled_from([0.0, 0.01, 0.4, 5.0, 100.0])), max_size=40))
-def test_every_utterance_begins_once_and_is_settled_once(
+def test_every_utterance_begins_once_and_ends_once(
     pressed: list[tuple[Event, float]],
 ) -> None:
     talk, now = PushToTalk(tail_s=0.4, longest_s=60), 0.0
     done: list[Action] = []
     open_: list[int] = []  # begun, and neither ended nor abandoned
-    owed: list[int] = []
+    pending: list[int] = []
     for event, wait in pressed:
         now += wait
         actions = talk.receive(at(event, now))
         if isinstance(event, Done):
             open_ = [n for n in open_ if n != event.utterance]
-            owed = [n for n in owed if n != event.utterance]
+            pending = [n for n in pending if n != event.utterance]
         for action in actions:
             match action:
                 case Begin(n):
@@ -142,34 +142,34 @@ def test_every_utterance_begins_once_and_is_settled_once(
                 case End(n):
                     assert open_ == [n]
                     open_.clear()
-                    owed.append(n)
+                    pending.append(n)
                 case Abandon(n):
-                    assert n in open_ + owed
+                    assert n in open_ + pending
                     open_ = [each for each in open_ if each != n]
-                    owed = [each for each in owed if each != n]
-                case Wake(when):
+                    pending = [each for each in pending if each != n]
+                case SetTimer(when):
                     assert when >= now
                 case Play():
                     pass
             done.append(action)
-        assert (talk.state == "idle") == (not open_ and not owed)
+        assert (talk.state == "idle") == (not open_ and not pending)
         if isinstance(event, Cancelled):
             assert talk.state == "idle"
 
 
 @given(st.lists(st.sampled_from(["start", "stop", "toggle"]), max_size=20))
-def test_nothing_that_is_recorded_is_recorded_for_ever(pressed: list[str]) -> None:
+def test_every_recording_ends(pressed: list[str]) -> None:
     talk, now = PushToTalk(tail_s=0.4, longest_s=60), 0.0
-    wakings: list[float] = []
+    timers: list[float] = []
     kinds: dict[str, Callable[[float], Event]]
     kinds = {"start": Started, "stop": Stopped, "toggle": Toggled}
     for name in pressed:
         now += 0.1
-        wakings += [a.at for a in talk.receive(kinds[name](now)) if isinstance(a, Wake)]
-    while wakings:
-        when = min(wakings)
-        wakings.remove(when)
-        wakings += [a.at for a in talk.receive(Woke(when)) if isinstance(a, Wake)]
+        timers += [a.at for a in talk.receive(kinds[name](now)) if isinstance(a, SetTimer)]
+    while timers:
+        when = min(timers)
+        timers.remove(when)
+        timers += [a.at for a in talk.receive(TimerFired(when)) if isinstance(a, SetTimer)]
     for n in range(1, len(pressed) + 1):
         talk.receive(Done(n))
     assert talk.state == "idle"

@@ -1,4 +1,4 @@
-"""The first word and the last: what is said from press to release is recognised to the sample."""
+"""Test that the first and the last word of push to talk are recognised completely."""
 
 from pathlib import Path
 
@@ -10,5 +10,5 @@ async def test_no_word_is_cut_between_press_and_release(tmp_path: Path) -> None:
     with RunningDaemon(tmp_path, "--no-mic") as daemon:
         outcomes = [await dictate(clip, daemon.url) for clip in clips(12)]
     assert [outcome.clip.name for outcome in outcomes if not outcome.is_covered] == []
-    # The embedded model takes a word for another now and then, whatever is around it.
+    # The embedded model confuses a word with another now and then, independent of its neighbours.
     assert sum(outcome.is_whole for outcome in outcomes) >= 10

@@ -13,14 +13,14 @@ from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Align, Order, Rank, Recognise, Release, SpreadWords
 from streamasr.core.outgoing import Reply
 from streamasr.core.units import Samples, to_samples
-from streamasr.engine.engine import Deliver
+from streamasr.engine.ports import Deliver
 from streamasr.host.intake import Intake
 from streamasr.host.live_session import LiveSession
 from streamasr.host.outbox import OutboxEntry
 from streamasr.host.reader import Reader
 from streamasr.pipeline.stream import Beginning, StreamSettings
-from tests.support.fake_daemon import PatientEngine, SlowArchive
-from tests.support.fakes import FakeEngine, talk
+from tests.support.fake_daemon import SlowArchive
+from tests.support.fakes import FakeEngine, PatientEngine, talk
 from tests.support.waiting import eventually
 
 TALK = talk(1.5, 2.0)

@@ -22,7 +22,6 @@ from streamasr.host.microphone import MicrophoneSession
 from streamasr.host.reader import Reader
 from streamasr.host.recovery import recover
 from tests.host.test_local_host import local_host
-from tests.support.fake_daemon import PatientEngine as AnsweringLate
 from tests.support.fakes import FakeEngine, PatientEngine, talk
 from tests.support.waiting import eventually
 
@@ -197,7 +196,7 @@ async def test_audio_of_a_device_is_dropped_only_after_half_a_minute_of_lag(
 
 
 async def test_a_file_waits_until_its_audio_can_be_taken(tmp_path: Path) -> None:
-    engine = AnsweringLate()
+    engine = PatientEngine()
     settings = HostSettings(max_lag=Samples(0))
     long_talk = talk(*[2.0] * 5)
     async with desk(tmp_path, settings, engine=engine, can_wait=True) as at, running(at):

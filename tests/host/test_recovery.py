@@ -24,14 +24,13 @@ from tests.support.fake_daemon import (
     DaemonOptions,
     FakeDaemon,
     Json,
-    PatientEngine,
     durable,
     exact,
     in_time_order,
     recognise,
     running_daemon,
 )
-from tests.support.fakes import FakeEngine, talk
+from tests.support.fakes import FakeEngine, PatientEngine, talk
 from tests.support.waiting import eventually
 
 TALK = exact(talk(1.5, 0.7, 1.0, 1.2))

@@ -11,8 +11,8 @@ from streamasr.core.options import SessionOptions
 from streamasr.core.refusal import RefusalError
 from streamasr.core.requested_options import RequestedOptions
 from tests.support.errors import raises
-from tests.support.fake_daemon import DaemonOptions, FakeDaemon, PatientEngine, running_daemon
-from tests.support.fakes import talk
+from tests.support.fake_daemon import DaemonOptions, FakeDaemon, running_daemon
+from tests.support.fakes import PatientEngine, talk
 from tests.support.waiting import LoopClock, eventually, let_others_run
 
 

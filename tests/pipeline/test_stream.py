@@ -12,8 +12,7 @@ from streamasr.host.intake import SLICE
 from streamasr.pipeline.stream import Beginning, Stream, StreamSettings
 from streamasr.segmentation.chunker import FRAME
 from streamasr.segmentation.settings import ChunkerConfig
-from tests.support.fake_daemon import PatientEngine
-from tests.support.fakes import talk
+from tests.support.fakes import PatientEngine, talk
 from tests.support.signals import speechlike
 
 PAUSES = np.concatenate([talk(1.5, 2.0), talk(0.5, pause=3.0)])

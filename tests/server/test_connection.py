@@ -21,7 +21,6 @@ from tests.support.fake_daemon import (
     DaemonOptions,
     FakeDaemon,
     Json,
-    PatientEngine,
     SlowArchive,
     durable,
     exact,
@@ -30,7 +29,7 @@ from tests.support.fake_daemon import (
     recognise,
     running_daemon,
 )
-from tests.support.fakes import FakeEngine, pcm, talk
+from tests.support.fakes import FakeEngine, PatientEngine, pcm, talk
 from tests.support.signals import speechlike
 from tests.support.waiting import eventually
 

@@ -22,14 +22,13 @@ from tests.support.asgi import AsgiClient
 from tests.support.fake_daemon import (
     DaemonOptions,
     FakeDaemon,
-    PatientEngine,
     durable,
     exact,
     hang_up,
     recognise,
     running_daemon,
 )
-from tests.support.fakes import FakeEngine, pcm, talk
+from tests.support.fakes import FakeEngine, PatientEngine, pcm, talk
 from tests.support.ndjson import MAX_LINE, PATH, NdjsonDialect
 from tests.support.waiting import eventually
 

@@ -16,14 +16,13 @@ from tests.support.fake_daemon import (
     Client,
     DaemonOptions,
     FakeDaemon,
-    PatientEngine,
     durable,
     exact,
     hang_up,
     recognise,
     running_daemon,
 )
-from tests.support.fakes import pcm, talk
+from tests.support.fakes import PatientEngine, pcm, talk
 from tests.support.waiting import eventually
 
 TALK = exact(talk(1.0, 1.5, 1.0))

@@ -22,14 +22,8 @@ from streamasr.server.access import Access
 from streamasr.server.listen import MAX_CONNECTIONS
 from streamasr.server.timeouts import Timeouts
 from tests.support.errors import raises
-from tests.support.fake_daemon import (
-    Client,
-    DaemonOptions,
-    FakeDaemon,
-    PatientEngine,
-    hang_up,
-    running_daemon,
-)
+from tests.support.fake_daemon import Client, DaemonOptions, FakeDaemon, hang_up, running_daemon
+from tests.support.fakes import PatientEngine
 from tests.support.signals import speechlike
 from tests.support.waiting import eventually
 

@@ -37,12 +37,11 @@ from tests.support.fake_daemon import (
     DaemonOptions,
     FakeDaemon,
     Json,
-    PatientEngine,
     exact,
     recognise,
     running_daemon,
 )
-from tests.support.fakes import talk, write_wav
+from tests.support.fakes import PatientEngine, talk, write_wav
 from tests.support.paths import REPOSITORY
 from tests.support.waiting import eventually
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ from streamasr.core.orders import (
     Recognise,
     Release,
 )
+from streamasr.core.traits import FamilyTraits
 from streamasr.core.transcript import Word
 from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples
 from streamasr.session.session import Published, Session, SessionSettings
@@ -755,6 +757,15 @@ class OrderBook:
 
 AboutPass = Recognised | PassFailed | PassAbandoned
 
+FORCED = FamilyTraits()
+JOINED = FamilyTraits(can_force=False)
+
+
+def timed(hypothesis: Hypothesis) -> Hypothesis:
+    """The same with times: ten samples for each token."""
+    edges = [Samples(10 * n) for n in range(len(hypothesis.tokens) + 1)]
+    return replace(hypothesis, times=tuple(pairwise(edges)))
+
 
 @dataclass
 class World:
@@ -763,6 +774,7 @@ class World:
     session: Session
     wants_words: bool
     speculates: bool
+    traits: FamilyTraits = FORCED
     pending: list[Action] = field(default_factory=list)
     messages: list[object] = field(default_factory=list)
     book: OrderBook = field(default_factory=OrderBook)
@@ -798,7 +810,8 @@ class World:
     def note_outcome(self, event: AboutPass) -> None:
         of = event.of
         stable = self.stable.get(of.segment, "")
-        if not isinstance(event, Recognised) or not event.hypothesis.text.startswith(stable):
+        keeps = isinstance(event, Recognised) and event.hypothesis.text.startswith(stable)
+        if not keeps and (self.traits.can_force or not isinstance(event, Recognised)):
             self.disappointed.add(of.segment)
         elif of.segment == self.open and self.pause is not None and of.rank is Rank.SPECULATIVE:
             self.prepared = of
@@ -809,7 +822,10 @@ class World:
                 self.check_samples(of, samples)
                 stable = self.stable.get(of.segment, "")
                 # The header may be settled before any text is.
-                assert forced == tokens_of(stable) or (forced, stable) == ((), "")
+                if self.traits.can_force:
+                    assert forced == tokens_of(stable) or (forced, stable) == ((), "")
+                else:
+                    assert forced == ()
                 self.passes[of.number] = order
                 self.pending.append(order)
             case Promote(of=of):
@@ -859,6 +875,8 @@ class World:
         """Its text was heard in exactly its audio; what failed may have heard more."""
         if not final.text:
             return
+        if not self.traits.can_force and final.text == self.stable.get(final.segment):
+            return  # the last hypothesis had nothing to add
         number = int(final.text.rpartition("#")[2])
         n_heard, n_samples = len(self.passes[number].samples), final.end - final.start
         assert n_heard == n_samples or (n_heard > n_samples and final.segment in self.disappointed)
@@ -912,7 +930,8 @@ class World:
         forced = "".join(map(chr, order.forced[1:]))
         said = f"text {order.of.segment} " + "abc"[draw % 3] * (draw % 7) + "x" * (draw % 2)
         text = said if said.startswith(forced) else forced + said
-        return heard(f"{text}#{order.of.number}")
+        hypothesis = heard(f"{text}#{order.of.number}")
+        return hypothesis if self.traits.can_force else timed(hypothesis)
 
     def answer(self, index: int, outcome: str) -> None:
         match self.pending.pop(index % len(self.pending)):
@@ -923,7 +942,8 @@ class World:
             case Recognise(of=of, forced=()) if outcome == "silent":
                 self.tell(Recognised(of, hypothesis("", None)))
             case Recognise(of=of) if outcome == "contradicting":
-                self.tell(Recognised(of, heard(f"zzz#{of.number}")))
+                wrong = heard(f"zzz#{of.number}")
+                self.tell(Recognised(of, wrong if self.traits.can_force else timed(wrong)))
             case Recognise(of=of) as order:
                 costs = Costs(encode=index % 3 / 10)
                 self.tell(Recognised(of, self.hypothesis_for(order, index), costs))
@@ -966,7 +986,7 @@ def merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return joined
 
 
-@settings(max_examples=400)
+@settings(max_examples=600)
 @given(
     script=st.lists(st.integers(0, 9999), max_size=80),
     partials=st.booleans(),
@@ -978,12 +998,17 @@ def merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         commit=st.none() | st.builds(CommitLag, st.integers(0, 3), st.integers(0, 300)),
         speculates=st.booleans(),
     ),
+    traits=st.sampled_from([FORCED, JOINED]),
 )
 def test_any_order_of_answers_gives_one_outcome_per_segment_in_order(
-    script: list[int], partials: bool, words: bool, choices: SessionSettings
+    script: list[int],
+    partials: bool,
+    words: bool,
+    choices: SessionSettings,
+    traits: FamilyTraits,
 ) -> None:
-    session = Session(choices, SessionOptions(partials=partials, words=words))
-    world = World(session, words, choices.speculates)
+    session = Session(choices, SessionOptions(partials=partials, words=words), traits=traits)
+    world = World(session, words, choices.speculates, traits)
     outcomes = ["good", "good", "good", "good", "failed", "abandoned", "silent", "contradicting"]
     for number in script:
         steps: list[Callable[[int], None]] = []

@@ -1,4 +1,4 @@
-"""Real desktops without a screen: a display, a window in it, and what the window shows."""
+"""Real desktops without a screen: a display, a window, and the text that the window shows."""
 
 import asyncio
 import contextlib
@@ -27,10 +27,10 @@ text = tkinter.Text(root)
 text.pack()
 text.focus_force()
 def answer(file, mask):
-    order = file.readline()
-    if not order:
+    command = file.readline()
+    if not command:
         root.destroy()
-    if order == "clear\\n":
+    if command == "clear\\n":
         text.delete("1.0", "end")
     print(repr(text.get("1.0", "end-1c")), flush=True)
 root.createfilehandler(sys.stdin, tkinter.READABLE, answer)
@@ -43,7 +43,7 @@ root.mainloop()
 
 
 def needs(*tools: str) -> pytest.MarkDecorator:
-    """Skip a test where one of these programs is not installed."""
+    """Skip a test if one of these programs is not installed."""
     missing = [tool for tool in tools if shutil.which(tool) is None]
     return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
 
@@ -58,10 +58,10 @@ needs_tk = pytest.mark.skipif(not _has_tk(), reason="this Python has no tkinter"
 
 @contextlib.contextmanager
 def x_display() -> Iterator[str]:
-    """An X server of its own; its name."""
+    """Run an X server; yield its display name."""
     read, write = os.pipe()
-    # By default it begins anew when its last client leaves, without the layout that was set, and
-    # without whoever connects at that moment.
+    # By default the server resets when its last client disconnects, which loses the layout and
+    # connections opened at that moment.
     argv = ["Xvfb", "-noreset", "-displayfd", str(write), "-screen", "0", "800x600x24"]
     argv += ["-nolisten", "tcp"]
     with os.fdopen(read) as ready:
@@ -77,7 +77,7 @@ def x_display() -> Iterator[str]:
 
 
 class Window:
-    """A window with a text field that has the focus."""
+    """Window with a text field that has the focus."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -102,16 +102,16 @@ class Window:
 
     @property
     def text(self) -> str:
-        """What it shows."""
+        """Text that the window shows."""
         return str(eval(self._ask("read")))
 
     def clear(self) -> None:
-        """Have it show nothing."""
+        """Clear the text field."""
         self._ask("clear")
 
-    def _ask(self, order: str) -> str:
+    def _ask(self, command: str) -> str:
         assert self._process.stdin
-        print(order, file=self._process.stdin, flush=True)
+        print(command, file=self._process.stdin, flush=True)
         return self._read()
 
     def _read(self) -> str:
@@ -120,7 +120,7 @@ class Window:
 
 
 class TerminalWindow:
-    """A terminal whose program writes what is typed into a file, and does nothing else."""
+    """Terminal with a program that only writes the typed text to a file."""
 
     def __init__(self, directory: Path, *terminal: str) -> None:
         self._path = directory / "typed"
@@ -140,7 +140,7 @@ class TerminalWindow:
 
     @property
     def text(self) -> str:
-        """What has been typed, Return as a line end."""
+        """Typed text, with Return as a line end."""
         return self._path.read_text("utf-8").replace("\r", "\n")
 
     def close(self) -> None:
@@ -149,19 +149,18 @@ class TerminalWindow:
 
 
 async def shows(window: "Window | TerminalWindow", text: str) -> None:
-    """Wait until a window shows a text; fail with what it shows instead."""
+    """Wait until a window shows a text; fail with the text that it shows instead."""
     try:
         async with asyncio.timeout(15):
-            while window.text != text:
-                await asyncio.sleep(0.02)
+            await eventually(lambda: window.text == text)
     except TimeoutError:
         assert window.text == text
 
 
 @contextlib.asynccontextmanager
 async def wayland(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-    """A Wayland compositor of its own, which the environment then names."""
-    with tempfile.TemporaryDirectory() as name:  # pytest's cannot be entered by another user
+    """Run a Wayland compositor, and set the environment for it."""
+    with tempfile.TemporaryDirectory() as name:  # other users cannot enter those of pytest
         async with _compositor(Path(name), monkeypatch):
             yield
 
@@ -170,7 +169,7 @@ async def wayland(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
 async def _compositor(directory: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     (directory / "config").write_text("xwayland disable\n")
     prefix: list[str] = []
-    if os.getuid() == 0:  # sway refuses to be root
+    if os.getuid() == 0:  # sway refuses to run as root
         os.chown(directory, 65534, 65534)
         prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     for name, value in {
@@ -193,7 +192,7 @@ async def _compositor(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Async
         assert server.poll() is None, log.read_text()
         monkeypatch.setenv("WAYLAND_DISPLAY", next(directory.glob("wayland-?")).name)
         monkeypatch.setenv("SWAYSOCK", str(next(directory.glob("sway-ipc.*"))))
-        # Windows learn that there is a keyboard as on any desktop: before the first key.
+        # As on a real desktop, a keyboard exists before the first key is pressed.
         keyboard = subprocess.Popen(["wtype", "-s", "600000"])
         yield
         keyboard.kill()
@@ -204,7 +203,7 @@ async def _compositor(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Async
 
 
 def has_focus(app: str) -> bool:
-    """Whether a window of a program has the focus of the compositor."""
+    """Return whether a window of the program has the focus of the compositor."""
     answer = subprocess.run(
         ["swaymsg", "-r", "-t", "get_tree"], check=False, capture_output=True, text=True
     )

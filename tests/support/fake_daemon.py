@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -19,16 +18,16 @@ from streamasr.core.events import Answer
 from streamasr.core.messages import Durable
 from streamasr.core.model_facts import ModelFacts
 from streamasr.core.options import SessionOptions
-from streamasr.core.orders import Order, Publish
+from streamasr.core.orders import Publish
 from streamasr.core.requested_options import OperatorDefaults, RequestedOptions
 from streamasr.core.units import Float32Array, Samples, to_samples
-from streamasr.engine.engine import Deliver
+from streamasr.engine.ports import ChannelSource
 from streamasr.host.live_session import LiveSession
 from streamasr.host.local_host import HostSettings, LocalSessionHost
 from streamasr.host.recovery import recover
 from streamasr.host.registry import SessionRegistry
 from streamasr.models.qwen3.languages import LANGUAGES
-from streamasr.pipeline.stream import Recogniser, Stream, StreamSettings
+from streamasr.pipeline.stream import Stream, StreamSettings
 from streamasr.protocols import v1
 from streamasr.protocols.dialect import Dialect
 from streamasr.protocols.v1_dialect import V1Dialect
@@ -40,30 +39,6 @@ from tests.support.fakes import FakeEngine, pcm
 
 T = TypeVar("T")
 Json = dict[str, Any]
-
-
-class PatientEngine(FakeEngine):
-    """Engine that answers when a test asks for it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._waiting: deque[tuple[Order, Deliver]] = deque()
-
-    def perform(self, order: Order, deliver: Deliver) -> None:
-        """Keep an order."""
-        self._waiting.append((order, deliver))
-
-    def answer(self) -> None:
-        """Execute all orders that wait."""
-        while self._waiting:
-            super().perform(*self._waiting.popleft())
-
-    async def answer_until(self, task: "asyncio.Task[Any]") -> None:
-        """Execute the orders that come until a task is done."""
-        while not task.done():
-            self.answer()
-            await asyncio.sleep(0)
-        await task
 
 
 class Unmeasured:
@@ -104,7 +79,7 @@ class SlowArchive(Store):
 class DaemonOptions:
     """Options of a `FakeDaemon`."""
 
-    engine: Recogniser | None = None
+    engine: ChannelSource | None = None
     token: str | None = None
     origins: frozenset[str] = frozenset()
     max_sessions: int = 8

@@ -1,18 +1,22 @@
 """Stand-ins at the borders of the program: audio that is made up, an engine without models."""
 
+import asyncio
 import wave
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from streamasr.core.errors import AudioError
-from streamasr.core.events import Answer, Recognised
+from streamasr.core.events import Answer, PassAbandoned, Recognised
 from streamasr.core.hypothesis import Hypothesis
 from streamasr.core.orders import (
     AbandonPass,
     Align,
     Order,
+    Pass,
     Promote,
     Recognise,
     Release,
@@ -20,7 +24,8 @@ from streamasr.core.orders import (
 )
 from streamasr.core.traits import FamilyTraits
 from streamasr.core.units import SAMPLE_RATE, Float32Array
-from streamasr.engine.engine import Deliver, spread
+from streamasr.engine.pipeline import spread
+from streamasr.engine.ports import Deliver
 from tests.support.signals import speechlike
 
 
@@ -123,12 +128,43 @@ class FakeEngine:
 
 
 class PatientEngine(FakeEngine):
-    """Keeps what it is asked for and never answers."""
+    """Engine that answers when a test asks for it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.waiting: list[tuple[Order, Deliver]] = []
+        self._waiting: deque[tuple[Order, Deliver]] = deque()
+
+    @property
+    def n_waiting(self) -> int:
+        """Return the number of orders that have not been executed."""
+        return len(self._waiting)
 
     def perform(self, order: Order, deliver: Deliver) -> None:
-        """Keep an order."""
-        self.waiting.append((order, deliver))
+        """Keep an order; one that abandons a pass is executed at once."""
+        match order:
+            case AbandonPass(of=of):
+                super().perform(order, deliver)
+                if self._take_back(of, deliver):
+                    deliver(PassAbandoned(of))
+            case _:
+                self._waiting.append((order, deliver))
+
+    def answer(self) -> None:
+        """Execute all orders that wait."""
+        while self._waiting:
+            super().perform(*self._waiting.popleft())
+
+    async def answer_until(self, task: "asyncio.Task[Any]") -> None:
+        """Execute the orders that come until a task is done."""
+        while not task.done():
+            self.answer()
+            await asyncio.sleep(0)
+        await task
+
+    def _take_back(self, of: Pass, deliver: Deliver) -> bool:
+        for entry in self._waiting:
+            order, owner = entry
+            if isinstance(order, Recognise) and order.of == of and owner == deliver:
+                self._waiting.remove(entry)
+                return True
+        return False

@@ -1,10 +1,10 @@
-"""Is the first or the last word cut? Push to talk on many clips that begin and end with a word.
+"""Check of push to talk on clips that begin and end with a word: is a word cut?
 
     python -m tests.support.push_to_talk_clips [N]
 
-Each clip begins at the first sample of a word, which is where push to talk begins, and its last
-word ends at the release; what follows is the tail. They are cut out of `tests/data/tiny_clips`,
-whose words have known places, at random but always the same.
+Each clip begins at the first sample of a word, where push to talk begins, and its last word ends at
+the release; then follows the tail. The clips are cut at random places, with a fixed seed, from
+`tests/data/tiny_clips`, where the times of the words are known.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ NOISE_DB: Final = -70.0
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """What is heard from the press of the key to the end of the tail."""
+    """Audio from the press of the key to the end of the tail."""
 
     name: str
     samples: Float32Array
@@ -47,7 +47,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a clip."""
+    """Result of the dictation of a clip."""
 
     clip: Clip
     finals: list[v1.Final]
@@ -58,7 +58,7 @@ class Outcome:
 
     @property
     def is_covered(self) -> bool:
-        """Whether every sample from the press to the release was recognised, pauses apart."""
+        """Return whether every sample from press to release was recognised, except in pauses."""
         return (
             bool(self.finals)
             and self.finals[0].start == 0.0
@@ -67,7 +67,7 @@ class Outcome:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the first and the last word are there."""
+        """Return whether the first and the last word were recognised."""
         found, said = self.words, self.clip.words
         return bool(found) and (found[0], found[-1]) == (said[0], said[-1])
 
@@ -77,7 +77,7 @@ def _words(text: str) -> list[str]:
 
 
 def clips(n_clips: int, seed: int = 2) -> Iterator[Clip]:
-    """Make clips: from the beginning of a word to the end of another."""
+    """Yield clips from the beginning of a word to the end of another."""
     rng, noise = Random(seed), np.random.default_rng(seed)
     described = json.loads((CLIPS / "clips.json").read_text("utf-8"))["clips"]
     timed = [clip for clip in described if clip.get("words")]
@@ -90,14 +90,14 @@ def clips(n_clips: int, seed: int = 2) -> Iterator[Clip]:
         with open_audio(CLIPS / clip["file"]) as source:
             whole = np.concatenate(list(source.blocks()))
         spoken = whole[begin:end]
-        heard = np.concatenate([spoken, np.zeros(to_samples(TAIL_S), np.float32)])
-        heard += noise.normal(0, 10 ** (NOISE_DB / 20), len(heard)).astype(np.float32)
+        samples = np.concatenate([spoken, np.zeros(to_samples(TAIL_S), np.float32)])
+        samples += noise.normal(0, 10 ** (NOISE_DB / 20), len(samples)).astype(np.float32)
         said = [word["text"] for word in words[first : last + 1]]
-        yield Clip(f"{clip['file']} {first}-{last}", heard, said, to_seconds(len(spoken)))
+        yield Clip(f"{clip['file']} {first}-{last}", samples, said, to_seconds(len(spoken)))
 
 
 class Recording:
-    """A device that hears a clip the moment it is opened."""
+    """Device that delivers a clip as soon as it is opened."""
 
     def __init__(self, samples: Float32Array) -> None:
         self._samples = samples
@@ -119,7 +119,7 @@ async def dictate(clip: Clip, url: str) -> Outcome:
 
 
 def main() -> int:
-    """Dictate all clips; 1 if words were cut."""
+    """Dictate all clips; return 1 if words were cut."""
     n_clips = int(sys.argv[1]) if len(sys.argv) > 1 else 50
     with tempfile.TemporaryDirectory() as name, RunningDaemon(Path(name), "--no-mic") as daemon:
         outcomes = [asyncio.run(dictate(clip, daemon.url)) for clip in clips(n_clips)]
@@ -130,7 +130,7 @@ def main() -> int:
     n_covered = sum(outcome.is_covered for outcome in outcomes)
     n_whole = sum(outcome.is_whole for outcome in outcomes)
     print(f"{n_covered} of {n_clips} covered from press to release, {n_whole} with both words")
-    # A word that is there from its first sample may still be mistaken for another.
+    # A complete word may still be confused with another.
     return 0 if n_covered == n_clips and n_whole >= 0.9 * n_clips else 1
 
 
