@@ -491,6 +491,7 @@ JSON = st.recursive(
 
 @given(data=st.data(), value=JSON)
 @settings(deadline=None, max_examples=300)
+@pytest.mark.process
 def test_any_value_in_place_of_another_is_refused_or_harmless(
     sound: Path, scratch: Path, data: st.DataObject, value: object
 ) -> None:
@@ -509,6 +510,7 @@ def test_any_value_in_place_of_another_is_refused_or_harmless(
 
 @given(data=st.data(), value=JSON)
 @settings(deadline=None, max_examples=300)
+@pytest.mark.process
 def test_any_value_in_a_header_in_place_of_another_is_refused_or_harmless(
     sound: Path, scratch: Path, data: st.DataObject, value: object
 ) -> None:
