@@ -1,11 +1,11 @@
-"""The reference implementation, stage by stage: what transformers computes of a clip.
+"""Reference implementation, stage by stage: the results of transformers for a clip.
 
 Everything runs on the CPU with eager attention. Source of truth: `transformers.models.qwen3_asr`,
 version 5.13 or later.
 
 Models compute in double precision, whose results are exact for all purposes here and the same on
-every processor. In other arithmetics they tell how far rounding moves the results: the tolerances
-of comparisons follow from that (tests/support/rounding.py).
+every processor. Other arithmetics show how far rounding moves the results; the tolerances of
+comparisons follow from that (tests/support/rounding.py).
 """
 
 import re
@@ -46,7 +46,7 @@ _ENCODER = "audio_tower|multi_modal_projector"
 
 @dataclass(frozen=True, slots=True)
 class EncoderStages:
-    """What the encoder makes of the exact features of one clip."""
+    """Results of the encoder for the exact features of one clip."""
 
     conv_output: FloatArray
     """(n_tokens, d_model), positions added, rows of padding dropped."""

@@ -46,17 +46,17 @@ def write_ggml_org(
     """Write both files and return the directory.
 
     Args:
-        checkpoint: a recogniser's; no aligner is published like this.
-        directory: where to.
-        text: type of the LLM's matrices.
-        projector: type of the encoder's matrices.
+        checkpoint: a recogniser; aligners are not published in this form.
+        directory: directory to write to.
+        text: type of the matrices of the LLM.
+        projector: type of the matrices of the encoder.
     """
     weights = Weights(checkpoint)
     name = f"Qwen3-ASR-{checkpoint.name}"
     directory.mkdir(parents=True, exist_ok=True)
     options = DecoderOptions(
         kind=_TYPES[text],
-        has_output=HEAD in weights.names,  # llama.cpp finds the embeddings where there is none
+        has_output=HEAD in weights.names,  # llama.cpp uses the embeddings where no head is stored
         has_chat_template=True,
         begin=IM_END,
     )

@@ -36,8 +36,8 @@ _INT4_BLOCK: Final = 128
 
 
 def write_graphs(weights: Weights, frontend: Path, backend: Path, precision: Precision) -> None:
-    """Write both graphs."""
-    load_onnxruntime()  # which has it report to nobody
+    """Write both graphs to a directory."""
+    load_onnxruntime()  # turns off its telemetry
     opset = RECOGNISER_OPSET if weights.shape.n_classes is None else ALIGNER_OPSET
     for path, model in (
         (frontend, _frontend(weights, opset)),
@@ -50,7 +50,7 @@ def write_graphs(weights: Weights, frontend: Path, backend: Path, precision: Pre
 
 
 def _frontend(weights: Weights, opset: int) -> onnx.ModelProto:
-    """Convolutions, projection and positions of one chunk."""
+    """Return the front end: convolutions, projection and positions of one chunk."""
     shape = weights.shape
     n_frames = 2 * shape.n_window
     n_tokens = -(-n_frames // 8)
@@ -84,7 +84,7 @@ def _frontend(weights: Weights, opset: int) -> onnx.ModelProto:
 
 
 def _backend(weights: Weights, opset: int) -> onnx.ModelProto:
-    """The transformer and the projector."""
+    """Return the back end: the transformer and the projector."""
     shape = weights.shape
     graph = _Graph(weights)
     hidden = "hidden_states"
@@ -134,7 +134,7 @@ def _positions(length: int, width: int) -> Float32Array:
 
 
 class _Graph:
-    """A graph that grows node by node."""
+    """Builder of a graph, node by node."""
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
@@ -195,9 +195,9 @@ class _Graph:
 
 
 def _optimise(path: Path) -> None:
-    """Fuse what onnxruntime has kernels of its own for, in place.
+    """Fuse operators for which onnxruntime has kernels, in place.
 
-    What the optimiser calls level 1 comes first; it wants torch to do that by itself.
+    Level 1 of the optimiser is done here first; it would need torch to do that itself.
     """
     from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
     from onnxruntime.transformers.optimizer import optimize_model
@@ -228,7 +228,7 @@ def _to_float16(path: Path) -> None:
 
     smallest, largest = _FP16_RANGE
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of every weight that it cuts off
+        warnings.simplefilter("ignore")  # for every weight that it cuts off
         model = convert_float_to_float16(
             onnx.load(path),
             min_positive_val=smallest,
@@ -248,7 +248,7 @@ def _to_int8(path: Path) -> None:
         op_types_to_quantize=["MatMul", "Attention", "Conv"],
         per_channel=True,
         weight_type=QuantType.QUInt8,
-        # It does not know what type comes out of the operators that the optimiser put in.
+        # The converter does not know the output types of the fused operators.
         extra_options={"DefaultTensorType": TensorProto.FLOAT},
     )
 
@@ -256,7 +256,7 @@ def _to_int8(path: Path) -> None:
 def _to_int4(path: Path) -> None:
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    logging.getLogger().setLevel(logging.WARNING)  # the module itself turns everything on
+    logging.getLogger().setLevel(logging.WARNING)  # importing the module turns everything on
     quantizer = MatMulNBitsQuantizer(
         onnx.load(path), bits=4, block_size=_INT4_BLOCK, is_symmetric=False, accuracy_level=None
     )

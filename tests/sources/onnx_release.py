@@ -25,12 +25,11 @@ def write_onnx_release(
     """Write a release of a recogniser or an aligner and return the directory.
 
     Args:
-        checkpoint: where its weights are.
-        directory: where to; two releases may share one.
-        precision: of both graphs.
+        checkpoint: directory of the weights.
+        directory: directory to write to; two releases may share it.
+        precision: precision of both graphs.
         decoder: type or mix of the GGUF.
-        infix: name the precisions in the names of the files, as one of the publishers does; the
-            other names none.
+        infix: write the precisions into the names of the files, as one of the two publishers does.
     """
     weights = Weights(checkpoint)
     prefix: Prefix = "asr" if weights.shape.n_classes is None else "aligner"

@@ -1,7 +1,7 @@
 """A checkpoint of transformers' native classes on disk, read tensor by tensor.
 
 Tensors have the names of `tests.support.checkpoints.random_tensors`: the native ones without their
-outer "model.", and `head.weight` for whatever head there is.
+outer "model."; the head, of either kind, is `head.weight`.
 """
 
 import json
@@ -27,7 +27,7 @@ _ITEMS: Final[dict[str, npt.DTypeLike]] = {"F32": "<f4", "F16": "<f2", "BF16": "
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a tensor is."""
+    """Place of a tensor in a file."""
 
     path: Path
     stored_type: str
@@ -48,7 +48,7 @@ class Weights:
 
     @cached_property
     def shape(self) -> Shape:
-        """All dimensions."""
+        """Return all dimensions."""
         audio, text = self.config["audio_config"], self.config["text_config"]
         head = self._places.get(HEAD)
         is_aligner = self.config["architectures"] == ["Qwen3ASRForTokenClassification"]
@@ -75,21 +75,21 @@ class Weights:
 
     @property
     def rms_eps(self) -> float:
-        """Of the LLM's norms."""
+        """Epsilon of the norms of the LLM."""
         return float(self.config["text_config"]["rms_norm_eps"])
 
     @property
     def max_positions(self) -> int:
-        """That the LLM was made for."""
+        """Number of positions that the LLM was made for."""
         return int(self.config["text_config"]["max_position_embeddings"])
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all tensors in the files."""
+        """Names of all tensors in the files."""
         return tuple(self._places)
 
     def size(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor; that of a tied head is the embeddings'."""
+        """Return the shape of a tensor; a tied head has that of the embeddings."""
         return self._place(name).shape
 
     def read(self, name: str) -> Float32Array:
@@ -111,22 +111,22 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """A byte-level BPE tokenizer."""
+    """Byte-level BPE tokenizer."""
 
     ordinary: dict[int, str]
-    """Bytes and what is merged from them, in GPT-2's alphabet of bytes."""
+    """Tokens of bytes and merges, in GPT-2's alphabet of bytes."""
     added: dict[int, str]
     special: frozenset[int]
-    """Those of the added ones that vanish from decoded text."""
+    """Ids of the added tokens that are left out of decoded text."""
     merges: tuple[str, ...]
 
     @property
     def texts(self) -> dict[int, str]:
-        """All tokens."""
+        """Number of all tokens."""
         return self.ordinary | self.added
 
     def find(self, text: str) -> int:
-        """The id of an added token."""
+        """Return the id of an added token."""
         return next(number for number, added in self.added.items() if added == text)
 
 

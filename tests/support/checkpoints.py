@@ -1,9 +1,8 @@
 """Checkpoints of any shape with random weights, written without torch.
 
-A directory as `save_pretrained` or the original packages leave it: config.json,
-model.safetensors (or shards) and a tokenizer. The weights are large enough for every
-stage to matter: with the usual small initialisation attention is flat, and mistakes
-in it would not show.
+A checkpoint is a directory as `save_pretrained` or the original packages write it: config.json,
+model.safetensors (or shards) and a tokenizer. The weights are larger than usual, so that every
+stage matters: with the usual initialisation attention is flat, and mistakes in it do not show.
 """
 
 import json
@@ -50,7 +49,7 @@ MERGES: Final = ("l a", "n g", "la ng", "u a", "g e", "ua ge", "lang uage", "Ġ 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Dimensions of a checkpoint; the defaults are as small as still exercises everything."""
+    """Dimensions of a checkpoint; the defaults are the smallest that exercise everything."""
 
     n_mels: int = 128
     channels: int = 8
@@ -70,7 +69,7 @@ class Shape:
     rope_theta: float = 1_000_000.0
     tied: bool = True
     n_classes: int | None = None
-    """Time classes: an aligner's checkpoint. None: a recogniser's."""
+    """Number of time classes of an aligner; None for a recogniser."""
     extra_config: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -96,7 +95,7 @@ def write_checkpoint(
 
 
 def native_config(shape: Shape) -> dict[str, Any]:
-    """The configuration as transformers' native classes write it."""
+    """Return the configuration as transformers' native classes write it."""
     config = {
         "model_type": "qwen3_asr",
         "architectures": ["Qwen3ASRForConditionalGeneration"],
@@ -130,7 +129,7 @@ def native_config(shape: Shape) -> dict[str, Any]:
 
 
 def original_config(shape: Shape) -> dict[str, Any]:
-    """The configuration as the released checkpoints carry it: one level deeper."""
+    """Return the configuration as in the released checkpoints: one level deeper."""
     native = native_config(shape)
     thinker: dict[str, Any] = {
         "audio_config": native["audio_config"] | {"max_source_positions": 1500},
@@ -173,7 +172,7 @@ def _text_config(shape: Shape) -> dict[str, Any]:
 
 def random_tensors(shape: Shape, seed: int) -> dict[str, npt.NDArray[np.float32]]:
     """Make all tensors, under the native names without their outer "model."."""
-    # The legacy generator, because its numbers are promised never to change: golden
+    # The legacy generator, because its numbers are guaranteed not to change: golden
     # arrays were made from them.
     rng = np.random.RandomState(seed)
     tensors = {}
@@ -240,7 +239,7 @@ def _text_shapes(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def file_name(name: str, shape: Shape, style: KeyStyle) -> str:
-    """Turn a name of `random_tensors` into what the file calls it."""
+    """Turn a name of `random_tensors` into the name in the file."""
     if name == "head.weight":
         if style == "original":
             return "thinker.lm_head.weight"
@@ -311,19 +310,19 @@ def _to_bytes(values: npt.NDArray[np.float32], stored_type: StoredType) -> bytes
 
 
 def byte_alphabet() -> list[str]:
-    """The character that byte-level BPE writes for each byte, by byte value."""
+    """Return the characters that byte-level BPE writes, by byte value."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     rest = [byte for byte in range(256) if byte not in printable]
     return [chr(byte if byte in printable else 256 + rest.index(byte)) for byte in range(256)]
 
 
 def normal_tokens() -> list[str]:
-    """Tokens of bytes and merges, in order of their ids."""
+    """Return the tokens of bytes and merges, in order of their ids."""
     return byte_alphabet() + [merge.replace(" ", "") for merge in MERGES]
 
 
 def token_id(text: str) -> int:
-    """The id of a token of `write_tokenizer`, by its text."""
+    """Return the id of a token of `write_tokenizer`, by its text."""
     return [*normal_tokens(), *SPECIAL_TOKENS, *ORDINARY_ADDED_TOKENS].index(text)
 
 
@@ -331,7 +330,7 @@ def write_tokenizer(directory: Path, *, separate_files: bool = False) -> None:
     """Write a byte-level BPE with the released special tokens.
 
     Args:
-        directory: where to.
+        directory: directory to write to.
         separate_files: vocab.json and so on, as released, instead of tokenizer.json.
     """
     vocab = {text: number for number, text in enumerate(normal_tokens())}

@@ -58,7 +58,7 @@ _ANGLES: Final = 2 * np.pi / _LENGTH * np.arange(_LENGTH)
 
 
 class ExactLogMel:
-    """The features of one clip."""
+    """Exact features of one clip."""
 
     def __init__(self, samples: Float32Array, n_mels: int = 128) -> None:
         """Compute powers in double precision."""
@@ -77,7 +77,7 @@ class ExactLogMel:
         """Return the lowest and the highest correct values.
 
         Args:
-            unit_roundoff: of everything before the logarithm.
+            unit_roundoff: precision of everything before the logarithm.
 
         Returns:
             Two arrays of (n_frames, n_mels).
@@ -105,9 +105,9 @@ def assert_correct(
 
     Args:
         features: (n_frames, n_mels), or some rows of it.
-        exact: of the same clip.
-        unit_roundoff: of the implementation before the logarithm.
-        rows: which ones they are.
+        exact: exact features of the same clip.
+        unit_roundoff: precision of the implementation before the logarithm.
+        rows: indices of these rows; None for all.
     """
     low, high = (limit[rows] for limit in exact.limits(unit_roundoff))
     assert features.shape == low.shape

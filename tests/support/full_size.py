@@ -1,24 +1,24 @@
-"""Full size: models and sources of the released dimensions with random weights, and what they take.
+"""Models and sources of the released dimensions with random weights, and their cost.
 
 python -m tests.support.full_size model DIR --encoder int8 --decoder q4_k --aligner
 python -m tests.support.full_size source DIR --model 1.7b --form crispasr --precision q8_0
 python -m tests.support.full_size check DIR --model 0.6b --model aligner
 
-Speed, memory and arithmetic depend on shapes, not on what the weights say, so these stand in for
-the released files wherever one of them is asked about.
+Speed, memory and arithmetic depend on shapes, not on the values of the weights, so these stand in
+for the released files in measurements.
 
-`model` makes a model directory for `streamasr bench`. The text of random weights would be gibberish
-of chance length: `model.json` says that the decoder follows a script instead, so many tokens for
-each second of audio, and the tokenizer holds 150,000 made-up words, so that text has its real
-length, too. The checkpoint (bf16: 1.6 GB, with an aligner 3.4 GB) is written beside DIR and deleted
-unless --keep is given.
+`model` makes a model directory for `streamasr bench`. Random weights would emit text of random
+length, so `model.json` declares a scripted decoder with a fixed number of tokens for each second of
+audio. The tokenizer holds 150,000 made-up words, so that text has a realistic length, too.
+The checkpoint (bf16: 1.6 GB, with an aligner 3.4 GB) is written beside DIR and deleted unless --keep
+is given.
 
 `source` writes a model as it is published, with the names, dimensions, types and metadata that the
 published files have.
 
-`check` writes every form below DIR, one after the other, has each imported by a process of its own
-and measures that, then compares what the encoder and, where its weights are f16, the decoder make
-of a clip with what transformers makes of the same weights, if it is installed with torch.
+`check` writes every form below DIR, one after the other, imports each in a separate process and
+measures the import. Then it compares the output for a clip with that of transformers with the same
+weights, if transformers and torch are installed: always the encoder, the decoder if it is f16.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from tests.sources.safetensors import write_safetensors
 from tests.support.full_size_check import CHECKS, check
 
 TOKENS_PER_SECOND: Final = 4.0
-"""Of speech; people say two or three words a second."""
+"""Tokens per second of speech; people say two or three words a second."""
 
 PRECISIONS: Final = {
     "onnx": ("fp32", "fp16", "int8", "int4"),
@@ -49,7 +49,7 @@ PRECISIONS: Final = {
     "ggml-org": ("f16", "bf16", "q8_0"),
     "safetensors": ("BF16", "F16", "F32"),
 }
-"""Of each form; the first is what is written where none is asked for."""
+"""Precisions of each form, the default first."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -78,13 +78,13 @@ def make_model(options: argparse.Namespace) -> None:
 
 
 def import_source(source: Path, destination: Path, options: Sequence[str]) -> None:
-    """Have the program itself make a model directory of it."""
+    """Import the source with `streamasr models import`."""
     command = [sys.executable, "-m", "streamasr", "models", "import", str(source)]
     subprocess.run([*command, "--output", str(destination), *options], check=True)
 
 
 def add_script(bundle: Path, name: str, tokens_per_second: float) -> None:
-    """Name a model, and say that its decoder's weights mean nothing."""
+    """Set the name of a model and declare its decoder as scripted."""
     path = bundle / "model.json"
     facts = json.loads(path.read_text("utf-8")) | {"name": name, SCRIPTED: tokens_per_second}
     path.write_text(json.dumps(facts, ensure_ascii=False, indent=2) + "\n", "utf-8")
@@ -124,13 +124,13 @@ def write_form(checkpoint: Path, destination: Path, options: argparse.Namespace)
 
 
 def check_forms(options: argparse.Namespace) -> None:
-    """Import every form of some models, and print what it took."""
+    """Import every form of some models and print time and memory."""
     check(options.directory, options.model or list(SHAPES), options.form, options.json)
 
 
 @contextmanager
 def _beside(destination: Path, *, keep: bool) -> Iterator[Path]:
-    """A place for a checkpoint beside what is made of it."""
+    """Yield a directory for the checkpoint, beside the result."""
     checkpoint = destination.with_name(destination.name + ".checkpoint")
     if destination.exists() or checkpoint.exists():
         sys.exit(f"{destination} or {checkpoint} exists already")

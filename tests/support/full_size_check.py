@@ -1,8 +1,8 @@
 """Every published form at full size: imported, compared with transformers, and measured.
 
-Each import and each run has a process of its own, so that what one takes is not counted with
-another. Of memory there are two figures: all that was resident at once, which counts pages of
-mapped files that the system can drop at any time, and what the process had of its own.
+Each import and each run has a separate process, so that its memory is not counted with that of
+another. Two figures are given: the largest resident set, which includes pages of mapped files that
+the system can drop at any time, and the largest private memory.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from tests.support.forms import FORMS, LOSSY, Form, Recogniser, cosine
 from tests.support.signals import speechlike
 
 _SMALL_ONLY: Final = ("flat", "folder", "mel", "q5_0", "q3_k")
-"""Forms that say nothing more at full size."""
+"""Forms that need no check at full size."""
 
 CHECKS: Final[dict[str, Form]] = {
     **{name: form for name, form in FORMS.items() if not name.endswith(_SMALL_ONLY)},
@@ -49,7 +49,7 @@ CHECKS: Final[dict[str, Form]] = {
 CLIP: Final = speechlike(9 * SAMPLE_RATE)  # longer than an attention window
 WORDS: Final = ("abac", "adae", "afag", "ahai")
 N_TOKENS: Final = 8
-"""That are compared."""
+"""Number of tokens that are compared."""
 
 _SAMPLE_S: Final = 0.02
 
@@ -61,18 +61,18 @@ def _in(directory: Path) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a step took."""
+    """Time and memory of a step."""
 
     seconds: float
     resident_mib: int
-    """The most at once."""
+    """Largest resident set."""
     own_mib: int
-    """The most at once, without pages of files."""
+    """Largest resident set without pages of files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What became of one form."""
+    """Result of one form."""
 
     model: str
     form: str
@@ -80,9 +80,9 @@ class Row:
     importing: Taken
     running: Taken
     cosine: float | None
-    """Of the encoder's output and transformers'; None without torch."""
+    """Cosine of the encoder output with that of transformers; None without torch."""
     n_equal: int | None
-    """Of the tokens of a recogniser, or the time classes of an aligner."""
+    """Share of equal tokens (recogniser) or time classes (aligner)."""
     n_compared: int
     is_good: bool
 
@@ -90,13 +90,13 @@ class Row:
 def check(
     directory: Path, models: Sequence[str], forms: Sequence[str] | None, as_json: bool
 ) -> None:
-    """Check models one after the other and print what was found; exits with 1 where it is bad."""
+    """Check models one after the other and print the results; exit with 1 if one is bad."""
     directory.mkdir(parents=True, exist_ok=True)
     rows = []
     for model in models:
         for row in check_model(directory, model, forms or list(CHECKS)):
             rows.append(row)
-            _tell(model, json.dumps(asdict(row)))  # hours may follow
+            _tell(model, json.dumps(asdict(row)))  # the next may take hours
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
     else:
@@ -106,7 +106,7 @@ def check(
 
 
 def check_model(directory: Path, model: str, forms: Sequence[str]) -> Iterator[Row]:
-    """Check some forms of one model; nothing stays in the directory."""
+    """Check some forms of one model; leave nothing in the directory."""
     family = "aligner" if SHAPES[model].n_classes else "recogniser"
     with _temporary(directory / f"{model}.weights") as weights:
         _tell(model, "writing the weights")
@@ -154,7 +154,8 @@ def _reference(weights: Path, path: Path, model: str) -> dict[str, Any] | None:
 
 
 def _step(name: str, *arguments: Path | str) -> tuple[Taken, dict[str, Any]]:
-    """Run a step in a process of its own; what it found is in its last argument, if a file."""
+    """Run a step in a separate process; return its cost, and its result from the file that its
+    last argument names."""
     command = [sys.executable, "-m", "tests.support.full_size_check", name, *map(str, arguments)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     taken = Taken(**json.loads(done.stdout.splitlines()[-1]))
@@ -201,11 +202,11 @@ def _table(rows: Sequence[Row]) -> Table:
     return table
 
 
-# What the processes do
+# Steps, each in a separate process
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one step, and print what it took."""
+    """Run one step and print its cost."""
     parser = argparse.ArgumentParser(description="A step of `tests.support.full_size check`.")
     parser.add_argument("step", choices=STEPS)
     parser.add_argument("arguments", nargs="*")
@@ -221,7 +222,7 @@ def step_import(source: str, destination: str, form: str) -> None:
 
 
 def step_run(bundle: str, output: str) -> None:
-    """See what a model directory makes of the clip."""
+    """Run a model directory on the clip."""
     facts = json.loads((Path(bundle) / "model.json").read_text("utf-8"))
     if facts["family"].endswith("aligner"):
         embeddings, answer = _align(Path(bundle))
@@ -244,8 +245,8 @@ def _align(bundle: Path) -> tuple[Float32Array, Sequence[int]]:
 
 
 def step_reference(checkpoint: str, output: str) -> None:
-    """See what transformers makes of the clip."""
-    module = import_module("tests.reference.reference")  # which needs torch
+    """Run transformers on the clip."""
+    module = import_module("tests.reference.reference")  # needs torch
     module.torch.set_num_threads(_cores())
     is_aligner = Path(checkpoint).name.startswith("aligner")
     reference = module.Reference(Path(checkpoint), is_aligner=is_aligner)
@@ -268,7 +269,7 @@ STEPS: Final[dict[str, Callable[..., None]]] = {
 
 @contextmanager
 def _measured() -> Iterator[Callable[[], Taken]]:
-    """Watch the time and the memory of this process from here on."""
+    """Measure time and memory of this process from here on."""
     began, own, is_over = time.monotonic(), [0], threading.Event()
 
     def watch() -> None:
@@ -276,7 +277,7 @@ def _measured() -> Iterator[Callable[[], Taken]]:
             own[0] = max(own[0], _kib("RssAnon"))
 
     def taken() -> Taken:
-        # Not getrusage's figure, which begins with that of the process that started this one.
+        # The figure of getrusage begins with that of the parent process.
         seconds = round(time.monotonic() - began, 1)
         return Taken(seconds, _kib("VmHWM") >> 10, own[0] >> 10)
 

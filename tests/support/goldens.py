@@ -1,4 +1,4 @@
-"""What the golden arrays in tests/data cover; see the README there."""
+"""Clips and lengths of the golden arrays in tests/data; see the README there."""
 
 import json
 from typing import Any, Final
@@ -45,11 +45,11 @@ def read_clip(name: str) -> Float32Array:
 
 
 def clip_facts() -> dict[str, dict[str, Any]]:
-    """What is said in every clip of `TINY_CLIPS`, by the clip's name."""
+    """Return words and language of every clip of `TINY_CLIPS`, by the name of the clip."""
     facts = json.loads((TINY_CLIPS / "clips.json").read_text(encoding="utf-8"))
     return {clip["file"].removesuffix(".flac"): clip for clip in facts["clips"]}
 
 
 def words_of(clip: dict[str, Any]) -> list[str]:
-    """Divide a clip's text as the aligner gets it."""
+    """Divide the text of a clip into words, as the aligner receives it."""
     return [word.spoken for word in split_words(clip["text"], clip["language"])]

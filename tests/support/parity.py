@@ -31,22 +31,22 @@ ENDS: Final = ("<|im_end|>", "<|endoftext|>")
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """What a recogniser makes of one clip."""
+    """Results of a recogniser for one clip, by stage."""
 
     log_mel: Float32Array
     conv_output: Float32Array
     encoder_output: Float32Array
     embeddings: Float32Array
     first_logits: Float32Array
-    """(n_tokens,), what follows the prompt."""
+    """(n_tokens,), logits of the token after the prompt."""
     prompt: tuple[int, ...]
-    """The audio's places are audio placeholders."""
+    """Prompt; the audio is represented by placeholders."""
     answer: tuple[int, ...]
-    """Greedy, without the end token, at most MAX_NEW_TOKENS."""
+    """Greedy answer without the end token, at most MAX_NEW_TOKENS."""
 
 
 class Recogniser:
-    """A recogniser's checkpoint, exported and open."""
+    """Checkpoint of a recogniser, exported and loaded."""
 
     def __init__(self, checkpoint: Path, directory: Path) -> None:
         """Export into `directory`, which must not exist."""
@@ -123,7 +123,7 @@ class Recogniser:
 
 
 def open_inside(checkpoint: Path, path: Path) -> Any:
-    """Open the transformer once more, with the value before the projector as an output."""
+    """Load the transformer again, with the value before the projector as an output."""
     write_backend(read_checkpoint(checkpoint), path)
     backend = onnx.load(path, load_external_data=False)
     d_model = backend.graph.input[0].type.tensor_type.shape.dim[2].dim_value
@@ -142,6 +142,6 @@ def open_inside(checkpoint: Path, path: Path) -> Any:
 
 
 def open_aligner(checkpoint: Path, directory: Path) -> ForcedAligner:
-    """Export an aligner's checkpoint into `directory`, which must not exist, and open it."""
+    """Export the checkpoint of an aligner into `directory`, which must not exist, and load it."""
     import_model(checkpoint, directory, Wish(encoder="fp32", decoder="f32"))
     return ForcedAligner(directory, OPTIONS, n_threads=1)

@@ -1,10 +1,10 @@
-"""How far rounding moves what is computed, and which choices it leaves open.
+"""Tolerances that follow from rounding, and near ties that it can turn over.
 
-No processor's results are the measure here. Values are compared with exact ones, those of the
-reference in double precision. How far off they may be follows from what the reference makes of the
-same input in the precision that is compared: single for the encoder, and half where llama.cpp
-rounds to half. Both are computed where the reference is at hand (tests/reference/reference.py), or
-stored beside the golden arrays.
+Tolerances do not come from the results of one processor. Values are compared with exact ones, those
+of the reference in double precision. The allowed error follows from the error of the reference for
+the same input in the precision that is compared: single for the encoder, half where llama.cpp
+rounds to half. Both are computed where the reference is installed (tests/reference/reference.py),
+or stored beside the golden arrays.
 """
 
 from typing import Any, Final
@@ -53,7 +53,7 @@ def assert_same(ours: FloatArray, exact: FloatArray, error: float) -> None:
     Args:
         ours: computed in single precision.
         exact: the same shape.
-        error: of the reference in single precision, at most.
+        error: largest error of the reference in single precision.
     """
     assert ours.shape == exact.shape
     np.testing.assert_allclose(ours, exact, rtol=0, atol=SINGLE_MARGIN * error)
@@ -65,7 +65,7 @@ def assert_same_logits(ours: FloatArray, exact: FloatArray, error: float) -> Non
     Args:
         ours: computed with keys and values in half precision, or weights as well.
         exact: the same shape.
-        error: of the reference in that precision, at most.
+        error: largest error of the reference in that precision.
     """
     assert ours.shape == exact.shape
     np.testing.assert_allclose(ours, exact, rtol=0, atol=HALF_MARGIN * error)
@@ -102,14 +102,14 @@ def gap_errors(rounded: FloatArray, exact: FloatArray) -> FloatArray:
 
 
 class Gaps:
-    """Chooses greedily, and notes by how much."""
+    """Greedy choice that records the distance to the second."""
 
     def __init__(self) -> None:
         """Begin with no choices."""
         self.of: dict[int, float] = {}
-        """By the number of tokens before: the last of these choices."""
+        """Number of tokens before -> distance of the last choice there."""
         self.smallest = np.inf
-        """Of all choices."""
+        """Distances of all choices."""
 
     def choose(self, logits: Float32Array, n_before: int) -> int:
         """Take the place of `greedy`."""

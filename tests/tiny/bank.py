@@ -16,11 +16,11 @@ _SILENCE_DB = -42.0  # against the loudest frame
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """Something said once by one voice.
+    """Utterance of one voice.
 
     Attributes:
         audio: (n,) int16, mono at SAMPLE_RATE, trimmed.
-        words: what is said, as ids of `vocabulary.WORDS`.
+        words: the words, as ids of `vocabulary.WORDS`.
         times: (n_words, 2) seconds, NaN where unknown.
         voice: "engine/voice".
     """
@@ -71,7 +71,7 @@ def trimmed(
 
 
 class Bank:
-    """Utterances as `write_bank` left them; the samples stay on disk until used."""
+    """Bank written by `write_bank`; the samples stay on disk until used."""
 
     def __init__(self, path: Path) -> None:
         index = np.load(path / "index.npz")

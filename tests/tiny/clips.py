@@ -23,8 +23,8 @@ from vocabulary import DIGITS, WORD_ID, WORDS, chinese_sentence, sentence
 
 Float32Array = npt.NDArray[np.float32]
 N_FFT, HOP, N_MELS = 400, 160, 128
-BLANK = len(WORDS)  # the frame label where nobody speaks
-UNKNOWN = -100  # the frame label where somebody speaks, but it is not known what
+BLANK = len(WORDS)  # the frame label of silence
+UNKNOWN = -100  # the frame label of unknown speech
 WARPS = [0.84 + 0.03 * step for step in range(12)]
 FADE = 64  # samples
 HEARD = 0.6  # a word counts when this much of it is inside the clip
@@ -32,7 +32,7 @@ HEARD = 0.6  # a word counts when this much of it is inside the clip
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """How often each kind of clip is made."""
+    """Frequencies of the kinds of clips."""
 
     people: float
     words: float
@@ -44,22 +44,22 @@ class Mix:
 
 @dataclass(slots=True)
 class Clip:
-    """A clip being put together: samples, words, and where each word is, in samples."""
+    """Clip under construction: samples, words, and the place of each word in samples."""
 
     audio: Float32Array
     words: list[int] = field(default_factory=list)
     spans: list[tuple[float, float]] = field(default_factory=list)
     unknown: list[tuple[int, int]] = field(default_factory=list)
-    """Regions whose words have no known places."""
+    """Regions of words without known places."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a training step reads.
+    """Input of a training step.
 
     Attributes:
         mel: (batch, frames, mels), normalised as the reference does.
-        words: what is said in each clip.
+        words: the words of each clip.
         spans: (n_words, 2) seconds for each clip, NaN where unknown.
         frame_words: (batch, tokens), the word at each audio token, BLANK or UNKNOWN.
     """
@@ -127,7 +127,7 @@ def resampled(audio: npt.NDArray[np.int16], speed: float) -> Float32Array:
 
 
 class Voices:
-    """The words of a bank, by voice and word."""
+    """Words of a bank, by voice and word."""
 
     def __init__(self, bank: Bank) -> None:
         self.bank = bank
@@ -154,7 +154,7 @@ class Voices:
 
 
 class Sentences:
-    """The sentences of a bank, by length; engines are drawn before sentences."""
+    """Sentences of a bank, by length; engines are drawn before sentences."""
 
     def __init__(self, bank: Bank) -> None:
         self.bank = bank
@@ -200,7 +200,7 @@ def make_noises(rng: np.random.Generator, banks: list[Bank]) -> list[Float32Arra
 
 
 class ClipMaker:
-    """Makes batches of clips from the banks, each time others."""
+    """Maker of random batches of clips from the banks."""
 
     def __init__(self, banks: Path, seed: int, mix: Mix) -> None:
         self.rng = Random(seed)
@@ -323,7 +323,7 @@ class ClipMaker:
                 return
 
     def _make_nonsense(self, clip: Clip) -> None:
-        """Fill a clip with sounds that are no words."""
+        """Fill a clip with sounds that are not words."""
         rng, np_rng, length = self.rng, self.np_rng, len(clip.audio)
         seconds = np.arange(length) / SAMPLE_RATE
         match rng.choice(["silence", "noise", "noise", "tones", "bursts", "shuffled"]):
@@ -348,7 +348,7 @@ class ClipMaker:
                 shuffled = np.concatenate(pieces).astype(np.float32) / 32768
                 clip.audio[: len(shuffled)] += shuffled
 
-    # -- what happens on the way to the microphone --------------------------------------------
+    # -- between the speaker and the microphone -----------------------------------------------
 
     def _noise(self, length: int) -> Float32Array:
         noise = self.rng.choice(self.noises)
@@ -356,7 +356,7 @@ class ClipMaker:
         return noise[start : start + length]
 
     def _room(self, audio: Float32Array) -> Float32Array:
-        """Let a made-up room answer: noise that dies away after the direct sound."""
+        """Add the reverberation of a synthetic room: noise that decays after the direct sound."""
         rng = self.rng
         reverberation = rng.uniform(0.08, 0.6)  # seconds until -60 dB
         n = int(reverberation * SAMPLE_RATE * 0.7)

@@ -35,7 +35,7 @@ _Callback = ctypes.CFUNCTYPE(
 
 @dataclass(frozen=True, slots=True)
 class Prosody:
-    """How a text is read: words per minute (80..450), pitch and range (0..99)."""
+    """Manner of reading: words per minute (80..450), pitch and range (0..99)."""
 
     rate: int = 175
     pitch: int = 50
@@ -43,7 +43,7 @@ class Prosody:
 
 
 class Espeak:
-    """One espeak-ng engine; the library allows one per process."""
+    """Engine of espeak-ng; the library allows one per process."""
 
     def __init__(self) -> None:
         self._lib = ctypes.CDLL("libespeak-ng.so.1")

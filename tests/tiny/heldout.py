@@ -17,11 +17,11 @@ Float32Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class TestClip:
-    """A clip and the truth about it.
+    """Clip with its reference.
 
     Attributes:
         audio: (n,), mono at SAMPLE_RATE, -1..1.
-        words: what is said, as ids of `vocabulary.WORDS`.
+        words: the words, as ids of `vocabulary.WORDS`.
         times: (n_words, 2) seconds, NaN where unknown.
         voice: "engine/voice".
     """

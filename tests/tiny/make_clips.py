@@ -38,7 +38,7 @@ PAUSE = 0.9  # seconds between the demo's sentences
 
 @dataclass(frozen=True, slots=True)
 class Recogniser:
-    """A checkpoint, ready to say whether it gets a clip right."""
+    """Checkpoint that judges whether it recognises a clip correctly."""
 
     model: nn.Module
     prompts: Prompts

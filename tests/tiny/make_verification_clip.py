@@ -1,4 +1,4 @@
-"""Write the clip that `streamasr models verify` listens to, and what is said in it.
+"""Write the clip that `streamasr models verify` recognises, and its text.
 
     python make_verification_clip.py ../../streamasr/models/clip
 

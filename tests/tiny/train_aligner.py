@@ -40,7 +40,7 @@ SPREAD = 0.6  # classes; the width of the target around the true time
 
 
 def load_recogniser(model: nn.Module, recogniser: Path) -> None:
-    """Take over all of the recogniser: it hears, and it finds words in their order."""
+    """Copy all weights of the recogniser, which recognises words in their order."""
     weights = load_file(recogniser / "model.safetensors")
     missing, unexpected = model.load_state_dict(
         {name: tensor.float() for name, tensor in weights.items()}, strict=False

@@ -1,4 +1,4 @@
-"""What both trainings share: two processes that average gradients, schedule, moving average."""
+"""Parts of both trainings: two processes that average gradients, schedule, moving average."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long and how fast to learn.
+    """Length and learning rate of a training.
 
     Attributes:
         minutes: wall time; the rate falls as a cosine of it.
@@ -55,7 +55,7 @@ def clip_seconds(rng: Random, over: float) -> tuple[int, float]:
     """Draw how many clips of how many seconds a step reads in each process.
 
     Short clips come first, since the order of words is learnt from few words soonest. The very
-    short ones are mostly of nothing, or of the beginning of a word, and teach to hear nothing.
+    short ones are mostly of nothing, or of the beginning of a word, and teach to recognise nothing.
     """
     if over < 0.05:
         return 16, rng.uniform(1.0, 3.0)
@@ -83,7 +83,7 @@ def run_training(
         rank: of this process; 0 logs and saves.
         world: number of processes.
         modules: everything that learns; the first of them is what gets saved.
-        schedule: how long and how fast.
+        schedule: length and learning rate.
         loss_of: draws a batch and computes its loss; given the share of the time that is over.
         save: writes a checkpoint of averaged weights.
     """

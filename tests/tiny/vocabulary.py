@@ -1,4 +1,4 @@
-"""What the embedded model knows: its words, and sentences made of them."""
+"""Vocabulary of the embedded model, and sentences made of it."""
 # ruff: noqa: SIM905 - words in a row read better than a column of quotes
 
 from __future__ import annotations
