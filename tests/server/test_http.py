@@ -25,13 +25,13 @@ Headers = dict[str, str]
 
 @pytest.fixture(autouse=True)
 def _quiet_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """A client can do nothing that is worth a warning."""
+    """Clients cause no warnings in the log."""
     yield
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 class HttpClient:
-    """A client that sends what it is told, byte by byte."""
+    """Client that sends bytes and reads responses."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -89,7 +89,7 @@ def request(method: str, path: str, *headers: str) -> str:
 # Bodies.
 
 
-async def test_a_body_is_counted_whichever_way_it_is_framed(tmp_path: Path) -> None:
+async def test_a_body_may_have_a_length_or_come_in_chunks(tmp_path: Path) -> None:
     async with connected(tmp_path) as client:
         await client.send(request("POST", "/count", "Content-Length: 5") + "hello")
         assert (await client.response())[2] == '{"bytes": 5}\n'
@@ -118,7 +118,7 @@ async def test_a_large_body_passes_through_bounded_memory(tmp_path: Path, size: 
             tracemalloc.stop()
 
 
-async def test_a_client_that_waits_is_told_to_continue(tmp_path: Path) -> None:
+async def test_a_client_that_waits_gets_a_100(tmp_path: Path) -> None:
     async with connected(tmp_path) as client:
         head = request("POST", "/count", "Content-Length: 5", "Expect: 100-continue")
         await client.send(head)
@@ -132,7 +132,7 @@ async def test_a_client_that_waits_is_told_to_continue(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "framing", ["Content-Length: 250000001", "Content-Length: 99999999999999999999"]
 )
-async def test_a_client_is_not_told_to_continue_with_too_much(tmp_path: Path, framing: str) -> None:
+async def test_a_client_with_too_much_gets_a_413_and_no_100(tmp_path: Path, framing: str) -> None:
     async with connected(tmp_path, QUICK) as client:
         await client.send(request("POST", "/count", framing, "Expect: 100-continue"))
         status, headers, body = await client.response()
