@@ -15,7 +15,7 @@ from streamasr.protocols.v1_dialect import V1Dialect
 from streamasr.server.timeouts import Timeouts
 from tests.support.fake_daemon import DaemonOptions, FakeDaemon, hang_up, running_daemon
 from tests.support.ndjson import CountingDialect, NdjsonDialect
-from tests.support.waiting import eventually
+from tests.support.waiting import LoopClock, eventually
 
 DIALECTS = (V1Dialect(), CountingDialect(), NdjsonDialect())
 QUICK = Timeouts(start=0.3, body=0.3, idle=0.3, close=0.3)
@@ -168,8 +168,9 @@ async def test_a_body_that_stops_is_refused(tmp_path: Path) -> None:
 async def test_a_slow_body_is_awaited_as_long_as_it_goes_on(tmp_path: Path) -> None:
     async with connected(tmp_path, QUICK) as client:
         await client.send(request("POST", "/count", "Content-Length: 10"))
+        clock = LoopClock()
         for _ in range(10):
-            await asyncio.sleep(0.05)
+            await clock.advance(0.6 * QUICK.body)
             await client.send("x")
         assert (await client.response())[2] == '{"bytes": 10}\n'
 
