@@ -10,8 +10,8 @@ for the released files in measurements.
 `model` makes a model directory for `streamasr bench`. Random weights would emit text of random
 length, so `model.json` declares a scripted decoder with a fixed number of tokens for each second of
 audio. The tokenizer holds 150,000 made-up words, so that text has a realistic length, too.
-The checkpoint (bf16: 1.6 GB, with an aligner 3.4 GB) is written beside DIR and deleted unless --keep
-is given.
+The checkpoint (bf16: 1.6 GB, with an aligner 3.4 GB) is written beside DIR; without --keep it
+is deleted afterwards.
 
 `source` writes a model as it is published, with the names, dimensions, types and metadata that the
 published files have.
