@@ -26,6 +26,7 @@ from streamasr.core.units import SAMPLE_RATE, Samples
 from streamasr.engine.config import EngineConfig, Hardware
 from streamasr.engine.engine import LocalEngine
 from streamasr.engine.ports import ChannelSource
+from tests.support import toy_family
 from tests.support.fakes import FakeEngine, PatientEngine, talk
 
 SAMPLES = talk(1.0)[: SAMPLE_RATE * 2]
@@ -38,11 +39,21 @@ def tiny_engine(bundle: Path) -> Iterator[LocalEngine]:
         yield engine
 
 
-@pytest.fixture(params=["tiny", "fake", "patient"])
+@pytest.fixture(scope="module")
+def toy_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
+    model = toy_family.write_bundle(tmp_path_factory.mktemp("toy") / "loudness")
+    with (
+        toy_family.registered(),
+        LocalEngine(EngineConfig(model, hardware=Hardware(threads=1))) as engine,
+    ):
+        yield engine
+
+
+@pytest.fixture(params=["tiny", "toy", "fake", "patient"])
 def engine(request: pytest.FixtureRequest) -> ChannelSource:
     match request.param:
-        case "tiny":
-            running = request.getfixturevalue("tiny_engine")
+        case "tiny" | "toy":
+            running = request.getfixturevalue(f"{request.param}_engine")
             assert isinstance(running, LocalEngine)
             return running
         case "fake":
