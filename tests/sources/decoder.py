@@ -1,7 +1,7 @@
-"""The LLM as llama.cpp's `convert_hf_to_gguf.py` writes it: architecture `qwen3vl`.
+"""Writer of the LLM as by llama.cpp's `convert_hf_to_gguf.py` (architecture `qwen3vl`).
 
-The ONNX releases declare themselves as Qwen3-VL to be converted, those of ggml-org have a separate
-converter. The files differ only in the output matrix, the end tokens and a chat template.
+The ONNX releases declare themselves a Qwen3-VL for the conversion, ggml-org's have their own
+converter; the files differ only in the output matrix, the end tokens and a chat template.
 """
 
 import os
@@ -33,7 +33,7 @@ from tests.support.checkpoints import ORDINARY_ADDED_TOKENS
 Mix = Literal["q4_k", "q5_k", "q8_0"]
 
 PADDING: Final = -100.0
-"""Value of the padding rows of an aligner's head; their logits are arbitrary."""
+"""Weight in the rows after an aligner's classes, the padding; the logits of these rows vary."""
 
 CHAT_TEMPLATE: Final = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] "
@@ -73,18 +73,18 @@ class DecoderOptions:
     """Differences between publishers."""
 
     kind: Type = Type.F16
-    """Type of the matrices; F16 where blocks do not fit."""
+    """Type of the matrices; F16 if their rows are not a multiple of its block."""
     has_output: bool = True
-    """Store the head even where it is tied to the embeddings."""
+    """Store the head even if it is tied to the embeddings."""
     architecture: Literal["qwen3vl", "qwen3"] = "qwen3vl"
     has_chat_template: bool = False
     has_audio_tokens: bool = True
     begin: str | None = None
-    """Token that is declared to begin a text."""
+    """Token that the metadata states as the beginning of a text."""
 
 
 def write_decoder(weights: Weights, path: Path, options: DecoderOptions) -> None:
-    """Write the LLM to a file."""
+    """Write the LLM."""
     writer = gguf.GGUFWriter(path, options.architecture)
     writer.add_type("model")
     writer.add_name(weights.directory.name)
@@ -110,14 +110,14 @@ def quantize(source: Path, destination: Path, mix: Mix) -> None:
 
 
 def rope_sections(head_dim: int) -> list[int]:
-    """Return the rotated pairs of time, height and width: 24, 20, 20 and none of 64."""
+    """Divide the rotated pairs among time, height and width: of 64, 24, 20 and 20."""
     half = head_dim // 2
     side = round(half * 20 / 64)
     return [half - 2 * side, side, side, 0]
 
 
 def decoder_names(n_layers: int) -> Iterator[tuple[str, str]]:
-    """Yield the names of all tensors but the head: llama.cpp's and ours."""
+    """Yield llama.cpp's name and ours of all tensors except the head."""
     yield "token_embd.weight", EMBEDDINGS
     for layer in range(n_layers):
         for name, ours in _LAYER_NAMES.items():
@@ -171,7 +171,7 @@ def _without_audio(vocabulary: Vocabulary) -> Vocabulary:
 
 
 def _token_type(vocabulary: Vocabulary, row: int) -> TokenType:
-    """Return the type of a token; the converter declares all that look special as special."""
+    """Return the type of a token; the converter also treats tokens that look special as special."""
     if row in vocabulary.ordinary:
         return TokenType.NORMAL
     if row not in vocabulary.added:
@@ -199,7 +199,7 @@ def _type(size: tuple[int, ...], kind: Type) -> Type:
 
 
 def padded_head(weights: Weights) -> Float32Array:
-    """Return the head with a row for each token: an aligner's classes and padding."""
+    """Return the head with one row per token: an aligner's classes and the padding."""
     head = weights.read(HEAD)
     missing = weights.shape.vocab - len(head)
     rows: Any = np.pad(head, ((0, missing), (0, 0)), constant_values=PADDING)

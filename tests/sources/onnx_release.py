@@ -1,4 +1,4 @@
-"""Folders and zips of two ONNX graphs with a decoder, as their publishers name and pack them."""
+"""Writer of folders and zips of two ONNX graphs with a decoder, named as by their publishers."""
 
 import zipfile
 from pathlib import Path
@@ -26,10 +26,11 @@ def write_onnx_release(
 
     Args:
         checkpoint: directory of the weights.
-        directory: directory to write to; two releases may share it.
+        directory: destination; two releases may share one.
         precision: precision of both graphs.
         decoder: type or mix of the GGUF.
-        infix: write the precisions into the names of the files, as one of the two publishers does.
+        infix: whether to include the precisions in the file names, as one publisher does and the
+            other does not.
     """
     weights = Weights(checkpoint)
     prefix: Prefix = "asr" if weights.shape.n_classes is None else "aligner"
@@ -48,7 +49,7 @@ def write_onnx_release(
 
 
 def write_release_decoder(weights: Weights, path: Path, decoder: DecoderType) -> None:
-    """Write the GGUF of a release: the head is stored even where it is tied."""
+    """Write the GGUF of a release; the head is stored even if it is tied."""
     if decoder == "f16":
         write_decoder(weights, path, DecoderOptions())
         return

@@ -1,8 +1,8 @@
-"""A small checkpoint with the ids of the released ones.
+"""Writer of a small checkpoint with the released number of token ids and the released special ids.
 
-Old CrispASR files do not contain the texts of special tokens, so their reader must know the ids.
-Ordinary tokens keep their ids, added ones move to the released ids, and the gap is filled with
-words that nothing merges into.
+Old CrispASR files have lost the texts of special tokens, so a reader must know the released ids.
+Ordinary tokens keep their ids, added tokens get the released ids, and the ids between them are
+words that result from no merge.
 """
 
 import json

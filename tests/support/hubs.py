@@ -1,4 +1,4 @@
-"""File server on the loopback with scripted faults, and a model hub on top of it."""
+"""File server on the loopback with scripted failures, and a hub on top of it."""
 
 import contextlib
 import hashlib
@@ -20,10 +20,10 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Request that was received."""
+    """Received request."""
 
     target: str
-    """Target in the first line; a whole URL if the server is used as a proxy."""
+    """Target in the request line; for a proxy, a complete URL."""
     headers: Mapping[str, str]
 
     @property
@@ -39,13 +39,13 @@ class Served:
     etag: str | None = '"one"'
     modified: str | None = None
     ranges: bool = True
-    """The server supports ranges."""
+    """Whether range requests are supported."""
     has_length: bool = True
-    """The length is announced; otherwise the end of the connection ends the file."""
+    """Whether Content-Length is sent; otherwise the file ends with the connection."""
 
 
 Answer = Callable[["Handler"], None]
-"""Replaces the normal response to one request."""
+"""Function that answers one request instead of serving the file."""
 
 
 def status(code: int, /, **headers: str) -> Answer:
@@ -80,7 +80,7 @@ def reply(content: bytes, code: int = 200, /, **headers: str) -> Answer:
 
 
 def raw(content: bytes) -> Answer:
-    """Answer with any bytes, HTTP or not."""
+    """Answer with bytes that need not be HTTP."""
 
     def answer(handler: "Handler") -> None:
         handler.wfile.write(content)
@@ -90,7 +90,7 @@ def raw(content: bytes) -> Answer:
 
 
 def truncate(after: int) -> Answer:
-    """Serve the file, but close the connection cleanly after this many bytes."""
+    """Serve the file, but close the connection regularly after `after` bytes of it."""
 
     def answer(handler: "Handler") -> None:
         handler.serve(at_most=after)
@@ -100,7 +100,7 @@ def truncate(after: int) -> Answer:
 
 
 def drop(after: int) -> Answer:
-    """Serve the file, but reset the connection after this many bytes."""
+    """Serve the file, and reset the connection after `after` bytes of it."""
 
     def answer(handler: "Handler") -> None:
         handler.serve(at_most=after)
@@ -112,7 +112,7 @@ def drop(after: int) -> Answer:
 
 
 def stall(after: int) -> Answer:
-    """Serve this many bytes of the file, then stall until the server stops."""
+    """Serve `after` bytes of the file, then send nothing until the server is closed."""
 
     def answer(handler: "Handler") -> None:
         handler.serve(at_most=after)
@@ -124,7 +124,7 @@ def stall(after: int) -> Answer:
 
 
 class FileServer(ThreadingHTTPServer):
-    """Serves `files`; `script` replaces the responses to the next requests."""
+    """Server of `files`; `script` replaces the answers to the next requests."""
 
     daemon_threads = True
     block_on_close = False
@@ -140,20 +140,20 @@ class FileServer(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def put(self, path: str, content: bytes, **how: Any) -> str:
-        """Add a file and return its URL."""
-        self.files[path] = Served(content, **how)
+    def put(self, path: str, content: bytes, **options: Any) -> str:
+        """Publish a file and return its URL."""
+        self.files[path] = Served(content, **options)
         return self.url + path
 
     def script(self, path: str, *answers: Answer) -> None:
-        """Script the responses to the next requests for a path."""
+        """Set the answers to the next requests for a path."""
         self.scripts.setdefault(path, deque()).extend(answers)
 
     def asked_for(self, path: str) -> list[Asked]:
         return [each for each in self.asked if each.path == path]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print errors, except those of clients that disconnect, which are part of the tests."""
+        """Ignore closed connections, which the tests cause on purpose; print other errors."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -184,7 +184,7 @@ class Handler(BaseHTTPRequestHandler):
         asked = Asked(self.path, dict(self.headers.items()))
         self.server.asked.append(asked)
         script = self.server.scripts.get(asked.path)
-        with contextlib.suppress(ConnectionError):  # the client has disconnected
+        with contextlib.suppress(ConnectionError):  # the client closed the connection
             if script:
                 script.popleft()(self)
             elif asked.path in self.server.files:
@@ -193,7 +193,7 @@ class Handler(BaseHTTPRequestHandler):
                 status(404)(self)
 
     def serve(self, at_most: int | None = None) -> None:
-        """Answer with the file or the requested range."""
+        """Answer with the file, or the requested range of it."""
         served = self.server.files[self.server.asked[-1].path]
         begin = self._range(served)
         body = served.content[begin:]
@@ -218,7 +218,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[:at_most])
 
     def _range(self, served: Served) -> int:
-        """Return the first byte to send, from Range and If-Range."""
+        """Return the first byte to send, according to Range and If-Range."""
         wanted = self.headers.get("Range")
         condition = self.headers.get("If-Range")
         if not wanted or not served.ranges:
@@ -227,13 +227,13 @@ class Handler(BaseHTTPRequestHandler):
             return 0
         return int(wanted.removeprefix("bytes=").removesuffix("-"))
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name in the base class
-        """Log nothing."""
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name in the base
+        """Ignore log messages."""
 
 
 @dataclass
 class Hub:
-    """Model hub, as far as streamasr uses its API."""
+    """Part of a hub's interface that streamasr uses."""
 
     server: FileServer
     is_gated: bool = False
@@ -248,13 +248,13 @@ class Hub:
     def publish(
         self, repository: str, files: Mapping[str, bytes], commit: str = COMMIT, **changes: Any
     ) -> None:
-        """Add a repository; large files have a hash, as in git-lfs.
+        """Publish a repository; large files have a hash, as in Git LFS.
 
         Args:
             repository: OWNER/NAME.
-            files: contents by name.
+            files: content by name.
             commit: commit of the branch main.
-            changes: fields to change in the response of the API.
+            changes: changes to the answer of the interface.
         """
         siblings = [_sibling(name, content) for name, content in files.items()]
         listing = {"id": repository, "sha": commit, "siblings": siblings, **changes}
@@ -262,7 +262,7 @@ class Hub:
             path = f"/api/models/{repository}/revision/{revision}"
             self.server.put(path, json.dumps(listing).encode(), etag=None)
         for name, content in files.items():
-            # Downloads are redirected to another host, as on the real hub.
+            # The files have another address, as on the real hub.
             tag = f'"{hashlib.sha256(content).hexdigest()}"'
             self.server.put(f"/cdn/{commit}/{name}", content, etag=tag)
             at = f"/{repository}/resolve/{commit}/{name}"
@@ -270,7 +270,7 @@ class Hub:
 
 
 class _Always(deque[Answer]):
-    """Return a script that never ends."""
+    """Script that repeats one answer forever."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__([answer])
@@ -289,6 +289,6 @@ def _sibling(name: str, content: bytes) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def open_hub() -> Iterator[Hub]:
-    """Run a hub without repositories."""
+    """Open a hub without repositories."""
     with FileServer() as server:
         yield Hub(server)
