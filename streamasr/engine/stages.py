@@ -1,4 +1,4 @@
-"""Stages of the engine: the queue before each of them, and the work that it does.
+"""Stages of the engine: the queue in front of each stage, and its work.
 
     Encode --> encoder process --> PassEncoded
     Decode --> decoder thread  --> Recognised

@@ -133,7 +133,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         self.ready: Future[None] = Future()
         """Done once its first child has loaded its models, or with what `wait_ready` raises."""
         self.failure: StreamASRError | None = None
-        """Why it was given up, if it was."""
+        """Error that ended the worker for good; None while it is usable."""
 
     @property
     def name(self) -> str:
