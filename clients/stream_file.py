@@ -44,7 +44,7 @@ async def converse(
             sending.cancel()
 
 
-async def send(source: AudioSource, stream: client.Stream) -> AudioError | None:
+async def send(source: AudioSource, stream: client.AudioSession) -> AudioError | None:
     """Send a file; of a broken file, send the readable part and return the error."""
     broken = None
     try:

@@ -1,7 +1,7 @@
 // The page: actions of its buttons, and its state.
 
 import { CLOCK } from "./pcm.js";
-import { Stream } from "./protocol.js";
+import { AudioSession } from "./protocol.js";
 import { Search } from "./search.js";
 import { Sheet, showTimes } from "./sheet.js";
 import { decodeFile, Microphone, microphones, whyNoMicrophone } from "./sound.js";
@@ -73,7 +73,7 @@ class Session {
     this.state = isFile
       ? { kind: "connecting", text: "Connecting…" }
       : { kind: "listening", text: "Listening" };
-    this.stream = new Stream(settings, { token, onMessage: (message) => this.#take(message) });
+    this.stream = new AudioSession(settings, { token, onMessage: (message) => this.#take(message) });
     this.over = new Promise((resolve) => (this.end = resolve));
     running.add(this);
     $("welcome").hidden = true;
@@ -175,7 +175,9 @@ let tokenDialog = null; // one dialog for all sessions
 
 function askForToken(why) {
   tokenDialog ??= new Promise((resolve) => {
-    $("token-reason").textContent = token ? why : "The token is in the file that server.token_file in the daemon’s settings names.";
+    $("token-reason").textContent = token
+      ? why
+      : "Find it in the file named by server.token_file in the daemon’s settings.";
     $("token").value = "";
     $("token-dialog").returnValue = "";
     $("token-dialog").onclose = () => {
@@ -236,7 +238,7 @@ function receiveAudio(pcm, level) {
   const { stream } = listening;
   stream.send(pcm);
   if (stream.waiting > MAX_WAITING) {
-    showAlert("The microphone was turned off after ten minutes without a connection; the audio so far is kept.");
+    showAlert("The microphone was turned off after ten minutes without a connection.");
     stopMicrophone();
   }
 }
@@ -310,7 +312,8 @@ async function readFile(file) {
     pcm = await decodeFile(file);
   } catch {
     updateState();
-    showAlert(`${file.name} is not audio that this browser can decode; convert it, or use streamasr transcribe.`);
+    const remedy = "convert it, or use streamasr transcribe";
+    showAlert(`${file.name} is not audio that this browser can decode; ${remedy}.`);
     return;
   }
   const url = URL.createObjectURL(file); // for as long as the page is open
@@ -327,7 +330,7 @@ async function readFile(file) {
   await reading.over;
   const missing = pcm.length / CLOCK - sheet.transcript.duration;
   if (sheet.transcript.isOver && missing > 1)
-    showAlert(`The daemon ended the session early; the last ${Math.round(missing)} s of the file have no text.`);
+    showAlert(`The daemon ended early; the last ${Math.round(missing)} s of the file have no text.`);
 }
 
 // Playback of files.
@@ -341,7 +344,7 @@ function play(url, sheet, seconds) {
   player.hidden = false;
   player.currentTime = seconds;
   player.play().catch((error) => {
-    if (error.name !== "AbortError") showAlert("This browser cannot play the file; open it in another player.");
+    if (error.name !== "AbortError") showAlert("This browser cannot play the file.");
   });
 }
 

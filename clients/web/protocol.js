@@ -1,7 +1,7 @@
 // Client of the streamasr protocol, version 1, for a browser. It reconnects after a loss, delivers
 // every durable message exactly once and in order, and sends every sample to the daemon.
 //
-// A connection delivers the messages of the daemon unchanged, and additionally
+// A session delivers the messages of the daemon unchanged, and additionally
 //   {type: "reconnecting", reason, code}   the connection is lost; another attempt follows
 //   {type: "resumed", next_sample, ...}    the connection is back, and nothing is missing
 //   {type: "failed", code, message}        the session is over without an `end`
@@ -33,7 +33,7 @@ const FRAME = CLOCK / 2; // samples in one message, 0.5 s
 const PUMP_EVERY = 100; // ms, while audio is waiting to be sent
 
 /** Session of a client, over any number of consecutive WebSockets. */
-export class Connection {
+export class ResumableSession {
   #path;
   #token;
   #onMessage;
@@ -159,7 +159,8 @@ export class Connection {
     const status = wasOpen ? 0 : await this.#status();
     if (this.isOver) return;
     if (status in REFUSED) return this.#fail(`http_${status}`, REFUSED[status]);
-    const why = refusal?.message ?? (wasOpen ? "The connection was lost." : "The daemon does not answer.");
+    const why =
+      refusal?.message ?? (wasOpen ? "The connection was lost." : "The daemon does not answer.");
     const pause = Math.min(LONGEST_PAUSE, SHORTEST_PAUSE * 2 ** Math.min(this.#tries++, 10));
     this.#retry = setTimeout(() => this.#reconnect(), pause * (0.5 + Math.random() / 2));
     this.#onMessage({ type: "reconnecting", code: refusal?.code ?? "", reason: why });
@@ -206,7 +207,8 @@ export class Connection {
   #isNew({ seq }) {
     if (this.#last !== null && seq <= this.#last) return false;
     if (this.#last !== null && seq > this.#last + 1) {
-      this.#fail("protocol", `Message ${this.#last + 1} of the daemon is missing; start a new session.`);
+      const missing = this.#last + 1;
+      this.#fail("protocol", `Message ${missing} of the daemon is missing; start a new session.`);
       return false;
     }
     this.#last = seq;
@@ -235,7 +237,7 @@ const REFUSED = {
 };
 
 /** Receives the messages of a session with audio of another source. */
-export class Subscription extends Connection {
+export class Subscription extends ResumableSession {
   #session;
 
   constructor(session, options) {
@@ -251,9 +253,9 @@ export class Subscription extends Connection {
 }
 
 /** Sends audio as a session of its own. */
-export class Stream extends Connection {
+export class AudioSession extends ResumableSession {
   #settings; // fields of `start`
-  #audio = new SendBuffer();
+  #audio = new ResendBuffer();
   #hasNewSettings = false;
   #isStopping = false;
   #hasSentStop = false;
@@ -330,7 +332,7 @@ export class Stream extends Connection {
 }
 
 /** Buffer of audio: waiting audio, and recently sent audio for a resend. Positions are samples. */
-export class SendBuffer {
+export class ResendBuffer {
   static KEEP = 300 * CLOCK;
   #blocks = []; // {start, pcm}
   #index = 0; // of the block that contains `#at`
@@ -358,7 +360,7 @@ export class SendBuffer {
   }
 
   #forget() {
-    const old = this.#at - SendBuffer.KEEP;
+    const old = this.#at - ResendBuffer.KEEP;
     let n = 0;
     while (n < this.#index && this.#blocks[n].start + this.#blocks[n].pcm.length <= old) n++;
     if (n) this.#blocks.splice(0, n);
@@ -375,7 +377,8 @@ export class SendBuffer {
       return "The daemon reports audio that was never sent; start a new session.";
     position = Math.min(position, this.#end);
     const first = this.#blocks[0]?.start ?? this.#end;
-    if (position < first) return "The daemon lost more audio than the page keeps; start a new session.";
+    if (position < first)
+      return "The daemon lost more audio than the page keeps; start a new session.";
     this.#at = position;
     const index = this.#blocks.findIndex(({ start, pcm }) => position < start + pcm.length);
     this.#index = index < 0 ? this.#blocks.length : index;

@@ -117,7 +117,7 @@ export class Sheet {
     return row;
   }
 
-  /** Return the first row of a later start: the final of a segment may follow the begin of the next. */
+  /** Return the first row that starts later; a final may follow the start of the next segment. */
   #after(start) {
     let row = null;
     let before = this.#list.lastElementChild;

@@ -20,7 +20,7 @@ const WIDE =
   /[\u1100-\u115f\u2e80-\u303e\u3041-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\u{1f300}-\u{1faff}\u{20000}-\u{3fffd}]/u;
 const MARK = /[\p{Mn}\p{Me}\p{Cf}]/u;
 
-/** Return the words of a segment as {text, start, end, score, from, to}, with their places in its text. */
+/** Add `from` and `to`, the places in the text of the segment, to its words. */
 export function place(text, words) {
   const placed = [];
   let at = 0;

@@ -13,8 +13,8 @@ from streamasr.core.orders import Order
 from streamasr.core.processes import usage
 from streamasr.core.traits import FamilyTraits
 from streamasr.core.units import to_seconds
-from streamasr.engine.engine import Engine
-from streamasr.pipeline.stream import Channel, Recogniser
+from streamasr.engine.engine import LocalEngine
+from streamasr.engine.ports import Channel, ChannelSource
 from streamasr.pipeline.transcribe import FileSettings, Progress, transcribe
 
 
@@ -41,16 +41,16 @@ class FileResult:
 class Metered:
     """A recogniser that notes what its answers have cost."""
 
-    recogniser: Recogniser
+    recogniser: ChannelSource
     work: dict[str, float] = field(default_factory=dict)
 
     @property
     def traits(self) -> FamilyTraits:
-        """See `Recogniser.traits`."""
+        """See `ChannelSource.traits`."""
         return self.recogniser.traits
 
     def channel(self, deliver: Callable[[Answer], None]) -> Channel:
-        """See `Recogniser.channel`."""
+        """See `ChannelSource.channel`."""
 
         def note(answer: Answer) -> None:
             for stage, seconds in costs_of(answer).items():
@@ -65,7 +65,7 @@ def costs_of(answer: Answer | Order) -> dict[str, float]:
     return asdict(answer.costs) if isinstance(answer, Recognised) else {}
 
 
-def measure_file(engine: Engine, settings: FileSettings, path: Path) -> FileResult:
+def measure_file(engine: LocalEngine, settings: FileSettings, path: Path) -> FileResult:
     """Transcribe a file from beginning to end.
 
     Raises:
@@ -92,7 +92,7 @@ def measure_file(engine: Engine, settings: FileSettings, path: Path) -> FileResu
     )
 
 
-def _cpu(engine: Engine) -> dict[str, float]:
+def _cpu(engine: LocalEngine) -> dict[str, float]:
     main = {"main": time.process_time()}
     children = {name: usage(process) for name, process in engine.pids.items() if process}
     return main | {name: used.cpu_s for name, used in children.items() if used}

@@ -12,7 +12,8 @@ from streamasr.core.errors import WorkerError
 from streamasr.core.events import PassFailed, Recognised
 from streamasr.core.orders import Pass, Rank
 from streamasr.core.units import Float32Array, to_samples
-from streamasr.engine.stages import Decode, Encode, Encoded, Owner, StageAnswer
+from streamasr.engine.stages import Decode, Encode, Owner, PassEncoded, StageAnswer
+from streamasr.models.family import Encoded
 
 SEGMENT_S: Final = 10.0
 """Speech of each session."""
@@ -68,16 +69,12 @@ class Decoding(Protocol):
         """Free what was kept for an owner."""
 
 
-class Stages(Protocol):
-    """Part of `streamasr.engine.engine.Engine`: its stages, to be used one by one."""
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """Stages of an engine, to be used one by one."""
 
-    @property
-    def encoding(self) -> Encoding:
-        """Return the stage that computes embeddings."""
-
-    @property
-    def decoding(self) -> Decoding:
-        """Return the stage that finds text."""
+    encoding: Encoding
+    decoding: Decoding
 
 
 class _Speaker:
@@ -92,20 +89,20 @@ class _Speaker:
         """See `Owner.hand_over`."""
         self._answers.put(answer)
 
-    def encode(self, samples: Float32Array) -> Float32Array:
-        """Return the embeddings of some samples.
+    def encode(self, samples: Float32Array) -> Encoded:
+        """Return the encoding of some samples.
 
         Raises:
             WorkerError: the encoder failed.
         """
         self._stages.encoding.put(self, Encode(self._next_pass(), samples))
         answer = self._wait()
-        assert isinstance(answer, Encoded)
-        return answer.embeddings
+        assert isinstance(answer, PassEncoded)
+        return answer.encoded
 
-    def begin(self, embeddings: Float32Array) -> None:
-        """Begin to decode some embeddings; `finish` waits for the text."""
-        self._stages.decoding.put(self, Decode(self._next_pass(), embeddings))
+    def begin(self, encoded: Encoded) -> None:
+        """Begin to decode an encoding; `finish` waits for the text."""
+        self._stages.decoding.put(self, Decode(self._next_pass(), encoded))
 
     def finish(self) -> int:
         """Wait for the text, and return its number of tokens.
@@ -172,18 +169,16 @@ def measure_decoding(
 _SEGMENT: Final = 1
 
 
-def _prepare(speaker: _Speaker, speech: Speech, number: int) -> Float32Array:
+def _prepare(speaker: _Speaker, speech: Speech, number: int) -> Encoded:
     """Encode the speech of one session and decode it once, so that its audio has been read."""
     samples = speech.samples(to_samples(number * _APART_S), to_samples(SEGMENT_S))
-    embeddings = speaker.encode(samples)
-    speaker.begin(embeddings)
+    encoded = speaker.encode(samples)
+    speaker.begin(encoded)
     speaker.finish()
-    return embeddings
+    return encoded
 
 
-def _compare(
-    speakers: Sequence[_Speaker], heard: Sequence[Float32Array], repetitions: int
-) -> DecodeRow:
+def _compare(speakers: Sequence[_Speaker], heard: Sequence[Encoded], repetitions: int) -> DecodeRow:
     apart: list[float] = []
     together: list[float] = []
     n_tokens = 0
@@ -195,9 +190,7 @@ def _compare(
     return DecodeRow(len(speakers), n_tokens, median(apart), median(together))
 
 
-def _decode(
-    speakers: Sequence[_Speaker], heard: Sequence[Float32Array], *, is_together: bool
-) -> int:
+def _decode(speakers: Sequence[_Speaker], heard: Sequence[Encoded], *, is_together: bool) -> int:
     """Decode the audio of all sessions; return the number of tokens."""
     n_tokens = 0
     if is_together:

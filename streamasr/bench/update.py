@@ -29,7 +29,7 @@ from streamasr.core.events import Answer, PassAbandoned, PassFailed, Recognised
 from streamasr.core.hypothesis import Hypothesis
 from streamasr.core.orders import Pass, Rank, Recognise, Release
 from streamasr.core.units import Float32Array, Samples, to_samples
-from streamasr.pipeline.stream import Recogniser
+from streamasr.engine.ports import ChannelSource
 from streamasr.session.stable_prefix import CommitLag, StablePrefix
 
 STEP_S: Final = 0.5
@@ -46,7 +46,7 @@ GROWTH_S: Final = (6.0, 24.0)
 
 Kind: TypeAlias = Literal["incremental", "scratch", "final", "final_scratch"]
 
-OpenEngine: TypeAlias = Callable[[], AbstractContextManager[Recogniser]]
+OpenEngine: TypeAlias = Callable[[], AbstractContextManager[ChannelSource]]
 """Starts an engine, which the end of its context stops."""
 
 _FROM_SCRATCH: Final[dict[Kind, Kind]] = {"incremental": "scratch", "final": "final_scratch"}
@@ -127,7 +127,7 @@ class Plan:
 class Rig:
     """One session's way to an engine; waits for each answer."""
 
-    def __init__(self, recogniser: Recogniser) -> None:
+    def __init__(self, recogniser: ChannelSource) -> None:
         """Open a channel of a started engine."""
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._channel = recogniser.channel(self._answers.put)

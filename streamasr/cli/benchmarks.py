@@ -21,7 +21,7 @@ from streamasr.bench.plot import check_plot, plot_run, plot_update
 from streamasr.bench.soak import result_of_soak
 from streamasr.bench.speech import Speech, load_speech
 from streamasr.bench.telemetry import Telemetry
-from streamasr.bench.throughput import DecodeRow, measure_decoding
+from streamasr.bench.throughput import DecodeRow, Stages, measure_decoding
 from streamasr.bench.update import Plan
 from streamasr.bench.update import measure as measure_update
 from streamasr.bench.update import result_of as update_result
@@ -33,10 +33,11 @@ from streamasr.cli.exit_codes import EXIT_INPUT_FAILED
 from streamasr.config.endpoint import read_token
 from streamasr.config.file import find_config, load_config
 from streamasr.config.sections import ModelConfig
+from streamasr.core.errors import ConfigError
 from streamasr.core.units import to_seconds
 from streamasr.engine.build import engine_config
 from streamasr.engine.config import EngineConfig
-from streamasr.engine.engine import Engine
+from streamasr.engine.engine import LocalEngine
 from streamasr.models import tiny
 from streamasr.pipeline.transcribe import FileSettings
 from streamasr.segmentation.settings import ChunkerConfig
@@ -112,8 +113,8 @@ def _run_update(options: argparse.Namespace) -> int:
     engine = _engine(options, max_segment_s=longest, words=False)
     with busy("starting") as show:
         measured = measure_update(
-            lambda: Engine(engine),
-            lambda: Engine(replace(engine, reuse=False)),
+            lambda: LocalEngine(engine),
+            lambda: LocalEngine(replace(engine, reuse=False)),
             speech,
             plan,
             report=show,
@@ -146,9 +147,17 @@ def _run_throughput(options: argparse.Namespace) -> int:
 
 
 def _decode(options: argparse.Namespace, speech: Speech, show: _Show) -> list[DecodeRow]:
-    with Engine(_engine(options, words=False)) as engine:
+    with LocalEngine(_engine(options, words=False)) as engine:
+        decoding = engine.pipeline.decoding
+        if decoding is None:
+            raise ConfigError(
+                f"{engine.facts.name} has no language model, so its answers are not decoded in "
+                "batches; measure it with `streamasr bench update`.",
+                code="no_decoder",
+            )
+        stages = Stages(engine.pipeline.encoding, decoding)
         return measure_decoding(
-            engine, speech, options.sessions, repetitions=options.repeat, report=show
+            stages, speech, options.sessions, repetitions=options.repeat, report=show
         )
 
 
@@ -156,7 +165,7 @@ def _run_file(options: argparse.Namespace) -> int:
     config = _engine(options)
     settings = FileSettings(config.options)
     results = []
-    with busy("starting") as show, Engine(config) as engine:
+    with busy("starting") as show, LocalEngine(config) as engine:
         show("warming up")
         measure_file(engine, settings, tiny.DEMO)
         for path in options.files or [tiny.DEMO]:

@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
     from streamasr.config.file import find_config, load_config
     from streamasr.daemon.daemon import Daemon
     from streamasr.engine.build import language_resolver, model_facts
-    from streamasr.engine.engine import Engine
+    from streamasr.engine.engine import LocalEngine
     from streamasr.models import tiny
     from streamasr.service.supervision import Supervision
 
@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
     daemon = Daemon(
         config,
         load,
-        open_engine=lambda on_trouble: Engine(engine, on_trouble=on_trouble),
+        open_engine=lambda on_trouble: LocalEngine(engine, on_trouble=on_trouble),
         model=model_facts(engine),
         language_name=language_resolver(engine),
         supervision=supervision,

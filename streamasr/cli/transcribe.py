@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from streamasr.core.messages import Gap
     from streamasr.core.transcript import Transcript
     from streamasr.engine.config import EngineConfig
-    from streamasr.engine.engine import Engine
-    from streamasr.engine.worker import Trouble
+    from streamasr.engine.engine import LocalEngine
+    from streamasr.engine.ports import Trouble
     from streamasr.pipeline.transcribe import FileSettings
     from streamasr.segmentation.settings import ChunkerConfig, VadConfig
 
@@ -148,7 +148,7 @@ def run(options: argparse.Namespace) -> int:
         ConfigError: a setting or an option cannot be used.
         ModelError: the model cannot be used.
     """
-    from streamasr.engine.engine import Engine
+    from streamasr.engine.engine import LocalEngine
     from streamasr.models import tiny
 
     config = engine_of(options)
@@ -157,7 +157,7 @@ def run(options: argparse.Namespace) -> int:
         note(tiny.WARNING)
     outputs = output_paths(options.files, formats_of(options), options.output_dir)
     failed = False
-    with Engine(config, on_trouble=warn_of) as engine:
+    with LocalEngine(config, on_trouble=warn_of) as engine:
         for name in options.files:
             try:
                 _transcribe_one(engine, settings, options, name, outputs[name])
@@ -252,7 +252,7 @@ def output_paths(
 
 
 def _transcribe_one(
-    engine: "Engine",
+    engine: "LocalEngine",
     settings: "FileSettings",
     options: argparse.Namespace,
     name: str,

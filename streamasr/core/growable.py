@@ -49,7 +49,7 @@ class GrowingArray:
         self._n_rows = end
 
 
-class Recording(GrowingArray):
+class GrowingSamples(GrowingArray):
     """The samples of a growing segment."""
 
     def __init__(self, samples: Float32Array | None = None) -> None:

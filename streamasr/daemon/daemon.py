@@ -14,7 +14,6 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from typing import Final
 
 from streamasr.audio.capture import Capture
@@ -31,8 +30,7 @@ from streamasr.core.session_names import MICROPHONE
 from streamasr.daemon.background import background, clean_up, watch_lag
 from streamasr.daemon.reload import LiveSettings, host_settings
 from streamasr.daemon.signals import handled_signals
-from streamasr.engine.engine import Engine
-from streamasr.engine.worker import OnTrouble
+from streamasr.engine.ports import Engine, OnTrouble
 from streamasr.host.local_host import LocalSessionHost
 from streamasr.host.microphone import MicrophoneSession
 from streamasr.host.recovery import Recovered, recover
@@ -172,8 +170,8 @@ class Daemon:
 
     def _resolve(self, requested: RequestedOptions, defaults: OperatorDefaults) -> SessionOptions:
         options = requested.resolve(defaults, self._language_name)
-        context = self._engine.context_for(options.context, options.hotwords)
-        return replace(options, context=context, hotwords=())
+        self._engine.check_options(options)
+        return options
 
     def _vitals(self) -> Vitals:
         if self._stop.is_set():

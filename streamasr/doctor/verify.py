@@ -24,12 +24,12 @@ from streamasr.core.units import Float32Array, Samples, to_seconds
 from streamasr.doctor.verification import Check, Report, Span, check_text, check_times, speed
 from streamasr.engine.aligner import aligner_worker
 from streamasr.engine.config import EngineConfig, Hardware
-from streamasr.engine.engine import Engine, aligner_config
+from streamasr.engine.engine import LocalEngine, aligner_config
+from streamasr.engine.ports import Channel, ChannelSource
 from streamasr.engine.worker import Timeouts
 from streamasr.models import clip
 from streamasr.models.bundle import Bundle, read_bundle
 from streamasr.models.family import Role
-from streamasr.pipeline.stream import Channel, Recogniser
 from streamasr.pipeline.transcribe import FileSettings, Progress, transcribe
 
 _Show: TypeAlias = Callable[[str], None]
@@ -170,18 +170,18 @@ def _check_aligner(directory: Path) -> Check:
 
 @dataclass(slots=True)
 class _Timed:
-    """Recogniser that adds up the costs of its stages; the aligner reports none and is timed."""
+    """ChannelSource that adds up the costs of its stages; the aligner reports none and is timed."""
 
-    recogniser: Recogniser
+    recogniser: ChannelSource
     work: dict[str, float] = field(default_factory=dict)
 
     @property
     def traits(self) -> FamilyTraits:
-        """See `Recogniser.traits`."""
+        """See `ChannelSource.traits`."""
         return self.recogniser.traits
 
     def channel(self, deliver: Callable[[Answer], None]) -> Channel:
-        """See `Recogniser.channel`."""
+        """See `ChannelSource.channel`."""
         return _TimedChannel(self, deliver)
 
     def add(self, stage: str, seconds: float) -> None:
@@ -219,7 +219,7 @@ def recognise_clip(config: EngineConfig, chosen: Clip, show: _Show, warnings: li
     """Recognise a clip, and align its words if there is an aligner."""
     show("loading the model")
     began = time.perf_counter()
-    with Engine(config, on_trouble=lambda _, sentence: warnings.append(sentence)) as engine:
+    with LocalEngine(config, on_trouble=lambda _, sentence: warnings.append(sentence)) as engine:
         load_s = time.perf_counter() - began
         show("recognising the clip")
         timed = _Timed(engine)

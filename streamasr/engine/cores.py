@@ -1,4 +1,4 @@
-"""The processors there are, and which stage works with how many of them."""
+"""Processors of this machine, and the number of them that each stage uses."""
 
 import contextlib
 import math
@@ -14,7 +14,7 @@ _CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 
 
 def available_cores() -> int:
-    """The processors that this process may use: those it may run on, within a container's quota."""
+    """Return the number of processors that this process may use, within a container's quota."""
     n_cores = len(os.sched_getaffinity(0))
     with contextlib.suppress(OSError, UnicodeDecodeError):
         return min(n_cores, cores_of_quota(_CPU_QUOTA.read_text("ascii"), n_cores))
@@ -22,11 +22,11 @@ def available_cores() -> int:
 
 
 def cores_of_quota(quota: str, n_cores: int) -> int:
-    """Processors that a control group may keep busy.
+    """Return the number of processors that a control group may keep busy.
 
     Args:
-        quota: its `cpu.max`: so many microseconds in each so many, or `max 100000`.
-        n_cores: those that are there.
+        quota: its `cpu.max`: microseconds of work in each period of microseconds, or `max 100000`.
+        n_cores: of the machine.
     """
     allowed, _, period = quota.partition(" ")
     if not allowed.isdecimal() or not period.strip().isdecimal() or int(period) == 0:
@@ -36,7 +36,7 @@ def cores_of_quota(quota: str, n_cores: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """How many threads each stage works with."""
+    """Number of threads of each stage."""
 
     encoder: int
     decoder: int
@@ -44,11 +44,11 @@ class Threads:
 
 
 def share_cores(n_cores: int) -> Threads:
-    """Threads for a machine of so many cores.
+    """Return the threads for a machine with so many cores.
 
-    Encoder and decoder each get all cores, since what one session wants of them comes one after the
-    other. The aligner runs beside them with a low priority: on two cores, its second thread cost
-    them nothing, and made it a third faster while they were idle (0.6B, int8 and q8_0).
+    Encoder and decoder each get all cores, since the passes of one session use one after the other.
+    The aligner runs beside them with a low priority: on two cores, its second thread cost them
+    nothing, and made it a third faster while they were idle (0.6B, int8 and q8_0).
     """
     n_threads = max(1, min(MAX_THREADS, n_cores))
     return Threads(n_threads, n_threads, aligner=min(n_threads, max(2, n_threads // 2)))

@@ -1,21 +1,21 @@
-"""Whose turn it is, where many sessions share one worker; pure.
+"""Fair queue of many sessions before one worker; pure.
 
 Start-time fair queueing: each owner has a virtual time, the seconds of service that it has had.
-Among those who wait, the one with the least is served next, so that a session that always wants
-something (a file) cannot keep out one that seldom does (somebody speaking):
+Among the waiting owners, the one with the least is served next, so that a session that always wants
+something (a file) cannot keep out one that seldom does (a speaker):
 
-* An owner that begins to wait starts where the least served of the present ones stands, or at its
-  own time if that is later. So idleness earns nothing, and a newcomer owes nothing for the past.
-* Owners within `quantum` of the least served one count as equals. Among equals finals go before
-  partials, then it goes in turn: whoever was served, or came, the longest time ago.
+* An owner that begins to wait starts at the virtual time of the least served of the active ones, or
+  at its own if that is later. So idleness earns nothing, and a newcomer owes nothing for the past.
+* Owners within `quantum` of the least served one count as equals. Among equals, finals go before
+  partials; then the owner goes first that was served, or came, the longest time ago.
 
 So a final of an owner that had no more than its share waits for the running operation, and for one
 of each other owner that was there before it; anything else waits for a quantum and an operation of
 each at most.
 
-A worker that does one thing after the other calls `pop` and `charge`. One that works on many things
-at once, in steps, calls `front` before each step, `spend` after it, and `finish` when something is
-done.
+A worker that does one thing after the other calls `pop` and `charge`. A worker that does many
+things at once, in steps, calls `front` before each step, `spend` after it, and `finish` when
+something is done.
 """
 
 from collections import deque
@@ -35,7 +35,7 @@ ItemT = TypeVar("ItemT")
 
 @dataclass(slots=True)
 class _Account(Generic[ItemT]):
-    """An owner's standing."""
+    """Service and waiting items of one owner."""
 
     virtual_time: float  # seconds
     turn: int  # grows; when it was last served, or began to wait
@@ -46,7 +46,7 @@ class _Account(Generic[ItemT]):
 
     @property
     def rank(self) -> Rank | None:
-        """Of what it wants next; None if nothing waits."""
+        """Rank of its next item; None if nothing waits."""
         return next((rank for rank in Rank if self.waiting[rank]), None)
 
     @property
@@ -55,23 +55,23 @@ class _Account(Generic[ItemT]):
 
 
 class FairQueue(Generic[OwnerT, ItemT]):
-    """What is waiting for one worker. `charge` follows each `pop` once its cost is known."""
+    """Items that wait for one worker. `charge` follows each `pop` once its cost is known."""
 
     def __init__(self, quantum: float = QUANTUM_S) -> None:
-        """Begin with nothing waiting."""
+        """Begin without items."""
         self._quantum = quantum
         self._accounts: dict[OwnerT, _Account[ItemT]] = {}
         self._now = 0.0  # virtual time of the least served active owner; never falls
         self._n_turns = 0
 
     def __len__(self) -> int:
-        """How many items wait."""
+        """Return the number of waiting items."""
         return sum(
             len(items) for account in self._accounts.values() for items in account.waiting.values()
         )
 
     def push(self, owner: OwnerT, item: ItemT, rank: Rank) -> None:
-        """Let an item wait behind those of its owner and rank."""
+        """Add an item behind those of its owner and rank."""
         account = self._accounts.get(owner)
         if account is None:
             account = self._accounts[owner] = _Account(self._now, self._next_turn())
@@ -82,10 +82,10 @@ class FairQueue(Generic[OwnerT, ItemT]):
         self._advance()
 
     def pop(self) -> tuple[OwnerT, ItemT]:
-        """Take what is served next.
+        """Take the item that is served next.
 
         Raises:
-            IndexError: nothing waits.
+            IndexError: the queue is empty.
         """
         rank, [(owner, item), *_] = self.front()
         account = self._accounts[owner]
@@ -95,7 +95,7 @@ class FairQueue(Generic[OwnerT, ItemT]):
         return owner, item
 
     def charge(self, owner: OwnerT, seconds: float) -> None:
-        """Note what an item that was popped has cost. An owner that was dropped pays nothing."""
+        """Charge an owner for an item that was popped; an owner that was dropped pays nothing."""
         if account := self._accounts.get(owner):
             account.virtual_time += seconds
             account.turn = self._next_turn()
@@ -103,10 +103,10 @@ class FairQueue(Generic[OwnerT, ItemT]):
             self._advance()
 
     def front(self) -> tuple[Rank, list[tuple[OwnerT, ItemT]]]:
-        """What is served next: of each owner whose turn it is, one item, all of the same rank.
+        """Return the items that are served next: one of each owner whose turn it is, of one rank.
 
         Raises:
-            IndexError: nothing waits.
+            IndexError: the queue is empty.
         """
         owners = self._next_owners(self._least())
         if not owners:
@@ -116,13 +116,13 @@ class FairQueue(Generic[OwnerT, ItemT]):
         return rank, [(owner, self._accounts[owner].waiting[rank][0]) for owner in owners]
 
     def spend(self, owner: OwnerT, seconds: float) -> None:
-        """Note what a step on one of an owner's items has cost."""
+        """Charge an owner for a step on one of its items."""
         if account := self._accounts.get(owner):
             account.virtual_time += seconds
             self._advance()
 
     def finish(self, owner: OwnerT, item: ItemT) -> bool:
-        """Take out an item that is done; False if it is not there any more."""
+        """Remove an item that is done; False if it was removed before."""
         account = self._accounts.get(owner)
         found = bool(self.remove(owner, lambda other: other is item))
         if account and found:
@@ -130,18 +130,18 @@ class FairQueue(Generic[OwnerT, ItemT]):
         return found
 
     def has(self, owner: OwnerT, item: ItemT) -> bool:
-        """Whether an item is still waiting."""
+        """Tell whether an item is still waiting."""
         account = self._accounts.get(owner)
         waiting = account.waiting.values() if account else ()
         return any(item is other for items in waiting for other in items)
 
     def change_rank(self, owner: OwnerT, predicate: Callable[[ItemT], bool], rank: Rank) -> None:
-        """Let the items of an owner that satisfy `predicate` wait behind those of another rank."""
+        """Move the items of an owner that satisfy `predicate` behind those of another rank."""
         if changed := self.remove(owner, predicate):
             self._accounts[owner].waiting[rank].extend(changed)
 
     def remove(self, owner: OwnerT, predicate: Callable[[ItemT], bool]) -> list[ItemT]:
-        """Take back the waiting items of an owner that satisfy `predicate`."""
+        """Remove the waiting items of an owner that satisfy `predicate`, and return them."""
         removed: list[ItemT] = []
         if account := self._accounts.get(owner):
             for rank, items in account.waiting.items():
@@ -150,22 +150,22 @@ class FairQueue(Generic[OwnerT, ItemT]):
         return removed
 
     def drop_owner(self, owner: OwnerT) -> None:
-        """Forget an owner and all that it waits for."""
+        """Remove an owner and all its items."""
         self._accounts.pop(owner, None)
 
     def has_urgent(self, rank: Rank) -> bool:
-        """Whether something waits that would go before what is running with this rank."""
+        """Tell whether an item waits that would go before a running one of this rank."""
         owners = self._next_owners(self._now)
         urgent = self._accounts[owners[0]].rank if owners else None
         return urgent is not None and urgent < rank
 
     def _least(self) -> float:
-        """Virtual time of the least served owner that waits for something."""
+        """Return the virtual time of the least served waiting owner."""
         waiting = (a.virtual_time for a in self._accounts.values() if a.rank is not None)
         return min(waiting, default=0.0)
 
     def _next_owners(self, least: float) -> list[OwnerT]:
-        """Whose turn it is if the least served one stands at `least`, the first one first."""
+        """Return the owners whose turn it is, in order, if the least served one is at `least`."""
         candidates = sorted(
             (
                 (account.rank, account.turn, owner)

@@ -1,7 +1,7 @@
-"""Trying a decoder on a GPU in a process of its own, before the program stakes itself on it.
+"""Probe of a GPU: a process of its own that runs a decoder on it, before the main process does.
 
-A broken driver does not always fail politely: it may crash or hang whoever loads a model. The child
-loads the decoder, lets it compute a little, and says how it went.
+A broken driver may crash or hang the process that loads a model. So a child loads the decoder
+first, lets it compute a little, and reports the result.
 """
 
 import multiprocessing
@@ -13,78 +13,84 @@ from typing import Final
 
 from streamasr.core.errors import ModelError, StreamASRError
 from streamasr.decoder.placement import Placement
+from streamasr.engine.child import process_title, show_as
 
 TIMEOUT_S: Final = 180.0
 """For a large model from a cold disk, and a driver that compiles its kernels first."""
 
 _N_CTX: Final = 512
+_NAME: Final = "gpu probe"
 
 
 @dataclass(frozen=True, slots=True)
 class GpuProbe:
-    """What is tried where."""
+    """Decoder and device of a probe."""
 
     decoder: Path
     placement: Placement
     n_threads: int = 1
 
 
-def load_once(trial: GpuProbe) -> None:
-    """In the child: load a decoder and let it compute.
+def load_once(probe: GpuProbe) -> None:
+    """Load a decoder and let it compute, in the child.
 
     Raises:
-        ModelError: it cannot be loaded, or computes nonsense.
+        ModelError: the decoder cannot be loaded, or computes nonsense.
     """
     from streamasr.decoder.llama import LlamaContext, LlamaModel, self_test
 
     with (
-        LlamaModel(trial.decoder, trial.placement) as model,
-        LlamaContext(model, n_ctx=_N_CTX, n_threads=trial.n_threads) as context,
+        LlamaModel(probe.decoder, probe.placement) as model,
+        LlamaContext(model, n_ctx=_N_CTX, n_threads=probe.n_threads) as context,
     ):
         self_test(context)
 
 
-def try_apart(
-    trial: GpuProbe, attempt: Callable[[GpuProbe], None] = load_once, timeout_s: float = TIMEOUT_S
+def run_probe(
+    probe: GpuProbe, attempt: Callable[[GpuProbe], None] = load_once, timeout_s: float = TIMEOUT_S
 ) -> None:
-    """Have a child try it.
+    """Run a probe in a child.
 
     Args:
-        trial: what is tried.
+        probe: decoder and device.
         attempt: a module-level function, which runs in the child.
-        timeout_s: so long it may take.
+        timeout_s: seconds after which the child counts as hung.
 
     Raises:
-        ModelError: it failed, crashed or hung.
+        ModelError: the attempt failed, or the child crashed or hung.
     """
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe(duplex=False)
     child = spawn.Process(
-        target=_report, args=(theirs, attempt, trial), name="streamasr trial", daemon=True
+        target=_report, args=(theirs, attempt, probe), name=process_title(_NAME), daemon=True
     )
     child.start()
     theirs.close()
     try:
         if not ours.poll(timeout_s):
-            raise ModelError(f"a process that tried it gave no answer within {timeout_s:g} s.")
-        complaint: str | None = ours.recv()
+            message = f"a process that tried it did not answer within {timeout_s:g} s."
+            raise ModelError(message, code="gpu_probe_hung")
+        failure: tuple[str, str] | None = ours.recv()
     except EOFError as error:
         child.join()
         code = child.exitcode or 0
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        raise ModelError(f"a process that tried it {how}.") from error
+        message = f"a process that tried it {how}."
+        raise ModelError(message, code="gpu_probe_crashed") from error
     finally:
         child.kill()
         child.join()
         ours.close()
-    if complaint is not None:
-        raise ModelError(complaint)
+    if failure is not None:
+        message, error_code = failure
+        raise ModelError(message, code=error_code)
 
 
-def _report(connection: Connection, attempt: Callable[[GpuProbe], None], trial: GpuProbe) -> None:
+def _report(connection: Connection, attempt: Callable[[GpuProbe], None], probe: GpuProbe) -> None:
+    show_as(_NAME)
     try:
-        attempt(trial)
+        attempt(probe)
     except StreamASRError as error:
-        connection.send(str(error))
+        connection.send((str(error), error.code))
     else:
         connection.send(None)

@@ -1,4 +1,4 @@
-"""A child process that is there only while it is needed.
+"""Worker on demand: a child process that exists only while it is needed.
 
 ```
 asleep  -- wake, submit ------------------------> awake    a `Worker` makes a new child
@@ -8,8 +8,8 @@ resting -- `idle_s` ----------------------------> asleep   the next request trie
 awake   -- its model is broken -----------------> lost     requests fail at once, for good
 ```
 
-While it loads or owes an answer the child stays, and whether it may go is decided under the same
-lock under which requests come in: none is lost or refused because its child was being ended.
+The child stays while it loads or owes an answer. Its end is decided under the lock under which
+requests come in, so that none is lost or refused because the child was being ended.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from concurrent.futures import Future
 from typing import Any, Generic, Self, TypeVar
 
 from streamasr.core.errors import ModelError, StreamASRError, WorkerError
+from streamasr.engine.child import process_title
 from streamasr.engine.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -30,19 +31,19 @@ AnswerT = TypeVar("AnswerT")
 
 
 class OnDemand(Generic[RequestT, AnswerT]):
-    """Stands before one worker after the other, all of the same kind."""
+    """Interface of one worker after the other, all of the same kind."""
 
     def __init__(
-        self, hire: Callable[[], Worker[Any, RequestT, AnswerT]], idle_s: float | None
+        self, make: Callable[[], Worker[Any, RequestT, AnswerT]], idle_s: float | None
     ) -> None:
-        """Prepare; `start` begins to watch over what is idle.
+        """Prepare; `start` begins to end idle workers.
 
         Args:
-            hire: makes a worker, not started yet.
+            make: makes a worker, not started yet.
             idle_s: seconds without work after which its child is ended. None keeps it for good, and
                 has `start` make it.
         """
-        self._hire = hire
+        self._make = make
         self._idle_s = idle_s
         self._changed = threading.Condition()  # guards everything below
         self._worker: Worker[Any, RequestT, AnswerT] | None = None
@@ -50,51 +51,51 @@ class OnDemand(Generic[RequestT, AnswerT]):
         self._last_use = 0.0  # on the monotonic clock
         self._past_restarts = 0
         self._is_stopping = False
-        self._thread = threading.Thread(target=self._dismiss_idle, name="on demand", daemon=True)
+        self._thread = threading.Thread(target=self._end_idle, name="on demand", daemon=True)
 
     @property
     def is_ready(self) -> bool:
-        """Whether a child is there that has loaded its models."""
+        """Tell whether a child has loaded its models."""
         worker = self._worker
         return worker is not None and worker.is_ready
 
     @property
     def is_alive(self) -> bool:
-        """Whether requests will be answered, sooner or later."""
+        """Tell whether requests will be answered at some time."""
         with self._changed:
             return not self._is_stopping and (self._worker is None or self._worker.is_alive)
 
     @property
     def pid(self) -> int | None:
-        """The process id of the present child."""
+        """Process id of the present child."""
         worker = self._worker
         return worker.pid if worker else None
 
     @property
     def restarts(self) -> int:
-        """How often a child that had died was replaced; one that is ended when idle has not."""
+        """Number of children that died and were replaced; the end of an idle one does not count."""
         with self._changed:
             return self._past_restarts + (self._worker.restarts if self._worker else 0)
 
     def start(self) -> None:
-        """Make the child if it is there for good; returns at once."""
+        """Make the child if it is kept for good; returns at once."""
         self._thread.start()
         if self._idle_s is None:
             self.wake()
 
     def wait_ready(self) -> None:
-        """Wait until the child that is there now, if any, has loaded its models.
+        """Wait until the present child, if any, has loaded its models.
 
         Raises:
-            ModelError: it cannot, and says why.
-            WorkerError: it keeps dying.
+            ModelError: the child cannot load its models.
+            WorkerError: the child keeps dying.
         """
         if worker := self._worker:
             worker.wait_ready()
 
     def wake(self) -> None:
         """Have the child load its models, since a request will come soon; returns at once."""
-        with self._changed, contextlib.suppress(WorkerError):  # the request will hear of it
+        with self._changed, contextlib.suppress(WorkerError):  # the request will get the error
             self._awake()
 
     def submit(self, request: RequestT) -> "Future[AnswerT]":
@@ -112,13 +113,13 @@ class OnDemand(Generic[RequestT, AnswerT]):
         return answer
 
     def stop(self) -> None:
-        """End the child, whatever it is doing. Requests without an answer fail."""
+        """End the child at once. Requests without an answer fail."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join()
-        if worker := self._take():  # nobody has started the thread
+        if worker := self._take():  # the thread was never started
             worker.stop()
 
     def __enter__(self) -> Self:
@@ -129,23 +130,24 @@ class OnDemand(Generic[RequestT, AnswerT]):
         self.stop()
 
     def _awake(self) -> Worker[Any, RequestT, AnswerT]:
-        """The present worker, or a new one; under the lock.
+        """Return the present worker, or a new one; under the lock.
 
         Raises:
-            WorkerError: none is wanted any more, or none can be made.
+            WorkerError: this object was stopped, or the system has no more processes.
         """
         if self._is_stopping:
-            raise WorkerError("no process is started any more.")
+            raise WorkerError("no process is started any more.", code="worker_not_running")
         if self._worker is None:
             try:
-                worker = self._hire()
+                worker = self._make()
                 worker.start()
             except (OSError, RuntimeError) as error:  # no more files, no more threads
-                raise WorkerError(f"no process can be started: {error}") from error
+                message = f"no process can be started: {error}"
+                raise WorkerError(message, code="worker_not_startable") from error
             self._worker = worker
             self._expect(worker.ready)  # a child is not idle while it loads
             self._changed.notify()
-        if self._worker.is_alive:  # else it rests, however often it is asked for
+        if self._worker.is_alive:  # requests do not prolong the rest of a dead one
             self._last_use = time.monotonic()
         return self._worker
 
@@ -167,22 +169,21 @@ class OnDemand(Generic[RequestT, AnswerT]):
                 self._past_restarts += worker.restarts
             return worker
 
-    # What follows runs in the thread.
+    # The thread.
 
-    def _dismiss_idle(self) -> None:
+    def _end_idle(self) -> None:
         while worker := self._wait_idle():
             worker.stop()
 
     def _wait_idle(self) -> Worker[Any, RequestT, AnswerT] | None:
-        """The next worker that is not needed any longer; None once everything is over."""
+        """Wait for a worker that is not needed any longer; None once this object was stopped."""
         with self._changed:
             while (seconds := self._seconds_to_idle()) > 0:
                 self._changed.wait(min(seconds, threading.TIMEOUT_MAX))
             worker = self._take()
             if worker and not self._is_stopping:
-                logger.info(
-                    "%s had nothing to do for %g s, its process ends", worker.name, self._idle_s
-                )
+                title = process_title(worker.name)
+                logger.info("%s ends after %g s without work", title, self._idle_s)
             return worker
 
     def _seconds_to_idle(self) -> float:

@@ -1,17 +1,17 @@
-"""A child process that answers requests, and is replaced when it dies.
+"""Worker: a child process that answers requests, and is replaced when it dies.
 
 The parent keeps every request until its answer has come. When the child dies (a crash in a native
-library, the kernel's out-of-memory killer, a person), a new one is started and the requests are
+library, the kernel's out-of-memory killer, a `kill`), a new one is started and the requests are
 sent again, so that a death costs time and never an answer. A request that has killed its child
-several times is given up with a `WorkerError`; the next one goes on. Where a child may be dying of
-what it was asked to run on, the next one is built otherwise first (`CpuFallback`).
+several times fails with a `WorkerError`, and the next one is sent. If the GPU or execution provider
+of a child may be the cause, the next child is built for the CPU first (`CpuFallback`).
 
-A child that never gets ready ends the worker: something is wrong with the machine, and the program
-can say so before it has promised anything. Once it was ready, a worker keeps trying, with longer
-pauses; only a model that is gone for good ends it.
+A child that is never ready ends the worker: something is wrong with the machine, and the program
+can report it at its start. Once a child was ready, a worker keeps trying, with longer pauses; only
+a broken model ends it.
 
 Children are started with `spawn`: they inherit no locks, threads or file descriptors. A child ends
-with its parent, whatever ends that, and leaves all signals that people send to its parent.
+with its parent, however that ends, and ignores the signals that people send to the process group.
 """
 
 import atexit
@@ -22,18 +22,27 @@ import math
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.resource_tracker
-import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Self
 
 from streamasr.core.errors import ModelError, StreamASRError, WorkerError
-from streamasr.core.log import log_to_stderr
+from streamasr.engine.child import (
+    AnswerT,
+    Broken,
+    Build,
+    ConfigT,
+    Ready,
+    Refused,
+    RequestT,
+    process_title,
+    run_child,
+)
 from streamasr.engine.cpu_fallback import (
     DEATHS_PER_REQUEST,
     FAILED_STARTS,
@@ -41,12 +50,9 @@ from streamasr.engine.cpu_fallback import (
     Death,
     is_hopeless,
 )
+from streamasr.engine.ports import OnTrouble, Trouble
 
 logger = logging.getLogger(__name__)
-
-ConfigT = TypeVar("ConfigT")
-RequestT = TypeVar("RequestT")
-AnswerT = TypeVar("AnswerT")
 
 _STOP_TIMEOUT_S: Final = 2.0
 _SHORTEST_PAUSE_S: Final = 0.1
@@ -59,59 +65,18 @@ _PARENTS_SIGNALS: Final = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
-"""Ctrl-C, a closing terminal and a service manager signal the whole group of processes, but it is
-the parent who decides what comes of it."""
-
-Trouble: TypeAlias = Literal["worker_died", "worker_lost", "degraded"]
-"""What became of a child: it is being replaced; there will be no other; it works, but not as it was
-asked to."""
-
-OnTrouble: TypeAlias = Callable[[Trouble, str], None]
-"""Hears of it, with a sentence for people. Called on the worker's thread; must not block."""
+"""Ctrl-C, a closing terminal and a service manager signal the whole group of processes; only the
+parent reacts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long a silent child is believed to be working, in seconds."""
+    """Seconds after which a silent child counts as dead."""
 
     start: float = 300.0
-    """Until it is ready: a large model from a cold disk."""
+    """Until it is ready: enough for a large model from a cold disk."""
     answer: float = 60.0
-    """Until it answers: several times what a segment may honestly take."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The child's first message: its models are loaded."""
-
-    pid: int
-    warnings: tuple[str, ...] = ()
-    """Sentences: in what it is not as it was asked to be."""
-
-
-@dataclass(frozen=True, slots=True)
-class Built(Generic[RequestT, AnswerT]):
-    """What a child answers requests with, and what its parent must be told of it."""
-
-    answer: Callable[[RequestT], AnswerT]
-    warnings: tuple[str, ...] = ()
-
-
-Build: TypeAlias = Callable[[ConfigT], Callable[[RequestT], AnswerT] | Built[RequestT, AnswerT]]
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """The child's first message when it can never be ready, as with a missing file."""
-
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The answer to a request that the child understood and cannot fulfil."""
-
-    message: str
+    """Until it answers: several times as long as a segment takes."""
 
 
 @dataclass(slots=True)
@@ -132,26 +97,26 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         timeouts: Timeouts = Timeouts(),
         on_trouble: OnTrouble = lambda _trouble, _sentence: None,
         *,
-        retreat: CpuFallback[ConfigT] | None = None,
+        fallback: CpuFallback[ConfigT] | None = None,
     ) -> None:
         """Prepare a worker; `start` makes the process.
 
         Args:
             name: for the log and the process list.
-            build: runs in the child: loads what is needed, returns what answers requests. A
-                module-level function, so that it can be named to the child. The heavy imports
-                belong inside it.
-            config: crosses into the child whole.
+            build: called in the child: loads the models, returns the function that answers
+                requests. A module-level function, or a partial of one, so that it can be pickled by
+                name. Heavy imports belong inside it.
+            config: sent to the child.
             timeouts: a child that is silent for longer is treated as dead.
-            on_trouble: hears of deaths, and of what its child warns of when it is ready.
-            retreat: what the child is built with instead, should it die of `config`.
+            on_trouble: receives deaths, and the warnings of a child that is ready.
+            fallback: another configuration, for when children die of `config`.
         """
         self._name = name
         self._build = build
         self._config = config
         self._timeouts = timeouts
         self._on_trouble = on_trouble
-        self._retreat = retreat
+        self._fallback = fallback
         self._jobs: collections.deque[_Job[RequestT, AnswerT]] = collections.deque()
         self._wake_receiver, self._wake_sender = multiprocessing.Pipe(duplex=False)
         self._lock = threading.Lock()
@@ -171,28 +136,28 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
 
     @property
     def name(self) -> str:
-        """What it is called in the log."""
+        """Name in the log and the process list."""
         return self._name
 
     @property
     def is_ready(self) -> bool:
-        """Whether the present child has loaded its models. False while it is being replaced."""
+        """Tell whether the present child has loaded its models; it has not while being replaced."""
         return self._has_ready_child
 
     @property
     def is_alive(self) -> bool:
-        """Whether requests will be answered, sooner or later: neither stopped nor given up."""
+        """Tell whether requests will be answered at some time: neither stopped nor given up."""
         return self._thread.is_alive() and not self._stopping.is_set()
 
     @property
     def pid(self) -> int | None:
-        """The process id of the present child."""
+        """Process id of the present child."""
         process = self._process
         return process.pid if process else None
 
     def start(self) -> None:
         """Start the child; returns at once."""
-        # At the program's exit multiprocessing would ask a child to end that does not listen.
+        # At the program's exit multiprocessing would send a child SIGTERM, which it ignores.
         atexit.register(self.stop)
         self._thread.start()
 
@@ -200,8 +165,8 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         """Wait until the child has loaded its models.
 
         Raises:
-            ModelError: it cannot, and says why.
-            WorkerError: it keeps dying.
+            ModelError: the child cannot load its models.
+            WorkerError: the child keeps dying.
         """
         self.ready.result()
 
@@ -215,14 +180,15 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         job.answer.set_running_or_notify_cancel()  # from here on it cannot be cancelled
         with self._lock:
             if self._stopping.is_set():
-                job.answer.set_exception(WorkerError(f"the {self._name} is not running."))
+                message = f"the {self._name} process is not running."
+                job.answer.set_exception(WorkerError(message, code="worker_not_running"))
             else:
                 self._jobs.append(job)
                 self._wake_sender.send_bytes(b"w")
         return job.answer
 
     def stop(self) -> None:
-        """End the child, whatever it is doing. Requests without an answer fail."""
+        """End the child at once. Requests without an answer fail."""
         atexit.unregister(self.stop)
         with self._lock:
             self._stopping.set()
@@ -231,7 +197,8 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
             partner.kill()
         if self._thread.is_alive():
             self._thread.join()
-        self._fail_all(WorkerError(f"the {self._name} was stopped."))
+        message = f"the {self._name} process was stopped."
+        self._fail_all(WorkerError(message, code="worker_stopped"))
 
     def __enter__(self) -> Self:
         self.start()
@@ -240,7 +207,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    # What follows runs in the supervisor thread.
+    # The supervisor thread.
 
     def _run(self) -> None:
         # Children inherit what this thread blocks, from their first instruction on. Python's
@@ -251,7 +218,8 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
             self._supervise()
         except Exception as error:
             logger.exception("the supervisor of the %s failed", self._name)
-            self._give_up(WorkerError(f"the {self._name} cannot be kept running: {error}"))
+            message = f"the {self._name} process cannot be kept running: {error}"
+            self._give_up(WorkerError(message, code="supervisor_failed"))
 
     def _supervise(self) -> None:
         deaths = 0  # in a row: of children that had answered nothing
@@ -263,10 +231,10 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
                 self._serve(connection, process)
             except _ChildDied as death:
                 was_ready, self._has_ready_child = self._has_ready_child, False
-                process.kill()  # it may also hang, or be busy with what nobody waits for any more
+                process.kill()  # it may also hang, or be busy with a request that was given up
                 self._report_death(process, str(death))
                 deaths = 1 if self._has_answered else deaths + 1
-                if self._retreats(was_ready, deaths, str(death)):
+                if self._falls_back(was_ready, deaths, str(death)):
                     deaths = 0
                 else:
                     self._blame()
@@ -278,8 +246,8 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
                 connection.close()
                 _end(process)
             if deaths == FAILED_STARTS and not self.ready.done():
-                message = f"the {self._name} died {deaths} times in a row while starting."
-                self._give_up(WorkerError(message))
+                message = f"the {self._name} process died {deaths} times in a row while starting."
+                self._give_up(WorkerError(message, code="worker_never_ready"))
                 return
             if not self._stopping.is_set():
                 self.restarts += 1
@@ -288,12 +256,13 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
     def _spawn(self) -> tuple[Connection, multiprocessing.process.BaseProcess]:
         spawn = multiprocessing.get_context("spawn")
         ours, theirs = spawn.Pipe()
-        retreat = self._retreat
-        config = retreat.config if retreat and retreat.is_taken else self._config
+        fallback = self._fallback
+        config = fallback.config if fallback and fallback.is_taken else self._config
+        log_level = logging.getLogger().getEffectiveLevel()
         process = spawn.Process(
-            target=_child_main,
-            args=(theirs, self._build, config, logging.getLogger().getEffectiveLevel()),
-            name=f"streamasr {self._name}",
+            target=run_child,
+            args=(theirs, self._name, self._build, config, log_level),
+            name=process_title(self._name),
             daemon=True,
         )
         process.start()
@@ -308,15 +277,15 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
     ) -> None:
         match self._receive(connection, process, self._timeouts.start):
             case Ready(pid, warnings):
-                logger.info("%s is ready, process %d", self._name, pid)
+                logger.info("%s is ready, process %d", process_title(self._name), pid)
                 for warning in warnings:
                     self._warn(warning)
                 if not self.ready.done():
                     self.ready.set_result(None)
-            case Broken(message):
-                raise ModelError(message)
+            case Broken(message, code):
+                raise ModelError(message, code=code)
             case other:
-                raise _ChildDied(f"it began with {type(other).__name__} instead of Ready")
+                raise _ChildDied(f"its first message was {type(other).__name__} instead of Ready")
 
     def _serve(self, connection: Connection, process: multiprocessing.process.BaseProcess) -> None:
         while not self._stopping.is_set():
@@ -334,7 +303,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
             self._jobs.popleft()
             self._serving = None
             if isinstance(answer, Refused):
-                job.answer.set_exception(WorkerError(answer.message))
+                job.answer.set_exception(WorkerError(answer.message, code=answer.code))
             else:
                 job.answer.set_result(answer)
 
@@ -362,7 +331,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
 
     @contextlib.contextmanager
     def _limited(self, process: multiprocessing.process.BaseProcess) -> Iterator[None]:
-        """Kill a child that stops in the middle of a message, which would hold us up for ever.
+        """Kill a child that stops in the middle of a message, which would block this thread.
 
         Messages are larger than what a pipe holds, so that sending waits for the receiver.
         """
@@ -384,22 +353,24 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
 
     def _report_death(self, process: multiprocessing.process.BaseProcess, why: str) -> None:
         if not self._stopping.is_set():
-            logger.warning("%s (process %s) died: %s", self._name, process.pid, why)
-            self._tell("worker_died", f"the {self._name} died ({why}) and is being started again.")
+            title = process_title(self._name)
+            logger.warning("%s: process %s died: %s", title, process.pid, why)
+            sentence = f"the {self._name} process died ({why}) and is being started again."
+            self._report("worker_died", sentence)
 
-    def _retreats(self, was_ready: bool, deaths: int, why: str) -> bool:
-        """Build the next child otherwise if that may help; its requests are blamed for nothing."""
-        retreat, job = self._retreat, self._serving
+    def _falls_back(self, was_ready: bool, deaths: int, why: str) -> bool:
+        """Switch to the CPU if that may help; the death then does not count against a request."""
+        fallback, job = self._fallback, self._serving
         over_request = job.deaths + 1 if job else 0
-        if retreat is None or retreat.is_taken or self._stopping.is_set():
+        if fallback is None or fallback.is_taken or self._stopping.is_set():
             return False
         if not is_hopeless(Death(was_ready, deaths, over_request)):
             return False
-        retreat.is_taken = True
+        fallback.is_taken = True
         self._serving = None
         if job:
             job.deaths = 0
-        self._warn(retreat.warning(why))
+        self._warn(fallback.warning(why))
         return True
 
     def _blame(self) -> None:
@@ -411,26 +382,25 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         if job.deaths < DEATHS_PER_REQUEST:
             return
         self._jobs.popleft()
-        job.answer.set_exception(
-            WorkerError(f"the {self._name} died {job.deaths} times over the same request.")
-        )
+        message = f"the {self._name} process died {job.deaths} times over the same request."
+        job.answer.set_exception(WorkerError(message, code="worker_killed_by_request"))
 
     def _give_up(self, error: StreamASRError) -> None:
         with self._lock:
             self.failure = error
             self._stopping.set()
         self._fail_all(error)
-        self._tell("worker_lost", f"the {self._name} is given up: {error}")
+        self._report("worker_lost", f"the {self._name} process has ended for good: {error}")
 
     def _warn(self, sentence: str) -> None:
-        logger.warning("%s: %s", self._name, sentence)
-        self._tell("degraded", f"{self._name}: {sentence}")
+        logger.warning("%s: %s", process_title(self._name), sentence)
+        self._report("degraded", f"{self._name}: {sentence}")
 
-    def _tell(self, trouble: Trouble, sentence: str) -> None:
+    def _report(self, trouble: Trouble, sentence: str) -> None:
         try:
             self._on_trouble(trouble, sentence)
         except Exception:
-            logger.exception("nobody heard that %s", sentence)
+            logger.exception("could not report: %s", sentence)
 
     def _fail_all(self, error: StreamASRError) -> None:
         while self._jobs:
@@ -442,7 +412,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
 
 
 def restart_pause(deaths: int) -> float:
-    """Seconds to wait after so many deaths in a row; none after the first."""
+    """Return the seconds to wait after so many deaths in a row; none after the first."""
     if deaths <= 1:
         return 0.0
     # The exponent is bounded too, since 2 ** 1100 does not fit into a float.
@@ -450,7 +420,7 @@ def restart_pause(deaths: int) -> float:
 
 
 class _ChildDied(Exception):  # noqa: N818 - never leaves this module
-    """The present child is gone, or must be treated as if it were."""
+    """The present child is gone, or counts as dead."""
 
 
 def _describe_exit(process: multiprocessing.process.BaseProcess) -> str:
@@ -469,46 +439,3 @@ def _end(process: multiprocessing.process.BaseProcess) -> None:
     if process.is_alive():
         process.kill()
     process.join()
-
-
-def _child_main(
-    connection: Connection,
-    build: Build[ConfigT, RequestT, AnswerT],
-    config: ConfigT,
-    log_level: int,
-) -> None:
-    """The child: say `Ready`, then answer one request after the other until the pipe closes."""
-    threading.Thread(target=_end_with_parent, name="watch the parent", daemon=True).start()
-    log_to_stderr(log_level)
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        _answer_requests(connection, build, config)
-
-
-def _end_with_parent() -> None:
-    """Leave as soon as the parent is gone, even if busy with a request."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "runs in a child only"
-    parent.join()
-    os._exit(1)  # nobody is left who could want to know; other threads may be in native code
-
-
-def _answer_requests(
-    connection: Connection,
-    build: Build[ConfigT, RequestT, AnswerT],
-    config: ConfigT,
-) -> None:
-    try:
-        built = build(config)
-    except StreamASRError as error:
-        connection.send(Broken(str(error)))
-        return
-    if not isinstance(built, Built):
-        built = Built(built)
-    connection.send(Ready(os.getpid(), built.warnings))
-    while True:
-        request = connection.recv()
-        try:
-            result: AnswerT | Refused = built.answer(request)
-        except StreamASRError as error:
-            result = Refused(str(error))
-        connection.send(result)

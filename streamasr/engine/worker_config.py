@@ -1,4 +1,4 @@
-"""What crosses into a child process, whole."""
+"""Configurations that are sent to child processes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class EncoderConfig:
-    """The encoder process."""
+    """Configuration of the encoder process."""
 
     bundle: Path
     threads: int = 1
@@ -14,12 +14,12 @@ class EncoderConfig:
     window_s: int | None = None
     """Length of the attention window; None for the model's own."""
     reuse: bool = True
-    """Whether what is known of a segment from its last pass is used in the next one."""
+    """Reuse the encoding of a segment's last pass in its next one."""
 
 
 @dataclass(frozen=True, slots=True)
 class AlignerConfig:
-    """The aligner process."""
+    """Configuration of the aligner process."""
 
     bundle: Path
     threads: int = 1

@@ -15,11 +15,12 @@ from streamasr.core.notices import Notice
 from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Publish
 from streamasr.core.units import Float32Array, Samples, to_samples, to_seconds
+from streamasr.engine.ports import ChannelSource
 from streamasr.host.archive import Archive
 from streamasr.host.intake import Intake
 from streamasr.host.latency import LatencyMeter, Observer
 from streamasr.host.publisher import Publisher
-from streamasr.pipeline.stream import Beginning, Recogniser, Stream, StreamSettings
+from streamasr.pipeline.stream import Beginning, Stream, StreamSettings
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class LiveSession:
         name: str,
         options: SessionOptions,
         *,
-        recogniser: Recogniser,
+        recogniser: ChannelSource,
         settings: StreamSettings,
         archive: Archive,
         observer: Observer,
@@ -91,7 +92,7 @@ class LiveSession:
 
     @property
     def is_settled(self) -> bool:
-        """Nothing is owed for the audio so far."""
+        """All text and words of the audio so far were published."""
         return self._stream.session.is_settled and self.publisher.is_idle
 
     def configure(self, options: SessionOptions) -> None:

@@ -13,12 +13,13 @@ from streamasr.core.options import SessionOptions
 from streamasr.core.requested_options import OperatorDefaults, OptionsChange, RequestedOptions
 from streamasr.core.session_names import MICROPHONE
 from streamasr.core.units import Samples, to_samples
+from streamasr.engine.ports import ChannelSource
 from streamasr.host.latency import Observer
 from streamasr.host.live_session import LiveSession
 from streamasr.host.recovery import Recovered
 from streamasr.host.registry import SessionRegistry
 from streamasr.host.replay import replay
-from streamasr.pipeline.stream import Beginning, Recogniser, StreamSettings
+from streamasr.pipeline.stream import Beginning, StreamSettings
 from streamasr.storage.records import SessionRecord, SessionSource
 from streamasr.storage.store import Store
 
@@ -53,7 +54,7 @@ class LocalSessionHost:
         settings: HostSettings,
         *,
         model: ModelFacts,
-        recogniser: Recogniser,
+        recogniser: ChannelSource,
         resolve: ResolveOptions,
         store: Store,
         observer: Observer,

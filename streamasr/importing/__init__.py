@@ -1,6 +1,6 @@
-"""From the forms in which models are published to the one that streamasr runs.
+"""Conversion of published model files into the model directories that streamasr runs.
 
-    source.py                  tells the forms apart, by content
+    source.py                  identifies the form of the files, by content
     safetensors_checkpoint.py  folders of safetensors  ┐
     crispasr.py                CrispASR's single GGUF   ├─> checkpoint.py, one normal form
     projector.py               text GGUF and mmproj    ┘
@@ -13,8 +13,10 @@
     quantize.py     q8_0 and q4_k GGUF
     pack.py         all of it, into one model directory
 
-    gguf_file.py, onnx_file.py, safetensors_file.py, config_file.py  read the files themselves
+    gguf_file.py, onnx_file.py, safetensors_file.py, config_file.py  parse the files themselves
+    gguf_kind.py                                                     identifies a GGUF
 
-No torch: weights are read from the file and written on, tensor by tensor. Files of users are only
-read. The engine knows nothing of this package; it runs what is made here.
+Torch is not needed: weights are read from a file and written to another, tensor by tensor. The
+user's files are only read. The engine does not import this package; it runs the directories that
+are written here.
 """

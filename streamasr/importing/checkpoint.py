@@ -1,16 +1,17 @@
-"""Checkpoints of Qwen3-ASR and Qwen3-ForcedAligner in one normal form, whatever file they are in.
+"""Normal form of Qwen3-ASR and Qwen3-ForcedAligner checkpoints, independent of the file format.
 
-The normal form speaks of `audio_tower`, `multi_modal_projector`, `language_model` and `head`:
+The normal form has the parts `audio_tower`, `multi_modal_projector`, `language_model` and `head`:
 
     audio_tower.conv2d{1,2,3}.*, conv_out.weight, layers.N.*, ln_post.*
     multi_modal_projector.linear_{1,2}.*
     language_model.embed_tokens.weight, layers.N.*, norm.weight
     head.weight
 
-with shapes as transformers has them. The head tells the two families apart: a recogniser's has a
-row for every token, an aligner's one for every time class. A recogniser may have none, since its
-head is usually tied to the embeddings. Dimensions come from what the source says of itself and
-must agree with the tensors; class defaults are never used, as they differ from what was released.
+with the shapes of transformers. The head identifies the family: a recogniser's has one row per
+token, an aligner's one row per time class. A recogniser may lack the head, because it is usually
+tied to the embeddings. Dimensions come from the source's own metadata and must agree with the
+tensors; the defaults of the reference's classes are never used, because they differ from the
+released models.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,22 +29,22 @@ from streamasr.models.qwen3.names import ALIGNER, RECOGNISER
 HEAD: Final = "head.weight"
 EMBEDDINGS: Final = "language_model.embed_tokens.weight"
 
-MOST_LAYERS: Final = 512  # that llama.cpp runs
+MAX_LAYERS: Final = 512  # limit of llama.cpp
 
-_MOST_CHUNK_FRAMES: Final = 3000  # 30 s, what Whisper hears at once; released are 100
-_MOST_WINDOW_FRAMES: Final = 1 << 16
-_MOST_MELS: Final = 1024
-_MOST_CHANNELS: Final = 1 << 13
-_WIDEST: Final = 1 << 17  # of any layer; the largest language models stay below
-_MOST_TOKENS: Final = 1 << 20
-_MOST_POSITIONS: Final = 1 << 31
-_SMALLEST: Final = 1e-30  # of numbers that are stored in single precision
+_MAX_CHUNK_FRAMES: Final = 3000  # 30 s, Whisper's window; released models have 100
+_MAX_WINDOW_FRAMES: Final = 1 << 16
+_MAX_MELS: Final = 1024
+_MAX_CHANNELS: Final = 1 << 13
+_MAX_WIDTH: Final = 1 << 17  # of a layer; the largest language models stay below
+_MAX_TOKENS: Final = 1 << 20
+_MAX_POSITIONS: Final = 1 << 31
+_SMALLEST: Final = 1e-30  # for numbers stored in single precision
 _LARGEST: Final = 1e30
-_BYTES_AT_ONCE: Final = 1 << 24
+_COMPARED_BYTES: Final = 1 << 24  # at a time
 
-DEFAULT_TIMESTAMP_MS: Final = 80  # the processor's default; most sources leave it out
+DEFAULT_TIMESTAMP_MS: Final = 80  # default of the reference's processor; most sources omit it
 TIMESTAMPS_MS: Final = range(10, 1001)
-"""Durations that a time class may have; what is below is in seconds."""
+"""Accepted durations of a time class; a smaller number is probably in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +59,23 @@ class AudioDimensions:
     ffn: int
     output_dim: int
     n_window: int
-    """Half a chunk, in frames."""
+    """Half of a chunk, in frames."""
     n_window_infer: int
-    """An attention window, in frames."""
+    """Length of an attention window, in frames."""
 
     @property
     def chunk_frames(self) -> int:
-        """Frames that the convolutions see at once."""
+        """Frames of a chunk, the input of the convolutions."""
         return 2 * self.n_window
 
     @property
     def chunk_tokens(self) -> int:
-        """Tokens that come of a chunk: three convolutions of stride 2."""
+        """Embeddings of a chunk, after three convolutions of stride 2."""
         return -(-self.chunk_frames // 8)
 
     @property
     def convolved_mels(self) -> int:
-        """Frequency rows left after the same three convolutions."""
+        """Frequency rows after the same three convolutions."""
         return -(-self.n_mels // 8)
 
 
@@ -88,7 +89,7 @@ class TextDimensions:
     n_heads: int
     n_kv_heads: int
     head_dim: int
-    """Not always hidden / n_heads."""
+    """Width of a head; not always hidden / n_heads."""
     ffn: int
     max_positions: int
     rms_eps: float
@@ -97,50 +98,50 @@ class TextDimensions:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A source of weights, understood and checked; the weights are still on disk."""
+    """Validated source of weights; the weights themselves are still on disk."""
 
     path: Path
-    """The file or directory that it was read from."""
+    """File or directory that was read."""
     family: str
     """RECOGNISER or ALIGNER."""
     audio: AudioDimensions
     text: TextDimensions
     tensors: Mapping[str, Tensor]
-    """By normal name. A recogniser's head is missing where it is tied to the embeddings. Where
-    there is a `decoder_file` those of the LLM are missing, but for an aligner's head."""
+    """Tensors by normal name. A recogniser's head is absent if it is tied to the embeddings. If
+    there is a `decoder_file`, the tensors of the LLM are absent, except for an aligner's head."""
     read_vocabulary: Callable[[], Vocabulary]
-    """Reads the tokenizer; raises ModelError."""
+    """Function that reads the tokenizer; raises ModelError."""
     languages: tuple[str, ...] | None = None
-    """Names of the languages, where the source lists them."""
+    """Names of the languages, if the source lists them."""
     timestamp_ms: int = DEFAULT_TIMESTAMP_MS
-    """Duration of one time class of an aligner."""
+    """Duration of an aligner's time class."""
     decoder_file: Path | None = None
-    """A GGUF that llama.cpp runs as it is, where the source has one."""
+    """GGUF that llama.cpp runs unchanged, if the source has one."""
     licence: str | None = None
-    """As the source states it, in the terms of SPDX."""
+    """Licence stated by the source, as an SPDX identifier."""
 
 
 def check_tensors(
     tensors: Mapping[str, Tensor], audio: AudioDimensions, text: TextDimensions, path: Path
 ) -> tuple[str, dict[str, Tensor]]:
-    """Check a whole checkpoint against its dimensions.
+    """Check a complete checkpoint against its dimensions.
 
     Args:
-        tensors: all there are, by normal name.
-        audio: of the encoder.
-        text: of the LLM.
-        path: what the source is called in errors.
+        tensors: all tensors, by normal name.
+        audio: dimensions of the encoder.
+        text: dimensions of the LLM.
+        path: name of the source in errors.
 
     Returns:
         The family, and the tensors in the order of the forward pass, the head last; a recogniser's
-        head that only repeats the embeddings is left out.
+        head that equals the embeddings is omitted.
 
     Raises:
         ModelError: a tensor is missing, unexpected or of another shape, or the dimensions are
             impossible.
     """
     check_dimensions(audio, text, path)
-    family = _tell_family(tensors, text, path)
+    family = _family_of(tensors, text, path)
     ordered = in_order(tensors, expected_shapes(audio, text), path)
     head = tensors.get(HEAD)
     is_tied = family == RECOGNISER and head is not None and is_same(head, tensors[EMBEDDINGS])
@@ -150,102 +151,127 @@ def check_tensors(
 
 
 def check_dimensions(audio: AudioDimensions, text: TextDimensions, path: Path) -> None:
-    """Refuse sizes that no such model can have, before anything is computed of them.
+    """Refuse impossible sizes before anything is computed from them.
 
     Raises:
-        ModelError: they contradict each other, or are impossible.
+        ModelError: the sizes contradict each other, or are impossible.
     """
     if audio.output_dim != text.hidden:
         raise ModelError(
             f"{path}: the encoder's output_dim {audio.output_dim} is not the LLM's "
-            f"hidden_size {text.hidden}"
+            f"hidden_size {text.hidden}",
+            code="encoder_decoder_widths",
         )
     _check_sizes(
         path,
-        ("mel bins", audio.n_mels, _MOST_MELS),
-        ("channels", audio.channels, _MOST_CHANNELS),
-        ("values in d_model", audio.d_model, _WIDEST),
-        ("values within its layers", audio.ffn, _WIDEST),
-        ("frames in a chunk", audio.chunk_frames, _MOST_CHUNK_FRAMES),
-        ("frames in a window of attention", audio.n_window_infer, _MOST_WINDOW_FRAMES),
-        ("layers", audio.n_layers, MOST_LAYERS),
-        part="an encoder",
+        ("mel bins", audio.n_mels, _MAX_MELS),
+        ("channels", audio.channels, _MAX_CHANNELS),
+        ("values in d_model", audio.d_model, _MAX_WIDTH),
+        ("values in the feed-forward layers", audio.ffn, _MAX_WIDTH),
+        ("frames in a chunk", audio.chunk_frames, _MAX_CHUNK_FRAMES),
+        ("frames in an attention window", audio.n_window_infer, _MAX_WINDOW_FRAMES),
+        ("layers", audio.n_layers, MAX_LAYERS),
+        part="the encoder",
     )
-    # Positions of a width of 2 would divide by zero.
+    # The positions divide by zero for a width of 2.
     if audio.d_model % audio.n_heads or audio.d_model % 2 or audio.d_model < 4:
         raise ModelError(
-            f"{path}: d_model {audio.d_model} cannot be split into {audio.n_heads} heads"
+            f"{path}: d_model {audio.d_model} cannot be split into {audio.n_heads} heads",
+            code="encoder_heads",
         )
     if audio.n_window_infer % audio.chunk_frames:
-        raise ModelError(f"{path}: n_window_infer is not a multiple of 2 * n_window")
+        raise ModelError(
+            f"{path}: n_window_infer {audio.n_window_infer} is not a multiple of 2 * n_window "
+            f"({audio.chunk_frames})",
+            code="encoder_window",
+        )
     check_text_dimensions(text, path)
 
 
 def check_text_dimensions(text: TextDimensions, path: Path) -> None:
-    """Refuse sizes of an LLM over which llama.cpp would end the whole process.
+    """Refuse sizes of an LLM for which llama.cpp would abort the whole process.
 
     Raises:
-        ModelError: no Qwen3 can be like this.
+        ModelError: the sizes are impossible for a Qwen3.
     """
     _check_sizes(
         path,
-        ("tokens", text.vocab, _MOST_TOKENS),
-        ("values in hidden_size", text.hidden, _WIDEST),
-        ("values within its layers", text.ffn, _WIDEST),
-        ("values in its heads", text.n_heads * text.head_dim, _WIDEST),
-        part="a language model",
+        ("tokens", text.vocab, _MAX_TOKENS),
+        ("values in hidden_size", text.hidden, _MAX_WIDTH),
+        ("values in the feed-forward layers", text.ffn, _MAX_WIDTH),
+        ("values in the attention heads", text.n_heads * text.head_dim, _MAX_WIDTH),
+        part="the language model",
     )
     if text.n_heads % text.n_kv_heads:
         raise ModelError(
-            f"{path}: {text.n_heads} heads cannot share {text.n_kv_heads} heads of keys and values"
+            f"{path}: {text.n_heads} heads cannot share {text.n_kv_heads} key and value heads",
+            code="decoder_heads",
         )
     if text.head_dim < 2 or text.head_dim % 2:
-        raise ModelError(f"{path}: heads of {text.head_dim} values cannot be rotated in pairs")
-    if text.n_layers > MOST_LAYERS:
         raise ModelError(
-            f"{path}: llama.cpp runs {MOST_LAYERS} layers at most, not {text.n_layers}"
+            f"{path}: a head of {text.head_dim} values cannot be rotated in pairs; an even width "
+            "is needed",
+            code="decoder_head_width",
         )
-    if not 0 < text.max_positions < _MOST_POSITIONS:
-        raise ModelError(f"{path}: a context of {text.max_positions} positions is impossible")
-    for what, value in (("rms_norm_eps", text.rms_eps), ("rope_theta", text.rope_theta)):
+    if text.n_layers > MAX_LAYERS:
+        raise ModelError(
+            f"{path}: llama.cpp runs at most {MAX_LAYERS} layers, not {text.n_layers}",
+            code="too_many_layers",
+        )
+    if not 0 < text.max_positions < _MAX_POSITIONS:
+        raise ModelError(
+            f"{path}: a context of {text.max_positions} positions is not possible; it must be from "
+            f"1 to {_MAX_POSITIONS - 1}",
+            code="context_out_of_range",
+        )
+    for name, value in (("rms_norm_eps", text.rms_eps), ("rope_theta", text.rope_theta)):
         if not _SMALLEST < value < _LARGEST:
-            raise ModelError(f"{path}: {what} cannot be {value}")
+            raise ModelError(
+                f"{path}: {name} {value} is outside of the range of single precision "
+                f"({_SMALLEST:g} to {_LARGEST:g})",
+                code="value_out_of_range",
+            )
 
 
 def _check_sizes(path: Path, *sizes: tuple[str, int, int], part: str) -> None:
-    """Refuse sizes beyond any model's, over which memory would end; each is (what, n, limit)."""
-    for what, size, largest in sizes:
-        if size > largest:
-            raise ModelError(f"{path}: {part} of {size} {what} is impossible")
+    """Refuse sizes that would exhaust the memory; each is (quantity, value, limit)."""
+    for quantity, size, limit in sizes:
+        if size > limit:
+            raise ModelError(
+                f"{path}: {part} has {size} {quantity}; the limit is {limit}",
+                code="size_out_of_range",
+            )
 
 
 def in_order(
     tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], path: Path
 ) -> dict[str, Tensor]:
-    """Return the expected tensors in their order, when all but a head is as expected.
+    """Return the expected tensors in the expected order; an additional head is ignored.
 
     Raises:
-        ModelError: one is missing, unexpected or of another shape.
+        ModelError: a tensor is missing, unexpected or of another shape.
     """
     for name, shape in expected.items():
         if name not in tensors:
-            raise ModelError(f"{path}: tensor {name} is missing")
+            raise ModelError(f"{path}: tensor {name} is missing", code="tensor_missing")
         if (tensor := tensors[name]).shape != shape:
             raise ModelError(
-                f"{path}: {tensor.name} is {tensor.shape}, but its configuration means {shape}"
+                f"{path}: tensor {tensor.name} has the shape {tensor.shape}, but the configuration "
+                f"requires {shape}",
+                code="tensor_shape",
             )
     for name, tensor in tensors.items():
         if name not in expected and name != HEAD:
-            raise ModelError(f"{path}: there is an unexpected tensor, {tensor.name}")
+            raise ModelError(f"{path}: unexpected tensor {tensor.name}", code="tensor_unexpected")
     return {name: tensors[name] for name in expected}
 
 
 def is_same(one: Tensor, other: Tensor) -> bool:
-    """Tell whether two tensors are stored alike, bit by bit."""
+    """Return whether two tensors have the same type, shape and bits."""
     if (one.stored_type, one.shape) != (other.stored_type, other.shape):
         return False
-    n_rows = max(1, _BYTES_AT_ONCE * one.shape[0] // max(1, one.stored().nbytes))
-    # Each piece is mapped anew, so that what has been compared leaves the memory.
+    n_rows = max(1, _COMPARED_BYTES * one.shape[0] // max(1, one.stored().nbytes))
+    # Each slice is mapped separately, so that the compared rows leave the memory.
     return all(
         np.array_equal(one.stored()[row : row + n_rows], other.stored()[row : row + n_rows])
         for row in range(0, one.shape[0], n_rows)
@@ -253,27 +279,31 @@ def is_same(one: Tensor, other: Tensor) -> bool:
 
 
 def encoder_shapes(audio: AudioDimensions) -> dict[str, tuple[int, ...]]:
-    """State every tensor of the encoder, with its shape, in the order of the forward pass."""
+    """Return every tensor of the encoder with its shape, in the order of the forward pass."""
     return dict([*_audio_shapes(audio), *_projector_shapes(audio)])
 
 
-def _tell_family(tensors: Mapping[str, Tensor], text: TextDimensions, path: Path) -> str:
+def _family_of(tensors: Mapping[str, Tensor], text: TextDimensions, path: Path) -> str:
     head = tensors.get(HEAD)
     if head is None:
         return RECOGNISER
     if len(head.shape) != 2 or head.shape[1] != text.hidden:
-        raise ModelError(f"{path}: {head.name} is {head.shape}, not (n, {text.hidden})")
+        raise ModelError(
+            f"{path}: tensor {head.name} has the shape {head.shape}, but (n, {text.hidden}) is "
+            "required",
+            code="tensor_shape",
+        )
     is_recogniser = head.shape[0] == text.vocab and not head.name.startswith("score.")
     return RECOGNISER if is_recogniser else ALIGNER
 
 
 def expected_shapes(audio: AudioDimensions, text: TextDimensions) -> dict[str, tuple[int, ...]]:
-    """State every tensor but the head, with its shape, in the order of the forward pass."""
+    """Return every tensor except the head with its shape, in the order of the forward pass."""
     return dict([*_audio_shapes(audio), *_projector_shapes(audio), *_text_shapes(text)])
 
 
 def text_shapes(text: TextDimensions) -> dict[str, tuple[int, ...]]:
-    """State every tensor of the LLM but its head, with its shape."""
+    """Return every tensor of the LLM except its head with its shape."""
     return dict(_text_shapes(text))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints' JSON files, read with one clear sentence for whatever is wrong in them."""
+"""Reader for the JSON and text files of a checkpoint, with an error for every wrong value."""
 
 import json
 from pathlib import Path
@@ -6,90 +6,135 @@ from typing import Any, Final
 
 from streamasr.core.errors import ModelError
 
-_MOST_BYTES: Final = 1 << 26
-"""Of a file: a tokenizer's, the largest there is, takes a sixth of it."""
+_MAX_BYTES: Final = 1 << 26
+"""Size limit of a file; the largest, that of a tokenizer, takes a sixth of it."""
 _LARGEST: Final = 1e300
 
 
 class Config:
-    """A JSON object, or one inside it, whose values are fetched by name and type."""
+    """JSON object, or a section of one, with access to values by name and type."""
 
     def __init__(self, values: Any, path: Path) -> None:
         """Wrap a section.
 
         Raises:
-            ModelError: it is not a JSON object.
+            ModelError: the value is not a JSON object.
         """
         if not isinstance(values, dict):
-            raise ModelError(f"{path}: a JSON object was expected")
+            raise ModelError(
+                f"{path}: expected a JSON object, found {_short(values)}", code="json_not_object"
+            )
         self._values: dict[str, Any] = values
         self.path = path
 
     def __contains__(self, name: str) -> bool:
-        """Tell whether a value is there and not null."""
+        """Return whether a value is present and not null."""
         return self._values.get(name) is not None
 
     def get(self, *names: str) -> Any:
-        """Return the first of several spellings that is there, else None."""
+        """Return the value of the first spelling that is present, else None."""
         return next((self._values[name] for name in names if name in self), None)
 
     def section(self, name: str) -> "Config":
-        """Return a section inside this one."""
+        """Return a section of this one.
+
+        Raises:
+            ModelError: the section is missing or not a JSON object.
+        """
         return Config(self._require(name), self.path)
 
     def integer(self, *names: str) -> int:
-        """Return a positive whole number of 31 bits."""
+        """Return a positive integer of 31 bits.
+
+        Raises:
+            ModelError: the value is missing or not such a number.
+        """
         value: int = self._require(*names)
         if not _is_whole(value) or not 1 <= value < 1 << 31:
             raise ModelError(
-                f"{self.path}: {names[0]} must be a positive number, not {_short(value)}"
+                f"{self.path}: {names[0]} must be a positive integer, not {_short(value)}",
+                code="json_value",
             )
         return value
 
     def number(self, *names: str) -> float:
-        """Return a finite number."""
+        """Return a finite number.
+
+        Raises:
+            ModelError: the value is missing or not such a number.
+        """
         value = self._require(*names)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        # A whole number may be larger than any float, and JSON may say NaN and Infinity.
+        # An integer may exceed every float, and Python's JSON accepts NaN and Infinity.
         if not is_number or not -_LARGEST < value < _LARGEST:
-            raise ModelError(f"{self.path}: {names[0]} must be a number, not {_short(value)}")
+            raise ModelError(
+                f"{self.path}: {names[0]} must be a finite number, not {_short(value)}",
+                code="json_value",
+            )
         return float(value)
 
     def names(self, name: str) -> tuple[str, ...] | None:
-        """Return a list of names, None where there is none."""
+        """Return a list of names; None if it is absent.
+
+        Raises:
+            ModelError: the value is not a list of strings.
+        """
         value = self.get(name)
         if value is None:
             return None
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise ModelError(f"{self.path}: {name} must be a list of names")
+            raise ModelError(
+                f"{self.path}: {name} must be a list of names, not {_short(value)}",
+                code="json_value",
+            )
         return tuple(value)
 
     def strings(self) -> dict[str, str]:
-        """Return all values, each of which must be text."""
+        """Return all values as strings.
+
+        Raises:
+            ModelError: a value is not a string.
+        """
         for name, value in self._values.items():
             if not isinstance(value, str):
-                raise ModelError(f"{self.path}: {_short(name)} must be text, not {_short(value)}")
+                raise ModelError(
+                    f"{self.path}: {_short(name)} must be a string, not {_short(value)}",
+                    code="json_value",
+                )
         return dict(self._values)
 
     def integers(self) -> dict[str, int]:
-        """Return all values, each of which must be a whole number from 0."""
+        """Return all values as integers from 0.
+
+        Raises:
+            ModelError: a value is negative or not an integer.
+        """
         for name, value in self._values.items():
             if not _is_whole(value) or value < 0:
                 raise ModelError(
-                    f"{self.path}: {_short(name)} must be a number from 0, not {_short(value)}"
+                    f"{self.path}: {_short(name)} must be an integer from 0, not {_short(value)}",
+                    code="json_value",
                 )
         return dict(self._values)
 
     def only(self, name: str, *allowed: object) -> None:
-        """Refuse a setting that would change the arithmetic."""
+        """Refuse a value that would change the arithmetic.
+
+        Raises:
+            ModelError: the value is present and not an allowed one.
+        """
         value = self.get(name)
         if value is not None and value not in allowed:
-            raise ModelError(f"{self.path}: {name} = {_short(value)} is not supported")
+            choices = " or ".join(str(_short(each)) for each in allowed)
+            raise ModelError(
+                f"{self.path}: {name} = {_short(value)} is not supported; only {choices} is",
+                code="setting_unsupported",
+            )
 
     def _require(self, *names: str) -> Any:
         value = self.get(*names)
         if value is None:
-            raise ModelError(f"{self.path}: {names[0]} is missing")
+            raise ModelError(f"{self.path}: {names[0]} is missing", code="json_value_missing")
         return value
 
 
@@ -98,7 +143,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    """A value from a file as part of a sentence."""
+    """Format a value from a file for an error message."""
     if isinstance(value, dict | list):
         return f"a JSON {'object' if isinstance(value, dict) else 'list'}"
     text = ascii(value)
@@ -109,33 +154,41 @@ def read_config(path: Path) -> Config:
     """Read a JSON file of a checkpoint.
 
     Raises:
-        ModelError: it is missing, broken or no object.
+        ModelError: the file is missing, damaged or not a JSON object.
     """
     text = read_text(path)
     try:
         return Config(json.loads(text), path)
     except RecursionError as error:
-        raise ModelError(f"{path}: cannot be read as JSON (it is nested too deep)") from error
+        raise ModelError(
+            f"{path} is not valid JSON: it is nested too deeply", code="json_invalid"
+        ) from error
     except ValueError as error:
-        raise ModelError(f"{path}: cannot be read as JSON ({error})") from error
+        raise ModelError(f"{path} is not valid JSON: {error}", code="json_invalid") from error
 
 
 def read_text(path: Path) -> str:
     """Read a text file of a checkpoint.
 
     Raises:
-        ModelError: it is missing, too large, no file or no text.
+        ModelError: the file is missing, too large, not a regular file or not UTF-8.
     """
     try:
-        # What is neither, a pipe for one, might be waited for without end.
+        # Opening anything else, such as a pipe, might block forever.
         if path.exists() and not path.is_file():
-            raise ModelError(f"{path}: this is not a file")
+            raise ModelError(
+                f"{path} is not a regular file; replace it by the file itself",
+                code="not_a_regular_file",
+            )
         with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-        if len(data) > _MOST_BYTES:
-            raise ModelError(f"{path}: this is larger than any file of its kind")
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise ModelError(
+                f"{path} is larger than {_MAX_BYTES:,} bytes, the limit of its kind",
+                code="file_too_large",
+            )
         return data.decode("utf-8")
     except FileNotFoundError as error:
-        raise ModelError(f"{path}: there is no such file") from error
+        raise ModelError(f"{path} does not exist", code="file_missing") from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read ({error})") from error
+        raise ModelError(f"{path} cannot be read ({error})", code="file_unreadable") from error

@@ -1,9 +1,9 @@
-"""CrispASR's single GGUF, architecture `qwen3asr`: encoder, LLM and vocabulary in one file.
+"""Reader for CrispASR's GGUF (architecture `qwen3asr`): encoder, LLM and vocabulary in one file.
 
-Its tensors have PyTorch's shapes and order throughout, and those of the LLM have llama.cpp's
-names. A forced aligner says so nowhere; its head has a row for each time class instead of each
-token. What such files leave out is the same for every released model, and is checked where a file
-does state it: windows of 50 and 800 frames, 16 kHz, Whisper's features.
+All tensors have PyTorch's shapes and order, and those of the LLM have llama.cpp's names. The
+metadata does not identify a forced aligner; its head has one row per time class instead of one per
+token. Values that such files omit are the same for every released model, and are checked if a file
+states them: windows of 50 and 800 frames, 16 kHz, Whisper's features.
 """
 
 from typing import Final
@@ -20,7 +20,8 @@ from streamasr.importing.checkpoint import (
     TextDimensions,
     check_tensors,
 )
-from streamasr.importing.gguf_file import GGUFFile, describe
+from streamasr.importing.gguf_file import GGUFFile
+from streamasr.importing.gguf_kind import unusable
 from streamasr.importing.gguf_names import CRISPASR
 from streamasr.importing.tokenizer import NEEDED, vocabulary_of
 from streamasr.models.qwen3.names import ALIGNER
@@ -34,20 +35,21 @@ _NOT_WEIGHTS: Final = frozenset({_MEL_FILTERS, _MEL_WINDOW, _CONV_OUT_BIAS})
 
 _N_WINDOW: Final = 50  # frames
 _N_WINDOW_INFER: Final = 800  # frames
-_MAX_POSITIONS: Final = 65536  # what the converter writes
-_CLOSE_ENOUGH: Final = 1e-3  # of the largest value; other scales and windows are far from this
+_MAX_POSITIONS: Final = 65536  # written by the converter
+_TOLERANCE: Final = 1e-3  # relative to the largest value; other tables differ far more
 
-_MOST_TIME_CLASSES: Final = 10_000  # as CrispASR has it; the released head has 5000
+_MAX_TIME_CLASSES: Final = 10_000  # CrispASR's limit; the released head has 5000
 
 
 def read_crispasr(file: GGUFFile) -> Checkpoint:
-    """Understand CrispASR's GGUF of a recogniser or an aligner.
+    """Interpret CrispASR's GGUF of a recogniser or an aligner.
 
     Raises:
-        ModelError: it is another model, or something is missing, contradictory or not supported.
+        ModelError: the file holds another model, or a part is missing, contradictory or not
+            supported.
     """
     if file.architecture != ARCHITECTURE:
-        raise ModelError(describe(file))
+        raise unusable(file)
     _check_features(file)
     _check_conv_out_bias(file)
     tensors = CRISPASR.normal_form(file.tensors, file.path, _NOT_WEIGHTS)
@@ -101,7 +103,7 @@ def _text_dimensions(file: GGUFFile) -> TextDimensions:
 
 
 def _check_features(file: GGUFFile) -> None:
-    """Refuse a model that was trained on other features than ours."""
+    """Refuse a model trained on features other than ours."""
     for name, value in {
         "sample_rate": SAMPLE_RATE,
         "n_mels": N_MELS,
@@ -116,28 +118,37 @@ def _check_features(file: GGUFFile) -> None:
 
 def _check_table(file: GGUFFile, name: str, ours: npt.NDArray[np.float64]) -> None:
     tensor = file.tensors.get(name)
-    if tensor is None:  # as in the oldest files
+    if tensor is None:  # the oldest files have no tables
         return
     if tensor.shape != ours.shape:
-        raise ModelError(f"{file.path}: {name} is {tensor.shape}, not {ours.shape}")
-    if not np.allclose(tensor.float32(), ours, rtol=0, atol=_CLOSE_ENOUGH * ours.max()):
         raise ModelError(
-            f"{file.path}: this model hears through another {name} than every released one, which "
-            "streamasr does not support"
+            f"{file.path}: tensor {name} has the shape {tensor.shape}, but {ours.shape} is "
+            "required",
+            code="tensor_shape",
+        )
+    if not np.allclose(tensor.float32(), ours, rtol=0, atol=_TOLERANCE * ours.max()):
+        raise ModelError(
+            f"{file.path}: {name} differs from that of every released model, so the features would "
+            "be wrong; such a model is not supported",
+            code="features_differ",
         )
 
 
 def _check_conv_out_bias(file: GGUFFile) -> None:
-    """Refuse a bias where no released model has one, unless it adds nothing."""
+    """Refuse a bias that no released model has, unless it is zero."""
     bias = file.tensors.get(_CONV_OUT_BIAS)
     if bias is not None and (len(bias.shape) != 1 or bias.float32().any()):
-        raise ModelError(f"{file.path}: {_CONV_OUT_BIAS} is not supported")
+        raise ModelError(
+            f"{file.path}: {_CONV_OUT_BIAS} is not zero, which is not supported",
+            code="setting_unsupported",
+        )
 
 
 def _check_time_classes(file: GGUFFile) -> None:
     rows = file.tensors["output.weight"].shape[0]
-    if rows > _MOST_TIME_CLASSES:
+    if rows > _MAX_TIME_CLASSES:
         raise ModelError(
-            f"{file.path}: output.weight has {rows} rows, neither one for each token nor one for "
-            "each time class"
+            f"{file.path}: output.weight has {rows} rows, which is neither the number of tokens "
+            f"nor a number of time classes (at most {_MAX_TIME_CLASSES})",
+            code="time_classes",
         )

@@ -1,4 +1,4 @@
-"""Users' files: what they are at first sight, their hashes, and bringing them into a model."""
+"""Access to the user's files: their kind by the first bytes, their hashes, links and copies."""
 
 import hashlib
 import os
@@ -8,84 +8,95 @@ from typing import Final
 from streamasr.core.errors import ModelError
 from streamasr.importing.tensors import Progress, silent
 
-_PIECE: Final = 1 << 22  # bytes
+_BUFFER_BYTES: Final = 1 << 22
 _MAGICS: Final = {b"GGUF": "gguf", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
 _LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
 
 
 def entries_of(folder: Path) -> list[Path]:
-    """What is in a folder, in order and without what is hidden.
+    """Return the entries of a folder in order, hidden ones excluded.
 
     Raises:
-        ModelError: it cannot be read.
+        ModelError: the folder cannot be read.
     """
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
-        raise ModelError(f"{folder} cannot be read: {error.strerror}.") from error
+        raise ModelError(
+            f"{folder} cannot be read: {error.strerror}.", code="file_unreadable"
+        ) from error
 
 
 def kind_of(path: Path) -> str | None:
-    """What the first bytes of a file say that it is: `gguf`, `zip` or something else.
+    """Return the format that the first bytes of a file state: `gguf`, `zip`, or None.
 
     Raises:
-        ModelError: it is no file, or cannot be read.
+        ModelError: the path is not a regular file, or cannot be read.
     """
     if path.exists() and not path.is_file():
-        raise ModelError(f"{path} is neither a file nor a directory.")
+        raise ModelError(
+            f"{path} is not a regular file; give the path of a file or a folder.",
+            code="not_a_regular_file",
+        )
     try:
         with path.open("rb") as file:
             return _MAGICS.get(file.read(4))
     except FileNotFoundError as error:
-        raise ModelError(f"{path}: there is no such file or directory.") from error
+        raise ModelError(f"{path} does not exist.", code="file_missing") from error
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
+        raise ModelError(
+            f"{path} cannot be read: {error.strerror}.", code="file_unreadable"
+        ) from error
 
 
-def explain_stub(path: Path) -> str | None:
-    """Say what is wrong with a file that has a model's name and nothing of the model.
+def placeholder_error(path: Path) -> ModelError | None:
+    """Return the error for a file that has only the name of a model file; None for any other.
 
     Args:
         path: a file.
 
     Raises:
-        ModelError: it cannot be read.
+        ModelError: the file cannot be read.
     """
     try:
         with path.open("rb") as file:
             head = file.read(len(_LFS_POINTER))
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
+        raise ModelError(
+            f"{path} cannot be read: {error.strerror}.", code="file_unreadable"
+        ) from error
     if not head:
-        return f"{path} is empty: get it again."
+        return ModelError(f"{path} is empty; download it again.", code="file_empty")
     if head == _LFS_POINTER:
-        return (
-            f"{path} only points to the file, which Git LFS keeps elsewhere: run `git lfs pull` "
-            "where it was cloned, or download the file itself."
+        return ModelError(
+            f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull` in the cloned "
+            "repository, or download the file.",
+            code="lfs_pointer",
         )
     return None
 
 
 def link_or_copy(source: Path, destination: Path, progress: Progress = silent) -> bool:
-    """Make a file appear under another name, without taking space where that is possible.
+    """Create a second name for a file, or a copy where a link is not possible.
 
-    A link is a hard one to the file itself, whatever links lead to it: it stays when the source
-    is removed. Where there can be none (another file system, no right to it) the file is copied.
+    The link is a hard link to the file itself, even if the source is a symbolic link, so it stays
+    when the source is removed. If the file cannot be linked (another file system, no permission) it
+    is copied.
 
     Args:
         source: a file, which is only read.
         destination: must not exist.
-        progress: told while bytes are copied.
+        progress: called while bytes are copied.
 
     Returns:
-        Whether it is a link: then a change of the source changes it too.
+        True for a link: a change of the source then changes the destination, too.
 
     Raises:
-        OSError: neither is possible; nothing is left behind.
+        OSError: neither a link nor a copy is possible; a partial copy has been removed.
     """
     source = source.resolve(strict=True)
     try:
-        # A link to a link would point out of the directory.
+        # A hard link to a symbolic link would still point out of the directory.
         os.link(source, destination, follow_symlinks=False)
     except FileExistsError:
         raise
@@ -99,9 +110,9 @@ def _copy(source: Path, destination: Path, progress: Progress) -> None:
     with source.open("rb") as reader, destination.open("xb") as writer:
         size, done = os.fstat(reader.fileno()).st_size, 0
         try:
-            while piece := reader.read(_PIECE):
-                writer.write(piece)
-                done += len(piece)
+            while buffer := reader.read(_BUFFER_BYTES):
+                writer.write(buffer)
+                done += len(buffer)
                 progress(f"copying {source.name}", done, size)
             writer.flush()
         except BaseException:
@@ -110,12 +121,12 @@ def _copy(source: Path, destination: Path, progress: Progress) -> None:
 
 
 def hash_file(path: Path, progress: Progress = silent) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     digest, done = hashlib.sha256(), 0
     size = path.stat().st_size
     with path.open("rb", buffering=0) as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-            done += len(piece)
+        while buffer := file.read(_BUFFER_BYTES):
+            digest.update(buffer)
+            done += len(buffer)
             progress(f"checking {path.name}", done, size)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What tensors are called in the dialects of GGUF, and their names in the normal form."""
+"""Names of tensors in the published GGUF files, and the corresponding names of the normal form."""
 
 import re
 from collections.abc import Mapping
@@ -13,16 +13,17 @@ _BLOCK: Final = re.compile(r"(.*\bblk)\.(0|[1-9][0-9]{0,3})\.(.+)\.(weight|bias)
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
-    """Names without `.weight` and `.bias`, and what the normal form calls them."""
+class TensorNames:
+    """Mapping of names to the normal form, without `.weight` and `.bias`."""
 
     single: Mapping[str, str]
-    """Of tensors that are there once."""
+    """Names of the tensors outside of the layers."""
     blocks: Mapping[str, tuple[str, Mapping[str, str]]]
-    """What stands before a layer's number: the same in the normal form, and the layer's tensors."""
+    """By the prefix before a layer's number: the prefix in the normal form, and the names of the
+    layer's tensors."""
 
     def normal_name(self, name: str) -> str | None:
-        """Translate a name; None for one that this dialect does not have."""
+        """Return the normal name; None for an unknown name."""
         if found := _BLOCK.fullmatch(name):
             prefix, number, part, kind = found.groups()
             if prefix not in self.blocks:
@@ -37,37 +38,40 @@ class Dialect:
     def normal_form(
         self, tensors: Mapping[str, GGUFTensor], path: Path, ignored: frozenset[str] = frozenset()
     ) -> dict[str, GGUFTensor]:
-        """Give all tensors their normal names.
+        """Return all tensors by their normal names.
 
         Raises:
-            ModelError: there is one that this dialect does not have.
+            ModelError: a tensor's name is unknown.
         """
         normal = {}
         for name, tensor in tensors.items():
             if name in ignored:
                 continue
             if (normal_name := self.normal_name(name)) is None:
-                raise ModelError(f"{path}: there is an unexpected tensor, {name}")
+                raise ModelError(f"{path}: unexpected tensor {name}", code="tensor_unexpected")
             normal[normal_name] = tensor
         return normal
 
-    def n_layers(self, file: GGUFFile, fact: str, prefix: str) -> int:
-        """Return the number of layers that a fact states, if as many are there.
+    def n_layers(self, file: GGUFFile, key: str, prefix: str) -> int:
+        """Return the number of layers that the metadata states, if it agrees with the tensors.
 
-        Sizes are computed for each layer, and a claim of 2^31 of them would cost time and memory.
+        Sizes are computed for each layer, so a claim of 2^31 layers would cost time and memory.
 
         Raises:
-            ModelError: there are more or fewer.
+            ModelError: the file has more or fewer layers.
         """
-        claimed = file.integer(fact)
+        claimed = file.integer(key)
         blocks = (_BLOCK.fullmatch(name) for name in file.tensors)
         found = max((int(b[2]) + 1 for b in blocks if b and b[1] == prefix), default=0)
         if claimed != found:
-            raise ModelError(f"{file.path}: {fact} is {claimed}, but there are {found} layers")
+            raise ModelError(
+                f"{file.path}: {key} is {claimed}, but the file has tensors of {found} layers",
+                code="layer_count",
+            )
         return claimed
 
 
-LLM: Final = Dialect(
+LLM: Final = TensorNames(
     single={
         "token_embd": "language_model.embed_tokens",
         "output_norm": "language_model.norm",
@@ -92,7 +96,7 @@ LLM: Final = Dialect(
         )
     },
 )
-"""llama.cpp's names of a Qwen3; CrispASR's are the same."""
+"""llama.cpp's names for a Qwen3; CrispASR uses the same."""
 
 _ENCODER_BLOCK: Final = {
     "attn_q": "self_attn.q_proj",
@@ -103,7 +107,7 @@ _ENCODER_BLOCK: Final = {
     "ffn_down": "fc2",
 }
 
-CRISPASR: Final = Dialect(
+CRISPASR: Final = TensorNames(
     single={
         **LLM.single,
         **{f"audio.conv.{number}": f"audio_tower.conv2d{number}" for number in (1, 2, 3)},
@@ -125,7 +129,7 @@ CRISPASR: Final = Dialect(
     },
 )
 
-PROJECTOR: Final = Dialect(
+PROJECTOR: Final = TensorNames(
     single={
         **{f"a.conv2d.{number}": f"audio_tower.conv2d{number}" for number in (1, 2, 3)},
         "a.conv_out": "audio_tower.conv_out",
@@ -140,4 +144,4 @@ PROJECTOR: Final = Dialect(
         )
     },
 )
-"""The names of llama.cpp's `mmproj` files."""
+"""Names in llama.cpp's `mmproj` files."""

@@ -1,10 +1,9 @@
-"""The LLM and its tokenizer as a GGUF file for llama.cpp.
+"""Writer of the LLM and its tokenizer as a GGUF file for llama.cpp.
 
-Written as architecture `qwen3`, plain one-dimensional positions: the multimodal ones of
-the original configuration carry the same index in every plane, so the arithmetic is the
-same. Matrices are f16, f32 or as they come, byte for byte; norms are f32. Embeddings that are
-tied are stored once; an aligner never needs an output matrix, since its own head is applied
-outside llama.cpp.
+The architecture is `qwen3` with plain one-dimensional positions: the multimodal positions of the
+original configuration have the same index in every plane, so the arithmetic is the same. Matrices
+are f16, f32 or copied byte for byte; norms are f32. Tied embeddings are stored once; an aligner
+never needs an output matrix, because its head is applied outside of llama.cpp.
 """
 
 import logging
@@ -25,7 +24,7 @@ from streamasr.importing.tensors import Progress, Tensor, silent
 from streamasr.importing.tokenizer import END_OF_TEXT, END_OF_TURN, Vocabulary
 from streamasr.models.qwen3.names import RECOGNISER
 
-logging.getLogger("gguf").setLevel(logging.WARNING)  # it tells each file that it writes
+logging.getLogger("gguf").setLevel(logging.WARNING)  # it logs each file that it writes
 WrittenWidth = Literal["f32", "f16", "keep"]
 
 _ARCHITECTURE: Final = gguf.MODEL_ARCH.QWEN3
@@ -33,9 +32,9 @@ _FILE_TYPES: Final = {
     "f32": gguf.LlamaFileType.ALL_F32,
     "f16": gguf.LlamaFileType.MOSTLY_F16,
 }
-"""A file that is kept as it is gets none: llama.cpp then looks at the tensors."""
+"""File types; a copied file states none, and llama.cpp then inspects the tensors."""
 
-_PIECE: Final = 1 << 24  # bytes, about what is converted at a time
+_CONVERTED_BYTES: Final = 1 << 24  # approximately, at a time
 
 
 def write_decoder(
@@ -45,42 +44,43 @@ def write_decoder(
     name: str,
     progress: Progress = silent,
 ) -> None:
-    """Write the LLM of a checkpoint, a part of one tensor in memory at a time.
+    """Write the LLM of a checkpoint, with only a part of one tensor in memory at a time.
 
     Args:
-        checkpoint: a recogniser's or an aligner's, without a decoder file of its own.
+        checkpoint: a recogniser or an aligner, without a decoder file of its own.
         path: the file to write.
-        width: how matrices are stored; `keep` copies them without any change.
-        name: what the model is called.
-        progress: told after every tensor.
+        width: type of the matrices; `keep` copies them unchanged.
+        name: name of the model.
+        progress: called after every tensor.
 
     Raises:
-        ModelError: the tokenizer is broken, llama.cpp cannot run it, or a weight does not fit.
+        ModelError: the tokenizer is invalid, llama.cpp cannot run the model, or a weight exceeds
+            the range of the type.
     """
     vocabulary = checkpoint.read_vocabulary()
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[_ARCHITECTURE])
-    _add_facts(writer, checkpoint, name)
+    _add_metadata(writer, checkpoint, name)
     if width in _FILE_TYPES:
         writer.add_file_type(_FILE_TYPES[width])
     _add_vocabulary(writer, vocabulary)
     tensors = dict(_decoder_tensors(checkpoint))
     sizes = {each: _add_tensor(writer, each, tensor, width) for each, tensor in tensors.items()}
     done, total = 0, sum(sizes.values())
-    what = "copying the decoder" if width == "keep" else f"writing the decoder, {width}"
+    step = "copying the decoder" if width == "keep" else f"writing the decoder, {width}"
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for gguf_name, tensor in tensors.items():
-            # All that it does with an array is to ask for its size and let it write itself.
+            # The writer only uses the array's `nbytes` and `tofile`.
             writer.write_tensor_data(cast("Any", _Values(tensor, width, sizes[gguf_name])))
             done += sizes[gguf_name]
-            progress(what, done, total)
+            progress(step, done, total)
     finally:
         writer.close()
 
 
-def _add_facts(writer: gguf.GGUFWriter, checkpoint: Checkpoint, name: str) -> None:
+def _add_metadata(writer: gguf.GGUFWriter, checkpoint: Checkpoint, name: str) -> None:
     text = checkpoint.text
     writer.add_name(name)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -111,7 +111,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
 
 
 def _decoder_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
-    """Pick the LLM's tensors, under the names that llama.cpp knows them by."""
+    """Yield the LLM's tensors with llama.cpp's names."""
     names = gguf.get_tensor_name_map(_ARCHITECTURE, checkpoint.text.n_layers)
     for name, tensor in checkpoint.tensors.items():
         if name.startswith("language_model."):
@@ -122,30 +122,36 @@ def _decoder_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
             continue
         gguf_name = names.get_name(common_name, try_suffixes=(".weight",))
         if gguf_name is None:
-            raise ModelError(f"{checkpoint.path}: llama.cpp has no place for {tensor.name}")
+            raise ModelError(
+                f"{checkpoint.path}: llama.cpp has no tensor that corresponds to {tensor.name}",
+                code="tensor_unexpected",
+            )
         yield gguf_name, tensor
 
 
 def _type(tensor: Tensor, width: WrittenWidth) -> gguf.GGMLQuantizationType:
-    """Norms are one-dimensional and stay f32, which is what llama.cpp multiplies them in."""
+    """Return the type of a tensor in the file; norms, the one-dimensional tensors, stay f32.
+
+    llama.cpp multiplies norms in f32.
+    """
     if len(tensor.shape) == 1 or width == "f32":
         return gguf.GGMLQuantizationType.F32
     return gguf.GGMLQuantizationType["F16" if width == "f16" else tensor.stored_type]
 
 
 def _add_tensor(writer: gguf.GGUFWriter, name: str, tensor: Tensor, width: WrittenWidth) -> int:
-    """Announce a tensor and return its bytes."""
+    """Add a tensor to the header and return its size in bytes."""
     kind = _type(tensor, width)
     block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
     n_bytes = math.prod(tensor.shape) // block * block_bytes
-    # The type decides; what numpy has it in would only be looked at for arrays of bytes.
+    # The given type decides; the writer uses numpy's type only for arrays of bytes.
     writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), n_bytes, kind)
     return n_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class _Values:
-    """A tensor as it is written, converted some rows at a time."""
+    """Values of a tensor, converted and written some rows at a time."""
 
     tensor: Tensor
     width: WrittenWidth
@@ -153,9 +159,9 @@ class _Values:
 
     def tofile(self, file: BinaryIO) -> None:
         """Write all values."""
-        step = max(1, _PIECE * len(self.tensor.stored()) // self.nbytes)
+        step = max(1, _CONVERTED_BYTES * len(self.tensor.stored()) // self.nbytes)
         for begin in range(0, len(self.tensor.stored()), step):
-            # Mapped anew each time: pages that have been read count as memory until then.
+            # Each slice is mapped separately: pages that were read count as memory until unmapped.
             self._convert(self.tensor.stored()[begin : begin + step]).tofile(file)
 
     def _convert(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -167,7 +173,8 @@ class _Values:
             values = to_float32(self.tensor, stored).astype(dtype, copy=False)
         if not np.isfinite(values).all():
             raise ModelError(
-                f"{self.tensor.path}: {self.tensor.name} holds values that are not finite in "
-                f"{kind.name.lower()}"
+                f"{self.tensor.path}: tensor {self.tensor.name} has values that are not finite in "
+                f"{kind.name.lower()}",
+                code="weight_not_finite",
             )
         return values

@@ -1,28 +1,28 @@
-"""The audio encoder as two ONNX graphs, written from the weights.
+"""Writer of the audio encoder as two ONNX graphs, from the weights.
 
-Nothing is traced: the graphs are written node by node, so that names, shapes and free
-axes are exactly what the contract says, and no torch is needed.
+The graphs are written node by node instead of traced, so that names, shapes and dynamic axes are
+exactly those below, and torch is not needed.
 
     front end   chunk_mel [n_chunks, n_mels, frames] -> chunk_out [n_chunks, tokens, d_model]
     back end    hidden_states [n_windows, time, d_model],
                 attention_mask [n_windows, 1, time, time], additive
                 -> last_hidden_state [n_windows, time, output_dim]
 
-Matrices and convolutions lie beside the graph, in `NAME.onnx.data` (ONNX calls it external data):
-they are read, converted and written one by one, so that writing takes the memory of the largest
-tensor instead of all of them (108 MB for the 0.6B model's encoder of 700 MB), loading holds them
-once less (800 MB at most instead of 1090, in int8 230 instead of 380), and no file meets the 2 GB
-that protobuf ends at. Norms, biases and constants are in the graph itself.
+Matrices and convolutions are stored in a file beside the graph, `NAME.onnx.data` (ONNX: external
+data). They are read, converted and written one by one, so that writing needs the memory of the
+largest tensor instead of all of them (108 MB for the 0.6B model's encoder of 700 MB), loading holds
+one copy less (at most 800 MB instead of 1090, in int8 230 instead of 380), and no file reaches
+protobuf's limit of 2 GB. Norms, biases and constants are in the graph itself.
 
-All arithmetic between tensors of activations is float32 and GELU is the exact one (erf). Widths:
+All arithmetic between tensors of activations is float32, and GELU is the exact one (erf). Widths:
 
-    fp32   weights lose nothing: half precision as it is stored, float16 also where it happens to
-           hold every value, with a cast behind each that onnxruntime folds when it loads the graph
-    fp16   float16 with such a cast: half the size, rounded once where the source has more
+    fp32   lossless: half precision as stored, and float16 also if it happens to represent every
+           value, followed by a cast that onnxruntime folds when it loads the graph
+    fp16   float16 with such a cast: half the size, rounded once if the source is more precise
     int8   linear layers of the back end in 8 bits, see quantize.py; everything else as fp32
 
-Blocks of quantised values (Q8_0 and the like) are a scale times a whole number, which takes more
-digits than float16 has: fp32 stores those as float32.
+Blocks of quantised values (Q8_0 and others) are a scale times an integer, which needs more digits
+than float16 has: fp32 stores those as float32.
 Source: `Qwen3ASREncoder` and `Qwen3ASRMultiModalProjector` of transformers 5.13 and later.
 """
 
@@ -46,12 +46,12 @@ from streamasr.importing.tensors import Progress, Tensor, silent
 EncoderWidth = Literal["fp32", "fp16", "int8"]
 
 OPSET: Final = 17  # the first with LayerNormalization
-IR_VERSION: Final = 8  # what belongs to that opset; onnxruntime from 1.12 on reads it
+IR_VERSION: Final = 8  # the version of that opset; read by onnxruntime from 1.12 on
 
 NORM_EPS: Final = 1e-5
 MAX_TIMESCALE: Final = 10_000  # of the sinusoidal positions
 
-_ALIGNMENT: Final = 4096  # bytes; pages, so that what maps the file need not copy
+_ALIGNMENT: Final = 4096  # bytes, a page, so that programs can map the file without copying
 _ONNX_TYPES: Final[dict[str, int]] = {
     "F32": TensorProto.FLOAT,
     "F16": TensorProto.FLOAT16,
@@ -69,14 +69,14 @@ def write_frontend(
     """Write the graph of the convolutions and positions, and its weights beside it.
 
     Args:
-        checkpoint: where the weights come from.
+        checkpoint: source of the weights.
         path: the `.onnx` file to write.
-        width: `int8` means what `fp32` does: onnxruntime's 8-bit convolutions are slower than its
-            float32 ones.
-        progress: told how many bytes of weights, as float32, are done.
+        width: type of the weights; `int8` is the same as `fp32`, because onnxruntime's 8-bit
+            convolutions are slower than its float32 ones.
+        progress: called with the number of bytes done, counted as float32.
 
     Raises:
-        ModelError: a weight is not finite, or does not fit into float16.
+        ModelError: a weight is not finite, or exceeds the range of float16.
     """
     audio = checkpoint.audio
     names = [name for name in checkpoint.tensors if name.startswith("audio_tower.conv")]
@@ -88,7 +88,7 @@ def write_frontend(
         hidden = graph.add("Transpose", hidden, perm=[0, 3, 1, 2])
         flat = graph.constant(np.array([0, 0, audio.channels * audio.convolved_mels]))
         hidden = graph.add("Reshape", hidden, flat)
-        weight = graph.weight("audio_tower.conv_out.weight", turned=True)
+        weight = graph.weight("audio_tower.conv_out.weight", transposed=True)
         hidden = graph.add("MatMul", hidden, weight)
         positions = sinusoids(audio.chunk_tokens, audio.d_model)
         graph.add("Add", hidden, graph.constant(positions), output="chunk_out")
@@ -107,13 +107,13 @@ def write_backend(
     """Write the graph of the transformer and the projection into the LLM, and its weights.
 
     Args:
-        checkpoint: where the weights come from.
+        checkpoint: source of the weights.
         path: the `.onnx` file to write.
-        width: how the weights are stored.
-        progress: told how many bytes of weights, as float32, are done.
+        width: type of the weights.
+        progress: called with the number of bytes done, counted as float32.
 
     Raises:
-        ModelError: a weight is not finite, or does not fit into float16.
+        ModelError: a weight is not finite, or exceeds the range of float16.
     """
     audio = checkpoint.audio
     prefixes = ("audio_tower.layers.", "audio_tower.ln_post.", "multi_modal_projector.")
@@ -137,7 +137,7 @@ def write_backend(
 def sinusoids(length: int, width: int) -> Float32Array:
     """Compute position rows: sines in the first half of the columns, cosines in the second."""
     half = width // 2
-    # A width of 2 would divide by zero, in the reference too.
+    # A width of 2 would divide by zero, as it does in the reference.
     step = np.float32(math.log(MAX_TIMESCALE) / (half - 1))
     inverse_timescales = np.exp(-step * np.arange(half, dtype=np.float32))
     angles = np.arange(length, dtype=np.float32)[:, None] * inverse_timescales
@@ -191,12 +191,12 @@ def _linear(graph: "_Graph", hidden: str, name: str, *, output: str | None = Non
     if graph.width == "int8":
         product = _multiply_int8(graph, hidden, f"{name}.weight")
     else:
-        product = graph.add("MatMul", hidden, graph.weight(f"{name}.weight", turned=True))
+        product = graph.add("MatMul", hidden, graph.weight(f"{name}.weight", transposed=True))
     return graph.add("Add", product, graph.vector(f"{name}.bias"), output=output)
 
 
 def _multiply_int8(graph: "_Graph", hidden: str, name: str) -> str:
-    """Add a product of whole numbers, in the form that onnxruntime fuses into one kernel."""
+    """Add a product of integers, in the form that onnxruntime fuses into one kernel."""
     values, scale, zero = graph.quantize(hidden)
     weight, weight_scale = graph.weight_int8(name)
     product = graph.add("MatMulInteger", values, weight, zero)
@@ -220,7 +220,7 @@ def _gelu(graph: "_Graph", hidden: str) -> str:
 
 
 class _Graph:
-    """Nodes and small values as they are added, large ones on disk; all known by their names."""
+    """Graph under construction: nodes and small values in memory, large values on disk."""
 
     def __init__(
         self,
@@ -230,14 +230,14 @@ class _Graph:
         names: Sequence[str],
         progress: Progress,
     ) -> None:
-        """Begin the file of the weights.
+        """Create the file of the weights.
 
         Args:
-            checkpoint: where they come from.
+            checkpoint: source of the weights.
             path: the graph's file.
-            width: how they are stored.
-            names: of the tensors that will be used.
-            progress: told about each of them.
+            width: type of the weights.
+            names: tensors that will be used.
+            progress: called after each of them.
         """
         self.width = width
         self._checkpoint = checkpoint
@@ -258,7 +258,7 @@ class _Graph:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        where: TracebackType | None,
+        traceback: TracebackType | None,
     ) -> None:
         self._data.close()
 
@@ -269,7 +269,7 @@ class _Graph:
         return output
 
     def quantize(self, hidden: str) -> tuple[str, str, str]:
-        """Quantise an activation, once, and return its values, their scale and their zero."""
+        """Quantise an activation once; return the names of its values, scale and zero point."""
         if hidden not in self._quantized:
             outputs = (f"{hidden}.values", f"{hidden}.scale", f"{hidden}.zero")
             name = f"{hidden}.quantized"
@@ -290,21 +290,23 @@ class _Graph:
         self._initializers[name] = numpy_helper.from_array(self._read(name), name)
         return name
 
-    def weight(self, name: str, *, turned: bool = False) -> str:
+    def weight(self, name: str, *, transposed: bool = False) -> str:
         """Add a tensor of the checkpoint as float32 and return its name.
 
         Args:
             name: the tensor's normal name.
-            turned: transpose it: linear layers are stored (out, in), MatMul wants (in, out).
+            transposed: whether to transpose it: linear layers are stored (out, in), MatMul
+                requires (in, out).
         """
         stored_type, values = self._as_stored(name)
+        values = values.T if transposed else values
         if stored_type == "F32":
-            return self._write(name, stored_type, values.T if turned else values)
-        half = self._write(f"{name}.{stored_type}", stored_type, values.T if turned else values)
+            return self._write(name, stored_type, values)
+        half = self._write(f"{name}.{stored_type}", stored_type, values)
         return self.add("Cast", half, output=name, to=TensorProto.FLOAT)
 
     def weight_int8(self, name: str) -> tuple[str, str]:
-        """Add a linear layer's matrix, quantised; return the names of its values and scales."""
+        """Add a linear layer's quantised matrix; return the names of its values and scales."""
         values, scales = quantize_rows(self._read(name))
         scale = f"{name}.scale"
         self._initializers[scale] = numpy_helper.from_array(scales, scale)
@@ -315,7 +317,7 @@ class _Graph:
         inputs: dict[str, tuple[str | int, ...]],
         outputs: dict[str, tuple[str | int, ...]],
     ) -> None:
-        """Write the graph; axes are lengths, or names where any length goes."""
+        """Write the graph; an axis is a length, or a name for a dynamic axis."""
         graph = helper.make_graph(
             self._nodes,
             "qwen3_encoder",
@@ -332,7 +334,7 @@ class _Graph:
         self._path.write_bytes(model.SerializeToString())
 
     def _as_stored(self, name: str) -> tuple[str, npt.NDArray[Any]]:
-        """Read a tensor in the type that it is to be stored in."""
+        """Read a tensor in the type in which the graph stores it."""
         tensor, values = self._checkpoint.tensors[name], self._read(name)
         if self.width != "fp16" and tensor.stored_type in ("F16", "BF16"):
             return tensor.stored_type, tensor.stored()
@@ -342,8 +344,9 @@ class _Graph:
             return ("F16", half) if np.array_equal(half, values) else ("F32", values)
         if not np.isfinite(half).all():
             raise ModelError(
-                f"{tensor.path}: {tensor.name} reaches {np.abs(values).max():g}, which fp16 cannot "
-                "hold; choose fp32 or int8 for the encoder"
+                f"{tensor.path}: tensor {tensor.name} has values up to {np.abs(values).max():g}, "
+                "which exceed the range of fp16; choose fp32 or int8 for the encoder",
+                code="weight_exceeds_fp16",
             )
         return "F16", half
 
@@ -351,13 +354,16 @@ class _Graph:
         tensor = self._checkpoint.tensors[name]
         values = tensor.float32()
         if not np.isfinite(values).all():
-            raise ModelError(f"{tensor.path}: {tensor.name} holds values that are not finite")
+            raise ModelError(
+                f"{tensor.path}: tensor {tensor.name} has values that are not finite",
+                code="weight_not_finite",
+            )
         self._done += _float32_bytes(tensor)
         self._progress(f"writing the encoder, {self.width}", self._done, self._total)
         return values
 
     def _write(self, name: str, stored_type: str, values: npt.NDArray[Any]) -> str:
-        """Append values to the file of the weights and refer to them."""
+        """Append values to the file of the weights and add a tensor that refers to them."""
         self._data.write(bytes(-self._data.tell() % _ALIGNMENT))
         tensor = TensorProto(
             name=name,

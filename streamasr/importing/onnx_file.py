@@ -1,9 +1,9 @@
-"""Reading what an ONNX graph says of itself, but not its weights.
+"""Reader for the inputs, outputs and precision of an ONNX graph, without its weights.
 
-A graph is one protobuf message with the weights inside, and the package `onnx` reads all of it or
-nothing: hundreds of megabytes for the names of two inputs. Here the fields of the file are walked,
-and what is large is stepped over; inputs and outputs are then parsed by `onnx`. Every length is
-held against what is left of the file before anything is taken.
+A graph is one protobuf message that contains the weights, and the package `onnx` always reads the
+whole message: hundreds of megabytes for the names of two inputs. Here the fields of the file are
+iterated, and large ones are skipped; `onnx` then parses the inputs and outputs. Every length is
+compared with the rest of the file before anything is read.
 
 Source: protobuf's encoding (https://protobuf.dev/programming-guides/encoding) and `onnx.proto` of
 https://github.com/onnx/onnx.
@@ -22,22 +22,22 @@ from onnx import TensorProto
 
 from streamasr.core.errors import ModelError
 
-_MAX_FIELDS: Final = 1 << 20  # an encoder of 24 layers has some ten thousand
-_MAX_PARSED_BYTES: Final = 1 << 16  # of one input, name or attribute
-_MAX_ALL_PARSED_BYTES: Final = 1 << 24  # of all of them
+_MAX_FIELDS: Final = 1 << 20  # an encoder of 24 layers has about ten thousand
+_MAX_PARSED_BYTES: Final = 1 << 16  # for one input, name or attribute
+_MAX_ALL_PARSED_BYTES: Final = 1 << 24  # for all of them
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
-# Numbers of the fields that are looked at.
+# Numbers of the fields that are read.
 _MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_OPSET, _MODEL_FUNCTION = 1, 7, 8, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
 _FUNCTION_NODE: Final = 7
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE = 1, 2, 4, 5
 _ATTRIBUTE_TENSOR: Final = 5
 _TENSOR_AXES, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_EXTERNAL = 1, 2, 8, 13
-_TENSOR_VALUES: Final = frozenset({4, 5, 6, 7, 9, 10, 11})  # one for each kind of number
+_TENSOR_VALUES: Final = frozenset({4, 5, 6, 7, 9, 10, 11})  # one for each type of number
 
-_WHOLE_NUMBER_OPERATORS: Final = frozenset(
+_INTEGER_OPERATORS: Final = frozenset(
     {
         "ConvInteger",
         "DynamicQuantizeLSTM",
@@ -52,12 +52,12 @@ _WHOLE_NUMBER_OPERATORS: Final = frozenset(
     }
 )
 _KEEP_WIDTH: Final = frozenset({"Add", "Cast", "Clip", "Identity", "Mul"})
-"""Operators behind a matrix, such as that of its bias, which leave the last axis as it is."""
+"""Operators after a matrix product, such as the bias, that do not change the last axis."""
 _WIDEN: Final = frozenset({"Cast", "DequantizeLinear", "Identity"})
-_MOST_STEPS: Final = 16  # from an output back to its matrix
+_MAX_STEPS: Final = 16  # from an output back to its matrix
 
 _BLOCKS: Final = "MatMulNBits"
-_BLOCK_BITS: Final = 4  # where the operator does not say
+_BLOCK_BITS: Final = 4  # default of the operator
 _HALF: Final = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _BYTE: Final = frozenset({TensorProto.INT8, TensorProto.UINT8})
 _NIBBLE: Final = frozenset({TensorProto.INT4, TensorProto.UINT4})
@@ -65,48 +65,51 @@ _NIBBLE: Final = frozenset({TensorProto.INT4, TensorProto.UINT4})
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """An input or output of a graph."""
+    """Input or output of a graph."""
 
     dtype: str
-    """As onnx calls it: `FLOAT`, `FLOAT16`."""
+    """ONNX's name of the type: `FLOAT`, `FLOAT16`."""
     shape: tuple[int | None, ...]
-    """None where any length goes, or where the graph does not say."""
+    """Lengths of the axes; None for a dynamic or unknown length."""
 
 
 @dataclass(frozen=True, slots=True)
-class GraphFacts:
-    """What is known of a graph without its weights."""
+class GraphInfo:
+    """Description of a graph without its weights."""
 
     path: Path
     inputs: Mapping[str, Value]
-    """Without initialisers, which old graphs list among their inputs."""
+    """Inputs without the initialisers, which old graphs list among them."""
     outputs: Mapping[str, Value]
-    """Where the graph does not state the last axis, it is that of the weights behind it."""
+    """Outputs; a last axis that the graph does not state is that of the weights before it."""
     opset: int
-    """Of ONNX's own operators."""
+    """Version of ONNX's own operators."""
     operators: frozenset[str]
     initializer_bytes: int
-    """Of the weights, be they in the file or beside it."""
+    """Size of the weights, in the file or beside it."""
     bits: int
-    """Of a weight where it has fewest, attention and convolutions aside."""
+    """Smallest number of bits of a weight, attention and convolutions excluded."""
     data_files: tuple[Path, ...]
-    """Files with weights, beside the graph."""
+    """Files beside the graph that contain weights."""
 
     @property
     def precision(self) -> str:
-        """`fp32`, `fp16`, `int8`, `int4`."""
+        """Name of the precision: `fp32`, `fp16`, `int8`, `int4`."""
         return f"{'fp' if self.bits >= 16 else 'int'}{self.bits}"
 
 
 _SECOND_FIELDS: Final = frozenset(b"\x12\x1a\x22\x28\x32\x3a\x42")
-"""Tags of what may follow a model's version: who made it, its own version, its graph, opsets."""
+"""Tags that may follow a model's IR version: producer, model version, graph, opsets."""
 
 
 def is_graph(path: Path) -> bool:
-    """Tell whether a file begins like a graph, or calls itself one.
+    """Return whether a file begins like an ONNX graph, or has the suffix `.onnx`.
 
-    ONNX has no magic number; but a model begins with its version, a small number, and what can
-    follow it is one of a few fields.
+    ONNX has no magic number, but a model begins with its IR version, a small number, and only a few
+    fields can follow.
+
+    Raises:
+        ModelError: the file cannot be read.
     """
     if not path.is_file():
         return False
@@ -116,50 +119,58 @@ def is_graph(path: Path) -> bool:
         with path.open("rb") as file:
             head = file.read(3)
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
+        raise ModelError(
+            f"{path} cannot be read: {error.strerror}.", code="file_unreadable"
+        ) from error
     return len(head) == 3 and head[0] == 0x08 and 0 < head[1] < 32 and head[2] in _SECOND_FIELDS
 
 
-def read_graph(path: Path) -> GraphFacts:
+def read_graph(path: Path) -> GraphInfo:
     """Read a graph's inputs, outputs and precision; its weights stay on disk.
 
     Raises:
-        ModelError: the file is missing, cut short, broken, or no ONNX graph.
+        ModelError: the file is missing, cut short, damaged, or not an ONNX graph.
     """
     if not path.is_file():
-        raise ModelError(f"{path}: there is no such file.")
+        raise ModelError(f"{path} does not exist, or is not a regular file.", code="file_missing")
     try:
         with path.open("rb") as file:
             if not path.stat().st_size:
-                raise ModelError(f"{path} is empty.")
+                raise ModelError(f"{path} is empty; download it again.", code="file_empty")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _read(_Message(data, path))
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
+        raise ModelError(
+            f"{path} cannot be read: {error.strerror}.", code="file_unreadable"
+        ) from error
 
 
 class _Message:
-    """A file whose fields are walked, with the number of them bounded."""
+    """Protobuf message in a file, with iteration over a bounded number of fields."""
 
     def __init__(self, data: mmap.mmap, path: Path) -> None:
         self._data = data
         self.path = path
         self.size = len(data)
-        self._fields_left = _MAX_FIELDS
-        self._bytes_left = _MAX_ALL_PARSED_BYTES
+        self._n_fields_left = _MAX_FIELDS
+        self._n_bytes_left = _MAX_ALL_PARSED_BYTES
 
     def fields(self, begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """Step over the fields of one message.
+        """Iterate over the fields of one message.
 
         Yields:
-            Number, wire type, and where the content begins and ends; a number that is its own
-            content begins with its value and ends nowhere (-1).
+            Field number, wire type, and the begin and end of the content; for a varint its value
+            and -1.
         """
         position = begin
         while position < end:
-            self._fields_left -= 1
-            if self._fields_left < 0:
-                raise ModelError(f"{self.path} has more parts than any encoder's graph.")
+            self._n_fields_left -= 1
+            if self._n_fields_left < 0:
+                raise ModelError(
+                    f"{self.path} has more than {_MAX_FIELDS:,} fields, the limit for the graph of "
+                    "an encoder.",
+                    code="graph_too_large",
+                )
             tag, position = self._varint(position, end)
             number, wire_type = tag >> 3, tag & 7
             if number == 0:
@@ -182,29 +193,34 @@ class _Message:
 
     def take(self, begin: int, end: int) -> bytes:
         """Copy a field's content, which must be small."""
-        self._bytes_left -= end - begin
-        if end - begin > _MAX_PARSED_BYTES or self._bytes_left < 0:
-            raise ModelError(f"{self.path}: the names or shapes in this graph are too long.")
+        self._n_bytes_left -= end - begin
+        if end - begin > _MAX_PARSED_BYTES or self._n_bytes_left < 0:
+            raise ModelError(
+                f"{self.path}: the names or shapes in the graph exceed {_MAX_PARSED_BYTES:,} bytes "
+                f"each or {_MAX_ALL_PARSED_BYTES:,} bytes together.",
+                code="graph_too_large",
+            )
         return self._data[begin:end]
 
     def text(self, begin: int, end: int) -> str:
-        """Read a field as a text."""
+        """Read a field as a string."""
         return self.take(begin, end).decode("utf-8", "replace")
 
     def numbers(self, begin: int, end: int) -> Iterator[int]:
-        """Read a field of whole numbers one after the other."""
+        """Iterate over the integers of a packed field."""
         position = begin
         while position < end:
-            self._fields_left -= 1
-            if self._fields_left < 0:
+            self._n_fields_left -= 1
+            if self._n_fields_left < 0:
                 raise self.broken()
             value, position = self._varint(position, end)
             yield value
 
     def broken(self) -> ModelError:
-        """What to raise where the file makes no sense."""
+        """Return the error for a file that cannot be parsed."""
         return ModelError(
-            f"{self.path} is no ONNX graph, or it is damaged or cut short; get it again."
+            f"{self.path} is not an ONNX graph, or is damaged or cut short; download it again.",
+            code="graph_damaged",
         )
 
     def _varint(self, position: int, end: int) -> tuple[int, int]:
@@ -222,7 +238,7 @@ class _Message:
 
 @dataclass(slots=True)
 class _Found:
-    """What the walk has met so far."""
+    """Contents of the message as read so far."""
 
     inputs: dict[str, Value] = field(default_factory=dict)
     outputs: dict[str, Value] = field(default_factory=dict)
@@ -232,12 +248,12 @@ class _Found:
     bytes_of: Counter[int] = field(default_factory=Counter)
     """Bytes of weights by their type."""
     weights: set[str] = field(default_factory=set)
-    """Their names."""
+    """Names of the weights."""
     ends: dict[str, int] = field(default_factory=dict)
-    """Files with weights, and how much of each is needed."""
+    """Files with weights, and the number of bytes that each must have."""
 
 
-def _read(message: _Message) -> GraphFacts:
+def _read(message: _Message) -> GraphInfo:
     found, opset, graph, has_version = _Found(), 0, None, False
     for number, wire_type, begin, end in message.fields(0, message.size):
         if number == _MODEL_IR_VERSION:
@@ -254,8 +270,8 @@ def _read(message: _Message) -> GraphFacts:
         raise message.broken()
     _read_graph(message, *graph, found)
     if any(value.shape and value.shape[-1] is None for value in found.outputs.values()):
-        _learn_widths(message, *graph, found)
-    return GraphFacts(
+        _infer_widths(message, *graph, found)
+    return GraphInfo(
         path=message.path,
         inputs={name: v for name, v in found.inputs.items() if name not in found.weights},
         outputs=found.outputs,
@@ -268,7 +284,7 @@ def _read(message: _Message) -> GraphFacts:
 
 
 def _own_opset(message: _Message, begin: int, end: int) -> int:
-    """The version that one entry states, if it is that of ONNX's own operators."""
+    """Return the version in an entry for ONNX's own operators; 0 for any other entry."""
     entry = _parse(message, onnx.OperatorSetIdProto, begin, end)
     return int(entry.version) if entry.domain in {"", "ai.onnx"} else 0
 
@@ -298,7 +314,7 @@ def _read_function(message: _Message, begin: int, end: int, found: _Found) -> No
 
 
 def _read_node(message: _Message, begin: int, end: int, found: _Found) -> None:
-    """Note an operator, and the weights that some exporters put into nodes of their own."""
+    """Record an operator, and the weights that some exporters store in `Constant` nodes."""
     operator, attributes = "", []
     for number, wire_type, start, stop in message.fields(begin, end):
         if number == _NODE_OPERATOR and wire_type == _BYTES:
@@ -324,8 +340,8 @@ def _block_bits(message: _Message, attributes: list[tuple[int, int]]) -> int:
 
 
 def _read_tensor(message: _Message, begin: int, end: int, found: _Found) -> None:
-    """Note the type and size of a weight, and where it is."""
-    data_type, n_bytes, place = 0, 0, {}
+    """Record the type, size and location of a weight."""
+    data_type, n_bytes, location = 0, 0, {}
     for number, wire_type, start, stop in message.fields(begin, end):
         if number == _TENSOR_TYPE and wire_type == _VARINT:
             data_type = start
@@ -335,22 +351,22 @@ def _read_tensor(message: _Message, begin: int, end: int, found: _Found) -> None
             n_bytes += stop - start
         elif number == _TENSOR_EXTERNAL and wire_type == _BYTES:
             entry = _parse(message, onnx.StringStringEntryProto, start, stop)
-            place[entry.key] = entry.value
-    if "location" in place:
-        n_bytes += _note_place(message, place, found)
+            location[entry.key] = entry.value
+    if "location" in location:
+        n_bytes += _record_external(message, location, found)
     found.bytes_of[data_type] += n_bytes
 
 
-def _note_place(message: _Message, place: Mapping[str, str], found: _Found) -> int:
-    """Note how much of a file beside the graph a weight needs; return the weight's bytes."""
-    location = place["location"]
+def _record_external(message: _Message, location: Mapping[str, str], found: _Found) -> int:
+    """Record the required size of a file with external weights; return the weight's bytes."""
+    name = location["location"]
     try:
-        offset, length = int(place.get("offset", "0")), int(place.get("length", "0"))
+        offset, length = int(location.get("offset", "0")), int(location.get("length", "0"))
     except ValueError as error:
         raise message.broken() from error
     if offset < 0 or length < 0:
         raise message.broken()
-    found.ends[location] = max(found.ends.get(location, 0), offset + length)
+    found.ends[name] = max(found.ends.get(name, 0), offset + length)
     return length
 
 
@@ -363,23 +379,23 @@ class _Node:
     inputs: Sequence[str]
 
 
-def _learn_widths(message: _Message, begin: int, end: int, found: _Found) -> None:
-    """Find the last axes of outputs that do not state them, from the weights they come of."""
-    makers: dict[str, _Node] = {}
+def _infer_widths(message: _Message, begin: int, end: int, found: _Found) -> None:
+    """Infer the unstated last axes of outputs from the weights that produce them."""
+    producers: dict[str, _Node] = {}
     shapes: _Shapes = {}
     for number, wire_type, start, stop in message.fields(begin, end):
         if (number, wire_type) == (_GRAPH_NODE, _BYTES):
-            _note_maker(message, start, stop, makers)
+            _record_producer(message, start, stop, producers)
         elif (number, wire_type) == (_GRAPH_INITIALIZER, _BYTES):
             name, shape = _name_and_shape(message, start, stop)
             shapes[name] = shape
     for name, value in found.outputs.items():
         if value.shape and value.shape[-1] is None:
-            width = _width(name, makers, shapes)
+            width = _width(name, producers, shapes)
             found.outputs[name] = replace(value, shape=(*value.shape[:-1], width))
 
 
-def _note_maker(message: _Message, begin: int, end: int, makers: dict[str, _Node]) -> None:
+def _record_producer(message: _Message, begin: int, end: int, producers: dict[str, _Node]) -> None:
     operator = ""
     inputs: list[str] = []
     outputs: list[str] = []
@@ -390,7 +406,7 @@ def _note_maker(message: _Message, begin: int, end: int, makers: dict[str, _Node
                 operator = text
             else:
                 (inputs if number == _NODE_INPUT else outputs).append(text)
-    makers.update(dict.fromkeys(outputs, _Node(operator, inputs)))
+    producers.update(dict.fromkeys(outputs, _Node(operator, inputs)))
 
 
 def _name_and_shape(message: _Message, begin: int, end: int) -> tuple[str, tuple[int, ...]]:
@@ -403,15 +419,15 @@ def _name_and_shape(message: _Message, begin: int, end: int) -> tuple[str, tuple
     return name, tuple(axes)
 
 
-def _width(name: str, makers: Mapping[str, _Node], shapes: _Shapes) -> int | None:
-    """Walk from an output back to the first weights that give it its width."""
-    for _ in range(_MOST_STEPS):
-        node = makers.get(name)
+def _width(name: str, producers: Mapping[str, _Node], shapes: _Shapes) -> int | None:
+    """Follow an output back to the first weights that determine its width."""
+    for _ in range(_MAX_STEPS):
+        node = producers.get(name)
         if node is None:
             return None
-        weights = [_weight(each, makers, shapes) for each in node.inputs]
+        weights = [_weight(each, producers, shapes) for each in node.inputs]
         widths = [shape[-1] for shape in weights if shape and shape[-1] > 1]
-        if node.operator == "Gemm":  # its matrix may be turned, its bias is not
+        if node.operator == "Gemm":  # its matrix may be transposed, its bias is not
             return widths[-1] if len(widths) > 1 else None
         if widths and node.operator in {"MatMul", *_KEEP_WIDTH}:
             return widths[0]
@@ -422,9 +438,9 @@ def _width(name: str, makers: Mapping[str, _Node], shapes: _Shapes) -> int | Non
     return None
 
 
-def _weight(name: str, makers: Mapping[str, _Node], shapes: _Shapes) -> tuple[int, ...] | None:
-    """The shape of a weight, also of one that is widened first; None of what is computed."""
-    node = makers.get(name)
+def _weight(name: str, producers: Mapping[str, _Node], shapes: _Shapes) -> tuple[int, ...] | None:
+    """Return the shape of a weight, also behind a cast; None for a computed value."""
+    node = producers.get(name)
     if node is not None and node.operator in _WIDEN and node.inputs:
         name = node.inputs[0]
     return shapes.get(name)
@@ -449,38 +465,45 @@ def _parse(message: _Message, kind: Any, begin: int, end: int) -> Any:
 
 
 def _bits(found: _Found) -> int:
-    """Tell the precision by what computes with the weights, else by how most are stored.
+    """Derive the precision from the operators that use the weights, else from the most common type.
 
-    A graph in float16 takes float16 in, too, but its norms may be float32.
+    A graph in float16 also has float16 inputs, but its norms may be float32.
     """
     types, sizes = frozenset(found.bytes_of), found.bytes_of
     is_widened = "DequantizeLinear" in found.operators
     n_half = sum(sizes[kind] for kind in _HALF)
     if found.block_bits or (is_widened and types & _NIBBLE):
         return min(found.block_bits, default=4)
-    if found.operators & _WHOLE_NUMBER_OPERATORS or (is_widened and types & _BYTE):
+    if found.operators & _INTEGER_OPERATORS or (is_widened and types & _BYTE):
         return 8
     takes_half = any(value.dtype == "FLOAT16" for value in found.inputs.values())
     return 16 if takes_half or n_half > sizes.total() // 2 else 32
 
 
 def _data_files(path: Path, ends: Mapping[str, int]) -> Iterator[Path]:
-    """The files that a graph's weights are in, which must lie beside it.
+    """Yield the files with a graph's weights, which must be in the graph's folder.
 
     Raises:
-        ModelError: one lies elsewhere, is missing or is too short.
+        ModelError: a file is in another folder, missing or too short.
     """
     for location, end in ends.items():
         is_plain = PurePosixPath(location).name == PureWindowsPath(location).name == location
         if not is_plain or location in {"", ".", ".."} or "\0" in location:
             raise ModelError(
-                f"{path} keeps its weights in {location!r}; they must be in a file beside it."
+                f"{path} refers to weights in {location!r}; they must be in a file in the same "
+                "folder.",
+                code="external_data_location",
             )
         file = path.with_name(location)
         if not file.is_file():
             raise ModelError(
-                f"{file}: there is no such file, and {path.name} has its weights there."
+                f"{file} does not exist, but {path.name} has its weights there; download it into "
+                "the same folder.",
+                code="external_data_missing",
             )
         if (missing := end - file.stat().st_size) > 0:
-            raise ModelError(f"{file} is cut short, {missing:,} bytes are missing; get it again.")
+            raise ModelError(
+                f"{file} is cut short, {missing:,} bytes are missing; download it again.",
+                code="file_cut_short",
+            )
         yield file

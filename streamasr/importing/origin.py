@@ -1,4 +1,4 @@
-"""What a model directory was made from, so that it is made once, and anew when that has changed."""
+"""Identity of an imported model's source, to import it once, and again after it has changed."""
 
 import hashlib
 import json
@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any, Final
 
 PARTS_OF_FOLDERS: Final = frozenset({".onnx", ".data", ".safetensors", ".json"})
-"""Endings of files that are not a model by themselves: one that is named stands for its folder."""
+"""Suffixes of files that are not a model by themselves: their path stands for their folder."""
 
-_LOOKED_AT: Final = PARTS_OF_FOLDERS | {".gguf", ".txt", ".md"}
-"""Endings of the files of a folder that may matter to what is made of it."""
+_RELEVANT: Final = PARTS_OF_FOLDERS | {".gguf", ".txt", ".md"}
+"""Suffixes of the files in a folder that may influence the imported model."""
 
-_DEEPEST: Final = 3  # folders in one another: models/Qwen3-ASR/Qwen3-ASR-1.7B
-_MOST_FOLDERS: Final = 1000
+_MAX_DEPTH: Final = 3  # nested folders: models/Qwen3-ASR/Qwen3-ASR-1.7B
+_MAX_FOLDERS: Final = 1000
 
 
 def given_path(path: Path) -> Path:
-    """The path that a source is known by, however it was written.
+    """Return the canonical path of a source.
 
-    A file that is only a part of a folder stands for that folder. What a link in a folder leads to
-    does not matter: a hub's cache is full of them.
+    A file that is only a part of a folder stands for that folder. Symbolic links in a folder are
+    not followed: a hub's cache consists of them.
     """
-    path = Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` would follow the last link too
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` would follow the last link, too
     if path.is_dir():
         return path.resolve()
     folder = path.parent.resolve()
@@ -32,21 +32,21 @@ def given_path(path: Path) -> Path:
 
 
 def levels_of(folder: Path) -> Iterator[list[Path]]:
-    """A folder, then the folders in it, then those in them, as deep as models are looked for.
+    """Yield a folder, then the folders in it, then those in them, down to the search depth.
 
-    A folder that several links lead to is named once. Of a hub's cache of a repository only the
-    snapshots count: they are links to the rest.
+    A folder with several links to it is included once. Of a hub's cache of a repository only the
+    snapshots are included: they are links to the rest.
     """
     level, seen = [folder], {folder.resolve()}
-    for _ in range(_DEEPEST + 1):
+    for _ in range(_MAX_DEPTH + 1):
         yield level
         below = [each for parent in level for each in _folders_in(parent)]
         level = []
         for each in below:
-            if (place := each.resolve()) not in seen:
-                seen.add(place)
+            if (resolved := each.resolve()) not in seen:
+                seen.add(resolved)
                 level.append(each)
-        if not level or len(seen) > _MOST_FOLDERS:
+        if not level or len(seen) > _MAX_FOLDERS:
             return
 
 
@@ -57,7 +57,7 @@ def _folders_in(folder: Path) -> list[Path]:
 
 
 def _listed(folder: Path) -> list[Path]:
-    """What is in a folder; of one that may not be read nothing can be known."""
+    """Return the entries of a folder; none if permission to read it is denied."""
     try:
         return list(folder.iterdir())
     except PermissionError:
@@ -65,33 +65,33 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _is_folder(path: Path) -> bool:
-    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises where a path cannot be looked at
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises if a path is not accessible
 
 
 def stamp_of(path: Path) -> str:
-    """Something that changes with what is under a path: names, sizes and times of its files.
+    """Return a hash of the names, sizes and modification times of the files under a path.
 
     Args:
-        path: from `given_path`.
+        path: canonical path of the source.
 
     Raises:
-        OSError: it cannot be looked at.
+        OSError: the path or a file below it is not accessible.
     """
     files = [path]
     if path.is_dir():
         folders = chain.from_iterable(levels_of(path))
         files = [each for folder in folders for each in _listed(folder)]
-        files = [each for each in files if each.suffix.lower() in _LOOKED_AT and each.is_file()]
+        files = [each for each in files if each.suffix.lower() in _RELEVANT and each.is_file()]
     seen = sorted((str(each.relative_to(path)), *_size_and_time(each)) for each in files)
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
 
 def is_unchanged(source: Mapping[str, Any], path: Path) -> bool:
-    """Whether all that a model was made from is as it was.
+    """Return whether the files from which a model was imported are unchanged.
 
     Args:
-        source: what its description says of that.
-        path: from `given_path`.
+        source: the section `source` of the model's description.
+        path: canonical path of the source.
     """
     try:
         if source.get("stamp") != stamp_of(path):
@@ -105,6 +105,6 @@ def is_unchanged(source: Mapping[str, Any], path: Path) -> bool:
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
-    """Bytes, and nanoseconds of the last change."""
+    """Return the size in bytes, and the time of the last modification in nanoseconds."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns

@@ -1,13 +1,13 @@
-"""Making a model directory (a bundle) of whatever source: what `streamasr models import` does.
+"""Creation of a model directory (a bundle) from any source, as `streamasr models import` does.
 
-DIR/model.json             what the other files cannot tell, where they are from, their hashes
+DIR/model.json             facts that the other files do not state, their origin, their hashes
 DIR/encoder_frontend.onnx  see graphs.py; weights in a file beside it
 DIR/encoder_backend.onnx
 DIR/decoder.gguf           see gguf_writer.py
 DIR/classifier.npy         an aligner's head, (n_classes, hidden)
-DIR/aligner/               a model directory of its own, where the source has both
+DIR/aligner/               a second model directory, if the source has both families
 
-Files that can be used as they are become hard links where the file system allows it, else copies.
+Files that are used unchanged become hard links if the file system allows it, else copies.
 """
 
 import json
@@ -35,7 +35,7 @@ from streamasr.importing.onnx_file import read_graph
 from streamasr.importing.origin import given_path, stamp_of
 from streamasr.importing.placing import whole_or_nothing
 from streamasr.importing.quantize import quantize_decoder
-from streamasr.importing.release import Release
+from streamasr.importing.release import OnnxRelease
 from streamasr.importing.source import Source, family_name, open_sources
 from streamasr.importing.tensors import FLOAT_TYPES, Notice, Progress, Tensor, silent, unheard
 from streamasr.models.bundle import FACTS_FILE, FORMAT, VERSION, Bundle, open_bundle
@@ -47,27 +47,28 @@ DecoderWidth: TypeAlias = Literal["f32", "f16", "q8_0", "q4_k", "keep"]
 _PUBLISHED: Final = ("repository", "revision", "commit", "url", "checkpoint")
 _SCRATCH: Final = ".unpacked"
 _ALIGNER: Final = "aligner"
-_WINDOW_CHUNKS: Final = 8  # of an attention window of the released models, 8 s
+_WINDOW_CHUNKS: Final = 8  # chunks in an attention window of the released models, 8 s
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a model directory shall be like; None leaves it to the source."""
+    """Requested properties of a model directory; None leaves the choice to the source."""
 
     encoder: EncoderWidth | None = None
-    """Of graphs that are made: by default fp16 where the source is quantised, else fp32."""
+    """Precision of converted graphs; by default fp16 if the source is quantised, else fp32."""
     decoder: DecoderWidth | None = None
-    """By default a GGUF's blocks are kept, and safetensors become q8_0."""
+    """Type of the decoder; by default the blocks of a GGUF are kept, and safetensors become
+    q8_0."""
     name: str | None = None
-    """What the model is called; by default like the source."""
+    """Name of the model; by default that of the source."""
     licence: str | None = None
-    """Where the source does not state one."""
+    """Licence, if the source does not state one."""
     languages: tuple[str, ...] | None = None
-    """Where the source does not list them."""
+    """Languages, if the source does not list them."""
     provenance: Mapping[str, str] | None = None
-    """Where the source was downloaded from."""
+    """Address from which the source was downloaded."""
     is_automatic: bool = False
-    """Whether nobody asked for an import, but only for the use of the source."""
+    """Whether the user asked only to use the source, and not for an import."""
 
 
 def import_model(
@@ -79,20 +80,20 @@ def import_model(
     notice: Notice = unheard,
     replaces: bool = False,
 ) -> Bundle:
-    """Make a model directory, whole or not at all. The source is only read.
+    """Create a model directory atomically. The source is only read.
 
     Args:
         path: a source in any of the forms of `source.py`.
         destination: the directory.
-        wish: what it shall be like.
-        progress: told about every step.
-        notice: told in a sentence what is taken where there is a choice.
+        wish: its requested properties.
+        progress: called after every step.
+        notice: called with a sentence about the chosen files if there is a choice.
         replaces: whether the directory may exist already; then it is replaced at the end.
 
     Raises:
-        ConfigError: the destination exists, cannot be written or has no room, or a wish cannot be
-            fulfilled.
-        ModelError: the source cannot be used, or changes meanwhile.
+        ConfigError: the destination exists, cannot be written or is on a full disk, or an option
+            does not apply to the source.
+        ModelError: the source cannot be used, or was changed meanwhile.
     """
     wish = wish or Wish()
     name = wish.name or name_of(path)
@@ -109,40 +110,44 @@ def import_model(
             (partial / _ALIGNER).mkdir()
             packer.pack(sources.aligner, partial / _ALIGNER, f"{name}-aligner")
         if stamp_of(given) != origin["stamp"]:
-            raise ModelError(f"{path} was changed while it was imported; import it again.")
+            raise ModelError(
+                f"{path} was changed during the import; import it again.", code="source_changed"
+            )
         shutil.rmtree(scratch, ignore_errors=True)
         open_bundle(partial).check_files()
     return open_bundle(destination)
 
 
 def wish_facts(wish: Wish) -> dict[str, Any]:
-    """What a model directory notes of a wish, to know it again."""
+    """Return the options that a model directory records, for comparison with later requests."""
     return {"encoder": wish.encoder, "decoder": wish.decoder}
 
 
 def _begin_origin(given: Path, wish: Wish) -> dict[str, Any]:
-    """Note what a model is made from before any of it is read."""
+    """Record the identity of a source before any of it is read."""
     try:
         origin = dict(wish.provenance or {}) | {"path": str(given), "stamp": stamp_of(given)}
         json.dumps(origin).encode()
     except FileNotFoundError as error:
-        raise ModelError(f"{given}: there is no such file or directory.") from error
+        raise ModelError(f"{given} does not exist.", code="file_missing") from error
     except OSError as error:
-        where = error.filename or given
-        raise ModelError(f"{where} cannot be read: {error.strerror}.") from error
+        unreadable = error.filename or given
+        raise ModelError(
+            f"{unreadable} cannot be read: {error.strerror}.", code="file_unreadable"
+        ) from error
     return origin | {"wish": wish_facts(wish), "automatic": wish.is_automatic}
 
 
 def name_of(path: Path) -> str:
-    """What a source is called when nobody says it."""
-    path = Path(os.path.abspath(path))  # noqa: PTH100 - links keep their name; what they lead to may have none
+    """Return the default name of a source."""
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - a link's own name is the better one
     if path.parent.name == "snapshots":  # of a hub's cache: models--OWNER--NAME/snapshots/COMMIT
         return path.parent.parent.name.rpartition("--")[2]
     return path.name if path.is_dir() else path.stem
 
 
 class _Packer:
-    """Writes bundles, and hashes each file once, however many names it has."""
+    """Writer of bundles; hashes each file only once, even if it has several names."""
 
     def __init__(
         self,
@@ -151,13 +156,13 @@ class _Packer:
         origin: Mapping[str, Any],
         archives: Sequence[Path] | None,
     ) -> None:
-        """Prepare.
+        """Store the options of all bundles.
 
         Args:
-            wish: what the bundles shall be like.
-            progress: told about every step.
-            origin: what is noted of where they are from.
-            archives: what the user has, where the sources are only unpacked from it.
+            wish: requested properties of the bundles.
+            progress: called after every step.
+            origin: recorded identity of the source.
+            archives: the user's files, if the sources were extracted from them; else None.
         """
         self._wish = wish
         self._progress = progress
@@ -170,15 +175,15 @@ class _Packer:
         """Write one bundle.
 
         Args:
-            source: of one family.
-            directory: where to; it exists.
-            name: what the model is called.
+            source: a model of one family.
+            directory: destination, which exists.
+            name: name of the model.
         """
-        self._check_room(source, directory)
+        self._check_space(source, directory)
         match source:
             case Checkpoint():
                 facts = self._pack_checkpoint(source, directory, name)
-            case Release():
+            case OnnxRelease():
                 facts = self._pack_release(source, directory)
             case Bundle():
                 facts = self._pack_bundle(source, directory)
@@ -196,7 +201,7 @@ class _Packer:
 
     def _pack_checkpoint(self, source: Checkpoint, directory: Path, name: str) -> dict[str, Any]:
         bits = _encoder_bits(source)
-        # Blocks of 8 bits and fewer lose nothing that matters in half precision.
+        # Blocks of 8 bits and fewer lose nothing relevant in half precision.
         width = self._wish.encoder or ("fp32" if bits >= 16 else "fp16")
         write_frontend(source, directory / FRONTEND_FILE, width, self._progress)
         write_backend(source, directory / BACKEND_FILE, width, self._progress)
@@ -222,11 +227,12 @@ class _Packer:
             facts["timestamp_step_ms"] = source.timestamp_ms
         return facts
 
-    def _pack_release(self, source: Release, directory: Path) -> dict[str, Any]:
+    def _pack_release(self, source: OnnxRelease, directory: Path) -> dict[str, Any]:
         if self._wish.encoder is not None:
             raise ConfigError(
-                f"the encoder of {source.frontend.parent} is a finished graph "
-                f"({source.precision}), which is used as it is: leave --encoder out."
+                f"the encoder in {source.frontend.parent} is a finished graph "
+                f"({source.precision}), which is used unchanged; omit --encoder.",
+                code="encoder_fixed",
             )
         self._keep(source.frontend, directory / FRONTEND_FILE)
         self._keep(source.backend, directory / BACKEND_FILE)
@@ -254,14 +260,19 @@ class _Packer:
     def _pack_bundle(self, source: Bundle, directory: Path) -> dict[str, Any]:
         if self._wish.encoder is not None:
             raise ConfigError(
-                f"the encoder of {source.directory} is a finished graph, which is used as it is: "
-                "leave --encoder out."
+                f"the encoder in {source.directory} is a finished graph, which is used unchanged; "
+                "omit --encoder.",
+                code="encoder_fixed",
             )
         source.check_files()
         for path in _files(source):
             stated = source.files.get(path.name)
             if stated and stated.sha256 and stated.sha256 != self._hash(path):
-                raise ModelError(f"{path} is damaged: its SHA-256 is not the one in {FACTS_FILE}.")
+                raise ModelError(
+                    f"{path} is damaged: its SHA-256 differs from the one in {FACTS_FILE}; get the "
+                    "model again.",
+                    code="model_file_damaged",
+                )
             if path.name != DECODER_FILE:
                 self._keep(path, directory / path.name)
         check_decoder(source.decoder, source.family.name)
@@ -270,17 +281,17 @@ class _Packer:
         return source.facts | {"precision": precision}
 
     def _keep(self, source: Path, path: Path) -> None:
-        """Take a file as it is."""
+        """Link or copy a file unchanged."""
         if link_or_copy(source, path, self._progress) and self._archives is None:
             self._linked.add(path)
 
     def _write_decoder(self, source: Checkpoint, path: Path, name: str) -> None:
-        """Write the decoder of a checkpoint: kept, or through a file that is then quantised."""
+        """Write the decoder of a checkpoint, through a temporary file if it is quantised."""
         if source.decoder_file is not None:
             self._keep_decoder(source.decoder_file, path)
             return
         width = self._wish.decoder or ("keep" if source.path.is_file() else "q8_0")
-        if width == "q8_0" or width == "q4_k":  # noqa: PLR1714 - which a type checker understands
+        if width == "q8_0" or width == "q4_k":  # noqa: PLR1714 - mypy narrows only this form
             whole = path.with_suffix(".whole.gguf")
             own: WrittenWidth = "keep" if _is_quantized(source) else "f16"
             write_decoder(source, whole, own, name, self._progress)
@@ -297,7 +308,7 @@ class _Packer:
             quantize_decoder(source, path, width, self._progress)
 
     def _describe_source(self, source: Source) -> dict[str, Any]:
-        """Where a model is from."""
+        """Describe the origin of a model."""
         files = self._archives or _files(source)
         described = [
             {
@@ -307,13 +318,13 @@ class _Packer:
             }
             for path in files
         ]
-        # What a bundle was made of is gone perhaps, but not where it had been published.
+        # The files of a bundle's source may be gone, but the place of publication stays valid.
         published = source.source if isinstance(source, Bundle) else {}
         known = {key: published[key] for key in _PUBLISHED if key in published}
         return known | dict(self._origin) | {"files": described}
 
     def _describe_stored(self, path: Path) -> dict[str, Any]:
-        """What a file of the bundle must be; of one that others can change, also its time."""
+        """Describe a stored file; for a link to a user's file, include its modification time."""
         described = self._describe_file(path)
         if path in self._linked:
             described["modified_ns"] = path.stat().st_mtime_ns
@@ -323,38 +334,39 @@ class _Packer:
         return {"bytes": path.stat().st_size, "sha256": self._hash(path)}
 
     def _hash(self, path: Path) -> str:
-        """The SHA-256 of a file; a file with several names is read once."""
+        """Return the SHA-256 of a file; a file with several names is read once."""
         status = path.stat()
         key = (status.st_dev, status.st_ino)
         if key not in self._hashes:
             self._hashes[key] = hash_file(path, self._progress)
         return self._hashes[key]
 
-    def _check_room(self, source: Source, directory: Path) -> None:
-        """Find out before minutes of work whether there is room for the result.
+    def _check_space(self, source: Source, directory: Path) -> None:
+        """Check before minutes of work that the disk has space for the result.
 
         Raises:
-            ConfigError: there is not.
+            ConfigError: the disk has too little free space.
         """
-        needed = round(_most_bytes(source, self._wish, directory))
+        needed = round(_max_bytes(source, self._wish, directory))
         free = shutil.disk_usage(directory).free
         if needed > free:
             raise ConfigError(
-                f"{directory.parent}: importing may need {size_text(needed)}, and only "
-                f"{size_text(free)} are free."
+                f"{directory.parent} has only {size_text(free)} free, and the import may need "
+                f"{size_text(needed)}; free some space, or choose another directory.",
+                code="disk_full",
             )
 
 
 def _files(source: Source) -> list[Path]:
-    """The files with the weights."""
+    """Return the files with the weights of a source."""
     match source:
         case Checkpoint():
             paths = {tensor.path for tensor in source.tensors.values()}
             return sorted(paths | ({source.decoder_file} if source.decoder_file else set()))
-        case Release():
+        case OnnxRelease():
             return [source.frontend, source.backend, *source.data_files, source.decoder]
         case Bundle():
-            # What stands in a description is not believed: it may name anything, or too little.
+            # The file names in a description are not trusted: they may be wrong or incomplete.
             names = {Path(name).name for name in source.files} - {FACTS_FILE}
             names |= {*source.family.files(source)}
             data = {
@@ -364,7 +376,7 @@ def _files(source: Source) -> list[Path]:
 
 
 def _classifier(head: Tensor) -> npt.NDArray[Any]:
-    """An aligner's head, in half precision where the source has no more."""
+    """Return an aligner's head, in half precision if the source has half precision."""
     values = head.float32()
     return values.astype(np.float16) if head.stored_type in {"F16", "BF16"} else values
 
@@ -375,7 +387,7 @@ def _is_quantized(source: Checkpoint) -> bool:
 
 
 def _encoder_bits(source: Checkpoint) -> int:
-    """Bits of a weight in the matrices that have least."""
+    """Return the smallest number of bits of a weight in the encoder's matrices."""
     matrices = [
         source.tensors[n] for n, shape in encoder_shapes(source.audio).items() if len(shape) > 1
     ]
@@ -383,15 +395,15 @@ def _encoder_bits(source: Checkpoint) -> int:
 
 
 def _decoder_type(path: Path) -> str:
-    """How most of a decoder's weights are stored, as in `q4_k`."""
+    """Return the type of most of a decoder's weights, for example `q4_k`."""
     sizes: Counter[str] = Counter()
     for tensor in read_gguf(path).tensors.values():
         sizes[tensor.stored_type] += math.prod(tensor.shape)
     return sizes.most_common(1)[0][0].lower()
 
 
-def _most_bytes(source: Source, wish: Wish, directory: Path) -> float:
-    """What a bundle of this source takes at most, with what is only there meanwhile."""
+def _max_bytes(source: Source, wish: Wish, directory: Path) -> float:
+    """Return an upper bound for the size of the bundle, temporary files included."""
     width = _DECODER_BYTES[wish.decoder or "q8_0"]
     if not isinstance(source, Checkpoint):
         kept = _copied(_files(source), directory)
@@ -403,7 +415,7 @@ def _most_bytes(source: Source, wish: Wish, directory: Path) -> float:
             return encoder + _copied([source.decoder_file], directory)
         return encoder + _n_weights(source.decoder_file) * width
     n_decoder = sum(math.prod(tensor.shape) for tensor in source.tensors.values()) - n_encoder
-    # Before it is quantised it is there in half precision.
+    # Quantisation starts from a temporary file in half precision.
     return encoder + n_decoder * (width if wish.decoder in {"f32", "f16"} else 2 + width)
 
 
@@ -415,16 +427,16 @@ _DECODER_BYTES: Final[dict[DecoderWidth, float]] = {
     "q4_k": 0.7,
     "keep": 2,
 }
-"""Of a weight, at most."""
+"""Upper bounds for a weight."""
 
 
 def _copied(files: Iterable[Path], directory: Path) -> int:
-    """Bytes of files that cannot be linked."""
+    """Return the size of the files that cannot be linked."""
     here = directory.stat().st_dev
     return sum(path.stat().st_size for path in files if path.stat().st_dev != here)
 
 
 def _n_weights(decoder: Path) -> int:
-    """Weights of an LLM as people count them: without the encoder, tied embeddings once."""
+    """Count the parameters of an LLM as usual: without the encoder, tied embeddings once."""
     tensors = read_gguf(decoder).tensors.items()
     return sum(math.prod(tensor.shape) for name, tensor in tensors if name != "output.weight")

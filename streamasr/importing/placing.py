@@ -1,4 +1,4 @@
-"""Making a directory whole or not at all, beside others who do the same."""
+"""Atomic creation and removal of directories, safe against concurrent processes."""
 
 import errno
 import fcntl
@@ -13,14 +13,14 @@ from typing import Final
 from streamasr.core.errors import ConfigError, ModelError
 
 PARTIAL: Final = ".streamasr-partial"
-"""Ending of the names of directories that are not whole yet, or no longer."""
+"""Suffix of the names of directories that are incomplete, or being removed."""
 
 
 @contextmanager
 def whole_or_nothing(destination: Path, *, replaces: bool = False) -> Iterator[Path]:
-    """Make a directory that becomes the destination when all has gone well, and else vanishes.
+    """Create a temporary directory that is renamed to the destination on success, else removed.
 
-    What killed processes have left of their tries is removed.
+    Leftovers of killed processes are removed, too.
 
     Args:
         destination: the directory.
@@ -28,7 +28,7 @@ def whole_or_nothing(destination: Path, *, replaces: bool = False) -> Iterator[P
 
     Raises:
         ConfigError: the destination exists already, or cannot be written.
-        ModelError: another file, which was to be read, cannot be.
+        ModelError: a file outside of the directory cannot be read.
     """
     if destination.exists() and not replaces:
         raise _exists(destination)
@@ -37,27 +37,33 @@ def whole_or_nothing(destination: Path, *, replaces: bool = False) -> Iterator[P
         remove_leftovers(destination.parent)
         partial, held = _begin(destination)
     except OSError as error:
-        raise ConfigError(f"{destination}: cannot be made ({error.strerror}).") from error
+        raise ConfigError(
+            f"{destination} cannot be created ({error.strerror}).", code="directory_not_made"
+        ) from error
     try:
         yield partial
         _put(partial, destination, replaces=replaces)
     except OSError as error:
         if error.filename and partial not in Path(os.fsdecode(error.filename)).parents:
-            raise ModelError(f"{error.filename} cannot be read ({error.strerror}).") from error
-        raise ConfigError(f"{destination}: cannot be written ({error.strerror}).") from error
+            raise ModelError(
+                f"{error.filename} cannot be read ({error.strerror}).", code="file_unreadable"
+            ) from error
+        raise ConfigError(
+            f"{destination} cannot be written ({error.strerror}).", code="directory_not_writable"
+        ) from error
     finally:
         os.close(held)
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _begin(destination: Path) -> tuple[Path, int]:
-    """Make a partial directory, and hold a lock on it: of a process that is gone, nobody does."""
+    """Create a partial directory and lock it; the lock ends with the process."""
     while True:
         partial = _beside(destination)
         partial.mkdir()
         held = os.open(partial, os.O_RDONLY)
         fcntl.flock(held, fcntl.LOCK_EX)
-        if partial.exists():  # nobody has taken it for a leftover before it was locked
+        if partial.exists():  # another process may have removed it as a leftover before the lock
             return partial, held
         os.close(held)
 
@@ -68,7 +74,7 @@ def _beside(destination: Path) -> Path:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Remove what nobody is working on any more."""
+    """Remove partial directories whose processes have ended."""
     for path in parent.glob(f".*{PARTIAL}"):
         with suppress(OSError):
             held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -80,10 +86,10 @@ def remove_leftovers(parent: Path) -> None:
 
 
 def remove_whole(directory: Path) -> None:
-    """Remove a directory in one step as others see it.
+    """Remove a directory atomically for other processes.
 
     Raises:
-        OSError: it cannot be removed.
+        OSError: the directory cannot be removed.
     """
     doomed = _beside(directory)
     directory.rename(doomed)
@@ -102,4 +108,7 @@ def _put(partial: Path, destination: Path, *, replaces: bool) -> None:
 
 
 def _exists(destination: Path) -> ConfigError:
-    return ConfigError(f"{destination}: this exists already; remove it or choose another name.")
+    return ConfigError(
+        f"{destination} exists already; remove it or choose another name.",
+        code="destination_exists",
+    )

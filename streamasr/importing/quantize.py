@@ -1,4 +1,4 @@
-"""Fewer bits: int8 linear layers for encoders, q8_0 and q4_k decoders."""
+"""Quantisation: int8 linear layers for encoders, q8_0 and q4_k for decoders."""
 
 import os
 import threading
@@ -15,14 +15,14 @@ from streamasr.importing.tensors import Progress, silent
 
 QuantizedWidth = Literal["f32", "f16", "q8_0", "q4_k"]
 
-_LARGEST: Final = 64  # of a quantised weight: 7 of the 8 bits
+_MAX_WEIGHT: Final = 64  # of a quantised weight: 7 of the 8 bits
 
 _BUFFER_BYTES: Final = 1 << 26
-"""Rows in llama.cpp's memory at a time. Left alone it takes whole tensors: of the 0.6B model 940 MB
-instead of 270, with the same result."""
+"""Size of the rows in llama.cpp's memory at a time. By default llama.cpp reads whole tensors: 940
+MB instead of 270 for the 0.6B model, with the same result."""
 
-_LOOK_S: Final = 0.3
-"""Seconds between two looks at how far it is."""
+_REPORT_INTERVAL: Final = 0.3
+"""Seconds between two progress reports."""
 
 _FILE_TYPES: Final[dict[QuantizedWidth, str]] = {
     "f32": "LLAMA_FTYPE_ALL_F32",
@@ -35,12 +35,11 @@ _FILE_TYPES: Final[dict[QuantizedWidth, str]] = {
 def quantize_rows(weight: Float32Array) -> tuple[npt.NDArray[np.int8], Float32Array]:
     """Quantise a linear layer's matrix, with one scale for each output.
 
-    Weights are signed, symmetric and use 7 of the 8 bits: the fast kernels multiply
-    unsigned activations with signed weights and add pairs in 16 bits, which overflows
-    with 8-bit weights on processors without VNNI, so that results would depend on the
-    machine. On a processor with VNNI this takes about a third of float32's time, and
-    unsigned weights almost all of it. The values are those that onnxruntime's own
-    quantiser gives, which holds the whole model several times while it works.
+    Weights are signed, symmetric and use 7 of the 8 bits: the fast kernels multiply unsigned
+    activations with signed weights and add pairs in 16 bits, which overflows with 8-bit weights on
+    processors without VNNI, so results would depend on the machine. On a processor with VNNI this
+    form takes about a third of float32's time, and unsigned weights almost all of it. The values
+    equal those of onnxruntime's own quantiser, which holds several copies of the model in memory.
 
     Args:
         weight: (out, in).
@@ -48,32 +47,32 @@ def quantize_rows(weight: Float32Array) -> tuple[npt.NDArray[np.int8], Float32Ar
     Returns:
         (out, in) and (out,); their product is the weight.
     """
-    scales = np.abs(weight).max(axis=1) / np.float32(_LARGEST)
+    scales = np.abs(weight).max(axis=1) / np.float32(_MAX_WEIGHT)
     scales[scales < np.finfo(np.float32).tiny] = 1  # a row of zeros
     values = np.rint(weight / scales[:, None])
-    return np.clip(values, -_LARGEST, _LARGEST).astype(np.int8), scales
+    return np.clip(values, -_MAX_WEIGHT, _MAX_WEIGHT).astype(np.int8), scales
 
 
 def quantize_decoder(
     source: Path, destination: Path, width: QuantizedWidth, progress: Progress = silent
 ) -> None:
-    """Quantise a GGUF through llama.cpp's own quantiser, which takes one tensor after the other.
+    """Quantise a GGUF with llama.cpp's quantiser, one tensor after the other.
 
-    A source may be quantised already: what it has lost stays lost, and a little more goes. Rows
-    that a block size does not divide fall back to a neighbouring type, as llama.cpp decides.
+    The source may be quantised already; requantising loses a little more accuracy. For rows that
+    are not a multiple of the block size llama.cpp chooses a similar type.
 
     Args:
-        source: a GGUF of any types that llama.cpp can turn back into numbers.
+        source: a GGUF of any types that llama.cpp can dequantise.
         destination: the file to write.
         width: the target; q4_k is the medium mix, with more bits for some tensors.
-        progress: told how much of the destination there is.
+        progress: called with the size of the destination.
 
     Raises:
-        ModelError: the source is damaged, or llama.cpp refused it; there is no destination then.
+        ModelError: the source is damaged, or llama.cpp refused it; the destination is removed.
     """
     from streamasr.decoder.library import load_library
 
-    read_gguf(source)  # says better than llama.cpp what is wrong with a file
+    read_gguf(source)  # has better error messages than llama.cpp
     library: Any = load_library()
     parameters = library.llama_model_quantize_default_params()
     parameters.ftype = getattr(library, _FILE_TYPES[width])
@@ -82,18 +81,20 @@ def quantize_decoder(
     parameters.max_buf_size = _BUFFER_BYTES
     arguments = (os.fsencode(source), os.fsencode(destination), parameters)
     codes: list[int] = []
-    # In a thread, as no signal reaches a call into llama.cpp; whoever is interrupted leaves it be.
+    # In a daemon thread, because a call into llama.cpp cannot be interrupted: after an interrupt
+    # the process exits without waiting for the call.
     work = threading.Thread(
         target=lambda: codes.append(library.llama_model_quantize(*arguments)), daemon=True
     )
     work.start()
     while work.is_alive():
-        work.join(_LOOK_S)
+        work.join(_REPORT_INTERVAL)
         size = destination.stat().st_size if destination.exists() else 0
         progress(f"quantising the decoder to {width}", size, 0)
     if codes != [0]:
         destination.unlink(missing_ok=True)
         raise ModelError(
-            f"{source}: llama.cpp cannot quantise this file to {width} (-vv shows why); import it "
-            "with --decoder keep."
+            f"{source}: llama.cpp cannot quantise this file to {width}; import it with --decoder "
+            "keep, or see the reason with -vv.",
+            code="quantisation_failed",
         )

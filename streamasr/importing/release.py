@@ -1,20 +1,19 @@
-"""Releases of ONNX graphs with a decoder as GGUF, which are used as they are.
+"""Reader for releases of ONNX graphs with a decoder as GGUF, which are used unchanged.
 
-Published folders hold, for a recogniser, an aligner, or both side by side, a front end, a back end
-and a decoder, each perhaps in several precisions. Names differ from publisher to publisher and the
-0.6B and 1.7B models have the same ones, so a file's role follows from its content:
+Published folders contain a front end, a back end and a decoder for a recogniser, an aligner, or
+both, each possibly in several precisions. Names differ between publishers, and the 0.6B and 1.7B
+models have the same names, so the role of a file follows from its content:
 
-    front end    takes `chunk_mel`
-    back end     takes `hidden_states` and `attention_mask`
-    decoder      a GGUF of `qwen3vl` or `qwen3` that knows `<|audio_start|>`; it is an aligner's
-                 when the last rows of its output matrix are one constant: the head has a row for
-                 each time class, filled up to the size of the vocabulary
+    front end    has the input `chunk_mel`
+    back end     has the inputs `hidden_states` and `attention_mask`
+    decoder      a GGUF of `qwen3vl` or `qwen3` with the token `<|audio_start|>`; an aligner's if
+                 the last rows of its output matrix are constant: its head has one row per time
+                 class and is padded to the size of the vocabulary
 
-The three belong together when their widths fit. Where a recogniser's and an aligner's encoder both
-fit a decoder, the wider one is the aligner's, which is true of all that was released (896 against
-1024). Only where the widths are the same (1.7B beside an aligner) do other things decide: exports
-that went through the same version of the operators, and in the end names. A part whose name says
-that it is of the other family is not taken, whatever its width.
+The three belong together if their widths agree. If a recogniser's and an aligner's encoder both fit
+a decoder, the wider one is the aligner's, which is true of all released models (896 against 1024).
+Only if the widths are equal (1.7B beside an aligner) do other criteria decide: the same opset, and
+finally the names. A part whose name contains the other family is never used, whatever its width.
 """
 
 import re
@@ -27,17 +26,11 @@ import numpy as np
 import numpy.typing as npt
 
 from streamasr.core.errors import ModelError
-from streamasr.importing.files import entries_of, explain_stub, kind_of
-from streamasr.importing.gguf_file import (
-    GGUFFile,
-    GGUFTensor,
-    describe,
-    is_speech_decoder,
-    precision_rank,
-    read_gguf,
-)
+from streamasr.importing.files import entries_of, kind_of, placeholder_error
+from streamasr.importing.gguf_file import GGUFFile, GGUFTensor, read_gguf
+from streamasr.importing.gguf_kind import is_speech_decoder, precision_rank, unusable
 from streamasr.importing.gguf_text import count_classes, read_text_model
-from streamasr.importing.onnx_file import GraphFacts, is_graph, read_graph
+from streamasr.importing.onnx_file import GraphInfo, is_graph, read_graph
 from streamasr.models.bundle import FACTS_FILE
 from streamasr.models.family import DECODER_FILE
 from streamasr.models.qwen3.names import (
@@ -54,52 +47,52 @@ _HEAD: Final = "output.weight"
 
 _FRONTEND_INPUTS: Final = {"chunk_mel": 3}
 _BACKEND_INPUTS: Final = {"hidden_states": 3, "attention_mask": 4}
-"""With their numbers of axes."""
+"""Inputs with their numbers of axes."""
 
-_NAMES_TAKEN: Final = frozenset(
+_RESERVED_NAMES: Final = frozenset(
     {FACTS_FILE, FRONTEND_FILE, BACKEND_FILE, DECODER_FILE, CLASSIFIER_FILE, "aligner"}
 )
 
 _RELEASED_MISMATCHES: Final = frozenset({(RECOGNISER, 1024, 1024), (ALIGNER, 1024, 896)})
-"""Family and width of a decoder, and d_model of an encoder that is not its own though it gives as
-many values: Qwen3-ASR-0.6B (decoder 1024, encoder 896) against Qwen3-ForcedAligner-0.6B (1024 and
-1024). Widths of other models say nothing."""
+"""Family and width of a decoder, and d_model of an encoder of the other family with the same output
+width: Qwen3-ASR-0.6B (decoder 1024, encoder 896) against Qwen3-ForcedAligner-0.6B (1024 and 1024).
+The widths of other models are not conclusive."""
 
 _COMMON_WORDS: Final = re.compile(r"frontend|backend|encoder|llm|decoder|fp?\d+|int\d+|q\d\w*|\W|_")
-"""What names of files of one model may differ in."""
+"""Parts in which the file names of one model may differ."""
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class OnnxRelease:
     """Two graphs and a decoder that belong together; only their headers have been read."""
 
     family: str
     """RECOGNISER or ALIGNER."""
     name: str
-    """What the model might be called: like its folder."""
+    """Suggested name of the model: that of its folder."""
     frontend: Path
     backend: Path
     decoder: Path
     data_files: tuple[Path, ...]
-    """Weights that the graphs keep in files beside them, under names that must stay."""
+    """External weights of the graphs; the graphs refer to these names."""
     precision: str
-    """Of the back end: `fp32`, `fp16`, `int8`, `int4`."""
+    """Precision of the back end: `fp32`, `fp16`, `int8`, `int4`."""
     encoder_bits: int
-    """Of a weight in whichever graph has fewer."""
+    """Bits of a weight in the graph with fewer bits."""
     n_mels: int
     chunk_frames: int
     d_model: int
     hidden: int
-    """Width of the decoder and of what the encoder gives."""
+    """Width of the decoder and of the encoder's output."""
     vocab: int
     n_classes: int | None
-    """Time classes of an aligner."""
+    """Number of an aligner's time classes; None for a recogniser."""
     head: GGUFTensor | None
-    """An aligner's output matrix, whose first rows are its classes."""
+    """Output matrix of an aligner, whose first rows are the time classes."""
 
     @property
     def classifier(self) -> npt.NDArray[Any] | None:
-        """An aligner's head, (n_classes, hidden), without the rows that fill it up."""
+        """Head of an aligner, (n_classes, hidden), without the padding."""
         if self.head is None or self.n_classes is None:
             return None
         rows = self.head.rows(0, self.n_classes)
@@ -108,19 +101,19 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class _Frontend:
-    facts: GraphFacts
+    info: GraphInfo
     n_mels: int
     chunk_frames: int
     d_model: int | None
-    """None where the graph does not say."""
+    """Width of the output; None if the graph does not state it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Backend:
-    facts: GraphFacts
+    info: GraphInfo
     d_model: int
     output_dim: int | None
-    """None where the graph does not say."""
+    """Width of the output; None if the graph does not state it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,26 +127,26 @@ class _Decoder:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What a folder holds."""
+    """Parts of models in a folder."""
 
     frontends: Sequence[_Frontend]
     backends: Sequence[_Backend]
     decoders: Sequence[_Decoder]
-    other: str | None
-    """What a GGUF is that is none of them."""
-    stub: str | None
-    """What is wrong with a file that has the name of a part and nothing else of it."""
+    other: ModelError | None
+    """Error for a GGUF that is not a decoder of ours."""
+    placeholder: ModelError | None
+    """Error for a file that has only the name of a part."""
 
 
-def read_releases(directory: Path, decoder: Path | None = None) -> list[Release]:
-    """Find the models whose parts are in a folder, or in the folders right in it.
+def read_releases(directory: Path, decoder: Path | None = None) -> list[OnnxRelease]:
+    """Find the models whose parts are in a folder, or in its immediate subfolders.
 
     Args:
-        directory: holds the files themselves or, in folders of their own, those of each model.
-        decoder: the one that is taken of several; None for the best.
+        directory: contains the files, or one folder with the files of each model.
+        decoder: preferred decoder if there are several; None for the best.
 
     Returns:
-        A recogniser, an aligner or both; more where there are several sizes of them.
+        A recogniser, an aligner or both; more if there are several sizes of them.
 
     Raises:
         ModelError: a file is damaged, or no model is complete.
@@ -164,17 +157,17 @@ def read_releases(directory: Path, decoder: Path | None = None) -> list[Release]
     all_parts = [_read_parts(folder) for folder in folders]
     releases = [release for parts in all_parts for release in _combine(parts, decoder)]
     if not releases:
-        raise ModelError(_what_is_missing(directory, all_parts))
+        raise _incomplete(directory, all_parts)
     return releases
 
 
 def _read_parts(folder: Path) -> _Parts:
-    frontends, backends, decoders, other, stub = [], [], [], None, None
+    frontends, backends, decoders, other, placeholder = [], [], [], None, None
     for path in filter(Path.is_file, entries_of(folder)):
-        if path.suffix.lower() in (".onnx", ".gguf") and (found := explain_stub(path)):
-            stub = found
+        if path.suffix.lower() in (".onnx", ".gguf") and (error := placeholder_error(path)):
+            placeholder = error
         elif is_graph(path):
-            match _tell_role(read_graph(path)):
+            match _role_of(read_graph(path)):
                 case _Frontend() as frontend:
                     frontends.append(frontend)
                 case _Backend() as backend:
@@ -184,30 +177,40 @@ def _read_parts(folder: Path) -> _Parts:
             if file.architecture in _ARCHITECTURES and is_speech_decoder(file):
                 decoders.append(_read_decoder(file))
             else:
-                other = describe(file)
-    return _Parts(frontends, backends, decoders, other, stub)
+                other = unusable(file)
+    return _Parts(frontends, backends, decoders, other, placeholder)
 
 
-def _tell_role(facts: GraphFacts) -> _Frontend | _Backend | None:
-    """Tell what a graph is by its inputs; None where it is no part of an encoder like ours."""
-    axes = {name: len(value.shape) for name, value in facts.inputs.items()}
+def _role_of(info: GraphInfo) -> _Frontend | _Backend | None:
+    """Identify a graph by its inputs; None if it is not a part of a Qwen3-ASR encoder."""
+    axes = {name: len(value.shape) for name, value in info.inputs.items()}
     if axes == _FRONTEND_INPUTS:
-        _, n_mels, n_frames = facts.inputs["chunk_mel"].shape
+        _, n_mels, n_frames = info.inputs["chunk_mel"].shape
         if n_mels is None or n_frames is None:
-            raise ModelError(f"{facts.path}: chunk_mel must state its mel bins and frames.")
-        return _Frontend(facts, n_mels, n_frames, _last_axis(facts, "chunk_out"))
+            raise ModelError(
+                f"{info.path}: the input chunk_mel does not state its numbers of mel bins and "
+                "frames; export the graph with fixed lengths for both.",
+                code="graph_axes_dynamic",
+            )
+        return _Frontend(info, n_mels, n_frames, _last_axis(info, "chunk_out"))
     if axes == _BACKEND_INPUTS:
-        d_model = facts.inputs["hidden_states"].shape[-1]
+        d_model = info.inputs["hidden_states"].shape[-1]
         if d_model is None:
-            raise ModelError(f"{facts.path}: hidden_states must state its width.")
-        return _Backend(facts, d_model, _last_axis(facts, "last_hidden_state"))
+            raise ModelError(
+                f"{info.path}: the input hidden_states does not state its width; export the graph "
+                "with a fixed one.",
+                code="graph_axes_dynamic",
+            )
+        return _Backend(info, d_model, _last_axis(info, "last_hidden_state"))
     return None
 
 
-def _last_axis(facts: GraphFacts, name: str) -> int | None:
-    if name not in facts.outputs:
-        raise ModelError(f"{facts.path}: the graph has no output named {name}.")
-    shape = facts.outputs[name].shape
+def _last_axis(info: GraphInfo, name: str) -> int | None:
+    if name not in info.outputs:
+        raise ModelError(
+            f"{info.path}: the graph has no output {name}.", code="graph_output_missing"
+        )
+    shape = info.outputs[name].shape
     return shape[-1] if shape else None
 
 
@@ -215,30 +218,36 @@ def _read_decoder(file: GGUFFile) -> _Decoder:
     hidden = file.integer(f"{file.architecture}.embedding_length")
     embeddings = file.tensors.get(_EMBEDDINGS)
     if embeddings is None or len(embeddings.shape) != 2 or embeddings.shape[1] != hidden:
-        raise ModelError(f"{file.path}: its token embeddings are missing or not {hidden} wide.")
+        raise ModelError(
+            f"{file.path}: tensor {_EMBEDDINGS} is missing, or its width is not {hidden}.",
+            code="tensor_missing",
+        )
     vocab, n_classes = embeddings.shape[0], None
     if (head := file.tensors.get(_HEAD)) is not None:
         if len(head.shape) != 2 or head.shape[1] != hidden:
-            raise ModelError(f"{file.path}: its output matrix is not {hidden} wide.")
+            raise ModelError(
+                f"{file.path}: tensor {_HEAD} has the shape {head.shape}, but its width must be "
+                f"{hidden}.",
+                code="tensor_shape",
+            )
         n_classes = count_classes(head)
     family = RECOGNISER if n_classes is None else ALIGNER
     return _Decoder(file, family, hidden, vocab, n_classes)
 
 
-def _combine(parts: _Parts, wanted: Path | None) -> Iterator[Release]:
-    """Put together what fits, the best where there is more than one of the same.
+def _combine(parts: _Parts, wanted: Path | None) -> Iterator[OnnxRelease]:
+    """Combine matching parts; of several versions of a part, use the best.
 
     Args:
-        parts: of a folder.
-        wanted: the decoder that is taken in any case, if it is there.
+        parts: the parts in a folder.
+        wanted: the decoder to use in any case, if it is among them.
     """
     for hidden in sorted({decoder.hidden for decoder in parts.decoders}):
-        alike = [decoder for decoder in parts.decoders if decoder.hidden == hidden]
-        decoders = {
-            family: _best_decoder(alike, family, wanted) for family in {d.family for d in alike}
-        }
+        same_width = [decoder for decoder in parts.decoders if decoder.hidden == hidden]
+        families = {decoder.family for decoder in same_width}
+        decoders = {family: _best_decoder(same_width, family, wanted) for family in families}
         backends = [each for each in parts.backends if each.output_dim in {hidden, None}]
-        for family, candidates in _share(backends, decoders).items():
+        for family, candidates in _assign(backends, decoders).items():
             decoder = decoders[family]
             backend = _best_graph(candidates)
             fitting = [each for each in parts.frontends if each.d_model in {backend.d_model, None}]
@@ -246,7 +255,7 @@ def _combine(parts: _Parts, wanted: Path | None) -> Iterator[Release]:
             if fitting and not frontends:
                 raise _no_encoder(fitting[0], decoder)
             if frontends:
-                frontend = _best_graph(_companions(frontends, backend))
+                frontend = _best_graph(_of_same_export(frontends, backend))
                 yield _release(frontend, backend, decoder)
 
 
@@ -258,46 +267,47 @@ def _best_decoder(decoders: Iterable[_Decoder], family: str, wanted: Path | None
     return min((decoder for decoder in decoders if decoder.family == family), key=rank)
 
 
-def _share(
+def _assign(
     backends: Sequence[_Backend], decoders: Mapping[str, _Decoder]
 ) -> dict[str, list[_Backend]]:
-    """Give to each family the back ends that may be its own, all of one width.
+    """Assign to each family its possible back ends, all of the same width.
 
     Raises:
-        ModelError: there are some, but none that is a family's own.
+        ModelError: none of the back ends can be assigned to a family.
     """
-    shares: dict[str, list[_Backend]] = {}
+    assigned: dict[str, list[_Backend]] = {}
     for family, decoder in decoders.items():
         possible = [backend for backend in backends if _may_belong(backend, decoder)]
         widths = {backend.d_model for backend in possible}
         width = max(widths, default=None) if family == ALIGNER else min(widths, default=None)
-        shares[family] = [backend for backend in possible if backend.d_model == width]
-    if backends and not any(shares.values()):
+        assigned[family] = [backend for backend in possible if backend.d_model == width]
+    if backends and not any(assigned.values()):
         raise _no_encoder(backends[0], next(iter(decoders.values())))
-    taken = [backend.facts.path for share in shares.values() for backend in share]
-    if len(set(taken)) < len(taken):
+    paths = [backend.info.path for candidates in assigned.values() for backend in candidates]
+    if len(set(paths)) < len(paths):
         for family, decoder in decoders.items():
             key = _key(decoder.file.path)
-            shares[family] = [each for each in shares[family] if _key(each.facts.path) == key]
-    if backends and not any(shares.values()):
+            assigned[family] = [each for each in assigned[family] if _key(each.info.path) == key]
+    if backends and not any(assigned.values()):
         names = " and ".join(decoder.file.path.name for decoder in decoders.values())
         raise ModelError(
-            f"{backends[0].facts.path} could belong to either of {names}: put the files of the "
-            "recogniser and of the aligner into folders of their own."
+            f"{backends[0].info.path} may belong to each of {names}; put the files of the "
+            "recogniser and of the aligner into separate folders.",
+            code="ambiguous_parts",
         )
-    return {family: share for family, share in shares.items() if share}
+    return {family: candidates for family, candidates in assigned.items() if candidates}
 
 
 def _may_belong(part: _Frontend | _Backend, decoder: _Decoder) -> bool:
-    """Whether neither released sizes nor the names say that a graph is of the other family."""
+    """Return whether neither released sizes nor names assign a graph to the other family."""
     if (decoder.family, decoder.hidden, part.d_model) in _RELEASED_MISMATCHES:
         return False
-    named = _family_in_name(part.facts.path), _family_in_name(decoder.file.path)
+    named = _family_in_name(part.info.path), _family_in_name(decoder.file.path)
     return None in named or named[0] == named[1]
 
 
 def _family_in_name(path: Path) -> str | None:
-    """What a name says of the family; the aligner's may have the recogniser's in it."""
+    """Return the family in a file name; an aligner's name may contain `asr`, too."""
     name = path.name.lower()
     return ALIGNER if "align" in name else RECOGNISER if "asr" in name else None
 
@@ -306,21 +316,22 @@ def _no_encoder(part: _Frontend | _Backend, decoder: _Decoder) -> ModelError:
     words = ("recogniser", "aligner")
     own, other = words if decoder.family == RECOGNISER else words[::-1]
     return ModelError(
-        f"there is no encoder of the {own} in {part.facts.path.parent}: {part.facts.path.name} is "
-        f"the {other}'s by its name or size; put the graphs that were published with "
-        f"{decoder.file.path.name} beside it."
+        f"{part.info.path.parent} has no encoder of the {own}: {part.info.path.name} belongs to "
+        f"the {other} by its name or size; put the graphs of the same release as "
+        f"{decoder.file.path.name} into the folder.",
+        code="encoder_of_other_family",
     )
 
 
-def _companions(frontends: Sequence[_Frontend], backend: _Backend) -> Sequence[_Frontend]:
-    """Of front ends whose width fits, those that were exported along with a back end."""
-    facts = backend.facts
-    exported = [each for each in frontends if each.facts.opset == facts.opset] or frontends
-    return [each for each in exported if _key(each.facts.path) == _key(facts.path)] or exported
+def _of_same_export(frontends: Sequence[_Frontend], backend: _Backend) -> Sequence[_Frontend]:
+    """Return the front ends of the right width that were exported together with a back end."""
+    info = backend.info
+    exported = [each for each in frontends if each.info.opset == info.opset] or frontends
+    return [each for each in exported if _key(each.info.path) == _key(info.path)] or exported
 
 
 def _key(path: Path) -> str:
-    """What names of all files of one model have in common."""
+    """Return the part of a name that all files of one model share."""
     return _COMMON_WORDS.sub("", path.stem.lower())
 
 
@@ -328,37 +339,45 @@ _Part = TypeVar("_Part", _Frontend, _Backend)
 
 
 def _best_graph(graphs: Sequence[_Part]) -> _Part:
-    """The one with most bits."""
-    best = max(graphs, key=lambda graph: graph.facts.bits)
-    equals = [graph for graph in graphs if graph.facts.bits == best.facts.bits]
+    """Return the graph with the most bits.
+
+    Raises:
+        ModelError: several graphs have the most bits.
+    """
+    best = max(graphs, key=lambda graph: graph.info.bits)
+    equals = [graph for graph in graphs if graph.info.bits == best.info.bits]
     if len(equals) > 1:
-        names = " and ".join(graph.facts.path.name for graph in equals)
+        names = " and ".join(graph.info.path.name for graph in equals)
         raise ModelError(
-            f"{best.facts.path.parent} holds {names}, which cannot be told apart: put the files of "
-            "each model into a folder of its own."
+            f"{best.info.path.parent} contains {names}, and it is not clear which one to use; put "
+            "the files of each model into a separate folder.",
+            code="ambiguous_parts",
         )
     return best
 
 
-def _release(frontend: _Frontend, backend: _Backend, decoder: _Decoder) -> Release:
+def _release(frontend: _Frontend, backend: _Backend, decoder: _Decoder) -> OnnxRelease:
     read_text_model(decoder.file, decoder.family)
     is_aligner = decoder.family == ALIGNER
-    data_files = tuple(dict.fromkeys((*frontend.facts.data_files, *backend.facts.data_files)))
+    data_files = tuple(dict.fromkeys((*frontend.info.data_files, *backend.info.data_files)))
     for path in data_files:
-        # It keeps its name, and must not be taken for another file of the model directory.
-        if path.name.lower() in _NAMES_TAKEN:
+        # The file keeps its name, which must not be that of another file of a model directory.
+        if path.name.lower() in _RESERVED_NAMES:
             raise ModelError(
-                f"{path} has the name of another file, but a graph's weights are in it."
+                f"{path} contains the weights of a graph, but its name is reserved for another "
+                "file of a model directory; export the graph with another name for its external "
+                "data.",
+                code="reserved_name",
             )
-    return Release(
+    return OnnxRelease(
         family=decoder.family,
         name=decoder.file.path.resolve().parent.name,
-        frontend=frontend.facts.path,
-        backend=backend.facts.path,
+        frontend=frontend.info.path,
+        backend=backend.info.path,
         decoder=decoder.file.path,
         data_files=data_files,
-        precision=backend.facts.precision,
-        encoder_bits=min(frontend.facts.bits, backend.facts.bits),
+        precision=backend.info.precision,
+        encoder_bits=min(frontend.info.bits, backend.info.bits),
         n_mels=frontend.n_mels,
         chunk_frames=frontend.chunk_frames,
         d_model=backend.d_model,
@@ -369,35 +388,42 @@ def _release(frontend: _Frontend, backend: _Backend, decoder: _Decoder) -> Relea
     )
 
 
-def _what_is_missing(directory: Path, all_parts: Sequence[_Parts]) -> str:
-    """Say in one sentence why there is no model."""
+def _incomplete(directory: Path, all_parts: Sequence[_Parts]) -> ModelError:
+    """Return the error for a folder without a complete model."""
     frontends = [each for parts in all_parts for each in parts.frontends]
     backends = [each for parts in all_parts for each in parts.backends]
     decoders = [each for parts in all_parts for each in parts.decoders]
     other = next((parts.other for parts in all_parts if parts.other), None)
-    if stub := next((parts.stub for parts in all_parts if parts.stub), None):
-        return stub
+    if placeholder := next((parts.placeholder for parts in all_parts if parts.placeholder), None):
+        return placeholder
     if not (frontends or backends or decoders):
-        return other or (
-            f"{directory} holds no graph of a Qwen3-ASR encoder as Qwen3-ASR-GGUF and CapsWriter "
-            "release it, in two halves that take chunk_mel and hidden_states."
+        return other or ModelError(
+            f"{directory} contains no encoder of a Qwen3-ASR as released by Qwen3-ASR-GGUF and "
+            "CapsWriter: two ONNX graphs with the inputs chunk_mel and hidden_states.",
+            code="no_encoder_graphs",
         )
-    lacks = []
+    missing = []
     if not frontends:
-        lacks.append("the encoder's front end (an ONNX graph that takes chunk_mel)")
+        missing.append("the encoder's front end (an ONNX graph with the input chunk_mel)")
     if not backends:
-        lacks.append("the encoder's back end (an ONNX graph that takes hidden_states)")
+        missing.append("the encoder's back end (an ONNX graph with the input hidden_states)")
     if not decoders:
-        lacks.append("the decoder (a GGUF of qwen3vl)")
-    if lacks:
+        missing.append("the decoder (a GGUF of qwen3vl)")
+    if missing:
         reason = f"; {other}" if other and not decoders else "."
-        return f"{directory} lacks {' and '.join(lacks)}{reason}"
+        return ModelError(
+            f"{directory} lacks {' and '.join(missing)}{reason}", code="model_parts_missing"
+        )
     widths = [
-        *(f"{each.facts.path.name} gives {each.d_model or '?'}" for each in frontends),
+        *(f"{each.info.path.name} outputs {each.d_model or '?'}" for each in frontends),
         *(
-            f"{each.facts.path.name} takes {each.d_model} and gives {each.output_dim or '?'}"
+            f"{each.info.path.name} takes {each.d_model} and outputs {each.output_dim or '?'}"
             for each in backends
         ),
         *(f"{each.file.path.name} takes {each.hidden}" for each in decoders),
     ]
-    return f"{directory} holds files of different models: by their widths, {', '.join(widths)}."
+    return ModelError(
+        f"{directory} contains files of different models, as their widths show: "
+        f"{', '.join(widths)}.",
+        code="model_parts_differ",
+    )

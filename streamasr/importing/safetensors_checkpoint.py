@@ -1,7 +1,7 @@
-"""Checkpoints in safetensors, as `save_pretrained` and the original packages leave them.
+"""Reader for safetensors checkpoints, as `save_pretrained` and the original packages write them.
 
-Two key styles exist: the original packages' (`thinker.audio_tower.*`) and the one of
-transformers' native classes (`model.audio_tower.*`). Both become the normal form:
+Two key styles exist: that of the original packages (`thinker.audio_tower.*`) and that of
+transformers' native classes (`model.audio_tower.*`). Both are converted to the normal form:
 
     normal form                       original                     native, after "model."
     audio_tower.*                     thinker.audio_tower.*        the same
@@ -45,23 +45,23 @@ _RENAMES: Final = {
     "lm_head.": "head.",
     "score.": "head.",
 }
-"""Prefixes, the more specific one first."""
+"""Prefixes, the more specific ones first."""
 
 _LICENCE: Final = re.compile(r"license:[ \t]*([\w.+-]{1,100})[ \t]*", re.ASCII)
 _FENCE: Final = "---"
-"""Around the front matter that hubs show, at the start of a README."""
+"""Line before and after the front matter at the start of a README."""
 
-_MOST_FRONT_MATTER: Final = 1 << 16  # bytes
+_MAX_FRONT_MATTER: Final = 1 << 16  # bytes
 
 
 def read_checkpoint(directory: Path) -> Checkpoint:
     """Read a checkpoint's configuration and list its tensors.
 
     Args:
-        directory: holds config.json and model.safetensors, or shards with their index.
+        directory: contains config.json and model.safetensors, or shards with their index.
 
     Raises:
-        ModelError: something is missing, broken, contradictory or not supported.
+        ModelError: a part is missing, damaged, contradictory or not supported.
     """
     config = read_config(directory / "config.json")
     _check_plain(config)
@@ -89,8 +89,9 @@ def _check_plain(config: Config) -> None:
     """Refuse weights that another program has quantised."""
     if "quantization" in config or "quantization_config" in config:
         raise ModelError(
-            f"{config.path}: the weights were quantised for another program, such as MLX; take the "
-            "original ones, with `streamasr models pull qwen3-asr-0.6b` for one"
+            f"{config.path}: the weights were quantised for another program, such as MLX; use the "
+            "original ones, for example with `streamasr models pull qwen3-asr-0.6b`",
+            code="weights_quantised_elsewhere",
         )
 
 
@@ -102,16 +103,21 @@ def _list_tensors(directory: Path) -> dict[str, SafeTensor]:
     shard_of = read_config(index_path).section("weight_map").strings()
     for shard in shard_of.values():
         if not _is_plain(shard):
-            raise ModelError(f"{index_path} names {shard!r:.100}, which is no file beside it")
+            raise ModelError(
+                f"{index_path} refers to {shard!r:.100}; a shard must be in the same folder",
+                code="shard_location",
+            )
     shards = {shard: read_header(directory / shard) for shard in set(shard_of.values())}
     for name, shard in shard_of.items():
         if name not in shards[shard]:
-            raise ModelError(f"{directory / shard}: tensor {name} is missing")
+            raise ModelError(
+                f"{directory / shard}: tensor {name} is missing", code="tensor_missing"
+            )
     return {name: shards[shard][name] for name, shard in shard_of.items()}
 
 
 def _is_plain(name: str) -> bool:
-    """Whether a name leads to no other folder."""
+    """Return whether a name is a plain file name, without a path."""
     is_one_part = PurePosixPath(name).name == PureWindowsPath(name).name == name
     return is_one_part and name not in {"", ".", ".."} and name.isprintable()
 
@@ -120,7 +126,10 @@ def _normal_form(tensors: Mapping[str, SafeTensor], directory: Path) -> dict[str
     normal: dict[str, SafeTensor] = {}
     for name, tensor in tensors.items():
         if (normal_name := _normal_name(name)) in normal:
-            raise ModelError(f"{directory}: tensor {name} is there twice, in two key styles")
+            raise ModelError(
+                f"{directory}: tensor {name} occurs twice, in two key styles",
+                code="tensor_duplicate",
+            )
         normal[normal_name] = tensor
     return normal
 
@@ -133,11 +142,14 @@ def _normal_name(name: str) -> str:
 
 
 def _check_tied(config: Config, inner: Config) -> None:
-    """Refuse a checkpoint whose own head was left out."""
+    """Refuse a checkpoint that lacks its head although the head is not tied."""
     sections = (config, inner, inner.section("text_config"))
     ties = [section.get("tie_word_embeddings") for section in sections]
     if False in ties and True not in ties:
-        raise ModelError(f"{config.path}: the head is not tied, but lm_head.weight is missing")
+        raise ModelError(
+            f"{config.path}: tensor lm_head.weight is missing, and tie_word_embeddings is false",
+            code="tensor_missing",
+        )
 
 
 def _audio_dimensions(config: Config) -> AudioDimensions:
@@ -174,10 +186,10 @@ def _text_dimensions(config: Config) -> TextDimensions:
 
 
 def _rope_theta(config: Config) -> float:
-    """Find the base of the rotary positions; newer configurations nest it.
+    """Return the base of the rotary positions; newer configurations nest it.
 
-    Multimodal sections (`mrope_section`) change nothing here: all planes carry the
-    same running index, which makes them plain one-dimensional positions.
+    Multimodal sections (`mrope_section`) make no difference: all planes have the same running
+    index, so the positions are one-dimensional.
     """
     for name in ("rope_parameters", "rope_scaling"):
         if name in config:
@@ -190,7 +202,7 @@ def _rope_theta(config: Config) -> float:
 
 
 def _timestamp_ms(config: Config, directory: Path) -> int:
-    """Find the length of a time class: original config.json, native processor_config.json."""
+    """Return the duration of a time class: original config.json, native processor_config.json."""
     name = "timestamp_segment_time"
     processor_path = directory / "processor_config.json"
     if name not in config and processor_path.is_file():
@@ -200,19 +212,20 @@ def _timestamp_ms(config: Config, directory: Path) -> int:
     step = round(config.number(name))
     if step not in TIMESTAMPS_MS:
         raise ModelError(
-            f"{config.path}: {name} is {config.number(name)}, but a time class lasts "
-            f"{TIMESTAMPS_MS.start} to {TIMESTAMPS_MS.stop - 1} milliseconds"
+            f"{config.path}: {name} is {config.number(name)}; it must be from "
+            f"{TIMESTAMPS_MS.start} to {TIMESTAMPS_MS.stop - 1} milliseconds",
+            code="timestamp_step_out_of_range",
         )
     return step
 
 
 def _licence(readme: Path) -> str | None:
-    """The licence that the front matter of a hub's README states."""
+    """Return the licence in the front matter of a hub's README, if any."""
     if not readme.is_file():
         return None
     try:
         with readme.open("rb") as file:
-            text = file.read(_MOST_FRONT_MATTER).decode("utf-8", "replace")
+            text = file.read(_MAX_FRONT_MATTER).decode("utf-8", "replace")
     except OSError:
         return None
     first, *lines = text.splitlines() or [""]

@@ -1,12 +1,12 @@
-"""Telling the forms apart in which Qwen3-ASR and Qwen3-ForcedAligner are published.
+"""Identification of the forms in which Qwen3-ASR and Qwen3-ForcedAligner are published.
 
-    a folder or zip of ONNX graphs with a decoder as GGUF   -> Release
+    a folder or zip of ONNX graphs with a decoder as GGUF   -> OnnxRelease
     a single GGUF of encoder and decoder (CrispASR)         -> Checkpoint
     a text GGUF with its `mmproj` GGUF (llama.cpp)          -> Checkpoint with a decoder file
     a folder of safetensors, in either key style            -> Checkpoint
     a model directory of our own                            -> Bundle
 
-What a file is follows from its content. Names are looked at for one thing only: a file that
+The kind of a file follows from its content. Names are used for one purpose only: a file that
 belongs to a folder, such as config.json, stands for that folder.
 """
 
@@ -21,21 +21,22 @@ from streamasr.core.errors import ModelError
 from streamasr.importing.archive import name_other_archive, unpack
 from streamasr.importing.checkpoint import Checkpoint
 from streamasr.importing.crispasr import read_crispasr
-from streamasr.importing.files import entries_of, explain_stub, kind_of
-from streamasr.importing.gguf_file import GGUFFile, describe, precision_rank, read_gguf
+from streamasr.importing.files import entries_of, kind_of, placeholder_error
+from streamasr.importing.gguf_file import GGUFFile, read_gguf
+from streamasr.importing.gguf_kind import precision_rank, unusable
 from streamasr.importing.onnx_file import is_graph
 from streamasr.importing.origin import PARTS_OF_FOLDERS, levels_of
 from streamasr.importing.projector import read_projector
-from streamasr.importing.release import Release, read_releases
+from streamasr.importing.release import OnnxRelease, read_releases
 from streamasr.importing.safetensors_checkpoint import read_checkpoint
 from streamasr.importing.tensors import Progress, silent
 from streamasr.models.bundle import Bundle, is_bundle, open_bundle
 from streamasr.models.family import Role
 from streamasr.models.registry import find_family
 
-Source: TypeAlias = Checkpoint | Release | Bundle
+Source: TypeAlias = Checkpoint | OnnxRelease | Bundle
 
-WHAT_WORKS: Final = (
+SUPPORTED_FORMS: Final = (
     "streamasr reads folders and zips of ONNX graphs with a GGUF, CrispASR's single GGUF, a text "
     "GGUF with its mmproj GGUF, folders of safetensors, and its own model directories"
 )
@@ -43,76 +44,83 @@ WHAT_WORKS: Final = (
 _CRISPASR: Final = "qwen3asr"
 _PROJECTOR: Final = "clip"
 _TEXTS: Final = frozenset({"qwen3vl", "qwen3"})
-"""Architectures of GGUFs."""
+"""Architectures of text models."""
 
 _WEIGHTS: Final = frozenset({".onnx", ".safetensors", ".gguf"})
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What was found under one path: a recogniser, an aligner, or both."""
+    """Models found under one path: a recogniser, an aligner, or both."""
 
     recogniser: Source | None
     aligner: Source | None
     notes: tuple[str, ...] = ()
-    """What is worth knowing of the choice that was made."""
+    """Sentences for the user about the choice between several files."""
 
     @property
     def main(self) -> Source:
-        """What the path is named for: the recogniser, else the aligner."""
+        """Model that the path stands for: the recogniser, else the aligner."""
         main = self.recogniser or self.aligner
         assert main is not None
         return main
 
 
 def open_sources(path: Path, scratch: Path | None = None, progress: Progress = silent) -> Sources:
-    """Find out what is under a path and read what it says of itself; weights stay on disk.
+    """Identify the models under a path and read their headers; the weights stay on disk.
 
     Args:
         path: a file or a directory, which is only read.
-        scratch: an empty directory of ours, for what is in an archive. Without one, archives are
-            refused.
-        progress: told while an archive is being unpacked.
+        scratch: an empty directory of ours, for the content of an archive. Without one, archives
+            are refused.
+        progress: called while an archive is unpacked.
 
     Raises:
-        ModelError: there is nothing, nothing that can be used, or more than one model of a family.
+        ModelError: the path is missing, contains no usable model, or contains more than one model
+            of a role.
     """
-    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a path cannot be looked at
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises if a path is not accessible
         return _from_folder(path, path)
     match kind_of(path):
         case "gguf":
             found = list(_in_gguf(path))
-            is_alone = all(len(_parts(source)) == 1 for source in found)
-            choice = () if is_alone else tuple(_name_choice(found, path.parent))
+            is_single = all(len(_parts(source)) == 1 for source in found)
+            choice = () if is_single else tuple(_name_choice(found, path.parent))
             return replace(_choose(found, path), notes=choice)
         case "zip" if scratch is not None:
             unpack(path, scratch, progress)
             return _from_folder(scratch, path)
         case "zip":
             raise ModelError(
-                f"{path} is an archive: import it first, with `streamasr models import`."
+                f"{path} is an archive; import it first with `streamasr models import`.",
+                code="archive_not_imported",
             )
         case _ if path.suffix.lower() in PARTS_OF_FOLDERS or is_graph(path):
             return _from_folder(path.parent, path.parent)
         case _:
-            raise ModelError(_describe_other(path))
+            raise _not_a_model(path)
 
 
-def _describe_other(path: Path) -> str:
-    """Say what a file is that can be no model."""
-    if what := name_other_archive(path):
-        return f"{path} is {what}, and only zips can be read: unpack it first."
-    return explain_stub(path) or f"{path} is no model file; {WHAT_WORKS}."
+def _not_a_model(path: Path) -> ModelError:
+    """Return the error for a file that is not a model."""
+    if kind := name_other_archive(path):
+        return ModelError(
+            f"{path} is {kind}, and streamasr unpacks only zips; unpack it first.",
+            code="archive_format",
+        )
+    return placeholder_error(path) or ModelError(
+        f"{path} is not a model file; {SUPPORTED_FORMS}.", code="not_a_model"
+    )
 
 
 def _from_folder(folder: Path, path: Path) -> Sources:
-    """What is in a folder, which a user knows as `path`."""
-    found, passed_over = _in_folder(folder)
-    return replace(_choose(found, path), notes=(*passed_over, *_name_choice(found, path)))
+    """Find the models in a folder, which the user knows as `path`."""
+    found, skipped = _in_folder(folder)
+    return replace(_choose(found, path), notes=(*skipped, *_name_choice(found, path)))
 
 
 def _name_choice(sources: Sequence[Source], path: Path) -> Iterator[str]:
-    """Say which files are used, where others of their kind lie beside them."""
+    """State the files in use, if the folder contains others of their kind."""
     used = {file for source in sources for file in _parts(source)}
     beside = {file for folder in {each.parent for each in used} for file in entries_of(folder)}
     if any(_is_part(file) for file in beside - used):
@@ -132,9 +140,9 @@ def role_of(source: Source) -> Role:
 
 
 def _parts(source: Source) -> list[Path]:
-    """The files that may have been chosen among others; those of a bundle never are."""
+    """Return the files that may have been chosen among others; none for a bundle."""
     match source:
-        case Release():
+        case OnnxRelease():
             return [source.frontend, source.backend, source.decoder]
         case Checkpoint():
             weights = {tensor.path for tensor in source.tensors.values()}
@@ -148,57 +156,66 @@ def _is_part(file: Path) -> bool:
 
 
 def _choose(found: Sequence[Source], path: Path) -> Sources:
-    """At most one of each family."""
+    """Return at most one model of each role.
+
+    Raises:
+        ModelError: there is no model, or more than one of a role.
+    """
     if not found:
-        raise ModelError(f"{path} holds no model; {WHAT_WORKS}.")
+        raise ModelError(f"{path} does not contain a model; {SUPPORTED_FORMS}.", code="no_model")
     recognisers = [source for source in found if role_of(source) is Role.RECOGNISER]
     aligners = [source for source in found if role_of(source) is Role.ALIGNER]
-    for several in (recognisers, aligners):
+    for role, several in ((Role.RECOGNISER, recognisers), (Role.ALIGNER, aligners)):
         if len(several) > 1:
-            names = ", ".join(str(_place(source)) for source in several)
-            raise ModelError(f"{path} holds several models: name one of {names}.")
+            paths = ", ".join(str(_path_of(source)) for source in several)
+            raise ModelError(
+                f"{path} contains {len(several)} {role}s; give the path of one: {paths}.",
+                code="several_models",
+            )
     return Sources(next(iter(recognisers), None), next(iter(aligners), None))
 
 
-def _place(source: Source) -> Path:
+def _path_of(source: Source) -> Path:
     match source:
         case Checkpoint():
             return source.path
-        case Release():
+        case OnnxRelease():
             return source.decoder
         case Bundle():
             return source.directory
 
 
 def _in_folder(folder: Path) -> tuple[list[Source], list[str]]:
-    """What is in a folder, else in the nearest folders below it: releases are packed all ways.
+    """Find the models in a folder, else in the nearest folders below it.
+
+    The depth varies, because archives and downloads add folders of their own.
 
     Returns:
-        The models, and why the folders beside theirs hold none.
+        The models, and notes about the skipped folders beside them.
 
     Raises:
-        ModelError: there is none, and something in the way.
+        ModelError: no model can be used, and at least one is damaged or incomplete.
     """
-    refused: list[ModelError] = []
+    errors: list[ModelError] = []
     for level in levels_of(folder):
         found: list[Source] = []
-        wrong: list[ModelError] = []
+        level_errors: list[ModelError] = []
         for each in level:
             try:
-                found += _right_in_folder(each)
+                found += _directly_in_folder(each)
             except ModelError as error:
-                wrong.append(error)
-        refused += wrong
-        if wrong and level == [folder]:
-            break  # what is right here is what is meant
+                level_errors.append(error)
+        errors += level_errors
+        if level_errors and level == [folder]:
+            break  # the folder's own files are the ones that the user means
         if found:
-            return found, [f"passed over: {error}" for error in refused]
-    if refused:
-        raise refused[0]
+            return found, [f"skipped: {error}" for error in errors]
+    if errors:
+        raise errors[0]
     return [], []
 
 
-def _right_in_folder(folder: Path) -> Sequence[Source]:
+def _directly_in_folder(folder: Path) -> Sequence[Source]:
     if is_bundle(folder):
         bundle = open_bundle(folder)
         return [bundle, *([open_bundle(bundle.aligner)] if bundle.aligner else [])]
@@ -208,7 +225,7 @@ def _right_in_folder(folder: Path) -> Sequence[Source]:
     try:
         return read_releases(folder)
     except ModelError:
-        # The graphs may be of something else, such as a detector of speech.
+        # The graphs may be of another kind of model, such as a voice activity detector.
         with contextlib.suppress(ModelError):
             if found := list(_without_graphs(folder, files)):
                 return found
@@ -223,13 +240,13 @@ def _without_graphs(folder: Path, files: Sequence[Path]) -> Iterator[Source]:
     if ggufs:
         yield from _among_ggufs(ggufs)
         return
-    stubs = (explain_stub(path) for path in files if path.suffix.lower() in _WEIGHTS)
-    if stub := next(filter(None, stubs), None):
-        raise ModelError(stub)
+    placeholders = (placeholder_error(path) for path in files if path.suffix.lower() in _WEIGHTS)
+    if error := next(filter(None, placeholders), None):
+        raise error
 
 
 def _in_gguf(path: Path) -> Iterator[Source]:
-    """The model that a GGUF is, or that it is a part of."""
+    """Yield the model in a GGUF, or the model that the GGUF is a part of."""
     file = read_gguf(path)
     if file.architecture == _CRISPASR:
         yield read_crispasr(file)
@@ -256,34 +273,34 @@ def _in_gguf(path: Path) -> Iterator[Source]:
         if _are_pair(file, other) or _are_pair(other, file):
             partners.append(other)
     if not partners:
-        raise damage or ModelError(describe(file))
+        raise damage or unusable(file)
     other = _best(partners)
     text, projector = (other, file) if file.architecture == _PROJECTOR else (file, other)
     yield read_projector(text, projector)
 
 
 def _among_ggufs(files: Sequence[GGUFFile]) -> Iterator[Source]:
-    """What a folder of GGUFs holds; of one model in several precisions, the best.
+    """Yield the models in a folder of GGUFs; of several precisions of a model, the best.
 
     Raises:
-        ModelError: none of them can be used.
+        ModelError: none of the files can be used.
     """
-    whole = [file for file in files if file.architecture == _CRISPASR]
-    for alike in _group(whole).values():
-        yield read_crispasr(_best(alike))
+    complete = [file for file in files if file.architecture == _CRISPASR]
+    for same_model in _group(complete).values():
+        yield read_crispasr(_best(same_model))
     texts = [file for file in files if file.architecture in _TEXTS]
-    for alike in _group(texts).values():
-        projectors = [file for file in files if _are_pair(alike[0], file)]
+    for same_model in _group(texts).values():
+        projectors = [file for file in files if _are_pair(same_model[0], file)]
         if projectors:
-            yield read_projector(_best(alike), _best(projectors))
-        elif not whole:
-            raise ModelError(describe(alike[0]))
-    if not whole and not texts:
-        raise ModelError(describe(files[0]))
+            yield read_projector(_best(same_model), _best(projectors))
+        elif not complete:
+            raise unusable(same_model[0])
+    if not complete and not texts:
+        raise unusable(files[0])
 
 
 def _are_pair(text: GGUFFile, projector: GGUFFile) -> bool:
-    """Whether a decoder can read what an encoder gives."""
+    """Return whether the width of an encoder's output is that of a decoder."""
     if text.architecture not in _TEXTS or projector.architecture != _PROJECTOR:
         return False
     width = text.metadata.get(f"{text.architecture}.embedding_length")
@@ -291,7 +308,7 @@ def _are_pair(text: GGUFFile, projector: GGUFFile) -> bool:
 
 
 def _group(files: Iterable[GGUFFile]) -> dict[object, list[GGUFFile]]:
-    """Files of one model, which differ in their precision alone."""
+    """Group files that contain the same model in different precisions."""
     groups: dict[object, list[GGUFFile]] = {}
     for file in files:
         shapes = frozenset((tensor.name, tensor.shape) for tensor in file.tensors.values())

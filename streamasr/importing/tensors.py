@@ -1,4 +1,4 @@
-"""What all sources of weights have in common: tensors that stay in their file until asked for."""
+"""Interface of all sources of weights: tensors that stay in their file until they are read."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,49 +9,49 @@ import numpy.typing as npt
 from streamasr.core.units import Float32Array
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""Told about long work: what is being done, in a few words; bytes done; bytes in all."""
+"""Callback for long work: the step in a few words, bytes done, bytes in total."""
 
 Notice: TypeAlias = Callable[[str], None]
-"""Told in a sentence what is worth knowing and stops nothing."""
+"""Callback for a sentence to the user about something that is not an error."""
 
 FLOAT_TYPES: Final = ("F32", "F16", "BF16")
-"""Stored types that are plain numbers; all others are blocks of quantised ones."""
+"""Stored types of plain numbers; all others are blocks of quantised numbers."""
 
 
 class Tensor(Protocol):
-    """A tensor of a checkpoint or a GGUF."""
+    """Tensor of a checkpoint or a GGUF."""
 
     @property
     def path(self) -> Path:
-        """The file that it is in."""
+        """File that contains the tensor."""
 
     @property
     def name(self) -> str:
-        """What that file calls it."""
+        """Name of the tensor in that file."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As numpy and PyTorch have it: the rows of a matrix first."""
+        """Shape in the order of numpy and PyTorch: the rows of a matrix first."""
 
     @property
     def stored_type(self) -> str:
         """One of `FLOAT_TYPES`, or a block type of ggml such as `Q8_0`."""
 
     def stored(self) -> npt.NDArray[Any]:
-        """Map the values as they are in the file.
+        """Map the values as stored in the file.
 
         Returns:
             float32 or float16 of `shape`; for `BF16` its 16 bits as uint16 of `shape`; for a block
-            type uint8 with as many axes, the last being the bytes of a row.
+            type uint8 with the same number of axes, the last axis being the bytes of a row.
         """
 
     def float32(self) -> Float32Array:
         """Read all values as float32, which is exact for every stored type."""
 
 
-def silent(_what: str, _done: int, _total: int) -> None:
-    """Tell nobody."""
+def silent(_step: str, _done: int, _total: int) -> None:
+    """Ignore the progress."""
 
 
 def unheard(_sentence: str) -> None:
-    """Tell nobody."""
+    """Ignore the sentence."""

@@ -1,9 +1,9 @@
-"""A checkpoint's byte-level BPE tokenizer, as a GGUF stores one.
+"""Reader for the byte-level BPE tokenizer of a checkpoint or a GGUF, in the form of a GGUF.
 
-Released checkpoints carry vocab.json, merges.txt and tokenizer_config.json, those of
-transformers' native classes tokenizer.json; both say the same things. GGUFs hold the tokens in the
-order of their ids. CrispASR's leave out what kinds they are and some merges, and its old ones the
-added tokens.
+Released checkpoints have vocab.json, merges.txt and tokenizer_config.json, those of transformers'
+native classes tokenizer.json; both have the same content. GGUFs list the tokens in the order of
+their ids. CrispASR's GGUFs omit the token types and some merges, and the old ones also the added
+tokens.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ NEEDED: Final = {
     RECOGNISER: ("<|im_start|>", END_OF_TURN, "<|audio_start|>", "<|audio_end|>", "<asr_text>"),
     ALIGNER: ("<|audio_start|>", "<|audio_end|>", "<timestamp>"),
 }
-"""Tokens of the prompts of each family."""
+"""Tokens in the prompts of each family."""
 
 _RELEASED: Final = {
     **dict(
@@ -70,29 +70,29 @@ _RELEASED: Final = {
     151704: "<asr_text>",
     151705: "<timestamp>",
 }
-"""Added tokens of the released models, which all have the same; the ids between are not used."""
+"""Added tokens, the same in all released models; the ids between them are not used."""
 
 
 @dataclass(frozen=True, slots=True)
 class AddedToken:
-    """A token that is matched as plain text before byte-level BPE starts."""
+    """Token that is matched as plain text before byte-level BPE."""
 
     text: str
     is_special: bool
-    """Special tokens vanish from decoded text; others, such as <asr_text>, stay in it."""
+    """Whether the token is removed from decoded text; others, such as <asr_text>, stay in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """All tokens by id, and how they are put together."""
+    """All tokens by id, and the merges that form them."""
 
     tokens: tuple[str, ...]
     types: tuple[TokenType, ...]
     merges: tuple[str, ...]
-    """Pairs, "left right", the earlier the sooner merged."""
+    """Pairs, "left right", in the order of their priority."""
 
     def find(self, text: str) -> int | None:
-        """Return the id of a token by its text, None where there is none."""
+        """Return the id of a token by its text; None for an unknown text."""
         return self.tokens.index(text) if text in self.tokens else None
 
 
@@ -100,23 +100,31 @@ def vocabulary_of(file: GGUFFile, n_rows: int, needed: Iterable[str] = ()) -> Vo
     """Read the tokenizer of a GGUF.
 
     Args:
-        file: any with a byte-level BPE, with or without the kinds of its tokens.
+        file: a GGUF with a byte-level BPE, with or without token types.
         n_rows: rows of the embedding table; rows without a token get a filler.
-        needed: tokens without which the model cannot be used.
+        needed: tokens that the model's prompt requires.
 
     Raises:
-        ModelError: it is missing, broken, not byte-level BPE, does not fit the table, or lacks a
-            token.
+        ModelError: the tokenizer is missing, invalid or not byte-level BPE, has more tokens than
+            the table has rows, or lacks a needed token.
     """
     if (model := file.text("tokenizer.ggml.model")) != "gpt2":
-        raise ModelError(f"{file.path}: the tokenizer is {model!r}, not byte-level BPE ('gpt2')")
+        raise ModelError(
+            f"{file.path}: the tokenizer is {model!r}; only byte-level BPE ('gpt2') is supported",
+            code="tokenizer_type",
+        )
     stored = file.texts("tokenizer.ggml.tokens")
     if len(stored) > n_rows:
-        raise ModelError(f"{file.path}: {len(stored)} tokens have only {n_rows} embeddings")
+        raise ModelError(
+            f"{file.path}: the vocabulary has {len(stored)} tokens, but only {n_rows} embeddings",
+            code="vocabulary_too_large",
+        )
     fillers = [_filler(number) for number in range(len(stored), n_rows)]
     tokens = _restored([*stored, *fillers])
     if any("\ufffd" in token for token in tokens):
-        raise ModelError(f"{file.path}: its tokens are not UTF-8 throughout")
+        raise ModelError(
+            f"{file.path}: the vocabulary has tokens that are not UTF-8", code="vocabulary_not_text"
+        )
     stated = file.metadata.get("tokenizer.ggml.token_type")
     if stated is None or tokens[: len(stored)] != stored:
         types = _derived_types(tokens)
@@ -127,8 +135,9 @@ def vocabulary_of(file: GGUFFile, n_rows: int, needed: Iterable[str] = ()) -> Vo
     for text in needed:
         if vocabulary.find(text) is None:
             raise ModelError(
-                f"{file.path}: its vocabulary has no token {text}, as in some old conversions; get "
-                "a newer one of the same model, or its original safetensors"
+                f"{file.path}: the vocabulary has no token {text}, as in some old conversions; use "
+                "a newer conversion of the same model, or its original safetensors",
+                code="prompt_token_missing",
             )
     return vocabulary
 
@@ -138,9 +147,9 @@ def _filler(number: int) -> str:
 
 
 def _restored(tokens: list[str]) -> list[str]:
-    """Put the released added tokens where an old conversion has lost them.
+    """Insert the released added tokens that an old conversion has lost.
 
-    It took those of vocab.json alone, which ends before them.
+    The conversion used only vocab.json, which ends before them.
     """
     lost = {n: text for n, text in _RELEASED.items() if tokens[n : n + 1] == [_filler(n)]}
     if min(_RELEASED) not in lost:
@@ -155,20 +164,20 @@ def _restored(tokens: list[str]) -> list[str]:
 def _with_lost_merges(
     tokens: Sequence[str], types: Sequence[TokenType], merges: list[str]
 ) -> list[str]:
-    """Put back the merges that CrispASR's converter takes for comments: those that begin with #.
+    """Restore the merges that CrispASR's converter mistakes for comments: those that begin with #.
 
-    They follow from the tokens. Each but those of single bytes is what one merge makes, and its id
-    is its rank: the last step of making it of what comes before is the merge.
+    The merges follow from the tokens. Every token except single bytes is the result of one merge,
+    and its id is its rank: the merge is the last step in forming it from tokens of lower rank.
     """
     kinds = enumerate(zip(tokens, types, strict=False))
     ranks = {token: rank for rank, (token, kind) in kinds if kind == TokenType.NORMAL}
     pairs = {merge.replace(" ", "", 1): merge for merge in merges}
     lost = [token for token in ranks if len(token) > 1 and token not in pairs]
-    is_explained = 0 < len(lost) <= _MOST_LOST and all(
-        token.startswith("#") and len(token) <= _LONGEST_LOST for token in lost
+    is_explained = 0 < len(lost) <= _MAX_LOST and all(
+        token.startswith("#") and len(token) <= _MAX_LOST_LENGTH for token in lost
     )
-    places = [ranks.get(text, -1) for text in pairs]
-    if not is_explained or places != sorted(places) or -1 in places:
+    order = [ranks.get(text, -1) for text in pairs]
+    if not is_explained or order != sorted(order) or -1 in order:
         return merges
     for token in lost:
         parts = _last_step(token, ranks)
@@ -178,32 +187,35 @@ def _with_lost_merges(
     return sorted(pairs.values(), key=lambda merge: ranks[merge.replace(" ", "", 1)])
 
 
-_MOST_LOST: Final = 200  # of the released vocabulary it is 96, the longest of 64 characters
-_LONGEST_LOST: Final = 200
+_MAX_LOST: Final = 200  # 96 in the released vocabulary, with up to 64 characters
+_MAX_LOST_LENGTH: Final = 200
 _SIDES: Final = 2  # of a merge
 
 
 def _last_step(token: str, ranks: Mapping[str, int]) -> list[str]:
-    """Merge a token's bytes, always what has the lowest rank, as long as it is not whole."""
+    """Merge a token's bytes, lowest rank first, and return the parts before the last merge."""
     parts = [*token]
     while True:
-        made = [left + right for left, right in pairwise(parts)]
-        best = min(made, key=lambda text: ranks.get(text, ranks[token]), default=token)
+        merged = [left + right for left, right in pairwise(parts)]
+        best = min(merged, key=lambda text: ranks.get(text, ranks[token]), default=token)
         if ranks.get(best, ranks[token]) >= ranks[token]:
             return parts
-        at = made.index(best)
-        parts[at : at + 2] = [best]
+        position = merged.index(best)
+        parts[position : position + 2] = [best]
 
 
 def _stated_types(stated: Any, path: Path) -> list[TokenType]:
     try:
         return [TokenType(number) for number in stated]
     except (TypeError, ValueError) as error:
-        raise ModelError(f"{path}: tokenizer.ggml.token_type is not as expected") from error
+        raise ModelError(
+            f"{path}: tokenizer.ggml.token_type must be a list of token types ({error})",
+            code="token_types_invalid",
+        ) from error
 
 
 def _derived_types(tokens: Sequence[str]) -> list[TokenType]:
-    """Tell added tokens by their place, behind all others, and special ones by their bars."""
+    """Derive the types: added tokens follow all others, and special ones look like <|this|>."""
     first_added = tokens.index(END_OF_TEXT) if END_OF_TEXT in tokens else len(tokens)
     types = []
     for number, token in enumerate(tokens):
@@ -226,7 +238,8 @@ def read_vocabulary(directory: Path, n_rows: int) -> Vocabulary:
         n_rows: rows of the embedding table; rows without a token get a filler.
 
     Raises:
-        ModelError: the files are missing, broken, not byte-level BPE, or do not fit the table.
+        ModelError: the files are missing, invalid or not byte-level BPE, or have more tokens than
+            the table has rows.
     """
     if (directory / "tokenizer.json").is_file():
         normal, merges, added = _read_tokenizer_json(directory / "tokenizer.json")
@@ -238,25 +251,36 @@ def read_vocabulary(directory: Path, n_rows: int) -> Vocabulary:
 def _checked(
     tokens: Sequence[str], types: Sequence[TokenType], merges: Sequence[str], path: Path
 ) -> Vocabulary:
-    """Refuse what llama.cpp would abort the whole process for, or not understand.
+    """Refuse a vocabulary for which llama.cpp would abort the whole process, or fail.
 
     Raises:
-        ModelError: tokens are there twice, have no kind, or are not put together of others.
+        ModelError: a token occurs twice or has no type, or a merge is not one of two tokens.
     """
     if len(types) != len(tokens):
-        raise ModelError(f"{path}: {len(tokens)} tokens have {len(types)} kinds")
-    if len(set(tokens)) < len(tokens):  # it looks them up by text
+        raise ModelError(
+            f"{path}: the vocabulary has {len(tokens)} tokens, but {len(types)} types",
+            code="token_types_invalid",
+        )
+    if len(set(tokens)) < len(tokens):  # llama.cpp looks tokens up by text
         repeated = next(text for text, count in Counter(tokens).items() if count > 1)
-        raise ModelError(f"{path}: token {repeated!r} has two ids")
+        raise ModelError(f"{path}: token {repeated!r} has two ids", code="token_duplicate")
     if not merges:
-        raise ModelError(f"{path}: the tokenizer has no merges, so it cannot read any text")
+        raise ModelError(
+            f"{path}: the tokenizer has no merges, so it cannot encode any text",
+            code="merges_missing",
+        )
     for merge in merges:
         if merge.find(" ", 1) in (-1, len(merge) - 1):
-            raise ModelError(f"{path}: {merge!r} is not a merge of two tokens")
+            raise ModelError(
+                f"{path}: {merge!r} is not a merge of two tokens", code="merge_invalid"
+            )
     try:
         "".join(chain(tokens, merges)).encode()
     except UnicodeEncodeError as error:
-        raise ModelError(f"{path}: tokens or merges are not text ({error.reason})") from error
+        raise ModelError(
+            f"{path}: the tokenizer has tokens or merges that are not valid text ({error.reason})",
+            code="vocabulary_not_text",
+        ) from error
     return Vocabulary(tuple(tokens), tuple(types), tuple(merges))
 
 
@@ -267,12 +291,18 @@ def _read_tokenizer_json(path: Path) -> _Parts:
     config = read_config(path)
     model = config.section("model")
     if model.get("type") != "BPE":
-        raise ModelError(f"{path}: the tokenizer is not byte-pair encoding")
+        raise ModelError(
+            f"{path}: the tokenizer is {model.get('type')!s:.40}; only byte-level BPE is supported",
+            code="tokenizer_type",
+        )
     try:
         merges = tuple(_merge(pair) for pair in model.get("merges"))
         added = dict(_added_token(entry["id"], entry) for entry in config.get("added_tokens") or ())
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path}: merges or added tokens are not as expected") from error
+        raise ModelError(
+            f"{path}: the merges or added tokens are invalid ({error!r:.100})",
+            code="merges_invalid",
+        ) from error
     return model.section("vocab").integers(), merges, added
 
 
@@ -282,7 +312,9 @@ def _read_separate_files(directory: Path) -> _Parts:
     try:
         added = dict(_added_token(int(number), entry) for number, entry in entries.items())
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path}: added_tokens_decoder is not as expected") from error
+        raise ModelError(
+            f"{path}: added_tokens_decoder is invalid ({error!r:.100})", code="added_tokens_invalid"
+        ) from error
     normal = read_config(directory / "vocab.json").integers()
     return normal, _read_merges(directory / "merges.txt"), added
 
@@ -295,7 +327,7 @@ def _added_token(number: Any, entry: Mapping[str, Any]) -> tuple[int, AddedToken
 
 
 def _merge(pair: str | Iterable[str]) -> str:
-    """Newer files write a merge as a pair, older ones as one text."""
+    """Return a merge as one string; newer files store pairs."""
     if isinstance(pair, str):
         return pair
     left, right = pair
@@ -311,12 +343,16 @@ def _read_merges(path: Path) -> tuple[str, ...]:
 def _fill(
     normal: Mapping[str, int], added: Mapping[int, AddedToken], n_rows: int, directory: Path
 ) -> tuple[tuple[str, ...], tuple[TokenType, ...]]:
-    """Put every token at its id; an id that is in both mappings is an added token."""
+    """Place every token at its id; an id in both mappings is an added token."""
     tokens = [_filler(number) for number in range(n_rows)]
     types = [TokenType.UNUSED] * n_rows
     last = max([*normal.values(), *added, -1])
     if last >= n_rows:
-        raise ModelError(f"{directory}: token {last} has no row among {n_rows} embeddings")
+        raise ModelError(
+            f"{directory}: the vocabulary has a token with the id {last}, but only {n_rows} "
+            "embeddings",
+            code="vocabulary_too_large",
+        )
     for text, number in normal.items():
         tokens[number], types[number] = text, TokenType.NORMAL
     for number, token in added.items():

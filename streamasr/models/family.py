@@ -21,6 +21,7 @@ import numpy as np
 from streamasr.core.hypothesis import Hypothesis
 from streamasr.core.languages import Languages
 from streamasr.core.options import SessionOptions
+from streamasr.core.traits import FamilyTraits
 from streamasr.core.units import Float32Array
 
 if TYPE_CHECKING:
@@ -265,6 +266,8 @@ class Recognition:
     """Parts of a family that recognises speech."""
 
     load_encoder: LoadEncoder
+    traits: FamilyTraits = FamilyTraits()  # noqa: RUF009 - frozen
+    """Abilities that sessions depend on."""
     decoder: DecoderPart | None = None
     """None for a family whose encoder process gives hypotheses."""
     aligner: str | None = None

@@ -5,41 +5,19 @@ session gives the orders, the engine executes them. The owner of a stream calls 
 and hands the answers of the engine over with `receive`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from streamasr.core.events import Answer, Configured, FinalRestored, SessionEvent, StreamEnded
 from streamasr.core.messages import Final
 from streamasr.core.options import SessionOptions
-from streamasr.core.orders import Order, Publish, SpreadWords
-from streamasr.core.traits import FamilyTraits
+from streamasr.core.orders import Publish, SpreadWords
 from streamasr.core.units import Float32Array, Samples
+from streamasr.engine.ports import ChannelSource, Deliver
 from streamasr.segmentation.chunker import FRAME, Chunker, Endpoint
 from streamasr.segmentation.settings import ChunkerConfig, VadConfig
 from streamasr.segmentation.vad import VoiceDetector
 from streamasr.session.session import Published, Session, SessionSettings
-
-
-class Channel(Protocol):
-    """See `streamasr.engine.engine.Channel`."""
-
-    def perform(self, order: Order) -> None:
-        """Begin to execute an order."""
-
-    def close(self) -> None:
-        """Drop all orders; nothing is delivered any more."""
-
-
-class Recogniser(Protocol):
-    """Part of `streamasr.engine.engine.Engine` that a stream needs."""
-
-    @property
-    def traits(self) -> FamilyTraits:
-        """Abilities of its model family."""
-
-    def channel(self, deliver: Callable[[Answer], None]) -> Channel:
-        """Open a channel for the orders of one stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +46,10 @@ class Stream:
 
     def __init__(
         self,
-        recogniser: Recogniser,
+        recogniser: ChannelSource,
         settings: StreamSettings,
         options: SessionOptions,
-        deliver: Callable[[Answer], None],
+        deliver: Deliver,
         beginning: Beginning = Beginning(),
     ) -> None:
         """Begin a stream.

@@ -13,7 +13,8 @@ from streamasr.core.messages import Final as FinalText
 from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Publish
 from streamasr.core.units import Samples, to_samples
-from streamasr.pipeline.stream import Recogniser, Stream, StreamSettings
+from streamasr.engine.ports import ChannelSource
+from streamasr.pipeline.stream import Stream, StreamSettings
 from streamasr.segmentation.settings import ChunkerConfig, VadConfig
 from streamasr.session.session import SessionSettings
 
@@ -41,7 +42,7 @@ class Progress:
 
 
 def transcribe(
-    engine: Recogniser, source: AudioSource, settings: FileSettings, *, begin: float = 0.0
+    engine: ChannelSource, source: AudioSource, settings: FileSettings, *, begin: float = 0.0
 ) -> Iterator[Message | Progress]:
     """Recognise a source from beginning to end.
 
@@ -83,7 +84,7 @@ def transcribe(
 class _Run:
     """A stream whose owner waits for the engine where it has to."""
 
-    def __init__(self, engine: Recogniser, settings: FileSettings, begin: Samples) -> None:
+    def __init__(self, engine: ChannelSource, settings: FileSettings, begin: Samples) -> None:
         session = SessionSettings(
             partial_interval=to_samples(settings.partial_interval_s),
             partial_load=None,

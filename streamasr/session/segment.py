@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from streamasr.core.events import SpeechEnded
-from streamasr.core.growable import Recording
+from streamasr.core.growable import GrowingSamples
 from streamasr.core.hypothesis import Hypothesis
 from streamasr.core.messages import Final, Gap
 from streamasr.core.options import SessionOptions
@@ -51,14 +51,14 @@ class Pause:
 
 
 @dataclass(slots=True)
-class Segment:
-    """State of a segment."""
+class SegmentState:
+    """State of one segment until its words are published."""
 
     number: int
     start: Samples
     options: SessionOptions
     stable: StablePrefix
-    recording: Recording = field(default_factory=Recording)
+    audio: GrowingSamples = field(default_factory=GrowingSamples)
     in_flight: PassInFlight | None = None
     n_asked: int = 0
     """Samples of the newest pass."""
@@ -92,7 +92,7 @@ class Segment:
 
     def samples_until(self, end: Samples) -> Float32Array:
         """Return the samples from its start to a position."""
-        return self.recording.first(end - self.start)
+        return self.audio.first(end - self.start)
 
     def final(self, hypothesis: Hypothesis) -> Final:
         """Return the final that a hypothesis makes."""

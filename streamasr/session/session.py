@@ -54,7 +54,7 @@ from streamasr.core.events import (
     SpeechStarted,
     StreamEnded,
 )
-from streamasr.core.growable import Recording
+from streamasr.core.growable import GrowingSamples
 from streamasr.core.hypothesis import Hypothesis, StableText
 from streamasr.core.messages import Durable, End, Final, Gap, Partial, Speech, Words
 from streamasr.core.options import SessionOptions
@@ -72,7 +72,7 @@ from streamasr.core.traits import FamilyTraits
 from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples
 from streamasr.session.cadence import Cadence, Work
 from streamasr.session.joining import Continuation, TimedText
-from streamasr.session.segment import Outcome, PassInFlight, Pause, Segment
+from streamasr.session.segment import Outcome, PassInFlight, Pause, SegmentState
 from streamasr.session.stable_prefix import CommitLag, StablePrefix
 
 _SAME_START: Constant = SAMPLE_RATE
@@ -146,8 +146,8 @@ class Session:
         self._n_finals = published.segments
         self._n_words = published.words
         self._restored = published.stable
-        self._segments: dict[int, Segment] = {}  # in the order of their start
-        self._unpublished: deque[Segment | _Loss] = deque()  # in the order of time
+        self._segments: dict[int, SegmentState] = {}  # in the order of their start
+        self._unpublished: deque[SegmentState | _Loss] = deque()  # in the order of time
         self._cadence = Cadence(settings.partial_interval, settings.partial_load)
         self._n_passes = 0
         self._duration: Samples | None = None  # once the stream is over
@@ -227,13 +227,13 @@ class Session:
         match event:
             case SpeechStarted(segment=number, start=start):
                 stable = self._begin_stable(number, start)
-                segment = Segment(number, start, self._options, stable)
+                segment = SegmentState(number, start, self._options, stable)
                 self._segments[number] = segment
                 self._unpublished.append(segment)
                 return [Publish(Speech(number, start))]
             case SpeechContinued(segment=number, samples=samples):
                 segment = self._segments[number]
-                segment.recording.append(samples)
+                segment.audio.append(samples)
                 return self._begin_what_is_due(segment)
             case SpeechPaused():
                 return self._pause(event)
@@ -276,13 +276,13 @@ class Session:
 
     # Passes
 
-    def _begin_what_is_due(self, segment: Segment) -> list[Action]:
+    def _begin_what_is_due(self, segment: SegmentState) -> list[Action]:
         if segment.in_flight is not None or self._owes_a_final():
             return []
         if (pause := segment.pause) is not None:
             is_wanted = pause.prepared is None and not pause.is_hopeless
             return [self._begin(segment, Rank.SPECULATIVE, pause.n_samples)] if is_wanted else []
-        n_samples = len(segment.recording)
+        n_samples = len(segment.audio)
         interval = self._cadence.interval(len(segment.draft))
         if not segment.options.partials or n_samples - segment.n_asked < interval:
             return []
@@ -291,21 +291,21 @@ class Session:
     def _owes_a_final(self) -> bool:
         return any(segment.is_awaited for segment in self._segments.values())
 
-    def _begin(self, segment: Segment, rank: Rank, n_samples: int) -> Recognise:
+    def _begin(self, segment: SegmentState, rank: Rank, n_samples: int) -> Recognise:
         self._n_passes += 1
         of = Pass(segment.number, self._n_passes, rank)
         forced, draft = segment.stable.forced, segment.draft
         segment.in_flight = PassInFlight(of, n_samples, n_draft=max(len(forced), len(draft)))
         segment.n_asked = n_samples
-        samples = segment.recording.first(n_samples)
+        samples = segment.audio.first(n_samples)
         return Recognise(of, samples, segment.options, forced, draft)
 
-    def _abandon(self, segment: Segment) -> list[Action]:
+    def _abandon(self, segment: SegmentState) -> list[Action]:
         """Give up the pass in flight, if there is one."""
         given_up, segment.in_flight = segment.in_flight, None
         return [] if given_up is None else [AbandonPass(given_up.of)]
 
-    def _note_work(self, segment: Segment, answered: PassInFlight, event: Recognised) -> None:
+    def _note_work(self, segment: SegmentState, answered: PassInFlight, event: Recognised) -> None:
         n_new = answered.n_samples - segment.n_recognised
         work = Work.of(event.costs, event.waited, answered.n_draft, n_new)
         if answered.is_final and not answered.is_promoted:
@@ -314,7 +314,7 @@ class Session:
             self._cadence.note(work)
 
     def _hypothesis(
-        self, segment: Segment, answered: PassInFlight, hypothesis: Hypothesis
+        self, segment: SegmentState, answered: PassInFlight, hypothesis: Hypothesis
     ) -> list[Action]:
         """Use a hypothesis of an open segment."""
         segment.tokens, segment.n_recognised = hypothesis.tokens, answered.n_samples
@@ -330,7 +330,7 @@ class Session:
         segment.stable.receive(hypothesis.tokens, continuation, Samples(answered.n_samples))
         return [self._partial(segment, continuation.hypothesis)]
 
-    def _continue(self, segment: Segment, hypothesis: Hypothesis) -> Continuation | None:
+    def _continue(self, segment: SegmentState, hypothesis: Hypothesis) -> Continuation | None:
         """Make a hypothesis begin with the stable text; None if it contradicts that."""
         continuation = segment.stable.continued_by(hypothesis)
         if continuation is None or continuation.hypothesis.language is not None:
@@ -341,19 +341,19 @@ class Session:
         language = segment.hypothesis.language
         return replace(continuation, hypothesis=replace(continuation.hypothesis, language=language))
 
-    def _partial(self, segment: Segment, hypothesis: Hypothesis) -> Publish:
+    def _partial(self, segment: SegmentState, hypothesis: Hypothesis) -> Publish:
         n_stable, end = len(segment.stable.text), Samples(segment.start + segment.n_heard)
         text, language = hypothesis.text, hypothesis.language
         return Publish(Partial(segment.number, text, n_stable, language, segment.start, end))
 
-    def _lose(self, segment: Segment, answered: PassInFlight, reason: str) -> list[Action]:
+    def _lose(self, segment: SegmentState, answered: PassInFlight, reason: str) -> list[Action]:
         if answered.is_final:
             return self._fail(segment, reason)
         if segment.pause is not None:
             segment.pause.is_hopeless = True
         return []
 
-    def _begin_again(self, segment: Segment, answered: PassInFlight) -> list[Action]:
+    def _begin_again(self, segment: SegmentState, answered: PassInFlight) -> list[Action]:
         """Replace a pass that the engine gave up in favour of others."""
         if answered.is_promoted:  # given up before the order to promote it arrived
             return [self._begin(segment, Rank.FINAL, answered.n_samples)]
@@ -368,7 +368,7 @@ class Session:
         segment.pause = Pause(event.end - segment.start)
         return [*self._abandon(segment), *self._begin_what_is_due(segment)]
 
-    def _resume(self, segment: Segment) -> list[Action]:
+    def _resume(self, segment: SegmentState) -> list[Action]:
         """Continue the segment; the pass in flight counts as a partial, if those are wanted."""
         segment.pause = None
         return [] if segment.options.partials else self._abandon(segment)
@@ -385,13 +385,13 @@ class Session:
             return [Promote(in_flight.of)]
         return [*self._abandon(segment), self._begin(segment, Rank.FINAL, n_samples)]
 
-    def _final(self, segment: Segment, hypothesis: Hypothesis) -> list[Action]:
+    def _final(self, segment: SegmentState, hypothesis: Hypothesis) -> list[Action]:
         continuation = self._continue(segment, hypothesis)
         if continuation is None:
             return self._fail(segment, "its final text contradicts its stable text")
         return self._decide(segment, segment.final(continuation.hypothesis))
 
-    def _fail(self, segment: Segment, reason: str) -> list[Action]:
+    def _fail(self, segment: SegmentState, reason: str) -> list[Action]:
         """Decide a segment whose final pass failed: keep the text that was recognised before."""
         ended, known = segment.ended, segment.hypothesis
         assert ended is not None, "a final pass begins when its segment has ended"
@@ -405,7 +405,7 @@ class Session:
 
     # Outcomes
 
-    def _decide(self, segment: Segment, *outcomes: Outcome) -> list[Action]:
+    def _decide(self, segment: SegmentState, *outcomes: Outcome) -> list[Action]:
         segment.outcomes = outcomes
         return [Release(segment.number), *self._publish_outcomes()]
 
@@ -416,13 +416,13 @@ class Session:
             entry = self._unpublished.popleft()
             for outcome in entry.outcomes or ():
                 actions.append(self._number(outcome))
-                if isinstance(outcome, Final) and isinstance(entry, Segment):
+                if isinstance(outcome, Final) and isinstance(entry, SegmentState):
                     actions += self._align(outcome, entry)
-            if isinstance(entry, Segment) and not entry.awaits_words:
+            if isinstance(entry, SegmentState) and not entry.awaits_words:
                 del self._segments[entry.number]
         return actions + self._end_stream_if_settled()
 
-    def _align(self, final: Final, segment: Segment) -> list[Action]:
+    def _align(self, final: Final, segment: SegmentState) -> list[Action]:
         self._n_finals += 1
         if not final.text or not segment.options.words:
             return []
@@ -431,7 +431,9 @@ class Session:
 
     def _restore(self, final: Final, samples: Float32Array) -> list[Action]:
         number, start, end = final.segment, final.start, final.end
-        segment = Segment(number, start, self._options, StablePrefix(None), Recording(samples))
+        segment = SegmentState(
+            number, start, self._options, StablePrefix(None), GrowingSamples(samples)
+        )
         segment.ended = SpeechEnded(number, start, end, final.reason)
         segment.outcomes, segment.awaits_words = (final,), True
         self._segments[number] = segment

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamasr.bench.speech import Speech
-from streamasr.bench.throughput import measure_decoding
+from streamasr.bench.throughput import Stages, measure_decoding
 from streamasr.bench.update import (
     Kind,
     Measured,
@@ -25,8 +25,9 @@ from streamasr.core.events import Costs, PassAbandoned, PassFailed, Recognised
 from streamasr.core.hypothesis import Hypothesis
 from streamasr.core.orders import Order, Rank, Recognise, Release
 from streamasr.core.units import SAMPLE_RATE
-from streamasr.engine.engine import Deliver
-from streamasr.engine.stages import Decode, Encode, Encoded, Owner
+from streamasr.engine.ports import Deliver
+from streamasr.engine.stages import Decode, Encode, Owner, PassEncoded
+from streamasr.models.family import Encoded
 from tests.support.errors import raises
 from tests.support.fakes import FakeEngine
 
@@ -63,7 +64,8 @@ class TalkingEncoder:
 
     def put(self, owner: Owner, order: Encode) -> None:
         self.orders.append(order)
-        owner.hand_over(Encoded(order.of, np.full((1, 4), len(order.samples), np.float32)))
+        encoded = Encoded(np.full((1, 4), len(order.samples), np.float32))
+        owner.hand_over(PassEncoded(order.of, encoded))
 
     def forget(self, owner: Owner) -> None:
         self.forgotten.append(owner)
@@ -79,19 +81,11 @@ class TalkingDecoder:
 
     def put(self, owner: Owner, order: Decode) -> None:
         self.orders.append(order)
-        n_samples = 0 if self._is_mute else int(order.embeddings[0, 0])
+        n_samples = 0 if self._is_mute else int(order.encoded.embeddings[0, 0])
         owner.hand_over(Recognised(order.of, said(n_samples)))
 
     def forget(self, owner: Owner) -> None:
         self.forgotten.append(owner)
-
-
-class Stages:
-    """Both of them."""
-
-    def __init__(self, *, is_mute: bool = False) -> None:
-        self.encoding = TalkingEncoder()
-        self.decoding = TalkingDecoder(is_mute=is_mute)
 
 
 class Refuser(FakeEngine):
@@ -232,20 +226,20 @@ def test_rows_are_medians_and_ratios_are_of_them() -> None:
 
 
 def test_sessions_decode_their_own_audio_apart_and_together() -> None:
-    stages = Stages()
-    rows = measure_decoding(stages, SPEECH, [1, 3], repetitions=2)
+    encoding, decoding = TalkingEncoder(), TalkingDecoder()
+    rows = measure_decoding(Stages(encoding, decoding), SPEECH, [1, 3], repetitions=2)
     assert [(row.sessions, row.n_tokens) for row in rows] == [(1, 20), (3, 60)]
-    beginnings = {float(order.samples[0]) for order in stages.encoding.orders}
+    beginnings = {float(order.samples[0]) for order in encoding.orders}
     assert len(beginnings) == 3
     # Once each to read the audio; then each row twice, both ways.
-    assert len(stages.decoding.orders) == 3 + 2 * 2 * (1 + 3)
-    assert all(order.forced == order.draft == () for order in stages.decoding.orders)
-    assert len(stages.encoding.forgotten) == len(stages.decoding.forgotten) == 3
+    assert len(decoding.orders) == 3 + 2 * 2 * (1 + 3)
+    assert all(order.forced == order.draft == () for order in decoding.orders)
+    assert len(encoding.forgotten) == len(decoding.forgotten) == 3
 
 
 def test_silence_gives_no_throughput() -> None:
     with raises(WorkerError, "no_text"):
-        measure_decoding(Stages(is_mute=True), SPEECH, [1])
+        measure_decoding(Stages(TalkingEncoder(), TalkingDecoder(is_mute=True)), SPEECH, [1])
 
 
 def test_updates_of_the_last_two_seconds_count_for_a_length() -> None:

@@ -140,7 +140,7 @@ async def test_with_no_wait_a_missing_server_is_an_error() -> None:
     ("arguments", "sentence"),
     [
         (["--token-file", "/nowhere/token"], "No such file or directory"),
-        (["--url", "http://localhost"], "is no address of a server"),
+        (["--url", "http://localhost"], "is not the address of a server"),
     ],
 )
 async def test_an_invalid_argument_gives_one_sentence(arguments: list[str], sentence: str) -> None:

@@ -22,7 +22,7 @@ from streamasr.core.errors import ProtocolError
 from streamasr.core.messages import Final, Words
 from streamasr.core.units import SAMPLE_RATE, Float32Array, to_seconds
 from streamasr.engine.config import EngineConfig, Hardware
-from streamasr.engine.engine import Engine
+from streamasr.engine.engine import LocalEngine
 from streamasr.pipeline.transcribe import FileSettings, transcribe
 from streamasr.protocols import v1
 from tests.support.daemons import RunningDaemon
@@ -64,7 +64,7 @@ Expected = list[tuple[float, float, str, str | None]]
 def expected(speech: Float32Array, bundle: Path) -> Expected:
     """Segments that `transcribe` finds in it."""
     config = EngineConfig(bundle, bundle / "aligner", Hardware(threads=1))
-    with Engine(config) as engine:
+    with LocalEngine(config) as engine:
         messages = list(transcribe(engine, FakeSource(speech), FileSettings()))
     words = {m.segment: m for m in messages if isinstance(m, Words)}
     finals = [m for m in messages if isinstance(m, Final)]
@@ -95,7 +95,7 @@ def check_guarantees(events: list[client.Event]) -> None:
     assert sorted(words) == [final.segment for final in finals if final.text]
 
 
-async def send_all(stream: client.Stream, speech: Float32Array, speed: float) -> None:
+async def send_all(stream: client.AudioSession, speech: Float32Array, speed: float) -> None:
     """Send at a multiple of the speed of speech; below infinity there is time for partials."""
     loop, data = asyncio.get_running_loop(), pcm(speech)
     begin = loop.time()
@@ -106,7 +106,7 @@ async def send_all(stream: client.Stream, speech: Float32Array, speed: float) ->
 
 
 async def collect(
-    stream: client.Stream, react: Callable[[client.Event], None] = lambda _: None
+    stream: client.AudioSession, react: Callable[[client.Event], None] = lambda _: None
 ) -> list[client.Event]:
     events = []
     async for event in stream:

@@ -24,8 +24,9 @@ from streamasr.core.orders import (
 from streamasr.core.transcript import join_words
 from streamasr.core.units import SAMPLE_RATE, Samples
 from streamasr.engine.config import EngineConfig, Hardware
-from streamasr.engine.engine import Engine
-from streamasr.pipeline.stream import Recogniser
+from streamasr.engine.engine import LocalEngine
+from streamasr.engine.ports import ChannelSource
+from tests.support import toy_family
 from tests.support.fakes import FakeEngine, PatientEngine, talk
 
 SAMPLES = talk(1.0)[: SAMPLE_RATE * 2]
@@ -33,17 +34,27 @@ TIMEOUT_S = 60.0
 
 
 @pytest.fixture(scope="module")
-def tiny_engine(bundle: Path) -> Iterator[Engine]:
-    with Engine(EngineConfig(bundle, bundle / "aligner", Hardware(threads=1))) as engine:
+def tiny_engine(bundle: Path) -> Iterator[LocalEngine]:
+    with LocalEngine(EngineConfig(bundle, bundle / "aligner", Hardware(threads=1))) as engine:
         yield engine
 
 
-@pytest.fixture(params=["tiny", "fake", "patient"])
-def engine(request: pytest.FixtureRequest) -> Recogniser:
+@pytest.fixture(scope="module")
+def toy_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
+    model = toy_family.write_bundle(tmp_path_factory.mktemp("toy") / "loudness")
+    with (
+        toy_family.registered(),
+        LocalEngine(EngineConfig(model, hardware=Hardware(threads=1))) as engine,
+    ):
+        yield engine
+
+
+@pytest.fixture(params=["tiny", "toy", "fake", "patient"])
+def engine(request: pytest.FixtureRequest) -> ChannelSource:
     match request.param:
-        case "tiny":
-            running = request.getfixturevalue("tiny_engine")
-            assert isinstance(running, Engine)
+        case "tiny" | "toy":
+            running = request.getfixturevalue(f"{request.param}_engine")
+            assert isinstance(running, LocalEngine)
             return running
         case "fake":
             return FakeEngine()
@@ -54,7 +65,7 @@ def engine(request: pytest.FixtureRequest) -> Recogniser:
 class Conversation:
     """A channel and its answers."""
 
-    def __init__(self, engine: Recogniser) -> None:
+    def __init__(self, engine: ChannelSource) -> None:
         self._engine = engine
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._channel = engine.channel(self._answers.put)
@@ -87,7 +98,7 @@ class Conversation:
 
 
 @pytest.fixture
-def conversation(engine: Recogniser) -> Iterator[Conversation]:
+def conversation(engine: ChannelSource) -> Iterator[Conversation]:
     conversation = Conversation(engine)
     yield conversation
     conversation.close()
@@ -172,7 +183,7 @@ class TestEngine:
         assert segments == list(range(8))
 
     def test_a_closed_channel_delivers_nothing(
-        self, engine: Recogniser, conversation: Conversation
+        self, engine: ChannelSource, conversation: Conversation
     ) -> None:
         conversation.order(*(Recognise(of, SAMPLES) for of in passes(3)), align(9))
         conversation.close()

@@ -1,4 +1,4 @@
-"""When a child is to do without what it was asked to run on."""
+"""Fallback of workers to the CPU."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamasr.engine.aligner import aligner_retreat
+from streamasr.engine.aligner import aligner_fallback
 from streamasr.engine.cpu_fallback import DEATHS_PER_REQUEST, FAILED_STARTS, Death, is_hopeless
-from streamasr.engine.encoder import encoder_retreat
+from streamasr.engine.encoder import encoder_fallback
 from streamasr.engine.worker_config import AlignerConfig, EncoderConfig
 from streamasr.models.onnx import CPU
 
@@ -17,7 +17,7 @@ MODEL = Path("model")
 
 
 @given(st.integers(1, 100), st.integers(0, 100))
-def test_a_child_that_never_got_ready_is_hopeless(in_a_row: int, over_request: int) -> None:
+def test_a_child_that_was_never_ready_is_hopeless(in_a_row: int, over_request: int) -> None:
     assert is_hopeless(Death(False, in_a_row, over_request))
 
 
@@ -32,16 +32,16 @@ def test_many_deaths_in_operation_are_not() -> None:
 
 
 @pytest.mark.parametrize("providers", [(), (CPU,)])
-def test_from_the_cpu_there_is_nowhere_to_go(providers: tuple[str, ...]) -> None:
-    assert encoder_retreat(EncoderConfig(MODEL, 1, providers)) is None
-    assert aligner_retreat(AlignerConfig(MODEL, 1, providers)) is None
+def test_the_cpu_has_no_fallback(providers: tuple[str, ...]) -> None:
+    assert encoder_fallback(EncoderConfig(MODEL, 1, providers)) is None
+    assert aligner_fallback(AlignerConfig(MODEL, 1, providers)) is None
 
 
 def test_an_encoder_leaves_its_provider_and_nothing_else() -> None:
-    retreat = encoder_retreat(EncoderConfig(MODEL, 3, (CUDA, CPU), 4, False))
-    assert retreat
-    assert retreat.config == EncoderConfig(MODEL, 3, (CPU,), 4, False)
-    assert retreat.warning("signal SIGSEGV") == (
+    fallback = encoder_fallback(EncoderConfig(MODEL, 3, (CUDA, CPU), 4, False))
+    assert fallback
+    assert fallback.config == EncoderConfig(MODEL, 3, (CPU,), 4, False)
+    assert fallback.warning("signal SIGSEGV") == (
         f"{CUDA} cannot be used, so the CPU is: the process died (signal SIGSEGV)."
     )
 
@@ -51,7 +51,7 @@ def test_an_encoder_leaves_its_provider_and_nothing_else() -> None:
     [((CUDA,), 0, CUDA), ((CPU,), -1, "the GPU"), ((CUDA, CPU), 5, f"{CUDA} or the GPU")],
 )
 def test_an_aligner_leaves_both(providers: tuple[str, ...], n_layers: int, avoided: str) -> None:
-    retreat = aligner_retreat(AlignerConfig(MODEL, 3, providers, n_layers, 1))
-    assert retreat
-    assert retreat.config == AlignerConfig(MODEL, 3, (CPU,), 0, None)
-    assert retreat.avoided == avoided
+    fallback = aligner_fallback(AlignerConfig(MODEL, 3, providers, n_layers, 1))
+    assert fallback
+    assert fallback.config == AlignerConfig(MODEL, 3, (CPU,), 0, None)
+    assert fallback.avoided == avoided

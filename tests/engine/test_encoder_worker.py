@@ -16,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamasr.core.errors import AudioError, ModelError, StreamASRError, WorkerError
+from streamasr.core.options import SessionOptions
 from streamasr.core.units import Float32Array
 from streamasr.engine.encoder import (
     Changed,
-    Embedded,
     EncodeAnswer,
+    EncodedUtterance,
     EncodeRequest,
     EncoderWorker,
     Unknown,
@@ -31,8 +32,11 @@ from streamasr.engine.encoder import (
 from streamasr.engine.worker import Timeouts, Worker
 from streamasr.engine.worker_config import EncoderConfig
 from streamasr.models import tiny
+from streamasr.models.family import Update
 from streamasr.models.onnx import OnnxOptions
 from streamasr.models.qwen3.encoder import Qwen3Encoder
+from streamasr.models.qwen3.family import load_encoder
+from streamasr.models.qwen3.growing_encoder import GrowingEncoder
 from tests.support.errors import raises
 from tests.support.goldens import read_clip
 
@@ -64,7 +68,7 @@ class ManualProcess:
 
     def die(self) -> None:
         """A new child knows nothing; what waits is sent to it."""
-        self.child = UtteranceEncoder(ENCODER, self._capacity)
+        self.child = UtteranceEncoder(GrowingEncoder(ENCODER), self._capacity)
 
     def serve(self) -> None:
         """Answer the next request, if there is one."""
@@ -74,7 +78,7 @@ class ManualProcess:
         try:
             self.answers.append(pickle.loads(pickle.dumps(self.child.answer(request))))
         except StreamASRError as error:
-            answer.set_exception(WorkerError(str(error)))
+            answer.set_exception(WorkerError(str(error), code=error.code))
         else:
             answer.set_result(self.answers[-1])
 
@@ -86,7 +90,8 @@ class ManualProcess:
         """Give the next request up, after three children have died over it."""
         if self._waiting:
             self.die()
-            self._waiting.popleft()[1].set_exception(WorkerError("the encoder died 3 times."))
+            error = WorkerError("the encoder died 3 times.", code="worker_killed_by_request")
+            self._waiting.popleft()[1].set_exception(error)
 
     def sent(self) -> list[tuple[int, int, int]]:
         """Of each request: first sample, number of samples, samples to encode."""
@@ -112,8 +117,8 @@ def utterance(key: int, n_samples: int) -> UtteranceAudio:
     return UtteranceAudio(key, SPEECH[key * 8000 : key * 8000 + n_samples])
 
 
-def assert_right(answer: "Future[Embedded]", audio: UtteranceAudio) -> None:
-    embeddings = answer.result(TIMEOUT_S).embeddings
+def assert_right(answer: "Future[EncodedUtterance]", audio: UtteranceAudio) -> None:
+    embeddings = answer.result(TIMEOUT_S).encoded.embeddings
     assert embeddings.dtype == np.float32
     np.testing.assert_allclose(embeddings, ENCODER.encode(audio.samples), rtol=0, atol=1e-4)
 
@@ -135,7 +140,7 @@ def test_whatever_happens_every_answer_is_right_or_an_error(
 ) -> None:
     process = ManualProcess(capacities[0])
     worker = stand_before(process, capacities[1])
-    submitted: list[tuple[Future[Embedded], UtteranceAudio]] = []
+    submitted: list[tuple[Future[EncodedUtterance], UtteranceAudio]] = []
     n_failures = 0
     for what, *arguments in events:
         match what, arguments:
@@ -214,12 +219,52 @@ def test_after_a_failure_an_utterance_begins_anew(
     process.serve()
     failed = worker.submit(utterance(1, 30_000))
     process.fail()
-    with pytest.raises(WorkerError, match="died 3 times"):
+    with raises(WorkerError, "worker_killed_by_request"):
         failed.result(0)
     answer = worker.submit(utterance(1, 31_000))
     process.serve()
     assert_right(answer, utterance(1, 31_000))
     assert process.sent()[-1] == (0, 31_000, 31_000)
+
+
+class EchoEncoder:
+    """An encoder without embeddings whose result is its utterance's options and length."""
+
+    def __init__(self) -> None:
+        self.begun: list[SessionOptions] = []
+
+    def begin(self, options: SessionOptions) -> "EchoUtterance":
+        self.begun.append(options)
+        return EchoUtterance(options)
+
+
+class EchoUtterance:
+    def __init__(self, options: SessionOptions) -> None:
+        self._options = options
+        self.n_samples = 0
+
+    def append(self, samples: Float32Array) -> None:
+        self.n_samples += len(samples)
+
+    def update(self, n_samples: int) -> Update:
+        return Update(result=(self._options, n_samples))
+
+
+def test_an_utterance_keeps_the_options_that_it_began_with() -> None:
+    process, encoder = ManualProcess(), EchoEncoder()
+    process.child = UtteranceEncoder(encoder)
+    worker = stand_before(process)
+    english, german = SessionOptions("English"), SessionOptions("German")
+    answers = []
+    for n_samples, options in ((100, english), (200, english), (300, german), (400, german)):
+        audio = UtteranceAudio(1, SPEECH[:n_samples], options)
+        answers.append(worker.submit(audio))
+        process.serve()
+    results = [answer.result(0).encoded.result for answer in answers]
+    assert results == [(english, 100), (english, 200), (german, 300), (german, 400)]
+    assert encoder.begun == [english, german]
+    assert [request.options for request in process.requests] == [english, None, german, None]
+    assert len(answers[-1].result(0).encoded.embeddings) == 0
 
 
 def test_other_samples_under_the_same_key_are_another_utterance(
@@ -293,7 +338,7 @@ def test_embeddings_stay_as_they_were_given_out(
     for n_samples in range(8_000, 60_000, 5_000):
         answer = worker.submit(utterance(1, n_samples))
         process.serve()
-        given_out.append((answer.result(0).embeddings, n_samples))
+        given_out.append((answer.result(0).encoded.embeddings, n_samples))
     for embeddings, n_samples in given_out:
         expected = ENCODER.encode(utterance(1, n_samples).samples)
         np.testing.assert_allclose(embeddings, expected, rtol=0, atol=1e-4)
@@ -325,7 +370,7 @@ def test_samples_that_are_not_finite_are_refused_and_forgotten(
     worker.submit(UtteranceAudio(1, broken[:16_000]))
     refused = worker.submit(UtteranceAudio(1, broken))
     process.serve_all()
-    with pytest.raises(WorkerError, match="finite"):
+    with raises(WorkerError, "audio_not_finite"):
         refused.result(0)
     answer = worker.submit(utterance(1, 21_000))
     process.serve_all()
@@ -342,7 +387,7 @@ def test_samples_that_are_not_finite_are_refused_and_forgotten(
 )
 def test_the_child_refuses_what_cannot_be(request_: EncodeRequest) -> None:
     with raises(AudioError, "samples_out_of_range"):
-        UtteranceEncoder(ENCODER).answer(request_)
+        UtteranceEncoder(GrowingEncoder(ENCODER)).answer(request_)
 
 
 @pytest.mark.parametrize(
@@ -362,7 +407,7 @@ def test_an_answer_that_does_not_fit_is_an_error(
     process.serve()
     answer = worker.submit(utterance(1, 9_000))
     process._waiting.popleft()[1].set_result(changed)
-    with pytest.raises(WorkerError, match="does not go with its last one"):
+    with raises(WorkerError, "encoding_does_not_fit"):
         answer.result(0)
     worker.submit(utterance(1, 9_000))
     assert process.sent()[-1][0] == 0
@@ -373,7 +418,7 @@ def test_an_answer_that_does_not_fit_is_an_error(
 
 def real(**settings: object) -> EncoderWorker:
     config = EncoderConfig(tiny.BUNDLE, 1, **settings)  # type: ignore[arg-type]
-    return encoder_worker(config, Timeouts(), lambda _trouble, _sentence: None)
+    return encoder_worker(load_encoder, config, Timeouts(), lambda _trouble, _sentence: None)
 
 
 @pytest.fixture(scope="module")
@@ -407,7 +452,7 @@ def test_a_growing_utterance_is_encoded_through_kills(child: EncoderWorker) -> N
 
 
 def test_many_threads_may_ask_for_the_same_and_for_others(child: EncoderWorker) -> None:
-    answers: dict[tuple[int, int], Future[Embedded]] = {}
+    answers: dict[tuple[int, int], Future[EncodedUtterance]] = {}
 
     def ask(thread: int) -> None:
         for n_samples in range(10_000, 50_000, 10_000):
@@ -450,16 +495,16 @@ def test_without_reuse_everything_is_sent_and_encoded_each_time() -> None:
 def test_a_window_that_the_bundle_cannot_have_is_a_sentence() -> None:
     worker = real(window_s=3)
     worker.start()
-    with pytest.raises(ModelError, match="window of 8 s cannot be cut into windows of 3 s"):
+    with raises(ModelError, "encoder_window"):
         worker.wait_ready()
     worker.stop()
-    with pytest.raises(WorkerError, match="not running"):
+    with raises(WorkerError, "worker_not_running"):
         worker.submit(utterance(1, 8_000)).result(0)
 
 
 def test_a_bundle_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     config = EncoderConfig(tmp_path, 1)
-    worker = encoder_worker(config, Timeouts(), lambda _trouble, _sentence: None)
+    worker = encoder_worker(load_encoder, config, Timeouts(), lambda _trouble, _sentence: None)
     worker.start()
     with pytest.raises(ModelError, match=r"model\.json"):
         worker.wait_ready()

@@ -17,18 +17,17 @@ from streamasr.core.hypothesis import Hypothesis
 from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Pass, Rank
 from streamasr.decoder.llama import Aborted
-from streamasr.engine.encoder import Embedded, EncoderWorker, UtteranceAudio
+from streamasr.engine.decoder_stage import DecoderStage
+from streamasr.engine.encoder import EncodedUtterance, EncoderWorker, UtteranceAudio
 from streamasr.engine.stages import (
     Decode,
-    DecoderStage,
     Encode,
-    Encoded,
     EncoderStage,
+    PassEncoded,
     StageAnswer,
     WorkerStage,
 )
-from streamasr.models.family import Encoded as Encoding
-from streamasr.models.qwen3.decoder import Qwen3ASRDecoder
+from streamasr.models.family import Decoder, Encoded
 
 TIMEOUT_S = 30
 EMBEDDING = np.zeros((1, 4), np.float32)
@@ -94,7 +93,7 @@ class FakeDecoder:
         self._is_abandoned = False
 
     def begin(
-        self, _: Hashable, encoded: Encoding, options: SessionOptions, **__: Any
+        self, _: Hashable, encoded: Encoded, options: SessionOptions, **__: Any
     ) -> FakeAnswer:
         if options.context == "broken":
             raise ZeroDivisionError(options.context)
@@ -153,7 +152,7 @@ def decoder() -> FakeDecoder:
 
 @pytest.fixture
 def stage(decoder: FakeDecoder) -> Iterator[DecoderStage]:
-    stage = DecoderStage(lambda: cast("Qwen3ASRDecoder", decoder))
+    stage = DecoderStage(lambda: cast("Decoder", decoder))
     stage.start()
     stage.wait_ready()
     yield stage
@@ -166,8 +165,8 @@ numbers = itertools.count(1)
 
 def decode(name: str, rank: Rank, segment: int = 1, n_steps: int = 1) -> Decode:
     of = Pass(segment, next(numbers), rank)
-    embeddings = EMBEDDING.repeat(n_steps, axis=0)
-    return Decode(of, embeddings, SessionOptions(context=name), encoding=0.5)
+    encoded = Encoded(EMBEDDING.repeat(n_steps, axis=0))
+    return Decode(of, encoded, SessionOptions(context=name), encoding=0.5)
 
 
 def final(name: str, segment: int = 1, n_steps: int = 1) -> Decode:
@@ -438,16 +437,16 @@ def test_a_context_can_be_checked_while_something_is_decoded(
 ) -> None:
     stage.put(Listener(), final("running"))
     assert decoder.step_begun() == ["running"]
-    stage.check_context("short")
+    stage.check_options(SessionOptions(context="short"))
     with pytest.raises(ConfigError, match="too long"):
-        stage.check_context("long")
+        stage.check_options(SessionOptions(context="long"))
     stage.stop()
     with pytest.raises(WorkerError, match="not running"):
-        stage.check_context("short")
+        stage.check_options(SessionOptions(context="short"))
 
 
 def test_a_decoder_that_cannot_be_loaded_says_why() -> None:
-    def load() -> Qwen3ASRDecoder:
+    def load() -> Decoder:
         raise ModelError("no such file")
 
     stage = DecoderStage(load)
@@ -487,7 +486,7 @@ def encode(number: int, rank: Rank = Rank.FINAL) -> Encode:
 def answer_of(order: Encode, result: "Future[int]") -> StageAnswer:
     if error := result.exception():
         return PassFailed(order.of, str(error))
-    return Encoded(order.of, np.full((1, 1), result.result(), np.float32))
+    return PassEncoded(order.of, Encoded(np.full((1, 1), result.result(), np.float32)))
 
 
 @pytest.fixture
@@ -511,8 +510,8 @@ def test_the_child_has_one_request_at_a_time(
         assert encoding.n_waiting == 5 - n
         assert child.answer() == n
         answer = owner.next()
-        assert isinstance(answer, Encoded)
-        assert answer.of.segment == answer.embeddings[0, 0] == n
+        assert isinstance(answer, PassEncoded)
+        assert answer.of.segment == answer.encoded.embeddings[0, 0] == n
     assert not child.requests
 
 
@@ -566,10 +565,10 @@ class FakeEncoder:
     """An encoder's process that notes which utterances it gets."""
 
     def __init__(self) -> None:
-        self.requests: list[tuple[UtteranceAudio, Future[Embedded]]] = []
+        self.requests: list[tuple[UtteranceAudio, Future[EncodedUtterance]]] = []
         self.released: list[int] = []
 
-    def submit(self, request: UtteranceAudio) -> "Future[Embedded]":
+    def submit(self, request: UtteranceAudio) -> "Future[EncodedUtterance]":
         self.requests.append((request, Future()))
         return self.requests[-1][1]
 
@@ -578,7 +577,8 @@ class FakeEncoder:
 
     def answer(self) -> UtteranceAudio:
         request, answer = self.requests.pop(0)
-        answer.set_result(Embedded(np.zeros((len(request.samples), 4), np.float32), 0.5))
+        encoded = Encoded(np.zeros((len(request.samples), 4), np.float32))
+        answer.set_result(EncodedUtterance(encoded, 0.5))
         return request
 
 
@@ -604,9 +604,9 @@ def test_an_utterance_is_encoded_at_its_own_cost(
     utterances.put(owner, order)
     assert len(encoder.answer().samples) == 3
     answer = owner.next()
-    assert isinstance(answer, Encoded)
+    assert isinstance(answer, PassEncoded)
     assert answer.of is order.of
-    assert answer.embeddings.shape == (3, 4)
+    assert answer.encoded.embeddings.shape == (3, 4)
     assert answer.cost == 0.5
 
 

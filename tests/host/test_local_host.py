@@ -18,7 +18,7 @@ from streamasr.core.orders import Order, Recognise
 from streamasr.core.requested_options import OperatorDefaults, RequestedOptions
 from streamasr.core.session_names import MICROPHONE
 from streamasr.core.units import Samples
-from streamasr.engine.engine import Deliver
+from streamasr.engine.ports import Deliver
 from streamasr.host.local_host import HostSettings, LocalSessionHost
 from streamasr.host.recovery import recover
 from streamasr.storage.reader import JournalReader

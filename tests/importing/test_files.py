@@ -1,4 +1,4 @@
-"""Users' files under another name: linked where that is possible, else copied, never changed."""
+"""Second names for a user's files: links if possible, else copies; the files never change."""
 
 import os
 from pathlib import Path
@@ -28,7 +28,9 @@ def test_a_link_takes_no_space(tmp_path: Path, source: Path) -> None:
     assert (tmp_path / "new").read_bytes() == CONTENT
 
 
-def test_links_lead_to_the_file_itself(tmp_path: Path, source: Path) -> None:
+def test_a_link_is_made_to_the_file_itself_and_not_to_a_symbolic_link(
+    tmp_path: Path, source: Path
+) -> None:
     (tmp_path / "one").symlink_to("source.gguf")
     (tmp_path / "two").symlink_to(tmp_path / "one")
     link_or_copy(tmp_path / "two", tmp_path / "new")
@@ -36,21 +38,21 @@ def test_links_lead_to_the_file_itself(tmp_path: Path, source: Path) -> None:
     assert (tmp_path / "new").samefile(source)
 
 
-def test_a_file_is_copied_in_pieces_where_there_can_be_no_link(
+def test_a_file_that_cannot_be_linked_is_copied_in_pieces(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "link", no_links)
     source.chmod(0o444)
-    told: list[tuple[str, int, int]] = []
-    link_or_copy(source, tmp_path / "new", lambda *step: told.append(step))
+    steps: list[tuple[str, int, int]] = []
+    link_or_copy(source, tmp_path / "new", lambda *step: steps.append(step))
     assert (tmp_path / "new").read_bytes() == CONTENT
     assert not (tmp_path / "new").samefile(source)
-    assert [done for _, done, _ in told] == [1 << 22, 1 << 23, len(CONTENT)]
-    assert told[-1] == ("copying source.gguf", len(CONTENT), len(CONTENT))
+    assert [done for _, done, _ in steps] == [1 << 22, 1 << 23, len(CONTENT)]
+    assert steps[-1] == ("copying source.gguf", len(CONTENT), len(CONTENT))
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_what_is_there_already_stays(
+def test_an_existing_file_is_not_overwritten(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, *, links: bool
 ) -> None:
     if not links:
@@ -61,7 +63,7 @@ def test_what_is_there_already_stays(
     assert (tmp_path / "new").read_bytes() == b"mine"
 
 
-def test_a_copy_that_fails_leaves_nothing(
+def test_a_failed_copy_is_removed(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "link", no_links)
@@ -75,6 +77,6 @@ def test_a_copy_that_fails_leaves_nothing(
     assert not (tmp_path / "new").exists()
 
 
-def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         link_or_copy(tmp_path / "none", tmp_path / "new")

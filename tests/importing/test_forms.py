@@ -1,7 +1,8 @@
-"""The embedded model's checkpoints in every published form: imported, then heard with.
+"""The embedded model's checkpoints in every published form: imported, then run.
 
-The writers in tests/sources know nothing of the importers, so what either misreads shows here:
-encoders against golden arrays of the reference, answers and time classes against golden tokens.
+The writers in tests/sources are independent of the importers, so a misreading on either side fails
+here: encoders are compared with golden arrays of the reference, answers and time classes with
+golden tokens.
 """
 
 import os
@@ -31,6 +32,7 @@ from tests.sources.crispasr import write_crispasr
 from tests.sources.onnx_release import write_onnx_release
 from tests.sources.released_ids import released_id, write_released_ids
 from tests.support.checkpoints import Shape, write_checkpoint
+from tests.support.errors import raises
 from tests.support.forms import EXACT, FORMS, LOSSY, Form, Recogniser, cosine
 from tests.support.goldens import (
     TINY_ALIGNER,
@@ -55,7 +57,7 @@ Sources = Callable[[str, Path], Path]
 
 @pytest.fixture(scope="session")
 def source_of(tmp_path_factory: pytest.TempPathFactory) -> Sources:
-    """A checkpoint in a form, written once."""
+    """Return a function that writes a checkpoint in a form, only once for each form."""
 
     @cache
     def write(name: str, checkpoint: Path) -> Path:
@@ -72,7 +74,7 @@ def golden() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", RECOGNISERS)
-def test_a_recogniser_in_any_form_hears_the_same(
+def test_a_recogniser_gives_the_same_answers_in_any_form(
     source_of: Sources, golden: dict[str, Any], tmp_path: Path, name: str
 ) -> None:
     form = FORMS[name]
@@ -87,7 +89,7 @@ def test_a_recogniser_in_any_form_hears_the_same(
 
 
 @pytest.mark.parametrize("name", ALIGNERS)
-def test_an_aligner_in_any_form_finds_the_same_times(
+def test_an_aligner_gives_the_same_times_in_any_form(
     source_of: Sources, golden: dict[str, Any], tmp_path: Path, name: str
 ) -> None:
     form = FORMS[name]
@@ -120,7 +122,7 @@ def test_a_clip_is_transcribed_with_a_model_in_any_form(
     clip = clip_facts()["espeak_1"]
     source = source_of(name, TINY_RECOGNISER)
     assert transcribe(source, tmp_path / "cache", clip["file"]) == clip["text"]
-    # What was imported is a model as well; with it, nothing is written anywhere.
+    # The imported model directory is a valid source, too, and is used without a further import.
     (imported,) = (path.parent for path in (tmp_path / "cache").rglob("model.json"))
     assert transcribe(imported, tmp_path / "other", clip["file"]) == clip["text"]
     assert not (tmp_path / "other").exists()
@@ -140,7 +142,7 @@ def transcribe(model: Path, cache: Path, clip: str) -> str:
 
 @st.composite
 def shapes(draw: st.DrawFn) -> Shape:
-    """Small ones of any proportions, rows that no block fits among them."""
+    """Draw small shapes of any proportions, with rows that are not a multiple of a block."""
     encoder_heads, kv_heads = draw(st.integers(1, 3)), draw(st.integers(1, 2))
     return Shape(
         channels=draw(st.integers(1, 9)),
@@ -161,12 +163,12 @@ def shapes(draw: st.DrawFn) -> Shape:
 @settings(max_examples=12)
 @given(shape=shapes(), name=st.sampled_from(EXACT_RECOGNISERS), seed=st.integers(0, 99))
 def test_a_model_of_any_shape_is_the_same_in_any_form(shape: Shape, name: str, seed: int) -> None:
-    with tempfile.TemporaryDirectory() as place:
-        checkpoint = write_checkpoint(Path(place) / "checkpoint", shape, seed=seed)
+    with tempfile.TemporaryDirectory() as directory:
+        checkpoint = write_checkpoint(Path(directory) / "checkpoint", shape, seed=seed)
         embeddings: list[Float32Array] = []
         for form in (FORMS["safetensors f16"], FORMS[name]):
-            source = form.write(checkpoint, Path(place) / f"source-{len(embeddings)}")
-            bundle = import_model(source, Path(place) / f"bundle-{len(embeddings)}", form.wish)
+            source = form.write(checkpoint, Path(directory) / f"source-{len(embeddings)}")
+            bundle = import_model(source, Path(directory) / f"bundle-{len(embeddings)}", form.wish)
             with Recogniser(bundle.directory) as recogniser:
                 embeddings.append(recogniser.encoder.encode(speechlike(20_000)))
                 assert len(recogniser.greedy(embeddings[-1], 3)) <= 3
@@ -183,7 +185,7 @@ def test_a_folder_of_both_releases_becomes_a_model_with_its_aligner(tmp_path: Pa
     assert listing(folder) == before
 
 
-def test_the_files_of_a_release_are_used_as_they_are(tmp_path: Path) -> None:
+def test_the_files_of_a_release_are_used_unchanged(tmp_path: Path) -> None:
     release = write_onnx_release(TINY_RECOGNISER, tmp_path / "model", "int8", "q4_k")
     bundle = import_model(release, tmp_path / "bundle")
     graphs = (bundle.directory / name for name in (FRONTEND_FILE, BACKEND_FILE))
@@ -191,7 +193,7 @@ def test_the_files_of_a_release_are_used_as_they_are(tmp_path: Path) -> None:
         assert any(used.samefile(given) for given in release.iterdir())
 
 
-def test_the_names_of_the_files_do_not_matter(tmp_path: Path) -> None:
+def test_the_names_of_the_files_are_irrelevant(tmp_path: Path) -> None:
     release = write_onnx_release(TINY_RECOGNISER, tmp_path / "model", "fp16", "q8_0")
     for number, path in enumerate(sorted(release.iterdir())):
         path.rename(release / f"part-{number}")
@@ -200,9 +202,7 @@ def test_the_names_of_the_files_do_not_matter(tmp_path: Path) -> None:
     assert by_folder.precision == by_file.precision == {"encoder": "fp16", "decoder": "q8_0"}
 
 
-def test_padding_of_an_aligners_head_is_not_among_its_classes(
-    source_of: Sources, tmp_path: Path
-) -> None:
+def test_the_padding_of_an_aligners_head_is_removed(source_of: Sources, tmp_path: Path) -> None:
     source = source_of("onnx fp16, q5_k", TINY_ALIGNER)
     bundle = import_model(source, tmp_path / "bundle")
     classifier = np.load(bundle.directory / CLASSIFIER_FILE)
@@ -211,7 +211,7 @@ def test_padding_of_an_aligners_head_is_not_among_its_classes(
 
 
 @pytest.mark.parametrize("types", ["f16", "q8_0", "q4_k"])
-def test_the_blocks_of_a_decoder_are_copied_byte_by_byte(tmp_path: Path, types: Any) -> None:
+def test_the_blocks_of_a_decoder_are_copied_byte_for_byte(tmp_path: Path, types: Any) -> None:
     path = write_crispasr(TINY_RECOGNISER, tmp_path / "model.gguf", types)
     bundle = import_model(path, tmp_path / "bundle")
     given, ours = tensors_of(path), tensors_of(bundle.decoder)
@@ -219,7 +219,7 @@ def test_the_blocks_of_a_decoder_are_copied_byte_by_byte(tmp_path: Path, types: 
     for name, tensor in ours.items():
         assert tensor.tensor_type == given[name].tensor_type
         np.testing.assert_array_equal(tensor.data, given[name].data)
-    # A head that only repeats the embeddings is not stored twice.
+    # A head equal to the embeddings is not stored a second time.
     assert given.keys() - ours.keys() == {"output.weight"} | {n for n in given if "audio" in n}
 
 
@@ -229,11 +229,11 @@ def tensors_of(path: Path) -> dict[str, gguf.ReaderTensor]:
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The recogniser with the released ids."""
+    """Return the recogniser with the released token ids."""
     return write_released_ids(TINY_RECOGNISER, tmp_path_factory.mktemp("released") / "wide")
 
 
-def test_old_files_get_their_lost_tokens_back(
+def test_the_lost_tokens_of_old_files_are_restored(
     golden: dict[str, Any], wide: Path, tmp_path: Path
 ) -> None:
     path = write_crispasr(wide, tmp_path / "old.gguf", "f16", generation="old", mel=False)
@@ -244,7 +244,7 @@ def test_old_files_get_their_lost_tokens_back(
         assert list(recogniser.greedy(embeddings)) == expected
 
 
-def test_old_files_of_4_bits_are_warned_of(wide: Path, tmp_path: Path) -> None:
+def test_old_files_of_4_bits_cause_a_warning(wide: Path, tmp_path: Path) -> None:
     path = write_crispasr(wide, tmp_path / "old.gguf", "q4_k", generation="old")
     warning = import_model(path, tmp_path / "bundle").warning
     assert warning is not None
@@ -252,35 +252,41 @@ def test_old_files_of_4_bits_are_warned_of(wide: Path, tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "predict-woo": (lambda d: foreign.write_predict_woo(d / "m.gguf"), "qwen3-asr.cpp"),
-    "text only": (lambda d: foreign.write_text_only(TINY_RECOGNISER, d / "m.gguf"), "text"),
+    "predict-woo": (lambda d: foreign.write_predict_woo(d / "m.gguf"), "gguf_qwen3_asr_cpp"),
+    "text only": (
+        lambda d: foreign.write_text_only(TINY_RECOGNISER, d / "m.gguf"),
+        "gguf_text_model",
+    ),
     "decoder alone": (
         lambda d: foreign.write_decoder_alone(TINY_RECOGNISER, d / "m.gguf"),
-        "without its encoder",
+        "gguf_decoder_alone",
     ),
-    "CTC aligner": (lambda d: foreign.write_ctc_aligner(d / "m.gguf"), "canary_ctc"),
-    "vision": (lambda d: foreign.write_vision_projector(d / "m.gguf"), "mmproj"),
+    "CTC aligner": (lambda d: foreign.write_ctc_aligner(d / "m.gguf"), "gguf_ctc"),
+    "vision": (lambda d: foreign.write_vision_projector(d / "m.gguf"), "gguf_other_encoder"),
     "old with other ids": (
         lambda d: write_crispasr(TINY_RECOGNISER, d / "m.gguf", generation="old"),
-        "token",
+        "prompt_token_missing",
     ),
     "cut CrispASR": (
         lambda d: foreign.truncate(write_crispasr(TINY_RECOGNISER, d / "m.gguf"), 0.7),
-        "cut short",
+        "file_cut_short",
     ),
     "cut header": (
         lambda d: foreign.truncate(write_crispasr(TINY_RECOGNISER, d / "m.gguf"), 0.002),
-        "cut short",
+        "file_cut_short",
     ),
-    "zip that climbs": (lambda d: foreign.write_climbing_zip(d / "m.zip"), "unsafe name"),
-    "zip with a full path": (
+    "zip that leads out": (
+        lambda d: foreign.write_climbing_zip(d / "m.zip"),
+        "archive_unsafe_name",
+    ),
+    "zip with an absolute path": (
         lambda d: foreign.write_climbing_zip(d / "m.zip", "/tmp/climbed.onnx"),
-        "unsafe name",
+        "archive_unsafe_name",
     ),
-    "zip with a link": (lambda d: foreign.write_linking_zip(d / "m.zip"), "link"),
-    "bomb": (lambda d: foreign.write_bomb(d / "m.zip"), "archive"),
-    "nothing": (lambda d: d, "no model"),
-    "text": (lambda d: _text(d / "m.txt"), "no model"),
+    "zip with a link": (lambda d: foreign.write_linking_zip(d / "m.zip"), "archive_special_member"),
+    "bomb": (lambda d: foreign.write_bomb(d / "m.zip"), "archive_bomb"),
+    "empty folder": (lambda d: d, "no_model"),
+    "text": (lambda d: _text(d / "m.txt"), "not_a_model"),
 }
 
 
@@ -290,17 +296,17 @@ def _text(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_used_is_refused_in_one_sentence_and_leaves_nothing(
+def test_an_unusable_source_is_refused_in_one_line_and_nothing_is_left_behind(
     tmp_path: Path, name: str
 ) -> None:
-    write, sentence = REFUSED[name]
+    write, code = REFUSED[name]
     (tmp_path / "given").mkdir()
     source = write(tmp_path / "given")
     before = listing(tmp_path)
-    with pytest.raises(ModelError, match=sentence) as raised:
+    with raises(ModelError, code) as caught:
         import_model(source, tmp_path / "bundle")
-    assert "\n" not in str(raised.value)
-    assert str(tmp_path) in str(raised.value)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
     assert listing(tmp_path) == before
 
 

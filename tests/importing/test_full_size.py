@@ -1,4 +1,4 @@
-"""Models and sources of full size: the dimensions, and the commands, tried on a small shape."""
+"""Models and sources of full size: their dimensions, and the commands with a small shape."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the commands write small models, in seconds."""
+    """Make the commands write small models, in seconds."""
     monkeypatch.setitem(SHAPES, "0.6b", SMALL)
     monkeypatch.setitem(SHAPES, "aligner", Shape(vocab=4096, tied=False, n_classes=150))
 
@@ -61,13 +61,13 @@ def test_special_tokens_have_the_released_ids(tmp_path: Path) -> None:
     assert texts["<timestamp>"] == 151_705
 
 
-def test_every_id_up_to_the_last_special_one_has_a_text_of_its_own(checkpoint: Path) -> None:
+def test_every_id_up_to_the_last_special_token_has_a_distinct_text(checkpoint: Path) -> None:
     vocabulary = read_vocabulary(checkpoint)
     assert sorted(vocabulary.texts) == list(range(SMALL.vocab))
     assert len(set(vocabulary.texts.values())) == SMALL.vocab
 
 
-def test_weights_are_scaled_so_that_every_stage_matters(checkpoint: Path) -> None:
+def test_weights_are_scaled_so_that_every_stage_contributes(checkpoint: Path) -> None:
     weights = Weights(checkpoint)
     norm = weights.read("language_model.norm.weight")
     assert 0.5 <= norm.min() < norm.max() <= 1.5
@@ -75,7 +75,7 @@ def test_weights_are_scaled_so_that_every_stage_matters(checkpoint: Path) -> Non
     assert matrix.std() == pytest.approx(1.5 / np.sqrt(SMALL.hidden), rel=0.05)
 
 
-def test_what_a_script_says_are_words(checkpoint: Path, tmp_path: Path) -> None:
+def test_scripted_output_consists_of_words(checkpoint: Path, tmp_path: Path) -> None:
     bundle = import_model(checkpoint, tmp_path / "bundle", Wish(decoder="f16")).directory
     add_script(bundle, "random", 4.0)
     read = read_bundle(bundle, Role.RECOGNISER)
@@ -90,7 +90,7 @@ def test_what_a_script_says_are_words(checkpoint: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_a_model_to_be_measured_follows_a_script_and_has_its_aligner(tmp_path: Path) -> None:
+def test_a_model_for_measurements_has_a_script_and_an_aligner(tmp_path: Path) -> None:
     options = ["--decoder", "f16", "--aligner", "--tokens-per-second", "3"]
     main(["model", str(tmp_path / "model"), *options])
     bundle = read_bundle(tmp_path / "model", Role.RECOGNISER)
@@ -112,20 +112,20 @@ def test_a_model_to_be_measured_follows_a_script_and_has_its_aligner(tmp_path: P
     ],
 )
 @pytest.mark.usefixtures("small")
-def test_sources_that_are_written_can_be_opened(tmp_path: Path, options: list[str]) -> None:
+def test_written_sources_can_be_opened(tmp_path: Path, options: list[str]) -> None:
     main(["source", str(tmp_path / "source"), *options])
     sources = open_sources(tmp_path / "source")
     assert (sources.aligner is not None) == ("aligner" in options)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-def test_nothing_is_written_over(tmp_path: Path) -> None:
+def test_an_existing_directory_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="exists already"):
         main(["source", str(tmp_path)])
 
 
 @pytest.mark.usefixtures("small")
-def test_a_check_says_of_every_form_what_it_took(
+def test_a_check_reports_time_and_memory_of_every_form(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     forms = ["--form", "crispasr q8_0", "--form", "safetensors bf16"]

@@ -1,5 +1,6 @@
+"""GGUF headers: correct files are read exactly, damaged and malicious ones are refused."""
+
 import os
-import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamasr.core.errors import ModelError
-from streamasr.importing.gguf_file import GGUFFile, describe, is_speech_decoder, read_gguf
-from tests.sources import foreign
+from streamasr.importing.gguf_file import GGUFFile, read_gguf
+from streamasr.importing.gguf_kind import unusable
 from tests.sources.ggml_org import write_ggml_org
 from tests.support.checkpoints import write_checkpoint
+from tests.support.errors import raises
 
 RNG = np.random.default_rng(5)
 
@@ -26,8 +28,8 @@ _FORMATS: Final = {"u8": "<B", "u32": "<I", "i32": "<i", "f32": "<f", "u64": "<Q
 
 
 @dataclass(frozen=True)
-class Fact:
-    """A value of a chosen type; the type of an array's elements is "[str]" and so on."""
+class Entry:
+    """Metadata value of a given type; an array's type is "[str]", for example."""
 
     kind: str
     value: Any
@@ -48,47 +50,48 @@ def packed(kind: str, value: Any) -> bytes:
             return struct.pack(_FORMATS[kind], value)
 
 
-def fact(name: str | bytes, fact: Fact) -> bytes:
-    if not fact.kind.startswith("["):
-        return text(name) + struct.pack("<I", _CODES[fact.kind]) + packed(fact.kind, fact.value)
-    kind = fact.kind.strip("[]")
-    items = b"".join(packed(kind, item) for item in fact.value)
-    return text(name) + struct.pack("<IIQ", 9, _CODES[kind], len(fact.value)) + items
+def packed_entry(name: str | bytes, entry: Entry) -> bytes:
+    if not entry.kind.startswith("["):
+        return text(name) + struct.pack("<I", _CODES[entry.kind]) + packed(entry.kind, entry.value)
+    kind = entry.kind.strip("[]")
+    items = b"".join(packed(kind, item) for item in entry.value)
+    return text(name) + struct.pack("<IIQ", 9, _CODES[kind], len(entry.value)) + items
 
 
 def tensor(name: str | bytes, sizes: Sequence[int], kind: int = 0, offset: int = 0) -> bytes:
-    """A tensor's entry; `sizes` are ggml's, rows last."""
+    """Pack a tensor's entry; `sizes` are in ggml's order, rows last."""
     shape = struct.pack(f"<I{len(sizes)}Q", len(sizes), *sizes)
     return text(name) + shape + struct.pack("<IQ", kind, offset)
 
 
 def build(
-    facts: Mapping[str, Fact] | None = None,
+    metadata: Mapping[str, Entry] | None = None,
     tensors: Sequence[bytes] = (),
     data: bytes = b"",
     *,
     version: int = 3,
     alignment: int = 32,
 ) -> bytes:
-    facts = facts or {}
-    header = struct.pack("<4sIQQ", b"GGUF", version, len(tensors), len(facts))
-    header += b"".join(fact(name, value) for name, value in facts.items()) + b"".join(tensors)
+    metadata = metadata or {}
+    header = struct.pack("<4sIQQ", b"GGUF", version, len(tensors), len(metadata))
+    header += b"".join(packed_entry(name, value) for name, value in metadata.items())
+    header += b"".join(tensors)
     return header + b"\0" * (-len(header) % alignment) + data
 
 
-ARCHITECTURE = {"general.architecture": Fact("str", "qwen3asr")}
+ARCHITECTURE = {"general.architecture": Entry("str", "qwen3asr")}
 EVERY_KIND = ARCHITECTURE | {
-    "small": Fact("u8", 200),
-    "signed": Fact("i32", -5),
-    "large": Fact("u64", 1 << 63),
-    "ratio": Fact("f32", 0.5),
-    "precise": Fact("f64", 0.1),
-    "claim": Fact("bool", True),
-    "name": Fact("str", "café 中文"),
-    "words": Fact("[str]", ["a", "", "é"]),
-    "numbers": Fact("[i32]", [1, -2, 3]),
-    "claims": Fact("[bool]", [True, False]),
-    "none": Fact("[str]", []),
+    "small": Entry("u8", 200),
+    "signed": Entry("i32", -5),
+    "large": Entry("u64", 1 << 63),
+    "ratio": Entry("f32", 0.5),
+    "precise": Entry("f64", 0.1),
+    "claim": Entry("bool", True),
+    "name": Entry("str", "café 中文"),
+    "words": Entry("[str]", ["a", "", "é"]),
+    "numbers": Entry("[i32]", [1, -2, 3]),
+    "claims": Entry("[bool]", [True, False]),
+    "none": Entry("[str]", []),
 }
 VALUES = RNG.normal(size=(3, 4)).astype(np.float32)
 SOUND = build(
@@ -117,7 +120,7 @@ def read_bytes(path: Path, data: bytes) -> GGUFFile:
     return read_gguf(path)
 
 
-def test_facts_of_every_kind_are_read(read: Read) -> None:
+def test_metadata_of_every_type_is_read(read: Read) -> None:
     file = read(SOUND)
     assert file.architecture == "qwen3asr"
     assert file.metadata["ratio"] == 0.5
@@ -126,7 +129,7 @@ def test_facts_of_every_kind_are_read(read: Read) -> None:
         assert type(file.metadata[name]) is type(stated.value)
 
 
-def test_tensors_have_the_shapes_that_numpy_gives_them(read: Read) -> None:
+def test_tensors_have_the_shapes_of_numpy(read: Read) -> None:
     one, two = read(SOUND).tensors.values()
     assert (one.name, one.stored_type, one.shape) == ("one.weight", "F32", (3, 4))
     assert np.array_equal(one.stored(), VALUES)
@@ -138,17 +141,17 @@ def test_tensors_have_the_shapes_that_numpy_gives_them(read: Read) -> None:
 
 @pytest.mark.parametrize("version", [2, 3])
 @pytest.mark.parametrize("alignment", [1, 8, 64])
-def test_any_alignment_is_followed(read: Read, version: int, alignment: int) -> None:
-    facts = ARCHITECTURE | {"general.alignment": Fact("u32", alignment)}
+def test_any_alignment_is_supported(read: Read, version: int, alignment: int) -> None:
+    metadata = ARCHITECTURE | {"general.alignment": Entry("u32", alignment)}
     data = build(
-        facts, [tensor("a", (4, 3))], VALUES.tobytes(), version=version, alignment=alignment
+        metadata, [tensor("a", (4, 3))], VALUES.tobytes(), version=version, alignment=alignment
     )
     assert np.array_equal(read(data).tensors["a"].stored(), VALUES)
 
 
-def test_bytes_that_are_not_utf_8_cost_a_character_not_the_file(read: Read) -> None:
-    facts = {"general.name": Fact("str", b"caf\xe9"), "words": Fact("[str]", [b"\xff", "b"])}
-    metadata = read(build(ARCHITECTURE | facts)).metadata
+def test_bytes_that_are_not_utf_8_are_replaced(read: Read) -> None:
+    invalid = {"general.name": Entry("str", b"caf\xe9"), "words": Entry("[str]", [b"\xff", "b"])}
+    metadata = read(build(ARCHITECTURE | invalid)).metadata
     assert metadata["general.name"] == "caf\ufffd"
     assert metadata["words"] == ["\ufffd", "b"]
 
@@ -173,22 +176,23 @@ def test_types_are_dequantised_as_the_gguf_package_does(tmp_path: Path, kind: Ty
 
 
 @pytest.mark.parametrize("kind", [24, 27, 28, 15])
-def test_numbers_that_are_no_weights_are_not_dequantised(read: Read, kind: int) -> None:
+def test_types_that_are_not_weights_are_not_dequantised(read: Read, kind: int) -> None:
     block, n_bytes = gguf.GGML_QUANT_SIZES[Type(kind)]
     file = read(build(ARCHITECTURE, [tensor("a", (block,), kind)], b"\0" * n_bytes))
     assert file.tensors["a"].stored().nbytes == n_bytes
-    with pytest.raises(ModelError, match=f"a is stored as {Type(kind).name}"):
+    with raises(ModelError, "tensor_type_unsupported") as caught:
         file.tensors["a"].float32()
+    assert f"tensor a is stored as {Type(kind).name}" in str(caught.value)
 
 
-def test_trailing_axes_of_one_can_be_taken_off(read: Read) -> None:
+def test_trailing_axes_of_size_1_can_be_removed(read: Read) -> None:
     data = build(ARCHITECTURE, [tensor("a.bias", (1, 1, 12))], VALUES.tobytes())
     bias = read(data).tensors["a.bias"]
     assert bias.shape == (12, 1, 1)
     assert np.array_equal(bias.squeezed().float32(), VALUES.ravel())
 
 
-def test_what_the_gguf_package_reads_is_read_alike(tmp_path: Path) -> None:
+def test_files_are_read_as_by_the_gguf_package(tmp_path: Path) -> None:
     directory = write_ggml_org(write_checkpoint(tmp_path / "c"), tmp_path / "g")
     for path in directory.iterdir():
         ours, theirs = read_gguf(path), gguf.GGUFReader(path)
@@ -201,105 +205,117 @@ def test_what_the_gguf_package_reads_is_read_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "sentence"),
+    ("data", "code", "value"),
     [
-        (b"", "this is not a GGUF file"),
-        (b"GGU", "this is not a GGUF file"),
-        (b"PK\3\4" + bytes(60), "this is not a GGUF file"),
-        (b"GGUF", "ends within its header"),
-        (build(version=1), "version 1; versions 2 and 3"),
-        (build(version=4), "version 4; versions 2 and 3"),
-        (build(version=3 << 24), "big-endian; a little-endian one"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 1 << 62, 0), "more entries than any model's"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 0, 1 << 62), "more entries than any model's"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 0, 60_000), "ends within its header"),
-        (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1 << 63) + bytes(99), "ends within its header"),
-        (build({}, [tensor("a", (1, 1, 1, 1, 1))]), "a' has 5 axes"),
-        (build({}, [tensor("a", (4,), kind=4)]), "a' has a type that is not known here"),
-        (build({}, [tensor("a", (4,), kind=999)]), "a' has a type that is not known here"),
-        (build({}, [tensor("a", (4, 0))]), r"cannot be F32 with a shape of \(0, 4\)"),
-        (build({}, [tensor("a", (48,), kind=8)]), r"cannot be Q8_0 with a shape of \(48,\)"),
-        (build({}, [tensor("a", (1 << 62, 1 << 62))]), r"cut short, [0-9,]+ bytes are missing"),
-        (build({}, [tensor("a", (4, 3))], bytes(41)), "cut short, 7 bytes are missing"),
-        (build({}, [tensor("a", (4,), offset=32)], bytes(64)), "broken, a is not in its place"),
+        (b"", "not_gguf", ""),
+        (b"GGU", "not_gguf", ""),
+        (b"PK\3\4" + bytes(60), "not_gguf", ""),
+        (b"GGUF", "file_cut_short", "within its header"),
+        (build(version=1), "gguf_version", "version 1; "),
+        (build(version=4), "gguf_version", "version 4; "),
+        (build(version=3 << 24), "gguf_big_endian", ""),
+        (b"GGUF" + struct.pack("<IQQ", 3, 1 << 62, 0), "header_too_large", f"{1 << 62} tensors"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 1 << 62), "header_too_large", f"{1 << 62} entries"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 60_000), "file_cut_short", "within its header"),
+        (
+            b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1 << 63) + bytes(99),
+            "file_cut_short",
+            "within its header",
+        ),
+        (build({}, [tensor("a", (1, 1, 1, 1, 1))]), "tensor_axes", "'a' has 5 axes"),
+        (build({}, [tensor("a", (4,), kind=4)]), "tensor_type_unsupported", "'a' has the type 4"),
+        (build({}, [tensor("a", (4,), kind=999)]), "tensor_type_unsupported", "the type 999"),
+        (build({}, [tensor("a", (4, 0))]), "tensor_shape", "(0, 4), which F32 "),
+        (build({}, [tensor("a", (48,), kind=8)]), "tensor_shape", "(48,), which Q8_0 "),
+        (build({}, [tensor("a", (1 << 62, 1 << 62))]), "file_cut_short", " bytes of the GGUF are"),
+        (build({}, [tensor("a", (4, 3))], bytes(41)), "file_cut_short", " 7 bytes "),
+        (build({}, [tensor("a", (4,), offset=32)], bytes(64)), "gguf_damaged", "'a' begins at 32"),
         (
             build({}, [tensor("a", (4,)), tensor("b", (4,))], bytes(64)),
-            "broken, b is not in its place",
+            "gguf_damaged",
+            "'b' begins at 0 instead of 32",
         ),
         (
             build({}, [tensor("a", (4,)), tensor("a", (4,), offset=32)], bytes(64)),
-            "tensor a is there twice",
+            "gguf_damaged",
+            "'a' occurs twice",
         ),
-        (build({}, [tensor(b"\xff", (4,))], bytes(64)), "a tensor has a name that is not UTF-8"),
-        (build({b"\xff": Fact("u8", 1)}), "an entry of its header has a name"),  # type: ignore[dict-item]
-        (build({"general.architecture": Fact("u8", 1)}), "general.architecture must be a text"),
-        (build({"general.alignment": Fact("u32", 0)}), "alignment must be a power of two, not 0"),
-        (build({"general.alignment": Fact("u32", 48)}), "alignment must be a power of two, not 48"),
-        (build({"general.alignment": Fact("str", "32")}), "alignment must be a power of two"),
+        (build({}, [tensor(b"\xff", (4,))], bytes(64)), "gguf_damaged", "a tensor has a name"),
+        (build({b"\xff": Entry("u8", 1)}), "gguf_damaged", "an entry of the metadata has a name"),  # type: ignore[dict-item]
+        (build({"general.architecture": Entry("u8", 1)}), "metadata_value", "architecture "),
+        (build({"general.alignment": Entry("u32", 0)}), "metadata_value", "alignment "),
+        (build({"general.alignment": Entry("u32", 48)}), "metadata_value", "of two, not 48"),
+        (build({"general.alignment": Entry("str", "32")}), "metadata_value", "of two, not '32'"),
     ],
 )
-def test_a_broken_file_is_named_in_a_sentence(read: Read, data: bytes, sentence: str) -> None:
-    with pytest.raises(ModelError, match=sentence) as caught:
+def test_a_damaged_file_is_refused_in_one_line(
+    read: Read, data: bytes, code: str, value: str
+) -> None:
+    with raises(ModelError, code) as caught:
         read(data)
+    assert value in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
 
 
-def test_the_same_fact_twice_is_refused(read: Read) -> None:
-    twice = struct.pack("<4sIQQ", b"GGUF", 3, 0, 2) + 2 * fact("a", Fact("u8", 1))
-    with pytest.raises(ModelError, match="has a twice"):
+def test_a_duplicate_metadata_entry_is_refused(read: Read) -> None:
+    twice = struct.pack("<4sIQQ", b"GGUF", 3, 0, 2) + 2 * packed_entry("a", Entry("u8", 1))
+    with raises(ModelError, "gguf_damaged") as caught:
         read(twice)
+    assert "'a' twice" in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", [9, 13, 0xFFFFFFFF])
-def test_arrays_of_arrays_and_unknown_types_are_refused(read: Read, kind: int) -> None:
+def test_nested_arrays_and_unknown_types_are_refused(read: Read, kind: int) -> None:
     entry = text("deep") + struct.pack("<IIQ", 9, kind, 1) + bytes(99)
-    with pytest.raises(ModelError, match="'deep' has a type that GGUF does not have"):
+    with raises(ModelError, "gguf_damaged") as caught:
         read(struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + entry)
+    assert f"'deep' has the unknown type {kind}" in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["str", "u8", "u64"])
-def test_a_huge_claim_takes_no_memory(read: Read, kind: str) -> None:
+def test_a_huge_count_is_refused(read: Read, kind: str) -> None:
     for count in (1 << 21, 1 << 40, (1 << 64) - 1):
         entry = text("many") + struct.pack("<IIQ", 9, _CODES[kind], count) + bytes(99)
-        with pytest.raises(ModelError, match=r"ends within its header|more entries"):
+        code = "file_cut_short" if count == 1 << 21 else "header_too_large"
+        with raises(ModelError, code):
             read(struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + entry)
 
 
-def test_a_header_without_end_is_refused(scratch: Path) -> None:
-    """A file with a hole in it takes no space, and may be as large as it likes."""
+def test_a_header_that_is_too_long_is_refused(scratch: Path) -> None:
+    """Use sparse files, which take no space whatever their size."""
     with scratch.open("wb") as file:
         file.write(struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + text("general.name"))
         file.write(struct.pack("<IQ", 8, 1 << 33))
         file.truncate(1 << 34)
-    with pytest.raises(ModelError, match="header is longer than any model's"):
+    with raises(ModelError, "header_too_large"):
         read_gguf(scratch)
     with scratch.open("wb") as file:
         file.write(struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + text("words"))
         file.write(struct.pack("<IIQ", 9, 8, 1 << 30))
         file.truncate(1 << 34)
-    with pytest.raises(ModelError, match="more entries than any model's"):
+    with raises(ModelError, "header_too_large"):
         read_gguf(scratch)
     scratch.unlink()
 
 
-def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_readable_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ModelError, match="this is not a file"):
+    with raises(ModelError, "not_a_regular_file"):
         read_gguf(tmp_path / "pipe")
-    with pytest.raises(ModelError, match="this is not a file"):
+    with raises(ModelError, "not_a_regular_file"):
         read_gguf(tmp_path)
-    with pytest.raises(ModelError, match="there is no such file"):
+    with raises(ModelError, "file_missing"):
         read_gguf(tmp_path / "missing")
-    with pytest.raises(ModelError, match="cannot be read"):
+    with raises(ModelError, "file_unreadable"):
         read_gguf(tmp_path / ("x" * 300))
 
 
-def survey(path: Path) -> None:
-    """All that a file says, and every tensor of it."""
+def read_all(path: Path) -> None:
+    """Read the header and every tensor of a file, if it is accepted."""
     try:
         file = read_gguf(path)
-        assert describe(file)
+        assert str(unusable(file))
     except ModelError:
         return
     for tensor in file.tensors.values():
@@ -312,7 +328,7 @@ def test_a_file_cut_anywhere_is_refused(scratch: Path, length: int) -> None:
     with pytest.raises(ModelError) as caught:
         read_bytes(scratch, SOUND[:length])
     if length >= HEADER_BYTES:
-        assert f"{len(SOUND) - length:,} bytes are missing" in str(caught.value)
+        assert f" {len(SOUND) - length:,} bytes " in str(caught.value)
 
 
 @given(
@@ -330,25 +346,18 @@ def test_a_file_cut_anywhere_is_refused(scratch: Path, length: int) -> None:
     )
 )
 @settings(deadline=None, max_examples=400)
+@pytest.mark.process
 def test_bytes_changed_in_the_header_are_refused_or_harmless(
     scratch: Path, changes: list[tuple[int, bytes]]
 ) -> None:
     data = bytearray(SOUND)
-    for place, change in changes:
-        data[place : place + len(change)] = change
+    for position, change in changes:
+        data[position : position + len(change)] = change
     scratch.write_bytes(data)
-    survey(scratch)
+    read_all(scratch)
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, GGUFFile]:
-    directory = tmp_path_factory.mktemp("pair")
-    write_ggml_org(write_checkpoint(directory / "c"), directory / "g")
-    files = [read_gguf(path) for path in (directory / "g").iterdir()]
-    return {file.architecture: file for file in files}
-
-
-def test_facts_are_fetched_by_type(read: Read) -> None:
+def test_metadata_is_accessed_by_type(read: Read) -> None:
     file = read(SOUND)
     assert (file.integer("small"), file.integer("missing", 7)) == (200, 7)
     assert (file.number("precise"), file.number("small")) == (0.1, 200)
@@ -356,100 +365,42 @@ def test_facts_are_fetched_by_type(read: Read) -> None:
     assert file.text("missing") is None
     assert (file.texts("words"), file.texts("none"), file.texts("no")) == (["a", "", "é"], [], [])
     for name in ("claim", "signed", "large", "ratio", "name", "words"):
-        with pytest.raises(ModelError, match=f"{name} must be a positive number"):
+        with raises(ModelError, "metadata_value") as caught:
             file.integer(name)
+        assert f" {name} must be a positive integer, " in str(caught.value)
     for name in ("signed", "name", "words"):
-        with pytest.raises(ModelError, match=f"{name} must be a positive number"):
+        with raises(ModelError, "metadata_value") as caught:
             file.number(name)
+        assert f" {name} must be a positive number, " in str(caught.value)
     for name in ("numbers", "name", "small"):
-        with pytest.raises(ModelError, match=f"{name} must be a list of texts"):
+        with raises(ModelError, "metadata_value") as caught:
             file.texts(name)
-    with pytest.raises(ModelError, match="missing is missing from this GGUF"):
+        assert f" {name} must be a list of strings, " in str(caught.value)
+    with raises(ModelError, "metadata_missing"):
         file.integer("missing")
     file.only("small", 200)
     file.only("missing", 1)
-    with pytest.raises(ModelError, match="small = 200 is not supported"):
+    with raises(ModelError, "setting_unsupported") as caught:
         file.only("small", 199)
+    assert "small = 200 is not supported; only 199 is" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("facts", "sentence"),
-    [
-        ({}, "does not say what model it is"),
-        ({"general.architecture": Fact("str", "qwen3-asr")}, r"dialect of qwen3-asr\.cpp"),
-        ({"general.architecture": Fact("str", "qwen3")}, "for text .qwen3. without the tokens"),
-        ({"general.architecture": Fact("str", "qwen3vl")}, "for text .qwen3vl. without the tokens"),
-        (
-            {"general.architecture": Fact("str", "clip")},
-            r"encoder \(mmproj\) of another model, for images",
-        ),
-        (
-            {
-                "general.architecture": Fact("str", "clip"),
-                "clip.audio.projector_type": Fact("str", "ultravox"),
-            },
-            "with the projector ultravox",
-        ),
-        ({"general.architecture": Fact("str", "canary_ctc")}, r"CTC model \(canary_ctc\)"),
-        ({"general.architecture": Fact("str", "wav2vec2")}, r"CTC model \(wav2vec2\)"),
-        ({"general.architecture": Fact("str", "parakeet")}, "architecture parakeet, not a Qwen3"),
-        ({"general.architecture": Fact("str", "a\nb" * 50)}, r"architecture a\?ba\?b"),
-        (ARCHITECTURE | {"general.type": Fact("str", "adapter")}, "no model but its adapter"),
-        (ARCHITECTURE | {"split.count": Fact("u32", 3)}, "llama-gguf-split --merge"),
-    ],
-)
-def test_a_file_of_no_use_is_described_by_its_content(
-    read: Read, facts: dict[str, Fact], sentence: str
+def test_a_file_that_is_removed_or_cut_after_reading_its_header_is_an_error(
+    scratch: Path, read: Read
 ) -> None:
-    described = describe(read(build(facts)))
-    assert re.search(sentence, described), described
-    assert "\n" not in described
-
-
-@pytest.mark.parametrize(
-    ("tokens", "is_one"),
-    [
-        (["<|audio_start|>", "<asr_text>"], True),
-        (["<|audio_start|>", "<timestamp>"], True),
-        (["<|audio_start|>"], False),
-        (["<asr_text>", "<timestamp>"], False),
-    ],
-)
-def test_a_recognisers_or_an_aligners_tokens_make_a_decoder_of_speech(
-    read: Read, tokens: list[str], *, is_one: bool
-) -> None:
-    file = read(build({"tokenizer.ggml.tokens": Fact("[str]", tokens)}))
-    assert is_speech_decoder(file) == is_one
-
-
-def test_half_of_a_pair_is_described(pair: dict[str, GGUFFile]) -> None:
-    assert "encoder of a Qwen3-ASR without its language model" in describe(pair["clip"])
-    assert "language model of a Qwen3-ASR without its encoder" in describe(pair["qwen3vl"])
-
-
-def test_files_that_are_about_are_described(tmp_path: Path) -> None:
-    dialect = describe(read_gguf(foreign.write_predict_woo(tmp_path / "p.gguf")))
-    assert "models pull qwen3-asr-0.6b" in dialect
-    aligner = describe(read_gguf(foreign.write_ctc_aligner(tmp_path / "a.gguf")))
-    assert "models pull qwen3-aligner-0.6b" in aligner
-    vision = describe(read_gguf(foreign.write_vision_projector(tmp_path / "v.gguf")))
-    assert "a Qwen3-ASR's has the projector qwen3a" in vision
-
-
-def test_a_file_that_vanishes_or_shrinks_is_named(scratch: Path, read: Read) -> None:
     tensor = read(SOUND).tensors["one.weight"]
     scratch.write_bytes(SOUND[:-60])
-    with pytest.raises(ModelError, match="removed or cut while it was read"):
+    with raises(ModelError, "file_changed"):
         tensor.float32()
     scratch.unlink()
-    with pytest.raises(ModelError, match="removed or cut while it was read"):
+    with raises(ModelError, "file_changed"):
         tensor.stored()
 
 
-def test_a_large_vocabulary_is_read_in_a_moment(scratch: Path) -> None:
+def test_a_large_vocabulary_is_read_completely(scratch: Path) -> None:
     words = [f"token{number}" for number in range(152_000)]
-    facts = ARCHITECTURE | {"tokens": Fact("[str]", words), "types": Fact("[i32]", range(152_000))}
-    scratch.write_bytes(build(facts))
+    entries = {"tokens": Entry("[str]", words), "types": Entry("[i32]", range(152_000))}
+    scratch.write_bytes(build(ARCHITECTURE | entries))
     file = read_gguf(scratch)
     assert file.texts("tokens") == words
     assert file.metadata["types"][-1] == 151_999

@@ -1,3 +1,5 @@
+"""Language models as GGUF: llama.cpp gets only files that it can run."""
+
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from tests.sources.decoder import DecoderOptions, write_decoder
 from tests.sources.onnx_release import DecoderType, write_release_decoder
 from tests.sources.weights import Weights
 from tests.support.checkpoints import Shape, write_checkpoint
+from tests.support.errors import raises
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def padded(tmp_path_factory: pytest.TempPathFactory) -> GGUFFile:
-    """An aligner's decoder as the ONNX releases have it."""
+    """Return an aligner's decoder as in the ONNX releases."""
     folder = tmp_path_factory.mktemp("a")
     weights = Weights(write_checkpoint(folder / "c", Shape(n_classes=50)))
     write_decoder(weights, folder / "a.gguf", DecoderOptions())
@@ -40,7 +43,7 @@ def padded(tmp_path_factory: pytest.TempPathFactory) -> GGUFFile:
         DecoderOptions(kind=Type.BF16, has_chat_template=True, begin="<|im_end|>"),
     ],
 )
-def test_what_converters_write_is_understood(
+def test_files_of_the_known_converters_are_accepted(
     tmp_path: Path, checkpoint: Path, options: DecoderOptions
 ) -> None:
     write_decoder(Weights(checkpoint), tmp_path / "d.gguf", options)
@@ -51,56 +54,58 @@ def test_what_converters_write_is_understood(
     assert vocabulary == expected.read_vocabulary()
 
 
-def test_an_aligners_decoder_is_only_an_aligners(padded: GGUFFile) -> None:
+def test_an_aligners_decoder_is_not_accepted_as_a_recognisers(padded: GGUFFile) -> None:
     dimensions, vocabulary = read_text_model(padded, ALIGNER)
     assert dimensions.vocab == len(vocabulary.tokens) == 320
-    with pytest.raises(ModelError, match="is the decoder of a Qwen3-ForcedAligner"):
+    with raises(ModelError, "aligner_decoder"):
         read_text_model(padded, RECOGNISER)
 
 
 @pytest.mark.parametrize("decoder", ["f16", "q8_0", "q4_k", "q5_k"])
-def test_an_aligners_decoder_is_told_from_a_recognisers_in_every_type(
+def test_an_aligners_decoder_is_identified_in_every_type(
     tmp_path: Path, decoder: DecoderType
 ) -> None:
     shape = Shape(hidden=256, ffn=256, n_classes=50)
     weights = Weights(write_checkpoint(tmp_path / "c", shape))
     write_release_decoder(weights, tmp_path / "a.gguf", decoder)
     check_decoder(tmp_path / "a.gguf", ALIGNER)
-    with pytest.raises(ModelError, match="is the decoder of a Qwen3-ForcedAligner"):
+    with raises(ModelError, "aligner_decoder"):
         check_decoder(tmp_path / "a.gguf", RECOGNISER)
 
 
 @pytest.mark.parametrize("shape", [Shape(), Shape(n_classes=50)])
-def test_our_own_decoders_are_checked_by_their_path(tmp_path: Path, shape: Shape) -> None:
+def test_our_own_decoders_pass_the_check(tmp_path: Path, shape: Shape) -> None:
     checkpoint = read_checkpoint(write_checkpoint(tmp_path / "c", shape))
     write_own_decoder(checkpoint, tmp_path / "d.gguf", "f16", "a model")
     check_decoder(tmp_path / "d.gguf", checkpoint.family)
-    with pytest.raises(ModelError, match="there is no such file"):
+    with raises(ModelError, "file_missing"):
         check_decoder(tmp_path / "missing.gguf", checkpoint.family)
 
 
 @pytest.mark.parametrize(
-    ("facts", "sentence"),
+    ("changes", "code", "value"),
     [
-        ({"qwen3vl.attention.head_count_kv": 3}, "4 heads cannot share 3 heads"),
-        ({"qwen3vl.attention.key_length": 33}, "value_length = 32 is not supported"),
-        ({"qwen3vl.context_length": 0}, "context_length must be a positive number"),
-        ({"qwen3vl.rope.freq_base": 1e35}, r"rope_theta cannot be 1e\+35"),
-        ({"qwen3vl.feed_forward_length": 97}, "but its configuration means"),
+        ({"qwen3vl.attention.head_count_kv": 3}, "decoder_heads", "4 heads cannot share 3 "),
+        ({"qwen3vl.attention.key_length": 33}, "setting_unsupported", "value_length = 32 "),
+        ({"qwen3vl.context_length": 0}, "metadata_value", "context_length "),
+        ({"qwen3vl.rope.freq_base": 1e35}, "value_out_of_range", "rope_theta 1e+35 "),
+        ({"qwen3vl.feed_forward_length": 97}, "tensor_shape", ".ffn_"),
         (
             {
                 "tokenizer.ggml.tokens": ["<asr_text>", "<|audio_start|>"] * 2,
                 "tokenizer.ggml.token_type": [4, 3] * 2,
             },
-            "token '<asr_text>' has two ids",
+            "token_duplicate",
+            "'<asr_text>'",
         ),
-        ({"general.architecture": "llama"}, "architecture llama, not a Qwen3-ASR"),
+        ({"general.architecture": "llama"}, "gguf_other_model", "architecture llama, "),
     ],
 )
-def test_what_llama_cpp_would_stumble_over_is_named(
-    padded: GGUFFile, facts: dict[str, Any], sentence: str
+def test_a_model_that_llama_cpp_cannot_run_is_refused(
+    padded: GGUFFile, changes: dict[str, Any], code: str, value: str
 ) -> None:
-    changed = dict(padded.metadata) | facts
+    changed = dict(padded.metadata) | changes
     file = replace(padded, metadata=changed, architecture=changed["general.architecture"])
-    with pytest.raises(ModelError, match=sentence):
+    with raises(ModelError, code) as caught:
         read_text_model(file, ALIGNER)
+    assert value in str(caught.value)

@@ -1,3 +1,5 @@
+"""Decoders as GGUF: the weights of the source, in a form that llama.cpp runs."""
+
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,14 @@ from streamasr.importing.safetensors_checkpoint import read_checkpoint
 from tests.sources.crispasr import Types, write_crispasr
 from tests.support import checkpoints
 from tests.support.checkpoints import Shape, StoredType, token_id, write_checkpoint
+from tests.support.errors import raises
 
-BLOCKS = Shape(d_model=64, hidden=256, ffn=256, head_dim=64)  # rows that q4_k can hold
+BLOCKS = Shape(d_model=64, hidden=256, ffn=256, head_dim=64)  # rows of whole q4_k blocks
 PROMPT = np.array([108, 97, 110, 103, 260, 33, 270], np.int32)
 
 
 def outputs(path: Path, *, hidden_states: bool = False) -> Float32Array:
-    """What llama.cpp says of every position of a prompt."""
+    """Return llama.cpp's output for every position of a prompt."""
     with (
         LlamaModel(path) as model,
         LlamaContext(model, n_ctx=32, n_threads=1, hidden_states=hidden_states) as context,
@@ -33,7 +36,7 @@ def outputs(path: Path, *, hidden_states: bool = False) -> Float32Array:
 
 @pytest.mark.parametrize("shape", [Shape(), Shape(tied=False)])
 @pytest.mark.parametrize("width", ["keep", "f16"])
-def test_a_decoder_from_crispasr_is_the_one_from_the_checkpoint(
+def test_a_decoder_from_crispasr_equals_the_one_from_the_checkpoint(
     tmp_path: Path, shape: Shape, width: WrittenWidth
 ) -> None:
     directory = write_checkpoint(tmp_path / "c", shape, stored_type="F16")
@@ -51,7 +54,7 @@ def test_a_decoder_from_crispasr_is_the_one_from_the_checkpoint(
 
 @pytest.mark.parametrize("shape", [Shape(), BLOCKS, Shape(n_classes=50)])
 @pytest.mark.parametrize("types", ["f16", "q8_0", "q4_k"])
-def test_blocks_are_kept_byte_for_byte(tmp_path: Path, shape: Shape, types: Types) -> None:
+def test_blocks_are_copied_byte_for_byte(tmp_path: Path, shape: Shape, types: Types) -> None:
     directory = write_checkpoint(tmp_path / "c", shape)
     source = read_gguf(write_crispasr(directory, tmp_path / "c.gguf", types))
     write_decoder(read_crispasr(source), tmp_path / "d.gguf", "keep", "m")
@@ -61,24 +64,24 @@ def test_blocks_are_kept_byte_for_byte(tmp_path: Path, shape: Shape, types: Type
         kept = source.tensors[name]
         assert (tensor.stored_type, tensor.shape) == (kept.stored_type, kept.shape)
         assert tensor.stored().tobytes() == kept.stored().tobytes()
-    # A head that only repeats the embeddings is not stored; an aligner's is no part of a decoder.
+    # A head equal to the embeddings is not stored; an aligner's head is not a part of the decoder.
     language_model = {name for name in source.tensors if not name.startswith("audio.")}
     assert language_model - set(written.tensors) == {"output.weight"}
 
 
 @pytest.mark.parametrize("types", ["q8_0", "q4_k"])
-def test_kept_blocks_compute_what_their_values_do(tmp_path: Path, types: Types) -> None:
+def test_copied_blocks_give_the_results_of_their_values(tmp_path: Path, types: Types) -> None:
     directory = write_checkpoint(tmp_path / "c", BLOCKS)
     checkpoint = read_crispasr(read_gguf(write_crispasr(directory, tmp_path / "c.gguf", types)))
     write_decoder(checkpoint, tmp_path / "kept.gguf", "keep", "m")
     write_decoder(checkpoint, tmp_path / "f32.gguf", "f32", "m")
     kept, exact = outputs(tmp_path / "kept.gguf"), outputs(tmp_path / "f32.gguf")
     cosines = (kept * exact).sum(1) / np.linalg.norm(kept, axis=1) / np.linalg.norm(exact, axis=1)
-    assert cosines.min() > 0.99  # activations are quantised to 8 bits meanwhile
+    assert cosines.min() > 0.99  # activations are quantised to 8 bits in one of them
     assert {t.stored_type for t in read_gguf(tmp_path / "f32.gguf").tensors.values()} == {"F32"}
 
 
-def test_an_aligners_hidden_states_are_the_checkpoints(tmp_path: Path) -> None:
+def test_an_aligners_hidden_states_equal_those_of_the_checkpoint(tmp_path: Path) -> None:
     directory = write_checkpoint(tmp_path / "c", Shape(n_classes=50), stored_type="F16")
     write_decoder(read_checkpoint(directory), tmp_path / "ours.gguf", "f16", "m")
     theirs = read_crispasr(read_gguf(write_crispasr(directory, tmp_path / "c.gguf")))
@@ -88,7 +91,7 @@ def test_an_aligners_hidden_states_are_the_checkpoints(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stored", ["F32", "F16", "BF16"])
-def test_checkpoints_can_be_kept_too(tmp_path: Path, stored: StoredType) -> None:
+def test_checkpoints_can_be_copied_unchanged(tmp_path: Path, stored: StoredType) -> None:
     directory = write_checkpoint(tmp_path / "c", stored_type=stored)
     write_decoder(read_checkpoint(directory), tmp_path / "kept.gguf", "keep", "m")
     write_decoder(read_checkpoint(directory), tmp_path / "f32.gguf", "f32", "m")
@@ -112,19 +115,19 @@ def test_llama_cpp_finds_the_tokens_of_a_prompt(tmp_path: Path) -> None:
 
 
 def test_progress_ends_with_all_bytes(tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
+    steps: list[tuple[str, int, int]] = []
     checkpoint = read_checkpoint(write_checkpoint(tmp_path / "c"))
-    write_decoder(checkpoint, tmp_path / "d.gguf", "f16", "m", lambda *step: told.append(step))
+    write_decoder(checkpoint, tmp_path / "d.gguf", "f16", "m", lambda *step: steps.append(step))
     written = read_gguf(tmp_path / "d.gguf").tensors.values()
     total = sum(tensor.n_bytes for tensor in written)
-    assert [what for what, _, _ in told] == ["writing the decoder, f16"] * len(written)
-    done = [done for _, done, _ in told]
+    assert [name for name, _, _ in steps] == ["writing the decoder, f16"] * len(written)
+    done = [done for _, done, _ in steps]
     assert done == sorted(done)
-    assert {all_ for _, _, all_ in told} == {total} == {done[-1]}
+    assert {all_ for _, _, all_ in steps} == {total} == {done[-1]}
 
 
 @pytest.mark.parametrize(("width", "value"), [("f16", 1e5), ("f16", np.nan), ("f32", np.inf)])
-def test_values_that_do_not_fit_are_named(
+def test_values_out_of_range_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: WrittenWidth, value: float
 ) -> None:
     def spoiled(*arguments: Any) -> dict[str, Any]:
@@ -135,11 +138,13 @@ def test_values_that_do_not_fit_are_named(
     random_tensors = checkpoints.random_tensors
     monkeypatch.setattr(checkpoints, "random_tensors", spoiled)
     checkpoint = read_checkpoint(write_checkpoint(tmp_path / "c"))
-    with pytest.raises(ModelError, match=rf"mlp\.up_proj\.weight .* not finite in {width}"):
+    with raises(ModelError, "weight_not_finite") as caught:
         write_decoder(checkpoint, tmp_path / "d.gguf", width, "m")
+    assert "mlp.up_proj.weight " in str(caught.value)
+    assert str(caught.value).endswith(f" {width}")
 
 
-def test_the_file_type_is_only_stated_where_one_is_chosen(tmp_path: Path) -> None:
+def test_the_file_type_is_only_stated_if_a_type_is_chosen(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(write_checkpoint(tmp_path / "c"))
     widths: dict[WrittenWidth, object] = {
         "f32": gguf.LlamaFileType.ALL_F32,
@@ -153,22 +158,23 @@ def test_the_file_type_is_only_stated_where_one_is_chosen(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "code", "value"),
     [
-        ({"rope_theta": 1e308}, r"rope_theta cannot be 1e\+308"),
-        ({"rope_theta": -1.0}, "rope_theta cannot be -1.0"),
-        ({"rms_eps": float("nan")}, "rms_norm_eps cannot be nan"),
-        ({"max_positions": 1 << 40}, "a context of 1099511627776 positions is impossible"),
-        ({"n_heads": 3}, "3 heads cannot share 2 heads of keys and values"),
-        ({"n_kv_heads": 8}, "4 heads cannot share 8 heads of keys and values"),
-        ({"head_dim": 33}, "heads of 33 values cannot be rotated in pairs"),
-        ({"n_layers": 513}, "512 layers at most, not 513"),
+        ({"rope_theta": 1e308}, "value_out_of_range", "rope_theta 1e+308 "),
+        ({"rope_theta": -1.0}, "value_out_of_range", "rope_theta -1.0 "),
+        ({"rms_eps": float("nan")}, "value_out_of_range", "rms_norm_eps nan "),
+        ({"max_positions": 1 << 40}, "context_out_of_range", " 1099511627776 positions "),
+        ({"n_heads": 3}, "decoder_heads", "3 heads cannot share 2 key"),
+        ({"n_kv_heads": 8}, "decoder_heads", "4 heads cannot share 8 key"),
+        ({"head_dim": 33}, "decoder_head_width", " 33 values "),
+        ({"n_layers": 513}, "too_many_layers", "at most 512 layers, not 513"),
     ],
 )
-def test_numbers_that_llama_cpp_would_abort_over_are_named(
-    tmp_path: Path, changes: dict[str, Any], sentence: str
+def test_dimensions_for_which_llama_cpp_would_abort_are_refused(
+    tmp_path: Path, changes: dict[str, Any], code: str, value: str
 ) -> None:
     checkpoint = read_checkpoint(write_checkpoint(tmp_path / "c"))
     text = replace(checkpoint.text, **changes)
-    with pytest.raises(ModelError, match=sentence):
+    with raises(ModelError, code) as caught:
         check_dimensions(checkpoint.audio, text, checkpoint.path)
+    assert value in str(caught.value)

@@ -1,5 +1,6 @@
-"""Releases of ONNX graphs with a GGUF: what belongs together, by content and not by name."""
+"""Releases of ONNX graphs with a GGUF: parts are combined by their content, not by their names."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,18 +19,20 @@ from streamasr.core.errors import ModelError
 from streamasr.core.units import Float32Array
 from streamasr.importing import gguf_text as module
 from streamasr.importing.gguf_file import GGUFTensor
-from streamasr.importing.release import Release, read_releases
+from streamasr.importing.release import OnnxRelease, read_releases
 from streamasr.models.qwen3.names import ALIGNER, RECOGNISER
 from tests.sources.onnx_graphs import Precision
 from tests.sources.onnx_release import DecoderType, write_onnx_release
 from tests.support.checkpoints import Shape, random_tensors, write_checkpoint
+from tests.support.errors import raises
 
 SMALL = Shape(ffn=256, hidden=256)
 LARGE = Shape(d_model=48, hidden=512, ffn=256)
 ALIGNING = Shape(d_model=48, hidden=256, ffn=256, n_classes=50, tied=False)
 SHAPES = {"small": SMALL, "large": LARGE, "aligning": ALIGNING}
-"""As released: the small recogniser's encoder is narrower than the aligner's, whose decoder is as
-wide; the large one's is as wide, but not its decoder."""
+"""Proportions of the released models: the small recogniser has the same decoder width as the
+aligner and a narrower encoder; the large recogniser has the same encoder width as the aligner and a
+wider decoder."""
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int4")
 BITS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
@@ -43,23 +46,23 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Path]) -> Path:
-    """A release in fp16 and q8_0; tests copy it before they change anything."""
+    """Write a release in fp16 and q8_0; tests copy it before they change anything."""
     directory = tmp_path_factory.mktemp("small") / "release"
     return write_onnx_release(checkpoints["small"], directory, "fp16", "q8_0")
 
 
-def only(directory: Path) -> Release:
+def only(directory: Path) -> OnnxRelease:
     [release] = read_releases(directory)
     return release
 
 
-def paths(release: Release) -> tuple[str, str, str]:
+def paths(release: OnnxRelease) -> tuple[str, str, str]:
     return release.frontend.name, release.backend.name, release.decoder.name
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("infix", [True, False])
-def test_a_release_is_understood_in_every_precision_and_naming(
+def test_a_release_is_read_in_every_precision_and_naming(
     tmp_path: Path, checkpoints: dict[str, Path], precision: Precision, *, infix: bool
 ) -> None:
     write_onnx_release(checkpoints["small"], tmp_path / "r", precision, "f16", infix=infix)
@@ -71,7 +74,7 @@ def test_a_release_is_understood_in_every_precision_and_naming(
     assert (release.n_classes, release.classifier, release.data_files) == (None, None, ())
 
 
-def test_names_say_nothing(tmp_path: Path, small: Path) -> None:
+def test_names_are_irrelevant(tmp_path: Path, small: Path) -> None:
     directory = shutil.copytree(small, tmp_path / "r")
     expected = only(directory)
     renamed = {
@@ -89,7 +92,7 @@ def test_names_say_nothing(tmp_path: Path, small: Path) -> None:
 
 
 @pytest.mark.parametrize("decoder", ["f16", "q8_0", "q4_k"])
-def test_an_aligner_is_told_by_the_rows_that_fill_its_head_up(
+def test_an_aligner_is_identified_by_the_padding_of_its_head(
     tmp_path: Path, checkpoints: dict[str, Path], decoder: DecoderType
 ) -> None:
     release = only(write_onnx_release(checkpoints["aligning"], tmp_path, "int8", decoder))
@@ -102,16 +105,16 @@ def test_an_aligner_is_told_by_the_rows_that_fill_its_head_up(
 
 
 @pytest.mark.parametrize("recogniser", ["small", "large"])
-def test_a_recogniser_and_an_aligner_may_lie_side_by_side_under_any_names(
+def test_a_recogniser_and_an_aligner_may_share_a_folder_under_any_names(
     tmp_path: Path, checkpoints: dict[str, Path], recogniser: str
 ) -> None:
-    places = {name: tmp_path / name for name in (recogniser, "aligning")}
-    for name, place in places.items():
-        write_onnx_release(checkpoints[name], place, "int8", "q8_0")
-    expected = {name: only(place) for name, place in places.items()}
+    folders = {name: tmp_path / name for name in (recogniser, "aligning")}
+    for name, folder in folders.items():
+        write_onnx_release(checkpoints[name], folder, "int8", "q8_0")
+    expected = {name: only(folder) for name, folder in folders.items()}
     both = tmp_path / "both"
     both.mkdir()
-    files = sorted(path for place in places.values() for path in place.iterdir())
+    files = sorted(path for folder in folders.values() for path in folder.iterdir())
     new_names = {path: f"{number}{path.suffix}" for number, path in enumerate(files)}
     for path, new_name in new_names.items():
         shutil.copy(path, both / new_name)
@@ -122,7 +125,7 @@ def test_a_recogniser_and_an_aligner_may_lie_side_by_side_under_any_names(
         assert paths(found[release.family]) == tuple(renamed)
 
 
-def test_all_that_was_released_may_lie_in_one_folder(
+def test_all_released_models_may_share_one_folder(
     tmp_path: Path, checkpoints: dict[str, Path]
 ) -> None:
     for name, checkpoint in checkpoints.items():
@@ -140,7 +143,7 @@ def test_all_that_was_released_may_lie_in_one_folder(
         assert len({name.split(".")[0] for name in paths(release)}) == 1
 
 
-def test_names_decide_where_all_else_is_the_same(
+def test_names_decide_if_all_other_criteria_are_equal(
     tmp_path: Path, checkpoints: dict[str, Path]
 ) -> None:
     twin = Shape(d_model=48, hidden=256, ffn=256)
@@ -151,12 +154,12 @@ def test_names_decide_where_all_else_is_the_same(
     assert all("qwen3_aligner" in name for name in paths(found[ALIGNER]))
     for number, path in enumerate(sorted((tmp_path / "r").iterdir())):
         path.rename(tmp_path / "r" / f"{number}{path.suffix}")
-    with pytest.raises(ModelError, match=r"could belong to either of .* folders of their own"):
+    with raises(ModelError, "ambiguous_parts"):
         read_releases(tmp_path / "r")
 
 
 @pytest.mark.parametrize(("own", "other"), [("small", "aligning"), ("aligning", "small")])
-def test_an_encoder_that_is_named_for_the_other_family_is_refused(
+def test_an_encoder_with_the_name_of_the_other_family_is_refused(
     tmp_path: Path, checkpoints: dict[str, Path], own: str, other: str
 ) -> None:
     releases = {
@@ -168,23 +171,25 @@ def test_an_encoder_that_is_named_for_the_other_family_is_refused(
     for path in (releases[own].decoder, releases[other].frontend, releases[other].backend):
         shutil.copy(path, mixed)
     word = "recogniser" if own == "small" else "aligner"
-    with pytest.raises(ModelError, match=f"there is no encoder of the {word} in .*mixed: qwen3_"):
+    with raises(ModelError, "encoder_of_other_family") as caught:
         read_releases(mixed)
+    assert f"{mixed} has no encoder of the {word}: qwen3_" in str(caught.value)
 
 
-def test_a_front_end_that_is_named_for_the_other_family_is_refused(
+def test_a_front_end_with_the_name_of_the_other_family_is_refused(
     tmp_path: Path, small: Path
 ) -> None:
     directory = shutil.copytree(small, tmp_path / "r")
     path = only(directory).frontend
     path.rename(directory / "qwen3_aligner_encoder_frontend.onnx")
-    with pytest.raises(ModelError, match="there is no encoder of the recogniser in"):
+    with raises(ModelError, "encoder_of_other_family") as caught:
         read_releases(directory)
+    assert "has no encoder of the recogniser: " in str(caught.value)
 
 
 @pytest.fixture(scope="module")
-def released_widths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Release]:
-    """One layer each, as wide as Qwen3-ASR-0.6B and Qwen3-ForcedAligner-0.6B are."""
+def released_widths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, OnnxRelease]:
+    """Write models of one layer with the widths of Qwen3-ASR-0.6B and Qwen3-ForcedAligner-0.6B."""
     directory = tmp_path_factory.mktemp("widths")
     thin = Shape(encoder_layers=1, encoder_ffn=32, layers=1, hidden=1024, ffn=256, heads=2)
     shapes = {
@@ -202,17 +207,15 @@ def released_widths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Relea
 
 
 @pytest.mark.parametrize(("own", "other"), [("asr", "aligner"), ("aligner", "asr")])
-def test_released_widths_tell_an_encoder_from_the_other_familys_under_any_names(
-    tmp_path: Path, released_widths: dict[str, Release], own: str, other: str
+def test_released_widths_identify_the_family_of_an_encoder_under_any_names(
+    tmp_path: Path, released_widths: dict[str, OnnxRelease], own: str, other: str
 ) -> None:
     shutil.copy(released_widths[own].decoder, tmp_path / "0.gguf")
     for number, role in enumerate(("frontend", "backend")):
         shutil.copy(getattr(released_widths[other], role), tmp_path / f"{number}.onnx")
-    with pytest.raises(
-        ModelError, match=r"there is no encoder of the .* in .* by its name or size"
-    ):
+    with raises(ModelError, "encoder_of_other_family"):
         read_releases(tmp_path)
-    # With the other's decoder beside them, they are its own.
+    # With the other model's decoder in the folder, the graphs belong to that.
     shutil.copy(released_widths[other].decoder, tmp_path / "1.gguf")
     assert only(tmp_path).family == released_widths[other].family
     for number, role in enumerate(("frontend", "backend")):
@@ -221,7 +224,7 @@ def test_released_widths_tell_an_encoder_from_the_other_familys_under_any_names(
     assert both == {RECOGNISER: 896, ALIGNER: 1024}
 
 
-def test_of_several_precisions_the_finest_encoder_and_an_8_bit_decoder_are_taken(
+def test_of_several_precisions_the_best_encoder_and_the_8_bit_decoder_are_used(
     tmp_path: Path, checkpoints: dict[str, Path]
 ) -> None:
     decoders: tuple[DecoderType, ...] = ("f16", "q4_k", "q8_0", "q5_k")
@@ -236,21 +239,22 @@ def test_of_several_precisions_the_finest_encoder_and_an_8_bit_decoder_are_taken
     assert only(tmp_path).decoder.name == "qwen3_asr_llm.q5_k.gguf"
 
 
-def test_two_graphs_that_cannot_be_told_apart_are_refused(tmp_path: Path, small: Path) -> None:
+def test_two_equal_graphs_are_refused(tmp_path: Path, small: Path) -> None:
     directory = shutil.copytree(small, tmp_path / "r")
     backend = only(directory).backend
     shutil.copy(backend, directory / "copy.onnx")
-    with pytest.raises(ModelError, match=r"holds copy\.onnx and .*, which cannot be told apart"):
+    with raises(ModelError, "ambiguous_parts") as caught:
         read_releases(directory)
+    assert "copy.onnx and " in str(caught.value)
 
 
-def test_releases_are_found_one_folder_deeper(tmp_path: Path, small: Path) -> None:
+def test_releases_are_found_in_subfolders(tmp_path: Path, small: Path) -> None:
     shutil.copytree(small, tmp_path / "outer" / "Qwen3-ASR-0.6B")
     shutil.copytree(small, tmp_path / "outer" / ".hidden")
     assert only(tmp_path / "outer").name == "Qwen3-ASR-0.6B"
 
 
-def test_other_files_do_no_harm(tmp_path: Path, small: Path) -> None:
+def test_other_files_are_ignored(tmp_path: Path, small: Path) -> None:
     directory = shutil.copytree(small, tmp_path / "r")
     (directory / "README.md").write_text("# hello")
     (directory / "mel_filters.npy").write_bytes(bytes(100))
@@ -268,28 +272,31 @@ def test_other_files_do_no_harm(tmp_path: Path, small: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("left", "lack"),
+    ("present", "missing"),
     [
-        (("frontend",), "back end .* and the decoder"),
-        (("backend",), "front end .* and the decoder"),
-        (("frontend", "backend"), r"lacks the decoder \(a GGUF of qwen3vl\)\."),
-        (("frontend", "decoder"), r"lacks the encoder's back end .*\."),
-        (("backend", "decoder"), r"lacks the encoder's front end .*\."),
+        (("frontend",), ("back end", "decoder")),
+        (("backend",), ("front end", "decoder")),
+        (("frontend", "backend"), ("decoder",)),
+        (("frontend", "decoder"), ("back end",)),
+        (("backend", "decoder"), ("front end",)),
     ],
 )
-def test_what_is_missing_is_named(
-    tmp_path: Path, small: Path, left: tuple[str, ...], lack: str
+def test_the_missing_parts_of_an_incomplete_release_are_named(
+    tmp_path: Path, small: Path, present: tuple[str, ...], missing: tuple[str, ...]
 ) -> None:
     release = only(small)
-    for role in left:
+    for role in present:
         shutil.copy(getattr(release, role), tmp_path)
-    with pytest.raises(ModelError, match=lack):
+    with raises(ModelError, "model_parts_missing") as caught:
         read_releases(tmp_path)
+    parts = ("front end", "back end", "decoder")
+    named = tuple(part for part in parts if f"{part} (" in str(caught.value))
+    assert named == missing
 
 
 def test_a_folder_without_any_part_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match="holds no graph of a Qwen3-ASR encoder"):
+    with raises(ModelError, "no_encoder_graphs"):
         read_releases(tmp_path)
 
 
@@ -300,21 +307,22 @@ def test_parts_of_different_models_are_refused(
     directory = shutil.copytree(small, tmp_path / "r")
     other = only(write_onnx_release(checkpoints["large"], tmp_path / "o", "fp16", "q8_0"))
     shutil.copy(getattr(other, role), getattr(only(directory), role))
-    with pytest.raises(
-        ModelError, match=r"holds files of different models: by their widths, .*(48|512)"
-    ):
+    with raises(ModelError, "model_parts_differ") as caught:
         read_releases(directory)
+    assert {"48", "512"} & set(re.findall(r"\d+", str(caught.value)))
 
 
-def test_a_model_for_text_is_no_decoder(tmp_path: Path, small: Path) -> None:
+def test_a_text_model_is_not_accepted_as_a_decoder(tmp_path: Path, small: Path) -> None:
     directory = shutil.copytree(small, tmp_path / "r")
     path = only(directory).decoder
     path.write_bytes(path.read_bytes().replace(b"<|audio_start|>", b"<|radio_start|>"))
-    with pytest.raises(ModelError, match=r"lacks the decoder .*without the tokens of speech"):
+    with raises(ModelError, "model_parts_missing") as caught:
         read_releases(directory)
+    assert "lacks the decoder " in str(caught.value)
+    assert "is a language model for text" in str(caught.value)
 
 
-def change_fact(path: Path, name: str, values: list[object]) -> None:
+def change_metadata(path: Path, name: str, values: list[object]) -> None:
     """Overwrite a number in a GGUF's header, or an array of them."""
     field = gguf.GGUFReader(path, "r+").fields[name]
     for index, value in zip(field.data, values, strict=True):
@@ -324,30 +332,33 @@ def change_fact(path: Path, name: str, values: list[object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "sentence"),
+    ("name", "values", "error"),
     [
-        ("block_count", [100_000], "block_count is 100000, but there are 2 layers"),
-        ("attention.layer_norm_rms_epsilon", [-1], "epsilon must be a positive number"),
-        ("rope.freq_base", [0], "freq_base must be a positive number"),
-        ("rope.dimension_sections", [0] * 4, r"sections = \[0, 0, 0, 0\] is not supported"),
-        ("attention.head_count_kv", [3], "4 heads cannot share 3"),
+        ("block_count", [100_000], ("layer_count", "block_count is 100000, ")),
+        ("attention.layer_norm_rms_epsilon", [-1], ("metadata_value", "rms_epsilon ")),
+        ("rope.freq_base", [0], ("metadata_value", "freq_base ")),
+        ("rope.dimension_sections", [0] * 4, ("setting_unsupported", "sections = [0, 0, 0, 0] ")),
+        ("attention.head_count_kv", [3], ("decoder_heads", "4 heads cannot share 3 ")),
     ],
 )
-def test_a_decoder_that_llama_cpp_would_stumble_over_is_refused(
-    tmp_path: Path, small: Path, name: str, values: list[object], sentence: str
+def test_a_decoder_that_llama_cpp_cannot_run_is_refused(
+    tmp_path: Path, small: Path, name: str, values: list[object], error: tuple[str, str]
 ) -> None:
+    code, value = error
     directory = shutil.copytree(small, tmp_path / "r")
-    change_fact(only(directory).decoder, f"qwen3vl.{name}", values)
-    with pytest.raises(ModelError, match=sentence):
+    change_metadata(only(directory).decoder, f"qwen3vl.{name}", values)
+    with raises(ModelError, code) as caught:
         read_releases(directory)
+    assert value in str(caught.value)
 
 
-def test_a_decoder_with_a_token_twice_is_refused(tmp_path: Path, small: Path) -> None:
+def test_a_decoder_with_a_duplicate_token_is_refused(tmp_path: Path, small: Path) -> None:
     directory = shutil.copytree(small, tmp_path / "r")
     path = only(directory).decoder
     path.write_bytes(path.read_bytes().replace(b"[PAD300]", b"[PAD301]"))
-    with pytest.raises(ModelError, match=r"token '\[PAD301\]' has two ids"):
+    with raises(ModelError, "token_duplicate") as caught:
         read_releases(directory)
+    assert "'[PAD301]'" in str(caught.value)
 
 
 @pytest.mark.parametrize("role", ["frontend", "backend", "decoder"])
@@ -355,13 +366,12 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, small: Path, role: 
     directory = shutil.copytree(small, tmp_path / "r")
     path: Path = getattr(only(directory), role)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ModelError, match=path.name):
+    with pytest.raises(ModelError, match=path.name) as caught:
         read_releases(directory)
+    assert caught.value.code in {"file_cut_short", "graph_damaged"}
 
 
-def test_weights_in_a_file_beside_the_graph_belong_to_the_release(
-    tmp_path: Path, small: Path
-) -> None:
+def test_external_weights_of_a_graph_belong_to_the_release(tmp_path: Path, small: Path) -> None:
     directory = shutil.copytree(small, tmp_path / "r")
     path = only(directory).backend
     onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights.bin")
@@ -369,22 +379,23 @@ def test_weights_in_a_file_beside_the_graph_belong_to_the_release(
     assert release.data_files == (directory / "weights.bin",)
     assert release.precision == "fp16"
     (directory / "weights.bin").unlink()
-    with pytest.raises(ModelError, match=r"weights\.bin: there is no such file"):
+    with raises(ModelError, "external_data_missing") as caught:
         read_releases(directory)
+    assert "weights.bin" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["model.json", "Model.JSON", "decoder.gguf", "classifier.npy"])
-def test_weights_must_not_take_the_name_of_another_file(
+def test_external_weights_must_not_have_a_reserved_name(
     tmp_path: Path, small: Path, name: str
 ) -> None:
     directory = shutil.copytree(small, tmp_path / "r")
     path = only(directory).backend
     onnx.save(onnx.load(path), path, save_as_external_data=True, location=name)
-    with pytest.raises(ModelError, match="has the name of another file"):
+    with raises(ModelError, "reserved_name"):
         read_releases(directory)
 
 
-def test_widths_that_the_outputs_do_not_state_are_not_needed(tmp_path: Path, small: Path) -> None:
+def test_outputs_need_not_state_their_widths(tmp_path: Path, small: Path) -> None:
     directory = shutil.copytree(small, tmp_path / "r")
     expected = only(directory)
     for path in (expected.frontend, expected.backend):
@@ -395,10 +406,10 @@ def test_widths_that_the_outputs_do_not_state_are_not_needed(tmp_path: Path, sma
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_widths_that_no_output_states_are_those_of_the_weights(
+def test_unstated_widths_are_inferred_from_the_weights(
     tmp_path: Path, checkpoints: dict[str, Path], precision: Precision
 ) -> None:
-    """A recogniser's back end that takes as much as an aligner's, and has more bits."""
+    """Use a recogniser's back end with the input width of the aligner's, and with more bits."""
     write_onnx_release(checkpoints["large"], tmp_path, "fp32", "q8_0")
     write_onnx_release(checkpoints["aligning"], tmp_path, precision, "q8_0")
     for number, path in enumerate(sorted(tmp_path.glob("*backend*.onnx"))):
@@ -418,13 +429,14 @@ def test_inputs_must_state_their_widths(tmp_path: Path, small: Path) -> None:
         model = onnx.load(path)
         model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "any"
         onnx.save(model, path)
-        with pytest.raises(ModelError, match=f"{name} must state its"):
+        with raises(ModelError, "graph_axes_dynamic") as caught:
             read_releases(directory)
+        assert name in str(caught.value)
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """An output matrix in memory."""
+    """Output matrix in memory."""
 
     values: Float32Array
 
@@ -444,7 +456,7 @@ def count_classes(values: Float32Array) -> int | None:
 
 
 def sizes() -> Iterator[tuple[int, int]]:
-    step = module._ROWS_AT_ONCE
+    step = module._ROW_STEP
     for n_rows in (step - 1, step, step + 1, 3 * step + 7):
         for n_pads in (2, 3, step - 1, step, step + 1):
             if n_pads < n_rows:
@@ -452,7 +464,7 @@ def sizes() -> Iterator[tuple[int, int]]:
 
 
 @pytest.mark.parametrize(("n_rows", "n_pads"), [*sizes()])
-def test_classes_are_counted_around_the_borders_of_pieces(n_rows: int, n_pads: int) -> None:
+def test_classes_are_counted_around_the_boundaries_of_steps(n_rows: int, n_pads: int) -> None:
     values = np.zeros((n_rows, 4), np.float32)
     values[:, 0] = np.arange(n_rows)
     values[n_rows - n_pads :] = -100
@@ -460,7 +472,7 @@ def test_classes_are_counted_around_the_borders_of_pieces(n_rows: int, n_pads: i
 
 
 @given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 3))
-def test_classes_are_counted_whatever_they_are(n_classes: int, n_pads: int, seed: int) -> None:
+def test_any_classes_are_counted(n_classes: int, n_pads: int, seed: int) -> None:
     values = np.random.default_rng(seed).normal(size=(n_classes, 8)).astype(np.float32)
     values[0] = -100  # a class may look like the padding
     padded = np.concatenate([values, np.full((n_pads, 8), -100, np.float32)])
@@ -469,7 +481,9 @@ def test_classes_are_counted_whatever_they_are(n_classes: int, n_pads: int, seed
 
 
 @pytest.mark.parametrize("filling", [0.0, 1.0])
-def test_rows_that_fill_a_vocabulary_up_make_no_aligner(filling: float) -> None:
+def test_the_padding_of_a_recognisers_vocabulary_is_not_mistaken_for_an_aligners(
+    filling: float,
+) -> None:
     values = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
     values[10:] = filling
     assert count_classes(values) is None

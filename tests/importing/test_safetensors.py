@@ -1,4 +1,4 @@
-"""Reading checkpoints: both key styles come out alike, and whatever is wrong is named."""
+"""Safetensors checkpoints: both key styles give the same result; invalid files are refused."""
 
 import json
 import math
@@ -26,6 +26,7 @@ from tests.support.checkpoints import (
     write_checkpoint,
     write_weights,
 )
+from tests.support.errors import raises
 
 SHAPES = {
     "tied": Shape(),
@@ -59,9 +60,7 @@ def test_dimensions_are_read_from_the_configuration(tmp_path: Path, style: KeySt
 
 
 @pytest.mark.parametrize("style", ["native", "original"])
-def test_a_recogniser_and_an_aligner_are_told_apart_by_their_head(
-    tmp_path: Path, style: KeyStyle
-) -> None:
+def test_the_family_is_identified_by_the_head(tmp_path: Path, style: KeyStyle) -> None:
     families = {
         name: read_checkpoint(write_checkpoint(tmp_path / name, shape, style=style)).family
         for name, shape in SHAPES.items()
@@ -70,7 +69,7 @@ def test_a_recogniser_and_an_aligner_are_told_apart_by_their_head(
     assert set(families.values()) == {"qwen3-asr"}
 
 
-def test_an_aligner_with_as_many_classes_as_tokens_is_still_one(tmp_path: Path) -> None:
+def test_an_aligner_with_as_many_classes_as_tokens_is_identified(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(write_checkpoint(tmp_path, Shape(n_classes=320)))
     assert checkpoint.family == "qwen3-forced-aligner"
 
@@ -86,7 +85,7 @@ def test_shards_and_half_precision_are_read(tmp_path: Path, stored_type: StoredT
         np.testing.assert_allclose(tensor.float32(), values, rtol=precision, atol=1e-6)
 
 
-def test_a_head_that_repeats_the_embeddings_is_dropped(tmp_path: Path) -> None:
+def test_a_head_equal_to_the_embeddings_is_omitted(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     tensors = random_tensors(Shape(), seed=0)
     tensors[HEAD] = tensors[EMBEDDINGS]
@@ -94,14 +93,16 @@ def test_a_head_that_repeats_the_embeddings_is_dropped(tmp_path: Path) -> None:
     assert HEAD not in read_checkpoint(tmp_path).tensors
 
 
-def test_a_head_that_differs_is_kept_whatever_the_configuration_says(tmp_path: Path) -> None:
+def test_a_head_unlike_the_embeddings_is_kept_even_if_the_configuration_ties_it(
+    tmp_path: Path,
+) -> None:
     write_checkpoint(tmp_path)
     tensors = random_tensors(Shape(tied=False), seed=0)
     rewrite(tmp_path, tensors)
     assert HEAD in read_checkpoint(tmp_path).tensors
 
 
-def test_languages_and_time_step_are_read_where_they_are(tmp_path: Path) -> None:
+def test_languages_and_time_step_are_read_from_either_file(tmp_path: Path) -> None:
     original = read_checkpoint(
         write_checkpoint(tmp_path / "original", SHAPES["aligner"], style="original")
     )
@@ -115,31 +116,35 @@ def test_languages_and_time_step_are_read_where_they_are(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("style", ["native", "original"])
-def test_a_missing_tensor_is_named(tmp_path: Path, style: KeyStyle) -> None:
+def test_a_missing_tensor_is_an_error(tmp_path: Path, style: KeyStyle) -> None:
     write_checkpoint(tmp_path, style=style)
     tensors = random_tensors(Shape(), seed=0)
     del tensors["audio_tower.layers.1.fc1.bias"]
     rewrite(tmp_path, tensors, style)
-    with pytest.raises(ModelError, match=r"tensor audio_tower\.layers\.1\.fc1\.bias is missing"):
+    with raises(ModelError, "tensor_missing") as caught:
         read_checkpoint(tmp_path)
+    assert "tensor audio_tower.layers.1.fc1.bias " in str(caught.value)
 
 
-def test_an_unexpected_tensor_is_named_as_the_file_names_it(tmp_path: Path) -> None:
+def test_an_unexpected_tensor_is_reported_with_its_name_in_the_file(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     tensors = random_tensors(Shape(), seed=0)
     tensors["language_model.layers.0.self_attn.q_proj.bias"] = np.zeros(128, np.float32)
     rewrite(tmp_path, tensors)
-    with pytest.raises(ModelError, match=r"model\.language_model\.layers\.0\.self_attn\.q_proj"):
+    with raises(ModelError, "tensor_unexpected") as caught:
         read_checkpoint(tmp_path)
+    assert "model.language_model.layers.0.self_attn.q_proj.bias" in str(caught.value)
 
 
-def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
+def test_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     tensors = random_tensors(Shape(), seed=0)
     tensors["audio_tower.conv_out.weight"] = np.zeros((32, 127), np.float32)
     rewrite(tmp_path, tensors)
-    with pytest.raises(ModelError, match=r"conv_out\.weight is \(32, 127\), .* means \(32, 128\)"):
+    with raises(ModelError, "tensor_shape") as caught:
         read_checkpoint(tmp_path)
+    assert "conv_out.weight has the shape (32, 127), " in str(caught.value)
+    assert "(32, 128)" in str(caught.value)
 
 
 def test_a_head_of_another_width_is_refused(tmp_path: Path) -> None:
@@ -147,107 +152,170 @@ def test_a_head_of_another_width_is_refused(tmp_path: Path) -> None:
     tensors = random_tensors(Shape(), seed=0)
     tensors[HEAD] = np.zeros((320, 47), np.float32)
     rewrite(tmp_path, tensors)
-    with pytest.raises(ModelError, match=r"lm_head\.weight is \(320, 47\)"):
+    with raises(ModelError, "tensor_shape") as caught:
         read_checkpoint(tmp_path)
+    assert "lm_head.weight has the shape (320, 47)" in str(caught.value)
 
 
 def test_a_tensor_in_both_key_styles_is_refused(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     named = native_names(random_tensors(Shape(), seed=0))
     write_weights(tmp_path, named | {"thinker.model.norm.weight": np.zeros(48, np.float32)})
-    with pytest.raises(ModelError, match="there twice, in two key styles"):
+    with raises(ModelError, "tensor_duplicate"):
         read_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "code", "value"),
     [
-        (lambda c: c.clear(), "audio_config is missing"),
-        (lambda c: c.pop("text_config"), "text_config is missing"),
-        (lambda c: c.update(audio_config=7), "a JSON object was expected"),
-        (lambda c: c["audio_config"].pop("d_model"), "d_model is missing"),
-        (lambda c: c["audio_config"].update(d_model="32"), "d_model must be a positive number"),
-        (lambda c: c["audio_config"].update(d_model=0), "d_model must be a positive number"),
-        (lambda c: c["audio_config"].update(encoder_attention_heads=5), "split into 5 heads"),
-        (lambda c: c["audio_config"].update(n_window_infer=850), "not a multiple"),
+        (lambda c: c.clear(), "json_value_missing", "audio_config"),
+        (lambda c: c.pop("text_config"), "json_value_missing", "text_config"),
+        (lambda c: c.update(audio_config=7), "json_not_object", "found 7"),
+        (lambda c: c["audio_config"].pop("d_model"), "json_value_missing", "d_model"),
+        (lambda c: c["audio_config"].update(d_model="32"), "json_value", "d_model "),
+        (lambda c: c["audio_config"].update(d_model=0), "json_value", "d_model "),
+        (
+            lambda c: c["audio_config"].update(encoder_attention_heads=5),
+            "encoder_heads",
+            "into 5 heads",
+        ),
+        (lambda c: c["audio_config"].update(n_window_infer=850), "encoder_window", "850"),
         (
             lambda c: c["audio_config"].update(output_dim=64),
-            "output_dim 64 is not the LLM's hidden_size 48",
+            "encoder_decoder_widths",
+            "64 is not the LLM's hidden_size 48",
         ),
-        (lambda c: c["audio_config"].update(activation_function="relu"), "'relu' is not supported"),
-        (lambda c: c["audio_config"].update(encoder_layers=3), r"layers\.2\.\S+ is missing"),
-        (lambda c: c["text_config"].pop("rope_parameters"), "rope_theta is missing"),
+        (
+            lambda c: c["audio_config"].update(activation_function="relu"),
+            "setting_unsupported",
+            "'relu' is not supported; only 'gelu' is",
+        ),
+        (lambda c: c["audio_config"].update(encoder_layers=3), "tensor_missing", "layers.2."),
+        (lambda c: c["text_config"].pop("rope_parameters"), "json_value_missing", "rope_theta"),
         (
             lambda c: c["text_config"]["rope_parameters"].update(rope_type="yarn"),
-            "rope_type = 'yarn' is not supported",
+            "setting_unsupported",
+            "rope_type = 'yarn' ",
         ),
-        (lambda c: c["text_config"].update(use_sliding_window=True), "use_sliding_window = True"),
-        (lambda c: c["text_config"].update(rms_norm_eps="tiny"), "rms_norm_eps must be a number"),
-        (lambda c: c["text_config"].update(head_dim=64), "q_proj.weight is"),
+        (
+            lambda c: c["text_config"].update(use_sliding_window=True),
+            "setting_unsupported",
+            "use_sliding_window = True ",
+        ),
+        (lambda c: c["text_config"].update(rms_norm_eps="tiny"), "json_value", "rms_norm_eps "),
+        (lambda c: c["text_config"].update(head_dim=64), "tensor_shape", "q_proj.weight "),
         (
             lambda c: (
                 c.update(tie_word_embeddings=False)
                 or c["text_config"].update(tie_word_embeddings=False)
             ),
-            "lm_head.weight is missing",
+            "tensor_missing",
+            "lm_head.weight ",
         ),
-        (lambda c: c.update(support_languages="all"), "support_languages must be a list"),
-        (lambda c: c["audio_config"].update(d_model=True), "d_model must be a positive number"),
-        (lambda c: c["audio_config"].update(d_model=1 << 40), "d_model must be a positive number"),
-        (lambda c: c["audio_config"].update(n_window=10**9), "2000000000 frames in a chunk"),
-        (lambda c: c["audio_config"].update(n_window=2000), "encoder of 4000 frames in a chunk"),
-        (lambda c: c["audio_config"].update(n_window_infer=10**8), "frames in a window"),
-        (lambda c: c["audio_config"].update(num_mel_bins=10**9), "mel bins is impossible"),
-        (lambda c: c["audio_config"].update(downsample_hidden_size=10**9), "channels is imposs"),
-        (lambda c: c["audio_config"].update(d_model=10**9), "d_model is impossible"),
-        (lambda c: c["audio_config"].update(encoder_layers=10**9), "layers is impossible"),
-        (lambda c: c["text_config"].update(vocab_size=10**9), "tokens is impossible"),
-        (lambda c: c["text_config"].update(num_attention_heads=10**9), "heads is impossible"),
+        (lambda c: c.update(support_languages="all"), "json_value", "support_languages "),
+        (lambda c: c["audio_config"].update(d_model=True), "json_value", "d_model "),
+        (lambda c: c["audio_config"].update(d_model=1 << 40), "json_value", "d_model "),
+        (
+            lambda c: c["audio_config"].update(n_window=10**9),
+            "size_out_of_range",
+            "2000000000 frames in a chunk",
+        ),
+        (
+            lambda c: c["audio_config"].update(n_window=2000),
+            "size_out_of_range",
+            "the encoder has 4000 frames in a chunk; the limit is 3000",
+        ),
+        (
+            lambda c: c["audio_config"].update(n_window_infer=10**8),
+            "size_out_of_range",
+            "frames in an attention window",
+        ),
+        (lambda c: c["audio_config"].update(num_mel_bins=10**9), "size_out_of_range", " mel bins;"),
+        (
+            lambda c: c["audio_config"].update(downsample_hidden_size=10**9),
+            "size_out_of_range",
+            " channels;",
+        ),
+        (lambda c: c["audio_config"].update(d_model=10**9), "size_out_of_range", " in d_model;"),
+        (lambda c: c["audio_config"].update(encoder_layers=10**9), "size_out_of_range", " layers;"),
+        (lambda c: c["text_config"].update(vocab_size=10**9), "size_out_of_range", " tokens;"),
+        (
+            lambda c: c["text_config"].update(num_attention_heads=10**9),
+            "size_out_of_range",
+            " heads;",
+        ),
         (
             lambda c: c["text_config"].update(rms_norm_eps=math.nan),
-            "rms_norm_eps must be a number, not nan",
+            "json_value",
+            "rms_norm_eps must be a finite number, not nan",
         ),
-        (lambda c: c["text_config"].update(rms_norm_eps=10**400), "must be a number, not 1000"),
-        (lambda c: c.update(timestamp_segment_time=math.nan), "must be a number, not nan"),
-        (lambda c: c.update(timestamp_segment_time=math.inf), "must be a number, not inf"),
-        (lambda c: c.update(timestamp_segment_time=0.08), "is 0.08, but .* 10 to 1000 mill"),
-        (lambda c: c.update(timestamp_segment_time=-80), "is -80.0, but a time class lasts"),
-        (lambda c: c.update(timestamp_segment_time=1001), "is 1001.0, but a time class lasts"),
+        (lambda c: c["text_config"].update(rms_norm_eps=10**400), "json_value", "not 1000"),
+        (lambda c: c.update(timestamp_segment_time=math.nan), "json_value", "not nan"),
+        (lambda c: c.update(timestamp_segment_time=math.inf), "json_value", "not inf"),
+        (
+            lambda c: c.update(timestamp_segment_time=0.08),
+            "timestamp_step_out_of_range",
+            "is 0.08; it must be from 10 to 1000 milliseconds",
+        ),
+        (
+            lambda c: c.update(timestamp_segment_time=-80),
+            "timestamp_step_out_of_range",
+            "is -80.0; ",
+        ),
+        (
+            lambda c: c.update(timestamp_segment_time=1001),
+            "timestamp_step_out_of_range",
+            "is 1001.0; ",
+        ),
     ],
 )
-def test_a_configuration_that_cannot_be_is_named_in_one_line(
-    tmp_path: Path, change: Callable[[dict[str, Any]], object], sentence: str
+def test_an_invalid_configuration_is_refused_in_one_line(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], code: str, value: str
 ) -> None:
     write_checkpoint(tmp_path)
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
     change(config)
     path.write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=sentence) as raised:
+    with raises(ModelError, code) as caught:
         read_checkpoint(tmp_path)
-    assert "\n" not in str(raised.value)
-    assert str(tmp_path) in str(raised.value)
+    assert value in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["quantization", "quantization_config"])
-def test_weights_that_another_program_has_quantised_are_named(tmp_path: Path, name: str) -> None:
+def test_weights_quantised_by_another_program_are_refused(tmp_path: Path, name: str) -> None:
     write_checkpoint(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {name: {"bits": 4}}))
-    with pytest.raises(ModelError, match="were quantised for another program"):
+    with raises(ModelError, "weights_quantised_elsewhere"):
         read_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"\xff\xfe", b"[" * 10**5])
-def test_a_missing_or_broken_configuration_is_named(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (None, "file_missing"),
+        (b"", "json_invalid"),
+        (b"{", "json_invalid"),
+        (b"[]", "json_not_object"),
+        (b"\xff\xfe", "file_unreadable"),
+        (b"[" * 10**5, "json_invalid"),
+    ],
+)
+def test_a_missing_or_damaged_configuration_is_an_error(
+    tmp_path: Path, content: bytes | None, code: str
+) -> None:
     write_checkpoint(tmp_path)
     path = tmp_path / "config.json"
     if content is None:
         path.unlink()
     else:
         path.write_bytes(content)
-    with pytest.raises(ModelError, match=r"config\.json: "):
+    with raises(ModelError, code) as caught:
         read_checkpoint(tmp_path)
+    assert "config.json" in str(caught.value)
 
 
 def safetensors(header: bytes) -> bytes:
@@ -268,80 +336,83 @@ def safetensors(header: bytes) -> bytes:
         (10).to_bytes(8, "little") + b"not json!!",
     ],
 )
-def test_a_file_that_is_no_safetensors_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
     write_checkpoint(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(content)
-    with pytest.raises(ModelError, match=r"model\.safetensors(: | is empty)"):
+    with raises(ModelError, "not_safetensors" if content else "file_empty") as caught:
         read_checkpoint(tmp_path)
+    assert "model.safetensors" in str(caught.value)
 
 
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ModelError, match="cut short or broken at tensor"):
+    with raises(ModelError, "file_cut_short"):
         read_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "entry",
+    ("entry", "code"),
     [
-        {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]},
-        {"dtype": "F32", "shape": [1]},
-        {"dtype": "F32", "shape": 1, "data_offsets": [0, 4]},
-        {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]},
-        {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]},
-        7,
-        {"dtype": "F32", "shape": [1], "data_offsets": ["0", "4"]},
-        {"dtype": "F32", "shape": [1], "data_offsets": [0.0, 4.0]},
-        {"dtype": "F32", "shape": [1], "data_offsets": [False, 4]},
-        {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]},
-        {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]},
-        {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]},
-        {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]},
-        {"dtype": "F32", "shape": [1] * 9, "data_offsets": [0, 4]},
-        {"dtype": "F32", "shape": "1", "data_offsets": [0, 4]},
-        {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]},
+        ({"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}, "tensor_entry_invalid"),
+        ({"dtype": "F32", "shape": [1]}, "tensor_entry_invalid"),
+        ({"dtype": "F32", "shape": 1, "data_offsets": [0, 4]}, "tensor_entry_invalid"),
+        ({"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}, "file_cut_short"),
+        ({"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}, "file_cut_short"),
+        (7, "tensor_entry_invalid"),
+        ({"dtype": "F32", "shape": [1], "data_offsets": ["0", "4"]}, "tensor_entry_invalid"),
+        ({"dtype": "F32", "shape": [1], "data_offsets": [0.0, 4.0]}, "tensor_entry_invalid"),
+        ({"dtype": "F32", "shape": [1], "data_offsets": [False, 4]}, "tensor_entry_invalid"),
+        ({"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]}, "tensor_entry_invalid"),
+        ({"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}, "tensor_entry_invalid"),
+        ({"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}, "tensor_entry_invalid"),
+        ({"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}, "tensor_entry_invalid"),
+        ({"dtype": "F32", "shape": [1] * 9, "data_offsets": [0, 4]}, "tensor_axes"),
+        ({"dtype": "F32", "shape": "1", "data_offsets": [0, 4]}, "tensor_entry_invalid"),
+        ({"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}, "tensor_entry_invalid"),
     ],
 )
-def test_a_header_entry_that_cannot_be_is_named(tmp_path: Path, entry: object) -> None:
+def test_an_invalid_header_entry_is_refused(tmp_path: Path, entry: object, code: str) -> None:
     header = json.dumps({"weight": entry}).encode()
     path = tmp_path / "model.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
-    with pytest.raises(ModelError, match="tensor weight"):
+    with raises(ModelError, code) as caught:
         read_header(path)
+    assert "tensor weight" in str(caught.value)
 
 
-def test_missing_weights_are_named(tmp_path: Path) -> None:
+def test_missing_weights_are_an_error(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"model\.safetensors"):
+    with raises(ModelError, "file_missing") as caught:
         read_checkpoint(tmp_path)
+    assert "model.safetensors" in str(caught.value)
 
 
-def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+def test_a_missing_shard_is_an_error(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, n_shards=2)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(ModelError, match="model-00002-of-00002"):
+    with raises(ModelError, "file_missing") as caught:
         read_checkpoint(tmp_path)
+    assert "model-00002-of-00002" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     "shard", ["../outside", "sub/inside", "/dev/zero", "..", ".", "", "a\\b", "a\nb", "C:x"]
 )
-def test_a_shard_is_a_file_beside_its_index(tmp_path: Path, shard: str) -> None:
+def test_a_shard_must_be_in_the_folder_of_its_index(tmp_path: Path, shard: str) -> None:
     write_checkpoint(tmp_path / "c", n_shards=2)
     path = tmp_path / "c" / "model.safetensors.index.json"
     index = json.loads(path.read_text())
-    for place in (tmp_path, tmp_path / "c" / "sub"):
-        place.mkdir(exist_ok=True)
+    (tmp_path / "c" / "sub").mkdir()
     shutil.copy(tmp_path / "c" / "model-00001-of-00002.safetensors", tmp_path / "outside")
     shutil.copy(tmp_path / "outside", tmp_path / "c" / "sub" / "inside")
     names = index["weight_map"]
     first = {name for name, file in names.items() if "00001" in file}
     index["weight_map"] = names | dict.fromkeys(first, shard)
     path.write_text(json.dumps(index))
-    with pytest.raises(ModelError, match="is no file beside it") as caught:
+    with raises(ModelError, "shard_location") as caught:
         read_checkpoint(tmp_path / "c")
     assert "\n" not in str(caught.value)
 
@@ -357,30 +428,31 @@ def test_a_shard_is_a_file_beside_its_index(tmp_path: Path, shard: str) -> None:
         "tokenizer_config.json",
     ],
 )
-def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+def test_a_pipe_is_refused_without_opening_it(tmp_path: Path, name: str) -> None:
     directory = write_checkpoint(tmp_path / "c", style="original")
     (directory / name).unlink(missing_ok=True)
     os.mkfifo(directory / name)
-    with pytest.raises(ModelError, match=f"{name}: this is not a file"):
+    with raises(ModelError, "not_a_regular_file") as caught:
         read_checkpoint(directory).read_vocabulary()
+    assert f"{name} is not" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["README.md", "processor_config.json"])
-def test_a_pipe_is_no_file_that_may_be_missing(tmp_path: Path, name: str) -> None:
+def test_a_pipe_in_place_of_an_optional_file_is_ignored(tmp_path: Path, name: str) -> None:
     write_checkpoint(tmp_path)
     os.mkfifo(tmp_path / name)
     assert read_checkpoint(tmp_path).licence is None
 
 
-def test_a_file_that_shrinks_or_vanishes_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_cut_or_removed_after_reading_its_header_is_an_error(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     path = tmp_path / "model.safetensors"
     tensor = list(read_header(path).values())[-1]
     path.write_bytes(path.read_bytes()[: tensor.offset])
-    with pytest.raises(ModelError, match="removed or cut while it was read"):
+    with raises(ModelError, "file_changed"):
         tensor.float32()
     path.unlink()
-    with pytest.raises(ModelError, match="removed or cut while it was read"):
+    with raises(ModelError, "file_changed"):
         tensor.stored()
 
 
@@ -399,7 +471,7 @@ def test_a_file_that_shrinks_or_vanishes_is_named(tmp_path: Path) -> None:
         ("", None),
     ],
 )
-def test_a_licence_is_what_the_front_matter_states(
+def test_the_licence_is_read_from_the_front_matter(
     tmp_path: Path, text: str, licence: str | None
 ) -> None:
     (write_checkpoint(tmp_path) / "README.md").write_bytes(text.encode())
@@ -419,8 +491,9 @@ def scratch(tmp_path_factory: pytest.TempPathFactory, sound: Path) -> Path:
     return shutil.copytree(sound, tmp_path_factory.mktemp("scratch") / "c")
 
 
-def survey(directory: Path) -> None:
-    """All that a checkpoint says, and every tensor of it."""
+def read_all(directory: Path) -> None:
+    """Read the configuration, the vocabulary and every tensor of a checkpoint, if it is "
+    "accepted."""
     try:
         checkpoint = read_checkpoint(directory)
         checkpoint.read_vocabulary()
@@ -446,32 +519,32 @@ PIECES = st.one_of(
 
 @given(name=st.sampled_from(FILES), where=st.floats(0, 1), piece=PIECES, is_cut=st.booleans())
 @settings(deadline=None, max_examples=200)
-def test_a_file_that_is_changed_or_cut_is_refused_or_harmless(
+def test_a_file_that_is_changed_or_cut_is_either_refused_or_harmless(
     sound: Path, scratch: Path, name: str, where: float, piece: bytes, *, is_cut: bool
 ) -> None:
     data = bytearray((sound / name).read_bytes())
     header = 8 + int.from_bytes(data[:8], "little") if name.endswith(".safetensors") else len(data)
-    place = round(where * header)
+    position = round(where * header)
     if is_cut:
-        del data[place:]
+        del data[position:]
     else:
-        data[place : place + len(piece)] = piece
+        data[position : position + len(piece)] = piece
     (scratch / name).write_bytes(data)
     try:
-        survey(scratch)
+        read_all(scratch)
     finally:
         shutil.copy(sound / name, scratch / name)
 
 
-def places(value: Any, *before: str | int) -> Iterator[tuple[str | int, ...]]:
-    """Where the values are that a JSON value is made of."""
+def paths_in(value: Any, *before: str | int) -> Iterator[tuple[str | int, ...]]:
+    """Yield the path of every value inside a JSON value."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield (*before, name)
-            yield from places(inner, *before, name)
+            yield from paths_in(inner, *before, name)
     elif isinstance(value, list):
         for number, inner in enumerate(value):
-            yield from places(inner, *before, number)
+            yield from paths_in(inner, *before, number)
             yield (*before, number)
 
 
@@ -491,40 +564,42 @@ JSON = st.recursive(
 
 @given(data=st.data(), value=JSON)
 @settings(deadline=None, max_examples=300)
-def test_any_value_in_place_of_another_is_refused_or_harmless(
+@pytest.mark.process
+def test_any_value_in_the_configuration_is_either_refused_or_harmless(
     sound: Path, scratch: Path, data: st.DataObject, value: object
 ) -> None:
     content = json.loads((sound / "config.json").read_text())
-    *path, last = data.draw(st.sampled_from(list(places(content))))
+    *path, last = data.draw(st.sampled_from(list(paths_in(content))))
     inner = content
     for step in path:
         inner = inner[step]
     inner[last] = value
     (scratch / "config.json").write_text(json.dumps(content))
     try:
-        survey(scratch)
+        read_all(scratch)
     finally:
         shutil.copy(sound / "config.json", scratch / "config.json")
 
 
 @given(data=st.data(), value=JSON)
 @settings(deadline=None, max_examples=300)
-def test_any_value_in_a_header_in_place_of_another_is_refused_or_harmless(
+@pytest.mark.process
+def test_any_value_in_a_header_is_either_refused_or_harmless(
     sound: Path, scratch: Path, data: st.DataObject, value: object
 ) -> None:
     name = "model-00001-of-00002.safetensors"
-    whole = (sound / name).read_bytes()
-    length = int.from_bytes(whole[:8], "little")
-    content = json.loads(whole[8 : 8 + length])
-    *path, last = data.draw(st.sampled_from(list(places(content))))
+    original = (sound / name).read_bytes()
+    length = int.from_bytes(original[:8], "little")
+    content = json.loads(original[8 : 8 + length])
+    *path, last = data.draw(st.sampled_from(list(paths_in(content))))
     inner = content
     for step in path:
         inner = inner[step]
     inner[last] = value
     header = json.dumps(content).encode()
-    (scratch / name).write_bytes(safetensors(header) + whole[8 + length :])
+    (scratch / name).write_bytes(safetensors(header) + original[8 + length :])
     try:
-        survey(scratch)
+        read_all(scratch)
     finally:
         shutil.copy(sound / name, scratch / name)
 

@@ -1,3 +1,6 @@
+"""Tokenizers of checkpoints and GGUFs: all forms give the same vocabulary; invalid ones are "
+"refused."""
+
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,15 +21,16 @@ from tests.support.checkpoints import (
     write_checkpoint,
     write_tokenizer,
 )
+from tests.support.errors import raises
 
 TOKENS = ["a", "b", "ab", "<b>", "<|endoftext|>", "<|im_start|>", "<asr_text>", "[PAD7]"]
 MERGES_OF_THEM = ["a b"]
 
 
-def file_with(**facts: Any) -> GGUFFile:
-    """A GGUF that is nothing but a tokenizer; None leaves a fact out."""
+def file_with(**changes: Any) -> GGUFFile:
+    """Return a GGUF that contains only a tokenizer; None removes an entry."""
     usual = {"model": "gpt2", "tokens": TOKENS, "merges": MERGES_OF_THEM}
-    stated = {f"tokenizer.ggml.{name}": value for name, value in (usual | facts).items()}
+    stated = {f"tokenizer.ggml.{name}": value for name, value in (usual | changes).items()}
     metadata = {name: value for name, value in stated.items() if value is not None}
     return GGUFFile(Path("model.gguf"), "qwen3", metadata, {})
 
@@ -35,7 +39,7 @@ def kinds(vocabulary: Vocabulary) -> list[str]:
     return [kind.name for kind in vocabulary.types]
 
 
-def test_the_same_tokenizer_comes_out_of_every_form(tmp_path: Path) -> None:
+def test_every_form_gives_the_same_vocabulary(tmp_path: Path) -> None:
     native = write_checkpoint(tmp_path / "native")
     original = write_checkpoint(tmp_path / "original", style="original")
     expected = read_vocabulary(native, n_rows=320)
@@ -47,9 +51,9 @@ def test_the_same_tokenizer_comes_out_of_every_form(tmp_path: Path) -> None:
     assert vocabulary_of(text, 320) == expected
 
 
-def test_kinds_that_a_file_leaves_out_follow_from_place_and_look() -> None:
+def test_missing_token_types_are_derived_from_position_and_spelling() -> None:
     assert kinds(vocabulary_of(file_with(), 9)) == [
-        *["NORMAL"] * 4,  # an added token is behind <|endoftext|>, <b> is a word like others
+        *["NORMAL"] * 4,  # <b> precedes <|endoftext|>, so it is not an added token
         *["CONTROL"] * 2,
         "USER_DEFINED",
         *["UNUSED"] * 2,
@@ -60,7 +64,7 @@ HASHES = ["#", "a", "b", "##", "ab", "#a", "####", "abab", "######", "<|endoftex
 MERGES_OF_HASHES = ["# #", "a b", "# a", "## ##", "ab ab", "#### ##"]
 
 
-def test_merges_that_were_taken_for_comments_follow_from_the_tokens() -> None:
+def test_merges_mistaken_for_comments_are_restored_from_the_tokens() -> None:
     kept = [merge for merge in MERGES_OF_HASHES if not merge.startswith("#")]
     vocabulary = vocabulary_of(file_with(tokens=HASHES, merges=kept), 10)
     assert list(vocabulary.merges) == MERGES_OF_HASHES
@@ -69,20 +73,20 @@ def test_merges_that_were_taken_for_comments_follow_from_the_tokens() -> None:
 @pytest.mark.parametrize(
     ("tokens", "merges"),
     [
-        (HASHES, MERGES_OF_HASHES),  # nothing is lost
-        (HASHES, ["# #"]),  # more than those are
+        (HASHES, MERGES_OF_HASHES),  # no merge is missing
+        (HASHES, ["# #"]),  # other merges are missing, too
         (HASHES, ["ab ab", "a b"]),  # ranks are not ids
-        (HASHES, ["a b", "ab ab", "b b"]),  # a merge makes what is no token
-        (["#", "a", "b", "ab", "#?"], ["a b"]),  # a token is made of nothing
+        (HASHES, ["a b", "ab ab", "b b"]),  # the result of a merge is not a token
+        (["#", "a", "b", "ab", "#?"], ["a b"]),  # a token cannot be formed of others
         (["a", "b", "ab", "#" * 1000], ["a b"]),
     ],
 )
-def test_other_merges_stay_as_they_are(tokens: list[str], merges: list[str]) -> None:
+def test_other_merges_are_unchanged(tokens: list[str], merges: list[str]) -> None:
     vocabulary = vocabulary_of(file_with(tokens=tokens, merges=merges), len(tokens))
     assert list(vocabulary.merges) == merges
 
 
-def test_kinds_that_a_file_states_are_believed() -> None:
+def test_stated_token_types_are_used() -> None:
     stated = [1, 1, 1, 4, 3, 3, 3, 5]
     vocabulary = vocabulary_of(file_with(token_type=stated), 10)
     assert [int(kind) for kind in vocabulary.types] == [*stated, 5, 5]
@@ -90,36 +94,41 @@ def test_kinds_that_a_file_states_are_believed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "sentence"),
+    ("changes", "code", "value"),
     [
-        ({"model": None}, "the tokenizer is None, not byte-level BPE"),
-        ({"model": "t5"}, "the tokenizer is 't5', not byte-level BPE"),
-        ({"tokens": 3}, "tokens must be a list of texts"),
-        ({"tokens": [1, 2]}, "tokens must be a list of texts"),
-        ({"tokens": [*TOKENS, *"cd"]}, "10 tokens have only 9 embeddings"),
-        ({"tokens": ["a", "\ufffd"]}, "not UTF-8 throughout"),
-        ({"tokens": ["a", "b", "a"]}, "token 'a' has two ids"),
-        ({"tokens": ["[PAD8]"]}, "token '.PAD8.' has two ids"),
-        ({"merges": None}, "has no merges"),
-        ({"merges": []}, "has no merges"),
-        ({"merges": ["a b", "ab"]}, "'ab' is not a merge of two tokens"),
-        ({"merges": [" b"]}, "' b' is not a merge of two tokens"),
-        ({"merges": ["a "]}, "'a ' is not a merge of two tokens"),
-        ({"token_type": [1, 1]}, "9 tokens have 3 kinds"),
-        ({"token_type": [1] * 7 + [99]}, "token_type is not as expected"),
-        ({"token_type": 3}, "token_type is not as expected"),
-        ({"token_type": ["a"] * 8}, "token_type is not as expected"),
+        ({"model": None}, "tokenizer_type", "None"),
+        ({"model": "t5"}, "tokenizer_type", "'t5'"),
+        ({"tokens": 3}, "metadata_value", "tokens "),
+        ({"tokens": [1, 2]}, "metadata_value", "tokens "),
+        ({"tokens": [*TOKENS, *"cd"]}, "vocabulary_too_large", "10 tokens, but only 9 "),
+        ({"tokens": ["a", "\ufffd"]}, "vocabulary_not_text", ""),
+        ({"tokens": ["a", "b", "a"]}, "token_duplicate", "'a'"),
+        ({"tokens": ["[PAD8]"]}, "token_duplicate", "'[PAD8]'"),
+        ({"merges": None}, "merges_missing", ""),
+        ({"merges": []}, "merges_missing", ""),
+        ({"merges": ["a b", "ab"]}, "merge_invalid", "'ab'"),
+        ({"merges": [" b"]}, "merge_invalid", "' b'"),
+        ({"merges": ["a "]}, "merge_invalid", "'a '"),
+        ({"token_type": [1, 1]}, "token_types_invalid", "9 tokens, but 3 types"),
+        ({"token_type": [1] * 7 + [99]}, "token_types_invalid", "99"),
+        ({"token_type": 3}, "token_types_invalid", ""),
+        ({"token_type": ["a"] * 8}, "token_types_invalid", "'a'"),
     ],
 )
-def test_a_broken_tokenizer_of_a_gguf_is_named(facts: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ModelError, match=rf"model\.gguf: .*{sentence}"):
-        vocabulary_of(file_with(**facts), 9)
+def test_an_invalid_tokenizer_of_a_gguf_is_refused(
+    changes: dict[str, Any], code: str, value: str
+) -> None:
+    with raises(ModelError, code) as caught:
+        vocabulary_of(file_with(**changes), 9)
+    assert value in str(caught.value)
+    assert str(caught.value).startswith("model.gguf: ")
 
 
-def test_tokens_that_a_family_needs_must_be_there() -> None:
+def test_tokens_of_a_familys_prompt_must_be_present() -> None:
     assert vocabulary_of(file_with(), 9, ["<asr_text>"]).find("<asr_text>") == 6
-    with pytest.raises(ModelError, match=r"no token <timestamp>, .* get a newer one"):
+    with raises(ModelError, "prompt_token_missing") as caught:
         vocabulary_of(file_with(), 9, ["<asr_text>", "<timestamp>"])
+    assert "<timestamp>" in str(caught.value)
 
 
 def released(first_lost: int = 151_643) -> list[str]:
@@ -127,7 +136,7 @@ def released(first_lost: int = 151_643) -> list[str]:
     return [*(f"t{n}" for n in range(first_lost)), *(f"[PAD{n}]" for n in fillers)]
 
 
-def test_lost_tokens_come_back_unless_they_are_elsewhere() -> None:
+def test_lost_tokens_are_restored_unless_they_have_another_id() -> None:
     tokens = released()
     tokens[7] = "<think>"
     vocabulary = vocabulary_of(file_with(tokens=tokens), 151_936)
@@ -136,13 +145,13 @@ def test_lost_tokens_come_back_unless_they_are_elsewhere() -> None:
     assert vocabulary.find("<think>") == 7
 
 
-def test_kinds_of_lost_tokens_are_not_believed() -> None:
+def test_stated_types_of_lost_tokens_are_ignored() -> None:
     stated = [1] * 151_643 + [5] * 293
     vocabulary = vocabulary_of(file_with(tokens=released(), token_type=stated), 151_936)
     assert vocabulary.types[151_645] == TokenType.CONTROL
 
 
-def test_a_table_that_only_looks_alike_is_left_alone() -> None:
+def test_a_similar_table_with_another_first_token_is_unchanged() -> None:
     tokens = released()
     tokens[151_643] = "other"
     vocabulary = vocabulary_of(file_with(tokens=tokens), 151_936)
@@ -164,32 +173,33 @@ def merges(*pairs: Any) -> Callable[[dict[str, Any]], None]:
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "code", "value"),
     [
-        (added(id=-1), "merges or added tokens are not as expected"),
-        (added(id="7"), "merges or added tokens are not as expected"),
-        (added(content=7), "merges or added tokens are not as expected"),
-        (added(content="\ud800"), "tokens or merges are not text"),
-        (added(id=10**12), "token 1000000000000 has no row among 320 embeddings"),
-        (merges(), "has no merges"),
-        (merges(["a", "b", "c"]), "merges or added tokens are not as expected"),
-        (merges(7), "merges or added tokens are not as expected"),
-        (merges("ab"), "'ab' is not a merge of two tokens"),
+        (added(id=-1), "merges_invalid", "-1"),
+        (added(id="7"), "merges_invalid", "7"),
+        (added(content=7), "merges_invalid", "7"),
+        (added(content="\ud800"), "vocabulary_not_text", ""),
+        (added(id=10**12), "vocabulary_too_large", "1000000000000, but only 320 "),
+        (merges(), "merges_missing", ""),
+        (merges(["a", "b", "c"]), "merges_invalid", ""),
+        (merges(7), "merges_invalid", ""),
+        (merges("ab"), "merge_invalid", "'ab'"),
     ],
 )
-def test_a_strange_tokenizer_json_is_named(
-    tmp_path: Path, change: Callable[[dict[str, Any]], None], sentence: str
+def test_an_invalid_tokenizer_json_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], code: str, value: str
 ) -> None:
     write_tokenizer(tmp_path)
     path = tmp_path / "tokenizer.json"
     tokenizer = json.loads(path.read_text("utf-8"))
     change(tokenizer)
     path.write_text(json.dumps(tokenizer), "utf-8")
-    with pytest.raises(ModelError, match=sentence):
+    with raises(ModelError, code) as caught:
         read_vocabulary(tmp_path, 320)
+    assert value in str(caught.value)
 
 
-def test_older_merges_are_texts(tmp_path: Path) -> None:
+def test_merges_may_be_strings_as_in_older_files(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     path = tmp_path / "tokenizer.json"
     tokenizer = json.loads(path.read_text("utf-8"))

@@ -18,7 +18,7 @@ from streamasr.core.options import SessionOptions
 from streamasr.core.transcript import Word, join_texts
 from streamasr.core.units import to_seconds
 from streamasr.engine.config import EngineConfig, Hardware
-from streamasr.engine.engine import Engine
+from streamasr.engine.engine import LocalEngine
 from streamasr.models import tiny
 from streamasr.models.qwen3 import decoder
 from streamasr.pipeline.transcribe import FileSettings, transcribe
@@ -37,12 +37,12 @@ SETTINGS = FileSettings(SessionOptions())
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    with Engine(CONFIG) as engine:
+def engine() -> Iterator[LocalEngine]:
+    with LocalEngine(CONFIG) as engine:
         yield engine
 
 
-def messages_of(engine: Engine, path: Path) -> list[Message]:
+def messages_of(engine: LocalEngine, path: Path) -> list[Message]:
     with open_audio(path) as source:
         return [
             message
@@ -61,7 +61,7 @@ def words_of(messages: list[Message]) -> list[Word]:
 
 @pytest.mark.parametrize("clip", FACTS, ids=lambda clip: str(clip["file"]))
 def test_clip_is_understood(
-    engine: Engine, clip: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    engine: LocalEngine, clip: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gaps = Gaps()
     monkeypatch.setattr(decoder, "greedy", gaps.choose)
@@ -73,7 +73,7 @@ def test_clip_is_understood(
         assert {final.language for final in finals} == {clip["language"]}
 
 
-def test_word_borders_are_off_by_less_than_60_ms_on_average(engine: Engine) -> None:
+def test_word_borders_are_off_by_less_than_60_ms_on_average(engine: LocalEngine) -> None:
     errors: list[float] = []
     for clip in TIMED_CLIPS:
         words = words_of(messages_of(engine, CLIPS / clip["file"]))
@@ -85,7 +85,7 @@ def test_word_borders_are_off_by_less_than_60_ms_on_average(engine: Engine) -> N
     assert np.mean(errors) < 0.060  # measured: 0.029
 
 
-def test_demo_shows_partials_finals_and_words(engine: Engine) -> None:
+def test_demo_shows_partials_finals_and_words(engine: LocalEngine) -> None:
     messages = messages_of(engine, tiny.DEMO)
     finals = finals_of(messages)
     assert [final.text for final in finals] == DEMO_TEXT

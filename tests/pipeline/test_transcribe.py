@@ -15,7 +15,8 @@ from streamasr.core.messages import Final, Message, Partial, Speech, Words
 from streamasr.core.options import SessionOptions
 from streamasr.core.orders import AbandonPass, Order, Promote, Rank, Recognise, Release
 from streamasr.core.units import SAMPLE_RATE, Float32Array, to_samples, to_seconds
-from streamasr.engine.engine import Deliver, Engine
+from streamasr.engine.engine import LocalEngine
+from streamasr.engine.ports import Deliver
 from streamasr.pipeline.transcribe import MAX_UNFINISHED, FileSettings, Progress, transcribe
 from tests.support.fakes import FakeEngine, FakeSource, PatientEngine, talk
 
@@ -24,7 +25,9 @@ def run(
     source: FakeSource, engine: FakeEngine | None = None, begin: float = 0.0, **options: Any
 ) -> list[Message | Progress]:
     settings = FileSettings(SessionOptions(**{"partials": False, **options}))
-    return list(transcribe(cast("Engine", engine or FakeEngine()), source, settings, begin=begin))
+    return list(
+        transcribe(cast("LocalEngine", engine or FakeEngine()), source, settings, begin=begin)
+    )
 
 
 def only(messages: list[Message | Progress], kind: type[Any]) -> list[Any]:
@@ -125,7 +128,7 @@ def test_a_broken_source_keeps_what_came_before() -> None:
     samples = talk(1, 2)[: -SAMPLE_RATE // 2]  # it breaks before the hangover is over
     received: list[Message | Progress] = []
     source = FakeSource(samples, breaks="the disk is gone")
-    engine = cast("Engine", FakeEngine())
+    engine = cast("LocalEngine", FakeEngine())
     with pytest.raises(AudioError, match=r"^the disk is gone$"):  # noqa: PT012
         for message in transcribe(engine, source, FileSettings()):
             received.append(message)  # noqa: PERF402 - a list() would be lost
@@ -183,7 +186,7 @@ def test_late_answers_in_any_order_change_only_when_words_come(seed: int) -> Non
 
 def test_reading_waits_for_a_slow_engine() -> None:
     source, engine = FakeSource(talk(*[1] * 12)), PatientEngine()
-    messages = transcribe(cast("Engine", engine), source, FileSettings())
+    messages = transcribe(cast("LocalEngine", engine), source, FileSettings())
     n_speech = 0
     while n_speech < MAX_UNFINISHED:
         n_speech += isinstance(next(messages), Speech)
@@ -210,7 +213,7 @@ def peak_memory(source: FakeSource) -> int:
     settings = FileSettings()
     engine = ForgetfulEngine()
     tracemalloc.start()
-    for _ in transcribe(cast("Engine", engine), source, settings):
+    for _ in transcribe(cast("LocalEngine", engine), source, settings):
         pass
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from pathlib import Path
 from threading import Event as ThreadEvent
 from typing import Any, Final, Literal, TypeAlias
@@ -23,6 +23,7 @@ from streamasr.config.file import load_config
 from streamasr.core.events import Aligned, Answer, PassFailed, Recognised
 from streamasr.core.hypothesis import Hypothesis
 from streamasr.core.model_facts import ModelFacts
+from streamasr.core.options import SessionOptions
 from streamasr.core.orders import (
     AbandonPass,
     Align,
@@ -38,7 +39,7 @@ from streamasr.core.transcript import Word
 from streamasr.core.units import Samples
 from streamasr.daemon import daemon as daemon_module
 from streamasr.daemon.daemon import Daemon
-from streamasr.engine.engine import Deliver
+from streamasr.engine.ports import Deliver
 from streamasr.models.qwen3.languages import LANGUAGES
 from streamasr.server.audio_input import AudioInput
 from tests.recordings.audio import Audio
@@ -108,9 +109,8 @@ class ScriptedEngine:
         """Return a channel for one session."""
         return ScriptedChannel(self, deliver)
 
-    def context_for(self, context: str, hotwords: Iterable[str]) -> str:
-        """Join context and hotwords."""
-        return " ".join([context, *hotwords]).strip()
+    def check_options(self, _: SessionOptions) -> None:
+        """Accept all options."""
 
     def queue_lengths(self) -> dict[str, int]:
         """Return the queues of the stages."""
@@ -154,7 +154,7 @@ class ScriptedEngine:
             len(order.samples),
             is_partial=order.of.rank is Rank.PARTIAL,
             language=options.language,
-            context=self.context_for(options.context, options.hotwords),
+            context=" ".join([options.context, *options.hotwords]).strip(),
             forced=order.forced,
         )
         if isinstance(result, Failed):

@@ -556,9 +556,9 @@ def _made_up(rng: np.random.Generator, number: int) -> Segment:
 @needs_browser
 async def test_sent_audio_can_be_sent_again_from_any_position(browser: str, tmp_path: Path) -> None:
     script = """(async () => {
-        const { SendBuffer } = await import("/protocol.js");
-        SendBuffer.KEEP = 50;
-        const buffer = new SendBuffer();
+        const { ResendBuffer } = await import("/protocol.js");
+        ResendBuffer.KEEP = 50;
+        const buffer = new ResendBuffer();
         let seed = 6, put = 0, at = 0, furthest = 0;
         const random = (n) => (seed = (seed * 48271) % 0x7fffffff) % n;
         for (let step = 0; step < 20000; step++) {
@@ -591,12 +591,12 @@ async def test_sent_audio_can_be_sent_again_from_any_position(browser: str, tmp_
 async def test_a_page_that_reconnects_keeps_its_session(browser: str, tmp_path: Path) -> None:
     """For example after a laptop slept: otherwise the daemon may evict the session."""
     script = """(async () => {
-        const { Stream } = await import("/protocol.js");
+        const { AudioSession } = await import("/protocol.js");
         let check;
         window.setInterval = (f) => ((check = f), 0);
         await new Promise((resolve) => {
             const onMessage = ({ type }) => type === "ready" && resolve();
-            window.stream = new Stream({ sample_rate: 16000 }, { onMessage }).open();
+            window.stream = new AudioSession({ sample_rate: 16000 }, { onMessage }).open();
         });
         const { now } = Date;
         Date.now = () => now() + 3600_000;

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, TypeAlias
 
 from streamasr.core.errors import ModelError, StreamASRError
-from streamasr.engine.worker import Built, Worker
+from streamasr.engine.child import Built
+from streamasr.engine.worker import Worker
 from streamasr.engine.worker_config import AlignerConfig, EncoderConfig
+from streamasr.models.family import LoadAligner, LoadEncoder
 
 Request: TypeAlias = int | Callable[[], Any]
 Answer: TypeAlias = Callable[[Request], Any]
@@ -34,7 +36,7 @@ def build_calculator(base: int) -> Answer:
 
 
 def build_broken(reason: str) -> Answer:
-    raise ModelError(reason)
+    raise ModelError(reason, code="model_file_missing")
 
 
 def build_dying(_: None) -> Answer:
@@ -62,22 +64,24 @@ def build_mortal(is_mortal: bool) -> Answer:
     return answer
 
 
-def build_encoder_on_cpu(config: EncoderConfig) -> Built[Any, Any]:
-    """The encoder of a machine whose driver kills whoever comes near it."""
+def build_encoder_on_cpu(load: LoadEncoder, config: EncoderConfig) -> Built[Any, Any]:
+    """Load the encoder of a machine whose GPU driver kills every process that uses it."""
     from streamasr.engine.encoder import build_encoder
 
     if config.providers != ("CPUExecutionProvider",):
         die()
-    return build_encoder(config)
+    return build_encoder(load, config)
 
 
-def build_aligner_on_cpu(config: AlignerConfig) -> Built[Any, Any]:
-    """The aligner of that machine."""
+def build_aligner_on_cpu(
+    load: LoadAligner, warning: str | None, config: AlignerConfig
+) -> Built[Any, Any]:
+    """Load the aligner of that machine."""
     from streamasr.engine.aligner import build_aligner
 
     if config.providers != ("CPUExecutionProvider",) or config.gpu_layers:
         die()
-    return build_aligner(config)
+    return build_aligner(load, warning, config)
 
 
 def build_dying_once(marker: Path) -> Answer:
@@ -97,7 +101,7 @@ def build_never_ready(_: None) -> Answer:
 def build_broken_later(marker: Path) -> Answer:
     """Good the first time, broken from then on."""
     if marker.exists():
-        raise ModelError("the file has gone")
+        raise ModelError("the file has gone", code="file_gone")
     marker.touch()
     return build_calculator(0)
 
@@ -158,7 +162,7 @@ def crash() -> NoReturn:
 
 
 def refuse() -> NoReturn:
-    raise StreamASRError("not with me")
+    raise StreamASRError("not with me", code="not_with_me")
 
 
 def stop_in_the_middle_once(marker: Path) -> str:
@@ -209,3 +213,9 @@ def run_parent(occupation: str) -> None:
 
 if __name__ == "__main__":
     run_parent(*sys.argv[1:])
+
+
+def titles() -> tuple[str, str]:
+    """Command line and name of this process, as `ps` and `top` show them."""
+    own = Path("/proc/self")
+    return (own / "cmdline").read_text().rstrip("\0 "), (own / "comm").read_text().strip()

@@ -21,12 +21,13 @@ from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Publish
 from streamasr.core.requested_options import OperatorDefaults, RequestedOptions
 from streamasr.core.units import Float32Array, Samples, to_samples
+from streamasr.engine.ports import ChannelSource
 from streamasr.host.live_session import LiveSession
 from streamasr.host.local_host import HostSettings, LocalSessionHost
 from streamasr.host.recovery import recover
 from streamasr.host.registry import SessionRegistry
 from streamasr.models.qwen3.languages import LANGUAGES
-from streamasr.pipeline.stream import Recogniser, Stream, StreamSettings
+from streamasr.pipeline.stream import Stream, StreamSettings
 from streamasr.protocols import v1
 from streamasr.protocols.dialect import Dialect
 from streamasr.protocols.v1_dialect import V1Dialect
@@ -78,7 +79,7 @@ class SlowArchive(Store):
 class DaemonOptions:
     """Options of a `FakeDaemon`."""
 
-    engine: Recogniser | None = None
+    engine: ChannelSource | None = None
     token: str | None = None
     origins: frozenset[str] = frozenset()
     max_sessions: int = 8

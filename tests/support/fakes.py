@@ -24,7 +24,8 @@ from streamasr.core.orders import (
 )
 from streamasr.core.traits import FamilyTraits
 from streamasr.core.units import SAMPLE_RATE, Float32Array
-from streamasr.engine.engine import Deliver, spread
+from streamasr.engine.pipeline import spread
+from streamasr.engine.ports import Deliver
 from tests.support.signals import speechlike
 
 
