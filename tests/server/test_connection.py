@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from streamasr.audio.pcm import PcmDecoder
 from streamasr.client import connect, listen
 from streamasr.core.audio_format import Encoding
+from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Recognise
-from streamasr.core.units import Samples
+from streamasr.core.units import Float32Array, Samples
 from streamasr.protocols import v1
 from streamasr.server.timeouts import Timeouts
 from tests.support.fake_daemon import (
@@ -208,15 +209,122 @@ async def test_configure_holds_from_the_next_segment_on(tmp_path: Path) -> None:
         Client.start(daemon, language="en", context="before") as client,
     ):
         await client.send_audio(TALK[:32_000])  # in the middle of the first
-        options_sent = {"language": None, "context": "", "hotwords": ["after"]}
-        await client.send_message("configure", **options_sent, partials=False, words=False)
+        change = {"language": None, "context": "", "hotwords": ["after"]}
+        await client.send_message("configure", **change, partials=False, words=False)
         await client.send_audio(TALK[32_000:])
         received = await client.stop()
-        assert [m["segment"] for m in received if m["type"] == "words"] == [1]
-        assert 2 not in [m["segment"] for m in client.of("partial")]
-        decoded = [order for order in engine.orders if isinstance(order, Recognise)]
-        wished = {(o.of.segment, o.options.language, o.options.context) for o in decoded}
-        assert wished == {(1, "English", "before"), (2, None, "after")}
+    assert [m["segment"] for m in received if m["type"] == "words"] == [1]
+    assert 2 not in [m["segment"] for m in client.of("partial")]
+    found = {
+        segment: (options.language, options.context, options.hotwords)
+        for segment, options in options_by_segment(engine).items()
+    }
+    assert found == {1: ("English", "before", ()), 2: (None, "", ("after",))}
+
+
+def options_by_segment(engine: FakeEngine) -> dict[int, SessionOptions]:
+    passes = [order for order in engine.orders if isinstance(order, Recognise)]
+    return {order.of.segment: order.options for order in passes}
+
+
+async def test_languages_limit_the_choice_of_the_model(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    async with (
+        running_daemon(tmp_path, DaemonOptions(engine=engine)) as daemon,
+        Client.start(daemon, languages=["en-US", "zh", "English"]) as client,
+    ):
+        await client.send_audio(TALK[:32_000])
+        await client.send_message("configure", languages=["de-AT"])
+        await client.send_audio(TALK[32_000:])
+        await client.stop()
+    found = options_by_segment(engine)
+    assert (found[1].language, found[1].languages) == (None, ("English", "Chinese"))
+    assert (found[2].language, found[2].languages) == ("German", ("German",))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"languages": ["en", "tlh"]},
+        {"languages": ["en", "zh"], "language": "de"},
+        {"channels": 2, "channel": 2},
+    ],
+)
+async def test_options_that_cannot_be_fulfilled_are_refused(tmp_path: Path, options: Json) -> None:
+    async with running_daemon(tmp_path) as daemon, Client.connect(daemon) as client:
+        await client.send_message("start", **options)
+        closed_with, error = await client.refusal()
+        assert (error["code"], closed_with) == ("bad_value", 1008)
+
+
+# Channels.
+
+
+def two_channels(left: Float32Array, right: Float32Array) -> bytes:
+    return pcm(np.stack([left, right], axis=1))
+
+
+SILENCE = np.zeros(len(TALK), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("channel", "expected"),
+    [(0, EXPECTED), (1, recognise(SILENCE)), ("mix", recognise(exact(TALK / np.float32(2))))],
+)
+async def test_one_channel_is_chosen_or_all_are_mixed(
+    tmp_path: Path, channel: int | str, expected: list[Json]
+) -> None:
+    audio = two_channels(TALK, SILENCE)
+    async with (
+        running_daemon(tmp_path) as daemon,
+        Client.start(daemon, channels=2, channel=channel) as client,
+    ):
+        for begin in range(0, len(audio), 50_001):
+            await client.connection.send(audio[begin : begin + 50_001])
+        assert durable(await client.stop()) == expected
+
+
+async def test_channels_of_opposite_phase_do_not_cancel_when_one_is_chosen(tmp_path: Path) -> None:
+    audio = two_channels(TALK, -TALK)
+    async with (
+        running_daemon(tmp_path) as daemon,
+        Client.start(daemon, channels=2, channel=0) as client,
+    ):
+        await client.connection.send(audio)
+        assert durable(await client.stop()) == EXPECTED
+
+
+async def test_the_channel_may_change_within_a_session(tmp_path: Path) -> None:
+    half = len(TALK) // 2
+    async with (
+        running_daemon(tmp_path) as daemon,
+        Client.start(daemon, channels=2, channel=0) as client,
+    ):
+        await client.connection.send(two_channels(TALK[:half], SILENCE[:half]))
+        await client.send_message("configure", channel=1)
+        await client.connection.send(two_channels(SILENCE[half:], TALK[half:]))
+        assert durable(await client.stop()) == EXPECTED
+
+
+async def test_a_channel_that_the_audio_lacks_is_refused_and_the_session_survives(
+    tmp_path: Path,
+) -> None:
+    stereo = two_channels(TALK, SILENCE)
+    async with running_daemon(tmp_path) as daemon:
+        async with Client.start(daemon, channels=2, channel=0) as client:
+            await client.connection.send(stereo[: 4 * 40_000])
+            await client.send_message("configure", channel=2)
+            assert (await client.refusal())[1]["code"] == "bad_value"
+        name = client.session
+        async with Client.connect(daemon) as mono:
+            # The session keeps its channel, and this audio has only one.
+            daemon.host.configure(daemon.sessions.find(name), {"channel": 1})
+            await mono.send_message("start", session=name)
+            assert (await mono.refusal())[1]["code"] == "bad_value"
+        daemon.host.configure(daemon.sessions.find(name), {"channel": 0})
+        async with Client.start(daemon, session=name, channels=2) as again:
+            await again.connection.send(stereo[4 * again.ready["next_sample"] :])
+            assert durable(await again.stop()) == EXPECTED
 
 
 async def test_partials_and_words_can_be_switched_off(tmp_path: Path) -> None:
