@@ -136,7 +136,7 @@ class Tab:
         return dict(message["result"])
 
     async def go(self, url: str) -> None:
-        """Load a page, and wait until its scripts have run."""
+        """Load a page and wait until its scripts have run."""
         await self.do("Page.navigate", url=url)
         await self.until(f"location.href === {url!r} && document.readyState === 'complete'")
 
