@@ -13,7 +13,7 @@ from typing import Final
 
 from streamasr.core.errors import ModelError, StreamASRError
 from streamasr.decoder.placement import Placement
-from streamasr.engine.child import process_title, show_as
+from streamasr.engine.child import Broken, process_title, show_as
 
 TIMEOUT_S: Final = 180.0
 """For a large model from a cold disk, and a driver that compiles its kernels first."""
@@ -70,7 +70,7 @@ def run_probe(
         if not ours.poll(timeout_s):
             message = f"a process that tried it did not answer within {timeout_s:g} s."
             raise ModelError(message, code="gpu_probe_hung")
-        failure: tuple[str, str] | None = ours.recv()
+        failure: Broken | None = ours.recv()
     except EOFError as error:
         child.join()
         code = child.exitcode or 0
@@ -82,8 +82,7 @@ def run_probe(
         child.join()
         ours.close()
     if failure is not None:
-        message, error_code = failure
-        raise ModelError(message, code=error_code)
+        raise ModelError(failure.message, code=failure.code)
 
 
 def _report(connection: Connection, attempt: Callable[[GpuProbe], None], probe: GpuProbe) -> None:
@@ -91,6 +90,6 @@ def _report(connection: Connection, attempt: Callable[[GpuProbe], None], probe: 
     try:
         attempt(probe)
     except StreamASRError as error:
-        connection.send((str(error), error.code))
+        connection.send(Broken(str(error), error.code))
     else:
         connection.send(None)

@@ -1,4 +1,4 @@
-"""What the children of the process tests do: module-level functions, as `spawn` needs them."""
+"""Functions for the children of the process tests, at module level, as `spawn` needs them."""
 
 import inspect
 import os
@@ -44,7 +44,7 @@ def build_dying(_: None) -> Answer:
 
 
 def build_unless_negative(base: int) -> Answer:
-    """Dies of a number below 0 and hangs with 0, as with a driver that is no good."""
+    """Die of a number below 0 and hang with 0, as with a broken driver."""
     if base < 0:
         die()
     if base == 0:

@@ -56,16 +56,16 @@ class FakeReader:
 
     @property
     def n_rows(self) -> int:
-        """How many rows have been read."""
+        """Number of rows that were read."""
         return sum(sum(batch.values()) for batch in self.batches)
 
     @property
     def n_used(self) -> int:
-        """How many cells are taken."""
+        """Number of cells in use."""
         return len({id(cell) for cells in self._cells for cell in cells})
 
     def items(self, sequence: int) -> list[Item]:
-        """What a sequence has read."""
+        """Return the items of a sequence."""
         return [cell.item for cell in self._cells[sequence]]
 
     def length(self, sequence: int) -> int:
@@ -113,7 +113,7 @@ def row_items(data: IntArray | Float32Array) -> list[Item]:
 
 
 def items_of(content: Content) -> list[Item]:
-    """What a sequence that has read all of it holds."""
+    """Items of a sequence that has read all of it holds."""
     return [*content.before, *row_items(content.embeddings), *content.text]
 
 
@@ -133,7 +133,7 @@ def choice(digest: int) -> int:
 
 
 def hashing(before: Sequence[int], embeddings: Float32Array, after: Sequence[int]) -> Model:
-    """What a `FakeReader` says to a prompt."""
+    """Model of the choices of a `FakeReader` for a prompt."""
     prompt = follow([], [*before, *row_items(embeddings), *after])
     return lambda tokens: choice(follow(prompt, tokens)[-1].digest)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from streamasr.core.audio_form import check_samples
 from streamasr.core.errors import AudioError, ModelError
-from streamasr.core.growable import Recording
+from streamasr.core.growable import GrowingSamples
 from streamasr.core.hypothesis import Hypothesis
 from streamasr.core.languages import Languages
 from streamasr.core.options import SessionOptions
@@ -57,7 +57,7 @@ class LoudUtterance:
     def __init__(self, levels: tuple[float, ...], language: str) -> None:
         self._levels = levels
         self._language = language
-        self._samples = Recording()
+        self._samples = GrowingSamples()
 
     @property
     def n_samples(self) -> int:
