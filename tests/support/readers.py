@@ -113,7 +113,7 @@ def row_items(data: IntArray | Float32Array) -> list[Item]:
 
 
 def items_of(content: Content) -> list[Item]:
-    """Items of a sequence that has read all of it holds."""
+    """Return the items of a sequence that has read all of it."""
     return [*content.before, *row_items(content.embeddings), *content.text]
 
 
