@@ -6,10 +6,14 @@ INSTALLED := $(VENV)/.installed
 REFERENCE := .venv-reference
 REFERENCE_INSTALLED := $(REFERENCE)/.installed
 
-.PHONY: demo test check reference format clean
+.PHONY: demo quick test check reference format clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/streamasr demo
+
+# The pure tests, for use while you edit: no processes, sockets or models, and fewer random examples.
+quick: $(INSTALLED)
+	$(VENV)/bin/pytest -q -n 2 -m pure --hypothesis-profile quick
 
 # Most of them wait for processes and sockets, so two at a time take little more than half as long.
 test: $(INSTALLED)

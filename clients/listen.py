@@ -38,7 +38,7 @@ async def follow(arguments: argparse.Namespace, show: Callable[[Event], None]) -
         session=arguments.session,
         since=arguments.since,
         token=arguments.token_file and arguments.token_file.read_text("utf-8").strip(),
-        timeouts=client.PATIENT if arguments.no_wait else client.FOREVER,
+        timeouts=client.DEFAULT_TIMEOUTS if arguments.no_wait else client.ENDLESS_TIMEOUTS,
     )
     async with contextlib.aclosing(events):
         async for event in events:

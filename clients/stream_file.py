@@ -44,7 +44,7 @@ async def converse(
             sending.cancel()
 
 
-async def send(source: AudioSource, stream: client.Stream) -> AudioError | None:
+async def send(source: AudioSource, stream: client.AudioSession) -> AudioError | None:
     """Send all of a file, or what can be read of one that is broken."""
     broken = None
     try:
@@ -124,7 +124,7 @@ def place(words: tuple[v1.Word, ...], text: str) -> tuple[Word, ...]:
                 text=word.text,
                 start=to_samples(word.start),
                 end=to_samples(word.end),
-                score=word.score,
+                confidence=word.score,
                 space_after=text[end : end + 1] == " ",
             )
         )

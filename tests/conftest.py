@@ -6,13 +6,15 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from streamasr.models import tiny
+from tests.support.markers import KINDS, kept_pure, kind_of
 
 # The same examples on every run, and no verdict by the clock: machines differ.
 settings.register_profile(
@@ -22,6 +24,7 @@ settings.register_profile(
     max_examples=60,
     suppress_health_check=[HealthCheck.too_slow],
 )
+settings.register_profile("quick", settings.get_profile("streamasr"), max_examples=15)
 settings.load_profile("streamasr")
 
 # Some tests import onnxruntime by themselves, which else reports that to its makers.
@@ -35,15 +38,37 @@ DEADLINE_S = 150.0
 """Limit for an async test, far above what any needs, and below pytest-timeout's."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the kinds of tests."""
+    for kind, description in KINDS.items():
+        config.addinivalue_line("markers", f"{kind}: {description}")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import modules without pure tests when only those are to run."""
+    is_test = collection_path.name.startswith("test_")
+    wants_pure = config.option.markexpr == "pure"
+    return True if is_test and wants_pure and kind_of(collection_path) != "pure" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every async test a deadline."""
+    """Mark every test with its kind, and give every async test a deadline."""
     for item in items:
+        if not any(map(item.get_closest_marker, KINDS)):
+            item.add_marker(kind_of(item.path))
         if isinstance(item, pytest.Function):
             if inspect.iscoroutinefunction(item.obj):
                 item.obj = _with_deadline(item.obj)
             property_test = getattr(item.obj, "hypothesis", None)
             if property_test and inspect.iscoroutinefunction(property_test.inner_test):
                 property_test.inner_test = _with_deadline(property_test.inner_test)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Keep pure tests pure."""
+    with kept_pure(item.nodeid) if item.get_closest_marker("pure") else nullcontext():
+        return (yield)
 
 
 def _with_deadline(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:

@@ -160,8 +160,8 @@ def test_a_package_has_no_other_users(target: str, users: set[str]) -> None:
             "websockets",
             {
                 "client/address.py",
-                "client/conversation.py",
-                "client/stream.py",
+                "client/audio_session.py",
+                "client/resumable.py",
                 "server/websocket.py",
             },
         ),

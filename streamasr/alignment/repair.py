@@ -168,7 +168,7 @@ def _place(starts: list[int], ends: list[int], run: range, room: Span, least: in
         high = starts[i] = min(starts[i], ends[i] - least)
 
 
-def word_score(p_start: float, p_end: float) -> float:
+def word_confidence(p_start: float, p_end: float) -> float:
     """Return the confidence of a word: the geometric mean of the probabilities of its times.
 
     The mean rather than the product, so that the result reads like one probability.

@@ -151,7 +151,9 @@ async def _speak_later(
     return await speak(server, speech, pace=pace, partials=partials, report=report)
 
 
-async def _hear(stream: client.Stream, recording: Recording, clock: Callable[[], float]) -> None:
+async def _hear(
+    stream: client.AudioSession, recording: Recording, clock: Callable[[], float]
+) -> None:
     async for event in stream:
         if not isinstance(event, client.Reconnecting | client.Resumed):
             recording.note_heard(event, clock())

@@ -315,7 +315,7 @@ def _source(options: argparse.Namespace, config: "Settings") -> "Source":
     url, token = daemon_of(options, config.server)
     dictation = config.dictation
     if not _has_own(options, dictation):
-        timeouts = client.PATIENT if options.no_wait else client.FOREVER
+        timeouts = client.DEFAULT_TIMEOUTS if options.no_wait else client.ENDLESS_TIMEOUTS
         return DaemonMicrophone(url, session=options.session, token=token, timeouts=timeouts)
     connection: dict[str, Any] = {
         "url": url,

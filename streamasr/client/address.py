@@ -1,4 +1,4 @@
-"""Where a server is, and what its answers to a connection mean."""
+"""Address of a server, and the meaning of its failures."""
 
 import os
 import re
@@ -27,11 +27,11 @@ _MAX_MESSAGE_BYTES: Final = 1 << 24  # far beyond the words of the longest segme
 _CLOSE_TIMEOUT_S: Final = 2.0
 
 _PONG_TIMEOUT_S: Final = 120.0
-"""A server that is busy with our audio sees the ping after what was sent before it."""
+"""A server that is busy with our audio sees a ping after what was sent before it."""
 
 _SEND_BUFFER: Final = 1 << 16
-"""Bytes that the kernel takes in advance. Where much more is on its way, pings and pongs are late,
-and `Stream.send` waits for the kernel and not for the server."""
+"""Bytes that the kernel takes in advance. With much more, pings and pongs are late, and the caller
+of `AudioSession.send` waits for the kernel and not for the server."""
 
 _TRANSIENT: Final = frozenset(
     {
@@ -41,36 +41,50 @@ _TRANSIENT: Final = frozenset(
         RefusalCode.TOO_SLOW,
     }
 )
-"""Refusals that may be over soon."""
+"""Refusals that a later attempt may not meet."""
 
 _LASTING: Final = frozenset({1002, 1003, 1007, 1008, 1009, 1010})
-"""Close codes of an end that will not take the same again."""
+"""Close codes that a later attempt would meet again."""
 
 
 class Address:
-    """Where it is and what opens its door."""
+    """Address of a server, and the token for it."""
 
     def __init__(self, url: str, token: str | None) -> None:
+        """Check an address.
+
+        Args:
+            url: `ws://`, `wss://` or `unix:///path`.
+            token: printable ASCII; None for none.
+
+        Raises:
+            ConfigError: the URL or the token cannot be right.
+        """
         self.name = url
         is_socket = url.startswith(_SOCKET_PREFIX)
         self._socket = url.removeprefix(_SOCKET_PREFIX) if is_socket else None
         self._url = "ws://localhost" if is_socket else _without_path(url)
         self._token = token
         try:
-            has_query = bool(parse_uri(self._url).query)
-        except (InvalidURI, ValueError) as error:
-            raise ConfigError(f"{url!r} is no address of a server, as {DEFAULT_URL} is") from error
-        if has_query or self._socket == "":
-            raise ConfigError(f"{url!r} is no address of a server, as {DEFAULT_URL} is")
+            is_wrong = bool(parse_uri(self._url).query) or self._socket == ""
+        except (InvalidURI, ValueError):
+            is_wrong = True
+        if is_wrong:
+            raise ConfigError(
+                f"{url!r} is not the address of a server; an example is {DEFAULT_URL}",
+                code="bad_address",
+            )
         if token is not None and not re.fullmatch(r"[\x21-\x7e]+", token):
-            raise ConfigError("a token is made of printable ASCII characters without spaces")
+            raise ConfigError(
+                "a token consists of printable ASCII characters without spaces", code="bad_token"
+            )
 
     async def open(self, path: str, timeout_s: float) -> ClientConnection:
         """Connect.
 
         Raises:
-            OSError: there is no server, or it does not answer in time.
-            WebSocketException: it does not let us in.
+            OSError: no server is there, or it does not answer in time.
+            WebSocketException: the server refuses the connection.
         """
         options: dict[str, Any] = {
             "subprotocols": [Subprotocol(v1.SUBPROTOCOL)],
@@ -85,7 +99,7 @@ class Address:
         url = self._url + path
         if self._socket is not None:
             connection = await unix_connect(self._socket, url, **options)
-        else:  # straight to where the caller said: what is spoken goes through no proxy
+        else:  # never through a proxy: audio goes only where the caller says
             connection = await tcp_connect(url, proxy=None, **options)
         end: socket.socket = connection.transport.get_extra_info("socket")
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
@@ -93,19 +107,19 @@ class Address:
 
 
 def _without_path(url: str) -> str:
-    """What our paths are appended to; people may have given one of them already."""
+    """Return a URL without one of our paths, which people may have given."""
     return url.removesuffix(v1.STREAM_PATH).removesuffix(v1.EVENTS_PATH).rstrip("/")
 
 
-def why_try_again(error: OSError | WebSocketException | ProtocolError, name: str) -> str:
-    """Say in one sentence what happened to a connection.
+def reason_to_retry(error: OSError | WebSocketException | ProtocolError, name: str) -> str:
+    """Describe in one sentence why a connection ended.
 
     Args:
-        error: what it ended with.
+        error: that ended it.
         name: of the server.
 
     Raises:
-        ProtocolError: it would happen again.
+        ProtocolError: another attempt would fail for the same reason.
     """
     match error:
         case RefusalError(code=code) if code in _TRANSIENT:
@@ -120,7 +134,7 @@ def why_try_again(error: OSError | WebSocketException | ProtocolError, name: str
         case ConnectionClosed():
             return _closed(error)
         case WebSocketException():
-            return f"what answers at {name} is no server of ours: {error}"
+            return f"the program at {name} is not a streamasr server: {error}"
         case TimeoutError():
             return f"the server at {name} does not answer"
         case OSError():
@@ -130,11 +144,11 @@ def why_try_again(error: OSError | WebSocketException | ProtocolError, name: str
 def _refused_status(name: str, status: int) -> str:
     match status:
         case 401:
-            return f"the server at {name} wants a token that it knows"
+            return f"the server at {name} needs a token, or does not know this one"
         case 403:
-            return f"the server at {name} does not let this program in"
+            return f"the server at {name} does not allow this program to connect"
         case 404:
-            return f"the server at {name} knows nothing of this protocol"
+            return f"the server at {name} does not speak this protocol"
         case _:
             return f"the server at {name} refuses with HTTP status {status}"
 
@@ -150,7 +164,7 @@ def _closed(error: ConnectionClosed) -> str:
 
 
 def _reason(error: OSError) -> str:
-    """What the system says, without the addresses that asyncio adds to it."""
+    """Return the system's reason, without the addresses that asyncio adds to it."""
     if isinstance(error, ConnectionError | FileNotFoundError | PermissionError) and error.errno:
         return os.strerror(error.errno)
     if str(error).startswith("Multiple exceptions"):

@@ -98,7 +98,7 @@ class StreamedUtterance:
 
     def __init__(
         self,
-        connect: Callable[[], client.Stream],
+        connect: Callable[[], client.AudioSession],
         on_end: Callable[[], None],
         report: Callable[[str], None],
     ) -> None:
@@ -137,14 +137,14 @@ class StreamedUtterance:
                 await asyncio.wait([sending])
                 await _stop(stream)
 
-    async def _send(self, stream: client.Stream) -> None:
+    async def _send(self, stream: client.AudioSession) -> None:
         with contextlib.suppress(client.StreamASRError):  # the reader of the stream gets the error
             while (samples := await self._audio.get()) is not None:
                 await stream.send(samples)
             await stream.stop()
 
 
-async def _stop(stream: client.Stream) -> None:
+async def _stop(stream: client.AudioSession) -> None:
     """Stop an abandoned session, which the server would keep open for a while otherwise."""
     with contextlib.suppress(client.StreamASRError, TimeoutError):
         async with asyncio.timeout(_STOP_TIMEOUT_S):

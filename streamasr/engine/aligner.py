@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final, TypeAlias
 
-from streamasr.alignment import repair_times, split_words, word_score
+from streamasr.alignment import repair_times, split_words, word_confidence
 from streamasr.alignment.spread import time_words
 from streamasr.core.events import Aligned
 from streamasr.core.orders import Align
@@ -120,5 +120,5 @@ def align(aligner: Aligner, order: Align) -> Aligned:
     answer = aligner.align(order.samples, [word.spoken for word in words])
     spans = repair_times(answer.milliseconds, len(order.samples) // _SAMPLES_PER_MS)
     p = answer.probabilities
-    scores = [word_score(*pair) for pair in zip(p[::2], p[1::2], strict=True)]
-    return Aligned(order.segment, time_words(words, spans, scores, order.start), "aligned")
+    confidences = [word_confidence(*pair) for pair in zip(p[::2], p[1::2], strict=True)]
+    return Aligned(order.segment, time_words(words, spans, confidences, order.start), "aligned")

@@ -92,7 +92,7 @@ class LiveSession:
 
     @property
     def is_settled(self) -> bool:
-        """Nothing is owed for the audio so far."""
+        """All text and words of the audio so far were published."""
         return self._stream.session.is_settled and self.publisher.is_idle
 
     def configure(self, options: SessionOptions) -> None:

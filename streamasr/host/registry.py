@@ -62,7 +62,7 @@ class SessionRegistry:
             max_sessions: sessions of clients at the same time; the daemon's own is not counted.
             resume_s: the time that a session waits for a client that lost its connection.
             on_end: called with the name of a session that cannot be resumed any more.
-            keeps_ends: tells whether sessions that are over may stay for late readers.
+            keeps_ends: returns whether sessions that are over may stay for late readers.
             old_connection_s: the time that an old connection has to show that it is alive, when a
                 new one wants to take its place.
         """

@@ -103,7 +103,7 @@ Frame: TypeAlias = str | bytes
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """How a connection is closed. On transports other than WebSockets it is just closed."""
+    """Code and reason with which a WebSocket is closed; other transports are just closed."""
 
     code: int = 1000
     reason: str = ""

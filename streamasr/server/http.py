@@ -155,7 +155,7 @@ class Exchange:
         """Send a whole response; the body is left out where the method is HEAD.
 
         Raises:
-            DisconnectedError: the client left.
+            DisconnectedError: the client has closed the connection.
         """
         data = body.encode() if isinstance(body, str) else body
         own = [("Content-Type", content_type)] if data else []
@@ -197,7 +197,7 @@ class Exchange:
 
         Raises:
             RequestError: the request has a body.
-            DisconnectedError: the client left.
+            DisconnectedError: the client has closed the connection.
         """
         if not isinstance(await self._next_event(), h11.EndOfMessage):
             raise RequestError(http.HTTPStatus.BAD_REQUEST, "a request to upgrade has no body")

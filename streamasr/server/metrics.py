@@ -1,5 +1,6 @@
-"""What the daemon counts about itself, for Prometheus. Nothing of what was spoken."""
+"""Figures of the daemon for Prometheus. They hold nothing of what was spoken."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
@@ -8,19 +9,25 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from streamasr import __version__
 from streamasr.core.units import to_seconds
+from streamasr.core.versions import library_versions
 
 _PARTIAL_BUCKETS: Final = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 _FINAL_BUCKETS: Final = (0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 
 
 class Metrics:
-    """The counters of one daemon."""
+    """Counters of one daemon; see `streamasr.host.latency.Observer`."""
 
     content_type: Final = CONTENT_TYPE_LATEST
 
     def __init__(self, readings: "Readings") -> None:
-        """Begin at zero."""
+        """Begin at zero.
+
+        Args:
+            readings: values that are read when the figures are.
+        """
         self._registry = CollectorRegistry()
         self._audio = Counter("streamasr_audio_seconds", "Audio received", registry=self._registry)
         self._partials = Histogram(
@@ -45,28 +52,28 @@ class Metrics:
         self._registry.register(readings)
 
     def audio_received(self, n_samples: int) -> None:
-        """See `streamasr.host.latency.Observer`."""
+        """See `Observer`."""
         self._audio.inc(to_seconds(n_samples))
 
     def partial_published(self, latency_s: float) -> None:
-        """See `streamasr.host.latency.Observer`."""
+        """See `Observer`."""
         self._partials.observe(latency_s)
 
     def final_published(self, latency_s: float) -> None:
-        """See `streamasr.host.latency.Observer`."""
+        """See `Observer`."""
         self._finals.observe(latency_s)
 
     def stage_worked(self, stage: str, seconds: float) -> None:
-        """See `streamasr.host.latency.Observer`."""
+        """See `Observer`."""
         self._work.labels(stage).inc(seconds)
 
     def text(self) -> bytes:
-        """Everything, as Prometheus reads it."""
+        """Return all figures in the text format of Prometheus."""
         return generate_latest(self._registry)
 
 
 class Readings(Collector):
-    """What is not counted but looked up when somebody asks."""
+    """Figures that are not counted but read when they are asked for."""
 
     def __init__(
         self,
@@ -77,7 +84,15 @@ class Readings(Collector):
         restarts: Callable[[], Mapping[str, int]],
         queues: Callable[[], Mapping[str, int]],
     ) -> None:
-        """Remember where to look."""
+        """Keep the functions that return the values.
+
+        Args:
+            sessions: the number of open sessions.
+            connections: the number of open sockets.
+            lag_s: the lag of the session that is furthest behind.
+            restarts: the number of restarts of each child process.
+            queues: the number of orders that wait for each stage.
+        """
         self._sessions = sessions
         self._connections = connections
         self._lag_s = lag_s
@@ -86,6 +101,7 @@ class Readings(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """See `prometheus_client.registry.Collector`."""
+        yield _build_info()
         yield GaugeMetricFamily("streamasr_sessions", "Open sessions", self._sessions())
         yield GaugeMetricFamily("streamasr_connections", "Open sockets", self._connections())
         yield GaugeMetricFamily(
@@ -94,7 +110,7 @@ class Readings(Collector):
             self._lag_s(),
         )
         restarts = CounterMetricFamily(
-            "streamasr_worker_restarts", "How often a child was replaced", labels=["worker"]
+            "streamasr_worker_restarts", "Restarts of a child process", labels=["worker"]
         )
         for worker, n_restarts in self._restarts().items():
             restarts.add_metric([worker], n_restarts)
@@ -103,3 +119,12 @@ class Readings(Collector):
         for stage, length in self._queues().items():
             queues.add_metric([stage], length)
         yield queues
+
+
+def _build_info() -> Metric:
+    """Return the versions as labels of a constant; no library is loaded for them."""
+    versions = {"version": __version__, **library_versions()}
+    labels = [re.sub(r"\W", "_", name) for name in versions]
+    info = GaugeMetricFamily("streamasr_build_info", "Versions; the value is 1", labels=labels)
+    info.add_metric([version or "" for version in versions.values()], 1)
+    return info

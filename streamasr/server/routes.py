@@ -41,7 +41,7 @@ class Site:
 
         Raises:
             RequestError: the request is refused, and nothing was sent.
-            DisconnectedError: the client left.
+            DisconnectedError: the client has closed the connection.
         """
         path = exchange.head.path
         if page := self.pages.get(path):

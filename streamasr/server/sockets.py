@@ -28,7 +28,7 @@ def bind_unix(path: Path) -> socket.socket:
 
     Raises:
         ConfigError: another program listens there, or the path is not a socket.
-        OSError: the system refuses.
+        OSError: the system does not allow it.
     """
     _remove_stale(path)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

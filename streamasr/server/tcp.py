@@ -23,7 +23,7 @@ class TcpTransport:
 
     @property
     def is_given_up(self) -> bool:
-        """See `Transport.is_given_up`; an end that nothing announces is no sign of intent."""
+        """See `Transport.is_given_up`; TCP does not show whether a client left on purpose."""
         return self._was_closed
 
     @property

@@ -249,7 +249,7 @@ async def upgrade(
 
     Raises:
         RequestError: the request does not ask for a WebSocket, or in a wrong way.
-        DisconnectedError: the client left.
+        DisconnectedError: the client has closed the connection.
     """
 
     def select(_: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:

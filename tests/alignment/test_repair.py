@@ -14,7 +14,7 @@ from streamasr.alignment.repair import (
     repair_lengths,
     repair_order,
     repair_times,
-    word_score,
+    word_confidence,
 )
 from streamasr.alignment.spread import spread_words
 from streamasr.alignment.words import split_words
@@ -134,10 +134,10 @@ def test_more_words_than_milliseconds_are_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("p_start", "p_end", "score"), [(1.0, 1.0, 1.0), (0.0, 1.0, 0.0), (0.25, 1.0, 0.5)]
+    ("p_start", "p_end", "confidence"), [(1.0, 1.0, 1.0), (0.0, 1.0, 0.0), (0.25, 1.0, 0.5)]
 )
-def test_score_is_the_geometric_mean(p_start: float, p_end: float, score: float) -> None:
-    assert word_score(p_start, p_end) == score
+def test_confidence_is_the_geometric_mean(p_start: float, p_end: float, confidence: float) -> None:
+    assert word_confidence(p_start, p_end) == confidence
 
 
 def test_spread_words_share_time_by_their_width() -> None:

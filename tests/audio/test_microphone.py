@@ -509,6 +509,7 @@ except AudioError as error:
 """
 
 
+@pytest.mark.process
 def test_without_portaudio_one_sentence_names_the_package() -> None:
     result = subprocess.run(
         [sys.executable, "-c", WITHOUT_PORTAUDIO], capture_output=True, text=True, check=True

@@ -207,6 +207,7 @@ show_history(Path(sys.argv[1]), argparse.Namespace(**values))
 """
 
 
+@pytest.mark.process
 def test_a_terminal_gets_days_and_no_escapes_from_the_text(journal: Journal, path: Path) -> None:
     ours, theirs = pty.openpty()
     read = b""
@@ -219,7 +220,7 @@ def test_a_terminal_gets_days_and_no_escapes_from_the_text(journal: Journal, pat
         except OSError:  # how Linux says that the other end is closed
             pass
 
-    listener = threading.Thread(target=listen)
+    listener = threading.Thread(target=listen, daemon=True)
     listener.start()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "80", "NO_COLOR": ""}
     subprocess.run(

@@ -1,4 +1,4 @@
-"""The client: whatever happens to its connections, audio and messages arrive once and in order."""
+"""The client: audio and messages arrive once and in order, over any number of connections."""
 
 import asyncio
 import contextlib
@@ -18,22 +18,23 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from streamasr.client import (
-    FOREVER,
+    ENDLESS_TIMEOUTS,
+    AudioSession,
     Reconnecting,
     Resumed,
-    Stream,
     Timeouts,
     UnreachableError,
     connect,
     listen,
     v1,
 )
-from streamasr.client.stream import encode_audio
-from streamasr.client.tape import Order, Tape
+from streamasr.client.audio_session import encode_audio
+from streamasr.client.resend_buffer import Control, ResendBuffer
 from streamasr.core.audio_format import Encoding
 from streamasr.core.errors import AudioError, ConfigError, ProtocolError
 from streamasr.core.refusal import RefusalCode, RefusalError
 from streamasr.protocols.v1_dialect import CLOSE_CODES
+from tests.support.errors import raises
 
 T = TypeVar("T")
 Step = Callable[[ServerConnection], Awaitable[None]]
@@ -44,13 +45,13 @@ FINAL_EVERY = 1000  # samples, in the scripted server
 
 
 def pcm(n_samples: int, start: int = 0) -> bytes:
-    """Samples that tell their position."""
+    """Return samples whose values are their positions."""
     return (np.arange(start, start + n_samples) % 32_000).astype("<i2").tobytes()
 
 
 @dataclass
 class Script:
-    """What happens to the connections of a scripted server."""
+    """Script for the connections of a `ScriptedServer`."""
 
     lives: list[int] = field(default_factory=list)
     """After so many frames, received or sent, each connection breaks; later ones do not."""
@@ -59,11 +60,11 @@ class Script:
 
 
 class BrokenError(Exception):
-    """A connection has lived its life."""
+    """The script ends the connection."""
 
 
 class ScriptedServer:
-    """Speaks the protocol about one session: a final and its words for each 1000 samples."""
+    """Server of one session, with a final and its words for each 1000 samples."""
 
     def __init__(self, script: Script | None = None) -> None:
         self.script = script or Script()
@@ -190,13 +191,13 @@ def url_of(server: Server) -> str:
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    """Let the others run until something is so."""
+    """Run other tasks until a condition holds."""
     while not is_so():
         await asyncio.sleep(0)
 
 
 async def let_others_run() -> None:
-    """Many turns of the loop: whatever can go on without us has done so."""
+    """Run other tasks until all of them wait."""
     for _ in range(100):
         await asyncio.sleep(0)
 
@@ -205,7 +206,7 @@ async def read_all(stream: AsyncIterator[Any]) -> list[Any]:
     return [event async for event in stream]
 
 
-async def write_all(stream: Stream, n_samples: int, block: int) -> None:
+async def write_all(stream: AudioSession, n_samples: int, block: int) -> None:
     for start in range(0, n_samples, block):
         await stream.send(pcm(min(block, n_samples - start), start))
     await stream.stop()
@@ -230,7 +231,7 @@ forgets = st.lists(st.integers(0, 3000), max_size=8)
 
 @given(lives, forgets, st.integers(1, 6000), st.sampled_from([37, 250, 4000]))
 @settings(max_examples=50)
-async def test_wherever_connections_break_everything_arrives_once_and_in_order(
+async def test_audio_and_messages_arrive_once_and_in_order_over_broken_connections(
     lives: list[int], forgets: list[int], n_samples: int, block: int
 ) -> None:
     server = ScriptedServer(Script([5, *lives], list(forgets)))
@@ -244,7 +245,7 @@ async def test_wherever_connections_break_everything_arrives_once_and_in_order(
 
 @given(lives)
 @settings(max_examples=30)
-async def test_a_listener_misses_nothing_wherever_connections_break(lives: list[int]) -> None:
+async def test_a_reader_misses_no_message_over_broken_connections(lives: list[int]) -> None:
     server = ScriptedServer(Script(list(lives)))
     server.say("before")
     async with server.running() as url:
@@ -252,7 +253,7 @@ async def test_a_listener_misses_nothing_wherever_connections_break(lives: list[
     assert durable(events) == server.durable
 
 
-async def test_a_program_that_only_writes_is_never_held_up_by_messages() -> None:
+async def test_unread_messages_do_not_block_a_program_that_only_writes() -> None:
     server = ScriptedServer(Script(lives=[300, 500]))
     async with server.running() as url, connect(url, timeouts=QUICK) as stream:
         await write_all(stream, 100_000, 160)
@@ -277,7 +278,7 @@ async def test_of_unread_partials_only_the_newest_waits() -> None:
     assert kinds(events) == ["Ready", "Partial", "End"]
 
 
-async def test_loss_and_return_of_a_connection_are_told() -> None:
+async def test_loss_and_return_of_a_connection_are_reported() -> None:
     server = ScriptedServer(Script(lives=[4]))
     async with server.running() as url, connect(url, timeouts=QUICK) as stream:
         _, events = await asyncio.gather(write_all(stream, 2000, 500), read_all(stream))
@@ -289,7 +290,7 @@ async def test_loss_and_return_of_a_connection_are_told() -> None:
     assert (server.starts[0].session, server.starts[1].session) == (None, "s")
 
 
-async def test_orders_come_again_where_they_came_first() -> None:
+async def test_control_messages_are_sent_again_in_their_places() -> None:
     server = ScriptedServer(Script(lives=[7], forgets=[600]))
     async with server.running() as url, connect(url, timeouts=QUICK) as stream:
         await stream.send(pcm(300))
@@ -304,7 +305,7 @@ async def test_orders_come_again_where_they_came_first() -> None:
     assert server.orders[-1] == (800, v1.Stop())
 
 
-async def test_wishes_hold_after_a_connection_was_lost() -> None:
+async def test_options_hold_after_a_connection_was_lost() -> None:
     server = ScriptedServer(Script(lives=[5]))
     async with (
         server.running() as url,
@@ -326,9 +327,9 @@ async def test_audio_that_was_not_kept_cannot_be_sent_again() -> None:
         server.running() as url,
         connect(url, timeouts=QUICK, buffer_s=100 / 16_000) as stream,
     ):
-        with pytest.raises(ProtocolError, match="the server lost more audio than was kept"):
+        with raises(ProtocolError, "audio_not_kept"):
             await write_all(stream, 5000, 90)
-        with pytest.raises(ProtocolError, match="the server lost more audio than was kept"):
+        with raises(ProtocolError, "audio_not_kept"):
             await read_all(stream)
 
 
@@ -341,17 +342,16 @@ async def test_a_session_that_is_not_resumed_is_an_error_for_reader_and_writer()
 
     server.greeting = forget
     async with server.running() as url, connect(url, timeouts=QUICK) as stream:
-        with pytest.raises(RefusalError, match="no, unknown_session") as caught:
+        with raises(RefusalError, "unknown_session"):
             await asyncio.gather(write_all(stream, 100_000, 500), read_all(stream))
-        assert caught.value.code == "unknown_session"
-        with pytest.raises(RefusalError, match="no, unknown_session"):
+        with raises(RefusalError, "unknown_session"):
             await stream.send(pcm(1))
-        with pytest.raises(RefusalError, match="no, unknown_session"):
+        with raises(RefusalError, "unknown_session"):
             await stream.flush()
 
 
 @pytest.mark.parametrize("code", ["session_busy", "overloaded", "internal", "too_slow"])
-async def test_a_refusal_that_may_be_over_soon_is_tried_again(code: str) -> None:
+async def test_a_transient_refusal_is_tried_again(code: str) -> None:
     server = ScriptedServer(Script(lives=[4]))
     refusals = [code, code]
 
@@ -371,30 +371,22 @@ async def test_the_first_connection_is_refused_with_the_servers_sentence(code: s
     server = ScriptedServer()
     server.greeting = lambda connection: refuse(connection, code)
     async with server.running() as url:
-        with pytest.raises(RefusalError, match=f"^no, {code}$") as caught:
+        with raises(RefusalError, code) as caught:
             async with connect(url):
                 pass
-    assert caught.value.code == code
+    assert str(caught.value) == f"no, {code}"
 
 
-@pytest.mark.parametrize(
-    ("status", "sentence"),
-    [
-        (401, "wants a token that it knows"),
-        (403, "does not let this program in"),
-        (404, "knows nothing of this protocol"),
-        (418, "refuses with HTTP status 418"),
-    ],
-)
-async def test_a_refused_handshake_is_one_sentence(status: int, sentence: str) -> None:
+@pytest.mark.parametrize("status", [401, 403, 404, 418])
+async def test_a_refused_handshake_is_an_error(status: int) -> None:
     def answer(connection: ServerConnection, _: Request) -> Response:
         return connection.respond(status, "no")
 
     async with serve(ignore, "127.0.0.1", 0, process_request=answer) as server:
         for attempt in (enter(url_of(server)), read_all(listen(url_of(server)))):
-            with pytest.raises(RefusalError, match=sentence) as caught:
+            with raises(RefusalError, f"http_{status}") as caught:
                 await attempt
-            assert caught.value.code == f"http_{status}"
+            assert url_of(server) in str(caught.value)
 
 
 async def ignore(connection: ServerConnection) -> None:
@@ -419,12 +411,13 @@ async def test_a_server_that_is_starting_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("code", [1002, 1003, 1007, 1008, 1009])
-async def test_a_close_that_would_come_again_ends_it(code: int) -> None:
+async def test_a_lasting_close_code_ends_the_session(code: int) -> None:
     server = ScriptedServer()
     server.greeting = lambda connection: connection.close(code, "enough")
     async with server.running() as url:
-        with pytest.raises(ProtocolError, match=f"was closed with code {code} enough"):
+        with raises(ProtocolError, "policy") as caught:
             await enter(url, timeouts=PATIENT)
+    assert f"{code} enough" in str(caught.value)
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1011, 1012, 1013])
@@ -442,8 +435,8 @@ async def test_another_close_is_a_lost_connection(code: int) -> None:
     assert lost.reason == f"the connection was closed with code {code} later"
 
 
-async def test_one_that_comes_back_does_not_say_goodbye() -> None:
-    """By these codes a server knows who has left on purpose."""
+async def test_a_client_that_will_resume_closes_with_4000() -> None:
+    """With 4000 the server keeps the session; with 1000 it may evict it."""
     server = ScriptedServer()
     stalls = [True]
 
@@ -459,7 +452,7 @@ async def test_one_that_comes_back_does_not_say_goodbye() -> None:
     assert server.close_codes[0] not in {1000, 1001, 1005}
 
 
-async def test_no_server_is_one_sentence() -> None:
+async def test_an_address_without_a_server_is_an_error() -> None:
     async with serve(ignore, "127.0.0.1", 0) as server:
         url = url_of(server)
     for attempt in (enter(url), read_all(listen(url))):
@@ -468,26 +461,29 @@ async def test_no_server_is_one_sentence() -> None:
         assert str(caught.value) == f"there is no server at {url}: Connection refused"
 
 
-async def test_no_socket_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UnreachableError, match=r"s: No such file or directory$"):
+async def test_a_missing_socket_is_an_error(tmp_path: Path) -> None:
+    with raises(UnreachableError, "unreachable") as caught:
         await enter(f"unix://{tmp_path}/s")
+    assert "No such file or directory" in str(caught.value)
 
 
-async def test_what_does_not_speak_websocket_is_one_sentence() -> None:
+async def test_a_server_without_websockets_is_an_error() -> None:
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
         writer.write(b"220 mail\r\n")
         writer.close()
 
     async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
-        with pytest.raises(UnreachableError, match="is no server of ours"):
+        with raises(UnreachableError, "unreachable") as caught:
             await enter(url_of(server))  # type: ignore[arg-type]
+        assert "not a streamasr server" in str(caught.value)
 
 
-async def test_a_server_that_says_nothing_is_not_waited_for_forever() -> None:
+async def test_a_server_that_does_not_answer_is_given_up() -> None:
     async with serve(ignore, "127.0.0.1", 0) as server:
-        with pytest.raises(UnreachableError, match="does not answer"):
+        with raises(UnreachableError, "unreachable") as caught:
             await enter(url_of(server), timeouts=Timeouts(open=0.05))
+        assert "does not answer" in str(caught.value)
 
 
 async def test_a_server_that_does_not_come_back_is_given_up() -> None:
@@ -497,11 +493,11 @@ async def test_a_server_that_does_not_come_back_is_given_up() -> None:
     async with server.running() as url:
         events = listen(url, since=0, timeouts=timeouts)
         await anext(events)
-    with pytest.raises(UnreachableError, match="there is no server"):
+    with raises(UnreachableError, "unreachable"):
         await read_all(events)
 
 
-async def test_a_listener_may_be_there_before_the_server() -> None:
+async def test_a_reader_may_start_before_the_server() -> None:
     async with serve(ignore, "127.0.0.1", 0) as server:
         url = url_of(server)
     events = listen(url, since=0, timeouts=PATIENT)
@@ -515,7 +511,7 @@ async def test_a_listener_may_be_there_before_the_server() -> None:
     assert durable(rest) == scripted.durable
 
 
-async def test_a_listener_without_since_hears_what_comes_from_now_on() -> None:
+async def test_a_reader_without_since_receives_new_messages_only() -> None:
     server = ScriptedServer(Script(lives=[5]))
     server.say("before")
     async with server.running() as url:
@@ -556,7 +552,7 @@ async def test_the_path_may_be_left_out(path: str) -> None:
     assert server.requests[0].path == "/v1/stream"
 
 
-async def test_another_program_can_go_on_with_a_session() -> None:
+async def test_another_program_can_continue_a_session() -> None:
     server = ScriptedServer()
     async with server.running() as url:
         async with connect(url) as stream:
@@ -578,13 +574,13 @@ async def test_a_session_that_ends_by_itself_takes_no_more_audio() -> None:
     end = server._keep(v1.End, duration=0, segments=0, words=0)
     async with server.running() as url, connect(url) as stream:
         assert durable(await read_all(stream)) == [end]
-        with pytest.raises(ProtocolError, match="the session is over"):
+        with raises(ProtocolError, "session_over"):
             await stream.send(pcm(1))
-        with pytest.raises(ProtocolError, match="the session is over"):
+        with raises(ProtocolError, "session_over"):
             await stream.stop()
 
 
-async def test_nothing_follows_stop() -> None:
+async def test_nothing_can_be_sent_after_stop() -> None:
     server = ScriptedServer()
     async with server.running() as url, connect(url) as stream:
         await stream.stop()
@@ -606,10 +602,10 @@ async def test_a_server_that_does_not_read_holds_the_writer_back() -> None:
         connect(url_of(server), timeouts=Timeouts(resume=0)) as stream,
     ):
         writing = asyncio.create_task(write_all(stream, 30_000_000, 1_000_000))
-        await until(lambda: stream._tape.n_waiting >= 1 << 16)
+        await until(lambda: stream._buffer.n_waiting >= 1 << 16)
         await let_others_run()
         assert not writing.done()
-        assert stream._tape.n_waiting < 200_000
+        assert stream._buffer.n_waiting < 200_000
         reads.set()
         with pytest.raises(UnreachableError):
             await writing
@@ -631,7 +627,7 @@ async def test_audio_is_kept_while_there_is_no_connection_up_to_a_limit() -> Non
         await stream.send(pcm(10))
         while not isinstance(await anext(stream), Reconnecting):
             pass
-        await stream.send(pcm(1000, 10))  # returns, though nobody takes it
+        await stream.send(pcm(1000, 10))  # returns, although no caller reads it
         sending = asyncio.create_task(stream.send(pcm(90, 1010)))
         await let_others_run()
         assert not sending.done()
@@ -671,7 +667,7 @@ async def test_leaving_closes_the_connection_and_leaves_no_task() -> None:
             await stop_and_fail(url)
         async with contextlib.aclosing(listen(url)) as events:
             await anext(events)
-        left = [task for task in asyncio.all_tasks() if "Conversation" in repr(task)]
+        left = [task for task in asyncio.all_tasks() if "ResumableSession" in repr(task)]
     assert codes == [1000, 1000, 1000]
     assert not left
 
@@ -683,14 +679,14 @@ async def stop_and_fail(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("frames", "sentence"),
+    ("frames", "code"),
     [
-        (["{"], "the server sent a message that is not JSON"),
-        (['{"type":"final"}'], "the server sent a wrong message"),
-        (['{"type":"end","seq":2,"duration":0,"segments":0,"words":0}'], "left out message 1"),
+        (["{"], "bad_server_json"),
+        (['{"type":"final"}'], "bad_server_message"),
+        (['{"type":"end","seq":2,"duration":0,"segments":0,"words":0}'], "message_missing"),
     ],
 )
-async def test_a_server_that_breaks_the_rules_is_left(frames: list[str], sentence: str) -> None:
+async def test_a_server_that_breaks_the_protocol_is_given_up(frames: list[str], code: str) -> None:
     server = ScriptedServer()
 
     async def talk(connection: ServerConnection) -> None:
@@ -699,11 +695,11 @@ async def test_a_server_that_breaks_the_rules_is_left(frames: list[str], sentenc
 
     server.greeting = talk
     async with server.running() as url:
-        with pytest.raises(ProtocolError, match=sentence):
+        with raises(ProtocolError, code):
             await enter(url, timeouts=PATIENT)
 
 
-async def test_a_session_that_began_anew_is_not_taken_for_the_old_one() -> None:
+async def test_a_session_that_was_begun_anew_is_not_mixed_up_with_the_old_one() -> None:
     server = ScriptedServer(Script(lives=[4]))
     server.say("one")
     server.say("two")
@@ -714,7 +710,7 @@ async def test_a_session_that_began_anew_is_not_taken_for_the_old_one() -> None:
 
     server.greeting = forget
     async with server.running() as url:
-        with pytest.raises(ProtocolError, match="session 's' has begun anew"):
+        with raises(ProtocolError, "session_restarted"):
             await read_all(listen(url, since=0, timeouts=QUICK))
 
 
@@ -727,20 +723,23 @@ async def test_messages_of_a_newer_server_are_skipped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "part"),
     [
-        ({"sample_rate": 7000}, "'sample_rate' of 'start' is wrong: expected int >= 8000"),
-        ({"encoding": "opus"}, "invalid enum value 'opus'"),
-        ({"hotwords": ["a", 1]}, r"'hotwords\[1\]' of 'start' is wrong"),
-        ({"session": "s", "since": -1}, "'since' of 'start' is wrong"),
+        ({"sample_rate": 7000}, "int >= 8000"),
+        ({"encoding": "opus"}, "'opus'"),
+        ({"hotwords": ["a", 1]}, "'hotwords[1]'"),
+        ({"languages": ["a", ""]}, "'languages[1]'"),
+        ({"channel": 1}, "'channel'"),
+        ({"session": "s", "since": -1}, "'since'"),
         ({"context": "\ud800"}, "half a surrogate pair"),
     ],
 )
-def test_a_wrong_wish_is_refused_before_there_is_a_connection(
-    options: dict[str, Any], sentence: str
+def test_a_wrong_option_is_refused_before_there_is_a_connection(
+    options: dict[str, Any], part: str
 ) -> None:
-    with pytest.raises(ProtocolError, match=sentence):
+    with raises(RefusalError, "bad_value") as caught:
         connect("ws://127.0.0.1:1", **options)
+    assert part in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -760,7 +759,7 @@ def test_a_wrong_wish_is_refused_before_there_is_a_connection(
     ],
 )
 def test_an_address_that_cannot_be_right_is_refused(url: str, token: str | None) -> None:
-    with pytest.raises(ConfigError):
+    with raises(ConfigError, "bad_address" if token is None else "bad_token"):
         connect(url, token=token)
 
 
@@ -769,7 +768,7 @@ def test_pauses_grow_up_to_a_limit() -> None:
     for tries, longest in [(1, 0.2), (2, 0.4), (3, 0.8), (6, 5.0), (10_000, 5.0)]:
         pauses = [timeouts.pause(tries) for _ in range(50)]
         assert longest / 2 <= min(pauses) < max(pauses) <= longest
-    assert math.isinf(FOREVER.resume)
+    assert math.isinf(ENDLESS_TIMEOUTS.resume)
 
 
 @pytest.mark.parametrize(
@@ -806,7 +805,7 @@ def test_channels_are_interleaved() -> None:
         (np.zeros(2, np.complex64), 1),
     ],
 )
-def test_an_array_that_is_no_audio_is_refused(audio: Any, channels: int) -> None:
+def test_an_array_of_a_wrong_shape_or_type_is_refused(audio: Any, channels: int) -> None:
     with pytest.raises(AudioError):
         encode_audio(audio, v1.Start(channels=channels))
 
@@ -837,14 +836,14 @@ async def test_audio_goes_on_where_the_server_says_at_any_rate(
     assert server.audio.endswith(pcm(1, 4999))
 
 
-said = st.binary(min_size=1, max_size=6) | st.sampled_from([v1.Flush(), v1.Stop()])
+content = st.binary(min_size=1, max_size=6) | st.sampled_from([v1.Flush(), v1.Stop()])
 
 
-def expected_from(position: int, all_said: list[bytes | Order]) -> list[tuple[int, Any]]:
-    """Each byte and each order with its position, from a position on."""
+def expected_from(position: int, contents: list[bytes | Control]) -> list[tuple[int, Any]]:
+    """Return each byte and each control message with its position, from a position on."""
     placed: list[tuple[int, Any]] = []
     at = 0
-    for one in all_said:
+    for one in contents:
         if isinstance(one, bytes):
             placed += [(at + i, byte) for i, byte in enumerate(one)]
             at += len(one)
@@ -853,55 +852,55 @@ def expected_from(position: int, all_said: list[bytes | Order]) -> list[tuple[in
     return [entry for entry in placed if entry[0] >= position]
 
 
-@given(st.data(), st.lists(said, max_size=12), st.integers(0, 30))
+@given(st.data(), st.lists(content, max_size=12), st.integers(0, 30))
 @settings(max_examples=300)
-def test_a_tape_plays_again_from_wherever_it_is_asked_to(
-    data: st.DataObject, all_said: list[bytes | Order], keep: int
+def test_a_resend_buffer_can_be_rewound_to_any_kept_position(
+    data: st.DataObject, contents: list[bytes | Control], keep: int
 ) -> None:
-    tape = Tape(keep)
-    for one in all_said:
-        tape.put(one)
+    buffer = ResendBuffer(keep)
+    for one in contents:
+        buffer.put(one)
     furthest = 0
     for _ in range(data.draw(st.integers(0, 4))):
         for _ in range(data.draw(st.integers(0, 12))):
-            if tape.is_sent:
+            if buffer.is_sent:
                 break
-            tape.next()
-            tape.advance()
-        furthest = max(furthest, tape.end - tape.n_waiting)
-        tape.rewind(data.draw(st.integers(max(0, furthest - keep), tape.end)))
-        furthest = max(furthest, tape.end - tape.n_waiting)
-    position = tape.end - tape.n_waiting
-    played: list[bytes | Order] = []
-    while not tape.is_sent:
-        played.append(tape.next())
-        tape.advance()
+            buffer.next()
+            buffer.advance()
+        furthest = max(furthest, buffer.end - buffer.n_waiting)
+        buffer.rewind(data.draw(st.integers(max(0, furthest - keep), buffer.end)))
+        furthest = max(furthest, buffer.end - buffer.n_waiting)
+    position = buffer.end - buffer.n_waiting
+    played: list[bytes | Control] = []
+    while not buffer.is_sent:
+        played.append(buffer.next())
+        buffer.advance()
     found = expected_from(0, played)
-    assert [(at + position, what) for at, what in found] == expected_from(position, all_said)
-    assert tape.n_waiting == 0
+    assert [(at + position, what) for at, what in found] == expected_from(position, contents)
+    assert buffer.n_waiting == 0
 
 
-def test_a_tape_keeps_an_order_as_long_as_the_audio_after_it() -> None:
-    tape = Tape(keep=2)
-    all_said: list[bytes | Order] = [b"ab", v1.Flush(), b"cd"]
-    for one in all_said:
-        tape.put(one)
-        tape.advance()
-    tape.rewind(2)
-    assert tape.next() == v1.Flush()
+def test_a_resend_buffer_keeps_a_control_message_as_long_as_the_audio_after_it() -> None:
+    buffer = ResendBuffer(keep=2)
+    contents: list[bytes | Control] = [b"ab", v1.Flush(), b"cd"]
+    for one in contents:
+        buffer.put(one)
+        buffer.advance()
+    buffer.rewind(2)
+    assert buffer.next() == v1.Flush()
 
 
-def test_a_tape_refuses_what_it_forgot_and_what_was_never_said() -> None:
-    tape = Tape(keep=2)
+def test_a_resend_buffer_refuses_positions_that_it_does_not_have() -> None:
+    buffer = ResendBuffer(keep=2)
     for _ in range(3):
-        tape.put(b"ab")
-        tape.advance()
-    tape.rewind(4)
-    with pytest.raises(ProtocolError, match="more audio than was kept"):
-        tape.rewind(3)
-    with pytest.raises(ProtocolError, match="never sent"):
-        tape.rewind(7)
+        buffer.put(b"ab")
+        buffer.advance()
+    buffer.rewind(4)
+    with raises(ProtocolError, "audio_not_kept"):
+        buffer.rewind(3)
+    with raises(ProtocolError, "audio_never_sent"):
+        buffer.rewind(7)
 
 
-def test_orders_are_those_of_the_protocol() -> None:
-    assert set(get_args(Order)) < set(get_args(v1.ClientMessage))
+def test_control_messages_are_those_of_the_protocol() -> None:
+    assert set(get_args(Control)) < set(get_args(v1.ClientMessage))

@@ -62,7 +62,7 @@ FIRST_END = v1.End(seq=2, duration=1.0, segments=1, words=0)
 def say(
     *messages: v1.ServerMessage, stay: bool = False
 ) -> Callable[[ServerConnection], Coroutine[Any, Any, None]]:
-    """What a server says to whoever comes."""
+    """Server that sends the same messages to every client."""
 
     async def converse(connection: ServerConnection) -> None:
         for message in messages:
@@ -128,7 +128,7 @@ async def test_session_since_and_token_reach_the_server(tmp_path: Path) -> None:
     assert asked == [("/v1/events?session=work&since=2", "Bearer secret")]
 
 
-async def test_without_patience_no_server_is_one_sentence() -> None:
+async def test_without_waiting_a_missing_server_is_an_error() -> None:
     async with serving() as server:
         url = url_of(server)
     code, out, err = await listen("--no-wait", "--url", url)
@@ -140,10 +140,10 @@ async def test_without_patience_no_server_is_one_sentence() -> None:
     ("arguments", "sentence"),
     [
         (["--token-file", "/nowhere/token"], "No such file or directory"),
-        (["--url", "http://localhost"], "is no address of a server"),
+        (["--url", "http://localhost"], "is not the address of a server"),
     ],
 )
-async def test_what_cannot_be_right_is_one_sentence(arguments: list[str], sentence: str) -> None:
+async def test_wrong_options_are_an_error(arguments: list[str], sentence: str) -> None:
     code, out, err = await listen("--url", "ws://127.0.0.1:1", *arguments)
     assert (code, out) == (1, "")
     assert err.count("\n") == 1
@@ -345,7 +345,7 @@ async def test_a_job_in_the_background_can_be_ended(script: str, tmp_path: Path)
     assert code == -signal.SIGTERM
 
 
-async def test_a_reader_that_has_enough_is_no_error() -> None:
+async def test_a_closed_pipe_is_not_an_error() -> None:
     many = [final(seq, "x" * 5000, segment=seq) for seq in range(1, 100)]
     async with serving(READY, *many, stay=True) as server:
         command = f"{sys.executable} {SCRIPT} --url {url_of(server)} | head -c 10"

@@ -105,7 +105,10 @@ async def test_the_token_is_shown(tmp_path: Path, file: Path) -> None:
         assert (code, out) == (0, TEXT)
         code, out, err = await stream_file(*where, file)
         assert (code, out) == (1, "")
-        assert err == (f"stream_file: the server at {daemon.address} wants a token that it knows\n")
+        assert err == (
+            f"stream_file: the server at {daemon.address} needs a token, "
+            "or does not know this one\n"
+        )
 
 
 @pytest.mark.parametrize(
@@ -113,7 +116,7 @@ async def test_the_token_is_shown(tmp_path: Path, file: Path) -> None:
     [
         (["/nowhere/talk.wav"], 1, "stream_file: "),
         ([SCRIPT], 1, "stream_file: "),
-        (["--url", "http://localhost", "FILE"], 1, "is no address of a server"),
+        (["--url", "http://localhost", "FILE"], 1, "is not the address of a server"),
         (["--url", "ws://127.0.0.1:1", "FILE"], 1, "there is no server"),
         (["--token-file", "/nowhere/token", "FILE"], 1, "No such file or directory"),
         (["-o", SCRIPT, "--url", "ws://127.0.0.1:1", "FILE"], 1, f"{SCRIPT}: File exists"),
@@ -121,7 +124,7 @@ async def test_the_token_is_shown(tmp_path: Path, file: Path) -> None:
         (["-f", "txt", "-f", "srt", "FILE"], 2, "several formats need an --output-dir"),
     ],
 )
-async def test_what_cannot_be_right_is_one_sentence(
+async def test_wrong_options_are_an_error(
     file: Path, arguments: list[object], code: int, sentence: str
 ) -> None:
     arguments = [file if argument == "FILE" else argument for argument in arguments]

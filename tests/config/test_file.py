@@ -286,6 +286,7 @@ def loaded_by(module: str) -> set[str]:
     return set(json.loads(result.stdout))
 
 
+@pytest.mark.process
 def test_settings_load_nothing_heavy() -> None:
     heavy = {"onnxruntime", "llama_cpp", "av", "rich", "websockets", "asyncio", "platformdirs"}
     heavy |= {"numpy", "webrtcvad", "multiprocessing", "streamasr.engine"}
@@ -293,6 +294,7 @@ def test_settings_load_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("child", ["encoder", "aligner"])
+@pytest.mark.process
 def test_a_child_loads_no_settings_but_the_values_it_is_given(child: str) -> None:
     loaded = loaded_by(f"streamasr.engine.{child}")
     assert "streamasr.engine.worker_config" in loaded

@@ -95,7 +95,7 @@ def check_guarantees(events: list[client.Event]) -> None:
     assert sorted(words) == [final.segment for final in finals if final.text]
 
 
-async def send_all(stream: client.Stream, speech: Float32Array, speed: float) -> None:
+async def send_all(stream: client.AudioSession, speech: Float32Array, speed: float) -> None:
     """Send at a multiple of the speed of speech; below infinity there is time for partials."""
     loop, data = asyncio.get_running_loop(), pcm(speech)
     begin = loop.time()
@@ -106,7 +106,7 @@ async def send_all(stream: client.Stream, speech: Float32Array, speed: float) ->
 
 
 async def collect(
-    stream: client.Stream, react: Callable[[client.Event], None] = lambda _: None
+    stream: client.AudioSession, react: Callable[[client.Event], None] = lambda _: None
 ) -> list[client.Event]:
     events = []
     async for event in stream:

@@ -116,6 +116,7 @@ async def test_settings_are_not_read_again_before_the_models_are_loaded(tmp_path
     assert operator.n_read == 1
 
 
+@pytest.mark.process
 def test_an_inherited_socket_for_other_machines_needs_a_token(tmp_path: Path) -> None:
     with listening("0.0.0.0") as opened:
         supervision = Supervision(inherited=Inherited(opened))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from streamasr.audio.capture import Captured, CaptureEvent, Missed, TroubleCode
-from streamasr.client import PATIENT, Event, Reconnecting, v1
+from streamasr.client import DEFAULT_TIMEOUTS, Event, Reconnecting, v1
 from streamasr.core.errors import AudioError, ProtocolError, StreamASRError
 from streamasr.core.notices import NoticeCode
 from streamasr.core.units import Float32Array, Samples, to_samples
@@ -518,7 +518,7 @@ async def test_the_daemons_session_is_followed_until_the_final_of_the_open_segme
     async with running_daemon(tmp_path) as daemon:
         live = daemon.host.begin_own()
         source = DaemonMicrophone(
-            daemon.address, session="microphone", token=None, timeouts=PATIENT
+            daemon.address, session="microphone", token=None, timeouts=DEFAULT_TIMEOUTS
         )
         has_audio = asyncio.Event()
         utterance = source.begin(has_audio.set)

@@ -26,6 +26,7 @@ from tests.support.signals import KINDS, signal, speechlike
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.process
 def test_features_equal_the_reference_around_every_hop_window_and_chunk_edge(kind: str) -> None:
     with np.load(LOG_MEL_GOLDEN) as golden:
         for n_samples in LOG_MEL_LENGTHS:

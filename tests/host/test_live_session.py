@@ -1,4 +1,4 @@
-"""A live session without sockets: readers, journal, room, and what does not fit."""
+"""A live session without sockets: readers, journal, room, and dropped audio."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ TALK = talk(1.5, 2.0)
 
 
 class Watcher:
-    """An observer that keeps the measurements."""
+    """Observer that keeps the measurements."""
 
     def __init__(self) -> None:
         self.n_received = 0
@@ -58,9 +58,9 @@ async def session(
     engine: FakeEngine | None = None,
     *,
     timeout_s: float = 1000.0,
-    speaks: bool = True,
+    confirms: bool = True,
 ) -> AsyncIterator[tuple[LiveSession, SlowArchive, Watcher]]:
-    """A session whose journal says nothing by itself, unless it `speaks`."""
+    """Run a session whose journal confirms messages at once or, without `confirms`, on request."""
     archive, watcher = SlowArchive(directory / "journal.sqlite3", directory / "spool"), Watcher()
     with archive:
         live = LiveSession(
@@ -71,7 +71,7 @@ async def session(
             archive=archive,
             observer=watcher,
             beginning=Beginning(),
-            journal_timeout_s=0.0 if speaks else timeout_s,
+            journal_timeout_s=0.0 if confirms else timeout_s,
         )
         yield live, archive, watcher
         live.close()
@@ -93,7 +93,7 @@ async def read(reader: Reader) -> list[OutboxEntry]:
     return entries
 
 
-async def test_what_is_said_is_measured(tmp_path: Path) -> None:
+async def test_audio_work_and_latencies_are_measured(tmp_path: Path) -> None:
     async with session(tmp_path) as (live, _, watcher):
         feed(live, TALK)
         live.intake.finish()
@@ -119,7 +119,7 @@ async def test_a_final_is_ready_when_its_endpoint_is_decided(tmp_path: Path) -> 
         assert [o.segment for o in engine.orders if isinstance(o, Release)] == [1, 2]
 
 
-async def test_a_preparation_is_in_time_at_the_pace_of_speech(tmp_path: Path) -> None:
+async def test_a_speculative_pass_is_in_time_at_the_pace_of_speech(tmp_path: Path) -> None:
     engine = PatientEngine()
     async with session(tmp_path, engine) as (live, _, watcher):
         for begin in range(0, len(TALK), 1600):
@@ -138,8 +138,8 @@ async def test_arrivals_of_tiny_blocks_take_no_room(tmp_path: Path) -> None:
         assert len(live._latency.arrivals) <= 51
 
 
-async def test_what_the_journal_has_not_kept_is_not_said(tmp_path: Path) -> None:
-    async with session(tmp_path, speaks=False) as (live, archive, _):
+async def test_a_message_is_not_published_before_the_journal_has_it(tmp_path: Path) -> None:
+    async with session(tmp_path, confirms=False) as (live, archive, _):
         reader = live.publisher.subscribe()
         feed(live, TALK)
         live.intake.finish()
@@ -156,15 +156,15 @@ async def test_what_the_journal_has_not_kept_is_not_said(tmp_path: Path) -> None
         assert live.is_settled
 
 
-async def test_a_hanging_disk_delays_text_and_does_not_hold_it_back(tmp_path: Path) -> None:
-    async with session(tmp_path, timeout_s=0.1, speaks=False) as (live, archive, _):
+async def test_a_disk_that_hangs_delays_text_for_a_limited_time(tmp_path: Path) -> None:
+    async with session(tmp_path, timeout_s=0.1, confirms=False) as (live, archive, _):
         feed(live, TALK)
         live.intake.finish()
         await live.is_over.wait()
         assert len(archive.unconfirmed) == 5
 
 
-async def test_what_does_not_fit_becomes_a_gap(tmp_path: Path) -> None:
+async def test_audio_without_room_becomes_a_gap(tmp_path: Path) -> None:
     engine, max_lag = PatientEngine(), to_samples(3.0)
     async with session(tmp_path, engine) as (live, _, __):
         reader = live.publisher.subscribe()
@@ -190,7 +190,7 @@ async def test_what_does_not_fit_becomes_a_gap(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("then", ["the end", "a hole", "a pause"])
-async def test_what_did_not_fit_is_told_whatever_comes_next(tmp_path: Path, then: str) -> None:
+async def test_a_gap_of_dropped_audio_comes_before_what_follows(tmp_path: Path, then: str) -> None:
     engine, max_lag = PatientEngine(), to_samples(0.5)
     async with session(tmp_path, engine) as (live, _, __):
         reader = live.publisher.subscribe()
@@ -236,7 +236,7 @@ async def test_nothing_is_taken_after_the_end(tmp_path: Path) -> None:
         assert live.publisher.seq == 1
 
 
-async def test_whoever_waits_for_a_reader_is_not_forgotten_when_it_leaves() -> None:
+async def test_closing_a_reader_wakes_a_task_that_waits_for_room_in_it() -> None:
     reader = Reader()
     reader.post(Reply("pong"))
     waiting = asyncio.create_task(reader.wait_below(1))
@@ -246,7 +246,7 @@ async def test_whoever_waits_for_a_reader_is_not_forgotten_when_it_leaves() -> N
     await waiting
 
 
-async def test_there_is_room_as_long_as_not_too_much_waits(tmp_path: Path) -> None:
+async def test_there_is_room_while_little_enough_waits(tmp_path: Path) -> None:
     engine = PatientEngine()
     async with session(tmp_path, engine) as (live, _, __):
         feed(live, TALK)

@@ -1,4 +1,4 @@
-"""Who has which session, and how long it is kept for those who lost it."""
+"""The sessions of a daemon: their owners, and how long they wait to be resumed."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ from tests.support.waiting import LoopClock, eventually, let_others_run
 
 
 class Line:
-    """A connection that is alive or not; once aborted it leaves when it likes."""
+    """Connection that is alive or not; after `abort`, the test calls `leave`."""
 
     def __init__(self, daemon: FakeDaemon, name: str, *, is_alive: bool) -> None:
         self.daemon, self.name = daemon, name
@@ -52,7 +52,9 @@ async def test_a_living_connection_keeps_its_session(tmp_path: Path) -> None:
             await daemon.sessions.attach(name, Line(daemon, name, is_alive=True))
 
 
-async def test_a_dead_one_is_heard_to_its_end_before_the_next_one_begins(tmp_path: Path) -> None:
+async def test_a_dead_connection_is_read_to_its_end_before_it_is_replaced(
+    tmp_path: Path,
+) -> None:
     async with daemon_with_session(tmp_path) as (daemon, name):
         old, new = (Line(daemon, name, is_alive=False) for _ in "12")
         await daemon.sessions.attach(name, old)
@@ -64,7 +66,7 @@ async def test_a_dead_one_is_heard_to_its_end_before_the_next_one_begins(tmp_pat
         await attaching
 
 
-async def test_of_two_that_want_the_place_of_a_dead_one_one_gets_it(tmp_path: Path) -> None:
+async def test_of_two_connections_one_replaces_a_dead_one(tmp_path: Path) -> None:
     async with daemon_with_session(tmp_path) as (daemon, name):
         old = Line(daemon, name, is_alive=False)
         await daemon.sessions.attach(name, old)
@@ -76,7 +78,7 @@ async def test_of_two_that_want_the_place_of_a_dead_one_one_gets_it(tmp_path: Pa
         assert sum(isinstance(outcome, RefusalError) for outcome in outcomes) == 1
 
 
-async def test_one_that_was_replaced_cannot_leave_for_its_successor(tmp_path: Path) -> None:
+async def test_a_replaced_connection_does_not_detach_its_successor(tmp_path: Path) -> None:
     async with daemon_with_session(tmp_path, resume_s=0.0) as (daemon, name):
         old, new = Line(daemon, name, is_alive=True), Line(daemon, name, is_alive=True)
         await daemon.sessions.attach(name, new)
@@ -85,14 +87,14 @@ async def test_one_that_was_replaced_cannot_leave_for_its_successor(tmp_path: Pa
         assert not daemon.sessions.find(name).intake.is_finishing
 
 
-async def test_a_session_that_nobody_takes_is_forgotten(tmp_path: Path) -> None:
+async def test_a_session_that_is_never_attached_is_forgotten(tmp_path: Path) -> None:
     async with daemon_with_session(tmp_path, resume_s=0.01) as (daemon, name):
         await daemon.sessions.wait_gone(name)
         with raises(RefusalError, "unknown_session"):
             daemon.sessions.find(name)
 
 
-async def test_it_waits_anew_for_each_time_that_it_was_left(tmp_path: Path) -> None:
+async def test_a_session_waits_anew_after_each_connection(tmp_path: Path) -> None:
     clock = LoopClock()
     async with daemon_with_session(tmp_path, resume_s=10.0) as (daemon, name):
         for _ in range(4):
@@ -104,7 +106,7 @@ async def test_it_waits_anew_for_each_time_that_it_was_left(tmp_path: Path) -> N
         assert not daemon.sessions.find(name).intake.is_finishing
 
 
-async def test_an_end_is_kept_until_it_is_heard(tmp_path: Path) -> None:
+async def test_an_end_is_kept_until_it_was_received(tmp_path: Path) -> None:
     async with daemon_with_session(tmp_path) as (daemon, name):
         line = Line(daemon, name, is_alive=True)
         live = await daemon.sessions.attach(name, line)
@@ -128,7 +130,7 @@ async def test_the_daemons_own_session_is_kept_without_a_connection(tmp_path: Pa
         await daemon.sessions.wait_gone("microphone")
 
 
-async def test_one_that_was_left_unused_gives_way(tmp_path: Path) -> None:
+async def test_a_session_without_audio_is_evicted(tmp_path: Path) -> None:
     async with daemon_with_session(tmp_path, max_sessions=1) as (daemon, name):
         line = Line(daemon, name, is_alive=True)
         await daemon.sessions.attach(name, line)
@@ -145,7 +147,7 @@ async def test_one_that_was_left_unused_gives_way(tmp_path: Path) -> None:
         await daemon.sessions.wait_gone(name)
 
 
-async def test_those_that_were_left_on_purpose_give_way_the_oldest_first(tmp_path: Path) -> None:
+async def test_sessions_that_were_given_up_are_evicted_oldest_first(tmp_path: Path) -> None:
     async with daemon_with_session(tmp_path, max_sessions=3) as (daemon, first):
         names = [first, *(daemon.host.begin(RequestedOptions()).name for _ in range(2))]
         lines = [Line(daemon, name, is_alive=True) for name in names]
@@ -156,7 +158,7 @@ async def test_those_that_were_left_on_purpose_give_way_the_oldest_first(tmp_pat
         broken.leave()
         for line in left:
             line.leave(is_given_up=True)
-        assert {live.name for live in daemon.sessions} == set(names)  # nobody wants the room
+        assert {live.name for live in daemon.sessions} == set(names)
         for line in left:
             live = daemon.sessions.find(line.name)
             new = daemon.host.begin(RequestedOptions()).name
@@ -168,7 +170,7 @@ async def test_those_that_were_left_on_purpose_give_way_the_oldest_first(tmp_pat
         daemon.sessions.find(broken.name)
 
 
-async def test_one_that_is_over_and_unheard_makes_no_room_and_is_kept(tmp_path: Path) -> None:
+async def test_a_session_whose_end_was_not_received_is_not_evicted(tmp_path: Path) -> None:
     async with daemon_with_session(tmp_path, max_sessions=1) as (daemon, over):
         line = Line(daemon, over, is_alive=True)
         live = await daemon.sessions.attach(over, line)
@@ -185,7 +187,7 @@ async def test_one_that_is_over_and_unheard_makes_no_room_and_is_kept(tmp_path: 
         assert daemon.sessions.find(over) is live
 
 
-async def test_one_that_was_left_on_purpose_and_found_again_is_kept(tmp_path: Path) -> None:
+async def test_a_session_that_was_given_up_and_resumed_is_kept(tmp_path: Path) -> None:
     async with daemon_with_session(tmp_path, max_sessions=1) as (daemon, name):
         for is_given_up in (True, False):
             line = Line(daemon, name, is_alive=True)
@@ -196,7 +198,7 @@ async def test_one_that_was_left_on_purpose_and_found_again_is_kept(tmp_path: Pa
             daemon.host.begin(RequestedOptions())
 
 
-async def test_those_that_go_on_after_a_restart_come_beyond_the_limit(tmp_path: Path) -> None:
+async def test_sessions_resumed_after_a_restart_are_not_limited(tmp_path: Path) -> None:
     async with daemon_with_session(tmp_path, max_sessions=1) as (daemon, name):
         await daemon.sessions.attach(name, Line(daemon, name, is_alive=True))
         with raises(RefusalError, "overloaded"):
@@ -206,7 +208,7 @@ async def test_those_that_go_on_after_a_restart_come_beyond_the_limit(tmp_path: 
         daemon.sessions.open("other", SessionOptions())  # what is over is not counted
 
 
-async def test_finishing_lets_all_say_what_they_owe(tmp_path: Path) -> None:
+async def test_finish_all_publishes_what_is_owed(tmp_path: Path) -> None:
     engine = PatientEngine()
     async with running_daemon(tmp_path, DaemonOptions(engine=engine)) as daemon:
         lives = [daemon.host.begin(RequestedOptions()) for _ in range(3)]

@@ -211,6 +211,7 @@ def test_encrypted_members_are_refused(tmp_path: Path, inside: Path) -> None:
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.process
 def test_other_compression_methods_are_refused(tmp_path: Path, inside: Path, method: int) -> None:
     path = write_zip(tmp_path / "m.zip", {"a.gguf": WEIGHTS}, method)
     refused(path, inside, "archive_compression", f"method {method}")
@@ -376,6 +377,7 @@ def check_any(content: bytes, directory: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 @given(st.integers(0, 1 << 30), st.integers(1, 6))
+@pytest.mark.process
 def test_damaged_archives_are_harmless(
     tmp_path: Path, sound: bytes, seed: int, n_bytes: int
 ) -> None:

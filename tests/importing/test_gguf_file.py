@@ -346,6 +346,7 @@ def test_a_file_cut_anywhere_is_refused(scratch: Path, length: int) -> None:
     )
 )
 @settings(deadline=None, max_examples=400)
+@pytest.mark.process
 def test_bytes_changed_in_the_header_are_refused_or_harmless(
     scratch: Path, changes: list[tuple[int, bytes]]
 ) -> None:

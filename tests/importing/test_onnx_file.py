@@ -333,6 +333,7 @@ def test_a_graph_that_is_cut_short_is_refused(tmp_path: Path, sound: bytes, part
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 @given(st.integers(0, 1 << 30), st.integers(1, 8))
+@pytest.mark.process
 def test_a_damaged_graph_is_either_read_or_refused(
     tmp_path: Path, sound: bytes, seed: int, n_bytes: int
 ) -> None:

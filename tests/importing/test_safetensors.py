@@ -564,6 +564,7 @@ JSON = st.recursive(
 
 @given(data=st.data(), value=JSON)
 @settings(deadline=None, max_examples=300)
+@pytest.mark.process
 def test_any_value_in_the_configuration_is_either_refused_or_harmless(
     sound: Path, scratch: Path, data: st.DataObject, value: object
 ) -> None:
@@ -582,6 +583,7 @@ def test_any_value_in_the_configuration_is_either_refused_or_harmless(
 
 @given(data=st.data(), value=JSON)
 @settings(deadline=None, max_examples=300)
+@pytest.mark.process
 def test_any_value_in_a_header_is_either_refused_or_harmless(
     sound: Path, scratch: Path, data: st.DataObject, value: object
 ) -> None:

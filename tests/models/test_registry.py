@@ -49,6 +49,7 @@ def test_a_family_can_be_added_and_removed() -> None:
     assert "mine" not in registry.family_names()
 
 
+@pytest.mark.process
 def test_the_list_is_cheap_to_import() -> None:
     code = """
 import sys

@@ -185,7 +185,7 @@ class LoudDaemon(RunningDaemon):
 
 
 async def play(
-    stream: client.Stream, speech: Float32Array, react: Callable[[client.Event], None]
+    stream: client.AudioSession, speech: Float32Array, react: Callable[[client.Event], None]
 ) -> list[client.Event]:
     """Send all audio at four times the speed of speech; return all events."""
 

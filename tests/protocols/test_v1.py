@@ -181,7 +181,7 @@ def test_the_shortest_start_has_the_defaults() -> None:
     assert v1.Start(encoding="pcm_f32le", channels=2).frame_bytes == 8
 
 
-def test_null_and_absent_are_different_wishes() -> None:
+def test_null_and_absent_options_are_different() -> None:
     null = v1.decode_client('{"type":"configure","language":null}')
     absent = v1.decode_client('{"type":"configure"}')
     assert isinstance(null, v1.Configure)
@@ -393,7 +393,7 @@ def test_clients_skip_what_a_newer_server_adds() -> None:
 @pytest.mark.parametrize(
     "text", ["", "[]", '{"type":"pong"}', '{"type":1}', "{}", '{"type":"final","seq":"1"}']
 )
-def test_clients_refuse_what_is_no_message(text: str) -> None:
+def test_clients_refuse_text_that_is_not_a_message(text: str) -> None:
     with pytest.raises(ProtocolError) as caught:
         v1.decode_server(text)
     assert caught.value.code in ("bad_server_message", "bad_server_json")

@@ -2,10 +2,10 @@
 
     python -m tests.reference.make_goldens
 
-Signals and checkpoints are made from seeds (tests/signals.py, tests/checkpoints.py), so
+Signals and checkpoints are made from seeds (`signals.py` and `checkpoints.py` in tests/support), so
 only what the reference computes is stored. Features are the reference's own, in single precision;
 all else is computed in double precision and stored with the errors of lower precisions, from which
-tolerances follow (tests/rounding.py).
+tolerances follow (tests/support/rounding.py).
 """
 
 import tempfile

@@ -5,7 +5,7 @@ version 5.13 or later.
 
 Models compute in double precision, whose results are exact for all purposes here and the same on
 every processor. In other arithmetics they tell how far rounding moves the results: the tolerances
-of comparisons follow from that (tests/rounding.py).
+of comparisons follow from that (tests/support/rounding.py).
 """
 
 import re

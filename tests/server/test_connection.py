@@ -1,4 +1,4 @@
-"""The wire protocol, sentence by sentence, over a real socket and with a made-up engine."""
+"""The wire protocol, rule by rule, over a real socket and with a scripted engine."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from streamasr.audio.pcm import PcmDecoder
 from streamasr.client import connect, listen
 from streamasr.core.audio_format import Encoding
+from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Recognise
-from streamasr.core.units import Samples
+from streamasr.core.units import Float32Array, Samples
 from streamasr.protocols import v1
 from streamasr.server.timeouts import Timeouts
 from tests.support.fake_daemon import (
@@ -44,7 +45,7 @@ QUIET = np.zeros(1600, np.float32)
 # A session from start to end.
 
 
-async def test_ready_says_where_the_session_stands(tmp_path: Path) -> None:
+async def test_ready_gives_the_state_of_the_session(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon, Client.start(daemon) as client:
         assert client.received == [
             {
@@ -115,7 +116,7 @@ async def test_a_segment_is_speech_then_partials_then_final_then_words(tmp_path:
 
 @pytest.mark.parametrize("encoding", ["pcm_s16le", "pcm_f32le"])
 @pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (16000, 2), (44100, 1), (48000, 8)])
-async def test_audio_comes_in_any_shape(
+async def test_audio_may_have_any_format(
     tmp_path: Path, encoding: Encoding, rate: int, channels: int
 ) -> None:
     seconds = np.arange(round(len(TALK) * rate / 16000)) / rate
@@ -124,8 +125,8 @@ async def test_audio_comes_in_any_shape(
     audio = pcm(frames) if encoding == "pcm_s16le" else float_bytes(frames)
     decoder = PcmDecoder(encoding, rate, channels)
     expected = recognise(np.concatenate((decoder.feed(audio), decoder.finish())))
-    wishes = {"encoding": encoding, "sample_rate": rate, "channels": channels}
-    async with running_daemon(tmp_path) as daemon, Client.start(daemon, **wishes) as client:
+    options_sent = {"encoding": encoding, "sample_rate": rate, "channels": channels}
+    async with running_daemon(tmp_path) as daemon, Client.start(daemon, **options_sent) as client:
         for begin in range(0, len(audio), 50_001):  # no whole frames
             await client.connection.send(audio[begin : begin + 50_001])
         assert durable(await client.stop()) == expected
@@ -155,7 +156,7 @@ async def test_frames_of_one_byte_are_carried_over(tmp_path: Path) -> None:
         assert durable(await client.stop()) == EXPECTED
 
 
-async def test_a_lone_byte_at_the_end_is_no_sample(tmp_path: Path) -> None:
+async def test_a_single_byte_at_the_end_is_ignored(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon, Client.start(daemon) as client:
         await client.connection.send(pcm(QUIET) + b"x")
         received = await client.stop()
@@ -208,18 +209,125 @@ async def test_configure_holds_from_the_next_segment_on(tmp_path: Path) -> None:
         Client.start(daemon, language="en", context="before") as client,
     ):
         await client.send_audio(TALK[:32_000])  # in the middle of the first
-        wishes = {"language": None, "context": "", "hotwords": ["after"]}
-        await client.send_message("configure", **wishes, partials=False, words=False)
+        change = {"language": None, "context": "", "hotwords": ["after"]}
+        await client.send_message("configure", **change, partials=False, words=False)
         await client.send_audio(TALK[32_000:])
         received = await client.stop()
-        assert [m["segment"] for m in received if m["type"] == "words"] == [1]
-        assert 2 not in [m["segment"] for m in client.of("partial")]
-        decoded = [order for order in engine.orders if isinstance(order, Recognise)]
-        wished = {(o.of.segment, o.options.language, o.options.context) for o in decoded}
-        assert wished == {(1, "English", "before"), (2, None, "after")}
+    assert [m["segment"] for m in received if m["type"] == "words"] == [1]
+    assert 2 not in [m["segment"] for m in client.of("partial")]
+    found = {
+        segment: (options.language, options.context, options.hotwords)
+        for segment, options in options_by_segment(engine).items()
+    }
+    assert found == {1: ("English", "before", ()), 2: (None, "", ("after",))}
 
 
-async def test_no_partials_and_no_words_for_whom_does_not_want_them(tmp_path: Path) -> None:
+def options_by_segment(engine: FakeEngine) -> dict[int, SessionOptions]:
+    passes = [order for order in engine.orders if isinstance(order, Recognise)]
+    return {order.of.segment: order.options for order in passes}
+
+
+async def test_languages_limit_the_choice_of_the_model(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    async with (
+        running_daemon(tmp_path, DaemonOptions(engine=engine)) as daemon,
+        Client.start(daemon, languages=["en-US", "zh", "English"]) as client,
+    ):
+        await client.send_audio(TALK[:32_000])
+        await client.send_message("configure", languages=["de-AT"])
+        await client.send_audio(TALK[32_000:])
+        await client.stop()
+    found = options_by_segment(engine)
+    assert (found[1].language, found[1].languages) == (None, ("English", "Chinese"))
+    assert (found[2].language, found[2].languages) == ("German", ("German",))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"languages": ["en", "tlh"]},
+        {"languages": ["en", "zh"], "language": "de"},
+        {"channels": 2, "channel": 2},
+    ],
+)
+async def test_options_that_cannot_be_fulfilled_are_refused(tmp_path: Path, options: Json) -> None:
+    async with running_daemon(tmp_path) as daemon, Client.connect(daemon) as client:
+        await client.send_message("start", **options)
+        closed_with, error = await client.refusal()
+        assert (error["code"], closed_with) == ("bad_value", 1008)
+
+
+# Channels.
+
+
+def two_channels(left: Float32Array, right: Float32Array) -> bytes:
+    return pcm(np.stack([left, right], axis=1))
+
+
+SILENCE = np.zeros(len(TALK), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("channel", "expected"),
+    [(0, EXPECTED), (1, recognise(SILENCE)), ("mix", recognise(exact(TALK / np.float32(2))))],
+)
+async def test_one_channel_is_chosen_or_all_are_mixed(
+    tmp_path: Path, channel: int | str, expected: list[Json]
+) -> None:
+    audio = two_channels(TALK, SILENCE)
+    async with (
+        running_daemon(tmp_path) as daemon,
+        Client.start(daemon, channels=2, channel=channel) as client,
+    ):
+        for begin in range(0, len(audio), 50_001):
+            await client.connection.send(audio[begin : begin + 50_001])
+        assert durable(await client.stop()) == expected
+
+
+async def test_channels_of_opposite_phase_do_not_cancel_when_one_is_chosen(tmp_path: Path) -> None:
+    audio = two_channels(TALK, -TALK)
+    async with (
+        running_daemon(tmp_path) as daemon,
+        Client.start(daemon, channels=2, channel=0) as client,
+    ):
+        await client.connection.send(audio)
+        assert durable(await client.stop()) == EXPECTED
+
+
+async def test_the_channel_may_change_within_a_session(tmp_path: Path) -> None:
+    half = len(TALK) // 2
+    async with (
+        running_daemon(tmp_path) as daemon,
+        Client.start(daemon, channels=2, channel=0) as client,
+    ):
+        await client.connection.send(two_channels(TALK[:half], SILENCE[:half]))
+        await client.send_message("configure", channel=1)
+        await client.connection.send(two_channels(SILENCE[half:], TALK[half:]))
+        assert durable(await client.stop()) == EXPECTED
+
+
+async def test_a_channel_that_the_audio_lacks_is_refused_and_the_session_survives(
+    tmp_path: Path,
+) -> None:
+    stereo = two_channels(TALK, SILENCE)
+    async with running_daemon(tmp_path) as daemon:
+        async with Client.start(daemon, channels=2, channel=0) as client:
+            await client.connection.send(stereo[: 4 * 40_000])
+            await client.send_message("configure", channel=2)
+            assert (await client.refusal())[1]["code"] == "bad_value"
+        name = client.session
+        async with Client.connect(daemon) as mono:
+            # The session keeps its channel, and this audio has only one.
+            daemon.host.configure(daemon.sessions.find(name), {"channel": 1})
+            await mono.send_message("start", session=name)
+            assert (await mono.refusal())[1]["code"] == "bad_value"
+        daemon.host.configure(daemon.sessions.find(name), {"channel": 0})
+        async with Client.start(daemon, session=name, channels=2) as again:
+            await again.connection.send(stereo[4 * again.ready["next_sample"] :])
+            assert durable(await again.stop()) == EXPECTED
+
+
+async def test_partials_and_words_can_be_switched_off(tmp_path: Path) -> None:
     async with (
         running_daemon(tmp_path) as daemon,
         Client.start(daemon, partials=False, words=False) as client,
@@ -229,7 +337,7 @@ async def test_no_partials_and_no_words_for_whom_does_not_want_them(tmp_path: Pa
         assert kinds == ["ready", "speech", "final", "speech", "final", "end"]
 
 
-async def test_many_sessions_at_once_hear_their_own(tmp_path: Path) -> None:
+async def test_sessions_at_the_same_time_do_not_mix(tmp_path: Path) -> None:
     async def converse(daemon: FakeDaemon, n_words: int) -> None:
         samples = exact(talk(*[1.0 + 0.1 * n_words] * n_words))
         async with Client.start(daemon) as client:
@@ -240,7 +348,7 @@ async def test_many_sessions_at_once_hear_their_own(tmp_path: Path) -> None:
         await asyncio.gather(*(converse(daemon, n) for n in range(1, 6)))
 
 
-# What may go wrong, and how it is said.
+# Errors.
 
 
 REFUSED = [
@@ -259,7 +367,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("code", "close_code", "frame"), REFUSED)
-async def test_what_is_wrong_is_said_before_the_connection_is_closed(
+async def test_an_error_is_sent_before_the_connection_is_closed(
     tmp_path: Path, code: str, close_code: int, frame: str | bytes
 ) -> None:
     async with running_daemon(tmp_path) as daemon, Client.start(daemon) as client:
@@ -270,7 +378,7 @@ async def test_what_is_wrong_is_said_before_the_connection_is_closed(
         assert client.connection.close_reason == code
 
 
-async def test_what_is_far_too_big_is_not_even_read(tmp_path: Path) -> None:
+async def test_a_frame_far_above_the_limit_is_not_read(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon, Client.start(daemon) as client:
         head_of_a_frame = bytes([0x82, 0xFF, *(2**22).to_bytes(8, "big"), 1, 2, 3, 4])
         client.connection.transport.write(head_of_a_frame)
@@ -307,7 +415,7 @@ async def test_a_wrong_start_is_refused(
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
-async def test_what_is_no_audio_is_refused(tmp_path: Path, value: float) -> None:
+async def test_values_that_cannot_be_audio_are_refused(tmp_path: Path, value: float) -> None:
     async with (
         running_daemon(tmp_path) as daemon,
         Client.start(daemon, encoding="pcm_f32le") as client,
@@ -334,7 +442,7 @@ async def test_nothing_but_ping_may_follow_stop(tmp_path: Path, late: str | byte
         assert (error["code"], closed_with) == ("out_of_order", 1008)
 
 
-async def test_whoever_says_nothing_is_sent_away(tmp_path: Path) -> None:
+async def test_a_client_that_sends_nothing_is_refused(tmp_path: Path) -> None:
     options = DaemonOptions(timeouts=Timeouts(start=0.05))
     async with running_daemon(tmp_path, options) as daemon, Client.connect(daemon) as client:
         closed_with, error = await client.refusal()
@@ -342,7 +450,7 @@ async def test_whoever_says_nothing_is_sent_away(tmp_path: Path) -> None:
         assert "0.05 s" in error["message"]
 
 
-async def test_a_session_outlives_the_mistake_of_its_client(tmp_path: Path) -> None:
+async def test_a_session_survives_an_error_of_its_client(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         async with Client.start(daemon) as client:
             await client.send_audio(TALK[:40_000])
@@ -353,10 +461,10 @@ async def test_a_session_outlives_the_mistake_of_its_client(tmp_path: Path) -> N
             assert durable(await again.stop()) == EXPECTED
 
 
-# Coming back.
+# Resuming.
 
 
-async def test_a_client_comes_back_and_misses_nothing(tmp_path: Path) -> None:
+async def test_a_client_that_resumes_misses_no_message(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         async with Client.start(daemon) as client:
             await client.send_audio(TALK[:70_001])
@@ -370,7 +478,7 @@ async def test_a_client_comes_back_and_misses_nothing(tmp_path: Path) -> None:
             assert durable(await again.stop()) == EXPECTED[1:]
 
 
-async def test_everything_comes_again_without_since(tmp_path: Path) -> None:
+async def test_without_since_all_messages_are_sent_again(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         async with Client.start(daemon) as client:
             await client.send_audio(TALK[:70_000])
@@ -384,7 +492,7 @@ async def test_everything_comes_again_without_since(tmp_path: Path) -> None:
     cuts=st.lists(st.integers(0, len(TALK)), min_size=1, max_size=4).map(sorted),
     n_read=st.lists(st.integers(0, 3), min_size=4, max_size=4),
 )
-async def test_any_interruptions_leave_no_trace(
+async def test_interruptions_do_not_change_the_messages(
     tmp_path_factory: pytest.TempPathFactory, cuts: list[int], n_read: list[int]
 ) -> None:
     received: list[Json] = []
@@ -432,11 +540,11 @@ async def test_our_own_client_survives_lost_connections_at_any_rate(tmp_path: Pa
     assert messages[-1].duration == pytest.approx(len(TALK) / 16000, abs=0.001)
 
 
-async def test_wishes_outlive_the_connection(tmp_path: Path) -> None:
+async def test_options_survive_the_connection(tmp_path: Path) -> None:
     engine = FakeEngine()
     async with running_daemon(tmp_path, DaemonOptions(engine=engine)) as daemon:
-        wishes = {"language": "de", "partials": False, "words": False}
-        async with Client.start(daemon, context="names", **wishes) as client:
+        options_sent = {"language": "de", "partials": False, "words": False}
+        async with Client.start(daemon, context="names", **options_sent) as client:
             pass
         async with Client.start(daemon, session=client.session, language="fr") as again:
             await again.send_audio(TALK)
@@ -450,7 +558,7 @@ async def test_wishes_outlive_the_connection(tmp_path: Path) -> None:
             assert decoded == {("French", "names")}
 
 
-async def test_an_end_that_nobody_heard_is_said_again(tmp_path: Path) -> None:
+async def test_an_end_that_was_not_received_is_sent_again(tmp_path: Path) -> None:
     engine = PatientEngine()
     async with running_daemon(tmp_path, DaemonOptions(engine=engine)) as daemon:
         async with Client.start(daemon) as client:
@@ -473,7 +581,7 @@ async def test_an_end_that_nobody_heard_is_said_again(tmp_path: Path) -> None:
             assert (await late.refusal())[1]["code"] == "unknown_session"
 
 
-async def test_stop_may_be_said_again(tmp_path: Path) -> None:
+async def test_stop_may_be_sent_again(tmp_path: Path) -> None:
     engine = PatientEngine()
     async with running_daemon(tmp_path, DaemonOptions(engine=engine)) as daemon:
         async with Client.start(daemon) as client:
@@ -487,7 +595,7 @@ async def test_stop_may_be_said_again(tmp_path: Path) -> None:
             await answering
 
 
-async def test_a_session_has_one_speaker(tmp_path: Path) -> None:
+async def test_a_session_takes_audio_from_one_connection(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon, Client.start(daemon) as first:
         async with Client.connect(daemon) as second:
             await second.send_message("start", session=first.session)
@@ -497,7 +605,7 @@ async def test_a_session_has_one_speaker(tmp_path: Path) -> None:
         assert durable(await first.stop()) == EXPECTED
 
 
-async def test_a_speaker_that_is_held_back_keeps_its_place(tmp_path: Path) -> None:
+async def test_a_client_that_is_held_back_keeps_its_session(tmp_path: Path) -> None:
     engine = PatientEngine()
     options = DaemonOptions(
         engine=engine, max_lag_s=1.0, old_connection_s=0.2, timeouts=Timeouts(close=0.2)
@@ -512,7 +620,7 @@ async def test_a_speaker_that_is_held_back_keeps_its_place(tmp_path: Path) -> No
         sending.cancel()
 
 
-async def test_a_connection_that_broke_unnoticed_gives_way(tmp_path: Path) -> None:
+async def test_a_connection_that_broke_unnoticed_is_replaced(tmp_path: Path) -> None:
     options = DaemonOptions(old_connection_s=0.05)
     async with running_daemon(tmp_path, options) as daemon, Client.start(daemon) as first:
         await first.send_audio(TALK[:50_000])
@@ -525,7 +633,7 @@ async def test_a_connection_that_broke_unnoticed_gives_way(tmp_path: Path) -> No
         first.connection.transport.abort()
 
 
-async def test_one_that_broke_while_held_back_gives_way_and_is_not_heard_any_more(
+async def test_a_connection_that_broke_while_held_back_is_replaced_and_sends_nothing_more(
     tmp_path: Path,
 ) -> None:
     engine = PatientEngine()
@@ -547,10 +655,10 @@ async def test_one_that_broke_while_held_back_gives_way_and_is_not_heard_any_mor
             assert in_time_order(await second.receive_all()) == in_time_order(EXPECTED)
 
 
-# Listening to a session.
+# Reading a session.
 
 
-async def test_any_number_listens(tmp_path: Path) -> None:
+async def test_any_number_of_connections_may_read_a_session(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon, Client.start(daemon) as speaker:
         path = f"/v1/events?session={speaker.session}"
         async with AsyncExitStack() as stack:
@@ -573,7 +681,7 @@ async def test_any_number_listens(tmp_path: Path) -> None:
             assert durable(await since.receive_all()) == EXPECTED[1:]
 
 
-async def test_our_own_client_listens(tmp_path: Path) -> None:
+async def test_our_own_client_reads_a_session(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         live = daemon.host.begin_own()
         events = listen(daemon.address, since=0)
@@ -587,7 +695,7 @@ async def test_our_own_client_listens(tmp_path: Path) -> None:
         assert kinds.count(v1.Final) == 2
 
 
-async def test_who_comes_after_the_end_is_told_of_it(tmp_path: Path) -> None:
+async def test_a_reader_that_comes_after_the_end_receives_the_end(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         live = daemon.host.begin_own()
         live.intake.feed(TALK)
@@ -598,7 +706,7 @@ async def test_who_comes_after_the_end_is_told_of_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("said", [b"\0\0", '{"type": "start"}', '{"type": "stop"}', "{"])
-async def test_listeners_have_no_say(tmp_path: Path, said: str | bytes) -> None:
+async def test_readers_may_not_send(tmp_path: Path, said: str | bytes) -> None:
     async with running_daemon(tmp_path) as daemon:
         daemon.host.begin_own()
         async with Client.connect(daemon, "/v1/events?session=microphone") as client:
@@ -609,7 +717,7 @@ async def test_listeners_have_no_say(tmp_path: Path, said: str | bytes) -> None:
         assert not daemon.sessions.find("microphone").intake.is_finishing
 
 
-async def test_listeners_may_ping_and_leave(tmp_path: Path) -> None:
+async def test_readers_may_ping_and_leave(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         live = daemon.host.begin_own()
         async with Client.connect(daemon, "/v1/events?session=microphone") as client:
@@ -633,7 +741,7 @@ async def test_listeners_may_ping_and_leave(tmp_path: Path) -> None:
         ("?session=%00%ff%F0", "unknown_session"),
     ],
 )
-async def test_what_cannot_be_listened_to_is_refused(tmp_path: Path, query: str, code: str) -> None:
+async def test_a_wrong_query_of_a_reader_is_refused(tmp_path: Path, query: str, code: str) -> None:
     async with running_daemon(tmp_path) as daemon:
         daemon.host.begin_own()
         async with Client.connect(daemon, "/v1/events" + query) as client:
@@ -641,7 +749,7 @@ async def test_what_cannot_be_listened_to_is_refused(tmp_path: Path, query: str,
             assert (closed_with, error["code"]) == (1008, code)
 
 
-async def test_nobody_speaks_in_the_daemons_own_session(tmp_path: Path) -> None:
+async def test_the_daemons_own_session_takes_no_audio_of_clients(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon, Client.connect(daemon) as client:
         daemon.host.begin_own()
         await client.send_message("start", session="microphone")
@@ -666,7 +774,7 @@ async def test_there_is_a_limit_to_sessions(tmp_path: Path) -> None:
                 pass
 
 
-async def test_a_session_ends_when_nobody_comes_back(tmp_path: Path) -> None:
+async def test_a_session_ends_when_its_client_does_not_resume_it(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, DaemonOptions(resume_s=0.05)) as daemon:
         async with Client.start(daemon) as client:
             await client.send_audio(TALK)
@@ -679,7 +787,7 @@ async def test_a_session_ends_when_nobody_comes_back(tmp_path: Path) -> None:
         await eventually(lambda: not len(daemon.sessions))
 
 
-async def test_only_so_much_audio_waits(tmp_path: Path) -> None:
+async def test_the_audio_that_waits_is_bounded(tmp_path: Path) -> None:
     engine = PatientEngine()
     speech = np.tile(TALK, 100)  # more than the sockets hold
     options = DaemonOptions(engine=engine, max_lag_s=10.0)
@@ -701,7 +809,7 @@ async def test_only_so_much_audio_waits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("partials", [True, False])
-async def test_a_lag_shorter_than_a_segment_stops_nobody(tmp_path: Path, partials: bool) -> None:
+async def test_a_lag_limit_below_a_segment_does_not_block(tmp_path: Path, partials: bool) -> None:
     options = DaemonOptions(max_lag_s=0.01)
     async with (
         running_daemon(tmp_path, options) as daemon,
@@ -712,7 +820,7 @@ async def test_a_lag_shorter_than_a_segment_stops_nobody(tmp_path: Path, partial
 
 
 @pytest.mark.parametrize("code", [1000, 1001])
-async def test_what_nobody_has_heard_is_kept_for_whoever_closes_and_comes_back(
+async def test_an_end_that_was_not_received_is_kept_although_its_client_closed(
     tmp_path: Path, code: int
 ) -> None:
     async with running_daemon(tmp_path) as daemon:
@@ -735,7 +843,7 @@ async def test_what_nobody_has_heard_is_kept_for_whoever_closes_and_comes_back(
 # A slow disk.
 
 
-async def test_a_message_waits_for_the_journal_but_not_forever(tmp_path: Path) -> None:
+async def test_a_message_waits_for_the_journal_for_a_limited_time(tmp_path: Path) -> None:
     store = SlowArchive(tmp_path / "journal.sqlite3", tmp_path / "spool")
     options = DaemonOptions(journal_timeout_s=0.2)
     async with running_daemon(tmp_path, options, store) as daemon, Client.start(daemon) as client:
@@ -746,7 +854,9 @@ async def test_a_message_waits_for_the_journal_but_not_forever(tmp_path: Path) -
             store.confirm()
 
 
-async def test_messages_keep_their_order_whatever_the_journal_says_first(tmp_path: Path) -> None:
+async def test_messages_keep_their_order_however_the_journal_confirms(
+    tmp_path: Path,
+) -> None:
     store = SlowArchive(tmp_path / "journal.sqlite3", tmp_path / "spool")
     options = DaemonOptions(journal_timeout_s=1000)
     async with running_daemon(tmp_path, options, store) as daemon, Client.start(daemon) as client:
@@ -765,7 +875,7 @@ async def test_messages_keep_their_order_whatever_the_journal_says_first(tmp_pat
 
 
 async def answer_all(daemon: FakeDaemon, engine: PatientEngine, session: str) -> None:
-    """Let a patient engine answer until a session is over."""
+    """Have the engine answer until a session is over."""
     live = daemon.sessions.find(session)
     while not live.is_over.is_set():
         engine.answer()

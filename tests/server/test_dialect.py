@@ -96,7 +96,7 @@ async def test_a_session_over_tcp_gives_the_text_of_one_over_a_websocket(tmp_pat
         assert "open" in lines[0]
         assert texts(lines) == FINALS
         assert lines[-1] == {"end": len(TALK) / 16_000}
-        await eventually(lambda: not len(daemon.sessions))  # nobody can resume it
+        await eventually(lambda: not len(daemon.sessions))  # it cannot be resumed
 
 
 async def test_lines_may_be_cut_anywhere(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Clients that behave badly, and one beside each of them that does not suffer from it."""
+"""Clients that behave badly, beside a client that must not be disturbed by them."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ EXPECTED = recognise(TALK)
 
 @contextlib.asynccontextmanager
 async def well_behaved(daemon: FakeDaemon) -> AsyncIterator[None]:
-    """A client that speaks all the while, and again and again hears all it should."""
+    """Run a client that sends audio all the time, and check that it receives everything."""
     is_enough = asyncio.Event()
 
     async def converse() -> int:
@@ -64,7 +64,7 @@ async def raw_connection(
 
 
 async def upgrade(daemon: FakeDaemon) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A WebSocket on which we can write what we like."""
+    """Open a WebSocket on which any bytes can be sent."""
     reader, writer = await raw_connection(daemon)
     writer.write(
         b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -75,13 +75,13 @@ async def upgrade(daemon: FakeDaemon) -> tuple[asyncio.StreamReader, asyncio.Str
 
 
 def masked(opcode: int, payload: bytes) -> bytes:
-    """A frame with a mask of zeros."""
+    """Return a frame with a mask of zeros."""
     size = len(payload)
     length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
     return bytes([0x80 | opcode]) + length + bytes(4) + payload
 
 
-async def test_one_that_never_reads_is_closed_and_can_come_back_for_everything(
+async def test_a_client_that_never_reads_is_closed_and_can_resume_with_all_messages(
     tmp_path: Path,
 ) -> None:
     options = DaemonOptions(timeouts=Timeouts(send=0.3, close=0.2))
@@ -91,7 +91,7 @@ async def test_one_that_never_reads_is_closed_and_can_come_back_for_everything(
             await client.receive("words", 3)
             client.connection.transport.pause_reading()
             live = daemon.sessions.find(client.session)
-            # Nobody can say so much, but the kernel takes megabytes for us.
+            # The kernel buffers megabytes, more than speech has messages.
             noise = "x" * 100_000
             with contextlib.suppress(ConnectionClosed):
                 while live.publisher.n_readers:
@@ -103,7 +103,7 @@ async def test_one_that_never_reads_is_closed_and_can_come_back_for_everything(
             assert durable(await again.stop()) == EXPECTED
 
 
-async def test_a_listener_that_never_reads_holds_nobody_up(tmp_path: Path) -> None:
+async def test_a_reader_that_does_not_read_delays_no_other_client(tmp_path: Path) -> None:
     options = DaemonOptions(timeouts=Timeouts(send=0.3, close=0.2))
     async with running_daemon(tmp_path, options) as daemon, well_behaved(daemon):
         live = daemon.host.begin_own()
@@ -115,7 +115,7 @@ async def test_a_listener_that_never_reads_holds_nobody_up(tmp_path: Path) -> No
                 await asyncio.sleep(0)
 
 
-async def test_a_listener_that_pings_and_never_reads_costs_no_memory(tmp_path: Path) -> None:
+async def test_a_reader_that_pings_and_does_not_read_takes_no_memory(tmp_path: Path) -> None:
     options = DaemonOptions(timeouts=Timeouts(send=0.3, close=0.2))
     async with running_daemon(tmp_path, options) as daemon, well_behaved(daemon):
         live = daemon.host.begin_own()
@@ -130,7 +130,7 @@ async def test_a_listener_that_pings_and_never_reads_costs_no_memory(tmp_path: P
                 assert len(reader.outbox) <= 64
 
 
-async def test_a_flood_of_tiny_frames(tmp_path: Path) -> None:
+async def test_a_flood_of_tiny_frames_is_taken(tmp_path: Path) -> None:
     options = DaemonOptions(timeouts=Timeouts(close=0.2))
     async with running_daemon(tmp_path, options) as daemon, well_behaved(daemon):
         reader, writer = await upgrade(daemon)
@@ -147,7 +147,7 @@ async def test_a_flood_of_tiny_frames(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_garbage_instead_of_frames(tmp_path: Path, seed: int) -> None:
+async def test_garbage_instead_of_frames_closes_the_connection(tmp_path: Path, seed: int) -> None:
     options = DaemonOptions(timeouts=Timeouts(start=0.5, close=0.2))
     async with running_daemon(tmp_path, options) as daemon, well_behaved(daemon):
         for _ in range(10):
@@ -171,7 +171,7 @@ async def test_garbage_instead_of_frames(tmp_path: Path, seed: int) -> None:
         masked(1, b'{"type":"start"}') + b"\x02\x81\0\0\0\0\0",  # a fragment, and no other
     ],
 )
-async def test_half_of_something_and_then_silence_or_an_abrupt_end(
+async def test_an_incomplete_request_or_frame_does_not_keep_a_connection(
     tmp_path: Path, said: bytes
 ) -> None:
     options = DaemonOptions(max_sessions=64, timeouts=Timeouts(start=0.3, close=0.2))
@@ -194,7 +194,7 @@ def has_heard(daemon: FakeDaemon, name: str) -> bool:
     return daemon.sessions.find(name).intake.position > 0
 
 
-async def test_sessions_that_are_begun_and_left_fill_the_house_only_for_a_while(
+async def test_abandoned_sessions_take_places_for_a_limited_time(
     tmp_path: Path,
 ) -> None:
     async with running_daemon(tmp_path, DaemonOptions(max_sessions=3, resume_s=2.0)) as daemon:
@@ -212,7 +212,7 @@ async def test_sessions_that_are_begun_and_left_fill_the_house_only_for_a_while(
 
 
 @pytest.mark.parametrize("code", [1000, 1001])
-async def test_pages_that_are_left_and_opened_again_never_fill_the_house(
+async def test_pages_that_are_left_and_opened_again_take_no_places(
     tmp_path: Path, code: int
 ) -> None:
     async with running_daemon(tmp_path, DaemonOptions(max_sessions=2)) as daemon:
@@ -224,7 +224,7 @@ async def test_pages_that_are_left_and_opened_again_never_fill_the_house(
             await eventually(lambda: not daemon.server.n_connections)
 
 
-async def test_many_that_say_too_much_at_once_are_each_told_so(tmp_path: Path) -> None:
+async def test_many_oversized_messages_at_once_are_all_refused(tmp_path: Path) -> None:
     async def say_too_much(daemon: FakeDaemon) -> str:
         async with Client.connect(daemon) as client:
             await client.send_message("start", context="x" * 1_000_000)
@@ -235,7 +235,7 @@ async def test_many_that_say_too_much_at_once_are_each_told_so(tmp_path: Path) -
         assert set(codes) == {"too_big"}
 
 
-async def test_one_that_is_never_answered_costs_only_its_own_room(tmp_path: Path) -> None:
+async def test_a_session_that_is_never_answered_takes_only_its_own_memory(tmp_path: Path) -> None:
     """The engine is stuck: nothing is read beyond the room, and nothing else is held up."""
     options = DaemonOptions(engine=PatientEngine(), max_lag_s=5.0, timeouts=Timeouts(close=0.2))
     async with running_daemon(tmp_path, options) as daemon:

@@ -1,4 +1,4 @@
-"""The doors of the daemon: who comes in, what monitors read, and how it closes."""
+"""Listening: access, pages for monitors, limits, and the end."""
 
 import asyncio
 import contextlib
@@ -32,13 +32,13 @@ TOKEN = "correct-horse"
 
 @pytest.fixture(autouse=True)
 def _quiet_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Nothing that comes from outside is worth a warning, let alone a traceback."""
+    """Requests from outside cause neither a warning nor a traceback in the log."""
     yield
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def request(daemon: FakeDaemon, text: str | bytes) -> tuple[int, dict[str, str], str]:
-    """Send what may be HTTP; status, headers by lower case names, and body."""
+    """Send bytes; return status, headers by lower-case names, and body of the answer."""
     host, port = daemon.address.removeprefix("ws://").rsplit(":", 1)
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(text.encode() if isinstance(text, str) else text)
@@ -56,7 +56,7 @@ async def get(daemon: FakeDaemon, path: str, *headers: str) -> tuple[int, dict[s
 
 
 async def status_of(daemon: FakeDaemon, path: str = v1.STREAM_PATH, **options: object) -> int:
-    """101 if a WebSocket opens, else what is said instead."""
+    """Return 101 if a WebSocket opens, else the status of the refusal."""
     try:
         async with websocket(daemon.url(path), **options):  # type: ignore[arg-type]
             return 101
@@ -94,7 +94,7 @@ async def test_pages_for_monitors(
             assert headers["cache-control"] == "no-store"
 
 
-async def test_it_is_alive_before_it_is_ready(tmp_path: Path) -> None:
+async def test_the_server_is_alive_before_it_is_ready(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, DaemonOptions(is_ready=False)) as daemon:
         assert (await get(daemon, "/healthz"))[0] == 200
         assert (await get(daemon, "/readyz"))[0] == 503
@@ -133,7 +133,7 @@ async def test_it_is_alive_before_it_is_ready(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("token", [None, TOKEN])
-async def test_garbage_is_answered_without_a_word_in_the_log(
+async def test_garbage_is_refused_without_a_warning_in_the_log(
     tmp_path: Path, garbage: bytes, token: str | None
 ) -> None:
     options = DaemonOptions(token=token, timeouts=Timeouts(start=0.2, idle=0.2))
@@ -148,7 +148,7 @@ async def test_garbage_is_answered_without_a_word_in_the_log(
 
 
 @pytest.mark.parametrize("path", ["/v1/stream", "/v1/events?session=microphone", "/metrics"])
-async def test_without_the_token_nobody_comes_in(tmp_path: Path, path: str) -> None:
+async def test_without_the_token_a_client_is_refused(tmp_path: Path, path: str) -> None:
     async with running_daemon(tmp_path, DaemonOptions(token=TOKEN)) as daemon:
         status, headers, _ = await get(daemon, path)
         assert (status, headers["www-authenticate"]) == (401, "bearer")
@@ -160,7 +160,7 @@ async def test_without_the_token_nobody_comes_in(tmp_path: Path, path: str) -> N
         assert (await get(daemon, "/healthz"))[0] == 200
 
 
-async def test_the_token_is_shown_in_any_of_three_ways(tmp_path: Path) -> None:
+async def test_the_token_may_be_shown_in_three_ways(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, DaemonOptions(token=TOKEN)) as daemon:
         for scheme in ("Bearer", "bearer"):
             header = {"Authorization": f"{scheme} {TOKEN}"}
@@ -223,7 +223,7 @@ async def test_the_subprotocol_is_ours_or_none(
         ("http://", 403),
     ],
 )
-async def test_foreign_web_pages_do_not_come_in(
+async def test_foreign_web_pages_are_refused(
     tmp_path: Path, origin: str | None, status: int
 ) -> None:
     options = DaemonOptions(origins=frozenset({"https://listed.example"}))
@@ -236,7 +236,7 @@ async def test_foreign_web_pages_do_not_come_in(
             assert (await get(daemon, "/metrics", f"Origin: {headers['Origin']}"))[0] == 403
 
 
-async def test_a_page_that_gave_its_name_our_address_does_not_come_in(tmp_path: Path) -> None:
+async def test_a_page_whose_name_points_to_our_address_is_refused(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         port = daemon.address.rsplit(":", 1)[1]
         lines = [f"GET {v1.STREAM_PATH} HTTP/1.1", f"Host: evil.example:{port}"]
@@ -244,7 +244,7 @@ async def test_a_page_that_gave_its_name_our_address_does_not_come_in(tmp_path: 
         assert (await request(daemon, "\r\n".join(lines)))[0] == 403
 
 
-async def test_beyond_loopback_our_own_page_is_the_one_at_the_same_name(tmp_path: Path) -> None:
+async def test_beyond_loopback_our_own_page_has_the_name_of_the_host_header(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, DaemonOptions(is_loopback=False)) as daemon:
         place = daemon.address.removeprefix("ws://")
         for origin, status in ((f"http://{place}", 101), ("http://evil.example", 403)):
@@ -252,14 +252,14 @@ async def test_beyond_loopback_our_own_page_is_the_one_at_the_same_name(tmp_path
             assert await status_of(daemon, additional_headers=headers) == status
 
 
-def test_nobody_sees_the_token_of_an_access() -> None:
+def test_the_token_is_not_shown_in_the_representation() -> None:
     assert TOKEN not in repr(Access(TOKEN))
 
 
 # A Unix socket.
 
 
-async def test_a_unix_socket_is_for_its_owner_alone(tmp_path: Path) -> None:
+async def test_a_unix_socket_is_for_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "run" / "streamasr.sock"
     async with running_daemon(tmp_path, DaemonOptions(socket=path)) as daemon:
         assert daemon.address == f"unix://{path}"
@@ -283,7 +283,7 @@ async def test_the_socket_of_a_dead_daemon_is_replaced(tmp_path: Path) -> None:
         pass
 
 
-async def test_the_socket_of_a_living_program_is_left_alone(tmp_path: Path) -> None:
+async def test_the_socket_of_a_running_program_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "streamasr.sock"
     async with running_daemon(tmp_path, DaemonOptions(socket=path)) as daemon:
         with raises(ConfigError, "socket_in_use"):
@@ -294,7 +294,7 @@ async def test_the_socket_of_a_living_program_is_left_alone(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
-async def test_what_is_no_socket_is_left_alone(tmp_path: Path, kind: str) -> None:
+async def test_a_path_that_is_not_a_socket_is_not_replaced(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "precious"
     path.write_text("data") if kind == "file" else path.mkdir()
     with raises(ConfigError, "not_a_socket"):
@@ -303,7 +303,7 @@ async def test_what_is_no_socket_is_left_alone(tmp_path: Path, kind: str) -> Non
     assert path.exists()
 
 
-async def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
+async def test_a_port_that_is_in_use_is_an_error(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         port = int(daemon.address.rsplit(":", 1)[1])
         other = FakeDaemon(tmp_path / "other", DaemonOptions())
@@ -313,10 +313,10 @@ async def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
         assert f"127.0.0.1:{port}" in str(caught.value)
 
 
-# How many, and until when.
+# Limits, and the end.
 
 
-async def test_there_is_a_limit_to_connections_and_room_again_after_it(tmp_path: Path) -> None:
+async def test_connections_are_limited_and_accepted_again_when_others_close(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon, Client.start(daemon) as first:
         port = int(daemon.address.rsplit(":", 1)[1])
         crowd = [await asyncio.open_connection("127.0.0.1", port) for _ in range(200)]
@@ -334,12 +334,12 @@ async def test_there_is_a_limit_to_connections_and_room_again_after_it(tmp_path:
 
 
 async def hold_back(daemon: FakeDaemon, client: Client) -> None:
-    """Let a client speak until nobody listens any more."""
+    """Send audio until the server reads no more of it."""
     with contextlib.suppress(ConnectionClosed):
         await client.send_audio(np.tile(speechlike(64_000), 100))
 
 
-async def test_whatever_clients_are_doing_the_doors_close(tmp_path: Path) -> None:
+async def test_the_server_stops_in_time_with_clients_in_any_state(tmp_path: Path) -> None:
     options = DaemonOptions(engine=PatientEngine(), max_lag_s=1.0, timeouts=Timeouts(close=0.2))
     async with contextlib.AsyncExitStack() as clients:
         async with running_daemon(tmp_path, options) as daemon:
@@ -369,7 +369,7 @@ async def test_whatever_clients_are_doing_the_doors_close(tmp_path: Path) -> Non
         await hang_up(writer)
 
 
-async def test_whoever_waits_for_the_models_does_not_delay_the_end(tmp_path: Path) -> None:
+async def test_a_client_that_waits_for_the_models_does_not_delay_the_stop(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, DaemonOptions(is_ready=False)) as daemon:
         client = await websocket(daemon.url())
         await client.send('{"type": "start"}')
@@ -378,7 +378,7 @@ async def test_whoever_waits_for_the_models_does_not_delay_the_end(tmp_path: Pat
     assert client.close_code == 1001
 
 
-async def test_waiting_for_everyone_to_leave(tmp_path: Path) -> None:
+async def test_the_server_can_wait_until_all_connections_are_closed(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         async with Client.start(daemon) as client:
             waiting = asyncio.create_task(daemon.server.wait_empty())

@@ -1,8 +1,8 @@
 """The web page: as it is served, and as a person uses it, in a real browser.
 
 The browser's microphone plays the bundled clip. Where recognition matters, the daemon is a real
-one with the embedded model; elsewhere it is a daemon without models, whose text tells how much
-audio it received.
+one with the embedded model; elsewhere its engine is scripted, and the text is the number of
+samples.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ SENTENCES: Final = [
     "hello good morning please open page one hundred and twenty three",
     "copy the last sentence comma send my message question mark new line",
 ]
-"""What the embedded model makes of the first seconds of the clip."""
+"""The embedded model's text of the first seconds of the clip."""
 
 # How it is served.
 
@@ -163,7 +163,7 @@ def page_of(address: str) -> str:
 async def open_page(
     browser: str, directory: Path, options: DaemonOptions | None = None
 ) -> AsyncIterator[tuple[FakeDaemon, Tab]]:
-    """A daemon, and a tab that shows its page."""
+    """Run a daemon, and a tab that shows its page."""
     async with (
         running_daemon(directory, options or DaemonOptions()) as daemon,
         Tab.opened(browser, page_of(daemon.address)) as tab,
@@ -172,7 +172,7 @@ async def open_page(
 
 
 def settled(n: int) -> str:
-    """There are so many finals, with words."""
+    """Return a condition for so many finals with words."""
     return f"document.querySelectorAll('.segments li:not(.live):has(.word)').length === {n}"
 
 
@@ -206,27 +206,29 @@ UNREVISED: Final = '[live]\ncommit = "endpoint"\n'
 
 
 async def received(tab: Tab) -> bytes:
-    """What the microphone has delivered, which is never quite the clip: Chromium's plays by a timer
-    of its own, and a busy machine makes it stumble."""
+    """Return the samples of the microphone.
+
+    They differ from the clip: Chromium plays it by a timer of its own, with gaps on a busy machine.
+    """
     return b"".join(map(base64.b64decode, await tab.get("received")))
 
 
 def transcribed(pcm: bytes) -> list[str]:
-    """What the embedded model makes of samples without any page or daemon."""
+    """Transcribe samples with the embedded model, without page and daemon."""
     command = [sys.executable, "-m", "streamasr", "transcribe", "--model", "tiny", "--threads", "1"]
     done = subprocess.run([*command, "-"], input=pcm, capture_output=True, check=True)
     return done.stdout.decode().splitlines()
 
 
 def published(daemon: RunningDaemon) -> list[str]:
-    """What the daemon has kept of all sessions."""
+    """Return the texts that the daemon has kept, of all sessions."""
     command = [sys.executable, "-m", "streamasr", "history", "--config", str(daemon.config)]
     done = subprocess.run([*command, "--format", "json"], capture_output=True, check=True)
     return [json.decode(line, type=Json)["text"] for line in done.stdout.splitlines()]
 
 
 def likeness(lines: list[str]) -> float:
-    """How much of the clip's sentences there is, in order; 1 is all and nothing else."""
+    """Return the share of the clip's sentences that the lines have; 1 if they are equal."""
     said, expected = " ".join(lines).split(), " ".join(SENTENCES).split()
     return SequenceMatcher(None, said, expected, autojunk=False).ratio()
 
@@ -588,8 +590,8 @@ async def test_what_was_sent_is_sent_again_from_any_place(browser: str, tmp_path
 
 
 @needs_browser
-async def test_a_page_that_comes_back_does_not_say_goodbye(browser: str, tmp_path: Path) -> None:
-    """After the sleep of a laptop, say: others would get its room."""
+async def test_a_page_that_will_resume_closes_with_4000(browser: str, tmp_path: Path) -> None:
+    """As after the sleep of a laptop; otherwise the session could be evicted."""
     script = """(async () => {
         const { Stream } = await import("/protocol.js");
         let check;
@@ -604,18 +606,18 @@ async def test_a_page_that_comes_back_does_not_say_goodbye(browser: str, tmp_pat
         Date.now = now;
     })()"""
     async with open_page(browser, tmp_path) as (daemon, tab):
-        goodbyes, detach = [], daemon.sessions.detach
+        close_codes, detach = [], daemon.sessions.detach
 
         def note(name: str, connection: Connection, **how: bool) -> None:
-            goodbyes.append(how["is_given_up"])
+            close_codes.append(how["is_given_up"])
             detach(name, connection, **how)
 
         daemon.sessions.detach = note  # type: ignore[method-assign]
         await tab.get(script)
         await tab.until("stream.isConnected")
-        assert goodbyes == [False]
+        assert close_codes == [False]
         await tab.get("stream.close()")
-        await eventually(lambda: goodbyes == [False, True])
+        await eventually(lambda: close_codes == [False, True])
 
 
 @needs_browser
@@ -635,7 +637,7 @@ async def test_the_token_is_asked_for_until_it_is_right(browser: str, tmp_path: 
 
 
 @needs_browser
-async def test_without_the_token_there_is_one_sentence(browser: str, tmp_path: Path) -> None:
+async def test_a_missing_token_is_reported(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
     async with open_page(browser, tmp_path, DaemonOptions(token=TOKEN)) as (_, tab):
         await tab.choose_files("#file", file)
@@ -672,7 +674,7 @@ async def test_text_that_falls_behind_is_said_as_long_as_it_does(
 
 
 @needs_browser
-async def test_a_wish_that_comes_too_late_breaks_nothing(browser: str, tmp_path: Path) -> None:
+async def test_options_after_the_end_are_ignored(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
     engine = PatientEngine()
     async with open_page(browser, tmp_path, DaemonOptions(engine=engine)) as (daemon, tab):
@@ -711,7 +713,7 @@ async def test_no_microphone_stays_open_that_comes_too_late(browser: str, tmp_pa
 
 
 @needs_browser
-async def test_a_forbidden_microphone_is_one_sentence(browser: str, tmp_path: Path) -> None:
+async def test_a_forbidden_microphone_is_reported(browser: str, tmp_path: Path) -> None:
     async with open_page(browser, tmp_path) as (daemon, tab):
         await tab.get(
             "void (navigator.mediaDevices.getUserMedia ="
@@ -724,7 +726,7 @@ async def test_a_forbidden_microphone_is_one_sentence(browser: str, tmp_path: Pa
 
 
 @needs_browser
-async def test_a_file_that_is_no_audio_is_one_sentence(browser: str, tmp_path: Path) -> None:
+async def test_a_file_without_audio_is_an_error(browser: str, tmp_path: Path) -> None:
     async with open_page(browser, tmp_path) as (_, tab):
         await tab.drop_files(Path(__file__))
         await tab.until("document.querySelector('#alert').textContent !== ''")

@@ -233,7 +233,7 @@ async def test_a_hanging_encoder_does_not_stop_keep_alives(
     assert "stalled" not in daemon.all_log
 
 
-async def send_all(stream: client.Stream) -> None:
+async def send_all(stream: client.AudioSession) -> None:
     await stream.send(speech())
     await stream.stop()
 

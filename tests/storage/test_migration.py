@@ -167,6 +167,7 @@ for n in range(1, 1000):
 """
 
 
+@pytest.mark.process
 def test_a_kill_at_any_statement_leaves_the_old_or_the_new_version(
     old: Path, tmp_path: Path
 ) -> None:
@@ -227,6 +228,7 @@ except StorageError as error:
 """
 
 
+@pytest.mark.process
 def test_a_full_disk_leaves_version_1_which_is_migrated_later(old: Path, tmp_path: Path) -> None:
     path = copied(old, tmp_path / "copy")
     size = (old / LOG).stat().st_size + 4096

@@ -332,6 +332,7 @@ for start in range(0, 60, 10):
 """
 
 
+@pytest.mark.process
 def test_samples_that_a_full_disk_refuses_are_a_hole(directory: Path) -> None:
     """Only part of a block fits, and only part of its last sample."""
     result = subprocess.run(

@@ -554,6 +554,7 @@ while True:
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.process
 def test_written_messages_survive_a_kill_at_any_moment(place: Place, seed: int) -> None:
     n_lines = random.Random(seed).randrange(1, 200)
     with subprocess.Popen(
@@ -621,6 +622,7 @@ assert store.close()
 """
 
 
+@pytest.mark.process
 def test_a_full_disk_loses_no_message_and_blocks_nothing(place: Place) -> None:
     subprocess.run([sys.executable, "-c", FULL_DISK, str(place.root)], check=True)
     assert place.messages() == finals(1, 50)

@@ -165,9 +165,7 @@ class FakeDaemon:
 
 
 def _resolve(requested: RequestedOptions, defaults: OperatorDefaults) -> SessionOptions:
-    options = requested.resolve(defaults, LANGUAGES.resolve)
-    context = " ".join([options.context, *options.hotwords]).strip()
-    return replace(options, context=context, hotwords=())
+    return requested.resolve(defaults, LANGUAGES.resolve)
 
 
 @contextlib.asynccontextmanager

@@ -25,6 +25,7 @@ async def test_a_timeout_expires_when_the_clock_has_passed_it() -> None:
             await clock.advance(11.0)
 
 
+@pytest.mark.process
 def test_no_test_sleeps_for_a_fixed_time() -> None:
     sleeps = [
         f"{path}:{node.lineno}"

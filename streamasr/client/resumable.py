@@ -5,7 +5,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import random
 from collections import deque
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,71 +15,43 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.frames import CloseCode
 
-from streamasr.client.address import Address, why_try_again
+from streamasr.client.address import Address, reason_to_retry
+from streamasr.client.timeouts import Timeouts
 from streamasr.core.errors import ProtocolError, StreamASRError
 from streamasr.core.refusal import RefusalError
 from streamasr.protocols import v1
 
 logger = logging.getLogger(__name__)
 
-_GOODBYE_S: Final = 2.0
-_COMING_BACK: Final = 4000
-"""Closed with this, no server takes it that we have left on purpose."""
+_CLOSE_S: Final = 2.0
 
-_TROUBLES: Final = (OSError, WebSocketException, ProtocolError)
+_WILL_RESUME: Final = 4000
+"""Close code with which the server keeps the session."""
 
-DEFAULT_URL: Final = f"ws://127.0.0.1:{v1.DEFAULT_PORT}"
+_FAILURES: Final = (OSError, WebSocketException, ProtocolError)
 
 
 class UnreachableError(StreamASRError):
-    """No server answers, or none any longer."""
+    """No server answers."""
 
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """How long is waited for a server, in seconds."""
-
-    open: float = 60.0
-    """For each answer of one that is there; it may be loading its models."""
-    first: float = 0.0
-    """How long in all the first connection is tried; 0: once."""
-    resume: float = 300.0
-    """How long in all a lost connection is tried; servers forget the session in the end."""
-    shortest_pause: float = 0.2
-    """Before the second try; it doubles from try to try."""
-    longest_pause: float = 5.0
-
-    def pause(self, tries: int) -> float:
-        """How long to wait after so many tries in vain.
-
-        At random, lest all clients of a server that comes back come at once.
-        """
-        pause = min(self.longest_pause, self.shortest_pause * 2.0 ** min(tries - 1, 32))
-        return pause * random.uniform(0.5, 1.0)  # noqa: S311 - no secret depends on it
-
-
-PATIENT: Final = Timeouts()
-"""For a program whose server is there."""
-
-FOREVER: Final = Timeouts(first=math.inf, resume=math.inf)
-"""For a program that is there before its server, and after."""
+    default_code = "unreachable"
 
 
 @dataclass(frozen=True, slots=True)
 class Reconnecting:
-    """There is no connection; another try follows."""
+    """There is no connection; another attempt follows."""
 
     reason: str
     """One sentence for people."""
     tries: int
-    """In vain so far."""
+    """Failed attempts so far."""
     pause: float
-    """Seconds until the next."""
+    """Seconds until the next attempt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The connection is back, and nothing is missing."""
+    """The connection is back, and no message is missing."""
 
     ready: v1.Ready
 
@@ -88,11 +59,11 @@ class Resumed:
 Event: TypeAlias = v1.ServerMessage | Reconnecting | Resumed
 
 
-class Conversation(abc.ABC):
-    """A session as its client sees it, over as many connections as it takes.
+class ResumableSession(abc.ABC):
+    """A session over as many connections as it takes.
 
-    A task of its own talks to the server, so that nothing waits for a caller who only reads or
-    only writes. Whatever it changes, it changes and tells under `_changed`.
+    A task of its own exchanges messages with the server, so that a caller may only read or only
+    write. State that callers wait for is changed under `_changed`.
     """
 
     def __init__(self, address: Address, since: int | None, timeouts: Timeouts) -> None:
@@ -100,13 +71,13 @@ class Conversation(abc.ABC):
         self._timeouts = timeouts
         self._changed = asyncio.Condition()
         self._inbox: deque[Event] = deque()
-        self._last = since  # durable message; None: whichever comes is the first
+        self._last = since  # durable message; None: the next one is the first
         self._ready: v1.Ready | None = None
         self._ready_at = math.inf  # of the present connection, on the loop's clock
         self._has_ended = False
         self._is_over = False
         self._is_connected = False
-        self._has_told = False  # the caller why it is over
+        self._has_raised = False  # the caller got the failure that ended the session
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -122,22 +93,22 @@ class Conversation(abc.ABC):
         await self.close()
 
     async def close(self) -> None:
-        """Leave; the session stays open for a while, unless it has ended."""
+        """Close the connection; the session stays open for a while, unless it has ended."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
             if not self._task.cancelled():
-                self._task.exception()  # it was raised where somebody wanted to know
+                self._task.exception()  # callers who wait have got it
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Event:
-        """What comes next.
+        """Return the next event.
 
         Raises:
-            ProtocolError: the server refuses to go on.
-            UnreachableError: there is no server any longer.
+            ProtocolError: the server refuses to continue, or breaks the protocol.
+            UnreachableError: the server does not answer any more.
         """
         async with self._changed:
             await self._changed.wait_for(lambda: self._inbox or self._is_over)
@@ -147,61 +118,61 @@ class Conversation(abc.ABC):
         raise StopAsyncIteration
 
     async def _raise_failure(self) -> None:
-        """Raise what ended the conversation, if it was not the end of the session."""
+        """Raise the failure that ended the exchange; return if the session ended."""
         assert self._task is not None
         await asyncio.wait([self._task])
-        self._has_told = True
+        self._has_raised = True
         if not self._task.cancelled():
             self._task.result()
 
     async def _run(self) -> None:
         try:
-            await self._follow()
+            await self._use_connections()
         finally:
             self._is_over = True
             async with self._changed:
                 self._changed.notify_all()
 
-    async def _follow(self) -> None:
-        """Converse until the session ends; after each loss, resume."""
+    async def _use_connections(self) -> None:
+        """Use one connection after the other until the session ends."""
         clock = asyncio.get_running_loop().time
-        tries, troubled_since, pause = 0, clock(), 0.0
+        tries, failing_since, pause = 0, clock(), 0.0
         while not self._has_ended:
             try:
-                await self._converse()
-            except _TROUBLES as error:
+                await self._use_connection()
+            except _FAILURES as error:
                 now = clock()
-                if now - self._ready_at > pause:  # lasted longer than it was waited for
-                    tries, troubled_since = 0, now
+                if now - self._ready_at > pause:  # it worked for longer than the pause before it
+                    tries, failing_since = 0, now
                 tries += 1
-                reason = why_try_again(error, self._address.name)
+                reason = reason_to_retry(error, self._address.name)
                 pause = self._timeouts.pause(tries)
-                timeouts = self._timeouts.resume if self._ready else self._timeouts.first
-                if now + pause - troubled_since > timeouts:
+                limit = self._timeouts.resume if self._ready else self._timeouts.first
+                if now + pause - failing_since > limit:
                     if isinstance(error, ProtocolError):
                         raise
                     raise UnreachableError(reason) from error
-                logger.info("%s; next try in %.1f s", reason, pause)
+                logger.info("%s; next attempt in %.1f s", reason, pause)
                 await self._deliver(Reconnecting(reason, tries, pause))
                 await asyncio.sleep(pause)
 
-    async def _converse(self) -> None:
-        """Use one connection to its end, or to that of the session."""
+    async def _use_connection(self) -> None:
+        """Use one connection up to its end, or to that of the session."""
         self._ready_at = math.inf
         connection = await self._address.open(self._path(), self._timeouts.open)
         code: int = CloseCode.NORMAL_CLOSURE
         try:
-            with contextlib.suppress(ConnectionClosed):  # reading tells why
-                await self._greet(connection)
-            await self._get_ready(connection)
+            with contextlib.suppress(ConnectionClosed):  # reading finds the reason
+                await self._open_session(connection)
+            await self._receive_ready(connection)
             await self._read_and_write(connection)
-        except _TROUBLES:
-            code = _COMING_BACK
+        except _FAILURES:
+            code = _WILL_RESUME
             raise
         finally:
-            # A server that reads nothing now would keep even the goodbye waiting.
+            # A server that reads nothing now would not read the close frame either.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_GOODBYE_S):
+                async with asyncio.timeout(_CLOSE_S):
                     await connection.close(code)
             connection.transport.abort()
 
@@ -213,15 +184,15 @@ class Conversation(abc.ABC):
             await asyncio.wait([reader, writer], return_when=asyncio.FIRST_COMPLETED)
             if writer.done():
                 writer.result()
-            await reader  # knows why the connection is lost, if it is
+            await reader  # raises the reason, if the connection is lost
         finally:
             self._is_connected = False
             reader.cancel()
             writer.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
 
-    async def _get_ready(self, connection: ClientConnection) -> None:
-        """Read what this client has missed, up to `ready`."""
+    async def _receive_ready(self, connection: ClientConnection) -> None:
+        """Receive the messages that this client has missed, up to `ready`."""
         is_ready = False
         while not (is_ready or self._has_ended):
             async with asyncio.timeout(self._timeouts.open):
@@ -241,7 +212,7 @@ class Conversation(abc.ABC):
             case v1.Error():
                 raise RefusalError(message.message, code=message.code)
             case v1.Ready():
-                await self._be_ready(message)
+                await self._take_ready(message)
             case v1.Final() | v1.Words() | v1.Gap() | v1.End():
                 if self._is_new(message):
                     await self._deliver(message)
@@ -253,42 +224,47 @@ class Conversation(abc.ABC):
             if message.seq <= self._last:
                 return False
             if message.seq > self._last + 1:
-                raise ProtocolError(f"the server left out message {self._last + 1}")
+                raise ProtocolError(
+                    f"the server left out message {self._last + 1}", code="message_missing"
+                )
         self._last = message.seq
         self._has_ended = isinstance(message, v1.End)
         return True
 
-    async def _be_ready(self, ready: v1.Ready) -> None:
+    async def _take_ready(self, ready: v1.Ready) -> None:
         if self._last is None:
             self._last = ready.seq
         elif ready.seq < self._last:
-            raise ProtocolError(f"session {ready.session!r} has begun anew since it was left")
+            raise ProtocolError(
+                f"session {ready.session!r} was begun anew while this client was away",
+                code="session_restarted",
+            )
         is_first, self._ready = self._ready is None, ready
         self._ready_at = asyncio.get_running_loop().time()
         await self._deliver(ready if is_first else Resumed(ready))
 
     async def _deliver(self, event: Event) -> None:
         async with self._changed:
-            if self._inbox and _supersedes(event, self._inbox[-1]):
+            if self._inbox and _replaces(event, self._inbox[-1]):
                 self._inbox.pop()
             self._inbox.append(event)
             self._changed.notify_all()
 
     @abc.abstractmethod
     def _path(self) -> str:
-        """What to ask the server for."""
+        """Return the path and query of the next connection."""
 
     @abc.abstractmethod
-    async def _greet(self, connection: ClientConnection) -> None:
-        """Say what goes before `ready`."""
+    async def _open_session(self, connection: ClientConnection) -> None:
+        """Send what the server needs before it answers with `ready`."""
 
     @abc.abstractmethod
     async def _write(self, connection: ClientConnection) -> None:
-        """Say what goes after `ready`; return when the connection is lost."""
+        """Send what comes after `ready`; return when the connection is lost."""
 
 
-def _supersedes(event: Event, unread: Event) -> bool:
-    """Whether nobody needs to see `unread` any more."""
+def _replaces(event: Event, unread: Event) -> bool:
+    """Tell whether an event makes the one before it superfluous."""
     match event, unread:
         case v1.Partial(), v1.Partial():
             return event.segment == unread.segment
@@ -298,8 +274,8 @@ def _supersedes(event: Event, unread: Event) -> bool:
             return False
 
 
-class Subscription(Conversation):
-    """Reads what others say."""
+class Subscription(ResumableSession):
+    """Reads the events of a session without sending audio to it."""
 
     def __init__(
         self, address: Address, session: str, since: int | None, timeouts: Timeouts
@@ -313,7 +289,7 @@ class Subscription(Conversation):
             query["since"] = str(self._last)
         return f"{v1.EVENTS_PATH}?{urlencode(query)}"
 
-    async def _greet(self, connection: ClientConnection) -> None:
+    async def _open_session(self, connection: ClientConnection) -> None:
         pass
 
     async def _write(self, connection: ClientConnection) -> None:
