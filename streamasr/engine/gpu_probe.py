@@ -12,12 +12,8 @@ from typing import Final
 
 from streamasr.core.errors import ModelError, StreamASRError
 from streamasr.decoder.placement import Placement
-<<<<<<< HEAD
-from streamasr.engine.child import Broken, process_title, show_as
-=======
-from streamasr.engine.child import show_as
+from streamasr.engine.child import Broken, show_as
 from streamasr.engine.child_process import start
->>>>>>> main
 
 TIMEOUT_S: Final = 180.0
 """For a large model from a cold disk, and a driver that compiles its kernels first."""
@@ -68,11 +64,7 @@ def run_probe(
         if not connection.poll(timeout_s):
             message = f"a process that tried it did not answer within {timeout_s:g} s."
             raise ModelError(message, code="gpu_probe_hung")
-<<<<<<< HEAD
-        failure: Broken | None = ours.recv()
-=======
-        failure: tuple[str, str] | None = connection.recv()
->>>>>>> main
+        failure: Broken | None = connection.recv()
     except EOFError as error:
         child.join()
         code = child.exitcode or 0
