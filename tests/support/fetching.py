@@ -36,7 +36,7 @@ def refusal(url: str, path: Path, policy: Policy, code: str, **options: Any) -> 
 
 def ranges(server: FileServer, path: str = PATH) -> list[str | None]:
     """What each request asked for."""
-    return [each.headers.get("Range") for each in server.asked_for(path)]
+    return [each.headers.get("Range") for each in server.requests_for(path)]
 
 
 def left(path: Path) -> set[str]:
