@@ -250,7 +250,7 @@ async def test_what_is_said_appears_while_it_is_said(browser: str, tmp_path: Pat
             assert shown == await asyncio.to_thread(published, daemon)
             assert await tab.get(settled(len(shown)))
             assert likeness(shown) > 0.6, shown
-            assert tab.complaints == []
+            assert tab.errors == []
 
 
 @needs_browser
@@ -343,7 +343,7 @@ async def test_a_word_is_shown_its_time_and_played_from_there(browser: str, tmp_
         begin = float(shown.split()[0].removeprefix("0:"))
         assert await tab.get("document.querySelector('#player').currentTime") >= begin - 0.02
         await tab.until("document.querySelector('.word.now') !== null")
-        assert tab.complaints == []
+        assert tab.errors == []
 
 
 @needs_browser
@@ -748,7 +748,7 @@ async def test_everything_has_a_name_and_nothing_is_refused(browser: str, tmp_pa
             and not node.get("name", {}).get("value")
         ]
         assert nameless == []
-        assert tab.complaints == []
+        assert tab.errors == []
 
 
 @needs_browser
@@ -844,4 +844,4 @@ async def test_captions_for_streaming_software(browser: str, tmp_path: Path) -> 
             live.intake.feed(exact(talk(0.7)))
             await tab.until("document.querySelector('#caption').textContent !== ''")
             assert "samples" in await tab.text("#caption")
-            assert tab.complaints == []
+            assert tab.errors == []
