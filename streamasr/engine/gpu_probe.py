@@ -12,8 +12,12 @@ from typing import Final
 
 from streamasr.core.errors import ModelError, StreamASRError
 from streamasr.decoder.placement import Placement
+<<<<<<< HEAD
+from streamasr.engine.child import Broken, process_title, show_as
+=======
 from streamasr.engine.child import show_as
 from streamasr.engine.child_process import start
+>>>>>>> main
 
 TIMEOUT_S: Final = 180.0
 """For a large model from a cold disk, and a driver that compiles its kernels first."""
@@ -64,7 +68,11 @@ def run_probe(
         if not connection.poll(timeout_s):
             message = f"a process that tried it did not answer within {timeout_s:g} s."
             raise ModelError(message, code="gpu_probe_hung")
+<<<<<<< HEAD
+        failure: Broken | None = ours.recv()
+=======
         failure: tuple[str, str] | None = connection.recv()
+>>>>>>> main
     except EOFError as error:
         child.join()
         code = child.exitcode or 0
@@ -77,8 +85,7 @@ def run_probe(
         connection.close()
         child.close()
     if failure is not None:
-        message, error_code = failure
-        raise ModelError(message, code=error_code)
+        raise ModelError(failure.message, code=failure.code)
 
 
 def _report(connection: Connection, attempt: Callable[[GpuProbe], None], probe: GpuProbe) -> None:
@@ -86,6 +93,6 @@ def _report(connection: Connection, attempt: Callable[[GpuProbe], None], probe: 
     try:
         attempt(probe)
     except StreamASRError as error:
-        connection.send((str(error), error.code))
+        connection.send(Broken(str(error), error.code))
     else:
         connection.send(None)

@@ -1,4 +1,8 @@
+<<<<<<< HEAD
+"""Functions for the children of the process tests, at module level, as `spawn` needs them."""
+=======
 """Functions that child processes run in tests; `spawn` needs them at module level."""
+>>>>>>> main
 
 import inspect
 import os
@@ -44,7 +48,11 @@ def build_dying(_: None) -> Answer:
 
 
 def build_unless_negative(base: int) -> Answer:
+<<<<<<< HEAD
+    """Die of a number below 0 and hang with 0, as with a broken driver."""
+=======
     """Die of a number below 0 and hang at 0, like a model on a broken driver."""
+>>>>>>> main
     if base < 0:
         die()
     if base == 0:
