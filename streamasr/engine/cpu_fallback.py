@@ -47,7 +47,7 @@ class Death:
     in_a_row: int
     """Number of children, this one included, that died without an answer."""
     over_request: int
-    """Number of children that died while working on this request; 0 without a request."""
+    """Number of children that died over its request; 0 if it died without one."""
 
 
 def is_hopeless(death: Death) -> bool:
