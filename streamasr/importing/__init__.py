@@ -11,7 +11,9 @@
     gguf_writer.py  LLM weights and tokenizer -> GGUF
     tokenizer.py    the vocabulary as a GGUF stores it
     quantize.py     q8_0 and q4_k GGUF
-    pack.py         all of it, into one model directory
+    pack.py         everything together: a model directory
+    atomic.py       directories that are created or removed atomically
+    origin.py       identity of a source, to detect its changes
 
     gguf_file.py, onnx_file.py, safetensors_file.py, config_file.py  parse the files themselves
     gguf_kind.py                                                     identifies a GGUF

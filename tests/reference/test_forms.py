@@ -46,7 +46,7 @@ def test_a_recogniser_in_any_form_decodes_like_the_reference(
     checkpoint = write_checkpoint(tmp_path / "native", RECOGNISERS[shape])
     reference, half = Reference(checkpoint), Reference(checkpoint, arithmetic="half")
     form = FORMS[name]
-    bundle = import_model(form.write(checkpoint, tmp_path / "source"), tmp_path / "b", form.wish)
+    bundle = import_model(form.write(checkpoint, tmp_path / "source"), tmp_path / "b", form.options)
     with Recogniser(bundle.directory) as recogniser:
         for n_samples in CLIPS:
             samples = speechlike(n_samples)
@@ -69,7 +69,7 @@ def test_an_aligner_in_any_form_classifies_like_the_reference(
     checkpoint = write_checkpoint(tmp_path / "native", ALIGNERS[shape])
     reference, form = Reference(checkpoint, is_aligner=True), FORMS[name]
     half = Reference(checkpoint, is_aligner=True, arithmetic="half")
-    bundle = import_model(form.write(checkpoint, tmp_path / "source"), tmp_path / "b", form.wish)
+    bundle = import_model(form.write(checkpoint, tmp_path / "source"), tmp_path / "b", form.options)
     with ForcedAligner(bundle.directory, OnnxOptions(threads=1), n_threads=1) as aligner:
         for n_samples in CLIPS:
             samples = speechlike(n_samples)

@@ -1,4 +1,4 @@
-"""Headless Chromium, driven through its DevTools protocol."""
+"""Headless Chromium, controlled through its DevTools protocol."""
 
 import asyncio
 import base64
@@ -19,7 +19,7 @@ CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser")
 
 _OPTIONS: Final = (
     "--headless=new",
-    "--no-sandbox",  # needed to start as root; the only pages are ours
+    "--no-sandbox",  # required for root; only pages of this project are loaded
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--no-first-run",
@@ -27,7 +27,7 @@ _OPTIONS: Final = (
     "--disable-background-networking",
     "--disable-component-update",
     "--remote-debugging-port=0",
-    "--use-fake-ui-for-media-stream",  # every page may use the microphone
+    "--use-fake-ui-for-media-stream",  # grants access to the microphone
     "--use-fake-device-for-media-stream",
 )
 
@@ -42,15 +42,15 @@ _MIDDLE: Final = """async (selector) => {
     for (let last = ""; last !== `${middle()}`; await frame(), await frame()) last = `${middle()}`;
     return middle();
 }"""
-"""Scrolls an element into view and waits until it has not moved for two frames."""
+"""Scroll an element into view and wait until it does not move for two frames."""
 
 
 @contextlib.contextmanager
 def running_chromium(directory: Path, *options: str) -> Iterator[str]:
-    """Run a browser; yield the URL of its DevTools protocol.
+    """Run a browser; yield the address of its DevTools.
 
     Args:
-        directory: directory of its profile.
+        directory: directory for its profile.
         options: further command-line options.
     """
     assert CHROMIUM
@@ -66,13 +66,13 @@ def running_chromium(directory: Path, *options: str) -> Iterator[str]:
             process.kill()
 
 
-def hearing(wav: Path) -> str:
-    """Return the option that makes the browser's microphone play a file, once."""
+def microphone_from(wav: Path) -> str:
+    """Return the option for a microphone that plays a file once."""
     return f"--use-file-for-fake-audio-capture={wav}%noloop"
 
 
 class Tab:
-    """Tab with a separate profile."""
+    """Tab in a profile of its own."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
@@ -81,12 +81,12 @@ class Tab:
         self._session: str | None = None
         self._context = ""
         self.errors: list[str] = []
-        """Uncaught errors, and errors that the browser logged about the page."""
+        """Uncaught exceptions, and errors that the browser logged for the page."""
 
     @classmethod
     @contextlib.asynccontextmanager
     async def opened(cls, browser: str, url: str = "") -> AsyncIterator[Self]:
-        """Open a tab and load a page."""
+        """Open a tab that shows a page."""
         async with connect(browser, max_size=None, ping_interval=None) as connection:
             tab = cls(connection)
             reading = asyncio.create_task(tab._read())
@@ -116,24 +116,24 @@ class Tab:
             else:
                 self._note(message["method"], message["params"])
 
-    def _note(self, method: str, said: Json) -> None:
+    def _note(self, method: str, params: Json) -> None:
         if method == "Runtime.exceptionThrown":
-            details = said["exceptionDetails"]
+            details = params["exceptionDetails"]
             self.errors.append(details.get("exception", details).get("description", "?"))
-        elif method == "Log.entryAdded" and said["entry"]["level"] == "error":
-            self.errors.append(said["entry"]["text"] + " " + said["entry"].get("url", ""))
+        elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
+            self.errors.append(params["entry"]["text"] + " " + params["entry"].get("url", ""))
 
     async def do(self, method: str, **parameters: Any) -> Json:
-        """Call a method of the DevTools protocol and return its result."""
+        """Execute a command of the DevTools protocol."""
         number = next(self._numbers)
         self._answers[number] = answer = asyncio.get_running_loop().create_future()
-        order: Json = {"id": number, "method": method, "params": parameters}
+        command: Json = {"id": number, "method": method, "params": parameters}
         if self._session and not method.startswith(("Target.", "Browser.")):
-            order["sessionId"] = self._session
-        await self._connection.send(json.encode(order).decode())
-        said = await answer
-        assert "error" not in said, f"{method}: {said['error']}"
-        return dict(said["result"])
+            command["sessionId"] = self._session
+        await self._connection.send(json.encode(command).decode())
+        message = await answer
+        assert "error" not in message, f"{method}: {message['error']}"
+        return dict(message["result"])
 
     async def go(self, url: str) -> None:
         """Load a page and wait until its scripts have run."""
@@ -141,12 +141,12 @@ class Tab:
         await self.until(f"location.href === {url!r} && document.readyState === 'complete'")
 
     async def get(self, script: str) -> Any:
-        """Evaluate an expression in the page."""
-        said = await self.do(
+        """Return the value of an expression in the page."""
+        result = await self.do(
             "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
         )
-        assert "exceptionDetails" not in said, said["exceptionDetails"]["exception"]
-        return said["result"].get("value")
+        assert "exceptionDetails" not in result, result["exceptionDetails"]["exception"]
+        return result["result"].get("value")
 
     async def until(self, script: str) -> None:
         """Wait until an expression is true in the page; the deadline is the test's."""
@@ -163,13 +163,13 @@ class Tab:
         return [str(text) for text in await self.get(script)]
 
     async def click(self, selector: str) -> None:
-        """Press the mouse in the middle of an element, as a person does."""
+        """Click the middle of an element."""
         x, y = await self.point(selector)
         await self._mouse("mousePressed", x, y, button="left", clickCount=1)
         await self._mouse("mouseReleased", x, y, button="left", clickCount=1)
 
     async def point(self, selector: str) -> tuple[float, float]:
-        """Move the mouse over an element, following it if it moves; return its position."""
+        """Move the mouse to an element, which may move meanwhile; return the position."""
         while True:
             x, y = await self.middle(selector)
             await self._mouse("mouseMoved", x, y)
@@ -177,7 +177,7 @@ class Tab:
                 return x, y
 
     async def middle(self, selector: str) -> tuple[float, float]:
-        """Return the position of an element in the window, once it has stopped moving."""
+        """Return the middle of an element in the window, once it does not move any more."""
         x, y = await self.get(f"({_MIDDLE})({selector!r})")
         return x, y
 
@@ -185,20 +185,20 @@ class Tab:
         await self.do("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
 
     async def press(self, key: str, **more: Any) -> None:
-        """Press a named key, such as Enter."""
+        """Press a key, given by name."""
         code = {"Enter": 13, "Tab": 9, "Escape": 27, "ArrowRight": 39, "ArrowLeft": 37}[key]
         text = {"Enter": {"text": "\r"}}.get(key, {})
         for kind in ("keyDown", "keyUp"):
-            what = {"key": key, "code": key, "windowsVirtualKeyCode": code} | more
-            await self.do("Input.dispatchKeyEvent", type=kind, **what, **text)
+            event = {"key": key, "code": key, "windowsVirtualKeyCode": code} | more
+            await self.do("Input.dispatchKeyEvent", type=kind, **event, **text)
 
     async def type(self, selector: str, text: str) -> None:
-        """Type text into a field."""
+        """Type a text into a field."""
         await self.get(f"document.querySelector({selector!r}).focus()")
         await self.do("Input.insertText", text=text)
 
     async def choose_files(self, selector: str, *files: Path) -> None:
-        """Choose files in the dialog of a file input."""
+        """Choose files in a file field."""
         document = await self.do("DOM.getDocument")
         node = await self.do(
             "DOM.querySelector", nodeId=document["root"]["nodeId"], selector=selector
@@ -221,7 +221,7 @@ class Tab:
         )
 
     async def look(self, *, width: int = 1000, height: int = 720, scheme: str = "light") -> None:
-        """Set the size of the window, and the preferred colour scheme (light or dark)."""
+        """Set the size of the window and the preferred colour scheme."""
         await self.do(
             "Emulation.setDeviceMetricsOverride",
             width=width,

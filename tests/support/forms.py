@@ -10,7 +10,7 @@ import numpy as np
 
 from streamasr.core.units import Float32Array
 from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows
-from streamasr.importing.pack import Wish
+from streamasr.importing.pack import ImportOptions
 from streamasr.models.onnx import OnnxOptions
 from streamasr.models.qwen3.decoder import build_prompt
 from streamasr.models.qwen3.encoder import Qwen3Encoder
@@ -42,7 +42,7 @@ class Form:
     is_greedy_exact: bool = False
     """Whether its decoder has at least f16, so that greedy answers are equal."""
     families: tuple[str, ...] = ("recogniser", "aligner")
-    wish: Wish = field(default_factory=Wish)
+    options: ImportOptions = field(default_factory=ImportOptions)
 
 
 def _zipped(folder: str | None) -> Write:
@@ -95,7 +95,7 @@ FORMS: Final[dict[str, Form]] = {
         lambda source, to: write_safetensors(source, to, "original", "F16", 3),
         EXACT,
         True,
-        wish=Wish(decoder="f16"),
+        options=ImportOptions(decoder="f16"),
     ),
     "safetensors bf16": Form(
         lambda source, to: write_safetensors(source, to, "native", "BF16"), NARROW

@@ -217,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def step_import(source: str, destination: str, form: str) -> None:
     """Import a source."""
-    import_model(Path(source), Path(destination), CHECKS[form].wish)
+    import_model(Path(source), Path(destination), CHECKS[form].options)
 
 
 def step_run(bundle: str, output: str) -> None:

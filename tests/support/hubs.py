@@ -19,7 +19,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Request:
     """Received request."""
 
     target: str
@@ -133,7 +133,7 @@ class FileServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, Served] = {}
         self.scripts: dict[str, deque[Answer]] = {}
-        self.asked: list[Asked] = []
+        self.requests: list[Request] = []
         self.is_over = threading.Event()
 
     @property
@@ -149,8 +149,8 @@ class FileServer(ThreadingHTTPServer):
         """Set the answers to the next requests for a path."""
         self.scripts.setdefault(path, deque()).extend(answers)
 
-    def asked_for(self, path: str) -> list[Asked]:
-        return [each for each in self.asked if each.path == path]
+    def requests_for(self, path: str) -> list[Request]:
+        return [each for each in self.requests if each.path == path]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore closed connections, which the tests cause on purpose; print other errors."""
@@ -181,20 +181,20 @@ class Handler(BaseHTTPRequestHandler):
     server: FileServer
 
     def do_GET(self) -> None:
-        asked = Asked(self.path, dict(self.headers.items()))
-        self.server.asked.append(asked)
-        script = self.server.scripts.get(asked.path)
+        request = Request(self.path, dict(self.headers.items()))
+        self.server.requests.append(request)
+        script = self.server.scripts.get(request.path)
         with contextlib.suppress(ConnectionError):  # the client closed the connection
             if script:
                 script.popleft()(self)
-            elif asked.path in self.server.files:
+            elif request.path in self.server.files:
                 self.serve()
             else:
                 status(404)(self)
 
     def serve(self, at_most: int | None = None) -> None:
         """Answer with the file, or the requested range of it."""
-        served = self.server.files[self.server.asked[-1].path]
+        served = self.server.files[self.server.requests[-1].path]
         begin = self._range(served)
         body = served.content[begin:]
         if begin and not body:

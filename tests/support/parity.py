@@ -17,7 +17,7 @@ from streamasr.core.units import Float32Array
 from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows
 from streamasr.features.log_mel import log_mel
 from streamasr.importing.graphs import write_backend
-from streamasr.importing.pack import Wish, import_model
+from streamasr.importing.pack import ImportOptions, import_model
 from streamasr.importing.safetensors_checkpoint import read_checkpoint
 from streamasr.models.onnx import OnnxOptions, open_session
 from streamasr.models.qwen3.aligner import ForcedAligner
@@ -50,7 +50,7 @@ class Recogniser:
 
     def __init__(self, checkpoint: Path, directory: Path) -> None:
         """Export a checkpoint to `directory`, which must not exist, and open it."""
-        import_model(checkpoint, directory, Wish(encoder="fp32", decoder="f32"))
+        import_model(checkpoint, directory, ImportOptions(encoder="fp32", decoder="f32"))
         self.encoder = Qwen3Encoder.from_bundle(directory, OPTIONS)
         self._inside = open_inside(checkpoint, directory / "inside.onnx")
         self.model = LlamaModel(directory / "decoder.gguf")
@@ -143,5 +143,5 @@ def open_inside(checkpoint: Path, path: Path) -> Any:
 
 def open_aligner(checkpoint: Path, directory: Path) -> ForcedAligner:
     """Export an aligner's checkpoint to `directory`, which must not exist, and open it."""
-    import_model(checkpoint, directory, Wish(encoder="fp32", decoder="f32"))
+    import_model(checkpoint, directory, ImportOptions(encoder="fp32", decoder="f32"))
     return ForcedAligner(directory, OPTIONS, n_threads=1)

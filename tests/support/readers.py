@@ -1,4 +1,4 @@
-"""Stand-ins for a language model, whose next token is a hash of everything read."""
+"""Fake language model, whose next token is a hash of all that was read."""
 
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -24,10 +24,10 @@ END: Final = 7
 ENDS: Final = frozenset((END,))
 
 Item = int | bytes
-"""Content of a position: a token or an embedding."""
+"""Content of one position: a token, or an embedding."""
 
 Model = Callable[[tuple[int, ...]], int]
-"""Chooses the token that follows an answer so far."""
+"""Function from the tokens of an answer so far to the next token."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,9 +42,9 @@ class FakeReader:
     """Context whose sequences record exactly what they have read.
 
     Attributes:
-        n_ctx: number of distinct cells of all sequences.
-        batches: rows of each sequence in every batch that was read.
-        faults: exceptions for the next reads, in order; None for a read that succeeds.
+        n_ctx: maximum number of distinct cells of all sequences.
+        batches: number of rows by sequence, for each batch that was read.
+        faults: exceptions of the next reads, in order; None for a read that succeeds.
     """
 
     def __init__(self, n_ctx: int, n_sequences: int) -> None:
@@ -56,7 +56,7 @@ class FakeReader:
 
     @property
     def n_rows(self) -> int:
-        """Number of rows that have been read."""
+        """Number of rows read."""
         return sum(sum(batch.values()) for batch in self.batches)
 
     @property
@@ -65,7 +65,7 @@ class FakeReader:
         return len({id(cell) for cells in self._cells for cell in cells})
 
     def items(self, sequence: int) -> list[Item]:
-        """Return the content of a sequence."""
+        """Return the items that a sequence has read."""
         return [cell.item for cell in self._cells[sequence]]
 
     def length(self, sequence: int) -> int:
@@ -73,7 +73,7 @@ class FakeReader:
         return len(self._cells[sequence])
 
     def read(self, batch: Sequence[Rows]) -> list[Float32Array]:
-        """See `Reader`; the outputs of the last batch are gone, as those of llama.cpp are."""
+        """See `Reader`; the outputs of the last batch become invalid, like those of llama.cpp."""
         self._outputs[:] = np.nan
         if fault := self.faults.pop(0) if self.faults else None:
             raise fault
@@ -106,19 +106,19 @@ class FakeReader:
 
 
 def row_items(data: IntArray | Float32Array) -> list[Item]:
-    """Return tokens or embeddings, one for each position."""
+    """Return the items of tokens or embeddings, one for each position."""
     if data.ndim == 1:
         return [int(token) for token in data]
     return [row.tobytes() for row in data]
 
 
 def items_of(content: Content) -> list[Item]:
-    """Return tokens and embeddings of a content, one for each position."""
+    """Return the items of a sequence that has read all of the content."""
     return [*content.before, *row_items(content.embeddings), *content.text]
 
 
 def follow(cells: Sequence[Cell], items: Iterable[Item]) -> list[Cell]:
-    """Return cells, followed by those of further items."""
+    """Append cells for items to cells."""
     cells = list(cells)
     for item in items:
         data = item if isinstance(item, bytes) else b"token %d" % item
@@ -127,13 +127,13 @@ def follow(cells: Sequence[Cell], items: Iterable[Item]) -> list[Cell]:
 
 
 def choice(digest: int) -> int:
-    """Return the token of a digest; one in 10 ends the answer."""
+    """Choose the next token; one in ten is the end."""
     mixed = digest * 2654435761 >> 7
     return END if mixed % 10 == 0 else mixed // 10 % END
 
 
 def hashing(before: Sequence[int], embeddings: Float32Array, after: Sequence[int]) -> Model:
-    """Return the model that a `FakeReader` is after this prompt."""
+    """Return the model that a `FakeReader` implements for a prompt."""
     prompt = follow([], [*before, *row_items(embeddings), *after])
     return lambda tokens: choice(follow(prompt, tokens)[-1].digest)
 
@@ -141,7 +141,7 @@ def hashing(before: Sequence[int], embeddings: Float32Array, after: Sequence[int
 def greedy_answer(
     model: Model, n_audio_tokens: int, forced: Sequence[int] = (), ends: frozenset[int] = ENDS
 ) -> Generated:
-    """Return the answer, decoded token by token without drafts or kept cells."""
+    """Generate an answer token by token, without a draft or a cache."""
     tokens = list(forced)
     while True:
         token = model(tuple(tokens))
@@ -160,7 +160,7 @@ def greedy_answer(
 
 
 def interview(answering: Answering, model: Model) -> tuple[Generated, list[Question]]:
-    """Run a generator of questions; return its result and the questions."""
+    """Answer all questions; return the generated answer and the questions."""
     questions = [next(answering)]
     while True:
         question = questions[-1]
@@ -173,5 +173,5 @@ def interview(answering: Answering, model: Model) -> tuple[Generated, list[Quest
 
 
 def hashed_prompt(before: Sequence[int] = (1, 2), after: Sequence[int] = (3, 4)) -> Prompt:
-    """Return a prompt for a `FakeReader`."""
+    """Make a prompt for a `FakeReader`."""
     return Prompt(tuple(before), tuple(after), ENDS)

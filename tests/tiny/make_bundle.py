@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from streamasr.importing.pack import Wish, import_model
+from streamasr.importing.pack import ImportOptions, import_model
 from streamasr.models.bundle import FACTS_FILE
 
 HERE: Final = Path(__file__).parent
@@ -22,10 +22,10 @@ LANGUAGES: Final = ("English", "Chinese")
 
 def make_bundle(destination: Path) -> Path:
     """Create the directory, which must not exist, without any information about this machine."""
-    wish = Wish("fp32", "f16", "tiny", LICENCE, LANGUAGES)
-    import_model(HERE / "asr", destination, wish)
-    wish = Wish("fp32", "f16", "aligner", LICENCE, LANGUAGES)
-    import_model(HERE / "aligner", destination / "aligner", wish)
+    options = ImportOptions("fp32", "f16", "tiny", LICENCE, LANGUAGES)
+    import_model(HERE / "asr", destination, options)
+    options = ImportOptions("fp32", "f16", "aligner", LICENCE, LANGUAGES)
+    import_model(HERE / "aligner", destination / "aligner", options)
     for directory, checkpoint in ((destination, "asr"), (destination / "aligner", "aligner")):
         path = directory / FACTS_FILE
         facts = json.loads(path.read_text("utf-8"))
