@@ -1,7 +1,7 @@
-"""Live captions in the terminal: what the daemon hears, while it hears it.
+"""Live captions of a session of the daemon in the terminal.
 
-Text that will not change is solid, text that still may is dim. Where stdout is no terminal, each
-final is one line. How the daemon is listened to is in `follow`.
+Text that will not change is solid, text that may still change is dim. If stdout is not a terminal,
+each final is one line. `follow` shows how to receive the events of a session.
 """
 
 import argparse
@@ -24,15 +24,15 @@ from rich.text import Text
 from streamasr import client
 from streamasr.client import MICROPHONE, Event, Reconnecting, Resumed, v1
 
-MAX_LIVE_LINES = 6  # of text that may change; the last ones
+MAX_LIVE_LINES = 6  # of text that may change; only the last ones are shown
 ROW_BACK = Control(
     ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)
 )
-JOINERS = "\u200c\u200d"  # without them Persian, Hindi and emoji are misspelt
+JOINERS = "\u200c\u200d"  # required for the spelling of Persian, Hindi and emoji
 
 
 async def follow(arguments: argparse.Namespace, show: Callable[[Event], None]) -> None:
-    """Show every event of the session up to its end."""
+    """Show every event of the session until its end."""
     events = client.listen(
         arguments.url,
         session=arguments.session,
@@ -46,30 +46,30 @@ async def follow(arguments: argparse.Namespace, show: Callable[[Event], None]) -
 
 
 async def follow_on_screen(arguments: argparse.Namespace, live: Live) -> None:
-    """The same, as captions."""
+    """Show every event of the session as captions."""
     captions = Captions(live)
     asyncio.get_running_loop().add_signal_handler(signal.SIGWINCH, captions.fit)
     await follow(arguments, captions.show)
 
 
 def plain(text: str) -> str:
-    """Text without anything that a terminal would obey."""
+    """Remove control codes, which a terminal would execute."""
     return "".join(map(_plain, text))
 
 
 def _plain(letter: str) -> str:
     if letter.isprintable() or letter in JOINERS:
         return letter
-    return "" if unicodedata.category(letter) == "Cf" else " "  # such as what turns text around
+    return "" if unicodedata.category(letter) == "Cf" else " "  # such as direction marks
 
 
 def notice(event: Event) -> str | None:
-    """What a person should know besides the text."""
+    """Return the message of an event that is not text; None for other events."""
     match event:
         case Reconnecting():
             return f"waiting: {plain(event.reason)}"
         case Resumed():
-            return "connected again, nothing is missing"
+            return "connected again; nothing is missing"
         case v1.Warning():
             return f"warning: {plain(event.message)}"
         case v1.Gap(start=start, end=end):
@@ -79,7 +79,7 @@ def notice(event: Event) -> str | None:
 
 
 def print_line(event: Event) -> None:
-    """For pipes and files: one line for each final; notices go to stderr."""
+    """Print a final as one line, for pipes and files; notices go to stderr."""
     if isinstance(event, v1.Final) and event.text:
         print(plain(event.text), flush=True)
     elif (line := notice(event)) and not (isinstance(event, Reconnecting) and event.tries > 1):
@@ -87,7 +87,7 @@ def print_line(event: Event) -> None:
 
 
 def print_json(event: Event) -> None:
-    """For programs: one line for each message, as the protocol has it."""
+    """Print a message as one line of JSON, as defined by the protocol, for programs."""
     if isinstance(event, Reconnecting | Resumed):
         print_line(event)
     else:
@@ -95,10 +95,10 @@ def print_json(event: Event) -> None:
 
 
 class Captions:
-    """For a terminal: finals scroll by; what may still change stays below them, and a status."""
+    """Captions for a terminal: finals scroll; partials and a status stay below them."""
 
     def __init__(self, live: Live) -> None:
-        """Begin with nothing but a status."""
+        """Begin with only a status."""
         self._live = live
         self._partials: dict[int, v1.Partial] = {}
         self._drawn: list[str] = []
@@ -117,12 +117,12 @@ class Captions:
                 self._partials[event.segment] = event
             case v1.Final():
                 self._partials.pop(event.segment, None)
-                self._notice = None  # it has been there to be seen
+                self._notice = None  # shown long enough
                 if event.text:
                     self._live.console.print(Text(plain(event.text)))
             case v1.Gap():
-                kept = (it for it in self._partials.values() if it.start >= event.end)
-                self._partials = {it.segment: it for it in kept}
+                kept = (each for each in self._partials.values() if each.start >= event.end)
+                self._partials = {each.segment: each for each in kept}
                 self._live.console.print(Text(notice(event) or "", "yellow"))
             case v1.End():
                 self._live.console.print(Text("the session is over", "dim"))
@@ -131,14 +131,14 @@ class Captions:
         self._live.refresh()
 
     def fit(self) -> None:
-        """Draw anew: the window has changed."""
+        """Redraw for the new size of the window."""
         self._unwrap()
         self._live.refresh()
 
     def _unwrap(self) -> None:
-        """Go up by the rows that a terminal made of our lines when its window became narrower.
+        """Move up by the rows that the terminal added when it wrapped lines in a narrower window.
 
-        Most do; of the others, such as xterm, the lines above are lost from sight.
+        Most terminals wrap; in others, such as xterm, the lines above scroll out of sight.
         """
         width = self._live.console.width
         n_more = sum(n_rows(line, width) - 1 for line in self._drawn)
@@ -147,8 +147,8 @@ class Captions:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         caption = Text(" ").join(
-            Text(plain(it.text[: it.stable])) + Text(plain(it.text[it.stable :]), "dim")
-            for it in self._partials.values()
+            Text(plain(each.text[: each.stable])) + Text(plain(each.text[each.stable :]), "dim")
+            for each in self._partials.values()
         )
         room = max(1, min(MAX_LIVE_LINES, options.size.height - 2))
         status = Text(self._notice or self._listening, "yellow" if self._notice else "dim")
@@ -159,8 +159,8 @@ class Captions:
 
 
 def n_rows(line: str, width: int) -> int:
-    """How many rows of a terminal a line takes; a wide letter is not cut in two."""
-    if cell_len(line) <= width:  # letters that join are narrower together than one by one
+    """Return the number of terminal rows of a line; a wide character is not divided."""
+    if cell_len(line) <= width:  # joined characters are narrower than their sum
         return 1
     rows, column = 1, 0
     for letter in line:
@@ -171,23 +171,24 @@ def n_rows(line: str, width: int) -> int:
 
 
 def reason(error: Exception) -> str:
-    """One sentence."""
+    """Return the message of an error in one sentence."""
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def main() -> int:
-    """Run until the session ends or somebody presses Ctrl-C; the exit code."""
+    """Run until the session ends or Ctrl-C is pressed; return the exit code."""
     parser = argparse.ArgumentParser(description="Live captions in the terminal.")
-    parser.add_argument("--url", default=client.DEFAULT_URL, help="(default: %(default)s)")
-    parser.add_argument("--session", default=MICROPHONE, help="(default: %(default)s)")
-    parser.add_argument("--since", type=int, metavar="N", help="go on after message N; 0: all")
-    parser.add_argument("--token-file", type=Path, metavar="FILE", help="with the server's token")
-    parser.add_argument("--json", action="store_true", help="one line for each message")
-    parser.add_argument("--no-wait", action="store_true", help="fail if there is no server now")
+    parser.add_argument("--url", default=client.DEFAULT_URL, help="daemon (default: %(default)s)")
+    parser.add_argument("--session", default=MICROPHONE, help="its name (default: %(default)s)")
+    parser.add_argument("--since", type=int, metavar="N", help="continue after message N; 0: all")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="token of the server")
+    parser.add_argument("--json", action="store_true", help="print messages as lines of JSON")
+    parser.add_argument("--no-wait", action="store_true", help="fail if no server is running now")
     arguments = parser.parse_args()
-    # It shall leave no mess either; asyncio softens SIGINT alone. Jobs in the background ignore it.
+    # SIGTERM ends the program as cleanly as SIGINT, which asyncio handles. Background jobs ignore
+    # SIGINT, so for them SIGTERM keeps its default.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     console = Console(highlight=False)
@@ -199,7 +200,7 @@ def main() -> int:
                 asyncio.run(follow_on_screen(arguments, live))
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read our lines has enough of them
+    except BrokenPipeError:  # the reader of stdout has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (client.StreamASRError, OSError, UnicodeError) as error:
         print(f"listen: {reason(error)}", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""Have a file transcribed by the daemon: it is sent as fast as the daemon reads.
+"""Transcribe a file with the daemon; it is sent as fast as the daemon accepts it.
 
-The text appears as it becomes final; `--format` and `--output-dir` make files of it. A connection
-that is lost on the way is taken up again by `streamasr.client`, and nothing is missing.
+Text is printed as it becomes final; `--format` and `--output-dir` write files. After a loss of the
+connection, `streamasr.client` resumes the session, and nothing is missing.
 """
 
 import argparse
@@ -27,13 +27,13 @@ from streamasr.pipeline.formats import FORMATS, format_transcript, write_whole
 async def converse(
     arguments: argparse.Namespace, source: AudioSource, take: Callable[[Event], None]
 ) -> AudioError | None:
-    """Send the file, and hear all that comes of it; what was wrong with it, if something was."""
+    """Send the file and receive all events; return the error if the file is broken."""
     async with client.connect(
         arguments.url,
         token=arguments.token_file and arguments.token_file.read_text("utf-8").strip(),
         language=arguments.language,
         context=arguments.context,
-        partials=False,  # they would only cost time
+        partials=False,  # they would only take time
     ) as stream:
         sending = asyncio.create_task(send(source, stream))
         try:
@@ -45,11 +45,11 @@ async def converse(
 
 
 async def send(source: AudioSource, stream: client.AudioSession) -> AudioError | None:
-    """Send all of a file, or what can be read of one that is broken."""
+    """Send a file; of a broken file, send the readable part and return the error."""
     broken = None
     try:
         for block in source.blocks():
-            await stream.send(block)  # waits while the daemon has enough
+            await stream.send(block)  # waits while the daemon's queue is full
     except AudioError as error:
         broken = error
     await stream.stop()
@@ -57,14 +57,14 @@ async def send(source: AudioSource, stream: client.AudioSession) -> AudioError |
 
 
 class Report:
-    """What the daemon has said: shown at once, and kept."""
+    """Collector of the daemon's messages, which also prints their text."""
 
     def __init__(self, bar: ProgressBar, *, prints: bool) -> None:
-        """Begin with nothing.
+        """Begin without any message.
 
         Args:
-            bar: shows how far things are.
-            prints: whether the text of each final is printed as it comes.
+            bar: bar that shows the progress.
+            prints: whether the text of each final is printed as it arrives.
         """
         self._bar = bar
         self._prints = prints
@@ -75,7 +75,7 @@ class Report:
         self.gaps: list[v1.Gap] = []
 
     def take(self, event: Event) -> None:
-        """Show and keep what lasts."""
+        """Process an event: keep durable messages, and print text and progress."""
         match event:
             case v1.Ready(model=model):
                 self._model = model
@@ -94,28 +94,28 @@ class Report:
             case Reconnecting(tries=1):
                 print(f"waiting: {event.reason}", file=sys.stderr, flush=True)
             case _:
-                pass  # what is only of the moment
+                pass  # not durable
 
     def transcript(self, file: Path) -> Transcript:
-        """All of it, as it goes into files."""
+        """Return the transcript, for output to files."""
         segments = tuple(self._segment(final) for final in self._finals)
         name = os.fsencode(file).decode(errors="replace")
         return Transcript(name, self._model, to_samples(self._duration), segments)
 
     def _segment(self, final: v1.Final) -> Segment:
-        said = self._words.get(final.segment)
+        timed = self._words.get(final.segment)
         return Segment(
             id=final.segment,
             start=to_samples(final.start),
             end=to_samples(final.end),
             language=final.language,
             text=final.text,
-            words=place(said.words, final.text) if said else (),
+            words=place(timed.words, final.text) if timed else (),
         )
 
 
 def place(words: tuple[v1.Word, ...], text: str) -> tuple[Word, ...]:
-    """Words with the white space that follows them in the text they come from."""
+    """Add to each word the space that follows it in the text of its segment."""
     placed, text, end = [], " ".join(text.split()), 0
     for word in words:
         end = text.index(word.text, end) + len(word.text)
@@ -132,17 +132,18 @@ def place(words: tuple[v1.Word, ...], text: str) -> tuple[Word, ...]:
 
 
 def prepare(directory: Path) -> None:
-    """Make sure that files can be written there: an hour later it would be too late."""
+    """Check that files can be written to a directory, before the long transcription."""
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=directory):
         pass
 
 
 def transcribe(arguments: argparse.Namespace) -> None:
-    """Do what was asked for.
+    """Transcribe the file, and write or print the result.
 
     Raises:
-        StreamASRError, OSError: the whole of it could not be had; what could was written.
+        StreamASRError: the transcript is incomplete; the available part was written.
+        OSError: a file could not be read or written.
     """
     file: Path = arguments.file
     formats = arguments.formats or ["txt"]
@@ -163,39 +164,43 @@ def transcribe(arguments: argparse.Namespace) -> None:
         raise broken
     if report.gaps:
         where = ", ".join(f"{gap.start:.1f}-{gap.end:.1f} s" for gap in report.gaps)
-        raise AudioError(f"{file}: not recognised: {where}: {report.gaps[0].reason}")
+        raise AudioError(
+            f"{file}: parts were not recognised ({where}): {report.gaps[0].reason}.",
+            code="not_recognised",
+        )
 
 
 def reason(error: Exception) -> str:
-    """One sentence."""
+    """Return the message of an error in one sentence."""
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def main() -> int:
-    """Run until the file is done or somebody presses Ctrl-C; the exit code."""
-    parser = argparse.ArgumentParser(description="Have a file transcribed by the daemon.")
+    """Run until the file is transcribed or Ctrl-C is pressed; return the exit code."""
+    parser = argparse.ArgumentParser(description="Transcribe a file with the daemon.")
     parser.add_argument("file", type=Path, metavar="FILE", help="any audio or video file")
-    parser.add_argument("--url", default=client.DEFAULT_URL, help="(default: %(default)s)")
-    parser.add_argument("--token-file", type=Path, metavar="FILE", help="with the server's token")
-    parser.add_argument("--language", metavar="L", help="name or code; found out if left out")
-    parser.add_argument("--context", default="", metavar="TEXT", help="names and terms in it")
+    parser.add_argument("--url", default=client.DEFAULT_URL, help="daemon (default: %(default)s)")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="token of the server")
+    parser.add_argument("--language", metavar="L", help="name or code; default: detected")
+    parser.add_argument("--context", default="", metavar="TEXT", help="expected names and terms")
     parser.add_argument(
-        *("--format", "-f"), dest="formats", action="append", choices=FORMATS, help="(default: txt)"
+        *("--format", "-f"), dest="formats", action="append", choices=FORMATS, help="default: txt"
     )
-    parser.add_argument("--output-dir", "-o", type=Path, metavar="DIR", help="(default: stdout)")
+    parser.add_argument("--output-dir", "-o", type=Path, metavar="DIR", help="default: stdout")
     arguments = parser.parse_args()
     if arguments.output_dir is None and len(arguments.formats or ()) > 1:
-        parser.error("several formats need an --output-dir")
-    # It shall leave no mess either; asyncio softens SIGINT alone. Jobs in the background ignore it.
+        parser.error("several formats need a directory: add --output-dir")
+    # SIGTERM ends the program as cleanly as SIGINT, which asyncio handles. Background jobs ignore
+    # SIGINT, so for them SIGTERM keeps its default.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         transcribe(arguments)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read our lines has enough of them
+    except BrokenPipeError:  # the reader of stdout has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (client.StreamASRError, OSError, UnicodeError) as error:
         print(f"stream_file: {reason(error)}", file=sys.stderr)

@@ -27,10 +27,10 @@ settings.register_profile(
 settings.register_profile("quick", settings.get_profile("streamasr"), max_examples=15)
 settings.load_profile("streamasr")
 
-# Some tests import onnxruntime by themselves, which else reports that to its makers.
+# Some tests import onnxruntime directly, which would otherwise report that to its makers.
 os.environ["ORT_DISABLE_TELEMETRY"] = os.environ["ORT_TELEMETRY_DISABLED"] = "1"
 
-# Shells start background jobs with Ctrl-C ignored, and programs under test would inherit that.
+# Shells start background jobs with SIGINT ignored, and programs under test would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -102,13 +102,13 @@ def _report_tasks() -> None:
 
 @pytest.fixture(scope="session")
 def bundle() -> Path:
-    """The embedded model's directory; no test writes into it."""
+    """Return the directory of the embedded model; no test writes to it."""
     return tiny.BUNDLE
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_sound_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test but one that starts a sound server hears of one, or leaves a directory for it."""
+    """Hide the sound server of the machine from all tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PULSE_RUNTIME_PATH", str(tmp_path_factory.mktemp("pulse")))
         yield

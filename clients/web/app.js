@@ -1,26 +1,26 @@
-// The page: what its buttons do, and what it says about it.
+// The page: actions of its buttons, and its state.
 
 import { CLOCK } from "./pcm.js";
-import { Stream } from "./protocol.js";
+import { AudioSession } from "./protocol.js";
 import { Search } from "./search.js";
 import { Sheet, showTimes } from "./sheet.js";
 import { decodeFile, Microphone, microphones, whyNoMicrophone } from "./sound.js";
 
 const $ = (id) => document.getElementById(id);
 
-/** Seconds of speech that may wait for a connection; then the microphone is closed. */
+/** Seconds of speech that are queued without a connection before the microphone is closed. */
 const MAX_WAITING = 600;
 
-/** The last word ends after people press the button, and comes later still (ms). */
+/** Recorded after the button is pressed, because the last word ends and arrives later (ms). */
 const TAIL = 400;
 
-// The languages of Qwen3-ASR.
+// Languages of Qwen3-ASR.
 const LANGUAGES =
   "Arabic Cantonese Chinese Czech Danish Dutch English Filipino Finnish French German Greek Hindi " +
   "Hungarian Indonesian Italian Japanese Korean Macedonian Malay Persian Polish Portuguese Romanian " +
   "Russian Spanish Swedish Thai Turkish Vietnamese";
 
-/** What is remembered on this device; browsers may forbid even that. */
+/** Settings stored on this device; browsers may forbid that. */
 const memory = {
   read(storage, key) {
     try {
@@ -33,101 +33,101 @@ const memory = {
     try {
       globalThis[storage].setItem(`streamasr.${key}`, value);
     } catch {
-      // then it is forgotten
+      // the setting is not stored
     }
   },
 };
 
-// How things are.
+// State of the page.
 
 const running = new Set(); // sessions
 
-function say(kind, text) {
+function showState(kind, text) {
   const state = $("state");
   if (state.textContent !== text) state.textContent = text;
   state.dataset.kind = kind;
 }
 
-function complain(text) {
+function showAlert(text) {
   $("alert").textContent = text;
 }
 
-/** Say how the sessions are, the one with the most trouble first. */
-function tellState() {
+/** Show the state of the session with the worst trouble. */
+function updateState() {
   const states = [...running].map((session) => session.state);
   const worst = ["busy", "lost", "behind", "connecting", "listening", "reading", "finishing"].find(
     (kind) => states.some((state) => state.kind === kind),
   );
   const state = states.find(({ kind }) => kind === worst);
-  say(state?.kind ?? "idle", state?.text ?? "Ready");
+  showState(state?.kind ?? "idle", state?.text ?? "Ready");
   document.title = listening ? "● streamasr" : "streamasr";
 }
 
 // Sessions.
 
 class Session {
-  constructor(sheet, wishes, { isFile = false } = {}) {
+  constructor(sheet, settings, { isFile = false } = {}) {
     this.sheet = sheet;
     this.isFile = isFile;
-    // What the microphone hears is kept from the beginning, so it listens before it is connected.
+    // Audio of the microphone is queued until the connection is open, so it is listening already.
     this.state = isFile
       ? { kind: "connecting", text: "Connecting…" }
       : { kind: "listening", text: "Listening" };
-    this.stream = new Stream(wishes, { token, tell: (message) => this.#take(message) });
+    this.stream = new AudioSession(settings, { token, onMessage: (message) => this.#take(message) });
     this.over = new Promise((resolve) => (this.end = resolve));
     running.add(this);
     $("welcome").hidden = true;
     $("sheets").append(sheet.element);
     toEnd();
     this.stream.open();
-    tellState();
+    updateState();
   }
 
-  be(kind, text) {
+  setState(kind, text) {
     this.state = { kind, text };
-    tellState();
+    updateState();
   }
 
-  beWell() {
-    if (this.isStopping) this.be("finishing", "Finishing…");
-    else if (this.isFile) this.be("reading", "Reading the file");
-    else this.be("listening", "Listening");
+  setNormalState() {
+    if (this.isStopping) this.setState("finishing", "Finishing…");
+    else if (this.isFile) this.setState("reading", "Reading the file");
+    else this.setState("listening", "Listening");
   }
 
-  /** No more audio comes. */
+  /** End the audio of the session. */
   stop() {
     this.isStopping = true;
     this.stream.stop();
-    if (this.stream.isConnected) this.beWell();
+    if (this.stream.isConnected) this.setNormalState();
   }
 
   #take(message) {
-    keepPlace(() => {
+    keepPosition(() => {
       this.sheet.show(message);
       this.sheet.note("");
     });
     switch (message.type) {
       case "ready":
       case "resumed":
-        this.beWell();
+        this.setNormalState();
         break;
       case "reconnecting":
         this.#reconnect(message);
         break;
       case "warning":
-        if (message.code === "lagging") this.be("behind", `${Math.round(message.lag)} s behind`);
-        else complain(message.message);
+        if (message.code === "lagging") this.setState("behind", `${Math.round(message.lag)} s behind`);
+        else showAlert(message.message);
         break;
       case "final":
         announce(message.text);
-        this.beWell();
+        this.setNormalState();
         search.refresh();
         break;
       case "words":
         search.refresh();
         break;
       case "end":
-        if (listening === this) complain("The daemon has ended the session.");
+        if (listening === this) showAlert("The daemon has ended the session.");
         this.leave();
         break;
       case "failed":
@@ -138,14 +138,14 @@ class Session {
 
   #reconnect({ code, reason }) {
     const waits = this.isFile ? 0 : Math.round(this.stream.waiting);
-    const kept = waits ? ` ${waits} s of speech wait.` : "";
-    if (code === "overloaded") this.be("busy", `The daemon is busy. Trying again…${kept}`);
-    else this.be("lost", `${reason} Reconnecting…${kept}`);
+    const kept = waits ? ` ${waits} s of speech are waiting to be sent.` : "";
+    if (code === "overloaded") this.setState("busy", `The daemon is busy. Trying again…${kept}`);
+    else this.setState("lost", `${reason} Reconnecting…${kept}`);
   }
 
   async #fail({ code, message }) {
     if (code === "http_401" && (await askForToken(message))) return this.stream.retry(token);
-    complain(message);
+    showAlert(message);
     this.leave();
   }
 
@@ -155,41 +155,43 @@ class Session {
     if (listening === this) stopMicrophone();
     this.sheet.progress(null);
     this.end();
-    tellState();
+    updateState();
   }
 }
 
-/** Read a final to those who cannot see it. */
+/** Pass a final to screen readers. */
 function announce(text) {
   if (!text) return;
   const line = document.createElement("p");
   line.textContent = text;
-  $("said").append(line);
-  while ($("said").childElementCount > 3) $("said").firstChild.remove();
+  $("announcements").append(line);
+  while ($("announcements").childElementCount > 3) $("announcements").firstChild.remove();
 }
 
-// The token; it stays in this tab.
+// The token, which is stored for this tab only.
 
 let token = memory.read("sessionStorage", "token");
-let door = null; // one question for all sessions
+let tokenDialog = null; // one dialog for all sessions
 
 function askForToken(why) {
-  door ??= new Promise((resolve) => {
-    $("door-why").textContent = token ? why : "Whoever started it has one, in a file.";
+  tokenDialog ??= new Promise((resolve) => {
+    $("token-reason").textContent = token
+      ? why
+      : "Find it in the file named by server.token_file in the daemon’s settings.";
     $("token").value = "";
-    $("door").returnValue = "";
-    $("door").onclose = () => {
-      door = null;
-      const isGiven = $("door").returnValue === "enter";
+    $("token-dialog").returnValue = "";
+    $("token-dialog").onclose = () => {
+      tokenDialog = null;
+      const isGiven = $("token-dialog").returnValue === "enter";
       if (isGiven) {
         token = $("token").value.trim();
         memory.write("sessionStorage", "token", token);
       }
       resolve(isGiven);
     };
-    $("door").showModal();
+    $("token-dialog").showModal();
   });
-  return door;
+  return tokenDialog;
 }
 
 // The microphone.
@@ -197,56 +199,56 @@ function askForToken(why) {
 let microphone = null;
 let listening = null; // its session
 
-const wishes = () => ({
+const settings = () => ({
   language: $("language").value || null,
   context: $("context").value.trim(),
 });
 
-/** Let the button wait; were it disabled, the keyboard would lose its place. */
-function hold(isHeld) {
-  $("microphone").setAttribute("aria-disabled", isHeld);
+/** Mark the button as busy; a disabled one would lose the keyboard focus. */
+function setBusy(isBusy) {
+  $("microphone").setAttribute("aria-disabled", isBusy);
 }
 
 async function startMicrophone() {
-  hold(true);
-  complain("");
+  setBusy(true);
+  showAlert("");
   try {
     microphone = await Microphone.open($("device").value, () => {
-      complain("The microphone is gone; what was said until then is kept.");
+      showAlert("The microphone was disconnected; the text so far is kept.");
       stopMicrophone();
     });
   } catch (error) {
-    complain(whyNoMicrophone(error));
+    showAlert(whyNoMicrophone(error));
     return;
   } finally {
-    hold(false);
+    setBusy(false);
   }
   const sheet = new Sheet("Microphone", { onStop: stopMicrophone });
-  listening = new Session(sheet, { ...wishes(), sample_rate: microphone.rate });
-  microphone.tell(hear);
+  listening = new Session(sheet, { ...settings(), sample_rate: microphone.rate });
+  microphone.deliverTo(receiveAudio);
   $("microphone").setAttribute("aria-pressed", "true");
   listMicrophones();
-  stayAwake();
-  tellState();
+  keepScreenOn();
+  updateState();
 }
 
-function hear(pcm, level) {
+function receiveAudio(pcm, level) {
   showLevel(level);
   if (!listening) return;
   const { stream } = listening;
   stream.send(pcm);
   if (stream.waiting > MAX_WAITING) {
-    complain("There was no connection for ten minutes, so the microphone was turned off.");
+    showAlert("The microphone was turned off after ten minutes without a connection.");
     stopMicrophone();
   }
 }
 
-/** Stop when what was said last has come through. */
+/** Stop after the tail, so that the last word is complete. */
 async function releaseMicrophone() {
   const released = listening;
-  hold(true);
+  setBusy(true);
   await new Promise((resolve) => setTimeout(resolve, TAIL));
-  hold(false);
+  setBusy(false);
   if (listening === released) stopMicrophone();
 }
 
@@ -257,9 +259,9 @@ function stopMicrophone() {
   listening = null;
   $("microphone").setAttribute("aria-pressed", "false");
   showLevel(null);
-  awake?.release();
+  wakeLock?.release();
   if (stopped && running.has(stopped)) stopped.stop();
-  tellState();
+  updateState();
 }
 
 let levelShownAt = 0;
@@ -283,14 +285,14 @@ async function listMicrophones() {
   if ($("device").selectedIndex < 0) $("device").value = "";
 }
 
-let awake = null;
+let wakeLock = null;
 
-/** A phone that goes to sleep hears nothing. */
-async function stayAwake() {
+/** Keep the screen on: a phone that goes to sleep stops recording. */
+async function keepScreenOn() {
   try {
-    awake = await navigator.wakeLock?.request("screen");
+    wakeLock = await navigator.wakeLock?.request("screen");
   } catch {
-    // it may refuse when its battery is low
+    // refused, for example because the battery is low
   }
 }
 
@@ -299,25 +301,26 @@ async function stayAwake() {
 let lastFile = Promise.resolve();
 
 function readFiles(files) {
-  complain("");
+  showAlert("");
   for (const file of files) lastFile = lastFile.then(() => readFile(file));
 }
 
 async function readFile(file) {
-  say("reading", `Opening ${file.name}`);
+  showState("reading", `Opening ${file.name}`);
   let pcm;
   try {
     pcm = await decodeFile(file);
   } catch {
-    tellState();
-    complain(`${file.name} is no audio that this browser can read.`);
+    updateState();
+    const remedy = "convert it, or use streamasr transcribe";
+    showAlert(`${file.name} is not audio that this browser can decode; ${remedy}.`);
     return;
   }
   const url = URL.createObjectURL(file); // for as long as the page is open
   const player = { onSeek: (seconds) => play(url, sheet, seconds) };
   const sheet = new Sheet(file.name, { player, onStop: () => reading.leave() });
-  // Without partials: they would only cost time, and the text is that of `streamasr transcribe`.
-  const reading = new Session(sheet, { ...wishes(), partials: false }, { isFile: true });
+  // Without partials, which would only take time; the text equals that of `streamasr transcribe`.
+  const reading = new Session(sheet, { ...settings(), partials: false }, { isFile: true });
   sheet.progress(0);
   reading.onMessage = ({ end }) => {
     if (end && running.has(reading)) sheet.progress((end * CLOCK) / pcm.length);
@@ -327,10 +330,10 @@ async function readFile(file) {
   await reading.over;
   const missing = pcm.length / CLOCK - sheet.transcript.duration;
   if (sheet.transcript.isOver && missing > 1)
-    complain(`The daemon ended the session before the last ${Math.round(missing)} s of the file.`);
+    showAlert(`The daemon ended early; the last ${Math.round(missing)} s of the file have no text.`);
 }
 
-// Listening again.
+// Playback of files.
 
 const player = $("player");
 let playing = null; // the sheet
@@ -341,7 +344,7 @@ function play(url, sheet, seconds) {
   player.hidden = false;
   player.currentTime = seconds;
   player.play().catch((error) => {
-    if (error.name !== "AbortError") complain("This browser cannot play the file.");
+    if (error.name !== "AbortError") showAlert("This browser cannot play the file.");
   });
 }
 
@@ -356,23 +359,23 @@ function followPlayer() {
 player.ontimeupdate = followPlayer;
 player.onseeked = followPlayer;
 
-// The newest words stay in view, unless somebody has gone back to read.
+// The latest text stays in view, unless the user has scrolled back.
 
 let isAtEnd = true;
 let scrolledTo = 0;
-let frame = 0; // in which the page is scrolled
+let frame = 0; // requested, to scroll the page
 
 const pageEnd = () => document.documentElement.scrollHeight - innerHeight;
 
-function keepPlace(change) {
+function keepPosition(change) {
   change();
-  if (isAtEnd) frame ||= requestAnimationFrame(stay); // once for all that comes with one
+  if (isAtEnd) frame ||= requestAnimationFrame(stay); // one for all changes before it
   else $("follow").hidden = running.size === 0;
 }
 
 function stay() {
   frame = 0;
-  if (isAtEnd) toEnd(); // nobody has gone back since
+  if (isAtEnd) toEnd(); // unless the user has scrolled back since
 }
 
 function toEnd() {
@@ -383,7 +386,7 @@ addEventListener(
   "scroll",
   () => {
     const isNear = scrollY >= pageEnd() - 48;
-    if (isNear || scrollY < scrolledTo) isAtEnd = isNear; // further from the end by more text is not back
+    if (isNear || scrollY < scrolledTo) isAtEnd = isNear; // new text also increases the distance
     scrolledTo = scrollY;
     if (isAtEnd) $("follow").hidden = true;
   },
@@ -393,7 +396,7 @@ $("follow").onclick = toEnd;
 
 // Light and dark.
 
-const THEMES = { "": "As the system", light: "Light", dark: "Dark" };
+const THEMES = { "": "System", light: "Light", dark: "Dark" };
 
 function setTheme(theme) {
   document.documentElement.dataset.theme = theme;
@@ -408,7 +411,7 @@ $("theme").onclick = () => {
   setTheme(names[(names.indexOf(document.documentElement.dataset.theme) + 1) % names.length]);
 };
 
-// Buttons and choices.
+// Buttons and options.
 
 $("microphone").onclick = () => {
   if ($("microphone").getAttribute("aria-disabled") === "true") return;
@@ -421,14 +424,14 @@ $("device").onchange = async () => {
   try {
     await microphone?.change($("device").value);
   } catch (error) {
-    complain(whyNoMicrophone(error));
+    showAlert(whyNoMicrophone(error));
   }
 };
 
 for (const id of ["language", "context"])
   $(id).onchange = () => {
     if (id === "language") memory.write("localStorage", id, $(id).value);
-    for (const { stream } of running) stream.configure(wishes());
+    for (const { stream } of running) stream.configure(settings());
   };
 
 $("more").onclick = () => {
@@ -456,7 +459,7 @@ addEventListener("drop", (event) => {
 });
 
 addEventListener("beforeunload", (event) => {
-  if (running.size) event.preventDefault(); // the browser asks
+  if (running.size) event.preventDefault(); // the browser asks for confirmation
 });
 
 for (const name of LANGUAGES.split(" ")) $("language").append(new Option(name, name));

@@ -1,4 +1,4 @@
-// Captions of a session that somebody else speaks to; by default the daemon's own microphone.
+// Captions of a session with audio of another source; by default the daemon's microphone.
 
 import { Subscription } from "./protocol.js";
 import { join } from "./transcript.js";
@@ -15,7 +15,7 @@ for (const name of ["size", "lines"])
       name === "size" ? `${options.get(name)}px` : options.get(name),
     );
 
-const partials = new Map(); // of open segments
+const partials = new Map(); // of open segments, by number
 let finals = "";
 let fading = 0;
 
@@ -37,7 +37,7 @@ function show(message) {
     case "end":
       partials.clear();
       finals = "";
-      setTimeout(listen, SHOWN_MS); // there may be such a session later
+      setTimeout(listen, SHOWN_MS); // the session may be created later
       break;
     default:
       return;
@@ -65,7 +65,7 @@ function draw() {
   fading = setTimeout(forget, SHOWN_MS);
 }
 
-/** What was said a while ago is not shown again with what is said next. */
+/** Hide old text, and do not show it again together with new text. */
 function forget() {
   caption.classList.add("old");
   finals = "";
@@ -80,7 +80,7 @@ function piece(className, text) {
 
 function listen() {
   const session = options.get("session") ?? "microphone";
-  new Subscription(session, { token: options.get("token") ?? "", tell: show }).open();
+  new Subscription(session, { token: options.get("token") ?? "", onMessage: show }).open();
 }
 
 listen();

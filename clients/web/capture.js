@@ -1,4 +1,4 @@
-// Runs in the audio thread: gathers what the microphone delivers into blocks of 40 ms.
+// Runs in the audio thread: collects the samples of the microphone into blocks of 40 ms.
 
 import { loudness, toPcm } from "./pcm.js";
 
@@ -9,7 +9,7 @@ class Capture extends AudioWorkletProcessor {
   #filled = 0;
 
   process([[samples]]) {
-    if (samples) this.#take(samples); // there are none while no microphone is connected
+    if (samples) this.#take(samples); // undefined while no microphone is connected
     return true;
   }
 

@@ -1,11 +1,11 @@
-// Samples as they go over the wire.
+// Conversion of samples to the format of the wire.
 
-/** The session's clock, whatever rate the audio has: samples per second. */
+/** Samples per second of the session's clock, independent of the rate of the audio. */
 export const CLOCK = 16_000;
 
 const FULL_SCALE = 32_768;
 
-/** Turn -1..1 into 16-bit integers; what is louder is clipped. */
+/** Convert -1..1 to 16-bit integers; values beyond are clipped. */
 export function toPcm(samples) {
   const pcm = new Int16Array(samples.length);
   for (let i = 0; i < samples.length; i++) {

@@ -1,89 +1,89 @@
-// The protocol of streamasr, version 1, for a browser: lost connections are mended, every durable
-// message is told exactly once and in order, and the daemon gets every sample.
+// Client of the streamasr protocol, version 1, for a browser. It reconnects after a loss, delivers
+// every durable message exactly once and in order, and sends every sample to the daemon.
 //
-// A conversation tells what the daemon says, as it came, and besides
-//   {type: "reconnecting", reason, code}   there is no connection; another try follows
-//   {type: "resumed", next_sample, ...}    it is back, and nothing is missing
-//   {type: "failed", code, message}        it is over, and not by `end`
+// A session delivers the messages of the daemon unchanged, and additionally
+//   {type: "reconnecting", reason, code}   the connection is lost; another attempt follows
+//   {type: "resumed", next_sample, ...}    the connection is back, and nothing is missing
+//   {type: "failed", code, message}        the session is over without an `end`
 
 import { CLOCK } from "./pcm.js";
 
 const SUBPROTOCOL = "streamasr.v1";
 
-/** Refusals that may be over soon. */
+/** Refusals that may be temporary. */
 const TRANSIENT = new Set(["internal", "overloaded", "session_busy", "too_slow"]);
-/** Close codes of a daemon that will not take the same again. */
+/** Close codes that mean another attempt would be refused as well. */
 const LASTING = new Set([1002, 1003, 1007, 1008, 1009, 1010]);
 
-/** Closed with this, the daemon need not wait for us. */
-const GOODBYE = 1000;
-/** Closed with this, it waits for us. */
-const COMING_BACK = 4000;
+/** Close code that gives the session up: the daemon may evict it. */
+const CLOSE_FINAL = 1000;
+/** Close code that keeps the session for a later connection. */
+const CLOSE_RESUMABLE = 4000;
 
-const SHORTEST_PAUSE = 250; // ms; it doubles from try to try
+const SHORTEST_PAUSE = 250; // ms; doubles with each attempt
 const LONGEST_PAUSE = 5_000;
 const PING_EVERY = 15_000;
-/** A connection that is silent for so long is lost, whatever the browser thinks of it (ms). */
+/** Silence after which a connection counts as lost, independent of the browser (ms). */
 const SILENCE = 90_000;
 
-/** With more than so many bytes on their way, nothing is added to them; two minutes, since the
-    timers of a page in the background come once a minute. */
+/** Maximum number of bytes in the browser's send buffer: two minutes of audio, because timers of a
+    page in the background fire once a minute. */
 const MAX_BUFFERED = 1 << 22;
 const FRAME = CLOCK / 2; // samples in one message, 0.5 s
-const PUMP_EVERY = 100; // ms, while something waits to be sent
+const PUMP_EVERY = 100; // ms, while audio is waiting to be sent
 
-/** A session as its client sees it, over as many connections as it takes. */
-export class Conversation {
+/** Session of a client, over any number of consecutive WebSockets. */
+export class ResumableSession {
   #path;
   #token;
-  #tell;
+  #onMessage;
   #socket = null;
-  #last; // durable message; null: whichever comes is the first
+  #last; // number of the last durable message; null: the next one is the first
   #tries = 0;
   #retry = 0; // timers
   #watch = 0;
-  #heardAt = 0;
+  #receivedAt = 0;
   #refusal = null;
-  ready = null; // what the daemon said last about the session
+  ready = null; // last `ready` message
   isConnected = false;
   isOver = false;
 
-  constructor(path, { token = "", since = null, tell }) {
+  constructor(path, { token = "", since = null, onMessage }) {
     this.#path = path;
     this.#token = token;
     this.#last = since;
-    this.#tell = tell;
+    this.#onMessage = onMessage;
   }
 
   open() {
-    addEventListener("online", this.#hurry);
+    addEventListener("online", this.#retryNow);
     this.#connect();
     return this;
   }
 
-  /** Leave. The session waits for a while, unless it has ended. */
+  /** Give the session up. The daemon keeps it for a while, unless it has ended. */
   close() {
     this.isOver = true;
-    removeEventListener("online", this.#hurry);
-    this.#drop(GOODBYE);
+    removeEventListener("online", this.#retryNow);
+    this.#drop(CLOSE_FINAL);
   }
 
-  /** Go on after the daemon wanted a token. */
+  /** Try again with a token, after the daemon refused the connection for lack of one. */
   retry(token) {
     this.#token = token;
     this.isOver = false;
     this.open();
   }
 
-  // What subclasses say.
+  // Overridden by subclasses.
 
   path() {
     return this.#path;
   }
 
-  greet() {}
+  onOpen() {}
 
-  receive() {}
+  onReady() {}
 
   pump() {}
 
@@ -91,7 +91,7 @@ export class Conversation {
     return this.#last;
   }
 
-  say(message) {
+  transmit(message) {
     this.#socket.send(message instanceof Int16Array ? message : JSON.stringify(message));
   }
 
@@ -99,7 +99,7 @@ export class Conversation {
     return this.#socket?.bufferedAmount ?? 0;
   }
 
-  // Connections.
+  // WebSockets.
 
   #connect() {
     const url = new URL(this.path(), location.href);
@@ -110,7 +110,7 @@ export class Conversation {
       socket = new WebSocket(url, protocols);
     } catch (error) {
       if (error.name !== "SyntaxError") throw error;
-      this.#fail("http_401", "A browser cannot send this token; letters, digits, - and _ it can.");
+      this.#fail("http_401", "A browser cannot send this token; use only letters, digits, - and _.");
       return;
     }
     let wasOpen = false;
@@ -118,11 +118,11 @@ export class Conversation {
     this.#refusal = null;
     socket.onopen = () => {
       wasOpen = true;
-      this.#heardAt = Date.now();
+      this.#receivedAt = Date.now();
       this.#watch = setInterval(() => this.#check(), PING_EVERY);
-      this.greet();
+      this.onOpen();
     };
-    socket.onmessage = ({ data }) => this.#hear(JSON.parse(data));
+    socket.onmessage = ({ data }) => this.#receive(JSON.parse(data));
     socket.onclose = ({ code, reason }) => this.#lose(wasOpen, code, reason);
   }
 
@@ -136,36 +136,37 @@ export class Conversation {
     this.#socket = null;
   }
 
-  #hurry = () => {
-    if (!this.#socket) this.#again();
+  #retryNow = () => {
+    if (!this.#socket) this.#reconnect();
   };
 
-  #again() {
+  #reconnect() {
     clearTimeout(this.#retry);
     this.#connect();
   }
 
   #check() {
-    if (Date.now() - this.#heardAt > SILENCE) this.#lose(true, 1006, "");
-    else if (this.isConnected) this.say({ type: "ping", id: null });
+    if (Date.now() - this.#receivedAt > SILENCE) this.#lose(true, 1006, "");
+    else if (this.isConnected) this.transmit({ type: "ping", id: null });
   }
 
   async #lose(wasOpen, code, reason) {
     const refusal = this.#refusal;
-    this.#drop(COMING_BACK);
+    this.#drop(CLOSE_RESUMABLE);
     if (refusal && !TRANSIENT.has(refusal.code)) return this.#fail(refusal.code, refusal.message);
     if (!refusal && LASTING.has(code))
       return this.#fail("policy", `The daemon closed the connection: ${reason || code}.`);
     const status = wasOpen ? 0 : await this.#status();
     if (this.isOver) return;
     if (status in REFUSED) return this.#fail(`http_${status}`, REFUSED[status]);
-    const why = refusal?.message ?? (wasOpen ? "The connection is lost." : "There is no daemon.");
+    const why =
+      refusal?.message ?? (wasOpen ? "The connection was lost." : "The daemon does not answer.");
     const pause = Math.min(LONGEST_PAUSE, SHORTEST_PAUSE * 2 ** Math.min(this.#tries++, 10));
-    this.#retry = setTimeout(() => this.#again(), pause * (0.5 + Math.random() / 2));
-    this.#tell({ type: "reconnecting", code: refusal?.code ?? "", reason: why });
+    this.#retry = setTimeout(() => this.#reconnect(), pause * (0.5 + Math.random() / 2));
+    this.#onMessage({ type: "reconnecting", code: refusal?.code ?? "", reason: why });
   }
 
-  /** The HTTP status that a WebSocket which does not open keeps to itself; 0: no answer. */
+  /** HTTP status of a refused WebSocket, which the browser does not report; 0: no answer. */
   async #status() {
     const headers = this.#token ? { Authorization: `Bearer ${this.#token}` } : {};
     try {
@@ -177,19 +178,19 @@ export class Conversation {
 
   #fail(code, message) {
     this.close();
-    this.#tell({ type: "failed", code, message });
+    this.#onMessage({ type: "failed", code, message });
   }
 
   // Messages.
 
-  #hear(message) {
-    this.#heardAt = Date.now();
+  #receive(message) {
+    this.#receivedAt = Date.now();
     switch (message.type) {
       case "error":
         this.#refusal = message; // the connection closes next
         return;
       case "ready":
-        return this.#beReady(message);
+        return this.#accept(message);
       case "pong":
         break;
       default:
@@ -200,42 +201,43 @@ export class Conversation {
 
   #deliver(message) {
     if (message.type === "end") this.close();
-    this.#tell(message);
+    this.#onMessage(message);
   }
 
   #isNew({ seq }) {
     if (this.#last !== null && seq <= this.#last) return false;
     if (this.#last !== null && seq > this.#last + 1) {
-      this.#fail("protocol", `The daemon left out message ${this.#last + 1}.`);
+      const missing = this.#last + 1;
+      this.#fail("protocol", `Message ${missing} of the daemon is missing; start a new session.`);
       return false;
     }
     this.#last = seq;
     return true;
   }
 
-  #beReady(ready) {
+  #accept(ready) {
     if (this.#last !== null && ready.seq < this.#last)
-      return this.#fail("protocol", "The session has begun anew since it was left.");
+      return this.#fail("protocol", "The daemon has restarted the session; start a new one.");
     this.#last ??= ready.seq;
     const isFirst = this.ready === null;
     this.ready = ready;
     this.#tries = 0;
-    const complaint = this.receive(ready);
-    if (complaint) return this.#fail("protocol", complaint);
+    const problem = this.onReady(ready);
+    if (problem) return this.#fail("protocol", problem);
     this.isConnected = true;
-    this.#tell(isFirst ? ready : { ...ready, type: "resumed" });
+    this.#onMessage(isFirst ? ready : { ...ready, type: "resumed" });
     this.pump();
   }
 }
 
 const REFUSED = {
-  401: "The daemon wants a token that it knows.",
-  403: "The daemon does not let this page in; see allow_origin in its configuration.",
-  404: "This daemon does not know the protocol of this page.",
+  401: "The daemon requires a valid token.",
+  403: "The daemon refuses this page; add its address to allow_origin in the configuration.",
+  404: "The daemon does not support the protocol of this page; reload the page.",
 };
 
-/** Reads what others say to a session. */
-export class Subscription extends Conversation {
+/** Receives the messages of a session with audio of another source. */
+export class Subscription extends ResumableSession {
   #session;
 
   constructor(session, options) {
@@ -250,45 +252,45 @@ export class Subscription extends Conversation {
   }
 }
 
-/** Sends audio to a session of its own. */
-export class Stream extends Conversation {
-  #wishes; // the fields of `start`
-  #tape = new Tape();
-  #hasNewWishes = false;
+/** Sends audio as a session of its own. */
+export class AudioSession extends ResumableSession {
+  #settings; // fields of `start`
+  #audio = new ResendBuffer();
+  #hasNewSettings = false;
   #isStopping = false;
-  #hasSaidStop = false;
+  #hasSentStop = false;
   #timer = 0;
 
-  /** @param {object} wishes of `start`: language, context, sample_rate, partials, words */
-  constructor(wishes, options) {
+  /** @param {object} settings fields of `start`: language, context, sample_rate, partials, words */
+  constructor(settings, options) {
     super("/v1/stream", { ...options, since: 0 });
-    this.#wishes = wishes;
+    this.#settings = settings;
   }
 
-  /** Seconds of audio that the daemon has not been given yet. */
+  /** Seconds of audio that have not been sent yet. */
   get waiting() {
-    const samples = this.#tape.waiting + this.buffered / Int16Array.BYTES_PER_ELEMENT;
+    const samples = this.#audio.waiting + this.buffered / Int16Array.BYTES_PER_ELEMENT;
     return samples / this.#rate;
   }
 
   get #rate() {
-    return this.#wishes.sample_rate ?? CLOCK;
+    return this.#settings.sample_rate ?? CLOCK;
   }
 
-  /** Send audio, now or as soon as there is a connection. */
+  /** Send audio now, or as soon as a connection is open. */
   send(pcm) {
-    this.#tape.put(pcm);
+    this.#audio.put(pcm);
     this.pump();
   }
 
-  /** Wish something else from the next segment on. */
-  configure(wishes) {
-    Object.assign(this.#wishes, wishes);
-    this.#hasNewWishes = true;
+  /** Change settings from the next segment on. */
+  configure(settings) {
+    Object.assign(this.#settings, settings);
+    this.#hasNewSettings = true;
     this.pump();
   }
 
-  /** No more audio comes; the daemon sends what it owes, then `end`. */
+  /** End the audio; the daemon sends the pending messages, then `end`. */
   stop() {
     this.#isStopping = true;
     this.pump();
@@ -299,42 +301,42 @@ export class Stream extends Conversation {
     super.close();
   }
 
-  greet() {
+  onOpen() {
     const resumed = this.ready && { session: this.ready.session, since: this.last };
-    this.say({ type: "start", ...this.#wishes, ...resumed });
+    this.transmit({ type: "start", ...this.#settings, ...resumed });
   }
 
-  receive(ready) {
-    this.#hasSaidStop = false;
+  onReady(ready) {
+    this.#hasSentStop = false;
     const position = Math.round((ready.next_sample * this.#rate) / ready.sample_rate);
-    return this.#tape.rewind(position, this.#rate / 1000);
+    return this.#audio.rewind(position, this.#rate / 1000);
   }
 
-  /** Send what waits, as much as the connection takes now. */
+  /** Send as much waiting audio as the connection accepts now. */
   pump() {
     clearTimeout(this.#timer);
     if (!this.isConnected) return;
-    if (this.#hasNewWishes && !this.#hasSaidStop) {
-      const { language = null, context = "" } = this.#wishes;
-      this.say({ type: "configure", language, context });
-      this.#hasNewWishes = false;
+    if (this.#hasNewSettings && !this.#hasSentStop) {
+      const { language = null, context = "" } = this.#settings;
+      this.transmit({ type: "configure", language, context });
+      this.#hasNewSettings = false;
     }
-    while (this.#tape.waiting && this.buffered < MAX_BUFFERED) this.say(this.#tape.take(FRAME));
-    if (this.#tape.waiting) {
+    while (this.#audio.waiting && this.buffered < MAX_BUFFERED) this.transmit(this.#audio.take(FRAME));
+    if (this.#audio.waiting) {
       this.#timer = setTimeout(() => this.pump(), PUMP_EVERY);
-    } else if (this.#isStopping && !this.#hasSaidStop) {
-      this.say({ type: "stop" });
-      this.#hasSaidStop = true;
+    } else if (this.#isStopping && !this.#hasSentStop) {
+      this.transmit({ type: "stop" });
+      this.#hasSentStop = true;
     }
   }
 }
 
-/** Audio: what was sent, the oldest forgotten, and what waits. Positions are samples. */
-export class Tape {
+/** Buffer of audio: waiting audio, and recently sent audio for a resend. Positions are samples. */
+export class ResendBuffer {
   static KEEP = 300 * CLOCK;
   #blocks = []; // {start, pcm}
-  #index = 0; // of the block that `#at` is in
-  #at = 0; // what is sent next
+  #index = 0; // of the block that contains `#at`
+  #at = 0; // position of the next sample to send
   #end = 0;
 
   get waiting() {
@@ -347,7 +349,7 @@ export class Tape {
     this.#end += pcm.length;
   }
 
-  /** The next samples, of one block; at most so many. */
+  /** Take the next samples of one block, at most n. */
   take(n) {
     const { start, pcm } = this.#blocks[this.#index];
     const taken = pcm.subarray(this.#at - start, this.#at - start + n);
@@ -358,7 +360,7 @@ export class Tape {
   }
 
   #forget() {
-    const old = this.#at - Tape.KEEP;
+    const old = this.#at - ResendBuffer.KEEP;
     let n = 0;
     while (n < this.#index && this.#blocks[n].start + this.#blocks[n].pcm.length <= old) n++;
     if (n) this.#blocks.splice(0, n);
@@ -366,16 +368,17 @@ export class Tape {
   }
 
   /**
-   * Let everything wait again from a position on.
-   * @param {number} tolerance how far behind the end it may be, where the daemon has resampled
-   * @returns {string|undefined} why that is impossible
+   * Go back to a position, so that the audio after it is sent again.
+   * @param {number} tolerance samples by which the position may exceed the end, due to resampling
+   * @returns {string|undefined} the reason if that is impossible
    */
   rewind(position, tolerance = 0) {
     if (position > this.#end + tolerance)
-      return "The daemon claims to have audio that was never sent.";
+      return "The daemon reports audio that was never sent; start a new session.";
     position = Math.min(position, this.#end);
     const first = this.#blocks[0]?.start ?? this.#end;
-    if (position < first) return "The daemon lost more audio than was kept to be sent again.";
+    if (position < first)
+      return "The daemon lost more audio than the page keeps; start a new session.";
     this.#at = position;
     const index = this.#blocks.findIndex(({ start, pcm }) => position < start + pcm.length);
     this.#index = index < 0 ? this.#blocks.length : index;

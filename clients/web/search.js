@@ -1,7 +1,7 @@
-// Finds text in the sheets, marks it, and goes from one place to the next.
+// Finds text in the sheets, marks the matches, and moves from one match to the next.
 
-const marks = globalThis.Highlight && new Highlight(); // all places
-const mark = globalThis.Highlight && new Highlight(); // the one we are at
+const marks = globalThis.Highlight && new Highlight(); // all matches
+const mark = globalThis.Highlight && new Highlight(); // the current match
 if (marks) CSS.highlights.set("found", marks).set("here", mark);
 
 export class Search {
@@ -22,7 +22,7 @@ export class Search {
     };
   }
 
-  /** Look again; there is more text now. */
+  /** Search again after new text. */
   refresh() {
     if (!this.#pattern) return;
     this.#places = [...this.#container.querySelectorAll("li:not(.live) > p")].flatMap((p) =>
@@ -56,11 +56,11 @@ export class Search {
     for (const range of this.#places) marks?.add(range);
     if (this.#at >= 0) mark?.add(this.#places[this.#at]);
     const n = this.#places.length;
-    this.#output.textContent = !this.#pattern ? "" : n ? `${this.#at + 1} of ${n}` : "nothing";
+    this.#output.textContent = !this.#pattern ? "" : n ? `${this.#at + 1} of ${n}` : "no matches";
   }
 }
 
-/** Where a pattern is in the text of an element, whatever elements divide it. */
+/** Find a pattern in the text of an element, also across its child elements. */
 function findIn(element, pattern) {
   const nodes = [];
   const walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);

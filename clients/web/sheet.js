@@ -1,4 +1,4 @@
-// One session on the page: what may still change at the end of a list of what will not.
+// View of one session: a list of final segments, followed by the open segments.
 
 import { FORMATS, tidy, time, Transcript } from "./transcript.js";
 
@@ -17,9 +17,9 @@ export class Sheet {
   #began = new Date();
 
   /**
-   * @param {string} name of the file, or what else is listened to
-   * @param {?{onSeek: (seconds: number) => void}} player for what can be listened to again
-   * @param {() => void} onStop somebody does not want to wait for the end
+   * @param {string} name of the file, or of another source
+   * @param {?{onSeek: (seconds: number) => void}} player of a source that can be played again
+   * @param {() => void} onStop called when the user stops the session before its end
    */
   constructor(name, { player = null, onStop }) {
     this.transcript = new Transcript(name);
@@ -28,7 +28,7 @@ export class Sheet {
     this.element.querySelector("h2").textContent = name;
     this.#list = this.element.querySelector(".segments");
     this.#list.tabIndex = 0;
-    this.#list.setAttribute("aria-label", `${name}: arrow keys go from word to word`);
+    this.#list.setAttribute("aria-label", `${name}: arrow keys move from word to word`);
     this.#about = this.element.querySelector(".about");
     this.#progress = this.element.querySelector("progress");
     this.#stop = this.element.querySelector("[data-stop]");
@@ -41,7 +41,7 @@ export class Sheet {
     this.note("");
   }
 
-  /** Show what the daemon says. */
+  /** Show a message of the daemon. */
   show(message) {
     this.transcript.take(message);
     switch (message.type) {
@@ -61,7 +61,7 @@ export class Sheet {
         this.#miss(message);
         break;
       case "resumed":
-        this.#closeAll(); // partials are not repeated; those of now come soon
+        this.#closeAll(); // partials are not repeated; new ones follow soon
         break;
       case "end":
       case "failed":
@@ -69,7 +69,7 @@ export class Sheet {
     }
   }
 
-  /** Say how things are, beside the name. */
+  /** Show facts and a text beside the name. */
   note(text) {
     const { duration, languages } = this.transcript;
     const clock = this.#began.toLocaleTimeString([], { hour: "numeric", minute: "2-digit" });
@@ -77,13 +77,13 @@ export class Sheet {
     this.#about.textContent = facts.filter(Boolean).join(" · ");
   }
 
-  /** @param {?number} part done, 0..1; null when nothing more is to be done */
+  /** @param {?number} part fraction done, 0..1; null at the end */
   progress(part) {
     this.#progress.hidden = this.#stop.hidden = part === null;
     if (part !== null) this.#progress.value = part;
   }
 
-  /** The element of the word that is spoken at a time. */
+  /** Return the element of the word spoken at a time. */
   wordAt(seconds) {
     for (const element of this.element.querySelectorAll(".word")) {
       const { start, end } = wordOf.get(element);
@@ -107,7 +107,7 @@ export class Sheet {
     const row = clone("segment");
     const stamp = row.querySelector(".time");
     stamp.textContent = time(start);
-    stamp.tabIndex = -1; // the keyboard goes by words
+    stamp.tabIndex = -1; // the keyboard moves by words
     stamp.disabled = this.player === null;
     stamp.setAttribute("aria-label", `Play from ${time(start)}`);
     wordOf.set(stamp, { start, end: start });
@@ -117,7 +117,7 @@ export class Sheet {
     return row;
   }
 
-  /** The first row of what was said later: the final of one segment may come after the next begins. */
+  /** Return the first row that starts later; a final may follow the start of the next segment. */
   #after(start) {
     let row = null;
     let before = this.#list.lastElementChild;
@@ -130,10 +130,10 @@ export class Sheet {
     const solid = document.createElement("span");
     const dim = document.createElement("span");
     dim.className = "unstable";
-    solid.textContent = [...text].slice(0, stable).join(""); // it counts code points
+    solid.textContent = [...text].slice(0, stable).join(""); // `stable` counts code points
     dim.textContent = text.slice(solid.textContent.length);
     p.replaceChildren(solid, dim);
-    // A guess that becomes shorter takes no line away under the reader's eyes.
+    // A partial that becomes shorter does not remove a line while it is being read.
     p.style.minHeight = `${Math.max(p.offsetHeight, parseFloat(p.style.minHeight) || 0)}px`;
   }
 
@@ -180,7 +180,7 @@ export class Sheet {
     for (const segment of [...this.#rows.keys()]) this.#close(segment);
   }
 
-  // What a reader does.
+  // Actions of the user.
 
   #seek(element) {
     if (this.player && wordOf.has(element)) this.player.onSeek(wordOf.get(element).start);
@@ -212,14 +212,14 @@ export class Sheet {
   }
 }
 
-/** A name for what has none: microphone 2026-11-21 14.02. */
+/** Name for a recording without one: microphone 2026-11-21 14.02. */
 function stamp(date) {
   const two = (value) => String(value).padStart(2, "0");
   const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
   return `microphone ${day} ${two(date.getHours())}.${two(date.getMinutes())}`;
 }
 
-/** Show the times of the word under the pointer, or of the one that has the focus. */
+/** Show the times of the word under the pointer or with the focus. */
 export function showTimes(container, tip) {
   const show = ({ target }) => {
     const word = target.classList?.contains("word") && wordOf.get(target);

@@ -1,10 +1,10 @@
-// Where samples come from: the microphone, or a file.
+// Sources of samples: the microphone, or a file.
 
 import { CLOCK, toPcm } from "./pcm.js";
 
-const AS_IT_IS = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
+const UNPROCESSED = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
 
-/** A microphone that is open. Its rate stays the same when another device takes its place. */
+/** Open microphone. Its rate stays the same when it changes to another device. */
 export class Microphone {
   #context;
   #node;
@@ -12,9 +12,9 @@ export class Microphone {
   #onEnd;
 
   /**
-   * Ask for permission, and begin. What it hears waits for `tell`.
-   * @param {string} device its id; "" lets the browser choose
-   * @param {() => void} onEnd it was unplugged, or the permission was taken back
+   * Ask for permission, and begin to record. The samples are queued until `deliverTo`.
+   * @param {string} device id of the device; "" lets the browser choose
+   * @param {() => void} onEnd called when it is unplugged, or the permission is withdrawn
    */
   static async open(device, onEnd) {
     const sound = await ask(device);
@@ -38,28 +38,28 @@ export class Microphone {
     try {
       this.#context.createMediaStreamSource(sound);
     } catch {
-      await this.#context.close(); // this browser does not resample microphones; the daemon does
+      await this.#context.close(); // this browser does not resample microphones, so the daemon must
       this.#context = new AudioContext();
     }
     await this.#context.audioWorklet.addModule("capture.js");
     const mono = { channelCount: 1, channelCountMode: "explicit" };
     this.#node = new AudioWorkletNode(this.#context, "capture", mono);
-    this.#node.connect(this.#context.destination); // it says nothing, but is not run otherwise
+    this.#node.connect(this.#context.destination); // silent, but not run without a connection
     this.#use(sound);
     await this.#context.resume();
   }
 
   /**
-   * Tell what was heard from the beginning, and what will be.
-   * @param {(pcm: Int16Array, level: number) => void} onBlock the level in dB of full scale
+   * Deliver all samples since the beginning, and those to come.
+   * @param {(pcm: Int16Array, level: number) => void} onBlock gets the level in dB of full scale
    */
-  tell(onBlock) {
+  deliverTo(onBlock) {
     this.#node.port.onmessage = ({ data }) => onBlock(data.pcm, data.level);
   }
 
   async change(device) {
     const sound = await ask(device);
-    if (this.#context.state === "closed") stop(sound); // nobody listens any more
+    if (this.#context.state === "closed") stop(sound); // closed meanwhile
     else this.#use(sound);
   }
 
@@ -85,7 +85,7 @@ export class Microphone {
 }
 
 function ask(device) {
-  const audio = { ...AS_IT_IS, channelCount: { ideal: 1 } };
+  const audio = { ...UNPROCESSED, channelCount: { ideal: 1 } };
   if (device) audio.deviceId = { exact: device };
   return navigator.mediaDevices.getUserMedia({ audio });
 }
@@ -94,7 +94,7 @@ function stop(sound) {
   sound.getTracks().forEach((track) => track.stop());
 }
 
-/** The microphones there are, as [id, name]; the names are known once one has been allowed. */
+/** List the microphones as [id, name]; names are empty until one has been allowed. */
 export async function microphones() {
   const devices = (await navigator.mediaDevices?.enumerateDevices()) ?? [];
   return devices
@@ -102,18 +102,18 @@ export async function microphones() {
     .map((device) => [device.deviceId, device.label]);
 }
 
-/** What to tell a person about a microphone that cannot be opened. */
+/** Return the message for the user about a microphone that cannot be opened. */
 export function whyNoMicrophone(error) {
   if (!window.isSecureContext)
-    return "Browsers lend the microphone only to pages from https or from localhost.";
+    return "Browsers allow the microphone only on pages from https or localhost.";
   switch (error.name) {
     case "NotAllowedError":
-      return "The microphone is not allowed here. Allow it in the browser’s settings of this page.";
+      return "The microphone is not allowed here. Allow it in the browser’s settings for this page.";
     case "NotFoundError":
     case "OverconstrainedError":
-      return "There is no such microphone. Is it plugged in?";
+      return "The microphone was not found. Check that it is plugged in.";
     case "NotReadableError":
-      return "The microphone is in use, or does not work.";
+      return "The microphone is in use by another program, or does not work.";
     default:
       return `The microphone cannot be opened: ${error.message}`;
   }

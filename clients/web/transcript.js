@@ -1,9 +1,9 @@
-// What was said in one session, and the files it is saved as. Times are seconds, as on the wire;
-// the files are those of `streamasr transcribe`, whose `streamasr/formats.py` says why.
+// Transcript of a session, and its file formats. Times are seconds, as on the wire. The files are
+// those of `streamasr transcribe`; `streamasr/pipeline/formats.py` gives the reasons.
 
 import { CLOCK } from "./pcm.js";
 
-const MAX_COLUMNS = 42; // of a subtitle; an ideograph takes two
+const MAX_COLUMNS = 42; // of a subtitle; an ideograph counts as two
 const MAX_CUE = 7000; // ms
 const MIN_CUE = 1000;
 const MIN_SENTENCE = 500;
@@ -20,23 +20,23 @@ const WIDE =
   /[\u1100-\u115f\u2e80-\u303e\u3041-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\u{1f300}-\u{1faff}\u{20000}-\u{3fffd}]/u;
 const MARK = /[\p{Mn}\p{Me}\p{Cf}]/u;
 
-/** Words of one segment as {text, start, end, score, from, to}, with their places in its text. */
+/** Add `from` and `to`, the places in the text of the segment, to its words. */
 export function place(text, words) {
   const placed = [];
   let at = 0;
   for (const word of words) {
     const from = text.indexOf(word.text, at);
-    if (from < 0) return []; // they are not of this text
+    if (from < 0) return []; // the words belong to another text
     at = from + word.text.length;
     placed.push({ ...word, from, to: at });
   }
   return placed;
 }
 
-/** Runs of white space are one space each. */
+/** Replace each run of white space by a space. */
 export const tidy = (text) => text.split(/\s+/u).filter(Boolean).join(" ");
 
-/** Texts that follow each other as one; ideographs stand without a space between them. */
+/** Join consecutive texts; ideographs are joined without a space. */
 export function join(texts) {
   return texts.filter(Boolean).join("\n").replace(CJK_SEAM, "").replaceAll("\n", " ");
 }
@@ -51,7 +51,7 @@ export class Transcript {
     this.file = file;
   }
 
-  /** Remember what lasts. */
+  /** Add a durable message. */
   take(message) {
     switch (message.type) {
       case "ready":
@@ -78,7 +78,7 @@ export class Transcript {
     return join([...this.segments.values()].map(({ text }) => text));
   }
 
-  /** All that were spoken, the one with most of the speech first. */
+  /** Languages spoken, by descending length of speech. */
   get languages() {
     const spoken = new Map();
     for (const { language, start, end } of this.segments.values())
@@ -149,7 +149,7 @@ export function makeCues({ segments, duration }) {
   return cues;
 }
 
-/** Words with what follows them; where there are none, by the length of the text. */
+/** Return words with the space after each; without any, derive them from the length of the text. */
 function wordsOf({ text, words, start, end }) {
   if (!words.length) {
     const pieces = [...text.matchAll(PIECE)];
@@ -209,7 +209,7 @@ function width(text) {
 
 // Numbers.
 
-/** Milliseconds; halves go to the even one, as in Python. */
+/** Convert to milliseconds; halves are rounded to even, as in Python. */
 function ms(seconds) {
   return halfToEven((Math.round(seconds * CLOCK) * 1000) / CLOCK);
 }
@@ -228,7 +228,7 @@ function clock(milliseconds, point) {
   return `${two(minutes / 60)}:${two(minutes % 60)}:${two(rest / 1000)}${point}${fraction}`;
 }
 
-/** For people: 0:04, 1:02:03; with `digits`, parts of a second too. */
+/** Format a time for display: 0:04, 1:02:03; with `digits` decimals of a second. */
 export function time(seconds, digits = 0) {
   const scale = 10 ** digits;
   const all = Math.floor(seconds * scale + 1e-6) / scale;

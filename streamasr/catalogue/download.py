@@ -20,7 +20,7 @@ from streamasr.catalogue.partial_file import Downloaded, PartialFile, already_th
 from streamasr.catalogue.remote_file import RemoteFile, is_page, looks_like_page, version_of
 from streamasr.catalogue.timeouts import STUBBORN_ATTEMPTS, Pace, Policy, TransientError
 from streamasr.core.errors import DownloadError
-from streamasr.importing.tensors import Notice, Progress, silent, unheard
+from streamasr.importing.tensors import Notify, Progress, ignore_notice, ignore_progress
 
 MOST_BYTES: Final = 1 << 36
 """64 GiB: larger than any known model; the limit for files without a stated size."""
@@ -50,8 +50,8 @@ def download(
     repository: str | None = None,
     session: requests.Session | None = None,
     policy: Policy | None = None,
-    progress: Progress = silent,
-    notice: Notice = unheard,
+    progress: Progress = ignore_progress,
+    notice: Notify = ignore_notice,
 ) -> Downloaded:
     """Download a file, or its missing part.
 
@@ -108,7 +108,7 @@ class _Fetch:
         policy: Policy,
         *,
         progress: Progress,
-        notice: Notice,
+        notice: Notify,
     ) -> None:
         self._notice = notice
         self._wanted = wanted

@@ -15,7 +15,7 @@ from streamasr.catalogue.partial_file import Downloaded
 from streamasr.catalogue.places import download_place
 from streamasr.catalogue.timeouts import Policy
 from streamasr.core.errors import ConfigError
-from streamasr.importing.tensors import Notice, Progress, silent, unheard
+from streamasr.importing.tensors import Notify, Progress, ignore_notice, ignore_progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class Web:
     endpoint: str
     session: requests.Session
     policy: Policy
-    progress: Progress = silent
-    notice: Notice = unheard
+    progress: Progress = ignore_progress
+    notice: Notify = ignore_notice
     """Receives the reasons for retries."""
     again: str = ""
     """Options that a repeated command needs, such as `--endpoint URL`."""

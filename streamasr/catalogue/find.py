@@ -24,8 +24,8 @@ from streamasr.catalogue.installed import (
 from streamasr.catalogue.known import NOTHING, KnownModel, known_models, of_repository, usable_name
 from streamasr.catalogue.steps import OpenSteps, hide_steps
 from streamasr.core.errors import ModelError
-from streamasr.importing.origin import given_path, is_unchanged
-from streamasr.importing.tensors import Notice, unheard
+from streamasr.importing.origin import canonical_path, is_unchanged
+from streamasr.importing.tensors import Notify, ignore_notice
 from streamasr.models import tiny
 from streamasr.models.bundle import OWN_ALIGNER, is_bundle
 from streamasr.models.family import Role
@@ -39,7 +39,7 @@ class Finder:
     """Directory of installed models."""
     own: Mapping[str, KnownModel]
     """The models that the configuration adds to those that are known."""
-    note: Notice = unheard
+    note: Notify = ignore_notice
     """Receives sentences for the user."""
     open_steps: OpenSteps = hide_steps
     """Opens a display for the progress of an import."""
@@ -57,7 +57,7 @@ class Finder:
         is_there = os.path.exists(path)  # noqa: PTH110 - Path.exists raises where it may not look
         if installed := find_installed(self.models, name_or_path):
             if is_there:
-                earlier = find_by_source(self.models, given_path(path))
+                earlier = find_by_source(self.models, canonical_path(path))
                 if earlier and earlier.name == installed.name and is_automatic(earlier):
                     return self._imported(path)
                 self.note(
@@ -101,14 +101,14 @@ class Finder:
 
     def _imported(self, path: Path) -> Path:
         """Return the model directory made of a source, now or earlier."""
-        given = given_path(path)
+        given = canonical_path(path)
         with alone(self.models, lambda: self.note("another process is importing; waiting for it")):
             earlier = find_by_source(self.models, given)
             if earlier and not earlier.problem and _is_of_now(earlier, given):
                 return earlier.directory
             # Imported here, since it loads onnx and gguf, and most runs import no model.
             from streamasr.catalogue.moved import find_moved
-            from streamasr.importing.pack import Wish, import_model, name_of
+            from streamasr.importing.pack import ImportOptions, default_name, import_model
 
             if earlier is None:
                 with self.open_steps() as steps:
@@ -117,13 +117,13 @@ class Finder:
                     self.note(f"{path} is the source of {moved.name}, which was moved")
                     return moved.directory
             is_again = earlier is not None and is_automatic(earlier)
-            name = earlier.name if earlier and is_again else self._free_name(name_of(given))
+            name = earlier.name if earlier and is_again else self._free_name(default_name(given))
             why = "again, since it has changed" if is_again else "on its first use"
             self.note(f"importing {path}, {why}, as {name}")
             place = place_of(self.models, name)
-            wish = Wish(name=name, is_automatic=True)
+            wanted = ImportOptions(name=name, is_automatic=True)
             with self.open_steps() as steps:
-                import_model(given, place, wish, steps.show, notice=steps.note, replaces=is_again)
+                import_model(given, place, wanted, steps.show, notice=steps.note, replaces=is_again)
             return place
 
     def _free_name(self, wanted: str) -> str:
@@ -137,7 +137,7 @@ class Finder:
 
 def is_imported(models: Path, path: Path) -> bool:
     """Return whether a model was made of the files at a path, changed since or not."""
-    return find_by_source(models, given_path(path)) is not None
+    return find_by_source(models, canonical_path(path)) is not None
 
 
 def _is_of_now(installed: Installed, given: Path) -> bool:

@@ -31,7 +31,7 @@ from streamasr.catalogue.known import check_url
 from streamasr.catalogue.remote_file import looks_like_page
 from streamasr.catalogue.timeouts import Policy
 from streamasr.core.errors import ConfigError, DownloadError
-from streamasr.importing.tensors import Notice, Progress, silent, unheard
+from streamasr.importing.tensors import Notify, Progress, ignore_notice, ignore_progress
 
 ENDPOINT_VARIABLE: Final = "HF_ENDPOINT"
 TOKEN_VARIABLE: Final = "HF_TOKEN"  # noqa: S105 - its name, not its value
@@ -147,8 +147,8 @@ def read_snapshot(
     *,
     session: requests.Session | None = None,
     policy: Policy | None = None,
-    progress: Progress = silent,
-    notice: Notice = unheard,
+    progress: Progress = ignore_progress,
+    notice: Notify = ignore_notice,
 ) -> Snapshot:
     """Request the list of a repository's files.
 

@@ -8,8 +8,8 @@ from streamasr.catalogue.installed import Installed, alone, find_installed, plac
 from streamasr.catalogue.moved import follow
 from streamasr.catalogue.steps import OpenSteps, Steps
 from streamasr.core.errors import ConfigError
-from streamasr.importing.origin import given_path, is_unchanged
-from streamasr.importing.pack import Wish, import_model, wish_facts
+from streamasr.importing.origin import canonical_path, is_unchanged
+from streamasr.importing.pack import ImportOptions, import_model, recorded_options
 from streamasr.models.bundle import Bundle
 
 
@@ -23,14 +23,18 @@ class Installation(NamedTuple):
 
 
 def install_files(
-    source: Path, models: Path, wish: Wish, open_steps: OpenSteps, on_wait: Callable[[], None]
+    source: Path,
+    models: Path,
+    wanted: ImportOptions,
+    open_steps: OpenSteps,
+    on_wait: Callable[[], None],
 ) -> Installation:
     """Install a model from files, unless it is installed already.
 
     Args:
         source: a file, a zip or a directory, in any published form.
         models: the directory of installed models.
-        wish: name and precision of the model.
+        wanted: name and precision of the model.
         open_steps: opens a display of the steps.
         on_wait: called if another process is importing at the moment.
 
@@ -38,16 +42,18 @@ def install_files(
         ConfigError: another model has the name, or the directory cannot be written.
         ModelError: the source is not a model that can be imported.
     """
-    assert wish.name, "an installed model has a name"
-    given, place = given_path(source), place_of(models, wish.name)
+    assert wanted.name, "an installed model has a name"
+    given, place = canonical_path(source), place_of(models, wanted.name)
     with alone(models, on_wait), open_steps() as steps:
-        if found := find_installed(models, wish.name):
-            _check_same(found, given, wish, steps)
+        if found := find_installed(models, wanted.name):
+            _check_same(found, given, wanted, steps)
             return Installation(place, None)
-        return Installation(place, import_model(given, place, wish, steps.show, notice=steps.note))
+        return Installation(
+            place, import_model(given, place, wanted, steps.show, notice=steps.note)
+        )
 
 
-def _check_same(found: Installed, given: Path, wish: Wish, steps: Steps) -> None:
+def _check_same(found: Installed, given: Path, wanted: ImportOptions, steps: Steps) -> None:
     """Refuse to give one name to two models.
 
     Raises:
@@ -61,17 +67,17 @@ def _check_same(found: Installed, given: Path, wish: Wish, steps: Steps) -> None
     if not is_same:
         where = f" ({found.source})" if found.source else ""
         raise _taken(found, f"from other files{where}", "name_taken")
-    check_wish(found, wish)
+    check_options(found, wanted)
 
 
-def check_wish(found: Installed, wish: Wish) -> None:
+def check_options(found: Installed, wanted: ImportOptions) -> None:
     """Refuse an installed model whose precision is not the one that is asked for.
 
     Raises:
         ConfigError: the model was made in another precision.
     """
     made = found.bundle.source.get("wish") if found.bundle else None
-    if made != wish_facts(wish) and (wish.encoder or wish.decoder):
+    if made != recorded_options(wanted) and (wanted.encoder or wanted.decoder):
         parts = found.bundle.precision if found.bundle else {}
         raise _taken(
             found,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from streamasr.catalogue.known import EMBEDDED, KnownModel, check_name, guess, known_models
 from streamasr.core.errors import ConfigError, ModelError
-from streamasr.importing.placing import PARTIAL, remove_whole
+from streamasr.importing.atomic import PARTIAL, remove_directory
 from streamasr.models.bundle import Bundle, open_bundle
 
 logger = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ def remove_installed(models: Path, name: str) -> int:
             found.directory.unlink()
             return 0
         n_bytes = size_on_disk(found.directory, n_links=1)
-        remove_whole(found.directory)
+        remove_directory(found.directory)
     except OSError as error:
         raise ConfigError(
             f"{found.directory} cannot be removed: {error.strerror}.", code="file_not_removed"
@@ -163,7 +163,7 @@ def find_by_source(models: Path, path: Path) -> Installed | None:
 
     Args:
         models: the directory of installed models.
-        path: from `given_path`.
+        path: from `canonical_path`.
     """
     found = []
     for each in list_installed(models):

@@ -13,16 +13,16 @@ from streamasr.catalogue.installed import Installed, list_installed
 from streamasr.core.errors import ConfigError
 from streamasr.importing.files import hash_file
 from streamasr.importing.origin import stamp_of
-from streamasr.importing.tensors import Progress, silent
+from streamasr.importing.tensors import Progress, ignore_progress
 from streamasr.models.bundle import FACTS_FILE, Bundle
 
 
-def find_moved(models: Path, given: Path, progress: Progress = silent) -> Installed | None:
+def find_moved(models: Path, given: Path, progress: Progress = ignore_progress) -> Installed | None:
     """Return the model whose source was moved to a path, and record the new path.
 
     Args:
         models: the directory of installed models.
-        given: from `given_path`: the path of an unknown source.
+        given: from `canonical_path`: the path of an unknown source.
         progress: receives the progress of comparing files.
 
     Raises:
@@ -34,12 +34,12 @@ def find_moved(models: Path, given: Path, progress: Progress = silent) -> Instal
     return None
 
 
-def follow(bundle: Bundle, given: Path, progress: Progress = silent) -> bool:
+def follow(bundle: Bundle, given: Path, progress: Progress = ignore_progress) -> bool:
     """Return whether the source of a model was moved to this path; if so, record the new path.
 
     Args:
         bundle: of the model.
-        given: from `given_path`.
+        given: from `canonical_path`.
         progress: receives the progress of comparing files.
 
     Raises:

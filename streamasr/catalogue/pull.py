@@ -13,7 +13,7 @@ from streamasr.catalogue.known import KnownModel
 from streamasr.catalogue.places import forget_download, sole_download
 from streamasr.catalogue.steps import OpenSteps
 from streamasr.catalogue.timeouts import Policy
-from streamasr.importing.pack import Wish, import_model
+from streamasr.importing.pack import ImportOptions, import_model
 from streamasr.models.bundle import Bundle
 
 
@@ -33,14 +33,18 @@ class PullOptions:
 
 
 def pull_model(
-    model: KnownModel, models: Path, wish: Wish, options: PullOptions, open_steps: OpenSteps
+    model: KnownModel,
+    models: Path,
+    wanted: ImportOptions,
+    options: PullOptions,
+    open_steps: OpenSteps,
 ) -> Bundle:
     """Download a known model and install it.
 
     Args:
         model: its place on the network.
         models: the directory of installed models.
-        wish: name and precision of the model.
+        wanted: name and precision of the model.
         options: of the download.
         open_steps: opens a display of the steps.
 
@@ -49,8 +53,8 @@ def pull_model(
         ModelError: the files are not those of the first download, or cannot be imported.
         ConfigError: the files cannot be written.
     """
-    assert wish.name, "a known model has a name"
-    name, asked = wish.name, options.asked_endpoint
+    assert wanted.name, "a known model has a name"
+    name, asked = wanted.name, options.asked_endpoint
     endpoint = find_endpoint(options.endpoint, asked)
     with (
         sole_download(models, name),
@@ -60,14 +64,14 @@ def pull_model(
         again = f"--endpoint {shlex.quote(asked)}" if asked else ""
         web = Web(endpoint, session, options.policy, steps.show, steps.note, again)
         fetched = fetch_model(name, model, models, web, accept_changed=options.accept_changed)
-        wish = replace(
-            wish,
+        wanted = replace(
+            wanted,
             licence=model.licence or None,
             languages=model.languages or None,
             provenance=fetched.provenance,
         )
         place = place_of(models, name)
-        made = import_model(fetched.path, place, wish, steps.show, notice=steps.note)
+        made = import_model(fetched.path, place, wanted, steps.show, notice=steps.note)
         if fetched.noted is not None:
             note(models, name, fetched.noted)
         if not options.keep_download:

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from streamasr.importing.tensors import silent, unheard
+from streamasr.importing.tensors import ignore_notice, ignore_progress
 
 
 class Steps(Protocol):
@@ -25,10 +25,10 @@ OpenSteps: TypeAlias = Callable[[], AbstractContextManager[Steps]]
 @dataclass(frozen=True, slots=True)
 class _HiddenSteps:
     def show(self, what: str, done: int, total: int) -> None:
-        silent(what, done, total)
+        ignore_progress(what, done, total)
 
     def note(self, sentence: str) -> None:
-        unheard(sentence)
+        ignore_notice(sentence)
 
 
 @contextmanager

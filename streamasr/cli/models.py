@@ -13,7 +13,7 @@ from streamasr.core.errors import ConfigError, ModelError, StreamASRError
 if TYPE_CHECKING:
     from streamasr.catalogue.known import KnownModel
     from streamasr.config.sections import Settings
-    from streamasr.importing.pack import Wish
+    from streamasr.importing.pack import ImportOptions
     from streamasr.models.bundle import Bundle
 
 ENCODERS: Final = ("fp32", "fp16", "int8")
@@ -243,11 +243,11 @@ def _pull_one(
             f"`streamasr models remove {name}`.",
             code="installed_but_broken",
         )
-    wish = _wish(options, name)
+    wanted = _import_options(options, name)
     if found:
-        from streamasr.catalogue.install import check_wish
+        from streamasr.catalogue.install import check_options
 
-        check_wish(found, wish)
+        check_options(found, wanted)
         print(f"{name} is installed already, in {place}.")
         return
     from streamasr.catalogue.places import download_place
@@ -263,7 +263,7 @@ def _pull_one(
         accept_changed=options.accept_changed,
         keep_download=options.keep_download,
     )
-    _warn_of(pull_model(known[name], models, wish, how, StepProgress))
+    _warn_of(pull_model(known[name], models, wanted, how, StepProgress))
     if options.keep_download:
         print(f"The downloaded files are kept in {download_place(models, name)}.")
     _announce(name, place, options.config)
@@ -273,20 +273,24 @@ def _import(options: argparse.Namespace, config: "Settings") -> int:
     from streamasr.catalogue.install import install_files
     from streamasr.catalogue.known import usable_name
     from streamasr.cli.console import StepProgress
-    from streamasr.importing.origin import given_path
-    from streamasr.importing.pack import import_model, name_of
+    from streamasr.importing.origin import canonical_path
+    from streamasr.importing.pack import default_name, import_model
 
     if options.output is not None:
         where = options.output
         with StepProgress() as steps:
-            wish = _wish(options, name_of(where))
-            made = import_model(options.source, where, wish, steps.show, notice=steps.note)
+            wanted = _import_options(options, default_name(where))
+            made = import_model(options.source, where, wanted, steps.show, notice=steps.note)
         _warn_of(made)
         print(f"Wrote {where}; use it with `streamasr transcribe --model {where} FILE`.")
         return 0
-    name = options.name or usable_name(name_of(given_path(options.source)))
+    name = options.name or usable_name(default_name(canonical_path(options.source)))
     done = install_files(
-        options.source, config.storage.models, _wish(options, name), StepProgress, _say_waiting
+        options.source,
+        config.storage.models,
+        _import_options(options, name),
+        StepProgress,
+        _say_waiting,
     )
     if done.made is None:
         print(f"{name} is installed already, in {done.place}, from the same files.")
@@ -309,10 +313,10 @@ def _warn_of(made: "Bundle") -> None:
             warn(each.warning)
 
 
-def _wish(options: argparse.Namespace, name: str) -> "Wish":
-    from streamasr.importing.pack import Wish
+def _import_options(options: argparse.Namespace, name: str) -> "ImportOptions":
+    from streamasr.importing.pack import ImportOptions
 
-    return Wish(encoder=options.encoder, decoder=options.decoder, name=name)
+    return ImportOptions(encoder=options.encoder, decoder=options.decoder, name=name)
 
 
 def _announce(name: str, place: Path, config: Path | None) -> None:

@@ -367,7 +367,7 @@ class Batcher:
         return read < answer.question.content.text_begin
 
     def _make_room(self, lead: Answer[Any], chosen: Sequence[Answer[Any]]) -> bool:
-        """Evict caches until the lead has room for its rows; tell whether it has."""
+        """Evict caches until the lead has room for its rows; return False if it never has."""
         n_wanted = min(self._max_rows, self._n_missing(lead))
         while self.n_free_cells < n_wanted:
             if not (
@@ -377,7 +377,7 @@ class Batcher:
         return True
 
     def _part_with(self, lead: Answer[Any], chosen: Sequence[Answer[Any]]) -> bool:
-        """Free the cells of the least urgent answer behind the lead; tell whether it had any."""
+        """Free the cells of the least urgent answer behind the lead; return False without one."""
         behind = chosen[chosen.index(lead) + 1 :]
         key = next((a.key for a in reversed(behind) if a.key in self._slots), None)
         if key is not None:
@@ -385,7 +385,7 @@ class Batcher:
         return key is not None
 
     def _evict_one(self, keep: Collection[Hashable]) -> bool:
-        """Evict a slot or prefix that is not in use now; tell whether one was found."""
+        """Evict a slot or prefix that is not in use now; return False if all are in use."""
         return self._evict_slot(keep) or self._evict_prefix()
 
     def _evict_slot(self, keep: Collection[Hashable]) -> bool:

@@ -47,7 +47,7 @@ class Death:
     in_a_row: int
     """Number of children, this one included, that died without an answer."""
     over_request: int
-    """Number of children that died over the request that it had; 0 if it had none."""
+    """Number of children that died over its request; 0 if it died without one."""
 
 
 def is_hopeless(death: Death) -> bool:

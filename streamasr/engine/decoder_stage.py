@@ -23,7 +23,7 @@ BatchAnswer: TypeAlias = batching.Answer[Hypothesis]
 
 
 class DecoderStage(Stage[Decode]):
-    """Orders that the decoder's thread works on in steps, each a batch for all whose turn it is.
+    """Orders that the decoder's thread works on in steps, each a batch for the next owners.
 
     An urgent order interrupts the running batch of others; that batch is computed again later, and
     nothing else is lost.

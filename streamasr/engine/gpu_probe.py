@@ -12,7 +12,7 @@ from typing import Final
 
 from streamasr.core.errors import ModelError, StreamASRError
 from streamasr.decoder.placement import Placement
-from streamasr.engine.child import show_as
+from streamasr.engine.child import Broken, show_as
 from streamasr.engine.child_process import start
 
 TIMEOUT_S: Final = 180.0
@@ -64,7 +64,7 @@ def run_probe(
         if not connection.poll(timeout_s):
             message = f"a process that tried it did not answer within {timeout_s:g} s."
             raise ModelError(message, code="gpu_probe_hung")
-        failure: tuple[str, str] | None = connection.recv()
+        failure: Broken | None = connection.recv()
     except EOFError as error:
         child.join()
         code = child.exitcode or 0
@@ -77,8 +77,7 @@ def run_probe(
         connection.close()
         child.close()
     if failure is not None:
-        message, error_code = failure
-        raise ModelError(message, code=error_code)
+        raise ModelError(failure.message, code=failure.code)
 
 
 def _report(connection: Connection, attempt: Callable[[GpuProbe], None], probe: GpuProbe) -> None:
@@ -86,6 +85,6 @@ def _report(connection: Connection, attempt: Callable[[GpuProbe], None], probe: 
     try:
         attempt(probe)
     except StreamASRError as error:
-        connection.send((str(error), error.code))
+        connection.send(Broken(str(error), error.code))
     else:
         connection.send(None)

@@ -1,4 +1,4 @@
-"""Stages of the engine: the queue before each of them, and the work that it does.
+"""Stages of the engine: a queue of orders, and the worker behind it.
 
     Encode --> encoder process --> PassEncoded
     Decode --> decoder thread  --> Recognised

@@ -133,7 +133,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         self.ready: Future[None] = Future()
         """Done once its first child has loaded its models, or with what `wait_ready` raises."""
         self.failure: StreamASRError | None = None
-        """Why it was given up, if it was."""
+        """Reason of its end, once it has ended for good."""
 
     @property
     def name(self) -> str:
@@ -268,8 +268,8 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
                     self._warn(warning)
                 if not self.ready.done():
                     self.ready.set_result(None)
-            case Broken(message, code):
-                raise ModelError(message, code=code)
+            case Broken() as broken:
+                raise ModelError(broken.message, code=broken.code)
             case other:
                 raise _ChildDied(f"its first message was {type(other).__name__} instead of Ready")
 

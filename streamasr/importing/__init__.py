@@ -11,10 +11,13 @@
     gguf_writer.py  LLM weights and tokenizer -> GGUF
     tokenizer.py    the vocabulary as a GGUF stores it
     quantize.py     q8_0 and q4_k GGUF
-    pack.py         all of it, into one model directory
+    pack.py         everything together: a model directory
+    atomic.py       directories that are created or removed atomically
+    origin.py       identity of a source, to detect its changes
 
     gguf_file.py, onnx_file.py, safetensors_file.py, config_file.py  parse the files themselves
-    gguf_kind.py                                                     identifies a GGUF
+    onnx_message.py  iterates over protobuf fields
+    gguf_kind.py     identifies a GGUF
 
 Torch is not needed: weights are read from a file and written to another, tensor by tensor. The
 user's files are only read. The engine does not import this package; it runs the directories that

@@ -19,8 +19,8 @@ from typing import Final
 
 from streamasr.core.errors import ConfigError, ModelError
 from streamasr.core.sizes import size_text
-from streamasr.importing.placing import PARTIAL
-from streamasr.importing.tensors import Progress, silent
+from streamasr.importing.atomic import PARTIAL
+from streamasr.importing.tensors import Progress, ignore_progress
 
 _WEIGHTS: Final = frozenset({".onnx", ".data", ".gguf", ".safetensors"})
 _TEXTS: Final = frozenset({".json", ".txt"})
@@ -52,7 +52,7 @@ _TAR: Final = slice(257, 262)  # position of tar's magic bytes
 _HEAD_BYTES: Final = 262
 
 
-def unpack(path: Path, directory: Path, progress: Progress = silent) -> None:
+def unpack(path: Path, directory: Path, progress: Progress = ignore_progress) -> None:
     """Extract the members of a zip that a model may need.
 
     Files extracted before an error stay in the directory; the caller removes them.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from streamasr.core.errors import ModelError
-from streamasr.importing.tensors import Progress, silent
+from streamasr.importing.tensors import Progress, ignore_progress
 
 _BUFFER_BYTES: Final = 1 << 22
 _MAGICS: Final = {b"GGUF": "gguf", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
@@ -76,7 +76,7 @@ def placeholder_error(path: Path) -> ModelError | None:
     return None
 
 
-def link_or_copy(source: Path, destination: Path, progress: Progress = silent) -> bool:
+def link_or_copy(source: Path, destination: Path, progress: Progress = ignore_progress) -> bool:
     """Create a second name for a file, or a copy where a link is not possible.
 
     The link is a hard link to the file itself, even if the source is a symbolic link, so it stays
@@ -120,7 +120,7 @@ def _copy(source: Path, destination: Path, progress: Progress) -> None:
             raise
 
 
-def hash_file(path: Path, progress: Progress = silent) -> str:
+def hash_file(path: Path, progress: Progress = ignore_progress) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     digest, done = hashlib.sha256(), 0
     size = path.stat().st_size

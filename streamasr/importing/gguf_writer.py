@@ -20,7 +20,7 @@ import numpy.typing as npt
 from streamasr.core.errors import ModelError
 from streamasr.importing.checkpoint import HEAD, Checkpoint
 from streamasr.importing.gguf_file import to_float32
-from streamasr.importing.tensors import Progress, Tensor, silent
+from streamasr.importing.tensors import Progress, Tensor, ignore_progress
 from streamasr.importing.tokenizer import END_OF_TEXT, END_OF_TURN, Vocabulary
 from streamasr.models.qwen3.names import RECOGNISER
 
@@ -42,7 +42,7 @@ def write_decoder(
     path: Path,
     width: WrittenWidth,
     name: str,
-    progress: Progress = silent,
+    progress: Progress = ignore_progress,
 ) -> None:
     """Write the LLM of a checkpoint, with only a part of one tensor in memory at a time.
 

@@ -41,7 +41,7 @@ from streamasr.core.errors import ModelError
 from streamasr.core.units import Float32Array
 from streamasr.importing.checkpoint import AudioDimensions, Checkpoint
 from streamasr.importing.quantize import quantize_rows
-from streamasr.importing.tensors import Progress, Tensor, silent
+from streamasr.importing.tensors import Progress, Tensor, ignore_progress
 
 EncoderWidth = Literal["fp32", "fp16", "int8"]
 
@@ -64,7 +64,7 @@ def write_frontend(
     checkpoint: Checkpoint,
     path: Path,
     width: EncoderWidth = "fp32",
-    progress: Progress = silent,
+    progress: Progress = ignore_progress,
 ) -> None:
     """Write the graph of the convolutions and positions, and its weights beside it.
 
@@ -102,7 +102,7 @@ def write_backend(
     checkpoint: Checkpoint,
     path: Path,
     width: EncoderWidth = "fp32",
-    progress: Progress = silent,
+    progress: Progress = ignore_progress,
 ) -> None:
     """Write the graph of the transformer and the projection into the LLM, and its weights.
 

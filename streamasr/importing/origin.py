@@ -18,7 +18,7 @@ _MAX_DEPTH: Final = 3  # nested folders: models/Qwen3-ASR/Qwen3-ASR-1.7B
 _MAX_FOLDERS: Final = 1000
 
 
-def given_path(path: Path) -> Path:
+def canonical_path(path: Path) -> Path:
     """Return the canonical path of a source.
 
     A file that is only a part of a folder stands for that folder. Symbolic links in a folder are
@@ -31,7 +31,7 @@ def given_path(path: Path) -> Path:
     return folder if path.suffix.lower() in PARTS_OF_FOLDERS else folder / path.name
 
 
-def levels_of(folder: Path) -> Iterator[list[Path]]:
+def folder_levels(folder: Path) -> Iterator[list[Path]]:
     """Yield a folder, then the folders in it, then those in them, down to the search depth.
 
     A folder with several links to it is included once. Of a hub's cache of a repository only the
@@ -79,7 +79,7 @@ def stamp_of(path: Path) -> str:
     """
     files = [path]
     if path.is_dir():
-        folders = chain.from_iterable(levels_of(path))
+        folders = chain.from_iterable(folder_levels(path))
         files = [each for folder in folders for each in _listed(folder)]
         files = [each for each in files if each.suffix.lower() in _RELEVANT and each.is_file()]
     seen = sorted((str(each.relative_to(path)), *_size_and_time(each)) for each in files)

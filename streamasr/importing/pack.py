@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from streamasr.core.errors import ConfigError, ModelError
 from streamasr.core.sizes import size_text
+from streamasr.importing.atomic import atomic_directory
 from streamasr.importing.checkpoint import HEAD, Checkpoint, encoder_shapes
 from streamasr.importing.files import hash_file, link_or_copy
 from streamasr.importing.gguf_file import read_gguf
@@ -32,12 +33,18 @@ from streamasr.importing.gguf_text import check_decoder
 from streamasr.importing.gguf_writer import WrittenWidth, write_decoder
 from streamasr.importing.graphs import EncoderWidth, write_backend, write_frontend
 from streamasr.importing.onnx_file import read_graph
-from streamasr.importing.origin import given_path, stamp_of
-from streamasr.importing.placing import whole_or_nothing
+from streamasr.importing.origin import canonical_path, stamp_of
 from streamasr.importing.quantize import quantize_decoder
 from streamasr.importing.release import OnnxRelease
 from streamasr.importing.source import Source, family_name, open_sources
-from streamasr.importing.tensors import FLOAT_TYPES, Notice, Progress, Tensor, silent, unheard
+from streamasr.importing.tensors import (
+    FLOAT_TYPES,
+    Notify,
+    Progress,
+    Tensor,
+    ignore_notice,
+    ignore_progress,
+)
 from streamasr.models.bundle import FACTS_FILE, FORMAT, VERSION, Bundle, open_bundle
 from streamasr.models.family import DECODER_FILE
 from streamasr.models.qwen3.names import ALIGNER, BACKEND_FILE, CLASSIFIER_FILE, FRONTEND_FILE
@@ -51,7 +58,7 @@ _WINDOW_CHUNKS: Final = 8  # chunks in an attention window of the released model
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ImportOptions:
     """Requested properties of a model directory; None leaves the choice to the source."""
 
     encoder: EncoderWidth | None = None
@@ -74,10 +81,10 @@ class Wish:
 def import_model(
     path: Path,
     destination: Path,
-    wish: Wish | None = None,
-    progress: Progress = silent,
+    options: ImportOptions | None = None,
+    progress: Progress = ignore_progress,
     *,
-    notice: Notice = unheard,
+    notice: Notify = ignore_notice,
     replaces: bool = False,
 ) -> Bundle:
     """Create a model directory atomically. The source is only read.
@@ -85,7 +92,7 @@ def import_model(
     Args:
         path: a source in any of the forms of `source.py`.
         destination: the directory.
-        wish: its requested properties.
+        options: its requested properties.
         progress: called after every step.
         notice: called with a sentence about the chosen files if there is a choice.
         replaces: whether the directory may exist already; then it is replaced at the end.
@@ -95,16 +102,16 @@ def import_model(
             does not apply to the source.
         ModelError: the source cannot be used, or was changed meanwhile.
     """
-    wish = wish or Wish()
-    name = wish.name or name_of(path)
-    with whole_or_nothing(destination, replaces=replaces) as partial:
-        given = given_path(path)
-        origin = _begin_origin(given, wish)
+    options = options or ImportOptions()
+    name = options.name or default_name(path)
+    with atomic_directory(destination, replaces=replaces) as partial:
+        given = canonical_path(path)
+        origin = _begin_origin(given, options)
         scratch = partial / _SCRATCH
         sources = open_sources(path, scratch, progress)
         for note in sources.notes:
             notice(note)
-        packer = _Packer(wish, progress, origin, [given] if scratch.exists() else None)
+        packer = _Packer(options, progress, origin, [given] if scratch.exists() else None)
         packer.pack(sources.main, partial, name)
         if sources.recogniser and sources.aligner:
             (partial / _ALIGNER).mkdir()
@@ -118,15 +125,15 @@ def import_model(
     return open_bundle(destination)
 
 
-def wish_facts(wish: Wish) -> dict[str, Any]:
+def recorded_options(options: ImportOptions) -> dict[str, Any]:
     """Return the options that a model directory records, for comparison with later requests."""
-    return {"encoder": wish.encoder, "decoder": wish.decoder}
+    return {"encoder": options.encoder, "decoder": options.decoder}
 
 
-def _begin_origin(given: Path, wish: Wish) -> dict[str, Any]:
+def _begin_origin(given: Path, options: ImportOptions) -> dict[str, Any]:
     """Record the identity of a source before any of it is read."""
     try:
-        origin = dict(wish.provenance or {}) | {"path": str(given), "stamp": stamp_of(given)}
+        origin = dict(options.provenance or {}) | {"path": str(given), "stamp": stamp_of(given)}
         json.dumps(origin).encode()
     except FileNotFoundError as error:
         raise ModelError(f"{given} does not exist.", code="file_missing") from error
@@ -135,10 +142,10 @@ def _begin_origin(given: Path, wish: Wish) -> dict[str, Any]:
         raise ModelError(
             f"{unreadable} cannot be read: {error.strerror}.", code="file_unreadable"
         ) from error
-    return origin | {"wish": wish_facts(wish), "automatic": wish.is_automatic}
+    return origin | {"wish": recorded_options(options), "automatic": options.is_automatic}
 
 
-def name_of(path: Path) -> str:
+def default_name(path: Path) -> str:
     """Return the default name of a source."""
     path = Path(os.path.abspath(path))  # noqa: PTH100 - a link's own name is the better one
     if path.parent.name == "snapshots":  # of a hub's cache: models--OWNER--NAME/snapshots/COMMIT
@@ -151,7 +158,7 @@ class _Packer:
 
     def __init__(
         self,
-        wish: Wish,
+        options: ImportOptions,
         progress: Progress,
         origin: Mapping[str, Any],
         archives: Sequence[Path] | None,
@@ -159,12 +166,12 @@ class _Packer:
         """Store the options of all bundles.
 
         Args:
-            wish: requested properties of the bundles.
+            options: requested properties of the bundles.
             progress: called after every step.
             origin: recorded identity of the source.
             archives: the user's files, if the sources were extracted from them; else None.
         """
-        self._wish = wish
+        self._options = options
         self._progress = progress
         self._origin = origin
         self._archives = archives
@@ -190,8 +197,8 @@ class _Packer:
         family = family_name(source)
         of_all = {"format": FORMAT, "version": VERSION, "family": family, "name": name}
         facts = of_all | facts | of_all
-        facts["licence"] = facts.get("licence") or self._wish.licence
-        facts["languages"] = facts.get("languages") or self._wish.languages
+        facts["licence"] = facts.get("licence") or self._options.licence
+        facts["languages"] = facts.get("languages") or self._options.languages
         facts["source"] = self._describe_source(source)
         paths = sorted(path for path in directory.iterdir() if path.is_file())
         facts["files"] = {path.name: self._describe_stored(path) for path in paths}
@@ -202,7 +209,7 @@ class _Packer:
     def _pack_checkpoint(self, source: Checkpoint, directory: Path, name: str) -> dict[str, Any]:
         bits = _encoder_bits(source)
         # Blocks of 8 bits and fewer lose nothing relevant in half precision.
-        width = self._wish.encoder or ("fp32" if bits >= 16 else "fp16")
+        width = self._options.encoder or ("fp32" if bits >= 16 else "fp16")
         write_frontend(source, directory / FRONTEND_FILE, width, self._progress)
         write_backend(source, directory / BACKEND_FILE, width, self._progress)
         self._write_decoder(source, directory / DECODER_FILE, name)
@@ -228,7 +235,7 @@ class _Packer:
         return facts
 
     def _pack_release(self, source: OnnxRelease, directory: Path) -> dict[str, Any]:
-        if self._wish.encoder is not None:
+        if self._options.encoder is not None:
             raise ConfigError(
                 f"the encoder in {source.frontend.parent} is a finished graph "
                 f"({source.precision}), which is used unchanged; omit --encoder.",
@@ -258,7 +265,7 @@ class _Packer:
         return facts
 
     def _pack_bundle(self, source: Bundle, directory: Path) -> dict[str, Any]:
-        if self._wish.encoder is not None:
+        if self._options.encoder is not None:
             raise ConfigError(
                 f"the encoder in {source.directory} is a finished graph, which is used unchanged; "
                 "omit --encoder.",
@@ -290,7 +297,7 @@ class _Packer:
         if source.decoder_file is not None:
             self._keep_decoder(source.decoder_file, path)
             return
-        width = self._wish.decoder or ("keep" if source.path.is_file() else "q8_0")
+        width = self._options.decoder or ("keep" if source.path.is_file() else "q8_0")
         if width == "q8_0" or width == "q4_k":  # noqa: PLR1714 - mypy narrows only this form
             whole = path.with_suffix(".whole.gguf")
             own: WrittenWidth = "keep" if _is_quantized(source) else "f16"
@@ -301,7 +308,7 @@ class _Packer:
             write_decoder(source, path, width, name, self._progress)
 
     def _keep_decoder(self, source: Path, path: Path) -> None:
-        width = self._wish.decoder or "keep"
+        width = self._options.decoder or "keep"
         if width == "keep":
             self._keep(source, path)
         else:
@@ -347,7 +354,7 @@ class _Packer:
         Raises:
             ConfigError: the disk has too little free space.
         """
-        needed = round(_max_bytes(source, self._wish, directory))
+        needed = round(_max_bytes(source, self._options, directory))
         free = shutil.disk_usage(directory).free
         if needed > free:
             raise ConfigError(
@@ -402,21 +409,21 @@ def _decoder_type(path: Path) -> str:
     return sizes.most_common(1)[0][0].lower()
 
 
-def _max_bytes(source: Source, wish: Wish, directory: Path) -> float:
+def _max_bytes(source: Source, options: ImportOptions, directory: Path) -> float:
     """Return an upper bound for the size of the bundle, temporary files included."""
-    width = _DECODER_BYTES[wish.decoder or "q8_0"]
+    width = _DECODER_BYTES[options.decoder or "q8_0"]
     if not isinstance(source, Checkpoint):
         kept = _copied(_files(source), directory)
-        return kept + (_n_weights(source.decoder) * width if wish.decoder not in _KEPT else 0)
+        return kept + (_n_weights(source.decoder) * width if options.decoder not in _KEPT else 0)
     n_encoder = sum(math.prod(shape) for shape in encoder_shapes(source.audio).values())
-    encoder = {"fp32": 4, "fp16": 2, "int8": 1}[wish.encoder or "fp32"] * n_encoder
+    encoder = {"fp32": 4, "fp16": 2, "int8": 1}[options.encoder or "fp32"] * n_encoder
     if source.decoder_file is not None:
-        if wish.decoder in _KEPT:
+        if options.decoder in _KEPT:
             return encoder + _copied([source.decoder_file], directory)
         return encoder + _n_weights(source.decoder_file) * width
     n_decoder = sum(math.prod(tensor.shape) for tensor in source.tensors.values()) - n_encoder
     # Quantisation starts from a temporary file in half precision.
-    return encoder + n_decoder * (width if wish.decoder in {"f32", "f16"} else 2 + width)
+    return encoder + n_decoder * (width if options.decoder in {"f32", "f16"} else 2 + width)
 
 
 _KEPT: Final = (None, "keep")

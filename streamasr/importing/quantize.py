@@ -11,7 +11,7 @@ import numpy.typing as npt
 from streamasr.core.errors import ModelError
 from streamasr.core.units import Float32Array
 from streamasr.importing.gguf_file import read_gguf
-from streamasr.importing.tensors import Progress, silent
+from streamasr.importing.tensors import Progress, ignore_progress
 
 QuantizedWidth = Literal["f32", "f16", "q8_0", "q4_k"]
 
@@ -54,7 +54,7 @@ def quantize_rows(weight: Float32Array) -> tuple[npt.NDArray[np.int8], Float32Ar
 
 
 def quantize_decoder(
-    source: Path, destination: Path, width: QuantizedWidth, progress: Progress = silent
+    source: Path, destination: Path, width: QuantizedWidth, progress: Progress = ignore_progress
 ) -> None:
     """Quantise a GGUF with llama.cpp's quantiser, one tensor after the other.
 

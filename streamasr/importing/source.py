@@ -25,11 +25,11 @@ from streamasr.importing.files import entries_of, kind_of, placeholder_error
 from streamasr.importing.gguf_file import GGUFFile, read_gguf
 from streamasr.importing.gguf_kind import precision_rank, unusable
 from streamasr.importing.onnx_file import is_graph
-from streamasr.importing.origin import PARTS_OF_FOLDERS, levels_of
+from streamasr.importing.origin import PARTS_OF_FOLDERS, folder_levels
 from streamasr.importing.projector import read_projector
 from streamasr.importing.release import OnnxRelease, read_releases
 from streamasr.importing.safetensors_checkpoint import read_checkpoint
-from streamasr.importing.tensors import Progress, silent
+from streamasr.importing.tensors import Progress, ignore_progress
 from streamasr.models.bundle import Bundle, is_bundle, open_bundle
 from streamasr.models.family import Role
 from streamasr.models.registry import find_family
@@ -66,7 +66,9 @@ class Sources:
         return main
 
 
-def open_sources(path: Path, scratch: Path | None = None, progress: Progress = silent) -> Sources:
+def open_sources(
+    path: Path, scratch: Path | None = None, progress: Progress = ignore_progress
+) -> Sources:
     """Identify the models under a path and read their headers; the weights stay on disk.
 
     Args:
@@ -197,7 +199,7 @@ def _in_folder(folder: Path) -> tuple[list[Source], list[str]]:
         ModelError: no model can be used, and at least one is damaged or incomplete.
     """
     errors: list[ModelError] = []
-    for level in levels_of(folder):
+    for level in folder_levels(folder):
         found: list[Source] = []
         level_errors: list[ModelError] = []
         for each in level:

@@ -11,7 +11,7 @@ from streamasr.core.units import Float32Array
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Callback for long work: the step in a few words, bytes done, bytes in total."""
 
-Notice: TypeAlias = Callable[[str], None]
+Notify: TypeAlias = Callable[[str], None]
 """Callback for a sentence to the user about something that is not an error."""
 
 FLOAT_TYPES: Final = ("F32", "F16", "BF16")
@@ -49,9 +49,9 @@ class Tensor(Protocol):
         """Read all values as float32, which is exact for every stored type."""
 
 
-def silent(_step: str, _done: int, _total: int) -> None:
+def ignore_progress(_step: str, _done: int, _total: int) -> None:
     """Ignore the progress."""
 
 
-def unheard(_sentence: str) -> None:
+def ignore_notice(_sentence: str) -> None:
     """Ignore the sentence."""

@@ -34,7 +34,7 @@ _MOST_BYTES: Final = 1 << 20
 """Of a `model.json`: it describes a model and holds nothing large."""
 
 _MOST_SCRIPTED: Final = 1000
-"""Tokens for each second of audio. Nobody speaks so fast, and answers are cut long before."""
+"""Tokens for each second of audio: more than any speech has; answers are cut long before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,15 @@
 """Data that outlives the process: the journal of published messages, and audio without a final.
 
-database      connection to SQLite, transactions, errors as sentences
-schema        tables of the journal, and migration from earlier versions
-records       values that the journal returns
-documents     values that are stored as JSON
-journal       the one writer of the journal
-reader        readers of the journal, in this process or another
-search        index of words, for scripts with and without spaces
-spool         audio files of one session
-store         journal and spool behind one thread, which no slow or full disk can stop
+* `database`: connection to SQLite, transactions, errors as sentences
+* `schema`: tables of the journal, and migration from earlier versions
+* `records`, `documents`: values that the journal takes and returns, and those stored as JSON
+* `journal`, `reader`: the one writer of the journal; readers, in this process or another
+* `search`: index of words, for scripts with and without spaces
+* `spool`: audio files of one session
+* `lock`: lock of the directory, with the daemon's PID
+* `store`: journal and spool behind one thread (`order_thread`), so that a slow disk blocks nothing
+  else; `journal_writer` keeps changes in memory while the disk refuses them, `journal_access` opens
+  the journal again after a failure, `spool_writer` has the spools of all sessions
 """
 
 import re

@@ -20,6 +20,7 @@ from streamasr.core.notices import NoticeCode
 from streamasr.core.options import SessionOptions
 from streamasr.storage.database import JournalLockedError, JournalOrderError
 from streamasr.storage.journal import Journal
+from streamasr.storage.journal_access import JournalAccess
 from streamasr.storage.limits import Limits
 from streamasr.storage.records import SessionRecord
 from streamasr.storage.trouble import TroubleReporter
@@ -42,7 +43,7 @@ class _Change:
 
 
 class JournalWriter:
-    """Writes the journal, opens it, and opens it again after a failure."""
+    """Makes changes of the journal in order, at once or at a later attempt."""
 
     def __init__(
         self,
@@ -63,16 +64,15 @@ class JournalWriter:
         self._limits = limits
         self._troubles = troubles
         self._on_all_written = on_all_written
-        self._journal: Journal | None = None
+        self._live: dict[str, SessionRecord] = {}
+        self._journal = JournalAccess(path, self._live.values)
         self._waiting: collections.deque[_Change] = collections.deque()
         self._retry_at = 0.0  # monotonic seconds, if changes wait
-        self._is_failing = False  # for another reason than a lock
-        self._live: dict[str, SessionRecord] = {}
 
     @property
     def is_open(self) -> bool:
         """True while the journal can be read."""
-        return self._journal is not None
+        return self._journal.is_open
 
     def has_waiting_message(self, name: str) -> bool:
         """Return True if a message of this session is not in the journal yet."""
@@ -93,7 +93,7 @@ class JournalWriter:
             self._flush(self._limits.busy_timeout_s)
         if self._waiting:
             logger.warning("%d changes of the journal are lost", len(self._waiting))
-        self._close()
+        self._journal.close()
         return not self._waiting
 
     # Changes.
@@ -136,7 +136,7 @@ class JournalWriter:
         if self._waiting:
             return  # the journal lacks the messages before it, too
         try:
-            self._renewed(self._limits.busy_timeout_s).keep_stable_text(name, stable)
+            self._journal.for_writing(self._limits.busy_timeout_s).keep_stable_text(name, stable)
         except StorageError as error:
             logger.info("%s", error)  # the next message tries again, and reports it
 
@@ -155,7 +155,7 @@ class JournalWriter:
     def prune(self, days: int) -> None:
         """Remove messages older than `days`; with 0 all of the sessions that have ended."""
         try:
-            journal = self._opened(self._limits.busy_timeout_s)
+            journal = self._journal.for_reading(self._limits.busy_timeout_s)
             journal.prune(time.time() - days * _DAY_S, ended_only=days == 0)
         except StorageError as error:
             self._troubles.report(NoticeCode.JOURNAL, str(error))
@@ -168,7 +168,7 @@ class JournalWriter:
         messages: list[tuple[int, Durable]] = []
         try:
             if self._is_readable(name, changes):
-                messages = self._opened().messages(name, since, limit)
+                messages = self._journal.for_reading().messages(name, since, limit)
         except StorageError as error:
             self._troubles.report(NoticeCode.JOURNAL, str(error))
         last_seq = messages[-1][0] if messages else since
@@ -178,13 +178,13 @@ class JournalWriter:
 
     def _is_readable(self, name: str, waiting: list[_Change]) -> bool:
         """Return True if the session under this name in the journal is the present one."""
-        if self._journal is None and time.monotonic() < self._retry_at:
+        if not self._journal.is_open and time.monotonic() < self._retry_at:
             return False
         earlier = waiting[: len(waiting) - len(_of_last_session(waiting))]
         if any(change.role == "end" for change in earlier):
             return False
         begins = any(change.role == "begin" for change in waiting)
-        return not begins or self._opened().is_unfinished(name)
+        return not begins or self._journal.for_reading().is_unfinished(name)
 
     # Attempts.
 
@@ -203,7 +203,7 @@ class JournalWriter:
         while self._waiting:
             change = self._waiting.popleft()
             try:
-                change.make(self._renewed(busy_timeout_s))
+                change.make(self._journal.for_writing(busy_timeout_s))
             except JournalOrderError as error:
                 self._troubles.report(NoticeCode.HISTORY_LOST, str(error))
             except StorageError as error:
@@ -212,61 +212,19 @@ class JournalWriter:
                 return
             finally:
                 _settle(change)
-            self._shorten_log()
+            self._journal.shorten_log()
         self._on_all_written()
-
-    def _shorten_log(self) -> None:
-        try:
-            if self._journal:
-                self._journal.shorten_log()
-        except StorageError as error:
-            logger.info("%s", error)  # nothing is lost, and the next write reports it
-
-    def _opened(self, busy_timeout_s: float = 0.0) -> Journal:
-        """Return the journal as it is, good at least for reading."""
-        if self._journal is None:
-            self._journal = Journal(self._path, busy_timeout_s)
-            try:
-                for record in self._live.values():  # a new journal has none of them
-                    self._journal.begin(record)
-            except StorageError:
-                self._close()
-                raise
-        self._journal.set_busy_timeout(busy_timeout_s)
-        return self._journal
-
-    def _renewed(self, busy_timeout_s: float) -> Journal:
-        """Return the journal, good for writing as far as is known."""
-        if self._journal and not self._journal.is_in_place:
-            logger.warning("%s was deleted; a new one is created", self._path)
-            self._close()
-        elif self._journal and self._is_failing:
-            fresh = Journal(self._path, busy_timeout_s)  # if this fails, the old one can be read
-            self._close()
-            self._journal = fresh
-            fresh.checkpoint()  # on a full disk, this is what makes room
-        journal = self._opened(busy_timeout_s)
-        self._is_failing = False
-        return journal
 
     def _put_off(self, error: StorageError) -> None:
         """Plan the next attempt."""
         pause = self._limits.retry_locked_s
         if not isinstance(error, JournalLockedError):
             pause = self._limits.retry_s
-            self._is_failing = True
+            self._journal.mark_failing()
         self._retry_at = time.monotonic() + pause
         self._troubles.report(
             NoticeCode.JOURNAL, f"{error} New messages stay in memory until it can be written."
         )
-
-    def _close(self) -> None:
-        journal, self._journal = self._journal, None
-        if journal:
-            try:
-                journal.close()
-            except StorageError as error:
-                logger.warning("%s", error)
 
     def _lose_oldest(self) -> None:
         """Drop the oldest message, or if none waits the oldest change."""

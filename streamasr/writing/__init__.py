@@ -1,10 +1,10 @@
-"""What becomes of recognised text before it is written somewhere.
+"""Conversion of recognised text to written text; pure.
 
     texts of segments -> numbers in digits -> spoken commands, replacements, spaces -> edits
 
-`Writer` answers each text with an `Edit`: what to type, and, for "scratch that" alone, what to take
-back first. `load_rules` reads what may be said, which users extend. `numbers` writes numbers as
-people do, in finals, transcripts and their timed words. All of it is pure.
+`Writer` returns an `Edit` for each text: the text to type and, only for "scratch that", the number
+of characters to delete first. `load_rules` reads the phrases that are commands; users extend them.
+`numbers` writes numbers in digits, in finals, transcripts and their timed words.
 """
 
 from streamasr.writing.edits import Edit

@@ -1,7 +1,7 @@
-"""Changes to the text before the caret, as small as can be; pure.
+"""Minimal edits of the text before the caret; pure.
 
-They count what people see as one character, because that is what windows delete at a time: `é`
-however it is composed, a flag, a family of emoji.
+Edits count grapheme clusters, because windows delete one of them at a time: `é` in any composition,
+a flag, an emoji of a family.
 """
 
 import unicodedata
@@ -15,10 +15,10 @@ _LINE_ENDS = regex.compile(r"\r\n|[\r\v\f\x85\u2028\u2029]")
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """Take characters away before the caret, then type."""
+    """Deletion of characters before the caret, followed by text to type."""
 
     delete: int = 0
-    """Characters as people count them."""
+    """Number of grapheme clusters to delete."""
     text: str = ""
 
     def __bool__(self) -> bool:
@@ -26,34 +26,34 @@ class Edit:
 
 
 def graphemes(text: str) -> list[str]:
-    """What people count as characters."""
+    """Divide a text into grapheme clusters, which users perceive as characters."""
     found: list[str] = regex.findall(r"\X", text)
     return found
 
 
 def smallest_edit(old: str, new: str) -> Edit:
-    """How to get from one text to another: what both begin with stays."""
-    was, will = graphemes(old), graphemes(new)
+    """Return the edit from one text to another that keeps their common prefix."""
+    before, after = graphemes(old), graphemes(new)
     n_same = sum(
-        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(was, will, strict=False))
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False))
     )
-    return Edit(len(was) - n_same, "".join(will[n_same:]))
+    return Edit(len(before) - n_same, "".join(after[n_same:]))
 
 
 def pieces(text: str, size: int) -> list[str]:
-    """Cut a long text into pieces of `size` characters, none of them through a character."""
+    """Divide a long text into pieces of `size` grapheme clusters."""
     whole = graphemes(text)
     return ["".join(whole[at : at + size]) for at in range(0, len(whole), size)]
 
 
 def typeable(text: str) -> str:
-    """What may reach a window: text in its composed form, line ends and tabs.
+    """Reduce a text to composed characters (NFC), line ends and tabs.
 
-    A terminal or an editor would take other control codes for orders.
+    A terminal or an editor would execute other control codes as commands.
     """
     text = _LINE_ENDS.sub("\n", unicodedata.normalize("NFC", text))
     return "".join(
-        one for one in text if one in "\n\t" or unicodedata.category(one) not in _CONTROLS
+        char for char in text if char in "\n\t" or unicodedata.category(char) not in _CONTROLS
     )
 
 

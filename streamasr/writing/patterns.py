@@ -1,8 +1,8 @@
-r"""Replacements by regular expression, which a user writes and a microphone feeds.
+r"""Replacements by regular expressions of users, applied to recognised text.
 
-A pattern sees whole words only, `words` of them at most and no more than `MAX_TEXT` characters, so
-that a text can be written while it is being spoken. Python's matcher has no time limit; a pattern
-is refused when the ways in which it can be tried are too many: `(a+)+` and its like.
+A pattern is matched to whole words only, at most `words` of them and at most `MAX_TEXT` characters,
+so that text can be written while it is being spoken. Python's matcher has no time limit, so a
+pattern is refused if the number of ways to try it is too large, for example `(a+)+`.
 """
 
 import functools
@@ -16,22 +16,23 @@ from msgspec import Meta
 
 MAX_WORDS: Final = 8
 MAX_TEXT: Final = 100
-"""Characters that a pattern is tried on."""
+"""Maximum length of the text that a pattern is matched to."""
 _MAX_WAYS: Final = 2_000_000
-"""Three repeats without an end, and an option: a tenth of a second at worst."""
+"""Three unlimited repeats and an option: at most a tenth of a second."""
 
 
 class Pattern(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """A regular expression for whole words."""
+    """Regular expression for whole words."""
 
     find: Annotated[str, Meta(min_length=1, max_length=200)]
+    """Expression that must match the words completely."""
     write: Annotated[str, Meta(max_length=200)]
-    r"""What is written in its place; `\1` is what its first group found."""
+    r"""Replacement; `\1` stands for the match of the first group."""
     words: Annotated[int, Meta(ge=1, le=MAX_WORDS)] = 1
-    """How many words it may reach over; as many are waited for while speech is being typed."""
+    """Maximum number of words to match; typing waits for this number of words."""
 
-    def written_for(self, words: str) -> str | None:
-        """What is written in place of these words; None where it is not them that it finds."""
+    def expand(self, words: str) -> str | None:
+        """Return the replacement of these words; None if the expression does not match them."""
         if len(words) > MAX_TEXT or not (match := _compiled(self.find).fullmatch(words)):
             return None
         return match.expand(self.write)
@@ -43,10 +44,11 @@ def _compiled(find: str) -> re.Pattern[str]:
 
 
 def check_pattern(pattern: Pattern) -> None:
-    """Refuse a pattern that cannot be, or that could take for ever.
+    """Refuse a pattern that is invalid, or that could take too long.
 
     Raises:
-        ValueError: it is none, it finds nothing at all, or it is too costly.
+        ValueError: the expression or the replacement is invalid, the expression matches the empty
+            string, or matching it could take too long.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -54,43 +56,49 @@ def check_pattern(pattern: Pattern) -> None:
             expression = re.compile(pattern.find)
             tree = _parser().parse(pattern.find)
         except (re.error, RecursionError, OverflowError, Warning) as error:
-            raise ValueError(f"find is no regular expression: {error}") from error
+            raise ValueError(f"`find` is not a valid regular expression: {error}") from error
         try:
             expression.sub(pattern.write, "")
         except (re.error, IndexError, Warning) as error:
-            raise ValueError(f"write cannot be filled in: {error}") from error
-    if _ways(tree) > _MAX_WAYS:
-        raise ValueError("find could take for ever: it has too many repeats")
+            raise ValueError(
+                f"`write` refers to a group that `find` lacks, or is invalid: {error}"
+            ) from error
+    if _count_ways(tree) > _MAX_WAYS:
+        raise ValueError(
+            "`find` has too many repeats and could take too long; use fewer or limit them"
+        )
     if expression.fullmatch(""):
-        raise ValueError("find is content with no words at all")
+        raise ValueError("`find` matches the empty string; it must match at least one word")
 
 
 def _parser() -> Any:
-    """The parser of `re`, whose name says that it is not for everybody."""
+    """Return the parser of `re`, a private module of the standard library."""
     return importlib.import_module("re._parser")
 
 
-def _ways(tree: Any, *, is_repeated: bool = False) -> int:
-    """In how many ways a text may be tried, at most."""
+def _count_ways(tree: Any, *, is_repeated: bool = False) -> int:
+    """Return the maximum number of ways in which a text may be tried."""
     ways = 1
     for operation, argument in tree:
         name = str(operation)
         if name in {"GROUPREF", "GROUPREF_EXISTS"}:
-            raise ValueError("find refers back to a group")
+            raise ValueError("`find` refers back to a group, which is not supported")
         repeats = name.endswith("_REPEAT") and argument[1] > 1
         if is_repeated and (name.endswith("_REPEAT") or name == "BRANCH"):
-            raise ValueError("find repeats what is itself a repeat or a choice")
+            raise ValueError(
+                "`find` repeats an expression that is itself a repeat or a choice; simplify it"
+            )
         if name.endswith("_REPEAT"):
             ways *= min(argument[1] - argument[0], MAX_TEXT) + 1
         elif name == "BRANCH":
             ways *= len(argument[1])
         for part in _parts(argument):
-            ways *= _ways(part, is_repeated=is_repeated or repeats)
+            ways *= _count_ways(part, is_repeated=is_repeated or repeats)
     return ways
 
 
 def _parts(argument: Any) -> list[Any]:
-    """The expressions that stand in an operation's argument."""
+    """Return the expressions in an operation's argument."""
     if isinstance(argument, _parser().SubPattern):
         return [argument]
     if isinstance(argument, list | tuple):

@@ -1,17 +1,17 @@
-r"""What speakers say to have something written or done, as data.
+r"""Rules for spoken commands and replacements, as data.
 
-`languages/` has a TOML file for each language; a user's own file adds to them, with a table for
-each language, and one called `any` that holds in all of them:
+`languages/` contains a TOML file for each language. A user's file extends them, with a table
+for each language and a table `any` for all languages:
 
 ```toml
 [en.say]
-"smiley" = "🙂"                                     # typed as it stands
+"smiley" = "🙂"                                     # typed as written here
 "period" = { type = ".", before_pause = true }      # replaces the rule of that name
 "ellipsis" = false                                  # no longer a command
 "forget it" = { do = "scratch" }
 
 [any.replace]
-"stream a s r" = "streamasr"                        # words, wherever they come
+"stream a s r" = "streamasr"                        # replaced everywhere
 
 [[en.pattern]]
 find = '(?i)colou?r'                                # a regular expression for whole words
@@ -21,7 +21,7 @@ write = "colour"
 space_before = { "?" = "\u202f" }
 ```
 
-Phrases are compared without regard to case, and to what Unicode calls compatibility.
+Phrases are compared without regard to case and to compatibility forms (NFKC).
 """
 
 import functools
@@ -39,14 +39,14 @@ from streamasr.core.toml_file import read_toml
 from streamasr.writing.patterns import Pattern, check_pattern
 from streamasr.writing.tokens import phrase_tokens
 
-Order: TypeAlias = Literal["scratch", "undo", "cap", "all caps", "no caps", "literal"]
+Action: TypeAlias = Literal["scratch", "undo", "cap", "all caps", "no caps", "literal"]
 Joins: TypeAlias = Literal["left", "right", "both", "none"]
 
 ANY: Final = "any"
-"""Name of the table that holds in every language."""
+"""Name of the table for all languages."""
 
 _DIALECTS: Final = {"yue": "zh", "cantonese": "zh"}
-"""Those that are written as another language is."""
+"""Languages written like another one, and its code."""
 
 _CODES: Final = {
     "chinese": "zh",
@@ -60,7 +60,7 @@ _CODES: Final = {
     "russian": "ru",
     "spanish": "es",
 }
-"""The names that models have for the languages that we have rules for."""
+"""Codes of the languages with rules, by the names that models use."""
 
 _TEXT_OR_FALSE: Final = str | bool
 
@@ -69,28 +69,28 @@ _Words = tuple[Annotated[str, Meta(min_length=1, max_length=50)], ...]
 
 
 class Rule(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """What a phrase does: it types something, or it does something."""
+    """Effect of a phrase: it types a text or executes an action."""
 
     type: _Text | None = None
-    """What is typed in its place."""
-    do: Order | None = None
-    """`scratch` takes back what was dictated last; `undo` reverts the last change, also a
-    `scratch`; `cap`, `all caps` and `no caps` change the next word; `literal` makes words of a
-    command that follows."""
+    """Text to type in place of the phrase."""
+    do: Action | None = None
+    """`scratch` deletes the text dictated last; `undo` reverts the last change, also a `scratch`;
+    `cap`, `all caps` and `no caps` change the next word; `literal` writes the words of the command
+    that follows instead of executing it."""
     joins: Joins | None = None
-    """On which sides no space comes between it and its neighbours; left out, as is usual for the
+    """Sides without a space between the text and its neighbours; None for the usual sides of the
     character."""
     before_pause: bool = False
-    """It counts only where a mark, another command or the segment's end follows."""
+    """Valid only before a mark, another command or the end of the segment."""
     before_command: bool = False
-    """It counts only where another command follows."""
+    """Valid only before another command."""
     not_after: _Words = ()
-    """It does not count right after these words."""
+    """Not valid right after these words."""
     not_before: _Words = ()
-    """It does not count right before these words."""
+    """Not valid right before these words."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Check that the rule has exactly one effect, and that its text can be typed."""
         if (self.type is None) == (self.do is None):
             raise ValueError("expected either `type` or `do`")
         if self.type is not None:
@@ -98,22 +98,22 @@ class Rule(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
 
 
 class Layout(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """How a language sets its text."""
+    """Spacing and capitals of a language."""
 
     capitals: bool = False
-    """Whether the first word is capitalised after a spoken full stop or a new line."""
+    """Capitalise the first word after a spoken full stop or a new line."""
     space_before: dict[Annotated[str, Meta(min_length=1, max_length=1)], _Text] = {}
-    """Mark -> the space in front of it, where it is not none."""
+    """Mark -> space before the mark, for marks with such a space."""
     space_after: dict[Annotated[str, Meta(min_length=1, max_length=1)], _Text] = {}
-    """Mark -> the space after it, where it is not an ordinary one."""
+    """Mark -> space after the mark, if that is not an ordinary space."""
 
     def __post_init__(self) -> None:
-        """Refuse spaces that are none."""
+        """Check that all spaces are white space within a line."""
         for space in (*self.space_before.values(), *self.space_after.values()):
             if space.strip() or not set(space).isdisjoint(
                 "\n\r\v\f\x1c\x1d\x1e\x1f\x85\u2028\u2029"
             ):
-                raise ValueError(f"{space!r} is no space within a line")
+                raise ValueError(f"{space!r} is not a space within a line")
 
 
 class _LayoutChange(Layout, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -121,7 +121,7 @@ class _LayoutChange(Layout, kw_only=True, frozen=True, forbid_unknown_fields=Tru
 
 
 class _Table(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """One language of a file."""
+    """Table of one language in a file."""
 
     say: dict[str, str | bool | Rule] = {}
     replace: dict[str, str | bool] = {}
@@ -131,36 +131,37 @@ class _Table(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
 
 @dataclass(frozen=True, slots=True)
 class LanguageRules:
-    """What holds in one language."""
+    """Rules of one language."""
 
     say: Mapping[tuple[str, ...], Rule]
-    """Tokens of the phrase -> what it does."""
+    """Tokens of the phrase -> its effect."""
     replace: Mapping[tuple[str, ...], str]
+    """Tokens of the phrase -> its replacement."""
     patterns: tuple[Pattern, ...] = ()
     layout: Layout = field(default_factory=Layout)
 
 
 @dataclass(frozen=True)
 class RuleBook:
-    """The rules of all languages."""
+    """Rules of all languages."""
 
     languages: Mapping[str, LanguageRules]
-    """By their codes; `any` has those of all others."""
+    """Rules by code of the language; `any` has those of all other languages."""
 
     def rules(self, language: str | None) -> LanguageRules:
-        """The rules for a language given by name or code; those for any where it has none."""
+        """Return the rules of a language, given by name or code, or else those of `any`."""
         return self.languages.get(language_code(language), self.languages[ANY])
 
 
 def language_code(language: str | None) -> str:
-    """The code that a language's rules have: of `Cantonese` that of Chinese."""
+    """Return the code under which the rules of a language are stored: `zh` for `Cantonese`."""
     name = (language or ANY).strip().lower()
     return _DIALECTS.get(name) or _CODES.get(name, name)
 
 
 @functools.cache
 def built_in_rules() -> RuleBook:
-    """Those that come with the package."""
+    """Return the rules of the package."""
     tables: dict[str, _Table] = {ANY: _Table()}
     for path in sorted(Path(__file__).with_name("languages").glob("*.toml")):
         tables[path.stem] = _convert(read_toml(path), path.name, "")
@@ -168,10 +169,10 @@ def built_in_rules() -> RuleBook:
 
 
 def load_rules(path: Path | None = None) -> RuleBook:
-    """The rules that come with the package, and those of a user's file.
+    """Return the rules of the package, extended by those of a user's file.
 
     Raises:
-        ConfigError: the file cannot be read, or something in it cannot be.
+        ConfigError: the file cannot be read, or its content is invalid.
     """
     base = built_in_rules()
     if path is None:
@@ -180,44 +181,52 @@ def load_rules(path: Path | None = None) -> RuleBook:
     unknown = sorted(set(document) - set(base.languages))
     if unknown:
         known = ", ".join(sorted(base.languages))
-        raise ConfigError(f"{path}: {unknown[0]}: no rules have this language; known are {known}.")
+        raise ConfigError(
+            f"{path}: {unknown[0]}: unknown language; choose one of {known}.",
+            code="rule_language_unknown",
+        )
     tables = {code: _convert(table, str(path), code) for code, table in document.items()}
-    everywhere = tables.get(ANY, _Table())
+    for_all = tables.get(ANY, _Table())
     extended: dict[str, LanguageRules] = {}
     for code, rules in base.languages.items():
-        rules = _extended(rules, everywhere)  # noqa: PLW2901 - step by step
+        rules = _extended(rules, for_all)  # noqa: PLW2901 - step by step
         own = tables.get(code) if code != ANY else None
         extended[code] = _extended(rules, own) if own else rules
     return RuleBook(extended)
 
 
 def _convert(table: Any, source: str, code: str) -> _Table:
-    """Check one language; complaints begin with where they belong."""
+    """Check and convert the table of a language; errors begin with the place in the file."""
     if not isinstance(table, dict):
-        raise ConfigError(f"{source}: {code}: expected a table.")
+        raise ConfigError(f"{source}: {code}: expected a table.", code="rule_invalid")
     parts: dict[str, Any] = {}
     for name, value in table.items():
         place = ".".join(filter(None, (code, name)))
         try:
             parts[name] = _part(name, value)
         except msgspec.ValidationError as error:
-            what, _, where = str(error).partition(" - at `$")
-            what = f"{what[0].lower()}{what[1:]}"
-            raise ConfigError(f"{source}: {place}{where.rstrip('`')}: {what}.") from error
+            where, what = _place_and_reason(error)
+            raise ConfigError(f"{source}: {place}{where}: {what}.", code="rule_invalid") from error
         except ValueError as error:
-            raise ConfigError(f"{source}: {place}{error}.") from error
+            raise ConfigError(f"{source}: {place}{error}.", code="rule_invalid") from error
     return _Table(**parts)
 
 
+def _place_and_reason(error: msgspec.ValidationError) -> tuple[str, str]:
+    """Divide the message of msgspec into the path within the value, and the reason."""
+    what, _, where = str(error).partition(" - at `$")
+    return where.rstrip("`"), f"{what[0].lower()}{what[1:]}"
+
+
 def _part(name: str, value: Any) -> Any:
-    """One of the tables of a language.
+    """Check and convert one of the tables of a language.
 
     Raises:
-        ValueError: something in it cannot be; the message begins with where.
+        ValueError: the content of the table is invalid; the message begins with the place.
     """
     kinds = {field.name: field.type for field in msgspec.structs.fields(_Table)}
     if name not in kinds:
-        raise ValueError(f": no such table; there are {', '.join(kinds)}")
+        raise ValueError(f": unknown table; choose one of {', '.join(kinds)}")
     if name not in {"say", "replace"} or not isinstance(value, dict):
         part = msgspec.convert(value, kinds[name])
         if name == "pattern":
@@ -226,18 +235,18 @@ def _part(name: str, value: Any) -> Any:
         return part
     kind = str | bool | Rule if name == "say" else _TEXT_OR_FALSE
     return {
-        phrase: _within(f".{phrase}", _entry, phrase, one, kind) for phrase, one in value.items()
+        phrase: _within(f".{phrase}", _entry, phrase, entry, kind)
+        for phrase, entry in value.items()
     }
 
 
 def _within(place: str, check: Any, *arguments: Any) -> Any:
-    """Check something, and say of what is wrong where it is."""
+    """Call a check; prefix its errors with the place."""
     try:
         return check(*arguments)
     except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at `$")
-        what = f"{what[0].lower()}{what[1:]}"
-        raise ValueError(f"{place}{where.rstrip('`')}: {what}") from error
+        where, what = _place_and_reason(error)
+        raise ValueError(f"{place}{where}: {what}") from error
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
 
@@ -257,14 +266,14 @@ def _entry(phrase: str, value: Any, kind: Any) -> str | bool | Rule:
 
 
 def _check_typeable(text: str) -> None:
-    """Refuse what is no text: an escape sequence, typed into a terminal, is an order."""
+    """Refuse control codes: a terminal would execute an escape sequence."""
     for char in text:
         if unicodedata.category(char) in {"Cc", "Cs", "Co"} and char not in "\n\t":
-            raise ValueError(f"U+{ord(char):04X} cannot be typed")
+            raise ValueError(f"U+{ord(char):04X} cannot be typed; remove this character")
 
 
 def _extended(rules: LanguageRules | None, table: _Table) -> LanguageRules:
-    """Rules with those of a table added, replaced, or removed where it says false."""
+    """Return the rules after the additions, replacements and removals (false) of a table."""
     base = rules or LanguageRules({}, {})
     say, replace = dict(base.say), dict(base.replace)
     for phrase, entry in table.say.items():

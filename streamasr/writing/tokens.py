@@ -1,4 +1,4 @@
-"""Text -> words, marks and the spaces between them, as spoken commands are looked for."""
+"""Division of a text into words, marks and spaces, for the search for spoken commands."""
 
 import functools
 import re
@@ -11,19 +11,19 @@ _SINGLE: Final = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf"
     "\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
 )
-"""Scripts without spaces: each character counts as a word. Chinese, Japanese, Thai, Lao, Burmese,
-Khmer."""
+"""Scripts without spaces, where each character counts as a word: Chinese, Japanese, Thai, Lao,
+Burmese, Khmer."""
 
 _NO_SPACE: Final = re.compile(
     "[\u3000-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uff9f"
     "\U00020000-\U0003ffff]"
 )
-"""Chinese and Japanese, their punctuation included."""
+"""Chinese and Japanese, including their punctuation."""
 
 _APOSTROPHES: Final = "'’ʼ"
 
 PAUSES: Final = frozenset(",.;:!?…，。；：！？、｡､؟،।")
-"""Marks that a recogniser writes where a speaker pauses."""
+"""Marks that a recogniser writes for a pause."""
 
 SENTENCE_ENDS: Final = frozenset(".!?…。！？｡؟।")
 
@@ -37,20 +37,20 @@ Kind = Literal["word", "mark"]
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A word, or one character that is none."""
+    """Word, or a single mark."""
 
     text: str
     key: str
-    """What phrases are compared by."""
+    """Normalised form, by which phrases are compared."""
     kind: Kind
     start: int
     end: int
     space: str
-    """One space where white space stands before it, or nothing."""
+    """A space if white space comes before the token, otherwise empty."""
 
 
 def find_tokens(text: str, start: int = 0) -> Iterator[Token]:
-    """The tokens of a text from a position on."""
+    """Yield the tokens of a text from a position on."""
     position, space = start, ""
     while position < len(text):
         kind = _kind(text[position])
@@ -72,7 +72,7 @@ def _token(text: str, start: int, space: str, *, is_mark: bool) -> Token:
 
 @functools.lru_cache(maxsize=4096)
 def word_key(word: str) -> str:
-    """What a word is compared by."""
+    """Return the normalised form of a word, by which words are compared."""
     return unicodedata.normalize("NFKC", word).casefold().strip(_APOSTROPHES).replace("’", "'")
 
 
@@ -88,17 +88,17 @@ def _kind(char: str) -> Literal["space", "word", "single", "mark"]:
 
 
 def is_closed(token: Token, text: str) -> bool:
-    """Whether more text after this one cannot make the token longer."""
+    """Return whether text that follows can no longer extend the token."""
     return token.end < len(text) or token.kind == "mark" or _kind(token.text[-1]) == "single"
 
 
 def phrase_tokens(phrase: str) -> tuple[str, ...]:
-    """The keys of a phrase's words; hyphens between them do not count."""
+    """Return the keys of a phrase's words, without hyphens between them."""
     return tuple(token.key for token in find_tokens(phrase) if token.text != "-")
 
 
 def joins_words(before: str, after: str) -> bool:
-    """Whether two texts stand side by side without a space, for their scripts' sake."""
+    """Return whether two texts follow each other without a space because of their scripts."""
     a, b = before[-1:], after[:1]
     if not (a and b):
         return True
@@ -112,7 +112,7 @@ def _is_unspaced(char: str) -> bool:
 
 
 def usual_joins(text: str) -> tuple[bool, bool]:
-    """On which sides a mark joins its neighbours without a space: left and right."""
+    """Return whether a mark usually has no space on its left, and on its right."""
     first, last = text[0], text[-1]
     left = first in _LEFTWARD or first in _JOINERS or first.isspace()
     right = last in OPENING or last in _JOINERS or last.isspace()

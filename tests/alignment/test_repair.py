@@ -108,7 +108,7 @@ def test_good_words_keep_their_times(gaps_and_lengths: list[tuple[int, int]]) ->
 @settings(max_examples=150, deadline=None)
 @given(clips())
 def test_gaps_are_used_before_other_words(clip: tuple[list[Span], int]) -> None:
-    """Where every gap has room for the short words beside it, no good word changes."""
+    """Good words stay if every gap has room for the short words beside it."""
     spans, duration = clip
     spans = [span for span in spans if span[1] <= duration]
     good = [i for i, (start, end) in enumerate(spans) if end - start >= 40]
@@ -128,7 +128,7 @@ def test_any_answer_of_the_aligner_becomes_times(slots: list[int], duration: int
     assert not spans or (spans[0][0] >= 0 and spans[-1][1] <= duration)
 
 
-def test_more_words_than_milliseconds_is_no_error() -> None:
+def test_more_words_than_milliseconds_are_accepted() -> None:
     assert repair_lengths([(0, 0)] * 3, 2) == [(0, 0)] * 3
     assert repair_lengths([(5, 7)], 0) == [(0, 0)]
 

@@ -25,9 +25,9 @@ def test_the_token_is_sent_to_its_own_host_only(
         other.script("/back", redirect(server.put("/b", CONTENT)))
         download(f"{server.url}/a", path, session=session, policy=policy)
         download(f"{other.url}/back", tmp_path / "b", session=session, policy=policy)
-        assert server.asked_for("/a")[0].headers["Authorization"] == "Bearer sesame"
-        assert server.asked_for("/b")[0].headers["Authorization"] == "Bearer sesame"
-        assert not any("Authorization" in asked.headers for asked in other.asked)
+        assert server.requests_for("/a")[0].headers["Authorization"] == "Bearer sesame"
+        assert server.requests_for("/b")[0].headers["Authorization"] == "Bearer sesame"
+        assert not any("Authorization" in request.headers for request in other.requests)
 
 
 def test_passwords_in_netrc_are_not_sent(
@@ -38,7 +38,7 @@ def test_passwords_in_netrc_are_not_sent(
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
     fetch(url, path, policy)
-    assert "Authorization" not in server.asked[0].headers
+    assert "Authorization" not in server.requests[0].headers
 
 
 def test_a_proxy_is_asked_where_the_environment_names_one(
@@ -49,7 +49,7 @@ def test_a_proxy_is_asked_where_the_environment_names_one(
     monkeypatch.setenv("http_proxy", server.url)
     address = f"http://models.invalid{PATH}"
     assert fetch(address, path, policy).sha256 == SHA256
-    assert server.asked[0].target == address
+    assert server.requests[0].target == address
     monkeypatch.setenv("NO_PROXY", "models.invalid")
     monkeypatch.setenv("no_proxy", "models.invalid")
     once = replace(policy, attempts=1)

@@ -63,7 +63,7 @@ def test_an_existing_file_is_not_fetched_again(
 ) -> None:
     path.write_bytes(CONTENT)
     assert fetch(url, path, policy, sha256=SHA256) == Downloaded(path, len(CONTENT), SHA256)
-    assert not server.asked
+    assert not server.requests
 
 
 def test_a_file_with_another_hash_is_replaced(url: str, path: Path, policy: Policy) -> None:
@@ -82,9 +82,9 @@ def test_nothing_is_asked_to_be_compressed(
     server: FileServer, url: str, path: Path, policy: Policy
 ) -> None:
     fetch(url, path, policy)
-    (asked,) = server.asked
-    assert asked.headers["Accept-Encoding"] == "identity"
-    assert asked.headers["User-Agent"].startswith("streamasr/")
+    (request,) = server.requests
+    assert request.headers["Accept-Encoding"] == "identity"
+    assert request.headers["User-Agent"].startswith("streamasr/")
 
 
 def test_a_compressed_answer_is_unpacked(server: FileServer, path: Path, policy: Policy) -> None:
@@ -185,7 +185,7 @@ def test_a_weak_tag_names_no_version_and_a_date_does(
     url = server.put(PATH, CONTENT, etag='W/"one"', modified=date)
     server.script(PATH, truncate(100_000))
     assert fetch(url, path, policy).sha256 == SHA256
-    assert server.asked[1].headers["If-Range"] == date
+    assert server.requests[1].headers["If-Range"] == date
 
 
 def test_a_known_hash_replaces_the_version(server: FileServer, path: Path, policy: Policy) -> None:
@@ -301,7 +301,7 @@ def test_a_wrong_hash_is_refused_and_nothing_kept(
     said = refusal(url, path, policy, "file_differs", sha256=wrong)
     assert f"its SHA-256 is {SHA256} instead of {wrong}" in said
     assert not left(path)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("size", [1, len(CONTENT) - 1, len(CONTENT) + 1])

@@ -90,10 +90,10 @@ def test_existing_files_are_not_fetched_again(hub: Hub, tmp_path: Path, web: Web
     with raises(DownloadError, "connection_failed"):
         fetch(tmp_path, web)
     fetch(tmp_path, web)
-    asked = hub.server.asked_for(f"/cdn/{COMMIT}/model.safetensors")
-    assert [each.headers.get("Range") for each in asked][-1] == "bytes=200000-"
+    requests = hub.server.requests_for(f"/cdn/{COMMIT}/model.safetensors")
+    assert [each.headers.get("Range") for each in requests][-1] == "bytes=200000-"
     fetch(tmp_path, web)
-    assert len(hub.server.asked_for(f"/cdn/{COMMIT}/model.safetensors")) == len(asked)
+    assert len(hub.server.requests_for(f"/cdn/{COMMIT}/model.safetensors")) == len(requests)
 
 
 def test_files_of_an_earlier_commit_are_removed(hub: Hub, tmp_path: Path, web: Web) -> None:
@@ -153,12 +153,12 @@ def test_a_changed_model_is_refused_before_it_is_fetched_until_it_is_accepted(
     fetch(tmp_path, web)
     forget_download(tmp_path, "mine")
     hub.publish("Qwen/Qwen3-ASR-0.6B", {**FILES, **change}, commit=LATER)
-    n_asked = len(hub.server.asked)
+    n_asked = len(hub.server.requests)
     with raises(ModelError, "download_changed") as caught:
         fetch(tmp_path, web)
     assert re.search(sentence, str(caught.value))
     assert "`streamasr models pull mine --accept-changed`" in str(caught.value)
-    assert len(hub.server.asked) == n_asked + 1
+    assert len(hub.server.requests) == n_asked + 1
     fetch(tmp_path, web, accept_changed=True)
     fetch(tmp_path, web)
 
@@ -255,7 +255,7 @@ def test_a_file_without_a_known_hash_must_be_the_same_the_next_time(
     model = KnownModel(url=hub.server.put("/model.gguf", b"GGUF one"))
     fetch(tmp_path, web, model)
     fetch(tmp_path, web, model)
-    assert len(hub.server.asked_for("/model.gguf")) == 1  # it is still there, and right
+    assert len(hub.server.requests_for("/model.gguf")) == 1  # it is still there, and right
     forget_download(tmp_path, "mine")
     for changed, sentence in ((b"longer than it was", "18 bytes, it had 8"), (b"GGUF two", "SHA")):
         hub.server.put("/model.gguf", changed)

@@ -13,7 +13,7 @@ from streamasr.catalogue.installed import list_installed
 from streamasr.catalogue.known import NOTHING
 from streamasr.core.errors import ModelError
 from streamasr.importing.gguf_file import read_gguf
-from streamasr.importing.pack import Wish, import_model
+from streamasr.importing.pack import ImportOptions, import_model
 from streamasr.models import tiny
 from streamasr.models.bundle import open_bundle
 from tests.sources.crispasr import write_crispasr
@@ -262,7 +262,7 @@ def test_the_recognisers_own_aligner_comes_first_then_any_that_is_installed(
 ) -> None:
     recogniser = finder.model(str(checkpoint))
     assert finder.aligner(None, recogniser) is None
-    import_model(aligner, finder.models / "times", Wish(decoder="f16"))
+    import_model(aligner, finder.models / "times", ImportOptions(decoder="f16"))
     assert finder.aligner(None, recogniser) == finder.models / "times"
     assert finder.aligner(None, tiny.BUNDLE) == tiny.BUNDLE / "aligner"
     assert finder.aligner("times", tiny.BUNDLE) == finder.models / "times"

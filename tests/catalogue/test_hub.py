@@ -73,7 +73,7 @@ def test_a_revision_with_a_slash_stays_one_part_of_the_address(
 ) -> None:
     with raises(DownloadError, "not_found"):
         read_snapshot(hub.url, REPOSITORY, "refs/pr/1", tmp_path, policy=policy)
-    assert hub.server.asked[0].target.endswith("/revision/refs%2Fpr%2F1?blobs=true")
+    assert hub.server.requests[0].target.endswith("/revision/refs%2Fpr%2F1?blobs=true")
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_the_token_opens_a_gated_repository(hub: Hub, tmp_path: Path, policy: Po
     hub.publish(REPOSITORY, {})
     with open_session(hub.url, "sesame") as session:
         read_snapshot(hub.url, REPOSITORY, "main", tmp_path, session=session, policy=policy)
-    assert hub.server.asked[0].headers["Authorization"] == "Bearer sesame"
+    assert hub.server.requests[0].headers["Authorization"] == "Bearer sesame"
     hub.server.script(LISTING, status(401))
     with raises(DownloadError, "access_denied"):
         read_snapshot(hub.url, REPOSITORY, "main", tmp_path, policy=policy)

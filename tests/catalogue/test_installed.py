@@ -26,8 +26,8 @@ from streamasr.catalogue.installed import (
 )
 from streamasr.catalogue.known import KnownModel
 from streamasr.core.errors import ConfigError, ModelError
-from streamasr.importing.origin import given_path
-from streamasr.importing.pack import Wish, import_model
+from streamasr.importing.origin import canonical_path
+from streamasr.importing.pack import ImportOptions, import_model
 from tests.support.checkpoints import write_checkpoint
 from tests.support.errors import raises
 
@@ -197,13 +197,13 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     base = tmp_path_factory.mktemp("imported")
     source = base / "checkpoint"
     write_checkpoint(source)
-    import_model(source, base / "models/mine", Wish(name="mine", decoder="f16"))
+    import_model(source, base / "models/mine", ImportOptions(name="mine", decoder="f16"))
     return source, base / "models"
 
 
 def test_an_imported_model_is_found_by_its_source(imported: tuple[Path, Path]) -> None:
     source, models = imported
-    found = find_by_source(models, given_path(source / "config.json"))
+    found = find_by_source(models, canonical_path(source / "config.json"))
     assert found
     assert found.name == "mine"
     assert found.source == str(source)

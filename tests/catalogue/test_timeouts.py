@@ -28,10 +28,10 @@ def test_a_connection_that_is_lost_is_taken_up_where_it_ended(
     server.script(PATH, trouble(after))
     assert fetch(url, path, policy).sha256 == SHA256
     assert waited == [1.0]
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
     if trouble is truncate and after:
         assert ranges(server) == [None, f"bytes={after}-"]
-        assert server.asked[1].headers["If-Range"] == '"one"'
+        assert server.requests[1].headers["If-Range"] == '"one"'
 
 
 def test_a_server_that_stalls_is_left(
@@ -112,7 +112,7 @@ def test_a_server_that_always_ends_at_the_same_byte_is_given_up(
     url = server.put(PATH, CONTENT * 8, ranges=False)
     server.script(PATH, *[truncate(2_000_000)] * 100)
     assert "6 times in a row" in refusal(url, path, policy, "connection_failed")
-    assert len(server.asked) == 6
+    assert len(server.requests) == 6
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from streamasr.cli.doctor import run, show
 from streamasr.doctor import machine
 from streamasr.doctor.finding import Finding, Level
 from streamasr.doctor.machine import Native, ask_native, memory_free, probe_native
-from streamasr.importing.placing import whole_or_nothing
+from streamasr.importing.atomic import atomic_directory
 from tests.support.daemons import RunningDaemon, free_port
 
 
@@ -164,7 +164,7 @@ def test_a_killed_import_is_found_and_a_running_one_is_not(
     _, found = examined(capsys, path)
     assert found["leftovers"]["level"] == "warning"
     assert "left 2.0 MB in" in found["leftovers"]["text"]
-    with whole_or_nothing(home / "models/b"):
+    with atomic_directory(home / "models/b"):
         _, found = examined(capsys, path)
         assert "leftovers" not in found
     assert not left.exists()

@@ -183,7 +183,7 @@ def test_a_model_is_pulled_imported_and_used_without_the_network(home: Home, hub
     assert bundle.source["commit"] == COMMIT
     assert bundle.licence == "Apache-2.0"
     assert bundle.precision["encoder"] == "fp32"
-    n_asked = len(hub.server.asked)
+    n_asked = len(hub.server.requests)
     row = home.listed()[NAME]
     assert (row["state"], row["family"], row["source"]) == ("installed", "qwen3-asr", REPOSITORY)
     assert row["bytes"] > 100_000
@@ -194,7 +194,7 @@ def test_a_model_is_pulled_imported_and_used_without_the_network(home: Home, hub
     assert home.run("remove", NAME) == 0
     assert home.out.startswith(f"{NAME} is removed, which frees ")
     assert home.left() == set()
-    assert len(hub.server.asked) == n_asked
+    assert len(hub.server.requests) == n_asked
 
 
 def test_precisions_and_kept_downloads_are_as_requested(home: Home, hub: Hub) -> None:
@@ -218,7 +218,7 @@ def test_an_interrupted_pull_continues_where_it_stopped(home: Home, hub: Hub) ->
     assert home.run("pull", NAME) == 1
     assert "the downloaded part is kept, and the same command continues from there" in home.err
     assert home.run("pull", NAME) == 0
-    assert hub.server.asked_for(WEIGHTS)[-1].headers["Range"] == "bytes=100000-"
+    assert hub.server.requests_for(WEIGHTS)[-1].headers["Range"] == "bytes=100000-"
 
 
 def test_a_partial_download_can_be_removed(home: Home, hub: Hub) -> None:
@@ -261,7 +261,7 @@ def test_a_changed_model_must_be_accepted(home: Home, hub: Hub) -> None:
 def test_a_misspelt_name_is_reported_before_any_download(home: Home, hub: Hub) -> None:
     assert home.run("pull", NAME, "qwen3-asr-0.7b") == 78
     assert "unknown model 'qwen3-asr-0.7b'; did you mean" in home.err
-    assert not hub.server.asked
+    assert not hub.server.requests
 
 
 def test_one_failure_does_not_stop_other_downloads(home: Home, hub: Hub) -> None:
@@ -289,7 +289,7 @@ def test_the_error_for_a_gated_repository_names_the_token(
     assert home.run("pull", NAME) == 1
     assert "HF_TOKEN" in home.err
     assert "hf_sesame" not in home.err + home.out
-    assert hub.server.asked[0].headers["Authorization"] == "Bearer hf_sesame"
+    assert hub.server.requests[0].headers["Authorization"] == "Bearer hf_sesame"
 
 
 def test_a_zip_from_elsewhere_is_pulled_too(home: Home, hub: Hub, checkpoint: Path) -> None:
@@ -381,7 +381,7 @@ def test_a_killed_pull_continues_where_it_stopped(home: Home, hub: Hub) -> None:
             os.sched_yield()
         process.kill()
     assert home.run("pull", NAME) == 0
-    assert hub.server.asked_for(WEIGHTS)[-1].headers["Range"] == "bytes=200000-"
+    assert hub.server.requests_for(WEIGHTS)[-1].headers["Range"] == "bytes=200000-"
 
 
 def test_a_stopped_pull_says_that_it_can_continue(home: Home, hub: Hub) -> None:

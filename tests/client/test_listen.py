@@ -1,4 +1,4 @@
-"""Live captions: lines for pipes, JSON for programs, and a terminal that is left as it was."""
+"""Tests of live captions: lines for pipes, JSON for programs, a terminal that is restored."""
 
 import asyncio
 import os
@@ -62,7 +62,7 @@ FIRST_END = v1.End(seq=2, duration=1.0, segments=1, words=0)
 def say(
     *messages: v1.ServerMessage, stay: bool = False
 ) -> Callable[[ServerConnection], Coroutine[Any, Any, None]]:
-    """Server that sends the same messages to every client."""
+    """Return a handler that sends messages to each client."""
 
     async def converse(connection: ServerConnection) -> None:
         for message in messages:
@@ -101,7 +101,7 @@ async def test_a_pipe_gets_one_line_for_each_final() -> None:
     assert err == ("1.5 s of audio have no text: the microphone was taken away\nwarning: slow\n")
 
 
-async def test_a_program_gets_the_messages_as_they_came() -> None:
+async def test_json_output_contains_the_messages_unchanged() -> None:
     async with serving(*SPOKEN, END) as server:
         code, out, err = await listen("--url", url_of(server), "--json")
     assert (code, err) == (0, "")
@@ -110,11 +110,11 @@ async def test_a_program_gets_the_messages_as_they_came() -> None:
 
 async def test_session_since_and_token_reach_the_server(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("secret\n", "utf-8")
-    asked: list[tuple[str, str]] = []
+    requests: list[tuple[str, str]] = []
 
     async def note(connection: ServerConnection) -> None:
         assert connection.request is not None
-        asked.append((connection.request.path, connection.request.headers["Authorization"]))
+        requests.append((connection.request.path, connection.request.headers["Authorization"]))
         ready = v1.Ready(session="work", model="tiny", seq=2, next_sample=0)
         await say(ready, final(3, "a"), END)(connection)
 
@@ -125,10 +125,10 @@ async def test_session_since_and_token_reach_the_server(tmp_path: Path) -> None:
         )
     assert (code, out) == (1, "a\n")
     assert err == "listen: the server left out message 4\n"
-    assert asked == [("/v1/events?session=work&since=2", "Bearer secret")]
+    assert requests == [("/v1/events?session=work&since=2", "Bearer secret")]
 
 
-async def test_without_waiting_a_missing_server_is_an_error() -> None:
+async def test_with_no_wait_a_missing_server_is_an_error() -> None:
     async with serving() as server:
         url = url_of(server)
     code, out, err = await listen("--no-wait", "--url", url)
@@ -143,18 +143,18 @@ async def test_without_waiting_a_missing_server_is_an_error() -> None:
         (["--url", "http://localhost"], "is not the address of a server"),
     ],
 )
-async def test_wrong_options_are_an_error(arguments: list[str], sentence: str) -> None:
+async def test_an_invalid_argument_gives_one_sentence(arguments: list[str], sentence: str) -> None:
     code, out, err = await listen("--url", "ws://127.0.0.1:1", *arguments)
     assert (code, out) == (1, "")
     assert err.count("\n") == 1
     assert sentence in err
 
 
-SIZES = ("COLUMNS", "LINES")  # in the environment they would hide the window's
+SIZES = ("COLUMNS", "LINES")  # in the environment they would override the size of the window
 
 
 class Terminal:
-    """A pseudo terminal, and what has been written to it."""
+    """Pseudo terminal that records the output."""
 
     def __init__(self, *arguments: str, columns: int = 40, kind: str = "xterm") -> None:
         self._leader, follower = pty.openpty()
@@ -171,11 +171,11 @@ class Terminal:
         os.close(follower)
 
     def resize(self, columns: int) -> None:
-        """Make the window as wide; the program is not told."""
+        """Set the width of the window, without a signal to the program."""
         termios.tcsetwinsize(self._leader, (24, columns))
 
     async def wait_for(self, text: str) -> None:
-        """Read until something has been shown."""
+        """Read until a text has been shown."""
         while text not in self.shown:
             await asyncio.to_thread(self._read)
 
@@ -188,7 +188,7 @@ class Terminal:
     def _read(self) -> bool:
         try:
             data = os.read(self._leader, 1 << 16)
-        except OSError:  # the other side is closed
+        except OSError:  # the other end is closed
             return False
         self.shown += data.decode(errors="replace")
         return bool(data)
@@ -208,7 +208,7 @@ async def test_a_terminal_is_left_clean(number: signal.Signals) -> None:
     assert terminal.shown.rindex("\x1b[2K") > terminal.shown.rindex("more")  # the caption
 
 
-async def test_a_terminal_is_told_that_there_is_no_server() -> None:
+async def test_a_terminal_shows_that_the_server_is_missing() -> None:
     async with serving() as server:
         url = url_of(server)
     terminal = Terminal("--url", url)
@@ -245,7 +245,7 @@ async def test_a_long_caption_shows_its_last_lines() -> None:
     assert len(Console().render_lines(words)) > 6
 
 
-async def test_a_window_that_changes_is_drawn_anew() -> None:
+async def test_captions_are_redrawn_when_the_window_changes() -> None:
     async with serving(READY, partial("one two three four five six"), stay=True) as server:
         terminal = Terminal("--url", url_of(server), columns=60)
         await terminal.wait_for("one two three four five six")
@@ -261,9 +261,7 @@ async def test_a_window_that_changes_is_drawn_anew() -> None:
 @pytest.mark.parametrize(
     ("columns", "n_rows"), [(60, 2), (40, 2), (28, 4), (15, 4), (14, 6), (5, 13)]
 )
-async def test_rows_that_a_narrower_window_makes_of_a_caption_are_taken_back(
-    columns: int, n_rows: int
-) -> None:
+async def test_rows_added_by_a_narrower_window_are_removed(columns: int, n_rows: int) -> None:
     async with serving(READY, partial("abcdefghijklmno 一二三四五六七"), stay=True) as server:
         terminal = Terminal("--url", url_of(server), columns=60)
         await terminal.wait_for("listening to microphone, tiny")
@@ -278,8 +276,8 @@ async def test_rows_that_a_narrower_window_makes_of_a_caption_are_taken_back(
     assert before.count("\x1b[1A") == n_rows - 1
 
 
-async def test_letters_that_join_into_one_take_no_row_of_finals_away() -> None:
-    """One by one they would be wider than the window."""
+async def test_joined_characters_do_not_remove_a_row_of_finals() -> None:
+    """The sum of their widths exceeds the window."""
     family = "\N{MAN}\u200d\N{WOMAN}\u200d\N{GIRL}"
     async with serving(READY, partial(family * 15), stay=True) as server:
         terminal = Terminal("--url", url_of(server), columns=60)
@@ -303,14 +301,14 @@ async def test_wide_characters_are_counted_as_two_columns() -> None:
     assert "一二三四五六七\x1b" in terminal.shown
 
 
-async def test_a_terminal_that_can_do_nothing_gets_lines() -> None:
+async def test_a_dumb_terminal_gets_lines() -> None:
     async with serving(READY, partial("on"), final(1, "one"), FIRST_END) as server:
         terminal = Terminal("--url", url_of(server), kind="dumb")
         assert await terminal.wait_for_end() == 0
     assert terminal.shown == "one\r\n"
 
 
-async def test_letters_are_joined_and_text_is_not_turned_around() -> None:
+async def test_joiners_are_kept_and_direction_codes_are_removed() -> None:
     text = "می\u200cخواهم a\u202eb\u00adc\ttab"
     async with serving(READY, final(1, text), FIRST_END) as server:
         _, out, _ = await listen("--url", url_of(server))
@@ -318,24 +316,24 @@ async def test_letters_are_joined_and_text_is_not_turned_around() -> None:
 
 
 @pytest.mark.parametrize("script", ["listen.py", "stream_file.py"])
-async def test_a_job_in_the_background_can_be_ended(script: str, tmp_path: Path) -> None:
+async def test_a_background_job_can_be_terminated(script: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
-    what = [] if script == "listen.py" else [str(file)]
-    came = asyncio.Event()
+    input_file = [] if script == "listen.py" else [str(file)]
+    connected = asyncio.Event()
 
     async def stay(connection: ServerConnection) -> None:
-        came.set()
+        connected.set()
         await connection.wait_closed()
 
     async with serve(stay, "127.0.0.1", 0) as server:
         process = await asyncio.create_subprocess_exec(
             *("sh", "-c", "trap '' INT; exec \"$@\"", "sh", sys.executable),
-            *(str(SCRIPT.with_name(script)), "--url", url_of(server), *what),
+            *(str(SCRIPT.with_name(script)), "--url", url_of(server), *input_file),
             stdout=subprocess.DEVNULL,
             env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])},
         )
         try:
-            await came.wait()
+            await connected.wait()
             process.terminate()
             code = await asyncio.wait_for(process.wait(), 30)
         finally:

@@ -1,4 +1,4 @@
-"""A file that is sent to the daemon: text on stdout, files, a connection that is lost."""
+"""Tests of sending a file to the daemon: text on stdout, files, a lost connection."""
 
 import asyncio
 import os
@@ -74,7 +74,7 @@ async def test_every_format_is_written_as_transcribe_writes_it(tmp_path: Path, f
         assert " ".join(word["text"] for word in segment["words"]) == segment["text"]
 
 
-async def test_a_lost_connection_loses_nothing(tmp_path: Path) -> None:
+async def test_no_text_is_lost_with_a_connection(tmp_path: Path) -> None:
     long = exact(np.concatenate([talk(0.7)] * 20))
     write_wav(tmp_path / "long.wav", long)
     expected = [m["text"] for m in recognise(long) if m["type"] == "final"]
@@ -96,7 +96,7 @@ async def test_a_lost_connection_loses_nothing(tmp_path: Path) -> None:
     assert err.startswith("waiting: ")
 
 
-async def test_the_token_is_shown(tmp_path: Path, file: Path) -> None:
+async def test_the_token_is_sent_to_the_server(tmp_path: Path, file: Path) -> None:
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     (tmp_path / "daemon").mkdir()
     async with running_daemon(tmp_path / "daemon", DaemonOptions(token=TOKEN)) as daemon:
@@ -121,10 +121,10 @@ async def test_the_token_is_shown(tmp_path: Path, file: Path) -> None:
         (["--token-file", "/nowhere/token", "FILE"], 1, "No such file or directory"),
         (["-o", SCRIPT, "--url", "ws://127.0.0.1:1", "FILE"], 1, f"{SCRIPT}: File exists"),
         (["-o", "/proc/no", "--url", "ws://127.0.0.1:1", "FILE"], 1, "/proc/no: No such file"),
-        (["-f", "txt", "-f", "srt", "FILE"], 2, "several formats need an --output-dir"),
+        (["-f", "txt", "-f", "srt", "FILE"], 2, "several formats need a directory"),
     ],
 )
-async def test_wrong_options_are_an_error(
+async def test_an_invalid_argument_gives_one_sentence(
     file: Path, arguments: list[object], code: int, sentence: str
 ) -> None:
     arguments = [file if argument == "FILE" else argument for argument in arguments]
@@ -135,7 +135,7 @@ async def test_wrong_options_are_an_error(
     assert code == 2 or err.count("\n") == 1
 
 
-async def test_what_can_be_read_of_a_broken_file_is_kept(tmp_path: Path) -> None:
+async def test_the_readable_part_of_a_broken_file_is_transcribed(tmp_path: Path) -> None:
     file = write_audio(tmp_path / "broken.flac", talk(0.7, 1.1, 0.5), codec="flac")
     data = bytearray(file.read_bytes())
     data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)

@@ -8,7 +8,7 @@ import pytest
 from streamasr.config.endpoint import is_loopback, read_token
 from streamasr.core.errors import ConfigError
 from tests.support.errors import raises
-from tests.support.settings import TOKEN, complaint, load, write_token
+from tests.support.settings import TOKEN, error_of, load, write_token
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_an_address_that_others_may_reach_needs_a_token(
     path: Path, host: str, token_file: Path
 ) -> None:
     text = f'[server]\nhost = "{host}"\n'
-    assert f"{path}: other machines could connect to {host!r}" in complaint(path, text)
+    assert f"{path}: other machines could connect to {host!r}" in error_of(path, text)
     assert load(path, f'{text}token_file = "token"').server.token_file == token_file
 
 
@@ -65,7 +65,7 @@ def test_a_token_that_others_can_use_is_refused(mode: int, token_file: Path) -> 
 
 
 def test_a_missing_token_file_is_refused_when_settings_are_read(path: Path) -> None:
-    assert "cannot be read: No such file" in complaint(path, '[server]\ntoken_file = "none"')
-    assert "is not a regular file" in complaint(path, '[server]\ntoken_file = "."')
+    assert "cannot be read: No such file" in error_of(path, '[server]\ntoken_file = "none"')
+    assert "is not a regular file" in error_of(path, '[server]\ntoken_file = "."')
     os.mkfifo(path.parent / "pipe", 0o600)  # which would not answer
-    assert "is not a regular file" in complaint(path, '[server]\ntoken_file = "pipe"')
+    assert "is not a regular file" in error_of(path, '[server]\ntoken_file = "pipe"')

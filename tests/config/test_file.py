@@ -15,7 +15,7 @@ from streamasr.config.listing import Setting, settings
 from streamasr.config.sections import Settings
 from streamasr.core.errors import ConfigError
 from tests.support.errors import raises
-from tests.support.settings import A_HASH, changed, complaint, load, two_places
+from tests.support.settings import A_HASH, changed, error_of, load, two_places
 
 
 @pytest.fixture
@@ -254,9 +254,9 @@ def test_the_command_line_wins_over_the_file(path: Path) -> None:
 
 
 def test_errors_on_the_command_line_are_not_blamed_on_the_file(path: Path) -> None:
-    said = complaint(path, "[server]\nport = 1", {"server": {"port": 99999}})
+    said = error_of(path, "[server]\nport = 1", {"server": {"port": 99999}})
     assert said == "command line: server.port: expected `int` <= 65535."
-    said = complaint(path, "[server]\nport = 1", {"server": {"host": "0.0.0.0"}})
+    said = error_of(path, "[server]\nport = 1", {"server": {"host": "0.0.0.0"}})
     assert said.startswith("command line: other machines")
 
 

@@ -168,7 +168,7 @@ class Batching(RuleBasedStateMachine):
     @precondition(lambda self: self.reader.n_used)
     @rule(key=st.sampled_from(KEYS))
     def release(self, key: str) -> None:
-        """Nothing is kept; an answer that is under way is not harmed."""
+        """Free a key, which does no harm to an unfinished answer."""
         self.batcher.release(key)
 
     @precondition(lambda self: self.under_way)
@@ -184,7 +184,7 @@ class Batching(RuleBasedStateMachine):
 
     @invariant()
     def free_cells_are_free(self) -> None:
-        """What the batcher believes to be free is."""
+        """Compare the batcher's count of free cells with the reader's."""
         if hasattr(self, "reader"):
             assert self.batcher.n_free_cells <= self.reader.n_ctx - self.reader.n_used
 
@@ -202,7 +202,7 @@ TestBatching.settings = settings(max_examples=150, stateful_step_count=25)
 
 
 class Expected:
-    """What one sequence holds, and how many rows it has to read where nothing is given up."""
+    """Content of one sequence, and the rows that it has to read if nothing is evicted."""
 
     def __init__(self) -> None:
         self.held: list[Item] = []
@@ -313,12 +313,12 @@ def test_prompts_go_first_and_then_all_decode_together() -> None:
     assert len(reader.batches) == 3 + max(len(answer.tokens) for answer in expected.values())
 
 
-# What is given up
+# Eviction
 
 
 @pytest.mark.parametrize("n_ctx", [35, 45, 60])
 def test_answers_that_do_not_fit_together_are_found_one_after_the_other(n_ctx: int) -> None:
-    """Where each took the cells that another has just filled, none would ever be complete."""
+    """If each took the cells that another has just filled, none would ever be complete."""
     contents = {key: audio([n] * 6) for n, key in enumerate("abcd")}
     expected = [truth(PROMPT, embeddings) for embeddings in contents.values()]
     batcher, reader = batcher_of(n_ctx, max_rows=2)
@@ -471,7 +471,7 @@ def test_costs_say_what_they_are_for() -> None:
 
 
 def test_answers_that_take_turns_do_not_take_the_cells_of_each_other_for_ever() -> None:
-    """Whoever is in charge lets them go on one by one, and their sum does not fit."""
+    """The caller continues them one by one, and they do not fit together."""
     contents = {key: audio([n] * 30) for n, key in enumerate(range(6))}
     expected = [truth(PROMPT, embeddings) for embeddings in contents.values()]
     n_needed = [3 + 30 + 2 + len(answer.tokens) for answer in expected]

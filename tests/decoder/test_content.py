@@ -1,4 +1,4 @@
-"""What a sequence holds: positions, rows, and how much two contents share."""
+"""Contents of sequences: positions, rows, and the number that two share."""
 
 from itertools import takewhile
 
@@ -48,7 +48,7 @@ def test_the_common_length_is_that_of_the_equal_positions(a: Content, b: Content
     assert common_length(a, b) == common_length(b, a)
     assert common_length(a, a) == len(a)
     # Tokens are never taken for embeddings; so items at the same place may count as different
-    # only where one content has a token of another part, which is no loss worth more code.
+    # only where one content has a token of another part, which costs little.
     assert common_length(a, b) <= n_equal
     if a.before == b.before and len(a.embeddings) == len(b.embeddings):
         assert common_length(a, b) == n_equal

@@ -165,7 +165,7 @@ def test_a_draft_is_resumed_behind_a_token_that_has_changed() -> None:
         ((1, 2, 3), (1, 2), (3,)),
         ((1, 2, 3), (1, 2, 3), ()),
         ((1, 2, 3), (1, 2, 3, 4), ()),
-        ((1, 2, 3, 4), (9,), ()),  # one token is no place
+        ((1, 2, 3, 4), (9,), ()),  # one token is too little
         ((1, 2, 3, 4), (9, 2, 3), (4,)),  # one replaced
         ((1, 2, 3, 4), (9, 1, 2), (3, 4)),  # one inserted
         ((1, 2, 3, 4), (2, 3), (4,)),  # one taken out

@@ -601,7 +601,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"not a model\n" * 100], ids=["0", "4", "text"])
-def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_gguf_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "decoder.gguf"
     path.write_bytes(content)
     with raises(ModelError, "decoder_unloadable") as caught:

@@ -1,4 +1,4 @@
-"""Where a decoder runs, and what is said where it cannot be there."""
+"""Device of a decoder, and the sentence if it cannot be used."""
 
 import pytest
 from hypothesis import given
@@ -50,7 +50,7 @@ def test_a_gpu_that_is_not_there_is_answered_with_those_that_are(wanted: str | i
     )
 
 
-def test_a_machine_without_gpu_is_no_trouble_unless_one_was_asked_for() -> None:
+def test_a_machine_without_gpu_is_fine_unless_one_was_asked_for() -> None:
     assert place(ALL_LAYERS, None, []) == (ON_CPU, None)
     assert place(0, "CUDA0", []) == (ON_CPU, None)
     for n_layers, wanted in ((12, None), (ALL_LAYERS, 3), (ALL_LAYERS, "CUDA0")):

@@ -1,4 +1,4 @@
-"""What a decoder says that has learned nothing."""
+"""Scripted output for random weights."""
 
 import numpy as np
 from hypothesis import given

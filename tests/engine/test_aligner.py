@@ -95,11 +95,13 @@ def test_a_system_that_refuses_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch
 def test_a_file_that_is_missing_is_known_before_it_is_needed(copy: Path, name: str) -> None:
     worker_of(copy, 1)
     (copy / name).unlink()
-    with pytest.raises(ModelError, match=name):
+    with pytest.raises(ModelError) as caught:
         worker_of(copy, 1)
+    assert caught.value.code in {"model_file_missing", "not_a_bundle"}
+    assert name in str(caught.value)
 
 
-def test_another_model_is_no_aligner(bundle: Path) -> None:
+def test_a_recogniser_is_refused_as_an_aligner(bundle: Path) -> None:
     with raises(ModelError, "wrong_model_role"):
         worker_of(bundle, 1)
 
@@ -152,7 +154,7 @@ async def dictate(url: str) -> list[v1.Words]:
         return [event async for event in stream if isinstance(event, v1.Words)]
 
 
-async def test_a_daemon_that_nobody_speaks_to_has_none(tmp_path: Path) -> None:
+async def test_a_daemon_without_speech_has_no_aligner(tmp_path: Path) -> None:
     settings = "[model]\naligner_idle_s = 1\n"
     with RunningDaemon(tmp_path, "--no-mic", settings=settings) as daemon:
         daemon.wait_for("is loaded")
@@ -235,7 +237,7 @@ def test_words_are_spread_where_it_cannot_be_loaded_and_that_is_said_once(
     assert code == "worker_lost"
     assert "classifier.npy" in sentence
     assert sum(record.levelname == "WARNING" for record in caplog.records) == 1
-    with pytest.raises(ModelError, match=r"classifier\.npy"), LocalEngine(config):
+    with raises(ModelError, "classifier_unreadable"), LocalEngine(config):
         pass
 
 

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,7 +30,7 @@ def fail(_connection: Connection) -> None:
 
 def wait_for_ever(connection: Connection) -> None:
     connection.send(os.getpid())
-    time.sleep(3600)
+    threading.Event().wait()
 
 
 def end(connection: Connection, child: ChildProcess) -> None:

@@ -38,7 +38,7 @@ def config_of(settings: Settings, **others: Any) -> EngineConfig:
     return config
 
 
-def test_no_aligner_is_looked_for_where_nobody_wants_words() -> None:
+def test_no_aligner_is_looked_for_without_words() -> None:
     finder = FakeFinder()
     config = engine_config(changed({"model.aligner": "theirs"}).model, finder, words=False)
     assert config.aligner is None

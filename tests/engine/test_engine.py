@@ -387,7 +387,7 @@ def test_sessions_at_once_give_what_each_gives_alone(
         assert [future.result() for future in at_once] == alone
 
 
-def test_a_file_holds_up_nobody(engine: LocalEngine) -> None:
+def test_a_file_does_not_delay_live_sessions(engine: LocalEngine) -> None:
     answers: list[str] = []
     finished = threading.Event()
 
@@ -443,7 +443,7 @@ def test_a_closed_channel_receives_nothing(engine: LocalEngine) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_every_pass_is_answered_once(engine: LocalEngine, seed: int) -> None:
-    """Whatever stage it has reached when it is abandoned or promoted."""
+    """A pass may be in any stage when it is abandoned or promoted."""
     choose = random.Random(seed)
     answers = Answers()
     channel = engine.channel(answers.put)
@@ -661,8 +661,9 @@ def test_a_broken_file_of_the_model_is_refused_in_a_sentence(
     broken = with_model(config, model)
     if not part.startswith("aligner"):
         broken = replace(broken, aligner=None)
-    with pytest.raises(ModelError, match=Path(part).name) as caught, LocalEngine(broken):
+    with pytest.raises(ModelError) as caught, LocalEngine(broken):
         pass
+    assert Path(part).name in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -762,7 +763,7 @@ def test_a_gpu_that_kills_the_aligner_is_told_and_the_cpu_aligns(
     assert "so the CPU is: the process died (signal SIGKILL)" in told[1][1]
 
 
-def test_a_provider_that_nobody_knows_ends_the_start(config: EngineConfig) -> None:
+def test_an_unknown_provider_ends_the_start(config: EngineConfig) -> None:
     with (
         raises(ModelError, "unknown_provider"),
         LocalEngine(running_on(config, providers=("Abacus",))),
@@ -789,7 +790,7 @@ def test_an_encoder_of_few_bits_is_warned_of(
     ["abc", "4", True, [4], {}, -1, 1e9, 10**400, float("nan")],
     ids=lambda rate: f"{rate}"[:9],
 )
-def test_a_script_that_is_no_number_of_tokens_is_refused_at_once(
+def test_a_script_without_a_number_of_tokens_is_refused_at_once(
     config: EngineConfig, tmp_path: Path, rate: object
 ) -> None:
     model = copy_of(config.model, tmp_path)
@@ -815,7 +816,7 @@ def test_embeddings_that_are_not_numbers_fail_their_pass_alone(engine: LocalEngi
 
 def test_a_context_that_cannot_fit_is_refused_at_the_start(config: EngineConfig) -> None:
     with (
-        pytest.raises(ConfigError, match="context"),
+        raises(ConfigError, "context_too_long"),
         LocalEngine(replace(config, aligner=None, options=SessionOptions(context="name " * 5000))),
     ):
         pass

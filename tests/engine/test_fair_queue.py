@@ -1,4 +1,4 @@
-"""Whose turn it is: order, fairness, and nothing lost."""
+"""Fair queue: order, fairness, and nothing lost."""
 
 from collections import Counter, defaultdict, deque
 from itertools import pairwise
@@ -292,7 +292,7 @@ def test_no_partial_is_served_while_a_final_of_its_owner_waits(played: Played) -
 
 
 @given(histories)
-def test_nobody_waits_while_others_get_much_more_than_it_got_before(played: Played) -> None:
+def test_no_owner_waits_while_others_get_much_more_than_it_got_before(played: Played) -> None:
     """An item at the head of its owner's line waits for a bounded service of each other owner.
 
     That is what its owner may have had ahead of them (a quantum and an operation), what they may
@@ -360,7 +360,7 @@ def test_owners_that_always_want_something_get_the_same(costs: list[tuple[str, f
 
 
 class Stepped:
-    """A random history of a queue whose items take several steps, of all whose turn it is."""
+    """A random history of a queue whose items take several steps, shared by owners."""
 
     def __init__(self, steps: list[tuple[str, Rank, int, float]]) -> None:
         """Let each step push one item, and some steps be made after some of them.

@@ -28,6 +28,7 @@ from streamasr.engine.stages import (
     WorkerStage,
 )
 from streamasr.models.family import Decoder, Encoded
+from tests.support.errors import raises
 
 TIMEOUT_S = 30
 EMBEDDING = np.zeros((1, 4), np.float32)
@@ -125,7 +126,7 @@ class FakeDecoder:
             self._changed.notify()
 
     def step_begun(self) -> list[str]:
-        """What the next step is about."""
+        """Contexts of the orders of the next step."""
         return self.steps.get(timeout=TIMEOUT_S)
 
     def abandon(self) -> None:
@@ -258,7 +259,7 @@ def test_what_is_not_more_urgent_interrupts_nothing(
     assert decoder.step_begun() == ["second"]
 
 
-def test_what_hurries_goes_with_the_finals(stage: DecoderStage, decoder: FakeDecoder) -> None:
+def test_a_promoted_order_goes_with_the_finals(stage: DecoderStage, decoder: FakeDecoder) -> None:
     speaker, other = Listener(), Listener()
     stage.put(other, speculative("other"))
     assert decoder.step_begun() == ["other"]
@@ -271,7 +272,7 @@ def test_what_hurries_goes_with_the_finals(stage: DecoderStage, decoder: FakeDec
     assert decoder.step_begun() == ["other"]
 
 
-def test_what_hurries_is_not_interrupted_by_its_own_hurry(
+def test_a_promoted_order_does_not_interrupt_itself(
     stage: DecoderStage, decoder: FakeDecoder
 ) -> None:
     speaker, other = Listener(), Listener()
@@ -299,7 +300,7 @@ def test_an_order_that_is_taken_back_gets_no_answer(
     stage.put(a, final("waiting", segment=3))
     stage.put(b, final("b"))
     assert stage.take_back(b, lambda order: order is running) == []
-    assert len(stage.take_back(a, lambda _: True)) == 2  # the step is for nobody now
+    assert len(stage.take_back(a, lambda _: True)) == 2  # the step is for no order now
     assert decoder.step_begun() == ["b"]
     decoder.allow()
     assert b.next_text() == "b"
@@ -335,7 +336,7 @@ def test_a_pass_that_is_asked_for_again_is_begun_anew(
     assert owner.answers.empty()
 
 
-def test_who_is_forgotten_holds_up_nobody(stage: DecoderStage, decoder: FakeDecoder) -> None:
+def test_a_forgotten_owner_delays_no_other(stage: DecoderStage, decoder: FakeDecoder) -> None:
     gone, stays = Listener(), Listener()
     stage.put(gone, final("running", segment=7))
     assert decoder.step_begun() == ["running"]
@@ -438,20 +439,20 @@ def test_a_context_can_be_checked_while_something_is_decoded(
     stage.put(Listener(), final("running"))
     assert decoder.step_begun() == ["running"]
     stage.check_options(SessionOptions(context="short"))
-    with pytest.raises(ConfigError, match="too long"):
+    with raises(ConfigError, "context_too_long"):
         stage.check_options(SessionOptions(context="long"))
     stage.stop()
-    with pytest.raises(WorkerError, match="not running"):
+    with raises(WorkerError, "decoder_not_running"):
         stage.check_options(SessionOptions(context="short"))
 
 
 def test_a_decoder_that_cannot_be_loaded_says_why() -> None:
     def load() -> Decoder:
-        raise ModelError("no such file")
+        raise ModelError("it does not exist", code="model_file_missing")
 
     stage = DecoderStage(load)
     stage.start()
-    with pytest.raises(ModelError, match="no such file"):
+    with raises(ModelError, "model_file_missing"):
         stage.wait_ready()
     assert not stage.is_ready
     stage.stop()
@@ -526,7 +527,7 @@ def test_what_comes_late_can_be_first(
     assert [child.answer() for _ in range(3)] == [1, 101, 2]
 
 
-def test_what_hurries_is_encoded_with_the_finals(
+def test_a_promoted_order_is_encoded_with_the_finals(
     encoding: WorkerStage[Encode, int, int], child: ManualWorker
 ) -> None:
     owner = Listener()

@@ -29,7 +29,7 @@ def grown(samples: Float32Array, ends: list[int]) -> GrowingLogMel:
     return mel
 
 
-# All comparisons are exact: a row is the same sum whichever rows are computed beside it.
+# All comparisons are exact: a row is the same sum with any rows beside it.
 
 
 @given(data=st.data(), samples=clips(4.0))

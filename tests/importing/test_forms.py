@@ -78,7 +78,7 @@ def test_a_recogniser_gives_the_same_answers_in_any_form(
     source_of: Sources, golden: dict[str, Any], tmp_path: Path, name: str
 ) -> None:
     form = FORMS[name]
-    bundle = import_model(source_of(name, TINY_RECOGNISER), tmp_path / "bundle", form.wish)
+    bundle = import_model(source_of(name, TINY_RECOGNISER), tmp_path / "bundle", form.options)
     assert_warned_of_few_bits(bundle, form)
     with Recogniser(bundle.directory) as recogniser:
         for clip in TINY_GOLDEN_CLIPS:
@@ -93,7 +93,7 @@ def test_an_aligner_gives_the_same_times_in_any_form(
     source_of: Sources, golden: dict[str, Any], tmp_path: Path, name: str
 ) -> None:
     form = FORMS[name]
-    bundle = import_model(source_of(name, TINY_ALIGNER), tmp_path / "bundle", form.wish)
+    bundle = import_model(source_of(name, TINY_ALIGNER), tmp_path / "bundle", form.options)
     assert_warned_of_few_bits(bundle, form)
     with ForcedAligner(bundle.directory, OnnxOptions(threads=1), n_threads=1) as aligner:
         for clip in SPOKEN:
@@ -168,7 +168,9 @@ def test_a_model_of_any_shape_is_the_same_in_any_form(shape: Shape, name: str, s
         embeddings: list[Float32Array] = []
         for form in (FORMS["safetensors f16"], FORMS[name]):
             source = form.write(checkpoint, Path(directory) / f"source-{len(embeddings)}")
-            bundle = import_model(source, Path(directory) / f"bundle-{len(embeddings)}", form.wish)
+            bundle = import_model(
+                source, Path(directory) / f"bundle-{len(embeddings)}", form.options
+            )
             with Recogniser(bundle.directory) as recogniser:
                 embeddings.append(recogniser.encoder.encode(speechlike(20_000)))
                 assert len(recogniser.greedy(embeddings[-1], 3)) <= 3

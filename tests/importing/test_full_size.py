@@ -9,7 +9,7 @@ import pytest
 
 from streamasr.bench.machine import SCRIPTED
 from streamasr.decoder.llama import LlamaModel
-from streamasr.importing.pack import Wish, import_model
+from streamasr.importing.pack import ImportOptions, import_model
 from streamasr.importing.source import open_sources
 from streamasr.models.bundle import read_bundle
 from streamasr.models.family import Role
@@ -76,7 +76,7 @@ def test_weights_are_scaled_so_that_every_stage_contributes(checkpoint: Path) ->
 
 
 def test_scripted_output_consists_of_words(checkpoint: Path, tmp_path: Path) -> None:
-    bundle = import_model(checkpoint, tmp_path / "bundle", Wish(decoder="f16")).directory
+    bundle = import_model(checkpoint, tmp_path / "bundle", ImportOptions(decoder="f16")).directory
     add_script(bundle, "random", 4.0)
     read = read_bundle(bundle, Role.RECOGNISER)
     assert read.name == "random"

@@ -16,11 +16,11 @@ import pytest
 from streamasr.core.errors import ConfigError, ModelError
 from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows
 from streamasr.importing import pack as module
+from streamasr.importing.atomic import PARTIAL, atomic_directory
 from streamasr.importing.files import hash_file
 from streamasr.importing.gguf_writer import write_decoder
 from streamasr.importing.graphs import EncoderWidth
-from streamasr.importing.pack import DecoderWidth, Wish, import_model
-from streamasr.importing.placing import PARTIAL, whole_or_nothing
+from streamasr.importing.pack import DecoderWidth, ImportOptions, import_model
 from streamasr.importing.tokenizer import read_vocabulary
 from streamasr.models import tiny
 from streamasr.models.bundle import open_bundle
@@ -58,17 +58,17 @@ def aligner(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pack(source: Path, destination: Path, **options: Any) -> Path:
-    wish = Wish(**({"encoder": "fp32", "decoder": "f32"} | options))
-    return import_model(source, destination, wish).directory
+    chosen = ImportOptions(**({"encoder": "fp32", "decoder": "f32"} | options))
+    return import_model(source, destination, chosen).directory
 
 
 def test_a_model_directory_describes_itself_and_its_origin(
     tmp_path: Path, recogniser: Path
 ) -> None:
     steps: list[str] = []
-    wish = Wish("fp32", "f32", "mine", provenance={"repository": "some/where"})
+    chosen = ImportOptions("fp32", "f32", "mine", provenance={"repository": "some/where"})
     bundle = import_model(
-        recogniser, tmp_path / "out" / "b", wish, lambda step, *_: steps.append(step)
+        recogniser, tmp_path / "out" / "b", chosen, lambda step, *_: steps.append(step)
     )
     facts = json.loads((bundle.directory / "model.json").read_text())
     assert (facts["format"], facts["version"]) == ("streamasr-bundle", 1)
@@ -128,18 +128,18 @@ def test_a_folder_of_two_recognisers_is_ambiguous(tmp_path: Path, recogniser: Pa
 def test_a_model_directory_can_be_imported_again_under_another_name(
     tmp_path: Path, recogniser: Path
 ) -> None:
-    first = import_model(recogniser, tmp_path / "a", Wish(decoder="f16"))
-    second = import_model(first.directory, tmp_path / "b", Wish(name="other"))
+    first = import_model(recogniser, tmp_path / "a", ImportOptions(decoder="f16"))
+    second = import_model(first.directory, tmp_path / "b", ImportOptions(name="other"))
     assert second.name == "other"
     assert second.source["path"] == str(first.directory)
     assert {n: f.sha256 for n, f in second.files.items()} == {
         n: f.sha256 for n, f in first.files.items()
     }
     assert second.decoder.samefile(first.decoder)  # linked, not copied
-    third = import_model(first.directory, tmp_path / "c", Wish(decoder="q8_0"))
+    third = import_model(first.directory, tmp_path / "c", ImportOptions(decoder="q8_0"))
     assert third.precision == {"encoder": "fp32", "decoder": "q8_0"}
     with raises(ConfigError, "encoder_fixed"):
-        import_model(first.directory, tmp_path / "d", Wish(encoder="int8"))
+        import_model(first.directory, tmp_path / "d", ImportOptions(encoder="int8"))
 
 
 OWN = tiny.BUNDLE / "aligner"
@@ -162,7 +162,7 @@ def test_a_source_whose_description_lists_itself_is_not_modified(
     (bundle.directory / "sub").mkdir()
     (bundle.directory / "sub" / "model.json").touch()
     before = path.read_bytes()
-    import_model(bundle.directory, tmp_path / "b", Wish(name="other"))
+    import_model(bundle.directory, tmp_path / "b", ImportOptions(name="other"))
     assert path.read_bytes() == before
 
 
@@ -196,7 +196,7 @@ def test_leftovers_of_killed_imports_are_removed_by_the_next(
     leftover = tmp_path / f".b.1234{PARTIAL}"
     leftover.mkdir()
     (leftover / "decoder.gguf").touch()
-    with whole_or_nothing(tmp_path / "c") as locked:
+    with atomic_directory(tmp_path / "c") as locked:
         pack(recogniser, tmp_path / "b")
         assert not leftover.exists()
         assert locked.exists()
@@ -206,7 +206,7 @@ def test_of_two_imports_with_one_destination_the_later_is_refused(
     tmp_path: Path, recogniser: Path
 ) -> None:
     def import_late() -> None:
-        with whole_or_nothing(tmp_path / "b") as partial:
+        with atomic_directory(tmp_path / "b") as partial:
             (partial / "mine").touch()
             pack(recogniser, tmp_path / "b")
 

@@ -1,4 +1,4 @@
-"""Which providers of onnxruntime are tried, and what becomes of those that fail."""
+"""Providers of onnxruntime: the order of attempts, and the failures."""
 
 import os
 import subprocess
@@ -47,7 +47,7 @@ def test_providers_of_this_build_are_tried_in_order_and_the_cpu_at_last(
     wanted=st.lists(st.sampled_from([*KNOWN, "Abacus"]), max_size=4, unique=True),
     built_in=st.sets(st.sampled_from(KNOWN)).map(lambda names: names | {CPU}),
 )
-def test_whatever_is_wanted_something_can_be_tried_or_nobody_knows_it(
+def test_each_provider_is_tried_is_missing_or_is_unknown(
     wanted: list[str], built_in: set[str]
 ) -> None:
     if "Abacus" in wanted:
@@ -144,7 +144,7 @@ def test_inputs_that_a_graph_does_not_take_are_a_sentence(tmp_path: Path) -> Non
         session.run("y", x=np.zeros((1, 7), np.float32))
 
 
-def test_onnxruntime_reports_to_nobody_and_leaves_nothing_in_the_users_cache(
+def test_onnxruntime_sends_no_reports_and_leaves_nothing_in_the_users_cache(
     tmp_path: Path,
 ) -> None:
     program = "from streamasr.models.onnx import load_onnxruntime as f; f().InferenceSession({!r})"

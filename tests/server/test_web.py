@@ -1,8 +1,7 @@
-"""The web page: as it is served, and as a person uses it, in a real browser.
+"""Tests of the web page: as files over HTTP, and as used in a real browser.
 
-The browser's microphone plays the bundled clip. Where recognition matters, the daemon is a real
-one with the embedded model; elsewhere its engine is scripted, and the text is the number of
-samples.
+The browser's microphone plays the bundled clip. Tests of recognition use a real daemon with the
+embedded model; others use a daemon without models, whose text states how much audio it received.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ from streamasr.models import tiny
 from streamasr.models.qwen3.languages import LANGUAGES
 from streamasr.pipeline.formats import format_transcript
 from streamasr.server.web_assets import load_pages
-from tests.support.browser import CHROMIUM, Tab, hearing, running_chromium
+from tests.support.browser import CHROMIUM, Tab, microphone_from, running_chromium
 from tests.support.daemons import RunningDaemon
 from tests.support.fake_daemon import (
     DaemonOptions,
@@ -54,9 +53,9 @@ SENTENCES: Final = [
     "hello good morning please open page one hundred and twenty three",
     "copy the last sentence comma send my message question mark new line",
 ]
-"""The embedded model's text of the first seconds of the clip."""
+"""Text that the embedded model recognises in the first seconds of the clip."""
 
-# How it is served.
+# Files over HTTP.
 
 
 def fetch(
@@ -89,7 +88,7 @@ async def test_the_page_and_its_files_are_served(tmp_path: Path) -> None:
     assert set(load_pages()) == {"/"} | {f"/{file.name}" for file in WEB.iterdir()}
 
 
-async def test_the_head_of_a_page_is_that_of_the_page(tmp_path: Path) -> None:
+async def test_head_returns_the_headers_of_get(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         for path in ("/", "/app.js", "/healthz", "/nothing"):
             status, headers, body = await asyncio.to_thread(fetch, daemon, path)
@@ -99,7 +98,7 @@ async def test_the_head_of_a_page_is_that_of_the_page(tmp_path: Path) -> None:
         assert (await asyncio.to_thread(fetch, daemon, "/v1/stream", "HEAD"))[0] >= 400
 
 
-async def test_what_a_browser_has_already_is_not_sent_again(tmp_path: Path) -> None:
+async def test_a_cached_file_is_not_sent_again(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         _, headers, _ = await asyncio.to_thread(fetch, daemon, "/app.js")
         assert headers["cache-control"] == "no-cache"
@@ -112,7 +111,7 @@ async def test_what_a_browser_has_already_is_not_sent_again(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "path", ["/web/", "/nothing.js", "/../config.toml", "/..%2fapp.js", "//app.js", "/app.js/"]
 )
-async def test_nothing_else_is_served(tmp_path: Path, path: str) -> None:
+async def test_other_paths_are_not_found(tmp_path: Path, path: str) -> None:
     async with running_daemon(tmp_path) as daemon:
         assert (await asyncio.to_thread(fetch, daemon, path))[0] == 404
 
@@ -122,7 +121,7 @@ async def test_the_page_needs_no_token(tmp_path: Path) -> None:
         assert (await asyncio.to_thread(fetch, daemon, "/"))[0] == 200
 
 
-def test_the_page_asks_for_nothing_from_elsewhere() -> None:
+def test_the_page_loads_nothing_from_other_hosts() -> None:
     for file in WEB.iterdir():
         text = file.read_text("utf-8").replace("http://www.w3.org/2000/svg", "")
         assert not re.search(r"https?://|//[a-z]+\.", text), file
@@ -130,7 +129,7 @@ def test_the_page_asks_for_nothing_from_elsewhere() -> None:
         assert not re.search(r"<script(?! type=\"module\" src=)|<style| style=| on[a-z]+=\"", text)
 
 
-def test_the_page_knows_the_languages() -> None:
+def test_the_page_offers_all_languages() -> None:
     offered = re.search(r"LANGUAGES =\n(.*?);", (WEB / "app.js").read_text(), re.DOTALL)
     assert offered
     assert re.findall("[A-Z][a-z]+", offered[1]) == sorted(LANGUAGES)
@@ -138,7 +137,7 @@ def test_the_page_knows_the_languages() -> None:
 
 # In a browser.
 
-needs_browser = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
+needs_browser = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +150,7 @@ def clip() -> Float32Array:
 def browser(clip: Float32Array, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     directory = tmp_path_factory.mktemp("browser")
     wav = write_wav(directory / "microphone.wav", clip)
-    with running_chromium(directory / "profile", hearing(wav)) as address:
+    with running_chromium(directory / "profile", microphone_from(wav)) as address:
         yield address
 
 
@@ -163,7 +162,7 @@ def page_of(address: str) -> str:
 async def open_page(
     browser: str, directory: Path, options: DaemonOptions | None = None
 ) -> AsyncIterator[tuple[FakeDaemon, Tab]]:
-    """Run a daemon, and a tab that shows its page."""
+    """Run a daemon, and open a tab with its page."""
     async with (
         running_daemon(directory, options or DaemonOptions()) as daemon,
         Tab.opened(browser, page_of(daemon.address)) as tab,
@@ -172,7 +171,7 @@ async def open_page(
 
 
 def settled(n: int) -> str:
-    """Return a condition for so many finals with words."""
+    """Return the condition that the page shows n finals with words."""
     return f"document.querySelectorAll('.segments li:not(.live):has(.word)').length === {n}"
 
 
@@ -181,34 +180,35 @@ async def finals(tab: Tab) -> list[str]:
 
 
 async def cut(daemon: FakeDaemon) -> None:
-    """Break every connection, as a network does."""
+    """Abort every connection, like a broken network."""
     for connection in daemon.server.connections:
         connection.abort()
 
 
-LISTEN_IN: Final = """void (window.AudioWorkletNode = class extends AudioWorkletNode {
-    constructor(...how) {
-        super(...how);
+RECORD_AUDIO: Final = """void (window.AudioWorkletNode = class extends AudioWorkletNode {
+    constructor(...options) {
+        super(...options);
         window.received = [];
-        window.nHeard = 0;
+        window.nReceived = 0;
         this.port.addEventListener("message", ({ data: { pcm } }) => {
             received.push(btoa(String.fromCharCode(...new Uint8Array(pcm.buffer))));
-            nHeard += pcm.length;
+            nReceived += pcm.length;
         });
     }
 })"""
-"""Keeps what the microphone delivers to the page."""
+"""Records the samples that the microphone delivers to the page."""
 
-WHOLE_CLIP: Final = f"nHeard > {round((CLIP_S + 1) * SAMPLE_RATE)}"
+WHOLE_CLIP: Final = f"nReceived > {round((CLIP_S + 1) * SAMPLE_RATE)}"
 
 UNREVISED: Final = '[live]\ncommit = "endpoint"\n'
-"""With this, finals are what `transcribe` makes of the same samples."""
+"""Settings with which finals equal the result of `transcribe` for the same samples."""
 
 
 async def received(tab: Tab) -> bytes:
-    """Return the samples of the microphone.
+    """Return the samples that the microphone has delivered.
 
-    They differ from the clip: Chromium plays it by a timer of its own, with gaps on a busy machine.
+    They are never exactly the clip: Chromium plays by a timer of its own, with gaps on a busy
+    machine.
     """
     return b"".join(map(base64.b64decode, await tab.get("received")))
 
@@ -221,23 +221,23 @@ def transcribed(pcm: bytes) -> list[str]:
 
 
 def published(daemon: RunningDaemon) -> list[str]:
-    """Return the texts that the daemon has kept, of all sessions."""
+    """Return the texts of all sessions in the daemon's store."""
     command = [sys.executable, "-m", "streamasr", "history", "--config", str(daemon.config)]
     done = subprocess.run([*command, "--format", "json"], capture_output=True, check=True)
     return [json.decode(line, type=Json)["text"] for line in done.stdout.splitlines()]
 
 
 def likeness(lines: list[str]) -> float:
-    """Return the share of the clip's sentences that the lines have; 1 if they are equal."""
-    said, expected = " ".join(lines).split(), " ".join(SENTENCES).split()
-    return SequenceMatcher(None, said, expected, autojunk=False).ratio()
+    """Return the similarity to the clip's sentences, word by word; 1 for equality."""
+    found, expected = " ".join(lines).split(), " ".join(SENTENCES).split()
+    return SequenceMatcher(None, found, expected, autojunk=False).ratio()
 
 
 @needs_browser
-async def test_what_is_said_appears_while_it_is_said(browser: str, tmp_path: Path) -> None:
+async def test_text_appears_during_speech(browser: str, tmp_path: Path) -> None:
     with RunningDaemon(tmp_path, "--no-mic", settings=UNREVISED) as daemon:
         async with Tab.opened(browser, page_of(daemon.url)) as tab:
-            await tab.get(LISTEN_IN)
+            await tab.get(RECORD_AUDIO)
             await tab.click("#microphone")
             await tab.until("document.querySelector('.live .unstable')?.textContent.length > 10")
             await tab.until(WHOLE_CLIP)
@@ -250,16 +250,14 @@ async def test_what_is_said_appears_while_it_is_said(browser: str, tmp_path: Pat
             assert shown == await asyncio.to_thread(published, daemon)
             assert await tab.get(settled(len(shown)))
             assert likeness(shown) > 0.6, shown
-            assert tab.complaints == []
+            assert tab.errors == []
 
 
 @needs_browser
-async def test_a_daemon_that_is_killed_in_the_middle_loses_no_word(
-    browser: str, tmp_path: Path
-) -> None:
+async def test_no_word_is_lost_when_the_daemon_is_killed(browser: str, tmp_path: Path) -> None:
     with RunningDaemon(tmp_path, "--no-mic", settings=UNREVISED) as daemon:
         async with Tab.opened(browser, page_of(daemon.url)) as tab:
-            await tab.get(LISTEN_IN)
+            await tab.get(RECORD_AUDIO)
             await tab.click("#microphone")
             await tab.until("document.querySelector('.live .unstable')?.textContent.length > 10")
             await asyncio.to_thread(daemon.kill)
@@ -276,17 +274,17 @@ async def test_a_daemon_that_is_killed_in_the_middle_loses_no_word(
 
 
 @needs_browser
-async def test_what_is_said_before_the_page_is_ready_is_kept(browser: str, tmp_path: Path) -> None:
+async def test_audio_from_before_the_page_is_ready_is_kept(browser: str, tmp_path: Path) -> None:
     slow = """void (AudioContext.prototype.resume = function () {
         window.context = this;
-        return new Promise((resolve) => (window.beReady = resolve));
+        return new Promise((resolve) => (window.finishResume = resolve));
     })"""
     async with open_page(browser, tmp_path) as (daemon, tab):
         await tab.get(slow)
         await tab.click("#microphone")
         await tab.until("window.context?.currentTime > 1")
         assert await tab.get("document.querySelector('#microphone').ariaPressed") == "false"
-        await tab.get("beReady()")
+        await tab.get("finishResume()")
         await tab.until("document.querySelector('#microphone').ariaPressed === 'true'")
         n_before = to_samples(await tab.get("context.currentTime"))
         await eventually(lambda: bool(list(daemon.sessions)))
@@ -297,7 +295,7 @@ async def test_what_is_said_before_the_page_is_ready_is_kept(browser: str, tmp_p
 
 
 @needs_browser
-async def test_a_dropped_file_is_written_down_through_lost_connections(
+async def test_a_dropped_file_is_transcribed_despite_lost_connections(
     browser: str, tmp_path: Path
 ) -> None:
     samples = exact(np.concatenate([talk(0.7, 1.3)] * 15))
@@ -317,7 +315,7 @@ async def test_a_dropped_file_is_written_down_through_lost_connections(
 
 
 @needs_browser
-async def test_a_file_is_sent_without_timers_which_pages_in_the_background_lack(
+async def test_a_file_is_sent_without_timers_as_in_background_pages(
     browser: str, tmp_path: Path
 ) -> None:
     file = write_wav(tmp_path / "silence.wav", np.zeros(to_samples(60.0), np.float32))
@@ -329,7 +327,7 @@ async def test_a_file_is_sent_without_timers_which_pages_in_the_background_lack(
 
 
 @needs_browser
-async def test_a_word_is_shown_its_time_and_played_from_there(browser: str, tmp_path: Path) -> None:
+async def test_a_word_shows_its_times_and_plays_from_there(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7, 1.3))
     async with open_page(browser, tmp_path) as (_, tab):
         await tab.choose_files("#file", file)
@@ -343,11 +341,11 @@ async def test_a_word_is_shown_its_time_and_played_from_there(browser: str, tmp_
         begin = float(shown.split()[0].removeprefix("0:"))
         assert await tab.get("document.querySelector('#player').currentTime") >= begin - 0.02
         await tab.until("document.querySelector('.word.now') !== null")
-        assert tab.complaints == []
+        assert tab.errors == []
 
 
 @needs_browser
-async def test_the_keyboard_goes_from_word_to_word(browser: str, tmp_path: Path) -> None:
+async def test_the_keyboard_moves_from_word_to_word(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7, 1.3))
     async with open_page(browser, tmp_path) as (_, tab):
         await tab.choose_files("#file", file)
@@ -365,10 +363,10 @@ async def test_the_keyboard_goes_from_word_to_word(browser: str, tmp_path: Path)
 
 
 @needs_browser
-async def test_segments_stand_in_the_order_they_were_spoken(browser: str, tmp_path: Path) -> None:
-    said = [
+async def test_segments_are_shown_in_spoken_order(browser: str, tmp_path: Path) -> None:
+    messages = [
         {"type": "speech", "segment": 1, "start": 0.5},
-        {"type": "resumed"},  # what was shown of the first segment is gone
+        {"type": "resumed"},  # removes the partial of the first segment
         {"type": "speech", "segment": 2, "start": 10.5},
         {"type": "partial", "segment": 2, "start": 10.5, "text": "two", "stable": 0},
         {"type": "final", "segment": 1, "start": 0.5, "end": 9.0, "text": "one"},
@@ -377,7 +375,7 @@ async def test_segments_stand_in_the_order_they_were_spoken(browser: str, tmp_pa
     script = f"""(async () => {{
         const {{ Sheet }} = await import("/sheet.js");
         const sheet = new Sheet("a", {{}});
-        for (const message of {json.encode(said).decode()}) sheet.show(message);
+        for (const message of {json.encode(messages).decode()}) sheet.show(message);
         return [...sheet.element.querySelectorAll("p:not(.about)")].map((p) => p.textContent);
     }})()"""
     async with open_page(browser, tmp_path) as (_, tab):
@@ -385,7 +383,7 @@ async def test_segments_stand_in_the_order_they_were_spoken(browser: str, tmp_pa
 
 
 @needs_browser
-async def test_the_keyboard_keeps_its_place_at_the_microphone(browser: str, tmp_path: Path) -> None:
+async def test_the_microphone_button_keeps_the_focus(browser: str, tmp_path: Path) -> None:
     async with open_page(browser, tmp_path) as (_, tab):
         await tab.get("document.querySelector('#microphone').focus()")
         await tab.press("Enter")
@@ -396,8 +394,8 @@ async def test_the_keyboard_keeps_its_place_at_the_microphone(browser: str, tmp_
 
 
 @needs_browser
-async def test_what_is_pointed_at_is_not_cut_off(browser: str, tmp_path: Path) -> None:
-    """A row shows nothing beyond its box."""
+async def test_the_highlight_of_a_word_is_not_cut_off(browser: str, tmp_path: Path) -> None:
+    """Rows are clipped to their box."""
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
     async with open_page(browser, tmp_path) as (_, tab):
         await tab.choose_files("#file", file)
@@ -410,7 +408,7 @@ async def test_what_is_pointed_at_is_not_cut_off(browser: str, tmp_path: Path) -
 
 
 @needs_browser
-async def test_the_newest_words_stay_in_view(browser: str, tmp_path: Path) -> None:
+async def test_the_latest_text_stays_in_view(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", exact(np.concatenate([talk(0.3)] * 60)))
     async with open_page(browser, tmp_path) as (_, tab):
         await tab.choose_files("#file", file)
@@ -420,8 +418,8 @@ async def test_the_newest_words_stay_in_view(browser: str, tmp_path: Path) -> No
 
 
 @needs_browser
-async def test_a_reader_who_goes_back_is_not_taken_to_the_end(browser: str, tmp_path: Path) -> None:
-    """Not even by words that came in the same frame."""
+async def test_a_reader_who_scrolls_back_stays_there(browser: str, tmp_path: Path) -> None:
+    """Text that arrives in the same frame does not move the page, either."""
     file = write_wav(tmp_path / "talk.wav", exact(np.concatenate([talk(0.3)] * 60)))
     more = write_wav(tmp_path / "more.wav", exact(talk(0.3)))
     async with open_page(browser, tmp_path) as (_, tab):
@@ -439,7 +437,7 @@ async def test_a_reader_who_goes_back_is_not_taken_to_the_end(browser: str, tmp_
 
 
 @needs_browser
-async def test_search_counts_and_marks_what_it_finds(browser: str, tmp_path: Path) -> None:
+async def test_search_counts_and_marks_the_matches(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7, 1.3, 0.9))
     async with open_page(browser, tmp_path) as (_, tab):
         await tab.choose_files("#file", file)
@@ -456,13 +454,13 @@ async def test_search_counts_and_marks_what_it_finds(browser: str, tmp_path: Pat
         assert await tab.text("#hits") == "2 of 3"
         await tab.get("document.querySelector('#query').select()")
         await tab.type("#query", "(nothing")
-        assert await tab.text("#hits") == "nothing"
+        assert await tab.text("#hits") == "no matches"
         await tab.press("Escape")
         assert await tab.text("#hits") == ""
 
 
 @needs_browser
-async def test_downloads_are_what_transcribe_writes(browser: str, tmp_path: Path) -> None:
+async def test_downloads_equal_the_files_of_transcribe(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "my talk.wav", exact(talk(0.7, 1.3, 0.5)))
     saved = tmp_path / "saved"
     saved.mkdir()
@@ -483,7 +481,7 @@ async def test_downloads_are_what_transcribe_writes(browser: str, tmp_path: Path
 
 
 def read(document: Json) -> Transcript:
-    """A transcript from what was saved of it as JSON."""
+    """Read a transcript from its JSON format."""
     return Transcript(
         document["file"],
         document["model"],
@@ -506,12 +504,12 @@ def read(document: Json) -> Transcript:
 
 
 @needs_browser
-async def test_subtitles_are_divided_as_streamasr_divides_them(
-    browser: str, tmp_path: Path
-) -> None:
+async def test_subtitles_equal_those_of_streamasr(browser: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(6)
-    said = [_made_up(rng, number) for number in range(1, 30)]
-    transcript = Transcript("a", "m", to_samples(said[-1].end / SAMPLE_RATE + 1), tuple(said))
+    segments = [_made_up(rng, number) for number in range(1, 30)]
+    transcript = Transcript(
+        "a", "m", to_samples(segments[-1].end / SAMPLE_RATE + 1), tuple(segments)
+    )
     document = format_transcript(transcript, "json")
     script = f"""(async () => {{
         const {{ Transcript, FORMATS, place }} = await import("/transcript.js");
@@ -533,7 +531,7 @@ async def test_subtitles_are_divided_as_streamasr_divides_them(
 
 
 def _made_up(rng: np.random.Generator, number: int) -> Segment:
-    """A segment of words in several scripts, with every mark that matters to subtitles."""
+    """Make a segment of words in several scripts, with all marks that affect subtitles."""
     stock = ["so", "Grüße,", "naïve", "end.", "what?!", "«oui»", "a-->b", "<b>&c", "x" * 50]
     ideographs = list("一二三，四五。六七「八」九十")
     is_chinese = number % 3 == 0
@@ -556,49 +554,49 @@ def _made_up(rng: np.random.Generator, number: int) -> Segment:
 
 
 @needs_browser
-async def test_what_was_sent_is_sent_again_from_any_place(browser: str, tmp_path: Path) -> None:
+async def test_sent_audio_can_be_sent_again_from_any_position(browser: str, tmp_path: Path) -> None:
     script = """(async () => {
-        const { Tape } = await import("/protocol.js");
-        Tape.KEEP = 50;
-        const tape = new Tape();
+        const { ResendBuffer } = await import("/protocol.js");
+        ResendBuffer.KEEP = 50;
+        const buffer = new ResendBuffer();
         let seed = 6, put = 0, at = 0, furthest = 0;
         const random = (n) => (seed = (seed * 48271) % 0x7fffffff) % n;
         for (let step = 0; step < 20000; step++) {
             const kind = random(10);
             if (kind < 4) {
                 const block = Int16Array.from({ length: random(9) }, (_, i) => put + i);
-                tape.put(block);
+                buffer.put(block);
                 put += block.length;
             } else if (kind < 9) {
-                if (!tape.waiting) continue;
-                for (const sample of tape.take(1 + random(12)))
+                if (!buffer.waiting) continue;
+                for (const sample of buffer.take(1 + random(12)))
                     if (sample !== (at++ << 16) >> 16) return `wrong at ${at}`;
                 furthest = Math.max(furthest, at);
             } else {
                 const position = Math.max(0, furthest - random(70));
-                const complaint = tape.rewind(position);
-                if (complaint && furthest - position <= 50) return complaint;
-                if (!complaint) at = position;
+                const problem = buffer.rewind(position);
+                if (problem && furthest - position <= 50) return problem;
+                if (!problem) at = position;
             }
-            if (tape.waiting !== put - at) return `waiting ${tape.waiting}, not ${put - at}`;
+            if (buffer.waiting !== put - at) return `waiting ${buffer.waiting}, not ${put - at}`;
         }
-        return tape.rewind(put + 1) ?? "it believed too much";
+        return buffer.rewind(put + 1) ?? "accepted a position beyond the end";
     })()"""
     async with open_page(browser, tmp_path) as (_, tab):
-        said = await tab.get(script)
-        assert said == "The daemon claims to have audio that was never sent."
+        answer = await tab.get(script)
+        assert answer == "The daemon reports audio that was never sent; start a new session."
 
 
 @needs_browser
-async def test_a_page_that_will_resume_closes_with_4000(browser: str, tmp_path: Path) -> None:
-    """As after the sleep of a laptop; otherwise the session could be evicted."""
+async def test_a_page_that_reconnects_keeps_its_session(browser: str, tmp_path: Path) -> None:
+    """For example after a laptop slept: otherwise the daemon may evict the session."""
     script = """(async () => {
-        const { Stream } = await import("/protocol.js");
+        const { AudioSession } = await import("/protocol.js");
         let check;
         window.setInterval = (f) => ((check = f), 0);
         await new Promise((resolve) => {
-            const tell = ({ type }) => type === "ready" && resolve();
-            window.stream = new Stream({ sample_rate: 16000 }, { tell }).open();
+            const onMessage = ({ type }) => type === "ready" && resolve();
+            window.stream = new AudioSession({ sample_rate: 16000 }, { onMessage }).open();
         });
         const { now } = Date;
         Date.now = () => now() + 3600_000;
@@ -606,18 +604,18 @@ async def test_a_page_that_will_resume_closes_with_4000(browser: str, tmp_path: 
         Date.now = now;
     })()"""
     async with open_page(browser, tmp_path) as (daemon, tab):
-        close_codes, detach = [], daemon.sessions.detach
+        given_up, detach = [], daemon.sessions.detach
 
-        def note(name: str, connection: Connection, **how: bool) -> None:
-            close_codes.append(how["is_given_up"])
-            detach(name, connection, **how)
+        def note(name: str, connection: Connection, **options: bool) -> None:
+            given_up.append(options["is_given_up"])
+            detach(name, connection, **options)
 
         daemon.sessions.detach = note  # type: ignore[method-assign]
         await tab.get(script)
         await tab.until("stream.isConnected")
-        assert close_codes == [False]
+        assert given_up == [False]
         await tab.get("stream.close()")
-        await eventually(lambda: close_codes == [False, True])
+        await eventually(lambda: given_up == [False, True])
 
 
 @needs_browser
@@ -626,7 +624,7 @@ async def test_the_token_is_asked_for_until_it_is_right(browser: str, tmp_path: 
     async with open_page(browser, tmp_path, DaemonOptions(token=TOKEN)) as (_, tab):
         await tab.choose_files("#file", file)
         for shown in ("wrong", "no/token=", TOKEN):
-            await tab.until("document.querySelector('#door').open")
+            await tab.until("document.querySelector('#token-dialog').open")
             await tab.until("document.querySelector('#token').value === ''")
             await tab.type("#token", shown)
             await tab.press("Enter")
@@ -637,19 +635,19 @@ async def test_the_token_is_asked_for_until_it_is_right(browser: str, tmp_path: 
 
 
 @needs_browser
-async def test_a_missing_token_is_reported(browser: str, tmp_path: Path) -> None:
+async def test_a_missing_token_gives_one_sentence(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
     async with open_page(browser, tmp_path, DaemonOptions(token=TOKEN)) as (_, tab):
         await tab.choose_files("#file", file)
-        await tab.until("document.querySelector('#door').open")
+        await tab.until("document.querySelector('#token-dialog').open")
         await tab.press("Escape")
         await tab.until("document.querySelector('#alert').textContent !== ''")
-        assert await tab.text("#alert") == "The daemon wants a token that it knows."
+        assert await tab.text("#alert") == "The daemon requires a valid token."
         assert await tab.text("#state") == "Ready"
 
 
 @needs_browser
-async def test_a_daemon_that_is_full_is_said_to_be_busy(browser: str, tmp_path: Path) -> None:
+async def test_a_full_daemon_is_shown_as_busy(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
     async with open_page(browser, tmp_path, DaemonOptions(max_sessions=1)) as (daemon, tab):
         await tab.click("#microphone")
@@ -661,9 +659,7 @@ async def test_a_daemon_that_is_full_is_said_to_be_busy(browser: str, tmp_path: 
 
 
 @needs_browser
-async def test_text_that_falls_behind_is_said_as_long_as_it_does(
-    browser: str, tmp_path: Path
-) -> None:
+async def test_the_lag_of_the_text_is_shown_as_the_state(browser: str, tmp_path: Path) -> None:
     async with open_page(browser, tmp_path, DaemonOptions(engine=PatientEngine())) as (daemon, tab):
         await tab.click("#microphone")
         await eventually(lambda: any(live.intake.position for live in daemon.sessions))
@@ -674,7 +670,7 @@ async def test_text_that_falls_behind_is_said_as_long_as_it_does(
 
 
 @needs_browser
-async def test_options_after_the_end_are_ignored(browser: str, tmp_path: Path) -> None:
+async def test_a_late_change_of_settings_has_no_effect(browser: str, tmp_path: Path) -> None:
     file = write_wav(tmp_path / "talk.wav", talk(0.7))
     engine = PatientEngine()
     async with open_page(browser, tmp_path, DaemonOptions(engine=engine)) as (daemon, tab):
@@ -690,11 +686,11 @@ async def test_options_after_the_end_are_ignored(browser: str, tmp_path: Path) -
 
 
 @needs_browser
-async def test_no_microphone_stays_open_that_comes_too_late(browser: str, tmp_path: Path) -> None:
+async def test_a_microphone_opened_too_late_is_closed(browser: str, tmp_path: Path) -> None:
     slow = """(async () => {
         const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
-        navigator.mediaDevices.getUserMedia = async (wish) => {
-            window.late = (await ask(wish)).getTracks()[0];
+        navigator.mediaDevices.getUserMedia = async (constraints) => {
+            window.late = (await ask(constraints)).getTracks()[0];
             await new Promise((resolve) => (window.allow = resolve));
             return new MediaStream([late]);
         };
@@ -713,7 +709,7 @@ async def test_no_microphone_stays_open_that_comes_too_late(browser: str, tmp_pa
 
 
 @needs_browser
-async def test_a_forbidden_microphone_is_reported(browser: str, tmp_path: Path) -> None:
+async def test_a_forbidden_microphone_gives_one_sentence(browser: str, tmp_path: Path) -> None:
     async with open_page(browser, tmp_path) as (daemon, tab):
         await tab.get(
             "void (navigator.mediaDevices.getUserMedia ="
@@ -726,16 +722,16 @@ async def test_a_forbidden_microphone_is_reported(browser: str, tmp_path: Path) 
 
 
 @needs_browser
-async def test_a_file_without_audio_is_an_error(browser: str, tmp_path: Path) -> None:
+async def test_a_file_that_is_not_audio_gives_one_sentence(browser: str, tmp_path: Path) -> None:
     async with open_page(browser, tmp_path) as (_, tab):
         await tab.drop_files(Path(__file__))
         await tab.until("document.querySelector('#alert').textContent !== ''")
-        assert await tab.text("#alert") == "test_web.py is no audio that this browser can read."
+        assert (await tab.text("#alert")).startswith("test_web.py is not audio that this browser")
         assert await tab.text("#state") == "Ready"
 
 
 @needs_browser
-async def test_everything_has_a_name_and_nothing_is_refused(browser: str, tmp_path: Path) -> None:
+async def test_controls_have_names_and_no_error_is_logged(browser: str, tmp_path: Path) -> None:
     async with open_page(browser, tmp_path) as (_, tab):
         await tab.do("Accessibility.enable")
         tree = (await tab.do("Accessibility.getFullAXTree"))["nodes"]
@@ -748,11 +744,11 @@ async def test_everything_has_a_name_and_nothing_is_refused(browser: str, tmp_pa
             and not node.get("name", {}).get("value")
         ]
         assert nameless == []
-        assert tab.complaints == []
+        assert tab.errors == []
 
 
 @needs_browser
-async def test_light_and_dark_follow_the_system_until_told_otherwise(
+async def test_the_theme_follows_the_system_until_it_is_chosen(
     browser: str, tmp_path: Path
 ) -> None:
     background = "getComputedStyle(document.body).backgroundColor"
@@ -773,7 +769,7 @@ async def test_light_and_dark_follow_the_system_until_told_otherwise(
         assert await tab.get(background) == dark
 
 
-def test_text_and_borders_stand_out_in_light_and_dark() -> None:
+def test_text_and_borders_have_contrast_in_light_and_dark() -> None:
     style = (WEB / "style.css").read_text()
     pairs = re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", style)
     colours = {name: shades for name, *shades in pairs}
@@ -795,7 +791,7 @@ def test_text_and_borders_stand_out_in_light_and_dark() -> None:
 
 @needs_browser
 @pytest.mark.parametrize("width", [320, 390, 768])
-async def test_no_width_makes_the_page_scroll_sideways(
+async def test_the_page_does_not_scroll_sideways_at_any_width(
     browser: str, tmp_path: Path, width: int
 ) -> None:
     file = write_wav(tmp_path / f"{'long name ' * 12}.wav", talk(0.7))
@@ -811,22 +807,22 @@ async def test_no_width_makes_the_page_scroll_sideways(
 
 
 @needs_browser
-async def test_captions_of_ideographs_have_no_spaces(browser: str, tmp_path: Path) -> None:
+async def test_captions_join_ideographs_without_spaces(browser: str, tmp_path: Path) -> None:
     script = """(async () => {
-        const told = [];
-        window.WebSocket = class { constructor() { told.push(this); } close() {} send() {} };
+        const sockets = [];
+        window.WebSocket = class { constructor() { sockets.push(this); } close() {} send() {} };
         await import("/captions.js");
-        const say = (message) => told[0].onmessage({ data: JSON.stringify(message) });
+        const receive = (message) => sockets[0].onmessage({ data: JSON.stringify(message) });
         const final = { type: "final", start: 0, end: 1, language: null };
         const partial = { type: "partial", segment: 4, stable: 1 };
         const shown = () => document.querySelector("#caption").textContent;
-        say({ type: "ready", seq: 0 });
-        say({ ...final, seq: 1, segment: 1, text: "so" });
-        say({ ...final, seq: 2, segment: 2, text: "一二" });
-        say({ ...final, seq: 3, segment: 3, text: "三" });
-        say({ ...partial, text: "四五六" });
+        receive({ type: "ready", seq: 0 });
+        receive({ ...final, seq: 1, segment: 1, text: "so" });
+        receive({ ...final, seq: 2, segment: 2, text: "一二" });
+        receive({ ...final, seq: 3, segment: 3, text: "三" });
+        receive({ ...partial, text: "四五六" });
         const wide = shown();
-        say({ ...partial, text: "and" });
+        receive({ ...partial, text: "and" });
         return [wide, shown(), document.querySelector("#caption .unstable").textContent];
     })()"""
     async with open_page(browser, tmp_path) as (_, tab):
@@ -836,7 +832,7 @@ async def test_captions_of_ideographs_have_no_spaces(browser: str, tmp_path: Pat
 
 
 @needs_browser
-async def test_captions_for_streaming_software(browser: str, tmp_path: Path) -> None:
+async def test_the_captions_page_shows_the_microphone(browser: str, tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         live = daemon.host.begin_own()
         async with Tab.opened(browser, page_of(daemon.address) + "captions.html#lines=3") as tab:
@@ -844,4 +840,4 @@ async def test_captions_for_streaming_software(browser: str, tmp_path: Path) -> 
             live.intake.feed(exact(talk(0.7)))
             await tab.until("document.querySelector('#caption').textContent !== ''")
             assert "samples" in await tab.text("#caption")
-            assert tab.complaints == []
+            assert tab.errors == []

@@ -12,7 +12,7 @@ BLOCK = 1024  # samples per frame given to an encoder
 
 
 def tone(seconds: float, rate: int = SAMPLE_RATE, hz: float = 440.0) -> Float32Array:
-    """A sine at half of full scale, (n,)."""
+    """Return a sine at half of full scale, (n,)."""
     t = np.arange(round(seconds * rate)) / rate
     return (0.5 * np.sin(2 * np.pi * hz * t)).astype(np.float32)
 
@@ -28,17 +28,17 @@ def write_audio(
     late: float = 0.0,
     gap: tuple[float, float] | None = None,
 ) -> Path:
-    """Write samples to a file in the container that its name says.
+    """Write samples to an audio file and return its path.
 
     Args:
-        path: where to.
+        path: the file to write; its suffix chooses the container.
         channels: (n,) or (n_channels, n), full scale at 1.
-        rate: their samples per second.
-        codec: libav's name of the encoder.
-        layout: libav's name of the channel layout.
-        options: for the container.
-        late: seconds after which the sound starts, by its timestamps.
-        gap: at this second, timestamps jump ahead by so many seconds.
+        rate: samples per second.
+        codec: libav's name for the encoder.
+        layout: libav's name for the channel layout.
+        options: options of the container.
+        late: timestamp of the first sample, in seconds.
+        gap: (a second, the length of a jump of the timestamps there, in seconds).
     """
     channels = np.atleast_2d(channels)
     with av.open(str(path), "w", options=options or {}) as container:
@@ -56,7 +56,7 @@ def write_audio(
 
 
 def write_video(path: Path, sound: Float32Array | None, *, late: float = 0.0) -> Path:
-    """A second of picture, with sound that starts late, or without."""
+    """Write a second of video, with sound that starts `late` seconds in, or without sound."""
     with av.open(str(path), "w") as container:
         picture = container.add_stream("mpeg4", rate=10)
         assert isinstance(picture, av.VideoStream)
@@ -85,7 +85,7 @@ def write_video(path: Path, sound: Float32Array | None, *, late: float = 0.0) ->
 
 
 def cut_off(path: Path, fraction: float) -> Path:
-    """A copy of a file that breaks off after this part of its bytes."""
+    """Write a copy of a file that ends after this fraction of its bytes."""
     broken = path.with_name(f"broken-{path.name}")
     data = path.read_bytes()
     broken.write_bytes(data[: int(fraction * len(data))])

@@ -1,4 +1,4 @@
-"""A Chromium without a screen, driven through its DevTools protocol."""
+"""Headless Chromium, controlled through its DevTools protocol."""
 
 import asyncio
 import base64
@@ -19,7 +19,7 @@ CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser")
 
 _OPTIONS: Final = (
     "--headless=new",
-    "--no-sandbox",  # it does not start as root otherwise, and sees no page but ours
+    "--no-sandbox",  # required for root; only pages of this project are loaded
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--no-first-run",
@@ -27,7 +27,7 @@ _OPTIONS: Final = (
     "--disable-background-networking",
     "--disable-component-update",
     "--remote-debugging-port=0",
-    "--use-fake-ui-for-media-stream",  # whoever asks for the microphone gets it
+    "--use-fake-ui-for-media-stream",  # grants access to the microphone
     "--use-fake-device-for-media-stream",
 )
 
@@ -42,16 +42,16 @@ _MIDDLE: Final = """async (selector) => {
     for (let last = ""; last !== `${middle()}`; await frame(), await frame()) last = `${middle()}`;
     return middle();
 }"""
-"""Brings an element into view and waits until nothing moves it for two frames."""
+"""Scroll an element into view and wait until it does not move for two frames."""
 
 
 @contextlib.contextmanager
 def running_chromium(directory: Path, *options: str) -> Iterator[str]:
-    """A browser; where it is to be driven.
+    """Run a browser; yield the address of its DevTools.
 
     Args:
-        directory: for its profile.
-        options: more of them.
+        directory: directory for its profile.
+        options: further command-line options.
     """
     assert CHROMIUM
     command = [CHROMIUM, *_OPTIONS, f"--user-data-dir={directory}", *options, "about:blank"]
@@ -66,13 +66,13 @@ def running_chromium(directory: Path, *options: str) -> Iterator[str]:
             process.kill()
 
 
-def hearing(wav: Path) -> str:
-    """The option of a browser whose microphone plays a file, once."""
+def microphone_from(wav: Path) -> str:
+    """Return the option for a microphone that plays a file once."""
     return f"--use-file-for-fake-audio-capture={wav}%noloop"
 
 
 class Tab:
-    """A tab in a profile of its own."""
+    """Tab in a profile of its own."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
@@ -80,13 +80,13 @@ class Tab:
         self._answers: dict[int, asyncio.Future[Json]] = {}
         self._session: str | None = None
         self._context = ""
-        self.complaints: list[str] = []
-        """Errors that nobody caught, and what the browser refused to do for the page."""
+        self.errors: list[str] = []
+        """Uncaught exceptions, and errors that the browser logged for the page."""
 
     @classmethod
     @contextlib.asynccontextmanager
     async def opened(cls, browser: str, url: str = "") -> AsyncIterator[Self]:
-        """A tab that shows a page."""
+        """Open a tab that shows a page."""
         async with connect(browser, max_size=None, ping_interval=None) as connection:
             tab = cls(connection)
             reading = asyncio.create_task(tab._read())
@@ -116,60 +116,60 @@ class Tab:
             else:
                 self._note(message["method"], message["params"])
 
-    def _note(self, method: str, said: Json) -> None:
+    def _note(self, method: str, params: Json) -> None:
         if method == "Runtime.exceptionThrown":
-            details = said["exceptionDetails"]
-            self.complaints.append(details.get("exception", details).get("description", "?"))
-        elif method == "Log.entryAdded" and said["entry"]["level"] == "error":
-            self.complaints.append(said["entry"]["text"] + " " + said["entry"].get("url", ""))
+            details = params["exceptionDetails"]
+            self.errors.append(details.get("exception", details).get("description", "?"))
+        elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
+            self.errors.append(params["entry"]["text"] + " " + params["entry"].get("url", ""))
 
     async def do(self, method: str, **parameters: Any) -> Json:
-        """Have something done that the DevTools protocol knows."""
+        """Execute a command of the DevTools protocol."""
         number = next(self._numbers)
         self._answers[number] = answer = asyncio.get_running_loop().create_future()
-        order: Json = {"id": number, "method": method, "params": parameters}
+        command: Json = {"id": number, "method": method, "params": parameters}
         if self._session and not method.startswith(("Target.", "Browser.")):
-            order["sessionId"] = self._session
-        await self._connection.send(json.encode(order).decode())
-        said = await answer
-        assert "error" not in said, f"{method}: {said['error']}"
-        return dict(said["result"])
+            command["sessionId"] = self._session
+        await self._connection.send(json.encode(command).decode())
+        message = await answer
+        assert "error" not in message, f"{method}: {message['error']}"
+        return dict(message["result"])
 
     async def go(self, url: str) -> None:
-        """Load a page, and wait until its scripts have run."""
+        """Load a page and wait until its scripts have run."""
         await self.do("Page.navigate", url=url)
         await self.until(f"location.href === {url!r} && document.readyState === 'complete'")
 
     async def get(self, script: str) -> Any:
-        """The value of an expression in the page."""
-        said = await self.do(
+        """Return the value of an expression in the page."""
+        result = await self.do(
             "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
         )
-        assert "exceptionDetails" not in said, said["exceptionDetails"]["exception"]
-        return said["result"].get("value")
+        assert "exceptionDetails" not in result, result["exceptionDetails"]["exception"]
+        return result["result"].get("value")
 
     async def until(self, script: str) -> None:
-        """Wait until an expression is true in the page; the deadline is the story's."""
+        """Wait until an expression is true in the page; the deadline is the test's."""
         while not await self.get(script):
             await asyncio.sleep(0.02)
 
     async def text(self, selector: str) -> str:
-        """What stands in an element."""
+        """Return the text of an element."""
         return str(await self.get(f"document.querySelector({selector!r}).textContent"))
 
     async def texts(self, selector: str) -> list[str]:
-        """What stands in all such elements."""
+        """Return the texts of all matching elements."""
         script = f"[...document.querySelectorAll({selector!r})].map((e) => e.textContent)"
         return [str(text) for text in await self.get(script)]
 
     async def click(self, selector: str) -> None:
-        """Press the mouse in the middle of an element, as a person does."""
+        """Click the middle of an element."""
         x, y = await self.point(selector)
         await self._mouse("mousePressed", x, y, button="left", clickCount=1)
         await self._mouse("mouseReleased", x, y, button="left", clickCount=1)
 
     async def point(self, selector: str) -> tuple[float, float]:
-        """Let the mouse rest on an element, wherever that has moved meanwhile; where that is."""
+        """Move the mouse to an element, which may move meanwhile; return the position."""
         while True:
             x, y = await self.middle(selector)
             await self._mouse("mouseMoved", x, y)
@@ -177,7 +177,7 @@ class Tab:
                 return x, y
 
     async def middle(self, selector: str) -> tuple[float, float]:
-        """Where an element is in the window, once it has come to rest there."""
+        """Return the middle of an element in the window, once it does not move any more."""
         x, y = await self.get(f"({_MIDDLE})({selector!r})")
         return x, y
 
@@ -185,20 +185,20 @@ class Tab:
         await self.do("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
 
     async def press(self, key: str, **more: Any) -> None:
-        """Press a key that has a name."""
+        """Press a key, given by name."""
         code = {"Enter": 13, "Tab": 9, "Escape": 27, "ArrowRight": 39, "ArrowLeft": 37}[key]
         text = {"Enter": {"text": "\r"}}.get(key, {})
         for kind in ("keyDown", "keyUp"):
-            what = {"key": key, "code": key, "windowsVirtualKeyCode": code} | more
-            await self.do("Input.dispatchKeyEvent", type=kind, **what, **text)
+            event = {"key": key, "code": key, "windowsVirtualKeyCode": code} | more
+            await self.do("Input.dispatchKeyEvent", type=kind, **event, **text)
 
     async def type(self, selector: str, text: str) -> None:
-        """Write into a field."""
+        """Type a text into a field."""
         await self.get(f"document.querySelector({selector!r}).focus()")
         await self.do("Input.insertText", text=text)
 
     async def choose_files(self, selector: str, *files: Path) -> None:
-        """Answer the dialog of a button that opens files."""
+        """Choose files in a file field."""
         document = await self.do("DOM.getDocument")
         node = await self.do(
             "DOM.querySelector", nodeId=document["root"]["nodeId"], selector=selector
@@ -206,13 +206,13 @@ class Tab:
         await self.do("DOM.setFileInputFiles", files=list(map(str, files)), nodeId=node["nodeId"])
 
     async def drop_files(self, *files: Path) -> None:
-        """Drag files onto the page and let them go."""
+        """Drag files onto the page and drop them."""
         data = {"items": [], "files": list(map(str, files)), "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
             await self.do("Input.dispatchDragEvent", type=kind, x=300, y=200, data=data)
 
     async def save_downloads_in(self, directory: Path) -> None:
-        """Save what the page offers without asking."""
+        """Save downloads to a directory without asking."""
         await self.do(
             "Browser.setDownloadBehavior",
             behavior="allow",
@@ -221,7 +221,7 @@ class Tab:
         )
 
     async def look(self, *, width: int = 1000, height: int = 720, scheme: str = "light") -> None:
-        """See the page in a window of some size, as somebody who likes light or dark."""
+        """Set the size of the window and the preferred colour scheme."""
         await self.do(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -233,6 +233,6 @@ class Tab:
         await self.do("Emulation.setEmulatedMedia", features=[feature])
 
     async def photograph(self, path: Path) -> None:
-        """Keep what is to be seen."""
+        """Save a screenshot."""
         picture = await self.do("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(picture["data"]))

@@ -1,4 +1,4 @@
-"""What the children of the process tests do: module-level functions, as `spawn` needs them."""
+"""Functions that child processes run in tests; `spawn` needs them at module level."""
 
 import inspect
 import os
@@ -21,17 +21,17 @@ Answer: TypeAlias = Callable[[Request], Any]
 
 
 class NotPicklable:
-    """A request that cannot cross into a child."""
+    """Request that cannot be unpickled in a child."""
 
     def __call__(self) -> None:
-        """Never reached."""
+        """Do nothing; this call is never reached."""
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("this cannot be pickled")
 
 
 def build_calculator(base: int) -> Answer:
-    """Answers a number with its sum with `base`, and calls functions."""
+    """Answer a number with its sum with `base`; call a function."""
     return lambda request: base + request if isinstance(request, int) else request()
 
 
@@ -44,7 +44,7 @@ def build_dying(_: None) -> Answer:
 
 
 def build_unless_negative(base: int) -> Answer:
-    """Dies of a number below 0 and hangs with 0, as with a driver that is no good."""
+    """Die of a number below 0 and hang at 0, like a model on a broken driver."""
     if base < 0:
         die()
     if base == 0:
@@ -53,7 +53,7 @@ def build_unless_negative(base: int) -> Answer:
 
 
 def build_mortal(is_mortal: bool) -> Answer:
-    """Dies of requests above 1, if it dies at all."""
+    """Die of requests above 1, if `is_mortal`."""
     calculate = build_calculator(0)
 
     def answer(request: Request) -> Any:
@@ -65,7 +65,7 @@ def build_mortal(is_mortal: bool) -> Answer:
 
 
 def build_encoder_on_cpu(load: LoadEncoder, config: EncoderConfig) -> Built[Any, Any]:
-    """Load the encoder of a machine whose GPU driver kills every process that uses it."""
+    """Load an encoder on a machine whose GPU driver kills every process that uses it."""
     from streamasr.engine.encoder import build_encoder
 
     if config.providers != ("CPUExecutionProvider",):
@@ -76,7 +76,7 @@ def build_encoder_on_cpu(load: LoadEncoder, config: EncoderConfig) -> Built[Any,
 def build_aligner_on_cpu(
     load: LoadAligner, warning: str | None, config: AlignerConfig
 ) -> Built[Any, Any]:
-    """Load the aligner of that machine."""
+    """Load an aligner on that machine."""
     from streamasr.engine.aligner import build_aligner
 
     if config.providers != ("CPUExecutionProvider",) or config.gpu_layers:
@@ -90,7 +90,7 @@ def build_dying_once(marker: Path) -> Answer:
 
 
 def build_stuck(fifo: Path) -> Answer:
-    """Says through a named pipe that it has begun to load, and never ends."""
+    """Report through a named pipe that loading has begun, and never return."""
     tell_and_hang(fifo)
 
 
@@ -99,7 +99,7 @@ def build_never_ready(_: None) -> Answer:
 
 
 def build_broken_later(marker: Path) -> Answer:
-    """Good the first time, broken from then on."""
+    """Succeed the first time; fail from then on."""
     if marker.exists():
         raise ModelError("the file has gone", code="file_gone")
     marker.touch()
@@ -110,7 +110,7 @@ N_DEATHS: Final = 5
 
 
 def build_dying_often(directory: Path) -> Answer:
-    """Good the first time, then dies so many times, then good again."""
+    """Succeed the first time, then die several times, then succeed again."""
     n_starts = len(list(directory.glob("start *")))
     (directory / f"start {n_starts}").touch()
     if 1 <= n_starts <= N_DEATHS:
@@ -124,7 +124,7 @@ def build_after_reading(fifo: Path) -> Answer:
 
 
 def build_polite(_: None) -> Answer:
-    """Gives way as the aligner does, with a thread before and one behind it."""
+    """Lower the priority as the aligner does, with a thread started before and one after."""
     from streamasr.engine.aligner import give_way
 
     threading.Thread(target=hang, daemon=True).start()
@@ -134,7 +134,7 @@ def build_polite(_: None) -> Answer:
 
 
 def priorities() -> set[tuple[int, int]]:
-    """Niceness and scheduling policy of all threads of this process."""
+    """Return niceness and scheduling policy of all threads of this process."""
     threads = [int(path.name) for path in Path("/proc/self/task").iterdir()]
     return {(os.getpriority(os.PRIO_PROCESS, n), os.sched_getscheduler(n)) for n in threads}
 
@@ -166,7 +166,7 @@ def refuse() -> NoReturn:
 
 
 def stop_in_the_middle_once(marker: Path) -> str:
-    """Begin to answer and come to a halt, but only the first time."""
+    """Begin to answer and stop, but only the first time."""
     if not marker.exists():
         marker.touch()
         frame = inspect.currentframe()
@@ -199,7 +199,7 @@ def blocked_signals() -> set[signal.Signals]:
 
 
 def run_parent(occupation: str) -> None:
-    """Start three children, tell their ids, keep two of them busy and wait for what comes."""
+    """Start three children, print their PIDs, keep two of them busy and wait."""
     workers = [Worker(f"child {n}", build_calculator, 1) for n in range(3)]
     for worker in workers:
         worker.start()
@@ -212,6 +212,6 @@ def run_parent(occupation: str) -> None:
 
 
 def titles() -> tuple[str, str]:
-    """Command line and name of this process, as `ps` and `top` show them."""
+    """Return command line and name of this process, as `ps` and `top` show them."""
     own = Path("/proc/self")
     return (own / "cmdline").read_text().rstrip("\0 "), (own / "comm").read_text().strip()

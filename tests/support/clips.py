@@ -13,12 +13,12 @@ from tests.support.signals import signal, speechlike
 SPOKEN: Final = tuple(sorted(path.stem for path in TINY_CLIPS.glob("*.flac")))
 KINDS: Final = (*SPOKEN, "noise", "silence", "tone", "speechlike")
 LEVELS: Final = (1e-5, 1e-3, 0.1, 1.0)
-"""Far enough apart for the floor, 8 decades of power below the maximum, to pass over speech."""
+"""So far apart that the floor, 8 decades of power below the maximum, can lie above speech."""
 
 
 @cache
 def sound(kind: str) -> Float32Array:
-    """Some seconds of a kind."""
+    """Return a sound of one kind, (n,)."""
     if kind in SPOKEN:
         return read_clip(kind)
     n_samples = 4 * SAMPLE_RATE
@@ -27,7 +27,7 @@ def sound(kind: str) -> Float32Array:
 
 @st.composite
 def clips(draw: st.DrawFn, longest_s: float) -> Float32Array:
-    """Some parts, one after the other: (n,), up to a length."""
+    """Return a strategy of clips: sounds in a row, (n,), up to a length."""
     n_left = draw(st.integers(1, round(longest_s * SAMPLE_RATE)))
     parts = []
     while n_left > 0:
@@ -39,7 +39,7 @@ def clips(draw: st.DrawFn, longest_s: float) -> Float32Array:
 
 
 def cuts(n_samples: int, n_most: int = 8) -> st.SearchStrategy[list[int]]:
-    """Where a clip is cut into blocks: ascending, its end the last; many at hops and chunks."""
+    """Return a strategy of block borders, ascending, up to the end; many at hops and chunks."""
     anywhere = st.integers(1, n_samples)
     near_hops = st.builds(
         lambda hop, off: min(max(1, 160 * hop + off), n_samples),

@@ -17,7 +17,7 @@ _TIMEOUT_S = 120.0  # loading is quick, but other tests may keep both cores busy
 
 
 _PORTS: Final = range(10_000, 32_000)
-"""The system assigns none of these to programs that bind port 0, so that a free one stays free."""
+"""Ports that the system does not assign to programs that bind port 0, so a free one stays free."""
 
 
 def free_port() -> int:
@@ -30,14 +30,14 @@ def free_port() -> int:
 
 
 class RunningDaemon:
-    """`streamasr run`, started and stopped as by a person or systemd."""
+    """`streamasr run` in a child process, started and stopped as by a person or systemd."""
 
     def __init__(self, directory: Path, *options: str, settings: str = "") -> None:
-        """Prepare; `start` runs it.
+        """Prepare the daemon; `start` runs it.
 
         Args:
-            directory: for its configuration, its journal and its spool.
-            options: of the command.
+            directory: directory of its configuration, journal and spool.
+            options: options of `streamasr run`.
             settings: TOML, appended to the settings of all tests.
         """
         self.port = free_port()
@@ -58,7 +58,7 @@ class RunningDaemon:
         return self._process
 
     def start(self) -> Self:
-        """Start it and wait until it listens."""
+        """Start the daemon and wait until it listens."""
         self._process = self.spawn(self.command, os.environ | {"NO_COLOR": "1"})
         self._lines = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, args=[self._process], daemon=True)
@@ -75,16 +75,16 @@ class RunningDaemon:
                 return line
 
     def spawn(self, command: list[str], environ: dict[str, str]) -> "subprocess.Popen[str]":
-        """Start its process."""
+        """Start the process."""
         return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ)
 
     @property
     def all_log(self) -> str:
-        """All lines of stderr so far."""
+        """Lines of stderr so far."""
         return "".join(self.log)
 
     def kill(self) -> None:
-        """End it by SIGKILL."""
+        """Kill the daemon with SIGKILL."""
         self.process.kill()
         self.process.wait(_TIMEOUT_S)
         self._reader.join(_TIMEOUT_S)
@@ -92,7 +92,7 @@ class RunningDaemon:
         self.process.stderr.close()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Stop it by a signal, and return the exit code."""
+        """Stop the daemon with a signal and return its exit code."""
         self.process.send_signal(number)
         return self.process.wait(_TIMEOUT_S)
 
@@ -119,7 +119,7 @@ class RunningDaemon:
             self.kill()
         if self._process and self._process.stderr:
             self._reader.join(_TIMEOUT_S)
-            self._process.stderr.close()  # a second time is fine
+            self._process.stderr.close()  # may be called twice
 
     def __enter__(self) -> Self:
         try:

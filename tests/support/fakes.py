@@ -1,4 +1,4 @@
-"""Stand-ins at the borders of the program: audio that is made up, an engine without models."""
+"""Stand-ins at the borders of the program: synthetic audio, an engine without models."""
 
 import asyncio
 import wave
@@ -30,17 +30,17 @@ from tests.support.signals import speechlike
 
 
 def talk(*bursts: float, pause: float = 1.0) -> Float32Array:
-    """Sounds that pass for speech, so many seconds each, with a pause around each of them."""
+    """Return sounds that the VAD takes for speech, of these lengths in seconds, between pauses."""
     silence = np.zeros(round(pause * SAMPLE_RATE), np.float32)
     parts = [silence]
     for seconds in bursts:
-        # A pause of speech is far below the hangover, so that each burst is one segment.
+        # Pauses inside a sound are far below the hangover, so that each sound is one segment.
         parts += [speechlike(round(seconds * SAMPLE_RATE)), silence]
     return np.concatenate(parts)
 
 
 def write_wav(path: Path, samples: Float32Array) -> Path:
-    """A 16-bit mono file at SAMPLE_RATE."""
+    """Write a 16-bit mono file at SAMPLE_RATE."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
@@ -50,12 +50,12 @@ def write_wav(path: Path, samples: Float32Array) -> Path:
 
 
 def pcm(samples: Float32Array) -> bytes:
-    """Raw 16-bit little-endian samples."""
+    """Return raw 16-bit little-endian samples."""
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype("<i2").tobytes()
 
 
 class FakeSource:
-    """Blocks from memory; may break when they are over."""
+    """Audio source that reads blocks from memory, and may fail at their end."""
 
     def __init__(
         self, samples: Float32Array, *, block: int = 8000, breaks: str | None = None
@@ -79,7 +79,7 @@ class FakeSource:
 
 
 class FakeChannel:
-    """Passes orders on to its engine."""
+    """Channel that passes orders on to its engine."""
 
     def __init__(self, engine: "FakeEngine", deliver: Deliver) -> None:
         self._engine = engine

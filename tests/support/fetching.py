@@ -1,4 +1,4 @@
-"""What is fetched in these tests, and what is asked for meanwhile."""
+"""File that the download tests fetch, and requests that the server received."""
 
 import hashlib
 from pathlib import Path
@@ -35,8 +35,8 @@ def refusal(url: str, path: Path, policy: Policy, code: str, **options: Any) -> 
 
 
 def ranges(server: FileServer, path: str = PATH) -> list[str | None]:
-    """What each request asked for."""
-    return [each.headers.get("Range") for each in server.asked_for(path)]
+    """Return the range of each request."""
+    return [each.headers.get("Range") for each in server.requests_for(path)]
 
 
 def left(path: Path) -> set[str]:

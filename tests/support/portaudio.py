@@ -1,4 +1,4 @@
-"""Inputs to record from: made-up ones, and real PortAudio on a sound server of our own."""
+"""Audio inputs: fakes, and real PortAudio on a separate sound server."""
 
 import ctypes.util
 import dataclasses
@@ -21,7 +21,7 @@ from streamasr.core.units import Float32Array
 from tests.support.waiting import wait_until
 
 DEADLINE = 60.0
-"""Seconds after which a test gives up waiting; machines differ."""
+"""Seconds until a wait fails; machines differ."""
 
 
 def device(
@@ -31,7 +31,7 @@ def device(
 
 
 class FakeInput:
-    """An input that records what a test plays into it."""
+    """Input that records the audio that a test plays."""
 
     def __init__(self, of: InputDevice, deliver: Deliver, audio: "FakeAudio") -> None:
         self.device = of
@@ -58,23 +58,23 @@ class FakeInput:
         """Deliver frames (n,) or (n, n_channels) when they have been recorded.
 
         Args:
-            frames: the sound.
-            is_broken: whether the device says that something is missing before it.
-            slept: seconds that the machine sleeps before.
-            late: seconds awake that pass before.
+            frames: the audio.
+            is_broken: the device reports an overflow before it.
+            slept: seconds of suspend before it.
+            late: further seconds that pass before it.
         """
         self._audio.pass_time(late + len(frames) / self.rate, slept)
         data = np.ascontiguousarray(frames, np.float32).tobytes()
         self._deliver(Block(data, self._audio.now, is_broken))
 
     def unplug(self) -> None:
-        """It stops by itself, and is found no more."""
+        """Stop the device and remove it from the system."""
         self._audio.devices.remove(self.device)
         self._deliver(None)
 
 
 class FakeAudio:
-    """An audio system whose devices and whose time a test makes up."""
+    """Audio system whose devices and clock the test controls."""
 
     def __init__(self, *devices: InputDevice) -> None:
         self.devices = list(devices)
@@ -105,7 +105,7 @@ class FakeAudio:
 
 
 def renumbered(devices: Iterable[InputDevice]) -> list[InputDevice]:
-    """The devices with the numbers that PortAudio would give them now."""
+    """Return the devices with the indices that PortAudio would assign."""
     return [dataclasses.replace(device, index=i) for i, device in enumerate(devices)]
 
 
@@ -166,12 +166,12 @@ asyncio.run(main())
 
 
 class RealListener:
-    """A process that listens through PortAudio, with an ALSA configuration of its own."""
+    """Process that records through PortAudio, with a separate ALSA configuration."""
 
     def __init__(self, home: Path, alsa: str, device: str, **environment: str) -> None:
         (home / ".asoundrc").write_text(alsa)
-        self._complaints = home / "stderr.txt"
-        with self._complaints.open("w") as stderr:
+        self._errors = home / "stderr.txt"
+        with self._errors.open("w") as stderr:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", LISTENER, device],
                 stdin=subprocess.PIPE,
@@ -190,7 +190,7 @@ class RealListener:
             pass  # closes the pipes and waits
 
     def until(self, wanted: Callable[[dict[str, Any]], object]) -> list[dict[str, Any]]:
-        """What it tells, up to the first thing that is wanted."""
+        """Return the events up to the first one of a kind."""
         told: list[dict[str, Any]] = []
         assert self._process.stdout is not None
         with Alarm(self._process.kill):
@@ -198,23 +198,23 @@ class RealListener:
                 told.append(json.loads(line))
                 if wanted(told[-1]):
                     return told
-        raise AssertionError((told[-5:], self._complaints.read_text()[-2000:]))
+        raise AssertionError((told[-5:], self._errors.read_text()[-2000:]))
 
     def pause(self) -> None:
-        """Stop listening; the process lives on."""
+        """Stop recording; the process continues."""
         assert self._process.stdin is not None
         print("pause", file=self._process.stdin, flush=True)
         self.until(lambda event: "is_closed" in event)
 
     def end(self) -> int:
-        """Let the process end; its exit code."""
+        """End the process and return its exit code."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         return self._process.wait(DEADLINE)
 
 
 class Alarm(threading.Timer):
-    """Does something if the block takes too long."""
+    """Timer that acts if the block takes too long."""
 
     def __init__(self, action: Callable[[], None]) -> None:
         super().__init__(DEADLINE, action)
@@ -228,7 +228,7 @@ class Alarm(threading.Timer):
 
 
 class SoundServer:
-    """PulseAudio with one source: what is played into its sink."""
+    """PulseAudio with one source, which records what is played into its sink."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -249,7 +249,7 @@ class SoundServer:
         self.kill()
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server and wait until it answers."""
         options = "-n --daemonize=no --exit-idle-time=-1 --use-pid-file=no --log-target=null"
         modules = [
             f"module-native-protocol-unix auth-anonymous=1 socket={self._folder}/native",
@@ -260,22 +260,22 @@ class SoundServer:
         wait_until(lambda: not self.control("info").returncode)
 
     def kill(self) -> None:
-        """Take it away, and with it everything that is played."""
+        """Kill the server and all players."""
         for process in self._processes:
             process.kill()
             process.wait()
         self._processes.clear()
 
     def play(self, path: Path) -> None:
-        """Play a file into the room."""
+        """Play a file into the sink."""
         self._run("paplay", "--device=room", str(path))
 
     def n_listeners(self) -> int:
-        """How many record from it."""
+        """Return the number of programs that record."""
         return len(self.control("list", "short", "source-outputs").stdout.splitlines())
 
     def control(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Have it do something."""
+        """Send the server a command with pactl."""
         return subprocess.run(
             ["pactl", *arguments],
             env={**os.environ, **self.environment},

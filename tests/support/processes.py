@@ -1,9 +1,9 @@
-"""Waiting for processes that are not our children."""
+"""Waiting for processes that are not children of this one."""
 
 import multiprocessing.connection
 import os
 
-_TIMEOUT_S = 60.0  # far beyond what it takes, so that only a process that stays is reported
+_TIMEOUT_S = 60.0  # far above what any process needs to end
 
 
 def wait_gone(pid: int) -> None:

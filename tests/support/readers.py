@@ -1,4 +1,4 @@
-"""Stand-ins for a language model: what follows is a hash of all that was read."""
+"""Fake language model, whose next token is a hash of all that was read."""
 
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -24,27 +24,27 @@ END: Final = 7
 ENDS: Final = frozenset((END,))
 
 Item = int | bytes
-"""What one position holds: a token, or an embedding."""
+"""Content of one position: a token, or an embedding."""
 
 Model = Callable[[tuple[int, ...]], int]
-"""Which token follows an answer that begins like this."""
+"""Function from the tokens of an answer so far to the next token."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cell:
-    """One position of one or more sequences, with the digest of everything up to it."""
+    """Position of one or more sequences, with the digest of everything up to it."""
 
     item: Item
     digest: int
 
 
 class FakeReader:
-    """A context whose sequences remember exactly what they have read.
+    """Context whose sequences record exactly what they have read.
 
     Attributes:
-        n_ctx: distinct cells of all sequences.
-        batches: of each batch that was read, how many rows each sequence had in it.
-        faults: exceptions of the reads to come, the next one first; None for a read that succeeds.
+        n_ctx: maximum number of distinct cells of all sequences.
+        batches: number of rows by sequence, for each batch that was read.
+        faults: exceptions of the next reads, in order; None for a read that succeeds.
     """
 
     def __init__(self, n_ctx: int, n_sequences: int) -> None:
@@ -56,16 +56,16 @@ class FakeReader:
 
     @property
     def n_rows(self) -> int:
-        """How many rows have been read."""
+        """Number of rows read."""
         return sum(sum(batch.values()) for batch in self.batches)
 
     @property
     def n_used(self) -> int:
-        """How many cells are taken."""
+        """Number of cells in use."""
         return len({id(cell) for cells in self._cells for cell in cells})
 
     def items(self, sequence: int) -> list[Item]:
-        """What a sequence has read."""
+        """Return the items that a sequence has read."""
         return [cell.item for cell in self._cells[sequence]]
 
     def length(self, sequence: int) -> int:
@@ -73,7 +73,7 @@ class FakeReader:
         return len(self._cells[sequence])
 
     def read(self, batch: Sequence[Rows]) -> list[Float32Array]:
-        """See `Reader`; the outputs of the last batch are gone, as those of llama.cpp are."""
+        """See `Reader`; the outputs of the last batch become invalid, like those of llama.cpp."""
         self._outputs[:] = np.nan
         if fault := self.faults.pop(0) if self.faults else None:
             raise fault
@@ -106,19 +106,19 @@ class FakeReader:
 
 
 def row_items(data: IntArray | Float32Array) -> list[Item]:
-    """Tokens or embeddings, one for each position."""
+    """Return the items of tokens or embeddings, one for each position."""
     if data.ndim == 1:
         return [int(token) for token in data]
     return [row.tobytes() for row in data]
 
 
 def items_of(content: Content) -> list[Item]:
-    """What a sequence that has read all of it holds."""
+    """Return the items of a sequence that has read all of the content."""
     return [*content.before, *row_items(content.embeddings), *content.text]
 
 
 def follow(cells: Sequence[Cell], items: Iterable[Item]) -> list[Cell]:
-    """Cells, and those of the items behind them."""
+    """Append cells for items to cells."""
     cells = list(cells)
     for item in items:
         data = item if isinstance(item, bytes) else b"token %d" % item
@@ -127,13 +127,13 @@ def follow(cells: Sequence[Cell], items: Iterable[Item]) -> list[Cell]:
 
 
 def choice(digest: int) -> int:
-    """One in 10 is the end."""
+    """Choose the next token; one in ten is the end."""
     mixed = digest * 2654435761 >> 7
     return END if mixed % 10 == 0 else mixed // 10 % END
 
 
 def hashing(before: Sequence[int], embeddings: Float32Array, after: Sequence[int]) -> Model:
-    """What a `FakeReader` says to a prompt."""
+    """Return the model that a `FakeReader` implements for a prompt."""
     prompt = follow([], [*before, *row_items(embeddings), *after])
     return lambda tokens: choice(follow(prompt, tokens)[-1].digest)
 
@@ -141,7 +141,7 @@ def hashing(before: Sequence[int], embeddings: Float32Array, after: Sequence[int
 def greedy_answer(
     model: Model, n_audio_tokens: int, forced: Sequence[int] = (), ends: frozenset[int] = ENDS
 ) -> Generated:
-    """The answer token by token, with no draft and nothing kept."""
+    """Generate an answer token by token, without a draft or a cache."""
     tokens = list(forced)
     while True:
         token = model(tuple(tokens))
@@ -160,7 +160,7 @@ def greedy_answer(
 
 
 def interview(answering: Answering, model: Model) -> tuple[Generated, list[Question]]:
-    """Answer all questions; the answer that comes of it, and what was asked."""
+    """Answer all questions; return the generated answer and the questions."""
     questions = [next(answering)]
     while True:
         question = questions[-1]
@@ -173,5 +173,5 @@ def interview(answering: Answering, model: Model) -> tuple[Generated, list[Quest
 
 
 def hashed_prompt(before: Sequence[int] = (1, 2), after: Sequence[int] = (3, 4)) -> Prompt:
-    """A prompt for a `FakeReader`."""
+    """Make a prompt for a `FakeReader`."""
     return Prompt(tuple(before), tuple(after), ENDS)

@@ -61,7 +61,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "server.host": st.sampled_from(["127.0.0.1", "127.8.8.8", "::1", "LocalHost"]),
     "server.port": st.integers(0, 65535),
     "server.socket": st.none() | a_path,
-    "server.token_file": st.none(),  # it must exist: see the tests of tokens
+    "server.token_file": st.none(),  # must exist; see the tests of tokens
     "server.allow_origin": st.lists(
         st.sampled_from(["https://notes.example", "http://localhost:3000", "moz-extension://a-b"]),
         max_size=3,
@@ -120,12 +120,12 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "download.attempts": st.integers(1, 100),
     "log.level": st.sampled_from(["debug", "info", "warning", "error"]),
 }
-"""Section and key -> values that may stand there."""
+"""(section, key) -> allowed values."""
 
 
 @st.composite
 def configs(draw: st.DrawFn) -> Settings:
-    """Settings of which any number are at their default."""
+    """Return a strategy of settings, any number of which are at their default."""
     some = {path: draw(VALUES[path]) for path in draw(st.sets(st.sampled_from([*VALUES])))}
     names = st.from_regex(r"[a-z0-9][a-z0-9._+-]{0,9}", fullmatch=True).filter("tiny".__ne__)
     models = draw(st.dictionaries(names, a_known_model, max_size=2))
@@ -133,7 +133,7 @@ def configs(draw: st.DrawFn) -> Settings:
 
 
 def changed(values: dict[str, Any]) -> Settings:
-    """The default settings but for these: path -> value."""
+    """Return the default settings with changes: path -> value."""
     config = Settings()
     for one in settings():
         if one.path in values:
@@ -155,14 +155,14 @@ def load(path: Path, text: str, overrides: dict[str, dict[str, Any]] | None = No
     return load_config(path, overrides)
 
 
-def complaint(path: Path, text: str, overrides: dict[str, dict[str, Any]] | None = None) -> str:
+def error_of(path: Path, text: str, overrides: dict[str, dict[str, Any]] | None = None) -> str:
     with pytest.raises(ConfigError) as caught:
         load(path, text, overrides)
     return str(caught.value)
 
 
 def two_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """The files of settings of a user and of a system that are not the real ones."""
+    """Use temporary files as the settings of the user and of the system; yield their paths."""
     monkeypatch.delenv("STREAMASR_CONFIG", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user"))
     monkeypatch.setenv("XDG_CONFIG_DIRS", f"{tmp_path / 'site'}:{tmp_path / 'other'}")

@@ -12,7 +12,7 @@ KINDS: Final = ("noise", "silence", "full scale", "quiet, then loud", "tone", "s
 def signal(kind: str, n_samples: int) -> Float32Array:
     """Make one of `KINDS`: (n_samples,), mono at SAMPLE_RATE, -1..1."""
     seconds = np.arange(n_samples) / SAMPLE_RATE
-    # The legacy generator, because its numbers are promised never to change.
+    # The legacy generator, because its numbers are guaranteed not to change.
     noise = np.random.RandomState(n_samples).uniform(-1, 1, n_samples)
     samples = {
         "noise": 0.2 * noise,

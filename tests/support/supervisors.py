@@ -1,4 +1,4 @@
-"""A service manager as far as the daemon can see: its sockets, and a daemon that it starts."""
+"""A service manager as the daemon sees one: its sockets, and a daemon that it starts."""
 
 import signal
 import socket
@@ -44,7 +44,7 @@ class ManagerSocket:
         """Return the fields of the next message.
 
         Raises:
-            TimeoutError: none has come in this time.
+            TimeoutError: no message arrived within this time.
         """
         self._socket.settimeout(timeout_s)
         message = self._socket.recv(4096).decode()
@@ -72,7 +72,7 @@ class SupervisedDaemon(RunningDaemon):
         names: str = "",
         settings: str = "",
     ) -> None:
-        """Prepare; see `RunningDaemon`."""
+        """Prepare the daemon; see `RunningDaemon`."""
         super().__init__(directory, "--no-mic", *options, settings=settings)
         self.program = ["-m", "streamasr"]
         if sockets:
@@ -98,13 +98,13 @@ class SupervisedDaemon(RunningDaemon):
         )
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Stop it and its children, and return the exit status; it can be started again."""
+        """Stop the daemon and its children; return the exit status. It can be started again."""
         status = super().stop(number)
         self.kill()
         return status
 
     def end_by_watchdog(self) -> int:
-        """End it as a watchdog ends a daemon without keep-alives; return its exit status."""
+        """End the daemon as a watchdog does, and return its exit status."""
         return self.stop(signal.SIGABRT)
 
 

@@ -1,8 +1,8 @@
-"""Make the embedded model directory of the trained checkpoints beside this file.
+"""Create the embedded model directory from the trained checkpoints in this folder.
 
     python -m tests.tiny.make_bundle streamasr/models/tiny
 
-Files of the model that are there already are replaced; others stay.
+Existing files of the model are replaced; others are kept.
 """
 
 import json
@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from streamasr.importing.pack import Wish, import_model
+from streamasr.importing.pack import ImportOptions, import_model
 from streamasr.models.bundle import FACTS_FILE
 
 HERE: Final = Path(__file__).parent
@@ -21,11 +21,11 @@ LANGUAGES: Final = ("English", "Chinese")
 
 
 def make_bundle(destination: Path) -> Path:
-    """Make the directory, which must not exist, without a word of this machine in it."""
-    wish = Wish("fp32", "f16", "tiny", LICENCE, LANGUAGES)
-    import_model(HERE / "asr", destination, wish)
-    wish = Wish("fp32", "f16", "aligner", LICENCE, LANGUAGES)
-    import_model(HERE / "aligner", destination / "aligner", wish)
+    """Create the directory, which must not exist, without any information about this machine."""
+    options = ImportOptions("fp32", "f16", "tiny", LICENCE, LANGUAGES)
+    import_model(HERE / "asr", destination, options)
+    options = ImportOptions("fp32", "f16", "aligner", LICENCE, LANGUAGES)
+    import_model(HERE / "aligner", destination / "aligner", options)
     for directory, checkpoint in ((destination, "asr"), (destination / "aligner", "aligner")):
         path = directory / FACTS_FILE
         facts = json.loads(path.read_text("utf-8"))

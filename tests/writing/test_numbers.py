@@ -1,4 +1,4 @@
-"""Numbers in digits: what is one, what only looks like one, and the times of the words."""
+"""Tests of numbers in digits: numbers, text that only looks like one, and the times of words."""
 
 from itertools import pairwise
 
@@ -214,7 +214,7 @@ TEXTS = st.one_of(
 
 @settings(max_examples=500, deadline=None)
 @given(TEXTS)
-def test_doing_it_twice_changes_no_more(case: tuple[str, str]) -> None:
+def test_a_second_normalisation_changes_nothing(case: tuple[str, str]) -> None:
     text, language = case
     once = normalise_text(text, language)
     assert normalise_text(once, language) == once
@@ -246,19 +246,19 @@ def test_text_without_numerals_stays(text: str) -> None:
         ("oh " * 5_000, "en"),
     ],
 )
-def test_a_long_row_of_numerals_takes_no_time(text: str, language: str) -> None:
+def test_a_long_row_of_numerals_takes_little_time(text: str, language: str) -> None:
     assert len(normalise_text(text, language)) <= 4 * len(text)
 
 
 def timed(text: str, language: str) -> tuple[Word, ...]:
-    """A word every tenth of a second."""
+    """Make words of a tenth of a second each."""
     return tuple(
         Word(word.display, Samples(1600 * n), Samples(1600 * n + 1500), 0.9, word.space_after)
         for n, word in enumerate(split_words(text, language))
     )
 
 
-def test_a_number_takes_the_time_of_its_words() -> None:
+def test_a_number_spans_the_times_of_its_words() -> None:
     words = normalise_words(timed("About twenty three percent, yes.", "English"), "English")
     assert [word.text for word in words] == ["About", "23%,", "yes."]
     assert (words[1].start, words[1].end, words[1].confidence) == (1600, 3 * 1600 + 1500, 0.9)
@@ -272,7 +272,7 @@ def test_chinese_characters_become_one_word_of_the_number() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(TEXTS)
-def test_words_keep_step_with_their_text(case: tuple[str, str]) -> None:
+def test_words_and_text_are_normalised_alike(case: tuple[str, str]) -> None:
     text, language = case
     words = timed(text, language)
     end = Samples(1600 * len(words))
@@ -287,7 +287,7 @@ def test_words_keep_step_with_their_text(case: tuple[str, str]) -> None:
     assert {word.start for word in after.words} <= {word.start for word in words}
 
 
-def test_words_that_do_not_match_their_text_are_normalised_by_themselves() -> None:
+def test_words_that_do_not_match_the_text_are_normalised_separately() -> None:
     words = timed("twenty three", "English")
     segment = Segment(1, Samples(0), Samples(9), "English", "it is forty two", words)
     after = normalise_segment(segment)
@@ -296,7 +296,7 @@ def test_words_that_do_not_match_their_text_are_normalised_by_themselves() -> No
 
 @settings(max_examples=500, deadline=None)
 @given(TEXTS, st.integers(0, 100))
-def test_what_is_settled_stays_when_the_text_grows(case: tuple[str, str], cut: int) -> None:
+def test_the_settled_prefix_stays_when_the_text_grows(case: tuple[str, str], cut: int) -> None:
     text, language = case
     settled = settled_length(text[:cut], language)
     whole = normalise_text(text, language)
@@ -307,5 +307,5 @@ def test_what_is_settled_stays_when_the_text_grows(case: tuple[str, str], cut: i
     ("text", "settled"),
     [("I have twenty ", "I have "), ("twenty people ", "twenty people "), ("so i", "so ")],
 )
-def test_a_number_waits_for_a_word_that_is_none(text: str, settled: str) -> None:
+def test_a_number_waits_for_a_word_that_is_not_part_of_it(text: str, settled: str) -> None:
     assert text[: settled_length(text, "English")] == settled

@@ -1,4 +1,4 @@
-"""Spoken commands: what is written of what was said, at once or while it is being said."""
+"""Tests of spoken commands, in complete segments and in growing ones."""
 
 from dataclasses import replace
 
@@ -48,7 +48,7 @@ def apply(screen: str, edit: Edit) -> str:
 def written(
     *segments: str, language: str | None = "English", book: RuleBook | None = BOOK, **how: bool
 ) -> str:
-    """What stands there after the finals of some segments."""
+    """Return the text on the screen after the finals of some segments."""
     writer, screen = Writer(book, **how), ""
     for text in segments:
         screen = apply(screen, writer.settle(text, language))
@@ -56,13 +56,13 @@ def written(
 
 
 def grown(segment: str, cuts: list[int], writer: Writer, language: str | None) -> list[Edit]:
-    """The edits for a segment that grows to these lengths, its final the last of them."""
+    """Return the edits for a segment that grows to these lengths, and for its final."""
     edits = [writer.grow(segment[:cut], language) for cut in sorted(cuts)]
     return [*edits, writer.settle(segment, language)]
 
 
 def without_removals(book: RuleBook) -> RuleBook:
-    """Rules none of which takes anything back."""
+    """Remove the commands that delete text from the rules."""
     return RuleBook(
         {
             code: replace(
@@ -105,7 +105,7 @@ def without_removals(book: RuleBook) -> RuleBook:
         ("well-known e-mail, 3.14 and don't!", "well-known e-mail, 3.14 and don't!"),
     ],
 )
-def test_what_english_speakers_say_is_written(said: str, expected: str) -> None:
+def test_english_commands_are_executed(said: str, expected: str) -> None:
     assert written(said) == expected
 
 
@@ -174,31 +174,31 @@ def test_segments_are_joined_as_their_language_joins_words(
         (("scratch that", "undo that", "one"), "one"),
     ],
 )
-def test_what_was_dictated_last_can_be_taken_back(segments: tuple[str, ...], expected: str) -> None:
+def test_the_last_dictation_can_be_deleted(segments: tuple[str, ...], expected: str) -> None:
     assert written(*segments) == expected
 
 
-def test_a_hundred_pieces_can_be_taken_back_and_no_more() -> None:
+def test_at_most_a_hundred_pieces_can_be_deleted() -> None:
     assert written(*["one"] * 130, *["scratch that"] * 130) == " ".join(["one"] * 30)
 
 
-def test_a_spoken_mark_gives_way_to_that_of_the_segment_before() -> None:
+def test_a_spoken_mark_is_not_written_after_that_of_the_previous_segment() -> None:
     assert written("Are you.", "question mark", "yes") == "Are you. yes"
 
 
-def test_a_spoken_mark_replaces_that_of_the_segment_before_where_that_is_wanted() -> None:
+def test_a_spoken_mark_replaces_that_of_the_previous_segment_on_request() -> None:
     assert written("Are you.", "question mark", "yes", corrects=True) == "Are you? Yes"
     assert written("Are you.", "question mark", "undo that", corrects=True) == "Are you"
 
 
-def test_nothing_is_joined_to_what_was_forgotten() -> None:
+def test_text_is_not_joined_to_forgotten_text() -> None:
     writer = Writer(BOOK)
     writer.settle("one", "English")
     writer.forget()
     assert writer.settle("scratch that two", "English") == Edit(0, "two")
 
 
-def test_a_dropped_segment_stays_as_far_as_it_was_written() -> None:
+def test_the_written_part_of_a_dropped_segment_stays() -> None:
     writer = Writer(BOOK)
     assert writer.grow("one two thr", "English") == Edit(0, "one two")
     writer.drop()
@@ -234,7 +234,7 @@ def test_a_preview_changes_nothing() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(SEGMENTS, LANGUAGES, st.booleans(), st.data())
-def test_text_that_grows_ends_as_its_finals_would(
+def test_growing_text_ends_like_its_final(
     segments: list[str], language: str | None, numbers: bool, data: st.DataObject
 ) -> None:
     writer, screen = Writer(BOOK, numbers=numbers), ""
@@ -247,7 +247,7 @@ def test_text_that_grows_ends_as_its_finals_would(
 
 @settings(max_examples=100, deadline=None)
 @given(SEGMENTS, LANGUAGES, st.booleans(), st.data())
-def test_nothing_is_taken_back_but_by_command(
+def test_text_is_deleted_only_by_command(
     segments: list[str], language: str | None, numbers: bool, data: st.DataObject
 ) -> None:
     writer = Writer(without_removals(BOOK), numbers=numbers)
@@ -269,6 +269,6 @@ def test_undoing_everything_leaves_nothing(segments: list[str]) -> None:
     assert written(*segments, *["undo that"] * len(segments)) == ""
 
 
-def test_a_text_without_end_takes_no_more_than_its_length() -> None:
+def test_a_very_long_text_of_commands_is_written() -> None:
     text = "period " * 5000 + "new cap literal " * 5000
     assert written(text)

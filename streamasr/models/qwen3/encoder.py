@@ -174,8 +174,8 @@ class Qwen3Encoder:
     def convolve(self, mel: Float32Array) -> Float32Array:
         """Run the front end over all chunks of a clip.
 
-        Chunks go one at a time: on a CPU a batch is no faster (33 to 36 ms each at full size, be it
-        one or eight), and takes 60 MB for each of them.
+        Chunks go one at a time: on a CPU each takes as long in a batch (33 to 36 ms at full size,
+        for one or eight), and 60 MB of memory.
 
         Args:
             mel: (n_frames, n_mels), normalised.

@@ -1,10 +1,10 @@
 """Chinese numerals in digits; pure.
 
-A text is read from the left. Where numerals begin, the forms below are tried in order; if none of
-them takes all the numerals that stand together, these stay as they are, so that no half of an idiom
-becomes a number. A single numeral counts only within a date, a time, a percentage, a fraction or a
-ratio: 一个, 第三 and 三心二意 stay, and so do guesses, 七八个, and whatever has 几 in it.
-Traditional characters are read as simplified ones, and stay what they are: 三百萬人 is 300萬人.
+A text is processed from the left. At each row of numerals, the forms below are tried in order. If
+none of them matches the whole row, the row stays unchanged, so that half of an idiom does not
+become a number. A single numeral is converted only within a date, a time, a percentage, a fraction
+or a ratio: 一个, 第三 and 三心二意 stay, and so do estimates (七八个) and numbers with 几.
+Traditional characters are treated like simplified ones, and kept: 三百萬人 becomes 300萬人.
 
     date      二零二四年三月十五日    2024年3月15日
     time      三点十五分二十秒        03:15:20
@@ -24,7 +24,7 @@ from dataclasses import replace
 from typing import Final
 
 from streamasr.writing.numbers.replacement import Replacement
-from streamasr.writing.numbers.traditional import like, simplified
+from streamasr.writing.numbers.traditional import restore_traditional, simplify
 
 _DIGITS: Final = {char: index for index, char in enumerate("零一二三四五六七八九")} | {
     "〇": 0,
@@ -33,7 +33,7 @@ _DIGITS: Final = {char: index for index, char in enumerate("零一二三四五�
 }
 _UNITS: Final = {"十": 10, "百": 100, "千": 1000}
 _MAX_NUMERALS: Final = 40
-"""Longer rows are no number that anybody says."""
+"""Maximum length of a row; spoken numbers are shorter."""
 
 _NUMERAL: Final = "[零〇一二两三四五六七八九十百千万亿幺几]"
 _D: Final = "[一二三四五六七八九]"
@@ -53,21 +53,21 @@ _KEPT: Final = re.compile(
     "|三十年河东|三十年河西|二十四孝|四十九日|十二分|十二万分|一二三四五六七八九十"
     "|十一(?=长假|黄金周|假期|国庆|期间|放假|小长假)|一五一十|二一添作五|万万|千千万万|千万千万|百八十"
 )
-"""Idioms and the like, and numerals that belong to what stands before them."""
+"""Idioms and similar phrases, and numerals that belong to the text before them."""
 
 _FRACTION_FOLLOWS: Final = re.compile(
     "$|[^\\w]|倍|元|块|万|亿|米|公|克|斤|吨|升|度|个百分点|个亿|岁|小时|秒|级|版|代|寸|英|厘|毫|平|分钟|左右|以|的|到|至"
 )
-"""What may stand after a decimal point and one numeral: 三点一起走 is at three o'clock."""
+"""Text that may follow a decimal point and one numeral; in 三点一起走, 三点 is three o'clock."""
 
 _NO_RATIO: Final = "(?![大小多少高低好快慢强弱更要还较重轻长短远近赛如])"
 _DAY_TIME: Final = "(?<=上午|下午|晚上|早上|凌晨|中午|傍晚|夜里|今晚|明早)"
 
 
 def find_chinese_numbers(text: str) -> Iterator[Replacement]:
-    """What to write in digits, in order."""
-    for found in _find_simplified(simplified(text)):
-        yield replace(found, text=like(text[found.start : found.end], found.text))
+    """Yield the numbers to write in digits, in order."""
+    for found in _find_simplified(simplify(text)):
+        yield replace(found, text=restore_traditional(text[found.start : found.end], found.text))
 
 
 def _find_simplified(text: str) -> Iterator[Replacement]:
@@ -88,13 +88,13 @@ _ANYTHING: Final = re.compile(f"(?P<kept>{_KEPT.pattern})|{_NUMERAL}+")
 
 
 def _end_of_row(text: str, start: int) -> int:
-    """Where numerals end that stay; what is joined to them stays too."""
+    """Return the end of a row that stays unchanged, with the rows joined to it by 点."""
     match = re.compile(f"{_NUMERAL}+(?:点{_NUMERAL}+)*").match(text, start)
     return match.end() if match else start + 1
 
 
 def _is_guarded(text: str, start: int) -> bool:
-    """Whether numerals cannot begin here: after digits, or after 数, which means several."""
+    """Return whether a number cannot begin here: after digits, or after 数, which means several."""
     before = text[max(0, start - 1) : start]
     return before in {"数", "几", ".", "点", "~"} or (before.isascii() and before.isalnum())
 
@@ -108,20 +108,20 @@ def _find_at(text: str, start: int) -> Replacement | None:
 
 
 def _row(numerals: str) -> int | None:
-    """The value of numerals that are either a number or a row of digits."""
+    """Return the value of a row that is a number or consists of single digits; None for others."""
     digits = _digits(numerals)
     return _value(numerals) if digits is None else int(digits)
 
 
 def _digits(numerals: str) -> str | None:
-    """A row of digits; None if it has anything else in it."""
+    """Convert a row of single digits; None if it contains other numerals."""
     if not numerals or any(char not in _DIGITS or char == "两" for char in numerals):
         return None
     return "".join(str(_DIGITS[char]) for char in numerals)
 
 
 def _value(numerals: str) -> int | None:
-    """The value of a number; None if it is none."""
+    """Return the value of a number; None for an invalid one."""
     if len(numerals) == 1 and numerals in _DIGITS:
         return _DIGITS[numerals]
     total, rest = 0, numerals
@@ -144,7 +144,7 @@ def _value(numerals: str) -> int | None:
 
 
 def _section(numerals: str) -> int | None:
-    """The value of a number below ten thousand."""
+    """Return the value of a number below ten thousand; None for an invalid one."""
     total, rest, limit = 0, numerals.lstrip("零〇") if len(numerals) > 1 else numerals, 10_000
     skipped = len(rest) < len(numerals)
     if len(numerals) - len(rest) > 1 or not rest:
@@ -170,7 +170,7 @@ def _section(numerals: str) -> int | None:
 
 
 def _written(numerals: str) -> str | None:
-    """A number of two numerals or more: in digits, round ones with their 万 or 亿."""
+    """Write a number of two or more numerals in digits; round ones keep their 万 or 亿."""
     if len(numerals) < 2 or (value := _value(numerals)) is None:
         return None
     if numerals[-1] not in "万亿":
@@ -255,7 +255,7 @@ def _decimal(match: re.Match[str]) -> str | None:
 
 
 def _range(match: re.Match[str]) -> str | None:
-    """Two numerals that follow each other mean something between them."""
+    """Write two consecutive numerals, which mean an estimate, as a range."""
     if not _follow(match["from"], match["to"]):
         return None
     head, tail = match["head"] or "", match["tail"] or ""
@@ -263,7 +263,7 @@ def _range(match: re.Match[str]) -> str | None:
         return None
     if head and tail:
         return None
-    ends = [_value(head + one + tail) for one in (match["from"], match["to"])]
+    ends = [_value(head + numeral + tail) for numeral in (match["from"], match["to"])]
     if None in ends:
         return None
     name = match["name"] or ""
@@ -354,4 +354,4 @@ _FORMS: Final[tuple[tuple[re.Pattern[str], Write], ...]] = tuple(
         (f"{_ROW}?(?=千[米瓦卡])", _plain_value),
     )
 )
-"""Pattern of a form, and what is written of it; the first that takes it counts."""
+"""Pattern of each form with the function that writes it; the first match is used."""

@@ -1,6 +1,6 @@
 """English number words in digits; pure.
 
-`text2num` finds the numbers; here is decided which of them people write in digits:
+`text2num` finds the numbers; this module decides which of them are written in digits:
 
     percent   five percent                  5%
     money     five dollars and fifty cents  $5.50
@@ -13,8 +13,8 @@
     millions  two million                   2 million
     ten on    forty two                     42
 
-What is left stays in words: below ten ("one of them"), "a hundred", fractions, and numbers side by
-side that are none of these ("seven eleven").
+Other numbers stay in words: numbers below ten ("one of them"), "a hundred", fractions, and adjacent
+numbers that match none of these forms ("seven eleven").
 """
 
 import re
@@ -29,7 +29,7 @@ from streamasr.writing.numbers.replacement import Replacement
 
 _WORD: Final = re.compile(r"[^\W_]+(?:[-'’.][^\W_]+)*\.?", re.UNICODE)
 _MAX_WORDS: Final = 40
-"""Longer numbers are none that anybody says."""
+"""Maximum number of words of a number; spoken numbers are shorter."""
 
 _ROUND: Final = {10**6: "million", 10**9: "billion", 10**12: "trillion"}
 _BARE: Final = frozenset({"hundred", "thousand", "million", "billion", "trillion"})
@@ -47,7 +47,7 @@ _DECADES: Final = frozenset(
 _COMPANIONS: Final = frozenset(
     {"a", "o", "oh", "and", "point", "minus", "negative", "percent", "per", "cent"}
 ) | {"cents", "vision", "past", *_DECADES, *_CURRENCIES, *_MERIDIEM, *_BARE, *_PLURALS}
-"""Words that count beside a number."""
+"""Words that may belong to a number next to them."""
 
 _CENTURIES: Final = frozenset({17, 18, 19, 20})
 _MAX_DIGITS: Final = 15
@@ -55,13 +55,13 @@ _MAX_DIGITS: Final = 15
 
 @dataclass(frozen=True, slots=True)
 class _Word:
-    """A word of the text, as `text2num` wants it."""
+    """Word of a text, with the interface that `text2num` requires of tokens."""
 
     written: str
     start: int
     end: int
     is_apart: bool
-    """More than white space stands before it."""
+    """More than white space separates the word from the previous one."""
 
     def text(self) -> str:
         return self.written.rstrip(".")
@@ -76,16 +76,16 @@ class _Word:
 
 @dataclass(frozen=True, slots=True)
 class _Number:
-    """One that was found: the words [first, end)."""
+    """Number found in the words [first, end)."""
 
     first: int
     end: int
     digits: str
-    """As `text2num` writes it."""
+    """Number as written by `text2num`."""
     value: float
     is_ordinal: bool
     is_oh: bool = False
-    """The letter, said for nought."""
+    """The letter O, spoken for zero."""
 
     @property
     def is_digit(self) -> bool:
@@ -93,22 +93,22 @@ class _Number:
 
     @property
     def is_pair(self) -> bool:
-        """It is two digits long, as each half of a year."""
+        """Return whether the number has two digits, like each half of a year."""
         return self.digits.isdecimal() and len(self.digits) == 2 and not self.is_ordinal
 
 
 def find_english_numbers(text: str) -> Iterator[Replacement]:
-    """What to write in digits, in order."""
+    """Yield the numbers to write in digits, in order."""
     words, position = _split(text), 0
-    for numbers in _neighbours(words, _find(words)):
-        for one in _Run(words, numbers).replacements():
-            if one.start >= position:  # the cents belong to the dollars
-                yield one
-                position = one.end
+    for numbers in _group_adjacent(words, _find(words)):
+        for replacement in _Run(words, numbers).replacements():
+            if replacement.start >= position:  # the cents belong to the dollars
+                yield replacement
+                position = replacement.end
 
 
 def may_belong_to_number(words: str) -> bool:
-    """Whether any of some words may be a part of a number, or say of what it is one."""
+    """Return whether any of the words may be part of a number, or its unit."""
     parts = [word.written.lower() for word in _split(words.replace("-", " "))]
     return any(part in _COMPANIONS or part.title() in _MONTHS for part in parts) or bool(
         _find(_split(words)) or _find(_split(words.replace("-", " ")))
@@ -140,7 +140,7 @@ def _find(words: Sequence[_Word]) -> list[_Number]:
 
 
 def _with_millions(words: Sequence[_Word], numbers: Sequence[_Number]) -> list[_Number]:
-    """Numbers, those of "two point five million" as one."""
+    """Join the numbers of phrases like "two point five million" to one."""
     joined: list[_Number] = []
     for number in numbers:
         name = words[number.first].written.lower()
@@ -153,8 +153,8 @@ def _with_millions(words: Sequence[_Word], numbers: Sequence[_Number]) -> list[_
     return joined
 
 
-def _neighbours(words: Sequence[_Word], numbers: Sequence[_Number]) -> Iterator[list[_Number]]:
-    """Numbers that stand side by side."""
+def _group_adjacent(words: Sequence[_Word], numbers: Sequence[_Number]) -> Iterator[list[_Number]]:
+    """Group adjacent numbers."""
     run: list[_Number] = []
     for number in numbers:
         if run and (run[-1].end != number.first or words[number.first].is_apart):
@@ -166,7 +166,7 @@ def _neighbours(words: Sequence[_Word], numbers: Sequence[_Number]) -> Iterator[
 
 
 class _Run:
-    """Numbers side by side, and the words around them."""
+    """Run of adjacent numbers, with the words around them."""
 
     def __init__(self, words: Sequence[_Word], numbers: list[_Number]) -> None:
         while numbers and numbers[-1].is_oh:
@@ -177,7 +177,7 @@ class _Run:
         self._numbers = numbers
 
     def replacements(self) -> Iterator[Replacement]:
-        """What to write of them; nothing where they do not make sense together."""
+        """Yield the replacements for the run; none if the numbers do not match a form."""
         numbers = self._numbers
         if not numbers or any(len(one.digits) > _MAX_DIGITS for one in numbers):
             return
@@ -193,13 +193,13 @@ class _Run:
         first, end = numbers[0].first, numbers[-1].end
         if self._following(end) in _MERIDIEM and (clock := _clock(numbers)):
             yield self._replace(first, end, clock)
-        elif row := _row(numbers):
+        elif row := _join_digits(numbers):
             yield self._replace(first, end, row)
         elif (year := _year(numbers)) and self._following(end) != "vision":
             yield self._replace(first, end, year)
 
     def _one(self, number: _Number) -> Iterator[Replacement]:
-        """A number by itself."""
+        """Yield the replacement of a single number, if it is written in digits."""
         if number.is_oh or number.end - number.first > _MAX_WORDS:
             return
         if number.is_ordinal:
@@ -209,7 +209,7 @@ class _Run:
             yield from self._cardinal(number, first)
 
     def _beginning(self, number: _Number) -> int | None:
-        """Where its words begin: "a hundred and one" has an article; "a hundred" is left alone."""
+        """Return the first word, or the article of "a hundred and one"; None for "a hundred"."""
         words = self._words[number.first : number.end]
         if self._following(number.end) in _DECADES or self._preceding(number.first) == "past":
             return None
@@ -234,17 +234,17 @@ class _Run:
             yield self._replace(first, number.end, written)
 
     def _is_row(self, number: _Number) -> bool:
-        """Whether it was said digit by digit: zero zero seven."""
+        """Return whether the number was spoken digit by digit: zero zero seven."""
         return number.end - number.first == len(number.digits) > 1
 
     def _is_sum(self, index: int) -> bool:
-        """Whether a number stands before the minus that stands before a word."""
+        """Return whether a number comes before the minus that precedes a word."""
         if index < 2:
             return False
         return bool(_find([self._words[index - 2]]))
 
     def _percent_words(self, end: int) -> int:
-        """How many words say that it is a percentage."""
+        """Return the number of words that mark a percentage: "percent" or "per cent", or none."""
         if self._following(end) == "percent":
             return 1
         return 2 if self._following(end) == "per" and self._following(end + 1) == "cent" else 0
@@ -283,7 +283,7 @@ class _Run:
 
 
 def _amount(words: Sequence[_Word], number: _Number) -> str:
-    """In digits, but for the word of a round number: 2 million."""
+    """Write a number in digits; a round number keeps its word: 2 million."""
     name = words[number.end - 1].written.lower()
     for size, word in _ROUND.items():
         if name == word and number.end - number.first > 1 and number.value < size * 1000:
@@ -294,7 +294,7 @@ def _amount(words: Sequence[_Word], number: _Number) -> str:
 
 
 def _cents(words: Sequence[_Word], index: int) -> tuple[int, int] | None:
-    """The cents that follow an amount of dollars, and where they end."""
+    """Return the cents after an amount of dollars, and the index after them; None without any."""
     if index < len(words) and words[index].written.lower() == "and":
         index += 1
     found = [one for one in _find(words[index : index + 3]) if one.first == 0]
@@ -318,8 +318,8 @@ def _clock(numbers: Sequence[_Number]) -> str | None:
     return None
 
 
-def _row(numbers: Sequence[_Number]) -> str | None:
-    """Digits one by one, as of a telephone; counting is none."""
+def _join_digits(numbers: Sequence[_Number]) -> str | None:
+    """Join single digits, as of a telephone number; None for counting, or other numbers."""
     if len(numbers) < 4 or not all(number.is_digit for number in numbers):
         return None
     steps = {b.value - a.value for a, b in pairwise(numbers)}

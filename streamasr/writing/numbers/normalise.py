@@ -1,7 +1,7 @@
 """Numbers in texts, in timed words and in the segments of a transcript; pure.
 
-A word with its times covers what it replaces: of "twenty three percent", three words, one is left,
-`23%`, that begins with the first and ends with the last.
+A word in digits spans the times of the words that it replaces: the three words of "twenty three
+percent" become one word, `23%`, from the start of the first to the end of the last.
 """
 
 import logging
@@ -11,35 +11,35 @@ from typing import Final
 
 from streamasr.core.transcript import Segment, Word, join_words
 from streamasr.writing.numbers.chinese import find_chinese_numbers
-from streamasr.writing.numbers.replacement import Replacement, replaced
+from streamasr.writing.numbers.replacement import Replacement, apply_replacements
 from streamasr.writing.rules import language_code
 
 logger = logging.getLogger(__name__)
 
 MAX_TEXT: Final = 20_000
-"""Characters of a text; a longer one stays as it is."""
+"""Maximum length of a text; a longer one stays unchanged."""
 
 Find = Callable[[str], Iterable[Replacement]]
 
 
 def normalise_text(text: str, language: str | None) -> str:
-    """A text with its numbers in digits where its language has rules for them.
+    """Write the numbers of a text in digits, if its language has rules for them.
 
     Args:
-        text: what was recognised.
-        language: by name or code.
+        text: recognised text.
+        language: name or code of its language; None if unknown.
     """
-    return replaced(text, _replacements(text, language))
+    return apply_replacements(text, _replacements(text, language))
 
 
 def normalise_words(words: Sequence[Word], language: str | None) -> tuple[Word, ...]:
-    """Words with their numbers in digits; those that make one number become one."""
+    """Write the numbers of timed words in digits; the words of a number become one word."""
     text = join_words(words)
     return tuple(_merged(words, text, _replacements(text, language)))
 
 
 def normalise_segment(segment: Segment) -> Segment:
-    """A segment with the numbers of its text and of its words in digits, both alike."""
+    """Write the numbers of a segment in digits, consistently in its text and its words."""
     words = normalise_words(segment.words, segment.language)
     if words and join_words(segment.words) == " ".join(segment.text.split()):
         return replace(segment, text=join_words(words), words=words)
@@ -47,18 +47,18 @@ def normalise_segment(segment: Segment) -> Segment:
 
 
 def normalise_segments(segments: Iterable[Segment]) -> tuple[Segment, ...]:
-    """The segments of a transcript, with their numbers in digits."""
+    """Write the numbers of all segments of a transcript in digits."""
     return tuple(normalise_segment(segment) for segment in segments)
 
 
 def _replacements(text: str, language: str | None) -> list[Replacement]:
-    """What to write in digits."""
+    """Return the numbers to write in digits; none if the search fails."""
     if len(text) > MAX_TEXT or (find := _finder(language_code(language))) is None:
         return []
     try:
         return list(find(text))
     except (ValueError, ArithmeticError, LookupError, RecursionError):
-        logger.debug("numbers stay as they are in %r", text, exc_info=True)
+        logger.debug("the numbers in %r stay unchanged", text, exc_info=True)
         return []
 
 
@@ -75,7 +75,7 @@ def _finder(code: str) -> Find | None:
 def _merged(
     words: Sequence[Word], text: str, replacements: Sequence[Replacement]
 ) -> Iterator[Word]:
-    """Words of a text in which parts are replaced."""
+    """Yield the words of a text after the replacement of parts of it."""
     starts, position = [], 0
     for word in words:
         starts.append(position)
@@ -95,13 +95,13 @@ def _merged(
 
 
 def _joined(words: Sequence[Word], text: str, start: int, inside: list[Replacement]) -> Word:
-    """One word in the place of several."""
+    """Join several words to one, with the replacements inside of them."""
     if not inside:
         return words[0]
-    moved = (replace(one, start=one.start - start, end=one.end - start) for one in inside)
+    moved = (replace(each, start=each.start - start, end=each.end - start) for each in inside)
     confidences = [word.confidence for word in words if word.confidence is not None]
     return Word(
-        text=replaced(text, moved),
+        text=apply_replacements(text, moved),
         start=words[0].start,
         end=words[-1].end,
         confidence=min(confidences) if len(confidences) == len(words) else None,

@@ -1,4 +1,4 @@
-"""What a part of a text is replaced by."""
+"""Replacements of parts of a text."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """New text for the characters [start, end)."""
+    """Replacement of the characters [start, end) by a text."""
 
     start: int
     end: int
     text: str
 
 
-def replaced(text: str, replacements: Iterable[Replacement]) -> str:
-    """A text with its replacements made; they are ordered and disjoint."""
+def apply_replacements(text: str, replacements: Iterable[Replacement]) -> str:
+    """Apply replacements, which are ordered and disjoint, to a text."""
     parts, position = [], 0
-    for one in replacements:
-        parts += [text[position : one.start], one.text]
-        position = one.end
+    for each in replacements:
+        parts += [text[position : each.start], each.text]
+        position = each.end
     return "".join([*parts, text[position:]])

@@ -1,4 +1,4 @@
-"""Traditional Chinese characters where numbers are said, read as simplified ones; pure."""
+"""Conversion between traditional and simplified characters in numbers; pure."""
 
 from typing import Final
 
@@ -11,17 +11,17 @@ _SIMPLIFIED: Final = (
 _TO_SIMPLIFIED: Final = str.maketrans(_TRADITIONAL, _SIMPLIFIED)
 
 
-def simplified(text: str) -> str:
-    """A text of the same length in which numerals, units and idioms are simplified."""
+def simplify(text: str) -> str:
+    """Replace traditional numerals, units and idioms by simplified ones, of the same length."""
     return text.translate(_TO_SIMPLIFIED)
 
 
-def like(original: str, written: str) -> str:
-    """What replaces a text, with the characters that the text has: of 三百萬, 300萬.
+def restore_traditional(original: str, written: str) -> str:
+    """Write a replacement with the characters of the original: 300萬 for 三百萬.
 
     Args:
-        original: what was said.
-        written: made of it in simplified characters.
+        original: recognised text.
+        written: its replacement, in simplified characters.
     """
     kept = {char.translate(_TO_SIMPLIFIED): char for char in original}
     return "".join(kept.get(char, char) for char in written)

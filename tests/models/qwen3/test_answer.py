@@ -46,7 +46,7 @@ def test_a_language_of_two_words() -> None:
 
 
 @pytest.mark.parametrize("length", range(len("language English") + 1))
-def test_the_header_alone_is_no_text(length: int) -> None:
+def test_the_header_alone_is_not_text(length: int) -> None:
     assert parse("language English"[:length]) == (None, "")
 
 

@@ -117,7 +117,7 @@ def finish(decoder: Qwen3ASRDecoder, answers: Sequence[Answer[Hypothesis]]) -> l
 def test_updates_give_the_answers_from_scratch(
     encoder: Qwen3Encoder, bundle: Path, monkeypatch: pytest.MonkeyPatch, max_segment_s: float
 ) -> None:
-    """Random beginnings of all clips, growing, with drafts and promises, in common steps."""
+    """Random beginnings of all clips, growing, with drafts and forced tokens, in common steps."""
     random = Random(7)
     gaps = Gaps()
     monkeypatch.setattr(decoder_module, "greedy", gaps.choose)
@@ -166,7 +166,7 @@ def gap_at_difference(result: Hypothesis, expected: Hypothesis, gaps: Gaps) -> f
 
 
 def n_steps(decoder: Qwen3ASRDecoder, answer: Answer[Hypothesis]) -> int:
-    """How many steps it takes until an answer is complete."""
+    """Return the number of steps until an answer is complete."""
     steps = 0
     while not answer.is_complete:
         decoder.step([answer])

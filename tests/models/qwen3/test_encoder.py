@@ -309,8 +309,9 @@ def test_a_front_end_of_empty_chunks_is_refused(
         if length is not None:
             axis.dim_value = length
     onnx.save(frontend, tmp_path / "frontend.onnx")
-    with pytest.raises(ModelError, match=r"frontend\.onnx"):
+    with pytest.raises(ModelError) as caught:
         open_encoder(tmp_path)
+    assert "frontend.onnx" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_a_later_word_does_not_change_the_logits_of_an_earlier_one(
 
 
 @pytest.mark.parametrize("step", [0, 9, 1001, -80, 0.08, 80.0, True, "80", None, [80] * 999])
-def test_a_step_that_is_no_number_of_milliseconds_is_refused(tmp_path: Path, step: object) -> None:
+def test_a_step_without_a_number_of_milliseconds_is_refused(tmp_path: Path, step: object) -> None:
     bundle = Bundle(tmp_path, QWEN3_FORCED_ALIGNER, "x", {"timestamp_step_ms": step})
     with raises(ModelError, "timestamp_step_out_of_range") as caught:
         _step_ms(bundle)

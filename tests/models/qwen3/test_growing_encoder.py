@@ -92,7 +92,7 @@ def test_at_any_time_the_embeddings_are_those_from_scratch(
 
 def test_an_update_costs_its_new_chunks_and_the_open_window() -> None:
     followed, samples = Followed(window_s=4), speech(13.75)
-    # Loud enough from the start for the floor to stay where it is.
+    # Loud enough from the start for a constant floor.
     samples[:SAMPLE_RATE] = signal("full scale", SAMPLE_RATE)
     followed.update(samples[: at(2.75)])
     assert (len(followed.front.lengths), followed.back.lengths) == (3, [36])

@@ -40,7 +40,7 @@ ENCODERS = {
 
 @dataclass(slots=True)
 class Tally:
-    """What has been compared."""
+    """Numbers of comparisons."""
 
     n_updates: int = 0
     n_near_ties: int = 0
@@ -204,7 +204,7 @@ def test_loud_speech_after_quiet_speech_is_heard_as_from_scratch(
         follower.draft = found.tokens
 
 
-def test_an_utterance_that_is_no_audio_costs_the_next_one_nothing(bench: Bench) -> None:
+def test_an_utterance_that_is_not_audio_costs_the_next_one_nothing(bench: Bench) -> None:
     samples = sound("espeak_1").copy()
     follower = Follower(bench, ENCODERS[8], samples, None, "")
     before = follower.decode(len(samples) // 2)

@@ -17,7 +17,7 @@ PARTIAL: Final = ".streamasr-partial"
 
 
 @contextmanager
-def whole_or_nothing(destination: Path, *, replaces: bool = False) -> Iterator[Path]:
+def atomic_directory(destination: Path, *, replaces: bool = False) -> Iterator[Path]:
     """Create a temporary directory that is renamed to the destination on success, else removed.
 
     Leftovers of killed processes are removed, too.
@@ -85,7 +85,7 @@ def remove_leftovers(parent: Path) -> None:
                 os.close(held)
 
 
-def remove_whole(directory: Path) -> None:
+def remove_directory(directory: Path) -> None:
     """Remove a directory atomically for other processes.
 
     Raises:
@@ -98,7 +98,7 @@ def remove_whole(directory: Path) -> None:
 
 def _put(partial: Path, destination: Path, *, replaces: bool) -> None:
     if replaces and destination.exists():
-        remove_whole(destination)
+        remove_directory(destination)
     try:
         partial.rename(destination)
     except OSError as error:
