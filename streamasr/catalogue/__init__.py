@@ -1,15 +1,20 @@
-"""Which models there are, how they are fetched, and which of them are installed.
+"""Models: those that can be downloaded, and those that are installed.
 
     known.py, known.toml   models by name, and where they are published
     hub.py                 the files of a repository
-    download.py            one file: resumable, checked; in its service
-        remote_file.py         where it comes from, by way of a connection.py
-        partial_file.py        what has come of it
-        timeouts.py            how long it is waited for
-    fetch.py               all files of a model, into places.py; hashes.py: as the first time
-    installed.py           the models that were made of such files, or of a user's own
-    find.py                from a name or a path to one of them
+    download.py            one file: resumable and checked
+        remote_file.py         the file at its address, through a connection.py
+        partial_file.py        the part that was downloaded
+        timeouts.py            limits for failures, silence and slowness
+    fetch.py               all files of a model, into places.py; hashes.py compares later downloads
+    pull.py                from a known name to an installed model
+    install.py             from files on this machine to an installed model
+    installed.py           the installed models
+    moved.py               sources that were moved after their import
+    listing.py             all models that a user can choose among
+    find.py                from a name or a path to the directory of a model
+    memory.py              memory that a decoder's context takes
+    steps.py               reports of a long piece of work
 
-Only `streamasr models pull` reaches the network, and loads what can. What is installed is used
-without it.
+Only `streamasr models pull` uses the network and loads what that needs.
 """

@@ -1,4 +1,4 @@
-"""Connections to the web, and who is shown the token on them."""
+"""HTTP connections, and the host that gets the token on them."""
 
 from urllib.parse import urlsplit
 
@@ -9,23 +9,23 @@ from streamasr import __version__
 
 
 def open_session(endpoint: str = "", token: str | None = None) -> requests.Session:
-    """Connections that honour the environment's proxies and certificates.
+    """Open a session with the proxies and certificates of the environment.
 
     Args:
-        endpoint: where `token` belongs.
-        token: what opens gated repositories.
+        endpoint: address of the host that gets the token.
+        token: access token for gated repositories.
     """
     session = _Session()
-    # An `auth` of our own also keeps requests from sending what ~/.netrc holds.
+    # An `auth` of our own also keeps requests from sending passwords in ~/.netrc.
     session.auth = _Token(endpoint, token)
     session.headers["User-Agent"] = f"streamasr/{__version__}"
-    # Sizes, ranges and hashes are those of the file as it is, not of a compressed one.
+    # Sizes, ranges and hashes are those of the plain file, not of a compressed one.
     session.headers["Accept-Encoding"] = "identity"
     return session
 
 
 class _Token(AuthBase):
-    """Shows a token to one host, and to no other that this one may redirect to."""
+    """Sends a token to one host, and not to hosts that it redirects to."""
 
     def __init__(self, endpoint: str, token: str | None) -> None:
         self._endpoint = _origin(endpoint)
@@ -38,10 +38,10 @@ class _Token(AuthBase):
 
 
 class _Session(requests.Session):
-    """Leaves redirects to us: requests would read their bodies, however long, into memory."""
+    """Leaves redirects to us: requests would read their whole bodies into memory."""
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """See none."""
+        """Return None: redirects are followed by `RemoteFile`."""
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

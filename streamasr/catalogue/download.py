@@ -1,11 +1,10 @@
-"""Fetching one file: resumable, checked, and patient within bounds.
+"""Download of one file: resumable, checked, with a limited number of retries.
 
-The file gets its name when all of it is there and its hash is right; until then any later call goes
-on where the last one stopped, whatever ended it.
+The file gets its name when it is complete and its hash is right; until then, any later call
+continues where the last one stopped, whatever ended it.
 
-A connection fails for many reasons and most of them pass. What counts is whether bytes that were
-never seen before still come: after `attempts` failures in a row without a megabyte of them, or on
-an answer that waiting does not change, there is one sentence about it.
+Most failures of connections are temporary. A download gives up after `attempts` failures in a row
+without a megabyte of new bytes, or at an answer that waiting does not change.
 """
 
 import contextlib
@@ -24,18 +23,18 @@ from streamasr.core.errors import DownloadError
 from streamasr.importing.tensors import Notice, Progress, silent, unheard
 
 MOST_BYTES: Final = 1 << 36
-"""64 GiB: no model that we know is larger, and no file without a stated size may be."""
+"""64 GiB: larger than any known model; the limit for files without a stated size."""
 
 _ADVANCE: Final = 1 << 20
-"""New bytes that make earlier failures forgotten."""
+"""New bytes after which earlier failures no longer count."""
 
 
 class OtherFileError(DownloadError):
-    """It is not the file that was meant."""
+    """The file is not the expected one."""
 
     def __init__(self, sentence: str, size: int | None = None, sha256: str | None = None) -> None:
-        """Keep what was found in its place, as far as it is known."""
-        super().__init__(sentence)
+        """Describe the error, with the size and hash of the file that was found, if known."""
+        super().__init__(sentence, code="file_differs")
         self.size = size
         self.sha256 = sha256
 
@@ -54,26 +53,26 @@ def download(
     progress: Progress = silent,
     notice: Notice = unheard,
 ) -> Downloaded:
-    """Fetch a file, or what is missing of it.
+    """Download a file, or its missing part.
 
     Args:
-        url: its address.
-        path: what it will be called; its directory exists. A file that is there already is taken
-            as it is if it has this hash, and else replaced.
-        size: its bytes, where they are known.
-        sha256: its hash in lower case hexadecimal, where it is known.
-        limit: bytes that are never exceeded, whatever the server sends.
-        label: what `progress` is told that is done; by default that its name is fetched.
-        repository: of a hub, if that is what is asked for: then errors are about it.
-        session: from `open_session`, which several downloads may share.
-        policy: how patient to be.
-        progress: told how far it is.
-        notice: told what is being waited for.
+        url: address of the file.
+        path: of the result; its directory exists. An existing file is kept if it has the hash, and
+            else replaced.
+        size: bytes of the file, if known.
+        sha256: hash of the file in lower case hexadecimal, if known.
+        limit: greatest number of bytes that is accepted.
+        label: description for `progress`; by default, that the file is fetched.
+        repository: of a hub, if its listing is requested: errors then name it.
+        session: from `open_session`; several downloads may share it.
+        policy: limits for failures and silence.
+        progress: receives the progress.
+        notice: receives the reasons for retries.
 
     Raises:
-        OtherFileError: it is not what it should be.
-        DownloadError: it cannot be had.
-        ConfigError: it cannot be written.
+        OtherFileError: size or hash are not the expected ones.
+        DownloadError: the file cannot be downloaded.
+        ConfigError: the file cannot be written.
     """
     if sha256 is not None and (found := already_there(path, sha256, progress)):
         return found
@@ -83,7 +82,7 @@ def download(
         partial = stack.enter_context(PartialFile(path, url, progress))
         policy = policy or Policy()
         remote = RemoteFile(url, session, policy, repository)
-        may_be_page = repository is not None  # a hub's own answers are looked at elsewhere
+        may_be_page = repository is not None  # listings of a hub are checked elsewhere
         label = label or f"fetching {path.name}"
         wanted = _Wanted(label, size, sha256, limit, may_be_page)
         return _Fetch(wanted, remote, partial, policy, progress=progress, notice=notice).run()
@@ -99,7 +98,7 @@ class _Wanted:
 
 
 class _Fetch:
-    """The tries at one file."""
+    """Attempts to download one file."""
 
     def __init__(
         self,
@@ -119,21 +118,24 @@ class _Fetch:
         self._progress = progress
         self._total = wanted.size
         if wanted.size is not None and wanted.size > wanted.limit:
-            raise self._remote.failure(f"it has {wanted.size} bytes, more than {wanted.limit}")
+            raise self._remote.failure(
+                f"it has {wanted.size} bytes, more than {wanted.limit}", "file_too_large"
+            )
 
     def run(self) -> Downloaded:
-        """Try until it is there."""
+        """Retry until the file is complete."""
         self._fetch()
         if not self._is_right() and self._partial.is_patchwork:
-            # Parts from several versions of the file may have come together.
+            # Parts of several versions of the file may have been put together.
             self._partial.restart()
             self._fetch()
         if not self._is_right():
             size, sha256 = self._partial.position, self._partial.sha256
             self._partial.remove()
             sentence = self._remote.failure(
-                f"its SHA-256 is {sha256} instead of {self._wanted.sha256}, so it is not the file "
-                "that was meant; it has been deleted"
+                f"its SHA-256 is {sha256} instead of {self._wanted.sha256}, so it is not the "
+                "expected file; it has been deleted",
+                "file_differs",
             )
             raise OtherFileError(str(sentence), size, sha256)
         return self._partial.finish()
@@ -157,32 +159,33 @@ class _Fetch:
         if n_failures >= policy.attempts or (error.is_stubborn and n_failures >= STUBBORN_ATTEMPTS):
             is_counted = n_failures > 1 and not error.is_stubborn
             times = f", {n_failures} times in a row" if is_counted else ""
-            raise self._remote.failure(f"{error}{times}{self._kept()}") from error
+            raise self._remote.failure(f"{error}{times}{self._kept()}", error.code) from error
         wait_s = policy.wait_s(n_failures)
         if error.asked_s is not None:
             if error.asked_s > policy.longest_asked_s:
                 raise self._remote.failure(
-                    f"{error} and asks to be left alone for {error.asked_s:.0f} s{self._kept()}"
+                    f"{error} and asks for a pause of {error.asked_s:.0f} s{self._kept()}",
+                    error.code,
                 ) from error
             wait_s = max(wait_s, error.asked_s)
         self._notice(f"{self._wanted.label}: {error}; trying again in {wait_s:.0f} s")
         policy.sleep(wait_s)
 
     def _kept(self) -> str:
-        kept = "; what has come is kept, and the same command goes on from there"
+        kept = "; the downloaded part is kept, and the same command continues from there"
         return kept if self._partial.position else ""
 
     def _attempt(self) -> None:
-        """One connection, up to the end of the file.
+        """Download the rest of the file through one connection.
 
         Raises:
-            TransientError: it ended early.
+            TransientError: the connection failed or ended early.
         """
         partial, size = self._partial, self._wanted.size
         if size is not None and partial.position > size:
             partial.restart()
         if partial.position and partial.version is None and self._wanted.sha256 is None:
-            partial.restart()  # nothing would tell whether the rest belongs to it
+            partial.restart()  # without a version or hash, the rest might belong to another file
         if size is not None and partial.position == size:
             return
         with self._remote.ask(partial.position, partial.version) as response:
@@ -193,15 +196,15 @@ class _Fetch:
             self._copy(response)
 
     def _check_end(self, response: requests.Response) -> None:
-        """Nothing lies behind what we have: either that was all, or it is of another version."""
+        """Handle the answer that the file ends here: it is complete, or it has changed."""
         total = re.fullmatch(r"bytes \*/([0-9]{1,18})", response.headers.get("Content-Range", ""))
         if total and int(total[1]) == self._partial.position and self._wanted.size is None:
             return
         self._partial.restart()
-        raise TransientError("the file has become shorter")
+        raise TransientError("the file has become shorter", code="file_changed")
 
     def _begin(self, response: requests.Response) -> None:
-        """Find out which part of which version of the file comes."""
+        """Read from the answer which part of which version of the file follows."""
         if is_page(response) and not self._wanted.may_be_page:
             raise self._remote.page()
         partial, version = self._partial, version_of(response)
@@ -227,7 +230,7 @@ class _Fetch:
         is_continued = found is not None and int(found[1]) == partial.position
         if not is_same or not is_continued:
             partial.restart()
-            raise TransientError("the file has changed meanwhile")
+            raise TransientError("the file has changed meanwhile", code="file_changed")
         partial.is_patchwork = partial.position > 0
         if found and found[2] != "*":
             self._check_total(int(found[2]))
@@ -236,30 +239,32 @@ class _Fetch:
         wanted = self._wanted
         if wanted.size is not None and total != wanted.size:
             sentence = self._remote.failure(
-                f"{total} bytes are announced, it should have {wanted.size}"
+                f"{total} bytes are announced, it should have {wanted.size}", "file_differs"
             )
             raise OtherFileError(str(sentence), size=total)
         if total > wanted.limit:
-            raise self._remote.failure(f"{total} bytes are announced, more than {wanted.limit}")
+            raise self._remote.failure(
+                f"{total} bytes are announced, more than {wanted.limit}", "file_too_large"
+            )
         self._total = total
         self._partial.check_room(total)
 
     def _copy(self, response: requests.Response) -> None:
         partial, total = self._partial, self._total
         pace = Pace(self._policy)
-        self._tell()
+        self._report()
         for piece in self._remote.pieces(response):
             if partial.position + len(piece) > (self._wanted.limit if total is None else total):
                 partial.restart()
-                raise self._remote.failure("more bytes come than were announced")
+                raise self._remote.failure("more bytes come than were announced", "file_too_large")
             if not partial.position and not self._wanted.may_be_page and looks_like_page(piece):
                 raise self._remote.page()
             partial.write(piece)
-            self._tell()
+            self._report()
             if pace.is_hopeless(len(piece)) and partial.position != total:
-                raise TransientError("hardly anything comes")
+                raise TransientError("the server sends too slowly", code="server_too_slow")
         if partial.position < (1 if total is None else total):
             raise TransientError("the connection ended early")
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         self._progress(self._wanted.label, self._partial.position, self._total or 0)

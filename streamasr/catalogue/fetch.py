@@ -1,4 +1,4 @@
-"""From the name of a known model to its files on disk, whichever way they are published."""
+"""From a known model to its files on disk, from a repository or from a single address."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,53 +20,55 @@ from streamasr.importing.tensors import Notice, Progress, silent, unheard
 
 @dataclass(frozen=True, slots=True)
 class Web:
-    """How the web is reached."""
+    """Access to the network."""
 
     endpoint: str
     session: requests.Session
     policy: Policy
     progress: Progress = silent
     notice: Notice = unheard
-    """Told of what is tried again."""
+    """Receives the reasons for retries."""
     again: str = ""
-    """Options that a command to try again must repeat, such as `--endpoint URL`."""
+    """Options that a repeated command needs, such as `--endpoint URL`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """The files of a model, as they were published."""
+    """The downloaded files of a model, as they were published."""
 
     path: Path
-    """What can be imported: a directory, or a file."""
+    """Directory or file to import."""
     provenance: Mapping[str, str]
-    """Where it came from."""
+    """Origin of the files."""
     noted: Noted | None
-    """What later downloads must match, once it has turned out to be a model: a page that asks to
-    log in would be believed otherwise. None if the registry states the hash."""
+    """Hashes that later downloads must match; to be stored once the import has succeeded, since
+    otherwise a login page might be taken for the model. None if the registry states the hash."""
 
 
 def fetch_model(
     name: str, model: KnownModel, models: Path, web: Web, *, accept_changed: bool = False
 ) -> Fetched:
-    """Fetch the files of a model, or what is missing of them.
+    """Download the files of a model, or the missing part of them.
 
     Args:
-        name: what it is called.
-        model: where it comes from.
+        name: of the model.
+        model: its place on the network.
         models: the directory of installed models.
-        web: how the web is reached.
-        accept_changed: do not insist on the files of the first download.
+        web: access to the network.
+        accept_changed: whether the files may differ from those of the first download.
 
     Raises:
-        DownloadError: something cannot be had.
-        ModelError: it is not what it was the first time.
-        ConfigError: it cannot be written.
+        DownloadError: a file cannot be downloaded.
+        ModelError: the files differ from those of the first download.
+        ConfigError: a file cannot be written.
     """
     place = download_place(models, name)
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{place} cannot be made: {error.strerror}.") from error
+        raise ConfigError(
+            f"{place} cannot be made: {error.strerror}.", code="directory_not_made"
+        ) from error
     noted = None if accept_changed else read_noted(models, name)
     if model.url is not None:
         return _fetch_file(name, model, models, web, noted)
@@ -80,7 +82,7 @@ def _fetch_file(
     place, file = download_place(models, name), model.file_name
     _keep_only(place, [file])
     if model.sha256 is not None:
-        noted = None  # what the registry states goes before what was found
+        noted = None  # the hash in the registry overrides the recorded one
     then = noted.files.get(file) if noted else None
     if noted is not None:
         check_same(name, noted, model.source, {file: (model.size, None)}, web.again)
@@ -148,7 +150,9 @@ def _fetch_one(snapshot: Snapshot, file: HubFile, place: Path, web: Web, label: 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{path.parent} cannot be made: {error.strerror}.") from error
+        raise ConfigError(
+            f"{path.parent} cannot be made: {error.strerror}.", code="directory_not_made"
+        ) from error
     return download(
         snapshot.url(file),
         path,
@@ -163,7 +167,7 @@ def _fetch_one(snapshot: Snapshot, file: HubFile, place: Path, web: Web, label: 
 
 
 def _lasting(files: Iterable[HubFile]) -> list[HubFile]:
-    """Those that must not change."""
+    """Return the files that must not change."""
     return [file for file in files if not is_document(file.name)]
 
 
@@ -172,7 +176,7 @@ def _noted(found: Downloaded) -> NotedFile:
 
 
 def _keep_only(place: Path, names: Iterable[str]) -> None:
-    """Remove what an earlier download left that does not belong to this one."""
+    """Remove files of an earlier download that do not belong to this one."""
     kept = {place / name for name in names}
     kept |= {path.with_name(path.name + end) for path in kept for end in _PARTS}
     try:
@@ -183,7 +187,9 @@ def _keep_only(place: Path, names: Iterable[str]) -> None:
             elif path not in kept:
                 path.unlink(missing_ok=True)
     except OSError as error:
-        raise ConfigError(f"{place} cannot be cleaned up: {error.strerror}.") from error
+        raise ConfigError(
+            f"{place} cannot be cleaned up: {error.strerror}.", code="file_not_removed"
+        ) from error
 
 
 _PARTS: Final = (".partial", ".partial.json")

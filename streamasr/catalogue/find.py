@@ -60,24 +60,28 @@ class Finder:
                 earlier = find_by_source(self.models, given_path(path))
                 if earlier and earlier.name == installed.name and is_automatic(earlier):
                     return self._imported(path)
-                self.note(f"{name_or_path} is an installed model; what is here is ./{name_or_path}")
+                self.note(
+                    f"{name_or_path} is an installed model; the files here are ./{name_or_path}"
+                )
             if installed.problem:
-                raise ModelError(installed.problem)
+                raise ModelError(installed.problem, code=installed.code)
             return installed.directory
         if is_there:
             return path if is_bundle(path) else self._imported(path)
         if os.sep in name_or_path:
             known = of_repository(name_or_path, known_models(self.own))
             how = f"; `streamasr models pull {known[0]}` gets that model" if known else ""
-            raise ModelError(f"there is no file and no directory {name_or_path}{how}.")
+            raise ModelError(
+                f"{name_or_path} is neither a file nor a directory{how}.", code="no_such_file"
+            )
         return need_installed(self.models, name_or_path, self.own).directory
 
     def aligner(self, name_or_path: str | None, recogniser: Path) -> Path | None:
         """Return the directory of a forced aligner: a named one, or one that is installed.
 
         Args:
-            name_or_path: as for `model`; `NOTHING` for none. None takes the recogniser's own,
-                else one that is installed.
+            name_or_path: as for `model`; `NOTHING` for no aligner. None takes the recogniser's own,
+                else an installed one.
             recogniser: the directory of the recogniser.
 
         Raises:
@@ -102,7 +106,7 @@ class Finder:
             earlier = find_by_source(self.models, given)
             if earlier and not earlier.problem and _is_of_now(earlier, given):
                 return earlier.directory
-            # Most runs import nothing, and this loads onnx and gguf.
+            # Imported here, since it loads onnx and gguf, and most runs import no model.
             from streamasr.catalogue.moved import find_moved
             from streamasr.importing.pack import Wish, import_model, name_of
 
@@ -110,11 +114,11 @@ class Finder:
                 with self.open_steps() as steps:
                     moved = find_moved(self.models, given, steps.show)
                 if moved is not None:
-                    self.note(f"{path} is what {moved.name} was made of, before it was moved")
+                    self.note(f"{path} is the source of {moved.name}, which was moved")
                     return moved.directory
             is_again = earlier is not None and is_automatic(earlier)
             name = earlier.name if earlier and is_again else self._free_name(name_of(given))
-            why = "again, since it has changed" if is_again else "this once"
+            why = "again, since it has changed" if is_again else "on its first use"
             self.note(f"importing {path}, {why}, as {name}")
             place = place_of(self.models, name)
             wish = Wish(name=name, is_automatic=True)

@@ -1,8 +1,7 @@
-"""What was fetched the first time, so that it is the same the next time.
+"""Hashes of first downloads, which later downloads of the same name must match.
 
-A hash that the registry states is checked against that. Of all other files the first download that
-turns out to be a model is believed and noted in `hashes.json` among the models, and later ones of
-the same name must match.
+A file whose hash the registry states is compared with that. For all others, the first download that
+can be imported is trusted and recorded in `hashes.json` among the models.
 """
 
 import contextlib
@@ -22,7 +21,7 @@ _MOST_NAMED: Final = 3
 
 
 class NotedFile(msgspec.Struct, frozen=True):
-    """A file as it was fetched."""
+    """A downloaded file."""
 
     size: int
     sha256: str
@@ -42,19 +41,19 @@ class _Book(msgspec.Struct):
 
 
 def read_noted(models: Path, name: str) -> Noted | None:
-    """What was noted of a name; None if it was never fetched.
+    """Return the record of a name; None if it was never downloaded.
 
     Raises:
-        ConfigError: the notes cannot be read.
+        ConfigError: the records cannot be read.
     """
     return _read(models / BOOK).models.get(name)
 
 
 def note(models: Path, name: str, noted: Noted) -> None:
-    """Note what was fetched, in place of an earlier note of this name.
+    """Record a download, in place of an earlier record of its name.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: the record cannot be written.
     """
     with _alone(models):
         book = _read(models / BOOK)
@@ -68,17 +67,21 @@ def note(models: Path, name: str, noted: Noted) -> None:
                 os.fsync(file.fileno())
             partial.replace(models / BOOK)
         except OSError as error:
-            raise ConfigError(f"{models / BOOK} cannot be written: {error.strerror}.") from error
+            raise ConfigError(
+                f"{models / BOOK} cannot be written: {error.strerror}.", code="file_not_written"
+            ) from error
 
 
 @contextlib.contextmanager
 def _alone(models: Path) -> Iterator[None]:
-    """No other process writes notes meanwhile."""
+    """Keep other processes from writing records meanwhile."""
     try:
         models.mkdir(parents=True, exist_ok=True)
         fd = os.open(models / f".{BOOK}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise ConfigError(f"{models} cannot be written: {error.strerror}.") from error
+        raise ConfigError(
+            f"{models} cannot be written: {error.strerror}.", code="models_not_writable"
+        ) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
@@ -92,14 +95,19 @@ def _read(path: Path) -> _Book:
     except FileNotFoundError:
         return _Book()
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}.", code="file_unreadable"
+        ) from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{path}, which holds the hashes of earlier downloads, is damaged ({error}); if you "
-            "remove it, the next download of each model is believed anew."
+            "remove it, the next download of each model is trusted.",
+            code="hashes_damaged",
         ) from error
     if book.version != _VERSION:
-        raise ConfigError(f"{path} was written by a newer streamasr; this one cannot read it.")
+        raise ConfigError(
+            f"{path} was written by a newer streamasr; update this one.", code="hashes_too_new"
+        )
     return book
 
 
@@ -110,17 +118,17 @@ def check_same(
     found: Mapping[str, tuple[int | None, str | None]],
     again: str = "",
 ) -> None:
-    """Refuse a model that is not the one that was fetched the first time.
+    """Refuse a model that differs from the first download.
 
     Args:
         name: of the model.
-        noted: what was noted then.
-        source: where it would come from now.
-        found: file -> its size and hash now, as far as they are known.
-        again: options that the same command must have again.
+        noted: record of the first download.
+        source: its present place on the network.
+        found: size and hash of each file at present, as far as they are known.
+        again: options that a repeated command needs.
 
     Raises:
-        ModelError: something differs.
+        ModelError: the place, a file or a hash differs.
     """
     differences = [*_differences(noted, source, found)]
     if not differences:
@@ -128,8 +136,9 @@ def check_same(
     more = len(differences) - _MOST_NAMED
     shown = "; ".join(differences[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
     raise ModelError(
-        f"{name} is not what it was when it was first fetched: {shown}. If that is meant to be so, "
-        f"say `streamasr models pull {name}{' ' * bool(again)}{again} --accept-changed`."
+        f"{name} differs from its first download: {shown}. If that is intended, run `streamasr "
+        f"models pull {name}{' ' * bool(again)}{again} --accept-changed`.",
+        code="download_changed",
     )
 
 
@@ -140,7 +149,7 @@ def _differences(
         yield f"it came from {noted.source} and now comes from {source}"
     for file in sorted(noted.files.keys() | found.keys()):
         if file not in found:
-            yield f"{file} is no more"
+            yield f"{file} is missing"
         elif file not in noted.files:
             yield f"{file} is new"
         else:

@@ -1,15 +1,16 @@
 """Repositories of a model hub, through its public HTTP interface.
 
-    ENDPOINT/api/models/REPOSITORY/revision/REVISION?blobs=true   which files, how large, which hash
+    ENDPOINT/api/models/REPOSITORY/revision/REVISION?blobs=true   names, sizes and hashes of files
     ENDPOINT/REPOSITORY/resolve/COMMIT/FILE                       a file; it may be redirected
 
-Everything is fetched from the commit that the listing names, so that a push meanwhile does no harm.
+All files are downloaded from the commit that the listing names, so that a push meanwhile does no
+harm.
 
-Why not the package huggingface_hub (read in version 2.4.0): it takes a file's hash as a name for
-its cache but never computes it, a file counts as right once its size is; it tries again after a
+The package huggingface_hub (read in version 2.4.0) is not used: it takes a file's hash as a name
+for its cache but never computes it, and a file counts as right if its size is; it retries after a
 second, up to five times, whatever was answered, and starts over on a server that only ever sends
-half; it knows nothing but the hub, while releases elsewhere are plain zips; and its cache would
-hold every model twice. The two requests above are all that we need of it.
+half; it knows only the hub, while releases elsewhere are plain zips; and its cache would store
+every model twice. The two requests above are sufficient.
 """
 
 import fnmatch
@@ -33,14 +34,14 @@ from streamasr.core.errors import ConfigError, DownloadError
 from streamasr.importing.tensors import Notice, Progress, silent, unheard
 
 ENDPOINT_VARIABLE: Final = "HF_ENDPOINT"
-TOKEN_VARIABLE: Final = "HF_TOKEN"  # noqa: S105 - where it is, not what it is
+TOKEN_VARIABLE: Final = "HF_TOKEN"  # noqa: S105 - its name, not its value
 
 _LONGEST_LISTING: Final = 1 << 24
 _MOST_FILES: Final = 1000
-"""Of one model; the largest has three files of weights."""
+"""Files of one model; the largest known has three files of weights."""
 
 _LONGEST_NAME: Final = 200
-"""Bytes; file systems take 255, and `.partial.json` comes behind it for a while."""
+"""Bytes; file systems take 255, and `.partial.json` is appended during the download."""
 
 _CHECKPOINT: Final = (
     "config.json",
@@ -56,10 +57,10 @@ _CHECKPOINT: Final = (
     "model.safetensors.index.json",
     "*.safetensors",
 )
-"""What a model in the form of transformers is made of, as far as it is there."""
+"""Files of a model in the form of transformers; not every model has all of them."""
 
 _DOCUMENTS: Final = ("README.md", "LICENSE*", "LICENCE*", "NOTICE*")
-"""These name the licence and change nothing that is recognised."""
+"""Files that state the licence; recognition does not depend on them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +68,10 @@ class HubFile:
     """A file of a repository."""
 
     name: str
-    """With its folders, if any: a relative path."""
+    """Relative path."""
     size: int | None
     sha256: str | None
-    """Announced for large files only."""
+    """The hub states it for large files only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class Snapshot:
     files: tuple[HubFile, ...]
 
     def url(self, file: HubFile) -> str:
-        """Where a file is."""
+        """Return the address of a file."""
         name = quote(file.name)
         return f"{self.endpoint}/{self.repository}/resolve/{self.commit}/{name}"
 
@@ -108,10 +109,10 @@ class _Listing(msgspec.Struct):
 
 
 def find_endpoint(configured: str, asked: str | None = None) -> str:
-    """The hub's address: what was asked for, else HF_ENDPOINT, else what is configured.
+    """Return the hub's address: of the command line, else HF_ENDPOINT, else of the settings.
 
     Raises:
-        ConfigError: it is no address.
+        ConfigError: the address is invalid.
     """
     environment = os.environ.get(ENDPOINT_VARIABLE, "").strip()
     endpoint = asked or environment or configured
@@ -119,19 +120,22 @@ def find_endpoint(configured: str, asked: str | None = None) -> str:
         check_url(endpoint)
     except ValueError as error:
         where = "--endpoint" if asked else ENDPOINT_VARIABLE if environment else "download.endpoint"
-        raise ConfigError(f"{where}: {error}.") from error
+        raise ConfigError(f"{where}: {error}.", code="invalid_url") from error
     return endpoint.rstrip("/")
 
 
 def find_token() -> str | None:
-    """What opens gated repositories, from HF_TOKEN.
+    """Return the access token for gated repositories, from HF_TOKEN.
 
     Raises:
-        ConfigError: it cannot be a token.
+        ConfigError: the value is not a token.
     """
     token = os.environ.get(TOKEN_VARIABLE, "").strip()
     if token and not re.fullmatch(r"[!-~]{1,500}", token):
-        raise ConfigError(f"{TOKEN_VARIABLE} holds what cannot be a token.")
+        raise ConfigError(
+            f"{TOKEN_VARIABLE} does not hold a token: 1 to 500 printable ASCII characters.",
+            code="token_malformed",
+        )
     return token or None
 
 
@@ -146,21 +150,21 @@ def read_snapshot(
     progress: Progress = silent,
     notice: Notice = unheard,
 ) -> Snapshot:
-    """Ask which files a repository has.
+    """Request the list of a repository's files.
 
     Args:
         endpoint: the hub's address, without a slash at its end.
         repository: OWNER/NAME.
         revision: a branch, tag or commit.
-        scratch: a directory that a file can be written into for a moment.
+        scratch: a directory for a temporary file.
         session: see `download`.
         policy: see `download`.
         progress: see `download`.
         notice: see `download`.
 
     Raises:
-        DownloadError: it cannot be asked, or its answer makes no sense.
-        ConfigError: nothing can be written into `scratch`.
+        DownloadError: the hub does not answer, or its answer is not a listing.
+        ConfigError: `scratch` cannot be written.
     """
     url = f"{endpoint}/api/models/{repository}/revision/{quote(revision, safe='')}?blobs=true"
     path = scratch / ".listing.json"
@@ -179,7 +183,8 @@ def read_snapshot(
         return Snapshot(endpoint, repository, *_parse(path.read_bytes()))
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise DownloadError(
-            f"{endpoint} does not answer for {repository} as a model hub does: {error}."
+            f"{endpoint} does not answer for {repository} as a model hub does: {error}.",
+            code="not_a_hub",
         ) from error
     finally:
         path.unlink(missing_ok=True)
@@ -197,28 +202,34 @@ def _parse(answer: bytes) -> tuple[str, tuple[HubFile, ...]]:
 
 
 def check_file_name(repository: str, name: str) -> None:
-    """Refuse the name of a file that would lead anywhere but into its directory.
+    """Refuse the name of a file outside the model's directory.
 
     Raises:
-        DownloadError: it would, or cannot be shown.
+        DownloadError: the name leads out of the directory, is not printable, or too long.
     """
     parts = PurePosixPath(name).parts
     is_plain = name.isprintable() and not {"\\", ":"} & {*name} and "/".join(parts) == name
     if not is_plain or not parts or name[0] == "/" or ".." in parts:
-        raise DownloadError(f"{repository} names a file {name!r}, which is not written anywhere.")
+        raise DownloadError(
+            f"{repository} names a file {name!r}, which would be outside its directory.",
+            code="unsafe_file_name",
+        )
     if any(len(part.encode()) > _LONGEST_NAME for part in parts):
-        raise DownloadError(f"{repository} names a file that is too long: {name[:40]!r}...")
+        raise DownloadError(
+            f"{repository} has a file whose name is too long: {name[:40]!r}...",
+            code="file_name_too_long",
+        )
 
 
 def choose_files(snapshot: Snapshot, patterns: Sequence[str] = ()) -> list[HubFile]:
-    """Those files of a repository that make a model.
+    """Return the files of a repository that a model needs.
 
     Args:
         snapshot: of the repository.
-        patterns: names that may hold `*`; empty for whatever makes a model.
+        patterns: names that may contain `*`; if empty, the files are chosen by their kind.
 
     Raises:
-        DownloadError: there is no model, or it must be said which.
+        DownloadError: the repository has no model, or several.
     """
     if patterns:
         return _choose_named(snapshot, patterns)
@@ -230,13 +241,15 @@ def choose_files(snapshot: Snapshot, patterns: Sequence[str] = ()) -> list[HubFi
     texts = [file.name for file in ggufs if not file.name.startswith("mmproj")]
     if not ggufs:
         raise DownloadError(
-            f"{snapshot.repository} holds neither safetensors nor a GGUF, so it is no model that "
-            "could be imported."
+            f"{snapshot.repository} contains neither safetensors nor a GGUF, so it cannot be "
+            "imported.",
+            code="repository_without_model",
         )
     if len(texts) > 1 or len(ggufs) - len(texts) > 1:
         raise DownloadError(
-            f"{snapshot.repository} holds several models: name in `files` of [models.NAME] which "
-            f"of {', '.join(file.name for file in ggufs[:20])}."
+            f"{snapshot.repository} contains several models: choose in `files` of [models.NAME] "
+            f"among {', '.join(file.name for file in ggufs[:20])}.",
+            code="several_models",
         )
     return _bounded(snapshot, ggufs + [file for file in top if is_document(file.name)])
 
@@ -245,7 +258,8 @@ def _choose_named(snapshot: Snapshot, patterns: Sequence[str]) -> list[HubFile]:
     for pattern in patterns:
         if not any(is_match(file.name, [pattern]) for file in snapshot.files):
             raise DownloadError(
-                f"{snapshot.repository} has no file {pattern!r} at commit {snapshot.commit[:12]}."
+                f"{snapshot.repository} has no file {pattern!r} at commit {snapshot.commit[:12]}.",
+                code="not_found",
             )
     return _bounded(
         snapshot,
@@ -255,17 +269,21 @@ def _choose_named(snapshot: Snapshot, patterns: Sequence[str]) -> list[HubFile]:
 
 def _bounded(snapshot: Snapshot, files: list[HubFile]) -> list[HubFile]:
     if len(files) > _MOST_FILES:
-        raise DownloadError(f"{snapshot.repository} holds {len(files)} files, which is no model.")
+        raise DownloadError(
+            f"{snapshot.repository} has {len(files)} files, more than a model can have "
+            f"({_MOST_FILES}); name the needed ones in `files` of [models.NAME].",
+            code="too_many_files",
+        )
     for file in files:
         check_file_name(snapshot.repository, file.name)
     return files
 
 
 def is_match(name: str, patterns: Iterable[str]) -> bool:
-    """Tell whether one of the patterns stands for this name; `*` stands for any part of it."""
+    """Return whether a name matches one of the patterns, where `*` stands for any characters."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def is_document(name: str) -> bool:
-    """Tell whether a file only describes the model."""
+    """Return whether a file only describes the model."""
     return is_match(name, _DOCUMENTS)

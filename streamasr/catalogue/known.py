@@ -1,4 +1,4 @@
-"""The models that can be fetched by name: those of known.toml, and those of a configuration."""
+"""The models that can be downloaded by name: those of known.toml, and those of the settings."""
 
 import functools
 import re
@@ -14,10 +14,10 @@ from streamasr.core.errors import ModelError
 from streamasr.core.toml_file import read_toml
 
 EMBEDDED: Final = "tiny"
-"""The model that comes with the package; no other can have its name."""
+"""Name of the model that comes with the package; no other model can have it."""
 
 NOTHING: Final = "none"
-"""In place of an aligner's name: there shall be none."""
+"""Value in place of an aligner's name: no aligner is used."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _REPOSITORY: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*\Z"
@@ -27,15 +27,15 @@ _Text = Annotated[str, Meta(max_length=500)]
 
 
 def check_name(name: str) -> None:
-    """Refuse what cannot be the name of a model, which is also that of a directory.
+    """Refuse an invalid name of a model, which is also the name of its directory.
 
     Raises:
-        ValueError: it is hidden, a path, too long, or has a meaning of its own.
+        ValueError: the name is hidden, a path, too long, or has a meaning of its own.
     """
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f"{name!r} cannot be a model's name: Latin letters, digits, '.', '_', '+' and '-' can "
-            "stand in it, 100 at most, and a letter or digit comes first"
+            f"{name!r} cannot be a model's name: use at most 100 Latin letters, digits, '.', '_', "
+            "'+' and '-', and begin with a letter or digit"
         )
     if name == EMBEDDED:
         raise ValueError(f"{EMBEDDED!r} is the name of the embedded model")
@@ -44,60 +44,60 @@ def check_name(name: str) -> None:
 
 
 def usable_name(text: str) -> str:
-    """The name for a model that comes nearest to a text."""
+    """Return the valid name that is most similar to a text."""
     name = re.sub(r"[^A-Za-z0-9._+-]+", "-", text).lstrip("._+-")[:90]
     return name if name and name not in (EMBEDDED, NOTHING) else f"model-{name}".rstrip("-")
 
 
 class KnownModel(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """A model that `streamasr models pull NAME` fetches, from a `repository` or a `url`."""
+    """A model that `streamasr models pull NAME` downloads, from a `repository` or a `url`."""
 
     repository: Annotated[str, Meta(pattern=_REPOSITORY, max_length=200)] | None = None
-    """Its repository at the hub, as OWNER/NAME."""
+    """Repository at the hub, as OWNER/NAME."""
     revision: Annotated[str, Meta(pattern=_REVISION, max_length=200)] = "main"
     """Branch, tag or commit of that repository."""
     files: tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...] = ()
-    """Which of its files are fetched, as a list of names that may hold `*`; left out, those that
-    make a model."""
+    """Files to download, as a list of names that may contain `*`; if empty, those that a model
+    needs."""
     url: Annotated[str, Meta(max_length=2000)] | None = None
-    """In place of a repository: the address of one file, a zip or a GGUF."""
+    """Address of one file, a zip or a GGUF, in place of a repository."""
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")] | None = None
-    """SHA-256 of that file; left out, the first download records it and later ones must match."""
+    """SHA-256 of that file; if not set, the first download records it and later ones must match."""
     size: Annotated[int, Meta(ge=1, le=1 << 40)] | None = None
-    """Bytes of that file, where they are known."""
+    """Size of that file in bytes, if known."""
     title: _Text = ""
-    """What the model is called."""
+    """Title of the model."""
     family: _Text | None = None
     """Family of the model, which says whether it recognises or finds the times of words; see
     `streamasr models list NAME` of a similar model."""
     parameters: _Text = ""
-    """How many weights it has, as `0.6B`."""
+    """Number of weights, as `0.6B`."""
     languages: tuple[_Text, ...] = ()
-    """The languages that it knows, by their English names."""
+    """Languages that the model knows, by their English names."""
     licence: _Text = ""
-    """What its weights may be used for, as an SPDX name."""
+    """Licence of the weights, as an SPDX name."""
 
     def __post_init__(self) -> None:
-        """Refuse a source that cannot be."""
+        """Refuse contradictory keys."""
         if (self.repository is None) == (self.url is None):
             raise ValueError("expected either a repository or a url")
         if self.url is None and (self.sha256 or self.size):
-            raise ValueError("sha256 and size are of a url; the hub announces its own")
+            raise ValueError("sha256 and size belong to a url; the hub states its own")
         if self.url is not None:
             if self.files or self.revision != "main":
-                raise ValueError("revision and files are of a repository, not of a url")
+                raise ValueError("revision and files belong to a repository, not to a url")
             check_url(self.url)
         if self.repository is not None and ".." in self.repository + self.revision:
-            raise ValueError("repository and revision hold no '..'")
+            raise ValueError("repository and revision must not contain '..'")
 
     @property
     def source(self) -> str:
-        """Where it comes from, in a few words."""
+        """Repository or address of the model."""
         return self.repository or self.url or ""
 
     @property
     def file_name(self) -> str:
-        """What the file at `url` is called; `download` if the address does not say."""
+        """Name of the file at `url`; `download` if the address has none."""
         name = PurePosixPath(urlsplit(self.url or "").path).name
         return name if _NAME.fullmatch(name) else "download"
 
@@ -110,59 +110,59 @@ def family_choices() -> tuple[str, ...]:
 
 
 def check_url(url: str) -> None:
-    """Refuse an address that no file can be fetched from.
+    """Refuse an address that files cannot be downloaded from.
 
     Raises:
-        ValueError: it is not of the web, has no host, or holds a password.
+        ValueError: the address is not HTTP, has no host, or contains a password.
     """
     parts = urlsplit(url)
-    _ = parts.port  # which is looked at only now, and may be no number
+    _ = parts.port  # raises if the port is not a number
     if parts.scheme not in ("http", "https"):
-        raise ValueError(f"{url!r} is no address; it begins with https:// or http://")
+        raise ValueError(f"{url!r} is not an address that begins with https:// or http://")
     if not parts.hostname:
-        raise ValueError(f"{url!r} is no address; it names no host")
+        raise ValueError(f"{url!r} is not an address with a host")
     if "@" in parts.netloc:
-        raise ValueError("an address holds no user and no password")
+        raise ValueError("an address must not contain a user or password")
     if not url.isascii() or not url.isprintable() or " " in url:
-        raise ValueError(f"{url!r} holds characters that an address cannot")
+        raise ValueError(f"{url!r} contains characters that are not allowed in an address")
 
 
 @functools.cache
 def built_in() -> Mapping[str, KnownModel]:
-    """The models of known.toml, by name."""
+    """Return the models of known.toml, by name."""
     tables = read_toml(Path(__file__).with_name("known.toml"))
     return msgspec.convert(tables, dict[str, KnownModel])
 
 
 def known_models(own: Mapping[str, KnownModel]) -> dict[str, KnownModel]:
-    """All models by name: those built in, each perhaps replaced, and then those of a user.
+    """Return all models by name: the built-in ones, then those of the user.
 
     Args:
-        own: what a configuration adds.
+        own: models of the settings, which may replace built-in ones.
     """
     return {**built_in(), **own}
 
 
 def find_known(name: str, own: Mapping[str, KnownModel]) -> KnownModel:
-    """A model that can be fetched.
+    """Return a known model.
 
     Raises:
-        ModelError: it is not known.
+        ModelError: no known model has the name.
     """
     known = known_models(own)
     if name in known:
         return known[name]
     meant = guess(name, known, known) or f"known are: {', '.join(known)}."
-    raise ModelError(f"no model {name!r} is known; {meant}")
+    raise ModelError(f"unknown model {name!r}; {meant}", code="unknown_model")
 
 
 def guess(name: str, names: Collection[str], known: Mapping[str, KnownModel]) -> str | None:
-    """Ask whether other names were meant: those of that repository, else like ones.
+    """Return a question that suggests other names: those of a repository, or similar ones.
 
     Args:
-        name: what there is not.
-        names: what there is.
-        known: the models among them that are known.
+        name: the name that was not found.
+        names: all names.
+        known: the known models.
     """
     import difflib
 
@@ -179,6 +179,6 @@ _MOST_GUESSES: Final = 3
 
 
 def of_repository(name: str, known: Mapping[str, KnownModel]) -> list[str]:
-    """The models that come from a repository of this name, as the hub writes it."""
+    """Return the names of the models that come from a repository of the hub."""
     asked = name.casefold()
     return [each for each, model in known.items() if (model.repository or "").casefold() == asked]

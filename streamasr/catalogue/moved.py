@@ -1,6 +1,6 @@
-"""Sources that were moved or renamed after they had been imported, and are known by their content.
+"""Sources that were moved or renamed after their import, recognised by their content.
 
-Importing them anew would take minutes, and their room on the disk a second time.
+Importing them again would take minutes, and their space on disk a second time.
 """
 
 import json
@@ -18,15 +18,15 @@ from streamasr.models.bundle import FACTS_FILE, Bundle
 
 
 def find_moved(models: Path, given: Path, progress: Progress = silent) -> Installed | None:
-    """The model whose source is under another path now; it is noted where.
+    """Return the model whose source was moved to a path, and record the new path.
 
     Args:
-        models: where models are installed.
-        given: from `given_path`: where a source is that is not known.
-        progress: told while files are compared.
+        models: the directory of installed models.
+        given: from `given_path`: the path of an unknown source.
+        progress: receives the progress of comparing files.
 
     Raises:
-        ConfigError: it cannot be noted.
+        ConfigError: the new path cannot be recorded.
     """
     for each in list_installed(models):
         if each.bundle is not None and follow(each.bundle, given, progress):
@@ -35,17 +35,15 @@ def find_moved(models: Path, given: Path, progress: Progress = silent) -> Instal
 
 
 def follow(bundle: Bundle, given: Path, progress: Progress = silent) -> bool:
-    """Whether what a model was made of is under this path now, and no longer where it was.
-
-    If so, the model's description says so from now on.
+    """Return whether the source of a model was moved to this path; if so, record the new path.
 
     Args:
         bundle: of the model.
         given: from `given_path`.
-        progress: told while files are compared.
+        progress: receives the progress of comparing files.
 
     Raises:
-        ConfigError: the description cannot be written.
+        ConfigError: the description of the model cannot be written.
     """
     try:
         files = _moved_files(bundle.source, given, progress)
@@ -61,9 +59,9 @@ def follow(bundle: Bundle, given: Path, progress: Progress = silent) -> bool:
 def _moved_files(
     source: Mapping[str, Any], given: Path, progress: Progress
 ) -> list[dict[str, Any]] | None:
-    """What is known of the files under their new paths; None if they are others."""
+    """Return the facts about the files with their new paths; None if they are other files."""
     old = Path(source["path"])
-    # Times alone say little: all files out of some archives have the same.
+    # Times alone are not enough: all files of some archives have the same.
     if os.path.lexists(old) or source["stamp"] != stamp_of(given) or not source["files"]:
         return None
     moved = [(file, given / Path(file["path"]).relative_to(old)) for file in source["files"]]
@@ -81,4 +79,6 @@ def _write(bundle: Bundle, facts: Mapping[str, Any]) -> None:
         partial.write_text(f"{json.dumps(facts, ensure_ascii=False, indent=2)}\n", "utf-8")
         partial.replace(path)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror}.", code="file_not_written"
+        ) from error

@@ -1,7 +1,6 @@
-"""A file while it is being fetched.
+"""A file that is being downloaded.
 
-What has come stands in `FILE.partial`, and beside it in `FILE.partial.json` which version of the
-file that is.
+The downloaded part is in `FILE.partial`, and its version in `FILE.partial.json` beside it.
 """
 
 import contextlib
@@ -22,13 +21,13 @@ from streamasr.importing.tensors import Progress
 
 _PIECE: Final = 1 << 17
 
-CHECKING: Final = "checking what has been fetched"
-"""What `progress` is told while files of an earlier call are read, be they one or many."""
+CHECKING: Final = "checking earlier downloads"
+"""Description for `progress` while files of an earlier call are read, one or many."""
 
 
 @dataclass(frozen=True, slots=True)
 class Downloaded:
-    """A file that has come whole."""
+    """A file that was downloaded completely."""
 
     path: Path
     size: int
@@ -36,10 +35,10 @@ class Downloaded:
 
 
 def already_there(path: Path, sha256: str, progress: Progress) -> Downloaded | None:
-    """The file, if it is there already with this hash.
+    """Return the file, if it exists with this hash.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the file cannot be read.
     """
     with _on_disk(path):
         if not path.is_file():
@@ -51,7 +50,7 @@ def already_there(path: Path, sha256: str, progress: Progress) -> Downloaded | N
 
 
 class PartialFile:
-    """What there is of a file so far. One process at a time has it."""
+    """The downloaded part of a file, locked by one process at a time."""
 
     def __init__(self, path: Path, url: str, progress: Progress) -> None:
         self._final = path
@@ -61,15 +60,15 @@ class PartialFile:
         self._progress = progress
         self._fd = -1
         self.position = 0
-        """Bytes that are there."""
+        """Number of downloaded bytes."""
         self.furthest = 0
-        """Bytes that there have ever been."""
+        """Greatest number of downloaded bytes so far."""
         self.version: str | None = None
         self.is_patchwork = False
-        """Whether not all of it came through one connection."""
+        """Whether the bytes came through several connections."""
 
     def __enter__(self) -> Self:
-        """Take it over from an earlier call, if there was one."""
+        """Continue the part of an earlier call, if there is one."""
         with _on_disk(self._path):
             self._fd = self._open()
             try:
@@ -99,7 +98,7 @@ class PartialFile:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Whoever had it may have given it its name just now.
+                # The process that held the lock may have renamed the file just now.
                 if os.path.samestat(os.fstat(fd), self._path.lstat()):
                     return fd
             except FileNotFoundError:
@@ -107,7 +106,7 @@ class PartialFile:
             except BlockingIOError as error:
                 os.close(fd)
                 raise DownloadError(
-                    f"{self._final} is being fetched by another process."
+                    f"{self._final} is being fetched by another process.", code="download_locked"
                 ) from error
             except BaseException:
                 os.close(fd)
@@ -126,11 +125,11 @@ class PartialFile:
 
     @property
     def sha256(self) -> str:
-        """Of what is there."""
+        """Hash of the downloaded bytes."""
         return self._digest.hexdigest()
 
     def begin(self, version: str | None) -> None:
-        """Note which version of the file comes now, from its beginning."""
+        """Note the version of the file that is downloaded from its beginning now."""
         self.version = version
         with _on_disk(self._note):
             if version is None:
@@ -139,7 +138,7 @@ class PartialFile:
                 self._note.write_text(json.dumps({"url": self._url, "version": version}), "utf-8")
 
     def write(self, piece: bytes) -> None:
-        """Put more behind what is there."""
+        """Append bytes."""
         rest = memoryview(piece)
         with _on_disk(self._final):
             while rest:
@@ -149,7 +148,7 @@ class PartialFile:
         self.furthest = max(self.furthest, self.position)
 
     def restart(self) -> None:
-        """Forget what is there."""
+        """Drop the downloaded bytes."""
         with _on_disk(self._path):
             os.ftruncate(self._fd, 0)
             os.lseek(self._fd, 0, os.SEEK_SET)
@@ -159,28 +158,29 @@ class PartialFile:
         self.is_patchwork = False
 
     def check_room(self, total: int) -> None:
-        """Find out before it is written whether the file fits.
+        """Check that the disk has room for the file, before it is written.
 
         Raises:
-            ConfigError: it does not.
+            ConfigError: the disk has too little free space.
         """
         with _on_disk(self._final):
             free = shutil.disk_usage(self._final.parent).free
         if total - self.position > free:
             raise ConfigError(
                 f"{self._final.parent}: {size_text(total - self.position)} are to be written, and "
-                f"only {size_text(free)} are free."
+                f"only {size_text(free)} are free; free some space, or set storage.models.",
+                code="disk_full",
             )
 
     def remove(self) -> None:
-        """Leave nothing of it."""
+        """Delete the downloaded bytes."""
         with _on_disk(self._path):
             self._path.unlink(missing_ok=True)
             self._note.unlink(missing_ok=True)
             self._close()
 
     def finish(self) -> Downloaded:
-        """Give the file its name."""
+        """Give the file its final name."""
         with _on_disk(self._final):
             os.fsync(self._fd)
             self._path.replace(self._final)
@@ -195,7 +195,7 @@ class PartialFile:
 
 
 def _hash(fd: int, size: int, progress: Progress) -> "hashlib._Hash":
-    """The hash of what an open file holds; its position is then behind it."""
+    """Return the hash of an open file, which is then read to its end."""
     digest, done = hashlib.sha256(), 0
     os.lseek(fd, 0, os.SEEK_SET)
     while done < size and (piece := os.read(fd, min(_PIECE, size - done))):
@@ -207,12 +207,14 @@ def _hash(fd: int, size: int, progress: Progress) -> "hashlib._Hash":
 
 @contextlib.contextmanager
 def _on_disk(path: Path) -> Iterator[None]:
-    """Explain what a file system refuses.
+    """Turn errors of the file system into a `ConfigError`.
 
     Raises:
-        ConfigError: it did.
+        ConfigError: a file cannot be read or written.
     """
     try:
         yield
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror}.", code="file_not_written"
+        ) from error

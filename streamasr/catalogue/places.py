@@ -1,4 +1,4 @@
-"""Where the files of a model are while it is being fetched."""
+"""Directories of downloads."""
 
 import contextlib
 import fcntl
@@ -14,35 +14,38 @@ _DOWNLOADS: Final = ".downloads"
 
 
 def download_place(models: Path, name: str) -> Path:
-    """Where the files of a model are while it is being fetched and imported.
+    """Return the directory of a model's files during download and import.
 
-    Beside the models, so that what is used as it is becomes a link and not a copy.
+    It is beside the models, so that files that are used unchanged become links and not copies.
     """
     return models / _DOWNLOADS / name
 
 
 @contextlib.contextmanager
 def sole_download(models: Path, name: str) -> Iterator[None]:
-    """Keep other processes from fetching the same model meanwhile.
+    """Keep other processes from downloading the same model meanwhile.
 
     Raises:
-        DownloadError: another process is at it.
-        ConfigError: nothing can be written there.
+        DownloadError: another process is downloading the model.
+        ConfigError: the directory cannot be made.
     """
     place = download_place(models, name)
     try:
         fd = _take(place)
     except BlockingIOError as error:
-        raise DownloadError(f"{name} is being fetched by another process.") from error
+        raise DownloadError(
+            f"{name} is being fetched by another process.", code="download_locked"
+        ) from error
     except OSError as error:
         raise ConfigError(
-            f"{place} cannot be made ({error.strerror}); set storage.models to another place."
+            f"{place} cannot be made ({error.strerror}); set storage.models to another place.",
+            code="models_not_writable",
         ) from error
     try:
         yield
     finally:
         for path in (place, place.parent):
-            with contextlib.suppress(OSError):  # something has come
+            with contextlib.suppress(OSError):  # files were downloaded
                 path.rmdir()
         os.close(fd)
 
@@ -54,7 +57,7 @@ def _take(place: Path) -> int:
         fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever had it may have removed it just now.
+            # The process that held the lock may have removed the directory just now.
             if os.path.samestat(os.fstat(fd), place.lstat()):
                 return fd
         except FileNotFoundError:
@@ -66,20 +69,20 @@ def _take(place: Path) -> int:
 
 
 def list_downloads(models: Path) -> list[str]:
-    """The names of models of which something was fetched and is kept."""
+    """Return the names of models with downloaded files."""
     try:
         return sorted(
             path.name for path in (models / _DOWNLOADS).iterdir() if any(_files_below(path))
         )
-    except OSError:  # there are none
+    except OSError:  # no downloads
         return []
 
 
 def fetched_bytes(models: Path, name: str) -> int:
-    """The bytes on disk of what was fetched of a model and is kept, whole or in part."""
+    """Return the bytes of a model's downloaded files, complete or partial."""
     total = 0
     for path in _files_below(download_place(models, name)):
-        with contextlib.suppress(FileNotFoundError):  # it has got its name meanwhile
+        with contextlib.suppress(FileNotFoundError):  # it was renamed meanwhile
             total += path.lstat().st_size
     return total
 
@@ -90,8 +93,8 @@ def _files_below(place: Path) -> Iterator[Path]:
 
 
 def forget_download(models: Path, name: str) -> None:
-    """Remove what was fetched of a model; what was imported stays."""
+    """Remove the downloaded files of a model; the installed model stays."""
     place = download_place(models, name)
     shutil.rmtree(place, ignore_errors=True)
-    with contextlib.suppress(OSError):  # others are being fetched
+    with contextlib.suppress(OSError):  # other downloads exist
         place.parent.rmdir()

@@ -1,4 +1,4 @@
-"""A file on the web: asked for, or what is missing of it, and why it does not come."""
+"""A file at an address: requests for it or its missing part, and the reasons for failures."""
 
 import contextlib
 import email.utils
@@ -28,23 +28,23 @@ from streamasr.core.errors import DownloadError
 _PIECE: Final = 1 << 17
 _MOST_REDIRECTS: Final = 10
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Answers that may be another one later."""
+"""Status codes that may change later."""
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
 class RemoteFile:
-    """An address, as often as it is asked."""
+    """An address that is requested any number of times."""
 
     def __init__(
         self, url: str, session: requests.Session, policy: Policy, repository: str | None = None
     ) -> None:
-        """Ask nothing yet.
+        """Prepare; requests nothing yet.
 
         Args:
             url: the address.
             session: from `open_session`.
-            policy: how patient to be.
-            repository: of a hub, if that is what is asked for: then errors are about it.
+            policy: limits for failures and silence.
+            repository: of a hub, if its listing is requested: errors then name it.
         """
         self._url = url
         self._repository = repository
@@ -52,17 +52,17 @@ class RemoteFile:
         self._policy = policy
 
     def ask(self, position: int, version: str | None) -> requests.Response:
-        """The answer at the end of all redirects, with its body still to come.
+        """Return the answer after all redirects, with its body unread.
 
-        The body of a redirect, of any length, is not read.
+        The bodies of redirects are not read.
 
         Args:
-            position: bytes that are there already; they need not come again.
-            version: of which version of the file those are, if that is known.
+            position: bytes that were downloaded already.
+            version: of the file that those belong to, if known.
 
         Raises:
-            TransientError: there is none, or one that may be another one later.
-            DownloadError: it brings no file, and waiting does not change that.
+            TransientError: the server does not answer, or its answer may change later.
+            DownloadError: the answer is an error that waiting does not change.
         """
         headers = {}
         if position:
@@ -77,31 +77,34 @@ class RemoteFile:
                 return response
             with response:
                 url = self._target(url, response.headers["Location"])
-        raise self.failure("it is redirected again and again")
+        raise self.failure("it is redirected again and again", "bad_redirect")
 
     def pieces(self, response: requests.Response) -> Iterator[bytes]:
-        """The body, unpacked if it is compressed, in pieces as they come.
+        """Yield the body in pieces as they arrive, unpacked if it is compressed.
 
         Raises:
-            TransientError: the connection ended, or nothing came for too long.
-            DownloadError: it cannot be unpacked.
+            TransientError: the connection ended, or no byte came for too long.
+            DownloadError: the body cannot be unpacked.
         """
         while True:
             with self._explained():
-                # Other than `read`, this loses nothing when the connection breaks.
+                # Unlike `read`, this loses nothing when the connection breaks.
                 piece = response.raw.read1(_PIECE, decode_content=True)
             if not piece:
                 return
             yield piece
 
-    def failure(self, reason: str) -> DownloadError:
-        """The error that says why the file cannot be had."""
-        return DownloadError(f"{self._repository or self._url} cannot be fetched: {reason}.")
+    def failure(self, reason: str, code: str) -> DownloadError:
+        """Return the error of a download, with its reason."""
+        return DownloadError(
+            f"{self._repository or self._url} cannot be fetched: {reason}.", code=code
+        )
 
     def page(self) -> DownloadError:
-        """The error that says that a web page came in place of a file."""
+        """Return the error of a web page in place of a file."""
         return DownloadError(
-            f"what {self._url} sent is a web page, not a model; open the address in a browser."
+            f"{self._url} sent a web page, not a model; open the address in a browser.",
+            code="web_page",
         )
 
     def _get(self, url: str, headers: dict[str, str]) -> requests.Response:
@@ -120,15 +123,20 @@ class RemoteFile:
             target = urljoin(url, location.encode("latin-1").decode("utf-8"))
             parts = urlsplit(target)
         except ValueError as error:
-            raise self.failure("it is redirected to what is no address") from error
+            raise self.failure("it is redirected to an invalid address", "bad_redirect") from error
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-            raise self.failure(f"it is redirected to {target[:200]!r}, which is not of the web")
+            raise self.failure(
+                f"it is redirected to {target[:200]!r}, which is not an HTTP address",
+                "bad_redirect",
+            )
         if urlsplit(url).scheme == "https" and parts.scheme == "http":
-            raise self.failure(f"it is redirected to {parts.hostname} without encryption")
+            raise self.failure(
+                f"it is redirected to {parts.hostname} without encryption", "bad_redirect"
+            )
         return target
 
     def _check(self, response: requests.Response, position: int) -> None:
-        """Refuse answers that bring no file."""
+        """Refuse answers without a file."""
         status = response.status_code
         if status in (200, 206) or (status == 416 and position):
             return
@@ -136,21 +144,24 @@ class RemoteFile:
             host = urlsplit(response.url).hostname
             if status in _PASSING:
                 raise TransientError(
-                    f"{host} answered {_described(status)}", self._asked_s(response)
+                    f"{host} answered {_described(status)}",
+                    self._asked_s(response),
+                    code="server_error",
                 )
             if status in (401, 403):
                 raise self.failure(
                     f"{host} answered {_described(status)}: it does not exist, or is not open to "
                     "all; for a gated repository, accept the terms on its page and put a token of "
-                    "yours into the variable HF_TOKEN"
+                    "yours into the variable HF_TOKEN",
+                    "access_denied",
                 )
             if status in (404, 410):
                 what = "repository, or no such revision of it" if self._repository else "file"
-                raise self.failure(f"{host} has no such {what} ({_described(status)})")
-            raise self.failure(f"{host} answered {_described(status)}")
+                raise self.failure(f"{host} has no such {what} ({_described(status)})", "not_found")
+            raise self.failure(f"{host} answered {_described(status)}", "server_error")
 
     def _asked_s(self, response: requests.Response) -> float | None:
-        """Seconds that `Retry-After` names, itself or by a date."""
+        """Return the seconds in `Retry-After`, which states them or a date."""
         text = response.headers.get("Retry-After", "").strip()
         if re.fullmatch(r"[0-9]{1,9}", text):
             return float(text)
@@ -164,50 +175,55 @@ class RemoteFile:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn what requests raises into a reason to try again, or not to."""
+        """Turn errors of requests into temporary and permanent failures."""
         try:
             yield
         except (InvalidURL, MissingSchema, InvalidSchema, InvalidHeader, UnicodeError) as error:
-            raise self.failure(f"that is no address that can be asked ({error})") from error
+            raise self.failure(f"the address is invalid ({error})", "invalid_url") from error
         except DecodeError as error:
-            raise self.failure("it comes compressed in a way that cannot be read") from error
+            raise self.failure("its compression cannot be read", "bad_compression") from error
         except SSLError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise self.failure(
-                    "the certificate of its host cannot be verified; behind a proxy with one of "
-                    "its own, name that in REQUESTS_CA_BUNDLE"
+                    "the certificate of its host cannot be verified; behind a proxy with a "
+                    "certificate of its own, name that in REQUESTS_CA_BUNDLE",
+                    "certificate_not_verified",
                 ) from error
-            raise TransientError("the encrypted connection failed") from error
+            raise TransientError(
+                "the encrypted connection failed", code="connection_failed"
+            ) from error
         except (RequestException, HTTPError) as error:
             is_unknown = any(isinstance(each, NameResolutionError) for each in _causes(error))
             is_stubborn = is_unknown and not isinstance(error, ProxyError)
-            raise TransientError(self._reason(error), is_stubborn=is_stubborn) from error
+            raise TransientError(
+                self._reason(error), code="connection_failed", is_stubborn=is_stubborn
+            ) from error
 
     def _reason(self, error: RequestException | HTTPError) -> str:
         inner = _causes(error)
         if isinstance(error, ProxyError):
-            return "the proxy cannot be reached or refuses"
+            return "the proxy cannot be reached or refused"
         if isinstance(error, ConnectTimeout):
             return f"no connection within {self._policy.connect_s:.0f} s"
         if any(isinstance(each, ReadTimeout | ReadTimeoutError) for each in inner):
-            return f"nothing came for {self._policy.silence_s:.0f} s"
+            return f"no byte came for {self._policy.silence_s:.0f} s"
         if any(isinstance(each, NameResolutionError) for each in inner):
-            mirror = "a mirror is named with --endpoint, a proxy with HTTPS_PROXY"
-            advice = mirror if self._repository else "a proxy is named with HTTPS_PROXY"
-            return f"{urlsplit(self._url).hostname} is not found (no network?); {advice}"
+            mirror = "name a mirror with --endpoint, a proxy with HTTPS_PROXY"
+            advice = mirror if self._repository else "name a proxy with HTTPS_PROXY"
+            return f"{urlsplit(self._url).hostname} was not found (no network?); {advice}"
         if any(isinstance(each, ConnectionRefusedError) for each in inner):
             return f"{_asked(error) or urlsplit(self._url).netloc} refused the connection"
         return "the connection was dropped"
 
 
 def _asked(error: RequestException | HTTPError) -> str | None:
-    """The host that was asked, which a redirect may have named."""
+    """Return the requested host, which a redirect may have named."""
     request = error.request if isinstance(error, RequestException) else None
     return urlsplit(str(request.url)).netloc if request is not None and request.url else None
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """What an exception wraps, at any depth: requests and urllib3 do so in several ways."""
+    """Return the exceptions inside an exception: requests and urllib3 nest them in several ways."""
     found: list[BaseException] = []
     waiting: list[object] = [error]
     while waiting and len(found) < 20:
@@ -219,7 +235,7 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 
 def _described(status: int) -> str:
-    """A status with its name: 404 Not Found."""
+    """Return a status with its name: 404 Not Found."""
     import http
 
     try:
@@ -229,18 +245,18 @@ def _described(status: int) -> str:
 
 
 def is_page(response: requests.Response) -> bool:
-    """Tell whether a server says that it sends a web page: to log in, or to accept terms."""
+    """Return whether an answer is a web page by its type: to log in, or to accept terms."""
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     return kind in ("text/html", "application/xhtml+xml")
 
 
 def looks_like_page(piece: bytes) -> bool:
-    """Tell whether the first bytes of a file are those of a web page."""
+    """Return whether the first bytes of a file are those of a web page."""
     return piece.lstrip(b"\xef\xbb\xbf \t\r\n")[:9].lower().startswith((b"<!doctype", b"<html"))
 
 
 def version_of(response: requests.Response) -> str | None:
-    """What tells this version of the file from others, as `If-Range` takes it."""
+    """Return the identifier of this version of the file for `If-Range`."""
     tag = response.headers.get("ETag", "")
     if re.fullmatch(r'"[\x21\x23-\x7e]{1,500}"', tag):
         return tag

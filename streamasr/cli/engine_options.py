@@ -4,12 +4,10 @@ import argparse
 from contextlib import AbstractContextManager
 from typing import Any
 
-import msgspec
-
 from streamasr.catalogue.find import Finder
 from streamasr.catalogue.steps import Steps
 from streamasr.cli.stderr import note
-from streamasr.config.sections import ModelConfig, Settings
+from streamasr.config.sections import Settings
 from streamasr.engine.build import engine_config
 from streamasr.engine.config import EngineConfig
 
@@ -35,22 +33,6 @@ def model_overrides(options: argparse.Namespace) -> dict[str, Any]:
     values = {names.get(one, one): getattr(options, one, None) for one in (*names, *same)}
     values["reuse"] = False if getattr(options, "no_reuse", False) else None
     return {name: value for name, value in values.items() if value is not None}
-
-
-def file_model(options: argparse.Namespace, own: ModelConfig) -> ModelConfig:
-    """Return the settings of the model for recognising files.
-
-    The command line goes before the file of settings. The file's languages, context and hotwords
-    describe the microphone and are not used.
-
-    Args:
-        options: of the command line.
-        own: the section `[model]` of the file.
-    """
-    plain = ModelConfig()
-    of_microphone = {"language", "languages", "context", "hotwords"}
-    values: dict[str, Any] = {name: getattr(plain, name) for name in of_microphone}
-    return msgspec.structs.replace(own, **{**values, **model_overrides(options)})
 
 
 def live_engine(settings: Settings) -> EngineConfig:

@@ -78,7 +78,6 @@ def run(options: argparse.Namespace) -> int:
     from streamasr.cli.engine_options import live_engine
     from streamasr.config.file import find_config, load_config
     from streamasr.daemon.daemon import Daemon
-    from streamasr.engine.build import language_resolver, model_facts
     from streamasr.engine.engine import LocalEngine
     from streamasr.models import tiny
     from streamasr.service.supervision import Supervision
@@ -100,8 +99,6 @@ def run(options: argparse.Namespace) -> int:
         config,
         load,
         open_engine=lambda on_trouble: LocalEngine(engine, on_trouble=on_trouble),
-        model=model_facts(engine),
-        language_name=language_resolver(engine),
         supervision=supervision,
     )
     return asyncio.run(daemon.run(partial(_announce, config)))

@@ -179,12 +179,12 @@ def engine_of(options: argparse.Namespace) -> "EngineConfig":
         ConfigError: a setting or an option cannot be used.
         ModelError: the model or the aligner is missing or cannot be used.
     """
-    from streamasr.cli.engine_options import file_model, finder_of
+    from streamasr.cli.engine_options import finder_of, model_overrides
     from streamasr.config.file import find_config, load_config
     from streamasr.engine.build import engine_config
 
     settings = load_config(find_config())
-    model = file_model(options, settings.model)
+    model = settings.model.for_files(model_overrides(options))
     return engine_config(
         model, finder_of(settings), words=not options.no_words, partials=options.watch
     )

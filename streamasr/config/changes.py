@@ -1,4 +1,4 @@
-"""What differs between two readings of the file, and what a running daemon takes over of it."""
+"""Differences between two readings of the file, and those that a running daemon applies."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +13,16 @@ from streamasr.config.sections import Settings
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What differs between the settings of a running daemon and new ones, by path."""
+    """Differences between the settings of a running daemon and new ones, by path."""
 
     applied: tuple[str, ...]
-    """These can be taken over at once."""
+    """Settings that can be applied at once."""
     needs_restart: tuple[str, ...]
+    """Settings that take effect when the daemon is restarted."""
 
 
 def compare(old: Settings, new: Settings) -> Changes:
-    """Which settings have changed."""
+    """Return the settings that have changed."""
     changed = [one for one in settings() if one.value(old) != one.value(new)]
     return Changes(
         applied=tuple(one.path for one in changed if one.effect is RELOAD),
@@ -30,10 +31,11 @@ def compare(old: Settings, new: Settings) -> Changes:
 
 
 def reload(running: Settings, wanted: Settings) -> Settings:
-    """The settings that hold once a running daemon has taken over what it can.
+    """Return the settings of a running daemon after a reload.
 
     Raises:
-        ConfigError: they cannot hold together: the token was to go with the address, which stays.
+        ConfigError: the mixture of old and new settings is not allowed: the token was removed
+            together with the address, which stays.
     """
     taken: dict[str, dict[str, Any]] = {}
     for one in settings():

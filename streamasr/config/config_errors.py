@@ -1,4 +1,4 @@
-"""What is said about a file of settings that cannot be taken."""
+"""Messages about a file of settings that cannot be used."""
 
 from collections.abc import Collection
 from typing import Any
@@ -12,7 +12,7 @@ from streamasr.core.errors import ConfigError
 
 
 def located(section: str, complaint: str) -> str:
-    """Put the place first: "Expected `int`, got `str` - at `$.port`"."""
+    """Put the place first in a message like "Expected `int`, got `str` - at `$.port`"."""
     what, _, place = complaint.partition(" - at `$")
     path = section + place.rstrip("`")
     if choices := _choices(path):
@@ -21,23 +21,25 @@ def located(section: str, complaint: str) -> str:
 
 
 def _choices(path: str) -> tuple[str, ...]:
-    """The only values of a setting, or of a key of a model, if there are few."""
+    """Return the allowed values of a setting, or of a key of a model, if there are few."""
     if path.startswith(f"{REGISTRY}."):
         return family_choices() if path.endswith(".family") else ()
     return next((one.choices for one in settings() if one.path == path), ())
 
 
 def refuse_unknown(tables: dict[str, Any], source: str) -> None:
-    """Refuse tables and keys that mean nothing.
+    """Refuse unknown tables and keys.
 
     Raises:
-        ConfigError: there is one; what was probably meant is said.
+        ConfigError: a table or key is unknown; the message suggests a similar one.
     """
     for name, table in tables.items():
         if name not in section_types():
-            raise ConfigError(f"{source}: there is no section {name!r}{_hint('', name)}")
+            raise ConfigError(
+                f"{source}: unknown section {name!r}{_hint('', name)}", code="unknown_section"
+            )
         if not isinstance(table, dict):
-            raise ConfigError(f"{source}: {name} must be a table, [{name}].")
+            raise ConfigError(f"{source}: {name} must be a table, [{name}].", code="not_a_table")
         if name == REGISTRY:
             _refuse_unknown_keys(table, source)
             continue
@@ -45,24 +47,30 @@ def refuse_unknown(tables: dict[str, Any], source: str) -> None:
         for key in table:
             if key not in known:
                 unknown = repr(f"{name}.{key}")
-                raise ConfigError(f"{source}: there is no setting {unknown}{_hint(name, key)}")
+                raise ConfigError(
+                    f"{source}: unknown setting {unknown}{_hint(name, key)}", code="unknown_setting"
+                )
 
 
 def _refuse_unknown_keys(models: dict[str, Any], source: str) -> None:
     known = {one.encode_name for one in msgspec.structs.fields(KnownModel)}
     for name, table in models.items():
         if not isinstance(table, dict):
-            raise ConfigError(f"{source}: models.{name} must be a table, [models.{name}].")
+            raise ConfigError(
+                f"{source}: models.{name} must be a table, [models.{name}].", code="not_a_table"
+            )
         for key, value in table.items():
             if key not in known:
                 unknown = repr(f"models.{name}.{key}")
-                quoted = f'; a name with dots is quoted, as in [models."{name}.{key}"].'
+                quoted = f'; quote a name with dots, as in [models."{name}.{key}"].'
                 hint = quoted if isinstance(value, dict) else _model_hint(key, known)
-                raise ConfigError(f"{source}: there is no setting {unknown}{hint}")
+                raise ConfigError(
+                    f"{source}: unknown setting {unknown}{hint}", code="unknown_setting"
+                )
 
 
 def _hint(section: str, key: str) -> str:
-    """The end of a sentence about an unknown key: what was probably meant."""
+    """Return the end of a message about an unknown key: a similar key."""
     near = {one.key: one.path for one in settings() if one.section == section}
     if not section:
         near = {name: name for name in section_types()}
@@ -74,12 +82,12 @@ def _hint(section: str, key: str) -> str:
 
 
 def _model_hint(key: str, known: Collection[str]) -> str:
-    """The same about an unknown key of a model."""
+    """Return the end of a message about an unknown key of a model."""
     close = _nearest(key, known)
-    return f"; did you mean {close}?" if close else f"; there are {', '.join(sorted(known))}."
+    return f"; did you mean {close}?" if close else f"; known are {', '.join(sorted(known))}."
 
 
 def _nearest(key: str, known: Collection[str]) -> str | None:
-    import difflib  # here, since most files have no such mistake
+    import difflib  # here, since few files have such a mistake
 
     return next(iter(difflib.get_close_matches(key, known, n=1)), None)

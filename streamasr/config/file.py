@@ -1,4 +1,4 @@
-"""The file of settings: where it is looked for, how it is read, what goes before it."""
+"""The file of settings: where it is looked for, how it is read, what overrides it."""
 
 import os
 from collections.abc import Mapping
@@ -17,16 +17,16 @@ CONFIG_VARIABLE: Final = "STREAMASR_CONFIG"
 """Environment variable that names the file of settings."""
 
 Overrides: TypeAlias = Mapping[str, Mapping[str, Any]]
-"""Section -> key -> value, as TOML would have it; paths are absolute."""
+"""Section -> key -> value, in the types of TOML; paths are absolute."""
 
 _COMMAND_LINE: Final = "command line"
 
 
 def config_places() -> list[Path]:
-    """Where the file of settings is looked for, in this order.
+    """Return the places where the file of settings is looked for, in this order.
 
-    That is `$STREAMASR_CONFIG` alone if it is set, else the user's and the system's directories of
-    the XDG base directory specification.
+    They are `$STREAMASR_CONFIG` alone if it is set, else the user's and the system's directories
+    of the XDG base directory specification.
     """
     if named := os.environ.get(CONFIG_VARIABLE):
         return [Path(named)]
@@ -34,9 +34,9 @@ def config_places() -> list[Path]:
 
 
 def find_config(explicit: Path | None = None) -> Path | None:
-    """The file of settings: the one that was named, or the first that is there, if any.
+    """Return the file of settings: the named one, or the first that exists, if any.
 
-    One that was named need not exist: reading it will say so.
+    A named file need not exist; reading it raises the error.
     """
     if explicit is not None:
         return explicit
@@ -47,12 +47,12 @@ def find_config(explicit: Path | None = None) -> Path | None:
 
 
 def load_config(path: Path | None, overrides: Overrides | None = None) -> Settings:
-    """Read the file of settings, if any, and put what the command line says over it.
+    """Read the file of settings, if any, and apply the command line.
 
     Relative paths in the file count from its directory.
 
     Raises:
-        ConfigError: file or command line say what cannot be.
+        ConfigError: the file cannot be read, or a setting in it or on the command line is wrong.
     """
     base = Path("/") if path is None else path.absolute().parent
     tables = {} if path is None else read_toml(path)
@@ -68,5 +68,6 @@ def load_config(path: Path | None, overrides: Overrides | None = None) -> Settin
             read_token(config.server.token_file)
     except ConfigError as error:
         is_file_at_fault = path is not None and not (overrides or {}).get("server")
-        raise ConfigError(f"{path if is_file_at_fault else _COMMAND_LINE}: {error}") from error
+        blamed = path if is_file_at_fault else _COMMAND_LINE
+        raise ConfigError(f"{blamed}: {error}", code=error.code) from error
     return config

@@ -1,4 +1,4 @@
-"""The settings one by one, as their sections state them."""
+"""The settings one by one, derived from their sections."""
 
 import functools
 from dataclasses import dataclass
@@ -18,36 +18,36 @@ class Setting:
 
     section: str
     name: str
-    """Of the field."""
+    """Name of the field."""
     key: str
-    """In the file; there the times of segmentation name their unit."""
+    """Name in the file, where the times of segmentation name their unit."""
     effect: Effect
     choices: tuple[str, ...] = ()
-    """The only values, if there are few."""
+    """The allowed values, if there are few."""
     example: str | int | None = None
     is_hidden: bool = False
 
     @property
     def path(self) -> str:
-        """Section and key."""
+        """Section and key, with a dot between."""
         return f"{self.section}.{self.key}"
 
     def value(self, config: Settings) -> Any:
-        """What it is set to."""
+        """Return the value in some settings."""
         return getattr(getattr(config, self.section), self.name)
 
 
 def section_types() -> dict[str, Any]:
-    """Table of the file -> its type; `models`, which holds no settings, is one of them."""
+    """Return the type of each table of the file, also of `models`, which holds no settings."""
     return {one.name: one.type for one in msgspec.structs.fields(Settings)}
 
 
 @functools.cache
 def settings() -> tuple[Setting, ...]:
-    """All that can be set, in the order of the file.
+    """Return all settings, in the order of the file.
 
     Raises:
-        TypeError: a field does not say when it holds.
+        TypeError: a field does not say when a change takes effect.
     """
     return tuple(
         _setting(section, key)
@@ -72,7 +72,7 @@ def _setting(section: msgspec.structs.FieldInfo, key: msgspec.structs.FieldInfo)
 
 
 def _choices(kind: Any) -> tuple[str, ...]:
-    """The values of a type that has only few, besides None."""
+    """Return the values of a type that has few, without None."""
     if get_origin(kind) is not Literal:
         kind, *others = [one for one in get_args(kind) if one is not NoneType] or [None]
         if others or get_origin(kind) is not Literal:
@@ -81,12 +81,12 @@ def _choices(kind: Any) -> tuple[str, ...]:
 
 
 def _effect(section: msgspec.structs.FieldInfo, key: msgspec.structs.FieldInfo) -> Effect:
-    """What the field says, or an exception in its section, or all of its section."""
+    """Return the note of an exception in the section, of the field, or of the whole section."""
     of_section = notes(section.type)
     exceptions = [
         note.effect for note in of_section if isinstance(note, Except) and note.name == key.name
     ]
     plain = [note for note in (*notes(key.type), *of_section) if isinstance(note, Effect)]
     if not exceptions and not plain:
-        raise TypeError(f"{section.name}.{key.name} does not say when it holds")
+        raise TypeError(f"{section.name}.{key.name} does not say when a change takes effect")
     return [*exceptions, *plain][0]

@@ -1,4 +1,4 @@
-"""What a field of a section says of itself, in an `Annotated` behind its type."""
+"""Notes of a field of a section, in an `Annotated` behind its type."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -8,14 +8,14 @@ from msgspec import Meta
 
 
 class Effect(Enum):
-    """When a changed setting holds in a daemon that is already running."""
+    """Time at which a changed setting takes effect in a running daemon."""
 
     RELOAD = "reload"
-    """From the next SIGHUP on; sessions that are open may keep what they began with."""
+    """At the next SIGHUP; open sessions may keep the old value."""
     RESTART = "restart"
-    """Once it is started anew."""
+    """When the daemon is restarted."""
     ELSEWHERE = "elsewhere"
-    """Never: it is another program's, which reads the file when it starts."""
+    """Never: another program reads the setting when it starts."""
 
 
 RELOAD: Final = Effect.RELOAD
@@ -25,26 +25,26 @@ ELSEWHERE: Final = Effect.ELSEWHERE
 
 @dataclass(frozen=True, slots=True)
 class Except:
-    """A field of a section that does not hold when the others of it do."""
+    """A field of a section that takes effect at another time than the others."""
 
     name: str
     effect: Effect = RESTART
 
 
 HIDDEN: Final = object()
-"""Note of a field that is shown in no table and, at its default, in no file: for measurements."""
+"""Note of a field for measurements: shown in no table, and at its default in no file."""
 
 
 def example(value: str | int) -> Meta:
-    """What a setting that is not set by default may look like."""
+    """Return the note of an example, for a setting that is not set by default."""
     return Meta(examples=[value])
 
 
 def notes(annotation: Any) -> tuple[Any, ...]:
-    """What stands behind the type in an `Annotated`."""
+    """Return the notes behind the type in an `Annotated`."""
     return getattr(annotation, "__metadata__", ())
 
 
 def without_notes(annotation: Any) -> Any:
-    """The type alone."""
+    """Return the type without its notes."""
     return get_args(annotation)[0] if notes(annotation) else annotation

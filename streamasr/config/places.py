@@ -1,6 +1,6 @@
-"""The user's directories, as the XDG base directory specification names them.
+"""Directories of the user, by the XDG base directory specification.
 
-No child process needs them, so what finds them is loaded when they are asked for.
+Child processes do not need them, so platformdirs is loaded on first use.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ APP_NAME: Final = "streamasr"
 
 
 def state_directory() -> Path:
-    """Where the daemon keeps what it heard."""
+    """Return the directory of the journal and the spool."""
     import platformdirs
 
     with _at_home():
@@ -23,7 +23,7 @@ def state_directory() -> Path:
 
 
 def models_directory() -> Path:
-    """Where models are installed."""
+    """Return the directory of installed models."""
     import platformdirs
 
     with _at_home():
@@ -31,7 +31,7 @@ def models_directory() -> Path:
 
 
 def config_directories() -> list[Path]:
-    """Where settings are looked for: the user's directory, then the system's."""
+    """Return the directories of settings: the user's, then the system's."""
     import platformdirs
 
     with _at_home():
@@ -40,11 +40,12 @@ def config_directories() -> list[Path]:
 
 @contextlib.contextmanager
 def _at_home() -> Iterator[None]:
-    """Explain that this user has no home."""
+    """Explain that the user has no home directory."""
     try:
         yield
     except RuntimeError as error:
         raise ConfigError(
-            "it is not known where your home directory is: set HOME, or name --config FILE and in "
-            "it storage.directory."
+            "your home directory is unknown: set HOME, or name --config FILE and in it "
+            "storage.directory and storage.models.",
+            code="home_unknown",
         ) from error

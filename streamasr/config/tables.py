@@ -14,15 +14,15 @@ from streamasr.core.errors import ConfigError
 
 
 def convert(tables: dict[str, Any], base: Path, source: str) -> Settings:
-    """Check the tables that a source holds.
+    """Check the tables of a source.
 
     Args:
-        tables: as TOML has them.
-        base: the directory from which relative paths count.
-        source: what is blamed: a file, or the command line.
+        tables: in the types of TOML.
+        base: the directory that relative paths are relative to.
+        source: name of the source in messages: a file, or the command line.
 
     Raises:
-        ConfigError: they say what cannot be.
+        ConfigError: a table or key is unknown, or a value is not allowed.
     """
     refuse_unknown(tables, source)
 
@@ -39,18 +39,20 @@ def convert(tables: dict[str, Any], base: Path, source: str) -> Settings:
         try:
             sections[name] = msgspec.convert(tables.get(name, {}), kind, dec_hook=to_path)
         except msgspec.ValidationError as error:
-            raise ConfigError(f"{source}: {located(name, str(error))}.") from error
+            sentence = f"{source}: {located(name, str(error))}."
+            raise ConfigError(sentence, code="invalid_value") from error
         except ConfigError as error:
-            raise ConfigError(f"{source}: [{name}] {error}") from error
+            raise ConfigError(f"{source}: [{name}] {error}", code=error.code) from error
     config = Settings(**sections)
     try:
         return _with_model_path(config, base)
     except ValueError as error:
-        raise ConfigError(f"{source}: {located('model', f'{error} - at `$.name`')}.") from error
+        sentence = f"{source}: {located('model', f'{error} - at `$.name`')}."
+        raise ConfigError(sentence, code="invalid_value") from error
 
 
 def _registry(tables: dict[str, Any], source: str) -> dict[str, KnownModel]:
-    """The models that a source adds to those that are known."""
+    """Return the models that a source adds to the known ones."""
     models = {}
     for name, table in tables.items():
         try:
@@ -58,9 +60,11 @@ def _registry(tables: dict[str, Any], source: str) -> dict[str, KnownModel]:
             models[name] = msgspec.convert(table, KnownModel)
             _check_family(name, models[name], source)
         except msgspec.ValidationError as error:
-            raise ConfigError(f"{source}: {located(f'models.{name}', str(error))}.") from error
+            sentence = f"{source}: {located(f'models.{name}', str(error))}."
+            raise ConfigError(sentence, code="invalid_value") from error
         except ValueError as error:
-            raise ConfigError(f"{source}: models: {error}.") from error
+            sentence = f"{source}: models: {error}."
+            raise ConfigError(sentence, code="invalid_model_name") from error
     return models
 
 
@@ -71,7 +75,7 @@ def _check_family(name: str, model: KnownModel, source: str) -> None:
 
 
 def _with_model_path(config: Settings, base: Path) -> Settings:
-    """Take a model's name that has a slash for a path."""
+    """Make the name of a model absolute if it is a path, that is, contains a slash."""
     if os.sep not in config.model.name:
         return config
     path = str(_anchored(config.model.name, base))
@@ -79,10 +83,10 @@ def _with_model_path(config: Settings, base: Path) -> Settings:
 
 
 def _anchored(path: str, base: Path) -> Path:
-    """A path of the file, absolute.
+    """Return a path of the file as an absolute one.
 
     Raises:
-        ValueError: it cannot be one.
+        ValueError: the text is not a path, or its user has no home directory.
     """
     if not path or "\0" in path:
         raise ValueError("Expected a path")

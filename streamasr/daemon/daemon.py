@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final
+from typing import Final, TypeAlias
 
 from streamasr.audio.capture import Capture
 from streamasr.audio.microphone import Microphone
@@ -22,7 +22,6 @@ from streamasr.audio.paced import PacedFile
 from streamasr.config.endpoint import is_loopback
 from streamasr.config.sections import MicrophoneConfig, Settings
 from streamasr.core.errors import StorageError
-from streamasr.core.model_facts import ModelFacts
 from streamasr.core.notices import NoticeCode
 from streamasr.core.options import SessionOptions
 from streamasr.core.requested_options import OperatorDefaults, RequestedOptions
@@ -43,6 +42,8 @@ from streamasr.storage.store import Store
 
 logger = logging.getLogger(__name__)
 
+OpenCapture: TypeAlias = Callable[[], Capture]
+
 _CLOSING_S: Final = 2.0  # for clients to read their `end`
 _EXIT_AT_ONCE: Final = 130
 
@@ -56,9 +57,8 @@ class Daemon:
         load_settings: Callable[[], Settings],
         *,
         open_engine: Callable[[OnTrouble], Engine],
-        model: ModelFacts,
-        language_name: Callable[[str], str],
         supervision: Supervision | None = None,
+        choose_capture: "Callable[[MicrophoneConfig], OpenCapture | None] | None" = None,
     ) -> None:
         """Connect all parts; `run` starts them.
 
@@ -66,9 +66,9 @@ class Daemon:
             settings: at the start.
             load_settings: reads the settings again.
             open_engine: makes the engine, which `run` starts and stops.
-            model: that the engine recognises with.
-            language_name: returns the model's name of a language, given by name or code.
             supervision: by a service manager; None without one.
+            choose_capture: returns a function that opens the source of the microphone's session;
+                None for the microphone or the file of the settings.
 
         Raises:
             ConfigError: the settings exclude each other, or the token cannot be read.
@@ -80,8 +80,6 @@ class Daemon:
         self._lock = Lock(directory)
         self._supervision = supervision or Supervision()
         self._settings = LiveSettings(settings, load_settings, self._supervision)
-        self._model = model
-        self._language_name = language_name
         self._stop = asyncio.Event()
         self._exit_code = 0
         self._engine = open_engine(self._report_from_thread)
@@ -94,7 +92,7 @@ class Daemon:
         self._metrics = Metrics(self._readings())
         self._host = LocalSessionHost(
             host_settings(settings),
-            model=model,
+            model=self._engine.facts,
             recogniser=self._engine,
             resolve=self._resolve,
             store=self._store,
@@ -102,7 +100,7 @@ class Daemon:
         )
         self._microphone = MicrophoneSession(
             self._host,
-            _capture_of(settings.microphone),
+            (choose_capture or _choose_capture)(settings.microphone),
             can_wait=settings.microphone.input is not None,
         )
         self._server = Server(
@@ -169,18 +167,19 @@ class Daemon:
         )
 
     def _resolve(self, requested: RequestedOptions, defaults: OperatorDefaults) -> SessionOptions:
-        options = requested.resolve(defaults, self._language_name)
+        options = requested.resolve(defaults, self._engine.languages.resolve)
         self._engine.check_options(options)
         return options
 
     def _vitals(self) -> Vitals:
+        model = self._host.model.name
         if self._stop.is_set():
             status = "stopping"
         elif not self._host.is_ready.is_set():
-            status = f"loading {self._model.name}"
+            status = f"loading {model}"
         else:
             n_sessions = len(self._host.sessions)
-            status = f"{self._model.name} is ready, {n_sessions} session{'s' * (n_sessions != 1)}"
+            status = f"{model} is ready, {n_sessions} session{'s' * (n_sessions != 1)}"
         return Vitals(status, self._engine.pulse)
 
     # Starting.
@@ -211,7 +210,7 @@ class Daemon:
             await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
-                logger.info("model %s is loaded", self._model.name)
+                logger.info("model %s is loaded", self._host.model.name)
             yield
         finally:
             stopping.cancel()
@@ -274,7 +273,7 @@ class Daemon:
         return self._host.is_ready.is_set() and not self._engine.is_alive
 
 
-def _capture_of(settings: MicrophoneConfig) -> Callable[[], Capture] | None:
+def _choose_capture(settings: MicrophoneConfig) -> OpenCapture | None:
     """Return a function that opens the source of the microphone's session; None for no source."""
     if (file := settings.input) is not None:
         return lambda: PacedFile(file, settings.speed)

@@ -1,15 +1,12 @@
 """The one way from settings to the configuration of an engine, for the daemon and all commands."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from streamasr.core.languages import Languages
-from streamasr.core.model_facts import ModelFacts
 from streamasr.core.options import SessionOptions
 from streamasr.engine.config import EngineConfig, Hardware, HardwareSettings
-from streamasr.models.bundle import open_bundle, read_bundle
-from streamasr.models.family import Role
+from streamasr.models.bundle import open_bundle
 
 
 class ModelSettings(HardwareSettings, Protocol):
@@ -95,26 +92,6 @@ def engine_config(
             settings, open_bundle(directory).family.languages, words=words, partials=partials
         ),
     )
-
-
-def model_facts(config: EngineConfig) -> ModelFacts:
-    """Return the facts about a recogniser that clients see.
-
-    Raises:
-        ModelError: the directory is not a recogniser's.
-    """
-    bundle = read_bundle(config.model, Role.RECOGNISER)
-    family = bundle.family
-    return ModelFacts(bundle.name, family.name, bundle.languages or tuple(family.languages))
-
-
-def language_resolver(config: EngineConfig) -> Callable[[str], str]:
-    """Return the function that turns names and codes of languages into the model's names.
-
-    Raises:
-        ModelError: the directory is not a model's.
-    """
-    return open_bundle(config.model).family.languages.resolve
 
 
 def session_options(

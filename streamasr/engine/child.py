@@ -2,10 +2,8 @@
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from typing import Generic, TypeAlias, TypeVar
 
@@ -83,18 +81,9 @@ def run_child(
         log_level: of the parent's log.
     """
     show_as(name)
-    threading.Thread(target=_end_with_parent, name="watch the parent", daemon=True).start()
     log_to_stderr(log_level)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         _answer_requests(connection, build, config)
-
-
-def _end_with_parent() -> None:
-    """Exit when the parent is gone, even in the middle of a request."""
-    parent = parent_process()
-    assert parent is not None, "runs in a child only"
-    parent.join()
-    os._exit(1)  # without cleaning up: other threads may be in native code
 
 
 def _answer_requests(

@@ -4,7 +4,6 @@ A broken driver may crash or hang the process that loads a model. So a child loa
 first, lets it compute a little, and reports the result.
 """
 
-import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -13,7 +12,8 @@ from typing import Final
 
 from streamasr.core.errors import ModelError, StreamASRError
 from streamasr.decoder.placement import Placement
-from streamasr.engine.child import process_title, show_as
+from streamasr.engine.child import show_as
+from streamasr.engine.child_process import start
 
 TIMEOUT_S: Final = 180.0
 """For a large model from a cold disk, and a driver that compiles its kernels first."""
@@ -59,18 +59,12 @@ def run_probe(
     Raises:
         ModelError: the attempt failed, or the child crashed or hung.
     """
-    spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe(duplex=False)
-    child = spawn.Process(
-        target=_report, args=(theirs, attempt, probe), name=process_title(_NAME), daemon=True
-    )
-    child.start()
-    theirs.close()
+    connection, child = start(_report, attempt, probe)
     try:
-        if not ours.poll(timeout_s):
+        if not connection.poll(timeout_s):
             message = f"a process that tried it did not answer within {timeout_s:g} s."
             raise ModelError(message, code="gpu_probe_hung")
-        failure: tuple[str, str] | None = ours.recv()
+        failure: tuple[str, str] | None = connection.recv()
     except EOFError as error:
         child.join()
         code = child.exitcode or 0
@@ -80,7 +74,8 @@ def run_probe(
     finally:
         child.kill()
         child.join()
-        ours.close()
+        connection.close()
+        child.close()
     if failure is not None:
         message, error_code = failure
         raise ModelError(message, code=error_code)

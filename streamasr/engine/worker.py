@@ -10,8 +10,9 @@ A child that is never ready ends the worker: something is wrong with the machine
 can report it at its start. Once a child was ready, a worker keeps trying, with longer pauses; only
 a broken model ends it.
 
-Children are started with `spawn`: they inherit no locks, threads or file descriptors. A child ends
-with its parent, however that ends, and ignores the signals that people send to the process group.
+Children inherit no locks, threads or file descriptors, and import nothing of the program that uses
+them (see `child_process`). A child ends with its parent, however that ends, and ignores the signals
+that people send to the process group.
 """
 
 import atexit
@@ -21,7 +22,6 @@ import logging
 import math
 import multiprocessing
 import multiprocessing.connection
-import multiprocessing.resource_tracker
 import signal
 import threading
 import time
@@ -43,6 +43,7 @@ from streamasr.engine.child import (
     process_title,
     run_child,
 )
+from streamasr.engine.child_process import ChildProcess, start
 from streamasr.engine.cpu_fallback import (
     DEATHS_PER_REQUEST,
     FAILED_STARTS,
@@ -121,11 +122,11 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         self._wake_receiver, self._wake_sender = multiprocessing.Pipe(duplex=False)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._process: multiprocessing.process.BaseProcess | None = None
+        self._process: ChildProcess | None = None
         self._serving: _Job[RequestT, AnswerT] | None = None  # sent to the present child
         self._thread = threading.Thread(target=self._run, name=f"{name} supervisor", daemon=True)
         # The child with which a message is being exchanged at this moment.
-        self._partner: multiprocessing.process.BaseProcess | None = None
+        self._partner: ChildProcess | None = None
         self._has_ready_child = False
         self._has_answered = False  # the present child, anything
         self.restarts = 0
@@ -210,9 +211,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
     # The supervisor thread.
 
     def _run(self) -> None:
-        # Children inherit what this thread blocks, from their first instruction on. Python's
-        # helper process is started before, since starting it unblocks signals again.
-        multiprocessing.resource_tracker.ensure_running()
+        # Children inherit what this thread blocks, from their first instruction on.
         signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_SIGNALS)
         try:
             self._supervise()
@@ -253,28 +252,15 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
                 self.restarts += 1
                 self._stopping.wait(restart_pause(deaths))
 
-    def _spawn(self) -> tuple[Connection, multiprocessing.process.BaseProcess]:
-        spawn = multiprocessing.get_context("spawn")
-        ours, theirs = spawn.Pipe()
+    def _spawn(self) -> tuple[Connection, ChildProcess]:
         fallback = self._fallback
         config = fallback.config if fallback and fallback.is_taken else self._config
         log_level = logging.getLogger().getEffectiveLevel()
-        process = spawn.Process(
-            target=run_child,
-            args=(theirs, self._name, self._build, config, log_level),
-            name=process_title(self._name),
-            daemon=True,
-        )
-        process.start()
-        # Only the child may hold its end, or a death would not close the pipe.
-        theirs.close()
-        self._process = process
+        connection, self._process = start(run_child, self._name, self._build, config, log_level)
         self._has_answered = False
-        return ours, process
+        return connection, self._process
 
-    def _await_ready(
-        self, connection: Connection, process: multiprocessing.process.BaseProcess
-    ) -> None:
+    def _await_ready(self, connection: Connection, process: ChildProcess) -> None:
         match self._receive(connection, process, self._timeouts.start):
             case Ready(pid, warnings):
                 logger.info("%s is ready, process %d", process_title(self._name), pid)
@@ -287,7 +273,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
             case other:
                 raise _ChildDied(f"its first message was {type(other).__name__} instead of Ready")
 
-    def _serve(self, connection: Connection, process: multiprocessing.process.BaseProcess) -> None:
+    def _serve(self, connection: Connection, process: ChildProcess) -> None:
         while not self._stopping.is_set():
             if not self._jobs:
                 ready = multiprocessing.connection.wait([self._wake_receiver, process.sentinel])
@@ -310,7 +296,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
     def _receive(
         self,
         connection: Connection,
-        process: multiprocessing.process.BaseProcess,
+        process: ChildProcess,
         timeout_s: float,
     ) -> Any:
         deadline = time.monotonic() + timeout_s
@@ -330,7 +316,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
         raise _ChildDied("it is being stopped")
 
     @contextlib.contextmanager
-    def _limited(self, process: multiprocessing.process.BaseProcess) -> Iterator[None]:
+    def _limited(self, process: ChildProcess) -> Iterator[None]:
         """Kill a child that stops in the middle of a message, which would block this thread.
 
         Messages are larger than what a pipe holds, so that sending waits for the receiver.
@@ -351,7 +337,7 @@ class Worker(Generic[ConfigT, RequestT, AnswerT]):
             self._partner = None
             overdue.cancel()
 
-    def _report_death(self, process: multiprocessing.process.BaseProcess, why: str) -> None:
+    def _report_death(self, process: ChildProcess, why: str) -> None:
         if not self._stopping.is_set():
             title = process_title(self._name)
             logger.warning("%s: process %s died: %s", title, process.pid, why)
@@ -423,7 +409,7 @@ class _ChildDied(Exception):  # noqa: N818 - never leaves this module
     """The present child is gone, or counts as dead."""
 
 
-def _describe_exit(process: multiprocessing.process.BaseProcess) -> str:
+def _describe_exit(process: ChildProcess) -> str:
     process.join(_STOP_TIMEOUT_S)
     code = process.exitcode
     if code is None:
@@ -433,9 +419,10 @@ def _describe_exit(process: multiprocessing.process.BaseProcess) -> str:
     return f"exit code {code}"
 
 
-def _end(process: multiprocessing.process.BaseProcess) -> None:
+def _end(process: ChildProcess) -> None:
     """Make sure that a child whose pipe is closed is gone."""
     process.join(_STOP_TIMEOUT_S)
     if process.is_alive():
         process.kill()
     process.join()
+    process.close()

@@ -50,8 +50,8 @@ def transcribe(
     waits for each partial and final, so that the same file shows the same partials on any machine.
 
     Args:
-        engine: started.
-        source: where the audio comes from.
+        engine: a started engine.
+        source: of the audio.
         settings: options of the session, and how speech is cut.
         begin: where in the file the source begins, in seconds; the times of messages count from
             the beginning of the file.
@@ -60,9 +60,16 @@ def transcribe(
         Messages in the order of the protocol; `Progress` whenever there is some.
 
     Raises:
-        AudioError: the source broke; raised after everything before it was recognised.
+        AudioError: the source broke off; raised after the audio before was recognised.
     """
     run = _Run(engine, settings, to_samples(begin))
+    try:
+        yield from _recognise(run, source)
+    finally:
+        run.stream.close()
+
+
+def _recognise(run: "_Run", source: AudioSource) -> Iterator[Message | Progress]:
     broken: AudioError | None = None
     try:
         for block in source.blocks():
@@ -82,14 +89,14 @@ def transcribe(
 
 
 class _Run:
-    """A stream whose owner waits for the engine where it has to."""
+    """Stream of a file, whose reader waits for the engine."""
 
     def __init__(self, engine: ChannelSource, settings: FileSettings, begin: Samples) -> None:
         session = SessionSettings(
             partial_interval=to_samples(settings.partial_interval_s),
             partial_load=None,
             commit=None,
-            speculates=False,  # nobody waits for a pause to be over
+            speculates=False,  # a file has no listener who waits
         )
         stream = StreamSettings(settings.vad, settings.chunker, session)
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
@@ -109,12 +116,12 @@ class _Run:
     def progress(self) -> Progress:
         read = self.stream.position
         owed_from = self.stream.session.owed_from
-        # A segment's pre-roll begins where reading has already been, but nothing is undone by it.
+        # The pre-roll of a segment begins in audio that was done already; progress never falls.
         self._done = max(self._done, read if owed_from is None else owed_from)
         return Progress(read, self._done)
 
     def take(self, published: Iterable[Publish]) -> Iterator[Message]:
-        """Bring messages to the file's clock, and those that are ready meanwhile."""
+        """Yield messages with times of the file, and those that have become ready."""
         for action in published:
             if not isinstance(action.message, End):
                 yield shifted(action.message, self._begin)
@@ -122,12 +129,12 @@ class _Run:
             yield from self.answer()
 
     def answer(self) -> Iterator[Message]:
-        """Wait for one answer of the engine."""
+        """Wait for one answer of the engine; yield its messages."""
         yield from self.take(self.stream.receive(self._answers.get()))
 
 
 def shifted(message: Message, by: Samples) -> Message:
-    """The same message with all its times later by `by`."""
+    """Return the message with all its times later by `by`."""
     match message:
         case Speech(start=start):
             return replace(message, start=Samples(start + by))

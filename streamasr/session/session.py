@@ -23,6 +23,8 @@
   the final. A partial that is still in flight is abandoned.
 * Finals and gaps are published in the order of time, in whatever order the answers come. The words
   of a final follow when their times are known.
+* A final that a restart left without words is aligned; if its family times the tokens itself, the
+  segment is recognised once more for them.
 * A failed pass affects its own segment only. A partial is dropped. In place of a final, the last
   hypothesis is published for the audio behind it, and a gap for the rest.
 * Durable messages are numbered without holes. The last of them is `End`, when the stream is over
@@ -252,6 +254,8 @@ class Session:
         if segment is None or segment.in_flight is None or segment.in_flight.of != event.of:
             return []
         answered, segment.in_flight = segment.in_flight, None
+        if segment.outcomes is not None:
+            return self._time_restored(segment, event)
         match event:
             case Recognised(hypothesis=hypothesis):
                 self._note_work(segment, answered, event)
@@ -437,7 +441,19 @@ class Session:
         segment.ended = SpeechEnded(number, start, end, final.reason)
         segment.outcomes, segment.awaits_words = (final,), True
         self._segments[number] = segment
-        return [segment.align(final)]
+        if self._traits.word_method is None:
+            return [segment.align(final)]
+        return [self._begin(segment, Rank.FINAL, len(samples))]  # for the times of its tokens
+
+    def _time_restored(
+        self, segment: SegmentState, event: Recognised | PassFailed | PassAbandoned
+    ) -> list[Action]:
+        """Order the words of a restored final, with the times of its tokens if it has them."""
+        assert segment.outcomes is not None, "a restored final is an outcome"
+        [final] = [outcome for outcome in segment.outcomes if isinstance(outcome, Final)]
+        if isinstance(event, Recognised) and event.hypothesis.text == final.text:
+            segment.decided = event.hypothesis
+        return [Release(segment.number), segment.align(final)]
 
     def _words(self, event: Aligned) -> list[Action]:
         segment = self._segments.get(event.segment)

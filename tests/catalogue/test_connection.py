@@ -52,7 +52,8 @@ def test_a_proxy_is_asked_where_the_environment_names_one(
     assert server.asked[0].target == address
     monkeypatch.setenv("NO_PROXY", "models.invalid")
     monkeypatch.setenv("no_proxy", "models.invalid")
-    assert "is not found" in refusal(address, path, replace(policy, attempts=1))
+    once = replace(policy, attempts=1)
+    assert "was not found" in refusal(address, path, once, "connection_failed")
 
 
 def test_a_proxy_that_is_not_there_is_named_as_the_reason(
@@ -61,14 +62,16 @@ def test_a_proxy_that_is_not_there_is_named_as_the_reason(
     with FileServer() as gone:
         address = gone.url
     monkeypatch.setenv("http_proxy", address)
-    assert "the proxy cannot be reached" in refusal(url, path, replace(policy, attempts=1))
+    said = refusal(url, path, replace(policy, attempts=1), "connection_failed")
+    assert "the proxy cannot be reached" in said
 
 
 def test_a_connection_that_should_be_encrypted_and_is_not_is_no_success(
     server: FileServer, path: Path, policy: Policy
 ) -> None:
     address = server.url.replace("http://", "https://")
-    assert "encrypted connection failed" in refusal(address, path, replace(policy, attempts=1))
+    said = refusal(address, path, replace(policy, attempts=1), "connection_failed")
+    assert "encrypted connection failed" in said
 
 
 @pytest.fixture
@@ -94,8 +97,9 @@ def test_a_certificate_must_be_one_that_is_trusted(
 ) -> None:
     address = encrypted.url.replace("http://", "https://")
     path = tmp_path / "model.gguf"
-    assert "certificate of its host cannot be verified" in refusal(address + PATH, path, policy)
+    refusal(address + PATH, path, policy, "certificate_not_verified")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "certificate.pem"))
     assert fetch(address + PATH, path, policy).sha256 == SHA256
     encrypted.script("/a", redirect(f"{encrypted.url}{PATH}"))
-    assert "redirected to 127.0.0.1 without encryption" in refusal(f"{address}/a", path, policy)
+    said = refusal(f"{address}/a", path, policy, "bad_redirect")
+    assert "redirected to 127.0.0.1 without encryption" in said

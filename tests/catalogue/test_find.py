@@ -68,7 +68,7 @@ def test_a_source_is_imported_once(finder: Finder, checkpoint: Path, notes: list
     found = finder.model(str(checkpoint))
     assert found == finder.models / "my-model"
     assert open_bundle(found).name == "my-model"
-    assert "this once, as my-model" in taken(notes)
+    assert "on its first use, as my-model" in taken(notes)
     (found / "mark").touch()
     for same in (checkpoint, checkpoint / "model.safetensors", checkpoint / ".." / "my model"):
         assert finder.model(str(same)) == found
@@ -108,7 +108,7 @@ def test_a_source_that_is_linked_and_changed_in_place_is_imported_again(
     [longer] = other.glob("*.gguf")
     with decoder.open("r+b") as file:
         file.write(longer.read_bytes())
-    with pytest.raises(ModelError, match="damaged"):
+    with raises(ModelError, "model_file_damaged"):
         finder.model("release")
     assert finder.model(str(release)) == found
     assert open_bundle(found).precision["decoder"] == "f16"
@@ -148,7 +148,7 @@ def test_a_source_that_was_moved_is_known_again(
     new = old.rename(tmp_path / "new")
     notes.clear()
     assert finder.model(str(new)) == made
-    assert "is what old was made of, before it was moved" in taken(notes)
+    assert "is the source of old, which was moved" in taken(notes)
     assert finder.model(str(new)) == made
     assert taken(notes) == ""
     assert (made / "mark").exists()
@@ -220,7 +220,7 @@ def test_a_directory_of_an_installed_models_name_is_pointed_at(
     write_checkpoint(tmp_path / "mine")
     monkeypatch.chdir(tmp_path)
     assert finder.model("mine") == finder.models / "mine"
-    assert "what is here is ./mine" in taken(notes)
+    assert "the files here are ./mine" in taken(notes)
 
 
 def test_whoever_comes_while_another_imports_waits_and_takes_the_result(
@@ -234,26 +234,28 @@ def test_whoever_comes_while_another_imports_waits_and_takes_the_result(
 
 
 @pytest.mark.parametrize(
-    ("name", "sentence"),
+    ("name", "code", "sentence"),
     [
-        ("qwen3-asr-0.6b", "`streamasr models pull qwen3-asr-0.6b` gets it"),
-        ("qwen3-asr-0.6", "did you mean qwen3-asr-0.6b"),
-        ("nothing-like-it", "`streamasr models list` shows all"),
-        ("Qwen/Qwen3-ASR-0.6B", "`streamasr models pull qwen3-asr-0.6b` gets that model"),
-        ("/no/such/place", "there is no file and no directory /no/such/place"),
+        ("qwen3-asr-0.6b", "model_not_installed", "`streamasr models pull qwen3-asr-0.6b`"),
+        ("qwen3-asr-0.6", "unknown_model", "did you mean qwen3-asr-0.6b"),
+        ("nothing-like-it", "unknown_model", "`streamasr models list`"),
+        ("Qwen/Qwen3-ASR-0.6B", "no_such_file", "`streamasr models pull qwen3-asr-0.6b`"),
+        ("/no/such/place", "no_such_file", "/no/such/place"),
     ],
 )
 def test_what_is_not_there_is_said_with_what_to_do(
-    finder: Finder, name: str, sentence: str
+    finder: Finder, name: str, code: str, sentence: str
 ) -> None:
-    with pytest.raises(ModelError, match=sentence):
+    with pytest.raises(ModelError) as caught:
         finder.model(name)
+    assert caught.value.code == code
+    assert sentence in str(caught.value)
 
 
 def test_a_broken_model_is_named(finder: Finder, checkpoint: Path) -> None:
     bundle = import_model(checkpoint, finder.models / "mine")
     bundle.decoder.unlink()
-    with pytest.raises(ModelError, match=r"decoder\.gguf does not exist"):
+    with raises(ModelError, "model_file_missing"):
         finder.model("mine")
 
 

@@ -22,6 +22,7 @@ from streamasr.catalogue.hub import (
 )
 from streamasr.catalogue.timeouts import Policy
 from streamasr.core.errors import ConfigError, DownloadError
+from tests.support.errors import raises
 from tests.support.hubs import COMMIT, Hub, open_hub, raw, reply, status
 
 REPOSITORY = "Qwen/Qwen3-ASR-0.6B"
@@ -70,7 +71,7 @@ def test_a_listing_names_commit_sizes_and_hashes(hub: Hub, tmp_path: Path, polic
 def test_a_revision_with_a_slash_stays_one_part_of_the_address(
     hub: Hub, tmp_path: Path, policy: Policy
 ) -> None:
-    with pytest.raises(DownloadError, match="404"):
+    with raises(DownloadError, "not_found"):
         read_snapshot(hub.url, REPOSITORY, "refs/pr/1", tmp_path, policy=policy)
     assert hub.server.asked[0].target.endswith("/revision/refs%2Fpr%2F1?blobs=true")
 
@@ -97,9 +98,7 @@ def test_what_no_hub_would_answer_is_said(
     answer: bytes, hub: Hub, tmp_path: Path, policy: Policy
 ) -> None:
     hub.server.script(LISTING, *[reply(answer, Content_Length=str(len(answer)))] * 3)
-    with pytest.raises(
-        DownloadError, match=r"does not answer for Qwen/Qwen3-ASR-0\.6B as a"
-    ) as said:
+    with raises(DownloadError, "not_a_hub") as said:
         read_snapshot(hub.url, REPOSITORY, "main", tmp_path, policy=policy)
     assert "\n" not in str(said.value)
     assert not [*tmp_path.iterdir()]
@@ -109,7 +108,7 @@ def test_a_web_page_in_place_of_a_listing_is_named(
     hub: Hub, tmp_path: Path, policy: Policy
 ) -> None:
     hub.server.script(LISTING, reply(b"<html>Log in", Content_Type="text/html"))
-    with pytest.raises(DownloadError, match=r"as a model hub does: it sends a web page\."):
+    with raises(DownloadError, "not_a_hub"):
         read_snapshot(hub.url, REPOSITORY, "main", tmp_path, policy=policy)
 
 
@@ -125,8 +124,8 @@ def test_errors_of_a_listing_are_about_the_repository(
     with pytest.raises(DownloadError) as said:
         read_snapshot("http://hub.invalid", REPOSITORY, "main", tmp_path, policy=policy)
     assert str(said.value) == (
-        f"{REPOSITORY} cannot be fetched: hub.invalid is not found (no network?); a mirror is "
-        "named with --endpoint, a proxy with HTTPS_PROXY."
+        f"{REPOSITORY} cannot be fetched: hub.invalid was not found (no network?); name a mirror "
+        "with --endpoint, a proxy with HTTPS_PROXY."
     )
 
 
@@ -134,7 +133,7 @@ def test_a_listing_without_end_is_not_read_to_its_end(
     hub: Hub, tmp_path: Path, policy: Policy
 ) -> None:
     hub.server.script(LISTING, reply(b" " * (1 << 24) + b"{}"))
-    with pytest.raises(DownloadError, match="more bytes come than"):
+    with raises(DownloadError, "file_too_large"):
         read_snapshot(hub.url, REPOSITORY, "main", tmp_path, policy=policy)
 
 
@@ -143,7 +142,7 @@ def test_a_hub_that_hesitates_is_asked_again(hub: Hub, tmp_path: Path, policy: P
     hub.server.script(LISTING, status(503))
     assert read_snapshot(hub.url, REPOSITORY, "main", tmp_path, policy=policy).files == ()
     hub.server.script(LISTING, raw(b""), raw(b""))
-    with pytest.raises(DownloadError, match="dropped, 2 times"):
+    with raises(DownloadError, "connection_failed"):
         read_snapshot(hub.url, REPOSITORY, "main", tmp_path, policy=policy)
 
 
@@ -162,7 +161,7 @@ def test_the_token_opens_a_gated_repository(hub: Hub, tmp_path: Path, policy: Po
         read_snapshot(hub.url, REPOSITORY, "main", tmp_path, session=session, policy=policy)
     assert hub.server.asked[0].headers["Authorization"] == "Bearer sesame"
     hub.server.script(LISTING, status(401))
-    with pytest.raises(DownloadError, match="variable HF_TOKEN"):
+    with raises(DownloadError, "access_denied"):
         read_snapshot(hub.url, REPOSITORY, "main", tmp_path, policy=policy)
 
 
@@ -186,26 +185,28 @@ def test_of_a_repository_of_ggufs_the_one_model_is_taken() -> None:
 
 def test_which_of_several_models_has_to_be_said() -> None:
     several = ["a-Q4_K.gguf", "a-Q8_0.gguf", "mmproj-a.gguf"]
-    with pytest.raises(DownloadError, match=r"which of a-Q4_K\.gguf, a-Q8_0\.gguf, mmproj"):
+    with raises(DownloadError, "several_models") as caught:
         chosen(several)
+    assert "among a-Q4_K.gguf, a-Q8_0.gguf, mmproj" in str(caught.value)
     assert chosen(several, "*Q8_0.gguf", "mmproj*") == {"a-Q8_0.gguf", "mmproj-a.gguf"}
     assert chosen(["onnx/a.onnx", "README.md"], "onnx/*") == {"onnx/a.onnx", "README.md"}
 
 
 def test_what_is_asked_for_and_missing_is_said() -> None:
-    with pytest.raises(DownloadError, match=r"has no file '\*\.onnx' at commit 0123456789ab"):
+    with raises(DownloadError, "not_found") as caught:
         chosen(["a.gguf"], "a.gguf", "*.onnx")
+    assert "'*.onnx' at commit 0123456789ab" in str(caught.value)
 
 
 @pytest.mark.parametrize("names", [[], ["README.md"], ["config.json"], ["sub/a.safetensors"]])
 def test_a_repository_without_a_model_is_said(names: list[str]) -> None:
-    with pytest.raises(DownloadError, match="holds neither safetensors nor a GGUF"):
+    with raises(DownloadError, "repository_without_model"):
         chosen(names)
 
 
 def test_a_repository_of_endless_files_is_refused() -> None:
     names = [f"{number}.safetensors" for number in range(1001)]
-    with pytest.raises(DownloadError, match="holds 1001 files"):
+    with raises(DownloadError, "too_many_files"):
         chosen(names)
 
 
@@ -229,14 +230,14 @@ def test_a_repository_of_endless_files_is_refused() -> None:
     ],
 )
 def test_names_that_lead_elsewhere_are_refused(name: str) -> None:
-    with pytest.raises(DownloadError, match="names a file"):
+    with raises(DownloadError, "unsafe_file_name"):
         check_file_name(REPOSITORY, name)
-    with pytest.raises(DownloadError, match="names a file"):
+    with raises(DownloadError, "unsafe_file_name"):
         chosen([name, "good.safetensors"], "*")
 
 
 def test_a_name_without_end_is_refused() -> None:
-    with pytest.raises(DownloadError, match="too long"):
+    with raises(DownloadError, "file_name_too_long"):
         check_file_name(REPOSITORY, "a" * 300)
 
 
@@ -283,11 +284,13 @@ def test_the_option_goes_before_the_environment_and_that_before_the_settings(
 def test_an_endpoint_that_is_none_is_said_with_where_it_stands(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match=r"^--endpoint: "):
+    with raises(ConfigError, "invalid_url") as caught:
         find_endpoint("https://set.example", address)
+    assert str(caught.value).startswith("--endpoint: ")
     monkeypatch.setenv("HF_ENDPOINT", address)
-    with pytest.raises(ConfigError, match=r"^HF_ENDPOINT: "):
+    with raises(ConfigError, "invalid_url") as caught:
         find_endpoint("https://set.example")
+    assert str(caught.value).startswith("HF_ENDPOINT: ")
 
 
 def test_an_endpoint_is_said_how_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +298,7 @@ def test_an_endpoint_is_said_how_it_begins(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ConfigError) as caught:
         find_endpoint("https://set.example")
     assert str(caught.value) == (
-        "HF_ENDPOINT: 'notaurl' is no address; it begins with https:// or http://."
+        "HF_ENDPOINT: 'notaurl' is not an address that begins with https:// or http://."
     )
 
 
@@ -304,7 +307,7 @@ def test_a_token_is_read_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("HF_TOKEN", " hf_abc\n")
     assert find_token() == "hf_abc"
     monkeypatch.setenv("HF_TOKEN", "two words\r\nX: y")
-    with pytest.raises(ConfigError, match="what cannot be a token") as caught:
+    with raises(ConfigError, "token_malformed") as caught:
         find_token()
     assert "words" not in str(caught.value)
 

@@ -23,6 +23,7 @@ from streamasr.core.errors import ModelError
 from streamasr.models import tiny
 from streamasr.models.qwen3.languages import LANGUAGES
 from streamasr.models.qwen3.names import ALIGNER, RECOGNISER
+from tests.support.errors import raises
 from tests.support.paths import REPOSITORY
 
 
@@ -69,10 +70,12 @@ def test_a_user_adds_models_and_replaces_those_built_in() -> None:
 
 
 def test_an_unknown_name_is_answered_with_what_was_probably_meant() -> None:
-    with pytest.raises(ModelError, match=r"no model 'qwen-asr-0\.6b' is known; did you mean qwen3"):
+    with raises(ModelError, "unknown_model") as caught:
         find_known("qwen-asr-0.6b", {})
-    with pytest.raises(ModelError, match=r"known are: .*qwen3-aligner-0\.6b.*, mine\."):
+    assert "'qwen-asr-0.6b'; did you mean qwen3" in str(caught.value)
+    with raises(ModelError, "unknown_model") as caught:
         find_known("whisper", {"mine": KnownModel(repository="a/b")})
+    assert re.search(r"known are: .*qwen3-aligner-0\.6b.*, mine\.", str(caught.value))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +145,7 @@ def test_a_file_is_called_as_its_address_says_if_that_is_a_name(url: str, name: 
     ["", "x", "//a/b", "file:///a", "https://", "https://u@a/", "https://a/\n", "https://a/é"],
 )
 def test_an_address_that_nothing_can_be_fetched_from_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="address"):
+    with pytest.raises(ValueError, match=r"address|Port|IPv6"):
         check_url(url)
 
 

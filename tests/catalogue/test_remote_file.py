@@ -1,6 +1,5 @@
 """What servers answer, and where they send one."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,31 +10,32 @@ from tests.support.hubs import FileServer, redirect, reply, status, truncate
 
 
 @pytest.mark.parametrize(
-    ("code", "sentence"),
+    ("answer", "code", "named"),
     [
-        (404, "has no such file (404 Not Found)."),
-        (410, "has no such file (410 Gone)."),
-        (401, "answered 401 Unauthorized: it does not exist, or is not open to all; for a"),
-        (403, "into the variable HF_TOKEN."),
-        (418, "answered 418"),
-        (304, "answered 304 Not Modified."),
-        (204, "answered 204 No Content."),
-        (599, "answered 599."),
-        (416, "answered 416"),
+        (404, "not_found", "(404 Not Found)"),
+        (410, "not_found", "(410 Gone)"),
+        (401, "access_denied", "401 Unauthorized"),
+        (403, "access_denied", "HF_TOKEN"),
+        (418, "server_error", "418"),
+        (304, "server_error", "304 Not Modified"),
+        (204, "server_error", "204 No Content"),
+        (599, "server_error", "599."),
+        (416, "server_error", "416"),
     ],
 )
 def test_answers_that_stay_are_said_at_once(
     *,
-    code: int,
-    sentence: str,
+    answer: int,
+    code: str,
+    named: str,
     server: FileServer,
     url: str,
     path: Path,
     policy: Policy,
     waited: list[float],
 ) -> None:
-    server.script(PATH, status(code))
-    assert sentence in refusal(url, path, policy)
+    server.script(PATH, status(answer))
+    assert named in refusal(url, path, policy, code)
     assert not waited
     assert not left(path)
 
@@ -59,30 +59,30 @@ def test_a_redirect_is_followed_anew_when_going_on(
 
 
 @pytest.mark.parametrize(
-    ("location", "sentence"),
+    ("location", "named"),
     [
         ("/a", "again and again"),
-        ("file:///etc/passwd", "'file:///etc/passwd', which is not of the web"),
-        ("ftp://h/x", "not of the web"),
+        ("file:///etc/passwd", "'file:///etc/passwd', which is not an HTTP"),
+        ("ftp://h/x", "not an HTTP address"),
         ("http://", "again and again"),
-        ("http://me:word@127.0.0.1/", "not of the web"),
-        ("http://[::1", "what is no address"),
-        ("/\xff\xfe", "what is no address"),
-        ("javascript:alert(1)", "not of the web"),
+        ("http://me:word@127.0.0.1/", "not an HTTP address"),
+        ("http://[::1", "an invalid address"),
+        ("/\xff\xfe", "an invalid address"),
+        ("javascript:alert(1)", "not an HTTP address"),
     ],
 )
 def test_redirects_that_lead_nowhere_are_said(
-    location: str, sentence: str, server: FileServer, path: Path, policy: Policy
+    location: str, named: str, server: FileServer, path: Path, policy: Policy
 ) -> None:
     server.script("/a", *[redirect(location)] * 20)
-    assert sentence in refusal(f"{server.url}/a", path, policy)
+    assert named in refusal(f"{server.url}/a", path, policy, "bad_redirect")
 
 
 @pytest.mark.parametrize(
     "address", ["", "model", "ftp://h/x", "http://", "http://[", "http://a b/"]
 )
 def test_what_is_no_address_is_said(address: str, path: Path, policy: Policy) -> None:
-    assert "cannot be fetched: " in refusal(address, path, replace(policy, attempts=1))
+    assert "cannot be fetched: " in refusal(address, path, policy, "invalid_url")
 
 
 PAGE = b"<!DOCTYPE html><html><body>Log in</body></html>"
@@ -102,9 +102,7 @@ def test_a_web_page_in_place_of_a_file_is_said_and_not_kept(
     *, content: bytes, kind: str, server: FileServer, url: str, path: Path, policy: Policy
 ) -> None:
     server.script(PATH, reply(content, Content_Type=kind, Content_Length=str(len(content))))
-    assert refusal(url, path, policy) == (
-        f"what {url} sent is a web page, not a model; open the address in a browser."
-    )
+    assert refusal(url, path, policy, "web_page").startswith(f"{url} sent a web page")
     assert not left(path)
 
 
@@ -112,6 +110,6 @@ def test_a_web_page_does_no_harm_to_what_has_come_before(
     server: FileServer, url: str, path: Path, policy: Policy
 ) -> None:
     server.script(PATH, truncate(100_000), reply(PAGE, Content_Type="text/html"))
-    refusal(url, path, policy)
+    refusal(url, path, policy, "web_page")
     assert fetch(url, path, policy).sha256 == SHA256
     assert ranges(server)[-1] == "bytes=100000-"

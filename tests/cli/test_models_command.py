@@ -216,7 +216,7 @@ def test_an_interrupted_pull_goes_on_where_it_stopped(home: Home, hub: Hub) -> N
     home.configure("[download]\nattempts = 1")
     hub.server.script(WEIGHTS, truncate(100_000))
     assert home.run("pull", NAME) == 1
-    assert "what has come is kept, and the same command goes on from there" in home.err
+    assert "the downloaded part is kept, and the same command continues from there" in home.err
     assert home.run("pull", NAME) == 0
     assert hub.server.asked_for(WEIGHTS)[-1].headers["Range"] == "bytes=100000-"
 
@@ -260,7 +260,7 @@ def test_a_changed_model_needs_consent(home: Home, hub: Hub) -> None:
 
 def test_a_misspelt_name_is_said_before_anything_is_fetched(home: Home, hub: Hub) -> None:
     assert home.run("pull", NAME, "qwen3-asr-0.7b") == 78
-    assert "no model 'qwen3-asr-0.7b' is known; did you mean" in home.err
+    assert "unknown model 'qwen3-asr-0.7b'; did you mean" in home.err
     assert not hub.server.asked
 
 
@@ -278,7 +278,7 @@ def test_the_endpoint_of_the_option_is_asked(
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert home.run("pull", NAME, "--endpoint", f"{hub.url}/") == 0
     assert home.run("pull", "qwen3-asr-1.7b", "--endpoint", "hub") == 78
-    assert "--endpoint: 'hub' is no address" in home.err
+    assert "--endpoint: 'hub' is not an address" in home.err
 
 
 def test_a_gated_repository_says_how_it_opens(
@@ -405,8 +405,8 @@ def test_a_pull_that_is_stopped_says_that_it_can_go_on(home: Home, hub: Hub) -> 
 def test_a_pull_without_a_network_leaves_nothing_and_names_no_interface(home: Home) -> None:
     assert home.run("pull", NAME, "--endpoint", "https://hub.invalid") == 1
     assert home.err.splitlines()[-1] == (
-        f"streamasr: {REPOSITORY} cannot be fetched: hub.invalid is not found (no network?); a "
-        "mirror is named with --endpoint, a proxy with HTTPS_PROXY."
+        f"streamasr: {REPOSITORY} cannot be fetched: hub.invalid was not found (no network?); "
+        "name a mirror with --endpoint, a proxy with HTTPS_PROXY."
     )
     assert home.left() == set()
 

@@ -13,6 +13,7 @@ from streamasr.config.listing import settings
 from streamasr.config.notes import RELOAD, Effect
 from streamasr.config.sections import ServerConfig, Settings
 from streamasr.core.errors import ConfigError
+from tests.support.errors import raises
 from tests.support.settings import VALUES, changed, configs
 
 
@@ -30,7 +31,7 @@ def test_a_new_setting_that_does_not_say_so_is_an_error(monkeypatch: pytest.Monk
         spoken: Annotated[Silent, RELOAD] = Silent()
 
     monkeypatch.setattr(listing, "Settings", Sections)
-    with pytest.raises(TypeError, match=r"silent\.new does not say when it holds"):
+    with pytest.raises(TypeError, match=r"silent\.new"):
         settings.__wrapped__()
 
 
@@ -74,7 +75,7 @@ def test_a_reload_knows_what_it_cannot_take_over() -> None:
 
 def test_a_reload_cannot_take_the_token_from_an_open_door() -> None:
     running = Settings(server=ServerConfig(host="0.0.0.0", token_file=Path("/token")))
-    with pytest.raises(ConfigError, match=r"other machines could connect to '0\.0\.0\.0'"):
+    with raises(ConfigError, "token_required"):
         reload(running, Settings())
 
 

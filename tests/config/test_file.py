@@ -88,98 +88,115 @@ def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(path: Path) -> None:
     assert load_config(path).server.port == 1
 
 
+SECTION, SETTING, VALUE = "unknown_section", "unknown_setting", "invalid_value"
+
+
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("text", "code", "named"),
     [
-        ("[server]\nprot = 1", "there is no setting 'server.prot'; did you mean server.port?"),
-        ("[server]\nhistory_days = 1", "did you mean storage.history_days?"),
-        ("[segmentation]\nhangover = 1", "did you mean segmentation.hangover_s?"),
-        ('"a\\nb" = 1', r"there is no section 'a\nb'."),
-        ('[server]\n"a\\nb" = 1', r"there is no setting 'server.a\nb'."),
-        ('[model]\nname = "~nobody-here/a"', "model.name: expected a path, ~nobody-here/a has"),
-        ('[model]\nname = "/\\u0000"', "model.name: expected a path."),
-        ("[server]\nxyz = 1", "there is no setting 'server.xyz'."),
-        ("[servers]", "there is no section 'servers'; did you mean server?"),
-        ("port = 1", "there is no section 'port'; did you mean server.port?"),
-        ("server = 1", "server must be a table, [server]."),
-        ("[[server]]", "server must be a table, [server]."),
-        ('[server]\nport = "1"', "server.port: expected `int`, got `str`."),
-        ("[server]\nport = true", "server.port: expected `int`, got `bool`."),
-        ("[server]\nport = 70000", "server.port: expected `int` <= 65535."),
-        ("[server]\nport = -1", "server.port: expected `int` >= 0."),
-        ("[model]\nhotwords = [1]", "model.hotwords[0]: expected `str`, got `int`."),
-        ("[model]\nproviders = []", "model.providers: expected `array` of length >= 1."),
-        ("[model]\nencoder_window_s = 3", "model.encoder_window_s: expected one of 1, 2, 4, 8."),
-        ("[model]\naligner_idle_s = 0", "model.aligner_idle_s: expected `float` >= 1.0."),
-        ('[live]\ncommit = "never"', "live.commit: expected one of agreement, endpoint."),
-        ("[live]\npartial_interval_s = 0", "live.partial_interval_s: expected `float` > 0.0."),
-        ("[live]\npartial_interval_s = nan", "live.partial_interval_s: expected `float` > 0.0."),
-        ('[dictation]\nmode = "fast"', "dictation.mode: expected one of stable, final, live."),
-        ('[dictation]\noutput = "x"', "dictation.output: expected one of wtype, dotool, ydotool,"),
-        ("[dictation]\npre_roll_s = 11", "dictation.pre_roll_s: expected `float` <= 10.0."),
-        ("[dictation]\npush_to_talk = false\nhold = true", "[dictation] hold is a kind of push"),
+        ("[server]\nprot = 1", SETTING, "'server.prot'; did you mean server.port?"),
+        ("[server]\nhistory_days = 1", SETTING, "did you mean storage.history_days?"),
+        ("[segmentation]\nhangover = 1", SETTING, "did you mean segmentation.hangover_s?"),
+        ('"a\\nb" = 1', SECTION, r"'a\nb'."),
+        ('[server]\n"a\\nb" = 1', SETTING, r"'server.a\nb'."),
+        ('[model]\nname = "~nobody-here/a"', VALUE, "model.name: expected a path, ~nobody-here/a"),
+        ('[model]\nname = "/\\u0000"', VALUE, "model.name: expected a path."),
+        ("[server]\nxyz = 1", SETTING, "'server.xyz'."),
+        ("[servers]", SECTION, "'servers'; did you mean server?"),
+        ("port = 1", SECTION, "'port'; did you mean server.port?"),
+        ("server = 1", "not_a_table", "server must be a table, [server]."),
+        ("[[server]]", "not_a_table", "server must be a table, [server]."),
+        ('[server]\nport = "1"', VALUE, "server.port: expected `int`, got `str`."),
+        ("[server]\nport = true", VALUE, "server.port: expected `int`, got `bool`."),
+        ("[server]\nport = 70000", VALUE, "server.port: expected `int` <= 65535."),
+        ("[server]\nport = -1", VALUE, "server.port: expected `int` >= 0."),
+        ("[model]\nhotwords = [1]", VALUE, "model.hotwords[0]: expected `str`, got `int`."),
+        ("[model]\nlanguages = 'en'", VALUE, "model.languages: expected `array`, got `str`."),
+        ("[model]\nproviders = []", VALUE, "model.providers: expected `array` of length >= 1."),
+        ("[model]\nencoder_window_s = 3", VALUE, "encoder_window_s: expected one of 1, 2, 4, 8."),
+        ("[model]\naligner_idle_s = 0", VALUE, "model.aligner_idle_s: expected `float` >= 1.0."),
+        ('[live]\ncommit = "never"', VALUE, "live.commit: expected one of agreement, endpoint."),
+        ("[live]\npartial_interval_s = 0", VALUE, "live.partial_interval_s: expected `float` > 0"),
+        ("[live]\npartial_interval_s = nan", VALUE, "partial_interval_s: expected `float` > 0.0."),
         (
-            '[dictation]\nmode = "live"\noutput = "paste"',
-            "[dictation] mode live corrects by single",
+            '[dictation]\nmode = "fast"',
+            VALUE,
+            "dictation.mode: expected one of stable, final, live",
         ),
-        ("[dictation]\npre_roll = 1", "did you mean dictation.pre_roll_s?"),
-        ("[storage]\nhistory_days = -1", "storage.history_days: expected `int` >= 0."),
-        ("[microphone]\ninput = 1", "microphone.input: expected a path, got `int`."),
-        ('[microphone]\ninput = ""', "microphone.input: expected a path."),
-        ('[microphone]\ninput = "a\\u0000"', "microphone.input: expected a path."),
-        ('[microphone]\ninput = "~nobody-here/a"', "no home directory"),
-        ("[segmentation]\nhangover_s = 0.01", "[segmentation] hangover (0.01 s) must be at least"),
-        ("[vad]\naggressiveness = 9", "[vad] aggressiveness is 9; it must be 0, 1, 2 or 3."),
-        ('[server]\nallow_origin = ["https://a.example/"]', "'https://a.example/' is not what"),
-        ('[server]\nallow_origin = ["a.example"]', "'a.example' is not what"),
-        ('[server]\nallow_origin = ["*"]', "'*' is not what"),
-        (f'[server]\nsocket = "/{"x" * 107}"', "socket: a path of more than 107 bytes"),
-        ('[download]\nendpoint = "ftp://a.example"', "endpoint: 'ftp://a.example' is no address"),
-        ('[download]\nendpoint = "https://me:word@a.example"', "no user and no password"),
-        ('[download]\nendpoint = "https://a.example:x"', "endpoint: Port could not be cast"),
-        ("models = 1", "models must be a table, [models]."),
-        ("[models]\nmine = 1", "models.mine must be a table, [models.mine]."),
-        ("[models.mine]", "models.mine: expected either a repository or a url."),
-        ('[models.mine]\nrepository = "x"', "models.mine.repository: expected `str` matching"),
+        ('[dictation]\noutput = "x"', VALUE, "dictation.output: expected one of wtype, dotool,"),
+        ("[dictation]\npre_roll_s = 11", VALUE, "dictation.pre_roll_s: expected `float` <= 10.0."),
         (
-            '[models.mine]\nrepositry = "a/b"',
-            "setting 'models.mine.repositry'; did you mean repository?",
+            "[dictation]\npush_to_talk = false\nhold = true",
+            "settings_contradict",
+            "[dictation] hold",
         ),
-        ("[models.mine]\nxyz = 1", "'models.mine.xyz'; there are family, files,"),
-        ('[models.q-0.6b]\nurl = "x"', 'with dots is quoted, as in [models."q-0.6b"].'),
-        ('[models.mine]\nurl = "file:///etc"', "models.mine: 'file:///etc' is no address"),
-        ('[models.mine]\nurl = "https://[a"', "models.mine: invalid IPv6 URL."),
-        (f'[models.mine]\nrepository = "a/b"\nsha256 = "{A_HASH}"', "sha256 and size are of a url"),
-        ('[models.mine]\nurl = "http://a/b"\nrevision = "x"', "are of a repository, not of a url"),
-        ('[models.mine]\nurl = "http://a/b"\nsha256 = "AB"', "models.mine.sha256: expected `str`"),
+        ('[dictation]\nmode = "live"\noutput = "paste"', "settings_contradict", "[dictation] mode"),
+        ("[dictation]\npre_roll = 1", SETTING, "did you mean dictation.pre_roll_s?"),
+        ("[storage]\nhistory_days = -1", VALUE, "storage.history_days: expected `int` >= 0."),
+        ("[microphone]\ninput = 1", VALUE, "microphone.input: expected a path, got `int`."),
+        ('[microphone]\ninput = ""', VALUE, "microphone.input: expected a path."),
+        ('[microphone]\ninput = "a\\u0000"', VALUE, "microphone.input: expected a path."),
+        ('[microphone]\ninput = "~nobody-here/a"', VALUE, "no home directory"),
         (
-            '[models.mine]\nrepository = "a/b..c"',
-            "models.mine: repository and revision hold no '..'",
+            "[segmentation]\nhangover_s = 0.01",
+            "value_out_of_range",
+            "[segmentation] hangover (0.01",
         ),
-        ('[models.mine]\nrepository = "a/b"\nfamily = "x"', "models.mine.family: expected one of"),
-        ('[models.tiny]\nrepository = "a/b"', "models: 'tiny' is the name of the embedded model."),
-        ('[models.".a"]\nrepository = "a/b"', "models: '.a' cannot be a model's name"),
-        ("x = [", "is not TOML: Invalid value (at end of document)."),
-        ("[server]\nport =\n", "is not TOML: Invalid value (at line 2, column 7)."),
-        ("x = " + 5000 * "[", "is not TOML"),
+        ("[vad]\naggressiveness = 9", "value_out_of_range", "[vad] aggressiveness is 9;"),
+        ('[server]\nallow_origin = ["https://a.example/"]', "invalid_origin", "https://a.example/"),
+        ('[server]\nallow_origin = ["a.example"]', "invalid_origin", "'a.example'"),
+        ('[server]\nallow_origin = ["*"]', "invalid_origin", "'*'"),
+        (f'[server]\nsocket = "/{"x" * 107}"', "socket_path_too_long", "107 bytes"),
+        ('[download]\nendpoint = "ftp://a.example"', "invalid_url", "endpoint: 'ftp://a.example'"),
+        ('[download]\nendpoint = "https://me:word@a.example"', "invalid_url", "user or password"),
+        ('[download]\nendpoint = "https://a.example:x"', "invalid_url", "endpoint: Port could not"),
+        ("models = 1", "not_a_table", "models must be a table, [models]."),
+        ("[models]\nmine = 1", "not_a_table", "models.mine must be a table, [models.mine]."),
+        ("[models.mine]", VALUE, "models.mine: expected either a repository or a url."),
+        (
+            '[models.mine]\nrepository = "x"',
+            VALUE,
+            "models.mine.repository: expected `str` matching",
+        ),
+        ('[models.mine]\nrepositry = "a/b"', SETTING, "'models.mine.repositry'; did you mean"),
+        ("[models.mine]\nxyz = 1", SETTING, "'models.mine.xyz'; known are family, files,"),
+        ('[models.q-0.6b]\nurl = "x"', SETTING, '[models."q-0.6b"].'),
+        ('[models.mine]\nurl = "file:///etc"', VALUE, "models.mine: 'file:///etc'"),
+        ('[models.mine]\nurl = "https://[a"', VALUE, "models.mine: invalid IPv6 URL."),
+        (f'[models.mine]\nrepository = "a/b"\nsha256 = "{A_HASH}"', VALUE, "models.mine: sha256"),
+        ('[models.mine]\nurl = "http://a/b"\nrevision = "x"', VALUE, "models.mine: revision"),
+        ('[models.mine]\nurl = "http://a/b"\nsha256 = "AB"', VALUE, "models.mine.sha256: expected"),
+        ('[models.mine]\nrepository = "a/b..c"', VALUE, "models.mine: repository"),
+        (
+            '[models.mine]\nrepository = "a/b"\nfamily = "x"',
+            "unknown_family",
+            "models.mine.family: ",
+        ),
+        ('[models.tiny]\nrepository = "a/b"', "invalid_model_name", "models: 'tiny'"),
+        ('[models.".a"]\nrepository = "a/b"', "invalid_model_name", "models: '.a'"),
+        ("x = [", "file_not_toml", "(at end of document)."),
+        ("[server]\nport =\n", "file_not_toml", "(at line 2, column 7)."),
+        ("x = " + 5000 * "[", "file_not_toml", ""),
     ],
 )
-def test_what_cannot_be_is_refused_in_a_sentence_that_names_file_and_setting(
-    path: Path, text: str, sentence: str
+def test_wrong_settings_are_refused_with_a_code_and_the_names_of_file_and_setting(
+    path: Path, text: str, code: str, named: str
 ) -> None:
-    said = complaint(path, text)
-    assert said.startswith(str(path))
-    assert sentence in said
-    assert "\n" not in said
+    with raises(ConfigError, code) as caught:
+        load(path, text)
+    sentence = str(caught.value)
+    assert sentence.startswith(str(path))
+    assert named in sentence
+    assert "\n" not in sentence
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with raises(ConfigError, "no_such_file"):
         load_config(tmp_path / "none.toml")
-    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+    with raises(ConfigError, "file_unreadable"):
         load_config(tmp_path)
     (tmp_path / "latin.toml").write_bytes(b"# caf\xe9\n")
-    with pytest.raises(ConfigError, match=r"is not UTF-8: .* at byte 5"):
+    with raises(ConfigError, "file_not_utf8"):
         load_config(tmp_path / "latin.toml")
 
 

@@ -448,11 +448,14 @@ def test_children_block_signals_from_their_first_instruction(worker: Calculator)
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
 
 
+PARENT = "import sys; from tests.support.children import run_parent; run_parent(sys.argv[1])"
+
+
 @contextlib.contextmanager
 def parent_of_children(occupation: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """A process with an idle, a hanging and a computing child, and their ids."""
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.support.children", occupation],
+        [sys.executable, "-c", PARENT, occupation],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

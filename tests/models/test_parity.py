@@ -1,6 +1,6 @@
 """The embedded model against golden arrays of the reference, stage by stage.
 
-The checkpoints in tests/tiny go through the export as any others do.
+The checkpoints in tests/tiny are exported like any others.
 """
 
 from collections.abc import Iterator
@@ -58,7 +58,7 @@ def test_every_stage_equals_the_reference(recogniser: Recogniser, name: str) -> 
 
 
 @pytest.mark.parametrize("name", TINY_GOLDEN_CLIPS)
-def test_a_small_mistake_is_no_rounding(recogniser: Recogniser, name: str) -> None:
+def test_a_small_error_exceeds_the_tolerances(recogniser: Recogniser, name: str) -> None:
     stages, expected = recogniser.run(np.float32(1.001) * read_clip(name)), golden(name)
     for stage in ("conv_output", "encoder_output", "embeddings"):
         with pytest.raises(AssertionError):
@@ -83,7 +83,7 @@ def test_every_time_class_equals_the_reference(aligner: ForcedAligner, name: str
     logits, error = golden(name)["class_logits"], golden(name)["class_logits_error"]
     ours = np.array(aligner.align(samples, words).milliseconds) // 80
     assert_chosen(ours, logits, error)
-    assert (gaps(logits) > near_tie(error)).mean() > 0.8  # where only one class is right
+    assert (gaps(logits) > near_tie(error)).mean() > 0.8  # if only one class is correct
     with pytest.raises(AssertionError):
         assert_chosen(np.roll(ours, 1), logits, error)
 

@@ -1,6 +1,6 @@
-"""The embedded model on clips of voices that it has not been trained on: golden transcripts.
+"""The embedded model on clips of voices that were excluded from training: golden transcripts.
 
-`tests/data/README.md` says how the clips were made; `tests/tiny/README.md` how good the model is.
+`tests/data/README.md` describes the clips; `tests/tiny/README.md` the accuracy of the model.
 """
 
 import filecmp
@@ -60,20 +60,20 @@ def words_of(messages: list[Message]) -> list[Word]:
 
 
 @pytest.mark.parametrize("clip", FACTS, ids=lambda clip: str(clip["file"]))
-def test_clip_is_understood(
+def test_clip_is_recognised_correctly(
     engine: LocalEngine, clip: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gaps = Gaps()
     monkeypatch.setattr(decoder, "greedy", gaps.choose)
     finals = finals_of(messages_of(engine, CLIPS / clip["file"]))
-    # Where a choice was a near tie, rounding decided, and it may decide otherwise elsewhere.
+    # Near ties are decided by rounding, which may differ on another machine.
     text = join_texts(final.text for final in finals)
     assert text == clip["text"] or gaps.smallest < NEAR_TIE
     if clip["text"]:
         assert {final.language for final in finals} == {clip["language"]}
 
 
-def test_word_borders_are_off_by_less_than_60_ms_on_average(engine: LocalEngine) -> None:
+def test_the_mean_error_of_word_times_is_less_than_60_ms(engine: LocalEngine) -> None:
     errors: list[float] = []
     for clip in TIMED_CLIPS:
         words = words_of(messages_of(engine, CLIPS / clip["file"]))
@@ -96,7 +96,7 @@ def test_demo_shows_partials_finals_and_words(engine: LocalEngine) -> None:
     assert all(word.start < word.end for word in words)
 
 
-def test_the_embedded_model_is_what_the_import_makes_of_the_checkpoints(tmp_path: Path) -> None:
+def test_the_embedded_model_equals_the_imported_checkpoints(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "tiny")
     for path in (path for path in bundle.rglob("*") if path.is_file()):
         assert filecmp.cmp(path, tiny.BUNDLE / path.relative_to(bundle), shallow=False), path

@@ -30,6 +30,10 @@ from tests.support.fakes import FakeSource, pcm, talk, write_wav
 
 COMMITTING = "[live]\ncommit_lag_tokens = 1\n"
 
+BLOCK_S = 0.1
+PACE = 4.0
+"""Seconds of audio that are sent each second."""
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -187,13 +191,13 @@ class LoudDaemon(RunningDaemon):
 async def play(
     stream: client.AudioSession, speech: Float32Array, react: Callable[[client.Event], None]
 ) -> list[client.Event]:
-    """Send all audio at four times the speed of speech; return all events."""
+    """Send all audio at `PACE` times the speed of speech; return all events."""
 
     async def send() -> None:
-        data, block = pcm(speech), 2 * SAMPLE_RATE // 10
+        data, block = pcm(speech), 2 * round(BLOCK_S * SAMPLE_RATE)
         for start in range(0, len(data), block):
             await stream.send(data[start : start + block])
-            await asyncio.sleep(0.025)
+            await asyncio.sleep(BLOCK_S / PACE)
         await stream.stop()
 
     events = []

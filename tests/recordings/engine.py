@@ -15,7 +15,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from pathlib import Path
 from threading import Event as ThreadEvent
 from typing import Any, Final, Literal, TypeAlias
-from unittest.mock import patch
 
 from streamasr.audio.capture import Captured, CaptureEvent, Missed, MissReason, Troubled
 from streamasr.config import sections
@@ -37,7 +36,6 @@ from streamasr.core.orders import (
 from streamasr.core.traits import FamilyTraits
 from streamasr.core.transcript import Word
 from streamasr.core.units import Samples
-from streamasr.daemon import daemon as daemon_module
 from streamasr.daemon.daemon import Daemon
 from streamasr.engine.ports import Deliver
 from streamasr.models.qwen3.languages import LANGUAGES
@@ -84,11 +82,14 @@ class ScriptedEngine:
     """Engine that answers every order at once, as a script says."""
 
     traits = FamilyTraits()
+    facts = ModelFacts(MODEL, MODEL, ("English", "Chinese"))
+    languages = LANGUAGES
 
     def __init__(self, script: Script, *, is_loaded: bool = True) -> None:
         self.restarts: dict[str, int] = {}
         self.pulse = None
         self.is_alive = True
+        self.is_ready = is_loaded
         self.n_orders = 0
         self._script = script
         self._held: set[Held] = set()
@@ -235,14 +236,12 @@ class RunningServer:
         settings = self._load()
         has_microphone = settings.microphone.enabled or settings.microphone.input is not None
         capture = (lambda: self._microphone) if has_microphone else None
-        with patch.object(daemon_module, "_capture_of", lambda _: capture):
-            self._daemon = Daemon(
-                settings,
-                self._load,
-                open_engine=lambda _: self._engine,  # type: ignore[arg-type, return-value]
-                model=ModelFacts(MODEL, MODEL, ("English", "Chinese")),
-                language_name=LANGUAGES.resolve,
-            )
+        self._daemon = Daemon(
+            settings,
+            self._load,
+            open_engine=lambda _: self._engine,
+            choose_capture=lambda _: capture,
+        )
         self._host = self._daemon._host
         announced: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._running = asyncio.create_task(self._daemon.run(announced.set_result))

@@ -1,9 +1,9 @@
-"""Makes the golden arrays in tests/data from transformers.
+"""Generator of the golden arrays in tests/data with transformers.
 
     python -m tests.reference.make_goldens
 
-Signals and checkpoints are made from seeds (`signals.py` and `checkpoints.py` in tests/support), so
-only what the reference computes is stored. Features are the reference's own, in single precision;
+Signals and checkpoints are generated from seeds (tests/support/signals.py and checkpoints.py), so
+only the results of the reference are stored. Features are the reference's own, in single precision;
 all else is computed in double precision and stored with the errors of lower precisions, from which
 tolerances follow (tests/support/rounding.py).
 """
@@ -35,7 +35,7 @@ from tests.support.signals import KINDS, signal, speechlike
 
 
 def make_log_mel() -> None:
-    """Keep a few rows of every clip: both ends, where padding matters."""
+    """Store a few rows of every clip: both ends, which depend on the padding."""
     arrays = {}
     for kind in KINDS:
         for n_samples in LOG_MEL_LENGTHS:
@@ -87,7 +87,7 @@ def make_tiny() -> None:
             "first_logits": logits[0].astype(np.float32),
             "logits_error": np.abs(rounded - logits).max(),
             "answer": np.array(answer),
-            "answer_gaps": gaps(logits),  # the end's, too
+            "answer_gaps": gaps(logits),  # of the end token, too
         }
         if words:
             logits = aligner.classes(samples, words)

@@ -1,4 +1,4 @@
-"""Makes words_golden.json and repair_golden.json in tests/data from transformers.
+"""Generator of words_golden.json and repair_golden.json in tests/data with transformers.
 
 python -m tests.reference.make_text_goldens
 """
@@ -38,16 +38,16 @@ SLOTS = [
 
 
 def make_words() -> None:
-    """Written examples and random strings, in the order of the file."""
+    """Write the words of chosen examples and of random strings, in this order."""
     rng = random.Random(1)
     texts = TEXTS + ["".join(rng.choices(ALPHABET, k=rng.randint(3, 24))) for _ in range(60)]
-    split = Qwen3ASRProcessor.split_words_for_alignment  # uses nothing of its object
+    split = Qwen3ASRProcessor.split_words_for_alignment  # does not use `self`
     cases = [{"text": text, "words": split(None, text)} for text in texts]
     _write("words_golden.json", cases)
 
 
 def make_repair() -> None:
-    """Written examples and ordered slots with random faults."""
+    """Write the repair of chosen examples and of ordered slots with random faults."""
     rng = random.Random(2)
     cases = SLOTS + [_faulty_slots(rng) for _ in range(150)]
     repaired = [_fix_timestamps(np.asarray(slots, np.float32)) for slots in cases]

@@ -1,11 +1,11 @@
-"""The reference implementation, stage by stage: what transformers computes of a clip.
+"""The reference implementation, stage by stage: the computations of transformers for a clip.
 
 Everything runs on the CPU with eager attention. Source of truth: `transformers.models.qwen3_asr`,
 version 5.13 or later.
 
 Models compute in double precision, whose results are exact for all purposes here and the same on
-every processor. In other arithmetics they tell how far rounding moves the results: the tolerances
-of comparisons follow from that (tests/support/rounding.py).
+every processor. Other arithmetics show how far rounding moves the results: the tolerances of
+comparisons follow from that (tests/support/rounding.py).
 """
 
 import re
@@ -31,14 +31,14 @@ from transformers.models.qwen3 import modeling_qwen3
 
 from tests.support.exact_log_mel import ExactLogMel
 
-torch.set_num_threads(1)  # small matrices: more threads wait for each other
+torch.set_num_threads(1)  # small matrices: more threads would mostly wait for each other
 
 FloatArray = npt.NDArray[np.floating[Any]]
 Arithmetic = Literal["double", "single", "half attention", "half decoder", "half"]
-"""Double precision; single precision, as transformers computes by itself; or double precision with
-rounding to half precision before some products, as llama.cpp and published models have it: in the
-decoder's attention (keys, values, queries and weights), of the decoder's matrices and what is
-multiplied with them as well, or of all matrices.
+"""Double precision; single precision, the default of transformers; or double precision with
+rounding to half precision before some products, as in llama.cpp and published models: in the
+decoder's attention (keys, values, queries and weights), also of the decoder's matrices and their
+inputs, or of all matrices and their inputs.
 """
 
 _ENCODER = "audio_tower|multi_modal_projector"
@@ -46,7 +46,7 @@ _ENCODER = "audio_tower|multi_modal_projector"
 
 @dataclass(frozen=True, slots=True)
 class EncoderStages:
-    """What the encoder makes of the exact features of one clip."""
+    """Outputs of the encoder's stages for the exact features of one clip."""
 
     conv_output: FloatArray
     """(n_tokens, d_model), positions added, rows of padding dropped."""
@@ -64,13 +64,13 @@ class EncoderStages:
 
 
 def reference_log_mel(samples: FloatArray, n_mels: int = 128) -> FloatArray:
-    """Features of the reference's front end: (n_frames, n_mels), padding cut off."""
+    """Return the features of the reference's front end without padding: (n_frames, n_mels)."""
     features, mask = _extract(samples, n_mels)
     return features[0, :, : int(mask.sum())].T.numpy().copy()
 
 
 class Reference:
-    """A recogniser or an aligner of transformers."""
+    """Recogniser or aligner of transformers."""
 
     def __init__(
         self, checkpoint: Path, *, is_aligner: bool = False, arithmetic: Arithmetic = "double"
@@ -90,7 +90,7 @@ class Reference:
         self.ends = set(self.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
 
     def encode(self, samples: FloatArray) -> EncoderStages:
-        """Run the encoder and keep what passes its stages."""
+        """Run the encoder and return the outputs of its stages."""
         features, mask = self._features(samples)
         seen: dict[str, FloatArray] = {}
 
@@ -107,7 +107,7 @@ class Reference:
         )
 
     def logits(self, token_ids: Sequence[int], samples: FloatArray) -> FloatArray:
-        """One forward pass over tokens of which as many as needed are audio placeholders.
+        """Run one forward pass over tokens that include the audio placeholders.
 
         Returns:
             (len(token_ids), n_tokens or n_classes).
@@ -134,7 +134,7 @@ class Reference:
     def answer_logits(
         self, prompt: Sequence[int], samples: FloatArray, answer: Sequence[int]
     ) -> FloatArray:
-        """Compute what follows the prompt and each token of an answer.
+        """Return the logits after the prompt and after each token of an answer.
 
         Returns:
             (len(answer) + 1, n_tokens).
@@ -147,8 +147,8 @@ class Reference:
         """Decode greedily along a proposed answer, in one pass.
 
         Returns:
-            The first step's logits, and the greedy answer as far as the proposal leads
-            there: it equals the proposal exactly if the reference decodes the same.
+            The first step's logits, and the greedy answer up to its first difference from the
+            proposal: it equals the proposal exactly if the reference decodes the same.
         """
         logits = self.answer_logits(prompt, samples, proposal)
         choices = logits.argmax(axis=-1).tolist()
@@ -184,8 +184,8 @@ class Reference:
     def _features(self, samples: FloatArray) -> tuple[torch.Tensor, torch.Tensor]:
         """Return exact features, padded as the reference pads its own, and their mask.
 
-        Its own are compared by themselves: some are far less certain than their neighbours, which
-        would tell in all that is computed of them.
+        The reference's own features are compared separately: some have a far larger rounding error
+        than their neighbours, which would influence all later stages.
         """
         features, mask = _extract(samples, self.n_mels, self.n_window)
         features = features.to(self.model.dtype)
@@ -208,12 +208,12 @@ class Reference:
 
 @lru_cache(8)
 def _exact_features(samples: bytes, n_mels: int) -> FloatArray:
-    """Compute the features of float32 samples; the same clip is often asked for again."""
+    """Compute the features of float32 samples, cached because clips are used repeatedly."""
     return ExactLogMel(np.frombuffer(samples, np.float32), n_mels).features
 
 
 class _Double(TorchFunctionMode):
-    """Replaces float32 wherever transformers asks for it by name."""
+    """Mode that replaces float32 by float64 wherever transformers requests float32."""
 
     def __torch_function__(
         self,
@@ -233,7 +233,7 @@ class _Double(TorchFunctionMode):
 
 
 def _widen(model: torch.nn.Module) -> None:
-    """Turn a model to double precision, with its constants computed anew."""
+    """Convert a model to double precision, and compute its constants again."""
     model.double()
     with _Double():
         positions = model.model.audio_tower.positional_embedding
@@ -245,11 +245,11 @@ def _widen(model: torch.nn.Module) -> None:
 
 
 def _round_matrices(model: torch.nn.Module, exempt: str) -> None:
-    """Round matrices to half precision, and from now on what is multiplied with them.
+    """Round matrices to half precision, and in every later pass also their inputs.
 
     Args:
-        model: all of it.
-        exempt: a pattern of names that are left alone; none if it is empty.
+        model: the complete model.
+        exempt: a pattern of module names to exclude; empty to exclude no module.
     """
 
     def round_input(_module: object, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -272,7 +272,7 @@ def _attend_in_half(
     scaling: float,
     **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Do what `eager_attention_forward` does, with both sides of its products rounded."""
+    """Compute `eager_attention_forward` with both factors of its products rounded."""
     keys = modeling_qwen3.repeat_kv(_half(key), module.num_key_value_groups)
     values = modeling_qwen3.repeat_kv(_half(value), module.num_key_value_groups)
     scores = torch.matmul(_half(query), keys.transpose(2, 3)) * scaling

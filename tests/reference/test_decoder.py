@@ -38,8 +38,10 @@ WORDS = ["the", "language", "中", "naïve", "he"]
 
 @pytest.mark.parametrize("style", ["native", "original"])
 @pytest.mark.parametrize("name", RECOGNISERS)
-def test_a_recogniser_decodes_alike(tmp_path: Path, name: str, style: KeyStyle) -> None:
-    # transformers reads the native style only; the weights are the same.
+def test_a_recogniser_decodes_like_the_reference(
+    tmp_path: Path, name: str, style: KeyStyle
+) -> None:
+    # transformers reads only the native style; the weights are the same.
     native = write_checkpoint(tmp_path / "native", RECOGNISERS[name])
     reference, half = Reference(native), Reference(native, arithmetic="half attention")
     checkpoint = write_checkpoint(tmp_path / style, RECOGNISERS[name], style=style)
@@ -58,7 +60,9 @@ def test_a_recogniser_decodes_alike(tmp_path: Path, name: str, style: KeyStyle) 
 
 @pytest.mark.parametrize("style", ["native", "original"])
 @pytest.mark.parametrize("name", ALIGNERS)
-def test_an_aligner_classifies_alike(tmp_path: Path, name: str, style: KeyStyle) -> None:
+def test_an_aligner_classifies_like_the_reference(
+    tmp_path: Path, name: str, style: KeyStyle
+) -> None:
     native = write_checkpoint(tmp_path / "native", ALIGNERS[name])
     reference = Reference(native, is_aligner=True)
     half = Reference(native, is_aligner=True, arithmetic="half attention")

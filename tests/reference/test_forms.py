@@ -40,7 +40,9 @@ WORDS = ["the", "language", "中", "naïve", "he"]
 
 @pytest.mark.parametrize("name", [n for n, f in FORMS.items() if "recogniser" in f.families])
 @pytest.mark.parametrize("shape", RECOGNISERS)
-def test_a_recogniser_in_any_form_decodes_alike(tmp_path: Path, shape: str, name: str) -> None:
+def test_a_recogniser_in_any_form_decodes_like_the_reference(
+    tmp_path: Path, shape: str, name: str
+) -> None:
     checkpoint = write_checkpoint(tmp_path / "native", RECOGNISERS[shape])
     reference, half = Reference(checkpoint), Reference(checkpoint, arithmetic="half")
     form = FORMS[name]
@@ -61,7 +63,9 @@ def test_a_recogniser_in_any_form_decodes_alike(tmp_path: Path, shape: str, name
 
 @pytest.mark.parametrize("name", [n for n, f in FORMS.items() if "aligner" in f.families])
 @pytest.mark.parametrize("shape", ALIGNERS)
-def test_an_aligner_in_any_form_classifies_alike(tmp_path: Path, shape: str, name: str) -> None:
+def test_an_aligner_in_any_form_classifies_like_the_reference(
+    tmp_path: Path, shape: str, name: str
+) -> None:
     checkpoint = write_checkpoint(tmp_path / "native", ALIGNERS[shape])
     reference, form = Reference(checkpoint, is_aligner=True), FORMS[name]
     half = Reference(checkpoint, is_aligner=True, arithmetic="half")
@@ -76,4 +80,4 @@ def test_an_aligner_in_any_form_classifies_alike(tmp_path: Path, shape: str, nam
                 error = np.abs(half.classes(samples, WORDS) - expected).max()
                 assert_chosen(logits.argmax(axis=-1), expected, error)
             elif form.cosine > LOSSY:
-                assert cosine(logits, expected) >= 0.8  # of 3 bits; others are nearer
+                assert cosine(logits, expected) >= 0.8  # for 3 bits; other types are closer

@@ -47,7 +47,7 @@ def test_features_are_equal_for_any_length(kind: str) -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_encoder_is_equal_stage_by_stage(tmp_path: Path, name: str, style: KeyStyle) -> None:
     shape = SHAPES[name]
-    # transformers reads the native style only; the weights are the same.
+    # transformers reads only the native style; the weights are the same.
     native = write_checkpoint(tmp_path / "native", shape)
     ours = write_checkpoint(tmp_path / style, shape, style=style)
     import_model(ours, tmp_path / "bundle", Wish("fp32", "f16"))
@@ -55,7 +55,7 @@ def test_the_encoder_is_equal_stage_by_stage(tmp_path: Path, name: str, style: K
 
 
 def compare(checkpoint: Path, bundle: Path, *, is_aligner: bool) -> None:
-    """Run both over clips of many lengths; the bundle was exported from the checkpoint."""
+    """Compare both for clips of many lengths; the bundle was exported from the checkpoint."""
     reference = Reference(checkpoint, is_aligner=is_aligner)
     single = Reference(checkpoint, is_aligner=is_aligner, arithmetic="single")
     encoder = Qwen3Encoder.from_bundle(bundle, OPTIONS)

@@ -1,4 +1,4 @@
-"""The embedded model against transformers, on all clips that come with it."""
+"""The embedded model against transformers, on all clips in tests/data/tiny_clips."""
 
 from collections.abc import Iterator
 
@@ -47,7 +47,7 @@ def test_the_recogniser_is_equal_stage_by_stage(recogniser: Recogniser) -> None:
         exact_log_mel = ExactLogMel(samples)
         assert_correct(reference_log_mel(samples), exact_log_mel, SINGLE)
         for context, is_forced in CONTEXTS.items():
-            # Forcing a language that is not spoken would compare guesses.
+            # With a forced language that is not spoken, the answers would be arbitrary.
             language = (clip["language"] or None) if is_forced else None
             ours = recogniser.run(samples, context, language)
             assert_correct(ours.log_mel, exact_log_mel, DOUBLE)
@@ -81,10 +81,10 @@ def test_the_aligner_chooses_the_same_classes(tmp_path_factory: pytest.TempPathF
                 assert_chosen(ours, logits, error)
                 is_near += (gaps(logits) <= near_tie(error)).tolist()
     assert len(is_near) > 100
-    assert np.mean(is_near) < 0.2  # all others leave no choice
+    assert np.mean(is_near) < 0.2  # the other classes are not near ties
 
 
-def test_half_precision_moves_logits_as_far_as_is_stated() -> None:
+def test_half_precision_moves_logits_within_the_stated_limits() -> None:
     reference = Reference(TINY_RECOGNISER)
     half = Reference(TINY_RECOGNISER, arithmetic="half decoder")
     aligner = Reference(TINY_ALIGNER, is_aligner=True)

@@ -285,6 +285,12 @@ def heard(text: str) -> Hypothesis:
     return Hypothesis(text, "English", tokens_of(text), tuple(range(len(text) + 1)))
 
 
+def timed(hypothesis: Hypothesis) -> Hypothesis:
+    """The same with times: ten samples for each token."""
+    edges = [Samples(10 * n) for n in range(len(hypothesis.tokens) + 1)]
+    return replace(hypothesis, times=tuple(pairwise(edges)))
+
+
 def update(session: Session, hypothesis: Hypothesis, *, until: int) -> tuple[Partial, Recognise]:
     """Feed segment 1 up to `until`; its next partial, and the order that it answers."""
     [order] = session.receive(continued(1, until - INTERVAL, until))
@@ -456,6 +462,38 @@ def test_a_session_goes_on_counting_after_a_restart() -> None:
     assert words == Words(3, (word("three"),), "aligned")
     assert end == End(Samples(30), 3, 12)
     assert session.seq == 9
+
+
+def restore(traits: FamilyTraits) -> tuple[Session, list[Action]]:
+    """A session after a restart, whose third final has no words yet."""
+    session = Session(SessionSettings(), published=Published(seq=3, segments=3), traits=traits)
+    final = Final(3, "three", "English", Samples(10), Samples(20), "silence")
+    return session, session.receive(FinalRestored(final, audio(10, 20)))
+
+
+@pytest.mark.parametrize(
+    ("answer", "has_times"),
+    [
+        (lambda of: Recognised(of, timed(heard("three"))), True),
+        (lambda of: Recognised(of, timed(heard("free"))), False),
+        (FAILED, False),
+        (PassAbandoned, False),
+    ],
+    ids=["same text", "other text", "failed", "abandoned"],
+)
+def test_a_restored_final_is_recognised_again_for_the_times_of_its_words(
+    answer: Callable[[Pass], SessionEvent], has_times: bool
+) -> None:
+    session, actions = restore(FamilyTraits(can_force=False, word_method="ctc"))
+    of = asked(actions)
+    assert of.rank is Rank.FINAL
+    assert not session.has_partial_in_flight
+    release, align = session.receive(answer(of))
+    assert release == Release(3)
+    assert isinstance(align, Align)
+    assert (align.text, align.start, bool(align.times)) == ("three", 10, has_times)
+    assert published(session.receive(Aligned(3, (word("three"),), "ctc")))
+    assert session.is_settled
 
 
 # Drafts and samples
@@ -759,12 +797,6 @@ AboutPass = Recognised | PassFailed | PassAbandoned
 
 FORCED = FamilyTraits()
 JOINED = FamilyTraits(can_force=False)
-
-
-def timed(hypothesis: Hypothesis) -> Hypothesis:
-    """The same with times: ten samples for each token."""
-    edges = [Samples(10 * n) for n in range(len(hypothesis.tokens) + 1)]
-    return replace(hypothesis, times=tuple(pairwise(edges)))
 
 
 @dataclass

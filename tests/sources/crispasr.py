@@ -1,9 +1,9 @@
-"""One GGUF of encoder and decoder, architecture `qwen3asr`, as CrispASR's converter writes it.
+"""Writer of CrispASR's single GGUF of encoder and decoder (architecture `qwen3asr`).
 
-Two generations of it are about. The old one knew vocab.json only, so that special tokens are
-fillers, and its quantiser took encoders to 4 bits like everything else; the new one keeps encoders
-at 8 bits. Neither says what the pre-tokenizer is, nor anything of windows or time classes: an
-aligner is told by the rows of its head alone.
+Files of two generations of the converter exist. The old one read only vocab.json, so special tokens
+are fillers, and its quantiser reduced encoders to 4 bits like everything else; the new one keeps
+encoders at 8 bits. Neither states the pre-tokenizer, the windows or the time classes: an aligner is
+identified only by the rows of its head.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ _NARROW: Final = {
     "q3_k": Type.Q3_K,
 }
 _FALLBACK: Final = {Type.Q4_K: Type.Q4_0, Type.Q3_K: Type.Q4_0}
-"""Where rows are no multiple of the block."""
+"""Types for rows that are not a multiple of the block."""
 
 _AUDIO_LAYER_NAMES: Final = {
     "attn_norm": "self_attn_layer_norm",
@@ -56,11 +56,11 @@ def write_crispasr(
     """Write a recogniser or an aligner and return the path.
 
     Args:
-        checkpoint: where its weights are.
+        checkpoint: directory of the weights.
         path: the file to write.
-        types: of matrices.
-        generation: of the converter and the quantiser.
-        mel: with the mel filters and the window, which the oldest files lack.
+        types: types of the matrices.
+        generation: generation of the converter and the quantiser.
+        mel: whether to include the mel filters and the window, which the oldest files lack.
     """
     weights = Weights(checkpoint)
     vocabulary = read_vocabulary(checkpoint)
@@ -116,7 +116,7 @@ def _add_vocabulary(
     texts = vocabulary.ordinary if generation == "old" else vocabulary.texts
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list([texts.get(row, f"[PAD{row}]") for row in range(n_rows)])
-    # It takes lines that begin with # for comments, wherever they stand.
+    # The converter mistakes every line that begins with # for a comment.
     writer.add_token_merges([line for line in vocabulary.merges if not line.startswith("#")])
 
 
@@ -144,7 +144,7 @@ def _audio_names(n_layers: int) -> Iterator[tuple[str, str]]:
 def _text_entries(weights: Weights, types: Types) -> Iterator[Entry]:
     for name, ours in decoder_names(weights.shape.layers):
         yield _entry(weights, name, ours, types)
-    yield _entry(weights, "output.weight", HEAD, types)  # stored even where it is tied
+    yield _entry(weights, "output.weight", HEAD, types)  # stored even if it is tied
 
 
 def _entry(weights: Weights, name: str, ours: str, types: Types) -> Entry:
@@ -153,7 +153,7 @@ def _entry(weights: Weights, name: str, ours: str, types: Types) -> Entry:
 
 
 def _type(name: str, size: tuple[int, ...], types: Types) -> Type:
-    """Matrices are narrowed, and nothing with a norm in its name; the rest stays as converted."""
+    """Return the type of a tensor; matrices are quantised, except those with norm in the name."""
     if len(size) == 1:
         return Type.F32
     if types == "f16" or len(size) != 2 or "weight" not in name or "norm" in name:

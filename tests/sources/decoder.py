@@ -1,7 +1,7 @@
-"""The LLM as llama.cpp's `convert_hf_to_gguf.py` writes it: architecture `qwen3vl`.
+"""Writer of the LLM as by llama.cpp's `convert_hf_to_gguf.py` (architecture `qwen3vl`).
 
-The ONNX releases say that they are Qwen3-VL to have it converted, ggml-org's have a converter of
-their own; both files are alike but for the output matrix, the end tokens and a chat template.
+The ONNX releases declare themselves a Qwen3-VL for the conversion, ggml-org's have their own
+converter; the files differ only in the output matrix, the end tokens and a chat template.
 """
 
 import os
@@ -33,7 +33,7 @@ from tests.support.checkpoints import ORDINARY_ADDED_TOKENS
 Mix = Literal["q4_k", "q5_k", "q8_0"]
 
 PADDING: Final = -100.0
-"""What fills the rows behind an aligner's classes. In weight space: logits are anything there."""
+"""Weight in the rows after an aligner's classes, the padding; the logits of these rows vary."""
 
 CHAT_TEMPLATE: Final = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] "
@@ -70,17 +70,17 @@ _LAYER_NAMES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class DecoderOptions:
-    """What differs between publishers."""
+    """Differences between publishers."""
 
     kind: Type = Type.F16
-    """Of matrices; where blocks do not fit, they are F16."""
+    """Type of the matrices; F16 if their rows are not a multiple of its block."""
     has_output: bool = True
-    """Store the head even where it is tied to the embeddings."""
+    """Store the head even if it is tied to the embeddings."""
     architecture: Literal["qwen3vl", "qwen3"] = "qwen3vl"
     has_chat_template: bool = False
     has_audio_tokens: bool = True
     begin: str | None = None
-    """The token that is said to begin a text."""
+    """Token that the metadata states as the beginning of a text."""
 
 
 def write_decoder(weights: Weights, path: Path, options: DecoderOptions) -> None:
@@ -100,7 +100,7 @@ def write_decoder(weights: Weights, path: Path, options: DecoderOptions) -> None
 
 
 def quantize(source: Path, destination: Path, mix: Mix) -> None:
-    """Turn an f16 file into a mix, as `llama-quantize` does."""
+    """Convert an f16 file to a mix of types, as `llama-quantize` does."""
     library = load_library()
     parameters = library.llama_model_quantize_default_params()
     parameters.ftype = getattr(library, _MIXES[mix])
@@ -110,14 +110,14 @@ def quantize(source: Path, destination: Path, mix: Mix) -> None:
 
 
 def rope_sections(head_dim: int) -> list[int]:
-    """Divide the rotated pairs among time, height and width: 24, 20, 20 and none of 64."""
+    """Divide the rotated pairs among time, height and width: of 64, 24, 20 and 20."""
     half = head_dim // 2
     side = round(half * 20 / 64)
     return [half - 2 * side, side, side, 0]
 
 
 def decoder_names(n_layers: int) -> Iterator[tuple[str, str]]:
-    """All tensors but the head: llama.cpp's name and ours."""
+    """Yield llama.cpp's name and ours of all tensors except the head."""
     yield "token_embd.weight", EMBEDDINGS
     for layer in range(n_layers):
         for name, ours in _LAYER_NAMES.items():
@@ -171,7 +171,7 @@ def _without_audio(vocabulary: Vocabulary) -> Vocabulary:
 
 
 def _token_type(vocabulary: Vocabulary, row: int) -> TokenType:
-    """The converter calls whatever looks special special, too."""
+    """Return the type of a token; the converter also treats tokens that look special as special."""
     if row in vocabulary.ordinary:
         return TokenType.NORMAL
     if row not in vocabulary.added:
@@ -199,7 +199,7 @@ def _type(size: tuple[int, ...], kind: Type) -> Type:
 
 
 def padded_head(weights: Weights) -> Float32Array:
-    """The head, with a row for each token: an aligner's classes and padding."""
+    """Return the head with one row per token: an aligner's classes and the padding."""
     head = weights.read(HEAD)
     missing = weights.shape.vocab - len(head)
     rows: Any = np.pad(head, ((0, missing), (0, 0)), constant_values=PADDING)

@@ -1,4 +1,4 @@
-"""Files that look like a published model and are something else, or are broken or hostile."""
+"""Files that resemble a published model: other models, damaged files, malicious archives."""
 
 import zipfile
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ from tests.sources.gguf_file import Entry, write_gguf
 from tests.sources.weights import Weights
 
 BOMB_BYTES: Final = 128 << 20
-"""That a hundred kilobytes of zip claim to be."""
+"""Content that a zip of a hundred kilobytes claims."""
 
 
 def write_predict_woo(path: Path) -> Path:
-    """The dialect of predict-woo/qwen3-asr.cpp: a hyphen in the architecture, its own names."""
+    """Write the format of predict-woo/qwen3-asr.cpp: a hyphen in the architecture, other names."""
     return _write(
         path,
         "qwen3-asr",
@@ -28,26 +28,26 @@ def write_predict_woo(path: Path) -> Path:
 
 
 def write_text_only(checkpoint: Path, path: Path) -> Path:
-    """A language model that hears nothing: Qwen3 as anyone may have it."""
+    """Write a language model without the tokens of speech: an ordinary Qwen3."""
     options = DecoderOptions(architecture="qwen3", has_audio_tokens=False)
     write_decoder(Weights(checkpoint), path, options)
     return path
 
 
 def write_decoder_alone(checkpoint: Path, path: Path) -> Path:
-    """The half of a model that was forgotten to be downloaded with the other."""
+    """Write a decoder without its encoder, as after an incomplete download."""
     write_decoder(Weights(checkpoint), path, DecoderOptions())
     return path
 
 
 def write_ctc_aligner(path: Path) -> Path:
-    """An aligner of another family, as CrispASR publishes some."""
+    """Write an aligner of another family, as published by CrispASR."""
     names = ("encoder.layers.0.self_attn.linear_q.weight", "ctc.decoder.weight")
     return _write(path, "canary_ctc", names, {"canary_ctc.vocab_size": 1025})
 
 
 def write_vision_projector(path: Path) -> Path:
-    """An `mmproj` that sees and does not hear."""
+    """Write an `mmproj` for images instead of audio."""
     facts = {"clip.vision.embedding_length": 64, "clip.vision.projection_dim": 192}
     return _write(path, "clip", ("v.patch_embd.weight", "v.blk.0.attn_q.weight"), facts)
 
@@ -62,21 +62,21 @@ def _write(path: Path, architecture: str, names: tuple[str, ...], facts: Mapping
 
 
 def truncate(path: Path, fraction: float) -> Path:
-    """Cut off the end of a file, as a broken download does."""
+    """Cut off the end of a file, as an interrupted download does."""
     with path.open("r+b") as file:
         file.truncate(int(path.stat().st_size * fraction))
     return path
 
 
 def write_climbing_zip(path: Path, member: str = "../climbed.onnx") -> Path:
-    """An archive that would write beside where it is unpacked."""
+    """Write an archive with a member whose path leads out of the destination."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(member, b"not wanted here")
     return path
 
 
 def write_linking_zip(path: Path, target: str = "/etc/passwd") -> Path:
-    """An archive with a symbolic link out of itself."""
+    """Write an archive with a symbolic link that leads out of it."""
     entry = zipfile.ZipInfo("qwen3_asr_llm.gguf")
     entry.external_attr = (0o120777) << 16
     with zipfile.ZipFile(path, "w") as archive:
@@ -85,7 +85,7 @@ def write_linking_zip(path: Path, target: str = "/etc/passwd") -> Path:
 
 
 def write_bomb(path: Path) -> Path:
-    """An archive of which almost nothing becomes a lot."""
+    """Write a small archive with a very large content (a zip bomb)."""
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
         archive.open("qwen3_asr_llm.gguf", "w") as member,

@@ -44,11 +44,11 @@ ALIGNER: Final = replace(
 SHAPES: Final = {"0.6b": SMALL_RECOGNISER, "1.7b": LARGE_RECOGNISER, "aligner": ALIGNER}
 
 _MAX_POSITIONS: Final = 65_536
-_PIECE: Final = 1 << 22  # values made at a time
+_PIECE: Final = 1 << 22  # values generated at a time
 
 
 def write_checkpoint(directory: Path, shape: Shape, seed: int = 0) -> Path:
-    """Write a native checkpoint in bfloat16 tensor by tensor and return its directory."""
+    """Write a native checkpoint in bfloat16, tensor by tensor, and return its directory."""
     directory.mkdir(parents=True)
     write_tokenizer(directory, shape.vocab)
     (directory / "config.json").write_text(json.dumps(_config(shape)), "utf-8")
@@ -68,7 +68,7 @@ def write_checkpoint(directory: Path, shape: Shape, seed: int = 0) -> Path:
 
 
 def _config(shape: Shape) -> dict[str, Any]:
-    """The native configuration, with the ids of the tokenizer beside it."""
+    """Return the native configuration with the token ids of the tokenizer in the same folder."""
     config = checkpoints.native_config(shape)
     config["text_config"]["max_position_embeddings"] = _MAX_POSITIONS
     ids = {text: number for number, text in added_tokens(shape.vocab).items()}
@@ -82,15 +82,15 @@ def _config(shape: Shape) -> dict[str, Any]:
 
 
 def added_tokens(vocab: int) -> dict[int, str]:
-    """All added tokens by id: the released ids where they fit, else the last ones."""
+    """Return all added tokens by id: the released ids if they fit, else the last ids."""
     first = min(FIRST_RELEASED, vocab - len(RELEASED_TOKENS))
     return dict(enumerate(RELEASED_TOKENS, first))
 
 
 def write_tokenizer(directory: Path, vocab: int) -> None:
-    """Write a byte-level BPE in which every ordinary id but a few is a word of four letters.
+    """Write a byte-level BPE in which almost every ordinary id is a word of four letters.
 
-    Those with a space before them come first, then, as what they are merged from, those without.
+    Words with a leading space come first, then the words without it, from which they are merged.
     """
     checkpoints.write_tokenizer(directory)
     path = directory / "tokenizer.json"
@@ -116,14 +116,14 @@ def write_tokenizer(directory: Path, vocab: int) -> None:
 
 
 def _words(pairs: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Two pairs each; the same letter pair twice is left out, as it would merge otherwise."""
+    """Yield words of two pairs of letters; equal pairs are excluded: they merge differently."""
     return ((left, right) for left, right in product(pairs, repeat=2) if left != right)
 
 
 def _write_tensor(
     file: BinaryIO, name: str, size: tuple[int, ...], rng: np.random.Generator
 ) -> None:
-    """Values as `checkpoints.random_tensors` has them, of another generator."""
+    """Write values with the distribution of `checkpoints.random_tensors`, by another generator."""
     n_values, rest = int(np.prod(size)), int(np.prod(size[1:]))
     scale = 0.3 if len(size) == 1 else 1.5 / float(np.sqrt(rest))
     is_norm = name.endswith(("norm.weight", "ln_post.weight"))
@@ -137,5 +137,5 @@ def _write_tensor(
 
 
 def _bf16(values: npt.NDArray[np.float32]) -> bytes:
-    """The upper half of the bits; rounding does not matter here."""
+    """Return the upper half of the bits; rounding is irrelevant for random values."""
     return bytes((values.view(np.uint32) >> 16).astype("<u2").tobytes())

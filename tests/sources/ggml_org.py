@@ -1,8 +1,8 @@
-"""A text GGUF and an `mmproj` GGUF with the encoder, as llama.cpp converts the model.
+"""Writer of a text GGUF and an `mmproj` GGUF with the encoder, as llama.cpp converts the model.
 
-Facts of llama.cpp's `conversion/qwen3vl.py`, `qwenvl.py` and `base.py`: names are those of
+Properties from llama.cpp's `conversion/qwen3vl.py`, `qwenvl.py` and `base.py`: names are those of
 `gguf`'s tensor map; convolutions and `conv_out` are F16 in every file type; biases of convolutions
-have two more axes; the positional table is stored, 1500 rows of which 13 matter.
+have two more axes; the table of positions is stored, with 1500 rows of which 13 are used.
 """
 
 from collections.abc import Iterator
@@ -46,8 +46,8 @@ def write_ggml_org(
     """Write both files and return the directory.
 
     Args:
-        checkpoint: a recogniser's; no aligner is published like this.
-        directory: where to.
+        checkpoint: a recogniser; aligners are not published in this form.
+        directory: destination.
         text: type of the LLM's matrices.
         projector: type of the encoder's matrices.
     """
@@ -56,7 +56,7 @@ def write_ggml_org(
     directory.mkdir(parents=True, exist_ok=True)
     options = DecoderOptions(
         kind=_TYPES[text],
-        has_output=HEAD in weights.names,  # llama.cpp finds the embeddings where there is none
+        has_output=HEAD in weights.names,  # without a head, llama.cpp uses the embeddings
         has_chat_template=True,
         begin=IM_END,
     )

@@ -1,4 +1,4 @@
-"""GGUF files in any type, a tensor in memory at a time."""
+"""Writer of GGUF files in any type, with one tensor in memory at a time."""
 
 import ctypes
 from collections.abc import Callable, Sequence
@@ -18,36 +18,36 @@ from tests.sources.weights import Float32Array
 
 PLAIN: Final = (Type.F32, Type.F16, Type.BF16)
 
-_ROWS_VALUES: Final = 1 << 22  # that a thread quantises at a time
+_ROWS_VALUES: Final = 1 << 22  # quantised by a thread at a time
 _THREADS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A tensor to be written."""
+    """Tensor to write."""
 
     name: str
     shape: tuple[int, ...]
-    """As numpy has it."""
+    """Shape in numpy's order."""
     type: Type
     read: Callable[[], Float32Array]
 
     @property
     def n_bytes(self) -> int:
-        """Of the tensor in the file."""
+        """Size of the tensor in the file."""
         n_values, n_block_bytes = gguf.GGML_QUANT_SIZES[self.type]
         return int(np.prod(self.shape)) // n_values * n_block_bytes
 
 
 def fits(shape: Sequence[int], kind: Type) -> bool:
-    """Whether a type's blocks divide the rows."""
+    """Return whether the rows are a multiple of a type's block."""
     return bool(shape[-1] % gguf.GGML_QUANT_SIZES[kind][0] == 0)
 
 
 def write_gguf(writer: gguf.GGUFWriter, path: Path, entries: Sequence[Entry]) -> None:
-    """Write a file whose metadata `writer` has already."""
+    """Write a file; `writer` already has the metadata."""
     for entry in entries:
-        dtype = np.dtype(np.float32)  # it only matters where there is no raw type
+        dtype = np.dtype(np.float32)  # used only without a raw type
         writer.add_tensor_info(entry.name, entry.shape, dtype, entry.n_bytes, raw_dtype=entry.type)
     try:
         writer.write_header_to_file(path)
@@ -60,7 +60,7 @@ def write_gguf(writer: gguf.GGUFWriter, path: Path, entries: Sequence[Entry]) ->
 
 
 def encode(values: Float32Array, kind: Type) -> npt.NDArray[Any]:
-    """Store values in a type, block types through ggml's own quantiser."""
+    """Convert values to a type, block types with ggml's own quantiser."""
     match kind:
         case Type.F32:
             return values

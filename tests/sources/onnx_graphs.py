@@ -1,13 +1,13 @@
-"""The encoder as the two graphs of the ONNX releases, in the four precisions they come in.
+"""Writer of the encoder as the two graphs of the ONNX releases, in their four precisions.
 
     front end   chunk_mel [1, 128, 100], static -> chunk_out [1, 13, d_model]
     back end    hidden_states [batch, time, d_model],
                 attention_mask [batch, 1, time, time], additive
                 -> last_hidden_state [batch, time, output_dim]
 
-The graphs go through the tools that the releases went through: onnxruntime's optimiser for
-transformers (type "bert", level 1), which fuses into operators of `com.microsoft`, and from there
-its float16 converter (inputs and outputs too), its dynamic quantiser or its 4-bit one.
+The graphs are processed with the tools of the releases: onnxruntime's optimiser for transformers
+(type "bert", level 1), which fuses into operators of `com.microsoft`, then its float16 converter
+(inputs and outputs, too), its dynamic quantiser or its 4-bit one.
 """
 
 import logging
@@ -37,7 +37,7 @@ _INT4_BLOCK: Final = 128
 
 def write_graphs(weights: Weights, frontend: Path, backend: Path, precision: Precision) -> None:
     """Write both graphs."""
-    load_onnxruntime()  # which has it report to nobody
+    load_onnxruntime()  # disables onnxruntime's telemetry
     opset = RECOGNISER_OPSET if weights.shape.n_classes is None else ALIGNER_OPSET
     for path, model in (
         (frontend, _frontend(weights, opset)),
@@ -50,7 +50,7 @@ def write_graphs(weights: Weights, frontend: Path, backend: Path, precision: Pre
 
 
 def _frontend(weights: Weights, opset: int) -> onnx.ModelProto:
-    """Convolutions, projection and positions of one chunk."""
+    """Build the convolutions, the projection and the positions of one chunk."""
     shape = weights.shape
     n_frames = 2 * shape.n_window
     n_tokens = -(-n_frames // 8)
@@ -74,7 +74,9 @@ def _frontend(weights: Weights, opset: int) -> onnx.ModelProto:
     hidden = graph.node("Transpose", hidden, perm=[0, 3, 1, 2])
     flat = np.array([1, n_tokens, shape.channels * n_bands], np.int64)
     hidden = graph.node("Reshape", hidden, graph.value(flat))
-    hidden = graph.node("MatMul", hidden, graph.weight("audio_tower.conv_out.weight", turned=True))
+    hidden = graph.node(
+        "MatMul", hidden, graph.weight("audio_tower.conv_out.weight", transposed=True)
+    )
     graph.node("Add", hidden, graph.value(_positions(n_tokens, shape.d_model)), to="chunk_out")
     return graph.model(
         {"chunk_mel": (1, shape.n_mels, n_frames)},
@@ -84,7 +86,7 @@ def _frontend(weights: Weights, opset: int) -> onnx.ModelProto:
 
 
 def _backend(weights: Weights, opset: int) -> onnx.ModelProto:
-    """The transformer and the projector."""
+    """Build the transformer and the projector."""
     shape = weights.shape
     graph = _Graph(weights)
     hidden = "hidden_states"
@@ -134,7 +136,7 @@ def _positions(length: int, width: int) -> Float32Array:
 
 
 class _Graph:
-    """A graph that grows node by node."""
+    """Graph under construction, node by node."""
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
@@ -152,14 +154,14 @@ class _Graph:
         self._values.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
-    def weight(self, name: str, *, turned: bool = False) -> str:
+    def weight(self, name: str, *, transposed: bool = False) -> str:
         values = self.weights.read(name)
-        stored = np.ascontiguousarray(values.T) if turned else values
+        stored = np.ascontiguousarray(values.T) if transposed else values
         self._values.append(numpy_helper.from_array(stored, name))
         return name
 
     def linear(self, hidden: str, name: str, to: str | None = None) -> str:
-        product = self.node("MatMul", hidden, self.weight(f"{name}.weight", turned=True))
+        product = self.node("MatMul", hidden, self.weight(f"{name}.weight", transposed=True))
         return self.node("Add", product, self.weight(f"{name}.bias"), to=to)
 
     def normed(self, hidden: str, name: str) -> str:
@@ -195,9 +197,9 @@ class _Graph:
 
 
 def _optimise(path: Path) -> None:
-    """Fuse what onnxruntime has kernels of its own for, in place.
+    """Fuse nodes for which onnxruntime has special kernels, in place.
 
-    What the optimiser calls level 1 comes first; it wants torch to do that by itself.
+    The optimisations of level 1 are applied first; the optimiser itself needs torch for them.
     """
     from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
     from onnxruntime.transformers.optimizer import optimize_model
@@ -228,7 +230,7 @@ def _to_float16(path: Path) -> None:
 
     smallest, largest = _FP16_RANGE
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of every weight that it cuts off
+        warnings.simplefilter("ignore")  # for every weight that it truncates
         model = convert_float_to_float16(
             onnx.load(path),
             min_positive_val=smallest,
@@ -248,7 +250,7 @@ def _to_int8(path: Path) -> None:
         op_types_to_quantize=["MatMul", "Attention", "Conv"],
         per_channel=True,
         weight_type=QuantType.QUInt8,
-        # It does not know what type comes out of the operators that the optimiser put in.
+        # The quantiser does not know the output type of the optimiser's fused operators.
         extra_options={"DefaultTensorType": TensorProto.FLOAT},
     )
 
@@ -256,7 +258,7 @@ def _to_int8(path: Path) -> None:
 def _to_int4(path: Path) -> None:
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    logging.getLogger().setLevel(logging.WARNING)  # the module itself turns everything on
+    logging.getLogger().setLevel(logging.WARNING)  # the module enables all logging when imported
     quantizer = MatMulNBitsQuantizer(
         onnx.load(path), bits=4, block_size=_INT4_BLOCK, is_symmetric=False, accuracy_level=None
     )

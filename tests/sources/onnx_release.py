@@ -1,4 +1,4 @@
-"""Folders and zips of two ONNX graphs with a decoder, as their publishers name and pack them."""
+"""Writer of folders and zips of two ONNX graphs with a decoder, named as by their publishers."""
 
 import zipfile
 from pathlib import Path
@@ -25,12 +25,12 @@ def write_onnx_release(
     """Write a release of a recogniser or an aligner and return the directory.
 
     Args:
-        checkpoint: where its weights are.
-        directory: where to; two releases may share one.
-        precision: of both graphs.
+        checkpoint: directory of the weights.
+        directory: destination; two releases may share one.
+        precision: precision of both graphs.
         decoder: type or mix of the GGUF.
-        infix: name the precisions in the names of the files, as one of the publishers does; the
-            other names none.
+        infix: whether to include the precisions in the file names, as one publisher does and the
+            other does not.
     """
     weights = Weights(checkpoint)
     prefix: Prefix = "asr" if weights.shape.n_classes is None else "aligner"
@@ -49,7 +49,7 @@ def write_onnx_release(
 
 
 def write_release_decoder(weights: Weights, path: Path, decoder: DecoderType) -> None:
-    """Write the GGUF of a release: the head is stored even where it is tied."""
+    """Write the GGUF of a release; the head is stored even if it is tied."""
     if decoder == "f16":
         write_decoder(weights, path, DecoderOptions())
         return

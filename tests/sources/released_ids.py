@@ -1,8 +1,8 @@
-"""A small checkpoint with as many ids as the released ones, and theirs where it matters.
+"""Writer of a small checkpoint with the released number of token ids and the released special ids.
 
-Old CrispASR files have lost the texts of special tokens, so whoever reads them must know their
-ids. Ordinary tokens keep the ids that they have, added ones move to the released ids, and what
-lies between is filled with words that nothing merges into.
+Old CrispASR files have lost the texts of special tokens, so a reader must know the released ids.
+Ordinary tokens keep their ids, added tokens get the released ids, and the ids between them are
+words that result from no merge.
 """
 
 import json
@@ -20,7 +20,7 @@ _OTHER: Final = "<unknown0>"
 
 
 def released_id(directory: Path, token: int) -> int:
-    """Where a token of the small checkpoint is in the wide one."""
+    """Return the id in the wide checkpoint of a token of the small one."""
     text = read_vocabulary(directory).added.get(token)
     if text is None:
         return token

@@ -1,4 +1,4 @@
-"""Original checkpoints: either key style, any float type, whole or in shards, tensor by tensor."""
+"""Writer of original checkpoints: both key styles, any float type, with or without shards."""
 
 import json
 import shutil
@@ -23,14 +23,14 @@ def write_safetensors(
     stored_type: StoredType = "BF16",
     n_shards: int = 1,
 ) -> Path:
-    """Write a checkpoint as it was released and return its directory.
+    """Write a checkpoint in the released form, tensor by tensor, and return its directory.
 
     Args:
-        checkpoint: a native one.
-        directory: where to.
-        style: of keys, configuration and tokenizer files.
-        stored_type: of all tensors.
-        n_shards: files to divide them among.
+        checkpoint: a native checkpoint.
+        directory: destination.
+        style: style of the keys, the configuration and the tokenizer files.
+        stored_type: type of all tensors.
+        n_shards: number of files with tensors.
     """
     weights = Weights(checkpoint)
     directory.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def write_safetensors(
 
 
 def original_config(weights: Weights) -> dict[str, Any]:
-    """The configuration of the released checkpoints, one level deeper than the native one."""
+    """Return the configuration of the released checkpoints: one level deeper than the native."""
     native, shape = weights.config, weights.shape
     vocabulary = read_vocabulary(weights.directory)
     text = {key: value for key, value in native["text_config"].items() if key != "rope_parameters"}
@@ -145,7 +145,7 @@ def _write_file(
 
 
 def write_header(file: BinaryIO, header: Mapping[str, Any]) -> None:
-    """Write what comes before the tensors, which start at a multiple of 8 bytes."""
+    """Write the header, padded so that the tensors start at a multiple of 8 bytes."""
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)

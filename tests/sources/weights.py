@@ -1,7 +1,7 @@
-"""A checkpoint of transformers' native classes on disk, read tensor by tensor.
+"""Reader for a checkpoint of transformers' native classes, tensor by tensor.
 
-Tensors have the names of `tests.support.checkpoints.random_tensors`: the native ones without their
-outer "model.", and `head.weight` for whatever head there is.
+Tensors have the names of `tests.support.checkpoints.random_tensors`: the native names without their
+outer "model.", and `head.weight` for the head of either family.
 """
 
 import json
@@ -26,8 +26,8 @@ _ITEMS: Final[dict[str, npt.DTypeLike]] = {"F32": "<f4", "F16": "<f2", "BF16": "
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a tensor is."""
+class _Location:
+    """Location of a tensor in a file."""
 
     path: Path
     stored_type: str
@@ -42,15 +42,15 @@ class Weights:
         """Read the headers of all safetensors files in `directory`."""
         self.directory = directory
         self.config: dict[str, Any] = _read_json(directory / "config.json")
-        self._places: dict[str, _Place] = {}
+        self._locations: dict[str, _Location] = {}
         for path in sorted(directory.glob("*.safetensors")):
-            self._places |= _read_header(path)
+            self._locations |= _read_header(path)
 
     @cached_property
     def shape(self) -> Shape:
-        """All dimensions."""
+        """Dimensions of the checkpoint."""
         audio, text = self.config["audio_config"], self.config["text_config"]
-        head = self._places.get(HEAD)
+        head = self._locations.get(HEAD)
         is_aligner = self.config["architectures"] == ["Qwen3ASRForTokenClassification"]
         return Shape(
             n_mels=audio["num_mel_bins"],
@@ -75,58 +75,60 @@ class Weights:
 
     @property
     def rms_eps(self) -> float:
-        """Of the LLM's norms."""
+        """Epsilon of the LLM's norms."""
         return float(self.config["text_config"]["rms_norm_eps"])
 
     @property
     def max_positions(self) -> int:
-        """That the LLM was made for."""
+        """Number of positions that the LLM supports."""
         return int(self.config["text_config"]["max_position_embeddings"])
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all tensors in the files."""
-        return tuple(self._places)
+        """Names of all tensors in the files."""
+        return tuple(self._locations)
 
     def size(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor; that of a tied head is the embeddings'."""
-        return self._place(name).shape
+        """Return the shape of a tensor; for a tied head, that of the embeddings."""
+        return self._location(name).shape
 
     def read(self, name: str) -> Float32Array:
-        """Read a tensor; a tied head is the embeddings."""
-        place = self._place(name)
-        count = int(np.prod(place.shape))
-        stored = np.memmap(place.path, _ITEMS[place.stored_type], "r", place.offset, (count,))
-        if place.stored_type == "BF16":
+        """Read a tensor; for a tied head, the embeddings."""
+        location = self._location(name)
+        count = int(np.prod(location.shape))
+        stored = np.memmap(
+            location.path, _ITEMS[location.stored_type], "r", location.offset, (count,)
+        )
+        if location.stored_type == "BF16":
             values = (stored.astype(np.uint32) << 16).view(np.float32)
         else:
             values = stored.astype(np.float32)
-        return values.reshape(place.shape)
+        return values.reshape(location.shape)
 
-    def _place(self, name: str) -> _Place:
-        if name == HEAD and HEAD not in self._places:
-            return self._places[EMBEDDINGS]
-        return self._places[name]
+    def _location(self, name: str) -> _Location:
+        if name == HEAD and HEAD not in self._locations:
+            return self._locations[EMBEDDINGS]
+        return self._locations[name]
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """A byte-level BPE tokenizer."""
+    """Byte-level BPE tokenizer."""
 
     ordinary: dict[int, str]
-    """Bytes and what is merged from them, in GPT-2's alphabet of bytes."""
+    """Bytes and the tokens merged from them, in GPT-2's alphabet of bytes."""
     added: dict[int, str]
     special: frozenset[int]
-    """Those of the added ones that vanish from decoded text."""
+    """Added tokens that are removed from decoded text."""
     merges: tuple[str, ...]
 
     @property
     def texts(self) -> dict[int, str]:
-        """All tokens."""
+        """Texts of all tokens by id."""
         return self.ordinary | self.added
 
     def find(self, text: str) -> int:
-        """The id of an added token."""
+        """Return the id of an added token."""
         return next(number for number, added in self.added.items() if added == text)
 
 
@@ -148,13 +150,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_header(path: Path) -> dict[str, _Place]:
+def _read_header(path: Path) -> dict[str, _Location]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
     header.pop("__metadata__", None)
     return {
-        _normal_name(name): _Place(
+        _normal_name(name): _Location(
             path, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
         )
         for name, entry in header.items()

@@ -1,9 +1,9 @@
 """Checkpoints of any shape with random weights, written without torch.
 
-A directory as `save_pretrained` or the original packages leave it: config.json,
-model.safetensors (or shards) and a tokenizer. The weights are large enough for every
-stage to matter: with the usual small initialisation attention is flat, and mistakes
-in it would not show.
+The directory is like those of `save_pretrained` or the original packages: config.json,
+model.safetensors (or shards) and a tokenizer. The weights are large enough for every stage to
+contribute: with the usual small initialisation attention is flat, and errors in it would not be
+visible.
 """
 
 import json
@@ -18,7 +18,7 @@ import numpy.typing as npt
 KeyStyle = Literal["native", "original"]
 StoredType = Literal["F32", "F16", "BF16"]
 
-# Ids follow the 256 bytes and the merges; texts and their kind are the released ones.
+# Ids follow the 256 bytes and the merges; texts and types are the released ones.
 SPECIAL_TOKENS: Final = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -27,7 +27,7 @@ SPECIAL_TOKENS: Final = (
     "<|audio_end|>",
     "<|audio_pad|>",
 )
-ORDINARY_ADDED_TOKENS: Final = ("<asr_text>", "<timestamp>")  # they survive in decoded text
+ORDINARY_ADDED_TOKENS: Final = ("<asr_text>", "<timestamp>")  # not removed from decoded text
 
 FIRST_RELEASED: Final = 151_643
 """Id of the first added token of the released tokenizers."""
@@ -43,14 +43,14 @@ RELEASED_TOKENS: Final = (
     *(f"<blank{number}>" for number in range(1, 28)),
     *ORDINARY_ADDED_TOKENS,
 )
-"""All of them, in order."""
+"""All added tokens of the released tokenizers, in order."""
 
 MERGES: Final = ("l a", "n g", "la ng", "u a", "g e", "ua ge", "lang uage", "Ġ E", "h e")
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Dimensions of a checkpoint; the defaults are as small as still exercises everything."""
+    """Dimensions of a checkpoint; the defaults are the smallest that exercise everything."""
 
     n_mels: int = 128
     channels: int = 8
@@ -70,7 +70,7 @@ class Shape:
     rope_theta: float = 1_000_000.0
     tied: bool = True
     n_classes: int | None = None
-    """Time classes: an aligner's checkpoint. None: a recogniser's."""
+    """Number of an aligner's time classes; None for a recogniser."""
     extra_config: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -96,7 +96,7 @@ def write_checkpoint(
 
 
 def native_config(shape: Shape) -> dict[str, Any]:
-    """The configuration as transformers' native classes write it."""
+    """Return the configuration as written by transformers' native classes."""
     config = {
         "model_type": "qwen3_asr",
         "architectures": ["Qwen3ASRForConditionalGeneration"],
@@ -130,7 +130,7 @@ def native_config(shape: Shape) -> dict[str, Any]:
 
 
 def original_config(shape: Shape) -> dict[str, Any]:
-    """The configuration as the released checkpoints carry it: one level deeper."""
+    """Return the configuration of the released checkpoints: one level deeper."""
     native = native_config(shape)
     thinker: dict[str, Any] = {
         "audio_config": native["audio_config"] | {"max_source_positions": 1500},
@@ -172,9 +172,9 @@ def _text_config(shape: Shape) -> dict[str, Any]:
 
 
 def random_tensors(shape: Shape, seed: int) -> dict[str, npt.NDArray[np.float32]]:
-    """Make all tensors, under the native names without their outer "model."."""
-    # The legacy generator, because its numbers are promised never to change: golden
-    # arrays were made from them.
+    """Generate all tensors, with the native names without their outer "model."."""
+    # The legacy generator, because numpy guarantees that its numbers never change: golden
+    # arrays depend on them.
     rng = np.random.RandomState(seed)
     tensors = {}
     for name, size in tensor_shapes(shape):
@@ -189,7 +189,7 @@ def random_tensors(shape: Shape, seed: int) -> dict[str, npt.NDArray[np.float32]
 
 
 def tensor_shapes(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """State every tensor of such a checkpoint, under the names of `random_tensors`."""
+    """Yield every tensor of a checkpoint with its shape, with the names of `random_tensors`."""
     tower, d_model = "audio_tower", shape.d_model
     for number, n_inputs in ((1, 1), (2, shape.channels), (3, shape.channels)):
         yield f"{tower}.conv2d{number}.weight", (shape.channels, n_inputs, 3, 3)
@@ -240,7 +240,7 @@ def _text_shapes(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def file_name(name: str, shape: Shape, style: KeyStyle) -> str:
-    """Turn a name of `random_tensors` into what the file calls it."""
+    """Return the name in the file for a name of `random_tensors`."""
     if name == "head.weight":
         if style == "original":
             return "thinker.lm_head.weight"
@@ -263,7 +263,7 @@ def write_weights(
     stored_type: StoredType = "F32",
     n_shards: int = 1,
 ) -> None:
-    """Write tensors as one file, or as shards with their index."""
+    """Write tensors to one file, or to shards with an index."""
     names = sorted(tensors)
     if n_shards == 1:
         _write_safetensors(directory / "model.safetensors", tensors, names, stored_type)
@@ -306,24 +306,24 @@ def _to_bytes(values: npt.NDArray[np.float32], stored_type: StoredType) -> bytes
             return values.tobytes()
         case "F16":
             return values.astype(np.float16).tobytes()
-        case "BF16":  # the upper half of the bits; rounding does not matter here
+        case "BF16":  # the upper half of the bits; rounding is irrelevant for random values
             return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
 
 
 def byte_alphabet() -> list[str]:
-    """The character that byte-level BPE writes for each byte, by byte value."""
+    """Return the character of byte-level BPE for each byte value."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     rest = [byte for byte in range(256) if byte not in printable]
     return [chr(byte if byte in printable else 256 + rest.index(byte)) for byte in range(256)]
 
 
 def normal_tokens() -> list[str]:
-    """Tokens of bytes and merges, in order of their ids."""
+    """Return the tokens of bytes and merges in the order of their ids."""
     return byte_alphabet() + [merge.replace(" ", "") for merge in MERGES]
 
 
 def token_id(text: str) -> int:
-    """The id of a token of `write_tokenizer`, by its text."""
+    """Return the id of a token of `write_tokenizer` by its text."""
     return [*normal_tokens(), *SPECIAL_TOKENS, *ORDINARY_ADDED_TOKENS].index(text)
 
 
@@ -331,8 +331,9 @@ def write_tokenizer(directory: Path, *, separate_files: bool = False) -> None:
     """Write a byte-level BPE with the released special tokens.
 
     Args:
-        directory: where to.
-        separate_files: vocab.json and so on, as released, instead of tokenizer.json.
+        directory: destination.
+        separate_files: whether to write vocab.json, merges.txt and tokenizer_config.json, as
+            released, instead of tokenizer.json.
     """
     vocab = {text: number for number, text in enumerate(normal_tokens())}
     added = [

@@ -211,10 +211,6 @@ def run_parent(occupation: str) -> None:
         sys.stdin.read()
 
 
-if __name__ == "__main__":
-    run_parent(*sys.argv[1:])
-
-
 def titles() -> tuple[str, str]:
     """Command line and name of this process, as `ps` and `top` show them."""
     own = Path("/proc/self")

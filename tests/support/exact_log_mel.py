@@ -1,39 +1,39 @@
-"""Log-mel features from their definition, with limits for what rounding may make of them.
+"""Log-mel features computed from their definition, with limits for rounding errors.
 
 The features are computed here in double precision, by a direct Fourier sum and a plain loop over
-the mel filters, with nothing of `streamasr.features`. An implementation in a given precision is
-correct if each of its values lies within the limits; whether it runs on one processor or another,
-and in which order it adds, makes no difference.
+the mel filters, without using `streamasr.features`. An implementation in a given precision is
+correct if each of its values lies within the limits, on any processor and with any order of
+additions.
 
-u is the unit roundoff, 2^-24 in single precision; second-order terms are left out. Analyses of
+u is the unit roundoff, 2^-24 in single precision; second-order terms are neglected. Analyses of
 this kind are in Higham, "Accuracy and Stability of Numerical Algorithms", chapters 3 and 24.
 
 Window: 1/2 - 1/2 cos(t), t up to 2 pi. Two roundings of t give t |sin t| u, at most 4.9 u; the
 cosine to one unit in the last place gives u, and the subtraction u: `_WINDOW` u altogether.
 
 Fourier transform: every output is a sum of the samples, each multiplied by factors of modulus one.
-A bound for all fast algorithms is the number of roundings on the way of one sample to one output,
-times u, times the sum of magnitudes. 400 = 2^4 5^2 makes six passes, and one more separates what
-belongs to real input. A twiddle factor costs 4 roundings (itself and a complex product); adding two
-terms 1, adding five and multiplying them by the constants of the butterfly 6, and up to sqrt(2)
-times as much where real and imaginary parts take different ways: `_TRANSFORM` roundings in all.
+A bound for all fast algorithms is the number of roundings on the path from one sample to one
+output, times u, times the sum of magnitudes. 400 = 2^4 5^2 requires six passes, and one more for
+real input. A twiddle factor costs 4 roundings (itself and a complex product); adding two terms
+costs 1, adding five and multiplying them by the constants of the butterfly 6, and up to sqrt(2)
+times as much if real and imaginary parts have different paths: `_TRANSFORM` roundings in total.
 
-Together, an output y of a frame x under the window w is wrong by at most
+Together, the error of an output y for a frame x with the window w is at most
 
     e = u sum_j (_WINDOW + (1 + _TRANSFORM) w_j) |x_j|.
 
-Power: (|y| + e)^2 at most, plus `_POWER` roundings for a square root to one unit in the last place
-and the square of it. Mel power: weights are positive, so that adding n products costs n + 1
-roundings of the result, one of the weights included.
+Power: at most (|y| + e)^2, plus `_POWER` roundings for a square root to one unit in the last place
+and its square. Mel power: weights are positive, so adding n products costs n + 1 roundings of the
+result, including that of the weights.
 
-Width: the logarithm turns relative errors into absolute ones. Where the power of a bin is nearly
-zero beside others in its frame, e is large in proportion and the limits are wide: a flat tolerance
-that allows for these few values is too generous for all others. For noise in single precision, half
-the width is 2e-5 at the median and 4e-2 at most.
+Width: the logarithm converts relative errors to absolute ones. If the power of a bin is nearly zero
+compared with others in its frame, e is relatively large and the limits are wide: a constant
+tolerance that is sufficient for these few values would be too large for all others. For noise in
+single precision, half the width is 2e-5 at the median and 4e-2 at most.
 
 Result: the logarithm, -10 to 10, to four units in the last place, the floor below the maximum, the
-shift and the scale are `_RESULT` roundings of 1 in all. This part is done in single precision by
-either implementation, and limits pass through the maxima unchanged.
+shift and the scale are `_RESULT` roundings of 1 in total. Both implementations compute this part in
+single precision, and the limits are not changed by the maxima.
 """
 
 from functools import cache
@@ -58,7 +58,7 @@ _ANGLES: Final = 2 * np.pi / _LENGTH * np.arange(_LENGTH)
 
 
 class ExactLogMel:
-    """The features of one clip."""
+    """Exact features of one clip."""
 
     def __init__(self, samples: Float32Array, n_mels: int = 128) -> None:
         """Compute powers in double precision."""
@@ -77,13 +77,13 @@ class ExactLogMel:
         """Return the lowest and the highest correct values.
 
         Args:
-            unit_roundoff: of everything before the logarithm.
+            unit_roundoff: precision of all computations before the logarithm.
 
         Returns:
             Two arrays of (n_frames, n_mels).
         """
         roundings = _WINDOW * self._plain + (1 + _TRANSFORM) * self._under_window
-        # The direct sum above has an error of its own.
+        # The direct sum above has its own error.
         own = DOUBLE * (_WINDOW * self._plain + (1 + _LENGTH) * self._under_window)
         error = (unit_roundoff * roundings + own)[:, None]
         lowest = np.maximum(0, self._magnitude - error) ** 2 @ self._filters
@@ -101,13 +101,13 @@ def assert_correct(
     unit_roundoff: float,
     rows: list[int] | slice = slice(None),
 ) -> None:
-    """Require that features are correct to rounding.
+    """Assert that features are correct except for rounding errors.
 
     Args:
-        features: (n_frames, n_mels), or some rows of it.
-        exact: of the same clip.
-        unit_roundoff: of the implementation before the logarithm.
-        rows: which ones they are.
+        features: (n_frames, n_mels), or some of its rows.
+        exact: exact features of the same clip.
+        unit_roundoff: precision of the implementation before the logarithm.
+        rows: indices of the given rows.
     """
     low, high = (limit[rows] for limit in exact.limits(unit_roundoff))
     assert features.shape == low.shape
@@ -135,7 +135,7 @@ def _waves() -> tuple[Float64Array, Float64Array]:
 
 @cache
 def _filters(n_mels: int) -> Float64Array:
-    """Return the triangles of Slaney's scale, (bins, mels), each with an area of one in Hz."""
+    """Return the triangular filters of Slaney's scale, (bins, mels), each with an area of 1 Hz."""
     top = 15 + np.log(8000 / 1000) / np.log(6.4) * 27
     edges = [_hertz(top * i / (n_mels + 1)) for i in range(n_mels + 2)]
     filters = np.zeros((_N_BINS, n_mels))
@@ -150,5 +150,5 @@ def _filters(n_mels: int) -> Float64Array:
 
 
 def _hertz(mel: float) -> float:
-    """Return a frequency: a straight line up to 1 kHz, at mel 15, and a logarithm above."""
+    """Return a frequency: linear up to 1 kHz, at mel 15, and logarithmic above."""
     return float(200 / 3 * mel if mel < 15 else 1000 * 6.4 ** ((mel - 15) / 27))

@@ -4,13 +4,12 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from streamasr.catalogue.connection import open_session
 from streamasr.catalogue.download import download
 from streamasr.catalogue.partial_file import Downloaded
 from streamasr.catalogue.timeouts import Policy
 from streamasr.core.errors import DownloadError
+from tests.support.errors import raises
 from tests.support.hubs import FileServer
 
 CONTENT = bytes(range(256)) * 1200  # 300 kB: several pieces
@@ -27,8 +26,9 @@ def fetch(url: str, path: Path, policy: Policy, **options: Any) -> Downloaded:
         return download(url, path, session=session, policy=policy, **options)
 
 
-def refusal(url: str, path: Path, policy: Policy, **options: Any) -> str:
-    with pytest.raises(DownloadError) as caught:
+def refusal(url: str, path: Path, policy: Policy, code: str, **options: Any) -> str:
+    """The sentence of a download that fails with a code."""
+    with raises(DownloadError, code) as caught:
         fetch(url, path, policy, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)

@@ -1,4 +1,4 @@
-"""Models in every published form, and what is made of them: shared by the tests of forms."""
+"""Published forms of a model and the expected accuracy of each, shared by the tests of forms."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,27 +20,27 @@ from tests.sources.onnx_release import pack, write_onnx_release
 from tests.sources.safetensors import write_safetensors
 
 ENDS: Final = ("<|im_end|>", "<|endoftext|>")
-_PLACEHOLDER: Final = "<|audio_pad|>"  # transformers takes it for more audio
+_PLACEHOLDER: Final = "<|audio_pad|>"  # transformers would insert audio for it
 EXACT: Final = 0.9999
-"""Cosine of encoder outputs that differ in rounding alone."""
+"""Least cosine of encoder outputs that differ only in rounding."""
 NARROW: Final = 0.999
-"""Of those whose weights have 8 or 16 bits."""
+"""Least cosine for weights of 8 or 16 bits."""
 LOSSY: Final = 0.9
-"""Of those with 4."""
+"""Least cosine for weights of 4 bits."""
 
 Write = Callable[[Path, Path], Path]
-"""Writes a checkpoint as a form into a directory that does not exist; returns the source's path."""
+"""Function that writes a checkpoint in a form to a new directory and returns the source's path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One published form."""
+    """Published form of a model."""
 
     write: Write
     cosine: float
-    """Of its encoder's output and the checkpoint's, at least."""
+    """Least cosine of its encoder's output with that of the checkpoint."""
     is_greedy_exact: bool = False
-    """Its decoder is no narrower than f16."""
+    """Whether its decoder has at least f16, so that greedy answers are equal."""
     families: tuple[str, ...] = ("recogniser", "aligner")
     wish: Wish = field(default_factory=Wish)
 
@@ -109,7 +109,7 @@ def _file(directory: Path) -> Path:
 
 
 class Recogniser:
-    """A recogniser's bundle, its encoder and decoder run directly."""
+    """Recogniser in a bundle whose encoder and decoder are called directly."""
 
     def __init__(self, bundle: Path, n_threads: int = 1) -> None:
         self.encoder = Qwen3Encoder.from_bundle(bundle, OnnxOptions(threads=n_threads))
@@ -117,9 +117,9 @@ class Recogniser:
         self._context = LlamaContext(self.model, n_ctx=1024, n_threads=n_threads)
 
     def greedy(self, embeddings: Float32Array, n_tokens: int = 48) -> tuple[int, ...]:
-        """The likeliest answer without its end: no guards, no language, no context.
+        """Decode the most likely answer without guards, language, context and end token.
 
-        An audio placeholder ends it too.
+        An audio placeholder ends the answer, too.
         """
         ends = frozenset(self.model.special_token(text) for text in ENDS)
         prompt = build_prompt(self.model, "", None, ends)
@@ -154,7 +154,7 @@ class Recogniser:
 
 
 def cosine(ours: Float32Array, theirs: Float32Array) -> float:
-    """Of all values as one vector."""
+    """Return the cosine of two arrays, each as one vector."""
     assert ours.shape == theirs.shape
     one, other = ours.astype(np.float64).ravel(), theirs.astype(np.float64).ravel()
     return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))

@@ -1,24 +1,25 @@
-"""Full size: models and sources of the released dimensions with random weights, and what they take.
+"""Models of the released dimensions with random weights: bundles, sources, measurements.
 
 python -m tests.support.full_size model DIR --encoder int8 --decoder q4_k --aligner
 python -m tests.support.full_size source DIR --model 1.7b --form crispasr --precision q8_0
 python -m tests.support.full_size check DIR --model 0.6b --model aligner
 
-Speed, memory and arithmetic depend on shapes, not on what the weights say, so these stand in for
-the released files wherever one of them is asked about.
+Speed, memory and arithmetic depend on shapes, not on the values of the weights, so these models
+replace the released files in measurements.
 
-`model` makes a model directory for `streamasr bench`. The text of random weights would be gibberish
-of chance length: `model.json` says that the decoder follows a script instead, so many tokens for
-each second of audio, and the tokenizer holds 150,000 made-up words, so that text has its real
-length, too. The checkpoint (bf16: 1.6 GB, with an aligner 3.4 GB) is written beside DIR and deleted
-unless --keep is given.
+`model` creates a model directory for `streamasr bench`. The text of random weights would be
+gibberish of random length: `model.json` therefore states that the decoder follows a script, with a
+fixed number of tokens per second of audio, and the tokenizer has 150,000 invented words, so that
+text has its real length, too. The checkpoint (bf16: 1.6 GB, with an aligner 3.4 GB) is written
+beside DIR and deleted unless --keep is given.
 
-`source` writes a model as it is published, with the names, dimensions, types and metadata that the
-published files have.
+`source` writes a model in a published form, with the names, dimensions, types and metadata of the
+published files.
 
-`check` writes every form below DIR, one after the other, has each imported by a process of its own
-and measures that, then compares what the encoder and, where its weights are f16, the decoder make
-of a clip with what transformers makes of the same weights, if it is installed with torch.
+`check` writes every form below DIR, one after the other, imports each in a separate process and
+measures that. Then it compares the outputs of the encoder and, if its weights are f16, of the
+decoder for a clip with those of transformers for the same weights, if transformers and torch are
+installed.
 """
 
 import argparse
@@ -41,7 +42,7 @@ from tests.sources.safetensors import write_safetensors
 from tests.support.full_size_check import CHECKS, check
 
 TOKENS_PER_SECOND: Final = 4.0
-"""Of speech; people say two or three words a second."""
+"""Tokens of a scripted decoder; people speak two or three words per second."""
 
 PRECISIONS: Final = {
     "onnx": ("fp32", "fp16", "int8", "int4"),
@@ -49,7 +50,7 @@ PRECISIONS: Final = {
     "ggml-org": ("f16", "bf16", "q8_0"),
     "safetensors": ("BF16", "F16", "F32"),
 }
-"""Of each form; the first is what is written where none is asked for."""
+"""Precisions of each form, the default first."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,33 +59,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def make_model(options: argparse.Namespace) -> None:
-    """Make a model directory whose decoder follows a script."""
+    """Create a model directory whose decoder follows a script."""
     destination: Path = options.directory
-    tell = _clock()
+    report = _clock()
     widths = ["--encoder", options.encoder, "--decoder", options.decoder]
-    with _beside(destination, keep=options.keep) as place:
-        tell("writing the recogniser's weights")
-        recogniser = write_checkpoint(place / "recogniser", SHAPES["0.6b"])
-        tell("importing them")
+    with _checkpoint_beside(destination, keep=options.keep) as checkpoint:
+        report("writing the recogniser's weights")
+        recogniser = write_checkpoint(checkpoint / "recogniser", SHAPES["0.6b"])
+        report("importing them")
         import_source(recogniser, destination, widths)
         if options.aligner:
-            tell("writing the aligner's weights")
-            aligner = write_checkpoint(place / "aligner", SHAPES["aligner"])
-            tell("importing them")
+            report("writing the aligner's weights")
+            aligner = write_checkpoint(checkpoint / "aligner", SHAPES["aligner"])
+            report("importing them")
             import_source(aligner, destination / "aligner", widths)
         name = f"random-0.6b-{options.encoder}-{options.decoder}"
         add_script(destination, name, options.tokens_per_second)
-    tell(f"wrote {destination}")
+    report(f"wrote {destination}")
 
 
 def import_source(source: Path, destination: Path, options: Sequence[str]) -> None:
-    """Have the program itself make a model directory of it."""
+    """Import a source with the program's command."""
     command = [sys.executable, "-m", "streamasr", "models", "import", str(source)]
     subprocess.run([*command, "--output", str(destination), *options], check=True)
 
 
 def add_script(bundle: Path, name: str, tokens_per_second: float) -> None:
-    """Name a model, and say that its decoder's weights mean nothing."""
+    """Set a model's name, and state that its decoder follows a script."""
     path = bundle / "model.json"
     facts = json.loads(path.read_text("utf-8")) | {"name": name, SCRIPTED: tokens_per_second}
     path.write_text(json.dumps(facts, ensure_ascii=False, indent=2) + "\n", "utf-8")
@@ -95,15 +96,18 @@ def make_source(options: argparse.Namespace) -> None:
     destination: Path = options.directory
     choices = PRECISIONS[options.form]
     if options.precision not in {None, *choices}:
-        sys.exit(f"the precisions of {options.form} are {', '.join(choices)}")
-    tell = _clock()
-    with _beside(destination, keep=options.keep) as checkpoint:
-        tell("writing the weights")
+        sys.exit(
+            f"{options.form} has no precision {options.precision}; choose one of "
+            f"{', '.join(choices)}"
+        )
+    report = _clock()
+    with _checkpoint_beside(destination, keep=options.keep) as checkpoint:
+        report("writing the weights")
         write_checkpoint(checkpoint, SHAPES[options.model])
-        tell(f"writing them as {options.form}")
+        report(f"writing them as {options.form}")
         destination.mkdir(parents=True)
         write_form(checkpoint, destination, options)
-    tell(f"wrote {destination}")
+    report(f"wrote {destination}")
 
 
 def write_form(checkpoint: Path, destination: Path, options: argparse.Namespace) -> None:
@@ -124,16 +128,17 @@ def write_form(checkpoint: Path, destination: Path, options: argparse.Namespace)
 
 
 def check_forms(options: argparse.Namespace) -> None:
-    """Import every form of some models, and print what it took."""
+    """Import every form of some models, and print the measurements."""
     check(options.directory, options.model or list(SHAPES), options.form, options.json)
 
 
 @contextmanager
-def _beside(destination: Path, *, keep: bool) -> Iterator[Path]:
-    """A place for a checkpoint beside what is made of it."""
+def _checkpoint_beside(destination: Path, *, keep: bool) -> Iterator[Path]:
+    """Provide a directory for a checkpoint beside the destination."""
     checkpoint = destination.with_name(destination.name + ".checkpoint")
-    if destination.exists() or checkpoint.exists():
-        sys.exit(f"{destination} or {checkpoint} exists already")
+    for path in (destination, checkpoint):
+        if path.exists():
+            sys.exit(f"{path} exists already; remove it or choose another path")
     try:
         yield checkpoint
     finally:
@@ -144,10 +149,10 @@ def _beside(destination: Path, *, keep: bool) -> Iterator[Path]:
 def _clock() -> Callable[[str], None]:
     began = time.monotonic()
 
-    def tell(what: str) -> None:
-        print(f"{time.monotonic() - began:6.1f} s  {what}", file=sys.stderr, flush=True)
+    def report(step: str) -> None:
+        print(f"{time.monotonic() - began:6.1f} s  {step}", file=sys.stderr, flush=True)
 
-    return tell
+    return report
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -156,32 +161,37 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     model = commands.add_parser("model", help="a model directory for `streamasr bench`")
-    model.add_argument("directory", type=Path, help="of the model; must not exist yet")
+    model.add_argument("directory", type=Path, help="the model directory; must not exist")
     model.add_argument("--encoder", choices=("fp32", "fp16", "int8"), default="fp32")
     model.add_argument("--decoder", choices=("f16", "q8_0", "q4_k"), default="q8_0")
-    model.add_argument("--aligner", action="store_true", help="with an aligner of its size")
+    model.add_argument("--aligner", action="store_true", help="include an aligner of full size")
     model.add_argument("--tokens-per-second", type=float, default=TOKENS_PER_SECOND)
-    model.add_argument("--keep", action="store_true", help="the checkpoint")
+    model.add_argument("--keep", action="store_true", help="keep the checkpoint")
     model.set_defaults(run=make_model)
 
-    source = commands.add_parser("source", help="a model as it is published")
-    source.add_argument("directory", type=Path, help="for its files; must not exist yet")
+    source = commands.add_parser("source", help="a model in a published form")
+    source.add_argument("directory", type=Path, help="for the files; must not exist")
     source.add_argument("--model", choices=SHAPES, default="0.6b")
     source.add_argument("--form", choices=PRECISIONS, default="onnx")
-    source.add_argument("--precision", help="one that the form comes in")
+    source.add_argument("--precision", help="a precision of the form")
     source.add_argument("--decoder", choices=("f16", "q8_0", "q5_k", "q4_k"), default="q4_k")
     source.add_argument("--no-infix", action="store_true", help="no precisions in ONNX file names")
-    source.add_argument("--generation", choices=("new", "old"), default="new", help="of CrispASR")
+    source.add_argument(
+        "--generation",
+        choices=("new", "old"),
+        default="new",
+        help="generation of CrispASR's converter",
+    )
     source.add_argument("--style", choices=("original", "native"), default="original")
-    source.add_argument("--shards", type=int, default=1, help="of safetensors")
-    source.add_argument("--keep", action="store_true", help="the checkpoint")
+    source.add_argument("--shards", type=int, default=1, help="number of safetensors files")
+    source.add_argument("--keep", action="store_true", help="keep the checkpoint")
     source.set_defaults(run=make_source)
 
     checking = commands.add_parser("check", help="import every form, compare and measure")
-    checking.add_argument("directory", type=Path, help="for files that are deleted again")
-    checking.add_argument("--model", choices=SHAPES, action="append", help="all, if none is named")
-    checking.add_argument("--form", choices=CHECKS, action="append", help="all, if none is named")
-    checking.add_argument("--json", action="store_true", help="instead of a table")
+    checking.add_argument("directory", type=Path, help="for temporary files")
+    checking.add_argument("--model", choices=SHAPES, action="append", help="default: all models")
+    checking.add_argument("--form", choices=CHECKS, action="append", help="default: all forms")
+    checking.add_argument("--json", action="store_true", help="print JSON instead of a table")
     checking.set_defaults(run=check_forms)
     return parser.parse_args(arguments)
 

@@ -1,8 +1,8 @@
 """Every published form at full size: imported, compared with transformers, and measured.
 
-Each import and each run has a process of its own, so that what one takes is not counted with
-another. Of memory there are two figures: all that was resident at once, which counts pages of
-mapped files that the system can drop at any time, and what the process had of its own.
+Each import and each run has a separate process, so that their memory is measured separately. There
+are two figures for memory: the peak of all resident pages, which includes pages of mapped files
+that the system can drop at any time, and the peak of the process's own pages.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from tests.support.forms import FORMS, LOSSY, Form, Recogniser, cosine
 from tests.support.signals import speechlike
 
 _SMALL_ONLY: Final = ("flat", "folder", "mel", "q5_0", "q3_k")
-"""Forms that say nothing more at full size."""
+"""Suffixes of forms for which a check at full size gives no further information."""
 
 CHECKS: Final[dict[str, Form]] = {
     **{name: form for name, form in FORMS.items() if not name.endswith(_SMALL_ONLY)},
@@ -49,7 +49,7 @@ CHECKS: Final[dict[str, Form]] = {
 CLIP: Final = speechlike(9 * SAMPLE_RATE)  # longer than an attention window
 WORDS: Final = ("abac", "adae", "afag", "ahai")
 N_TOKENS: Final = 8
-"""That are compared."""
+"""Number of compared tokens."""
 
 _SAMPLE_S: Final = 0.02
 
@@ -60,29 +60,29 @@ def _in(directory: Path) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """What a step took."""
+class Cost:
+    """Time and memory of a step."""
 
     seconds: float
     resident_mib: int
-    """The most at once."""
+    """Peak of resident memory."""
     own_mib: int
-    """The most at once, without pages of files."""
+    """Peak of resident memory without pages of files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What became of one form."""
+    """Result for one form."""
 
     model: str
     form: str
     source_mib: int
-    importing: Taken
-    running: Taken
+    importing: Cost
+    running: Cost
     cosine: float | None
-    """Of the encoder's output and transformers'; None without torch."""
+    """Cosine of the encoder's output with that of transformers; None without torch."""
     n_equal: int | None
-    """Of the tokens of a recogniser, or the time classes of an aligner."""
+    """Number of equal tokens of a recogniser, or time classes of an aligner; None without torch."""
     n_compared: int
     is_good: bool
 
@@ -90,13 +90,13 @@ class Row:
 def check(
     directory: Path, models: Sequence[str], forms: Sequence[str] | None, as_json: bool
 ) -> None:
-    """Check models one after the other and print what was found; exits with 1 where it is bad."""
+    """Check models one after the other and print the results; exit with 1 if a check failed."""
     directory.mkdir(parents=True, exist_ok=True)
     rows = []
     for model in models:
         for row in check_model(directory, model, forms or list(CHECKS)):
             rows.append(row)
-            _tell(model, json.dumps(asdict(row)))  # hours may follow
+            _report(model, json.dumps(asdict(row)))  # the other models may take hours
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
     else:
@@ -106,10 +106,10 @@ def check(
 
 
 def check_model(directory: Path, model: str, forms: Sequence[str]) -> Iterator[Row]:
-    """Check some forms of one model; nothing stays in the directory."""
+    """Check some forms of one model; all files in the directory are temporary."""
     family = "aligner" if SHAPES[model].n_classes else "recogniser"
     with _temporary(directory / f"{model}.weights") as weights:
-        _tell(model, "writing the weights")
+        _report(model, "writing the weights")
         write_checkpoint(weights, SHAPES[model])
         expected = _reference(weights, directory / "expected.npz", model)
         for name in forms:
@@ -121,14 +121,14 @@ def _check_form(
     directory: Path, weights: Path, model: str, name: str, expected: dict[str, Any] | None
 ) -> Row:
     form = CHECKS[name]
-    with _temporary(directory / "source") as place, _temporary(directory / "bundle") as bundle:
-        _tell(model, f"writing {name}")
-        source = form.write(weights, place)
-        sizes = {path.name: path.stat().st_size for path in place.rglob("*") if path.is_file()}
-        _tell(model, f"bytes: {sizes}")
-        _tell(model, f"importing {name}")
+    with _temporary(directory / "source") as files, _temporary(directory / "bundle") as bundle:
+        _report(model, f"writing {name}")
+        source = form.write(weights, files)
+        sizes = {path.name: path.stat().st_size for path in files.rglob("*") if path.is_file()}
+        _report(model, f"bytes: {sizes}")
+        _report(model, f"importing {name}")
         importing, _ = _step("import", source, bundle, name)
-        _tell(model, f"running {name}")
+        _report(model, f"running {name}")
         running, found = _step("run", bundle, directory / "found.npz")
     similarity = cosine(found["embeddings"], expected["embeddings"]) if expected else None
     n_equal = int((found["answer"] == expected["answer"]).sum()) if expected else None
@@ -149,22 +149,22 @@ def _check_form(
 def _reference(weights: Path, path: Path, model: str) -> dict[str, Any] | None:
     if find_spec("torch") is None or find_spec("transformers") is None:
         return None
-    _tell(model, "running transformers")
+    _report(model, "running transformers")
     return _step("reference", weights, path)[1]
 
 
-def _step(name: str, *arguments: Path | str) -> tuple[Taken, dict[str, Any]]:
-    """Run a step in a process of its own; what it found is in its last argument, if a file."""
+def _step(name: str, *arguments: Path | str) -> tuple[Cost, dict[str, Any]]:
+    """Run a step in a separate process; its last argument is the file of its results, if any."""
     command = [sys.executable, "-m", "tests.support.full_size_check", name, *map(str, arguments)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    taken = Taken(**json.loads(done.stdout.splitlines()[-1]))
+    cost = Cost(**json.loads(done.stdout.splitlines()[-1]))
     path = Path(arguments[-1])
     if path.suffix != ".npz":
-        return taken, {}
+        return cost, {}
     with np.load(path) as found:
         arrays = dict(found)
     path.unlink()
-    return taken, arrays
+    return cost, arrays
 
 
 @contextmanager
@@ -176,8 +176,8 @@ def _temporary(path: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _tell(model: str, what: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')}  {model}: {what}", file=sys.stderr, flush=True)
+def _report(model: str, step: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {model}: {step}", file=sys.stderr, flush=True)
 
 
 def _table(rows: Sequence[Row]) -> Table:
@@ -201,18 +201,18 @@ def _table(rows: Sequence[Row]) -> Table:
     return table
 
 
-# What the processes do
+# Steps, each run in a separate process
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one step, and print what it took."""
+    """Run one step, and print its cost."""
     parser = argparse.ArgumentParser(description="A step of `tests.support.full_size check`.")
     parser.add_argument("step", choices=STEPS)
     parser.add_argument("arguments", nargs="*")
     options = parser.parse_args(arguments)
-    with _measured() as taken:
+    with _measured() as cost:
         STEPS[options.step](*options.arguments)
-    print(json.dumps(asdict(taken())))
+    print(json.dumps(asdict(cost())))
 
 
 def step_import(source: str, destination: str, form: str) -> None:
@@ -221,7 +221,7 @@ def step_import(source: str, destination: str, form: str) -> None:
 
 
 def step_run(bundle: str, output: str) -> None:
-    """See what a model directory makes of the clip."""
+    """Run a model directory for the clip."""
     facts = json.loads((Path(bundle) / "model.json").read_text("utf-8"))
     if facts["family"].endswith("aligner"):
         embeddings, answer = _align(Path(bundle))
@@ -244,8 +244,8 @@ def _align(bundle: Path) -> tuple[Float32Array, Sequence[int]]:
 
 
 def step_reference(checkpoint: str, output: str) -> None:
-    """See what transformers makes of the clip."""
-    module = import_module("tests.reference.reference")  # which needs torch
+    """Run transformers for the clip."""
+    module = import_module("tests.reference.reference")  # needs torch
     module.torch.set_num_threads(_cores())
     is_aligner = Path(checkpoint).name.startswith("aligner")
     reference = module.Reference(Path(checkpoint), is_aligner=is_aligner)
@@ -267,31 +267,31 @@ STEPS: Final[dict[str, Callable[..., None]]] = {
 
 
 @contextmanager
-def _measured() -> Iterator[Callable[[], Taken]]:
-    """Watch the time and the memory of this process from here on."""
+def _measured() -> Iterator[Callable[[], Cost]]:
+    """Measure the time and the memory of this process from here on."""
     began, own, is_over = time.monotonic(), [0], threading.Event()
 
     def watch() -> None:
         while not is_over.wait(_SAMPLE_S):
             own[0] = max(own[0], _kib("RssAnon"))
 
-    def taken() -> Taken:
-        # Not getrusage's figure, which begins with that of the process that started this one.
+    def cost() -> Cost:
+        # Not getrusage's peak, which includes that of the parent process.
         seconds = round(time.monotonic() - began, 1)
-        return Taken(seconds, _kib("VmHWM") >> 10, own[0] >> 10)
+        return Cost(seconds, _kib("VmHWM") >> 10, own[0] >> 10)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield taken
+        yield cost
     finally:
         is_over.set()
         watcher.join()
 
 
-def _kib(what: str) -> int:
+def _kib(field: str) -> int:
     lines = Path("/proc/self/status").read_text("ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:"))
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 def _cores() -> int:

@@ -1,4 +1,4 @@
-"""What the golden arrays in tests/data cover; see the README there."""
+"""Files, clips and shapes of the golden arrays in tests/data; see the README there."""
 
 import json
 from typing import Any, Final
@@ -15,7 +15,7 @@ LOG_MEL_GOLDEN: Final = DATA / "golden_log_mel.npz"
 ENCODER_GOLDEN: Final = DATA / "golden_encoder.npz"
 
 LOG_MEL_LENGTHS: Final = (
-    *(1, 3),  # far too short
+    *(1, 3),  # much too short
     *(159, 160, 161, 399, 400, 401),  # one hop, one window
     *(7999, 8000, 8001),  # the minimum, 0.5 s
     *(15_999, 16_000, 16_001),  # one chunk, 1 s
@@ -45,11 +45,11 @@ def read_clip(name: str) -> Float32Array:
 
 
 def clip_facts() -> dict[str, dict[str, Any]]:
-    """What is said in every clip of `TINY_CLIPS`, by the clip's name."""
+    """Return the texts and other facts of `TINY_CLIPS` by the clips' names."""
     facts = json.loads((TINY_CLIPS / "clips.json").read_text(encoding="utf-8"))
     return {clip["file"].removesuffix(".flac"): clip for clip in facts["clips"]}
 
 
 def words_of(clip: dict[str, Any]) -> list[str]:
-    """Divide a clip's text as the aligner gets it."""
+    """Divide a clip's text into words as for the aligner."""
     return [word.spoken for word in split_words(clip["text"], clip["language"])]

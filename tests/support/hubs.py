@@ -1,4 +1,4 @@
-"""A file server on the loopback that misbehaves as it is told, and a hub on top of it."""
+"""File server on the loopback with scripted failures, and a hub on top of it."""
 
 import contextlib
 import hashlib
@@ -20,10 +20,10 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request that came in."""
+    """Received request."""
 
     target: str
-    """As it stood in the first line: to a proxy, a whole address."""
+    """Target in the request line; for a proxy, a complete URL."""
     headers: Mapping[str, str]
 
     @property
@@ -33,19 +33,19 @@ class Asked:
 
 @dataclass(slots=True)
 class Served:
-    """What lies at a path."""
+    """File at a path."""
 
     content: bytes
     etag: str | None = '"one"'
     modified: str | None = None
     ranges: bool = True
-    """Whether a part can be asked for."""
+    """Whether range requests are supported."""
     has_length: bool = True
-    """Without one, the end of the connection is the end of the file."""
+    """Whether Content-Length is sent; otherwise the file ends with the connection."""
 
 
 Answer = Callable[["Handler"], None]
-"""What is done with one request in place of serving the file."""
+"""Function that answers one request instead of serving the file."""
 
 
 def status(code: int, /, **headers: str) -> Answer:
@@ -66,7 +66,7 @@ def redirect(location: str, code: int = 302) -> Answer:
 
 
 def reply(content: bytes, code: int = 200, /, **headers: str) -> Answer:
-    """Answer with exactly these headers and this body, and hang up."""
+    """Answer with exactly these headers and this body, and close the connection."""
 
     def answer(handler: "Handler") -> None:
         handler.send_response(code)
@@ -90,7 +90,7 @@ def raw(content: bytes) -> Answer:
 
 
 def truncate(after: int) -> Answer:
-    """Serve the file, but end the connection in good order after so many bytes of it."""
+    """Serve the file, but close the connection regularly after `after` bytes of it."""
 
     def answer(handler: "Handler") -> None:
         handler.serve(at_most=after)
@@ -100,7 +100,7 @@ def truncate(after: int) -> Answer:
 
 
 def drop(after: int) -> Answer:
-    """Serve the file, and reset the connection after so many bytes of it."""
+    """Serve the file, and reset the connection after `after` bytes of it."""
 
     def answer(handler: "Handler") -> None:
         handler.serve(at_most=after)
@@ -112,7 +112,7 @@ def drop(after: int) -> Answer:
 
 
 def stall(after: int) -> Answer:
-    """Serve so many bytes of the file, and then nothing for as long as the server is there."""
+    """Serve `after` bytes of the file, then send nothing until the server is closed."""
 
     def answer(handler: "Handler") -> None:
         handler.serve(at_most=after)
@@ -124,7 +124,7 @@ def stall(after: int) -> Answer:
 
 
 class FileServer(ThreadingHTTPServer):
-    """Serves `files`; `script` says what happens to the next requests instead."""
+    """Server of `files`; `script` replaces the answers to the next requests."""
 
     daemon_threads = True
     block_on_close = False
@@ -140,20 +140,20 @@ class FileServer(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def put(self, path: str, content: bytes, **how: Any) -> str:
-        """Lay a file out; its address."""
-        self.files[path] = Served(content, **how)
+    def put(self, path: str, content: bytes, **options: Any) -> str:
+        """Publish a file and return its URL."""
+        self.files[path] = Served(content, **options)
         return self.url + path
 
     def script(self, path: str, *answers: Answer) -> None:
-        """What is done with the next requests for a path."""
+        """Set the answers to the next requests for a path."""
         self.scripts.setdefault(path, deque()).extend(answers)
 
     def asked_for(self, path: str) -> list[Asked]:
         return [each for each in self.asked if each.path == path]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that hang up are what is being tested; all else is shown."""
+        """Ignore closed connections, which the tests cause on purpose; print other errors."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -175,7 +175,7 @@ class FileServer(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection."""
+    """Handler of one connection."""
 
     protocol_version = "HTTP/1.1"
     server: FileServer
@@ -184,7 +184,7 @@ class Handler(BaseHTTPRequestHandler):
         asked = Asked(self.path, dict(self.headers.items()))
         self.server.asked.append(asked)
         script = self.server.scripts.get(asked.path)
-        with contextlib.suppress(ConnectionError):  # the client has had enough
+        with contextlib.suppress(ConnectionError):  # the client closed the connection
             if script:
                 script.popleft()(self)
             elif asked.path in self.server.files:
@@ -193,7 +193,7 @@ class Handler(BaseHTTPRequestHandler):
                 status(404)(self)
 
     def serve(self, at_most: int | None = None) -> None:
-        """Answer with the file, or the part of it that was asked for."""
+        """Answer with the file, or the requested range of it."""
         served = self.server.files[self.server.asked[-1].path]
         begin = self._range(served)
         body = served.content[begin:]
@@ -218,7 +218,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[:at_most])
 
     def _range(self, served: Served) -> int:
-        """Where to begin, as Range and If-Range ask."""
+        """Return the first byte to send, according to Range and If-Range."""
         wanted = self.headers.get("Range")
         condition = self.headers.get("If-Range")
         if not wanted or not served.ranges:
@@ -228,12 +228,12 @@ class Handler(BaseHTTPRequestHandler):
         return int(wanted.removeprefix("bytes=").removesuffix("-"))
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name in the base
-        """Tell nobody."""
+        """Ignore log messages."""
 
 
 @dataclass
 class Hub:
-    """The part of a hub's interface that streamasr uses."""
+    """Part of a hub's interface that streamasr uses."""
 
     server: FileServer
     is_gated: bool = False
@@ -248,13 +248,13 @@ class Hub:
     def publish(
         self, repository: str, files: Mapping[str, bytes], commit: str = COMMIT, **changes: Any
     ) -> None:
-        """Lay out a repository; large files announce a hash, as those in git-lfs do.
+        """Publish a repository; large files have a hash, as in Git LFS.
 
         Args:
             repository: OWNER/NAME.
-            files: by name.
-            commit: of its branch main.
-            changes: to what the interface answers.
+            files: content by name.
+            commit: commit of the branch main.
+            changes: changes to the answer of the interface.
         """
         siblings = [_sibling(name, content) for name, content in files.items()]
         listing = {"id": repository, "sha": commit, "siblings": siblings, **changes}
@@ -262,7 +262,7 @@ class Hub:
             path = f"/api/models/{repository}/revision/{revision}"
             self.server.put(path, json.dumps(listing).encode(), etag=None)
         for name, content in files.items():
-            # The files themselves lie elsewhere, as on the real one.
+            # The files have another address, as on the real hub.
             tag = f'"{hashlib.sha256(content).hexdigest()}"'
             self.server.put(f"/cdn/{commit}/{name}", content, etag=tag)
             at = f"/{repository}/resolve/{commit}/{name}"
@@ -270,7 +270,7 @@ class Hub:
 
 
 class _Always(deque[Answer]):
-    """A script that never ends."""
+    """Script that repeats one answer forever."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__([answer])
@@ -289,6 +289,6 @@ def _sibling(name: str, content: bytes) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def open_hub() -> Iterator[Hub]:
-    """A hub without repositories."""
+    """Open a hub without repositories."""
     with FileServer() as server:
         yield Hub(server)

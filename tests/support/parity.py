@@ -1,7 +1,7 @@
-"""The embedded model's checkpoints run stage by stage, exactly: fp32 graphs, f32 decoder.
+"""The embedded model's checkpoints, run stage by stage with fp32 graphs and an f32 decoder.
 
-Shared by the comparison with golden arrays and the one with the reference itself. Tolerances are
-in rounding.py.
+Shared by the comparisons with golden arrays and with the reference itself. Tolerances are in
+rounding.py.
 """
 
 from collections.abc import Sequence
@@ -31,25 +31,25 @@ ENDS: Final = ("<|im_end|>", "<|endoftext|>")
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """What a recogniser makes of one clip."""
+    """Outputs of a recogniser's stages for one clip."""
 
     log_mel: Float32Array
     conv_output: Float32Array
     encoder_output: Float32Array
     embeddings: Float32Array
     first_logits: Float32Array
-    """(n_tokens,), what follows the prompt."""
+    """(n_tokens,), logits after the prompt."""
     prompt: tuple[int, ...]
-    """The audio's places are audio placeholders."""
+    """Token ids, with placeholders for the audio."""
     answer: tuple[int, ...]
-    """Greedy, without the end token, at most MAX_NEW_TOKENS."""
+    """Greedy answer without the end token, at most MAX_NEW_TOKENS."""
 
 
 class Recogniser:
-    """A recogniser's checkpoint, exported and open."""
+    """Recogniser exported from a checkpoint."""
 
     def __init__(self, checkpoint: Path, directory: Path) -> None:
-        """Export into `directory`, which must not exist."""
+        """Export a checkpoint to `directory`, which must not exist, and open it."""
         import_model(checkpoint, directory, Wish(encoder="fp32", decoder="f32"))
         self.encoder = Qwen3Encoder.from_bundle(directory, OPTIONS)
         self._inside = open_inside(checkpoint, directory / "inside.onnx")
@@ -57,7 +57,7 @@ class Recogniser:
         self._context = LlamaContext(self.model, n_ctx=2048, n_threads=1)
 
     def run(self, samples: Float32Array, context: str = "", language: str | None = None) -> Stages:
-        """Run everything from samples to the answer."""
+        """Run all stages from samples to the answer."""
         mel = log_mel(samples, self.encoder.n_mels)
         hidden = self.encoder.convolve(mel)
         embeddings = self.encoder.encode(samples)
@@ -107,7 +107,7 @@ class Recogniser:
         after: tuple[int, ...],
         ends: frozenset[int],
     ) -> tuple[Float32Array, tuple[int, ...]]:
-        """Decode greedily with no guards; an audio placeholder ends the answer too."""
+        """Decode greedily without guards; an audio placeholder ends the answer, too."""
         self._context.truncate(0, 0)
         self._read(before)
         self._context.read([Rows(0, embeddings)])
@@ -123,7 +123,7 @@ class Recogniser:
 
 
 def open_inside(checkpoint: Path, path: Path) -> Any:
-    """Open the transformer once more, with the value before the projector as an output."""
+    """Open the transformer again, with the input of the projector as an additional output."""
     write_backend(read_checkpoint(checkpoint), path)
     backend = onnx.load(path, load_external_data=False)
     d_model = backend.graph.input[0].type.tensor_type.shape.dim[2].dim_value
@@ -142,6 +142,6 @@ def open_inside(checkpoint: Path, path: Path) -> Any:
 
 
 def open_aligner(checkpoint: Path, directory: Path) -> ForcedAligner:
-    """Export an aligner's checkpoint into `directory`, which must not exist, and open it."""
+    """Export an aligner's checkpoint to `directory`, which must not exist, and open it."""
     import_model(checkpoint, directory, Wish(encoder="fp32", decoder="f32"))
     return ForcedAligner(directory, OPTIONS, n_threads=1)

@@ -1,10 +1,10 @@
-"""How far rounding moves what is computed, and which choices it leaves open.
+"""Tolerances for rounding errors, and near ties of choices that rounding may decide.
 
-No processor's results are the measure here. Values are compared with exact ones, those of the
-reference in double precision. How far off they may be follows from what the reference makes of the
-same input in the precision that is compared: single for the encoder, and half where llama.cpp
-rounds to half. Both are computed where the reference is at hand (tests/reference/reference.py), or
-stored beside the golden arrays.
+Tolerances do not depend on the results of one processor. Values are compared with exact ones, those
+of the reference in double precision. The allowed error follows from the reference's own error for
+the same input in the compared precision: single for the encoder, and half where llama.cpp rounds to
+half. Both are computed if the reference is available (tests/reference/reference.py), or stored
+beside the golden arrays.
 """
 
 from typing import Any, Final
@@ -20,28 +20,29 @@ DOUBLE: Final = 2.0**-53
 """Unit roundoffs."""
 
 SINGLE_MARGIN: Final = 16
-"""Times the largest error of the reference in single precision. Another implementation rounds the
-same values as often, but adds in another order, and how errors grow with the number of terms, up to
-some hundreds here, depends on the order: from its logarithm, in pairs, to its square root, one
-after the other."""
+"""Factor on the largest error of the reference in single precision. Another implementation rounds
+the same values equally often, but adds in another order, and the growth of errors with the number
+of terms, up to some hundreds here, depends on the order: from its logarithm, for sums in pairs, to
+its square root, for sums one after the other."""
 
 HALF_MARGIN: Final = 4
-"""Times the largest error of the reference with values rounded to half precision. The order of sums
-plays no part in these errors; which values fall on either side of a rounding boundary does."""
+"""Factor on the largest error of the reference with values rounded to half precision. These errors
+do not depend on the order of sums, but on the side of a rounding boundary on which values fall."""
 
 HALF_LOGIT: Final = 0.02
-"""The most by which half precision moves any logit of the embedded model's clips. tests/reference
-holds the reference to this and the next."""
+"""Largest change of a logit by half precision for the embedded model's clips. tests/reference
+checks that the reference satisfies this and the next limit."""
 
 HALF_GAP: Final = 0.01
-"""The most by which it moves the distance of the two highest logits."""
+"""Largest change of the distance of the two highest logits by half precision."""
 
 LOGIT_TOLERANCE: Final = 2 * HALF_LOGIT
-"""Logits of two computations with the embedded model, each of which is off in its own way."""
+"""Largest difference of the logits of two computations with the embedded model, each of which has
+its own error."""
 
 NEAR_TIE: Final = HALF_MARGIN * HALF_GAP
-"""The two most likely of the embedded model's tokens may change places if their logits are closer.
-A batch of another size is enough for that."""
+"""Distance of logits below which the two most likely tokens of the embedded model may change
+places. A batch of another size is sufficient for that."""
 
 FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.integer[Any]]
@@ -53,7 +54,7 @@ def assert_same(ours: FloatArray, exact: FloatArray, error: float) -> None:
     Args:
         ours: computed in single precision.
         exact: the same shape.
-        error: of the reference in single precision, at most.
+        error: largest error of the reference in single precision.
     """
     assert ours.shape == exact.shape
     np.testing.assert_allclose(ours, exact, rtol=0, atol=SINGLE_MARGIN * error)
@@ -63,9 +64,9 @@ def assert_same_logits(ours: FloatArray, exact: FloatArray, error: float) -> Non
     """Compare logits with exact ones.
 
     Args:
-        ours: computed with keys and values in half precision, or weights as well.
+        ours: computed with keys and values in half precision, or also with weights in it.
         exact: the same shape.
-        error: of the reference in that precision, at most.
+        error: largest error of the reference in that precision.
     """
     assert ours.shape == exact.shape
     np.testing.assert_allclose(ours, exact, rtol=0, atol=HALF_MARGIN * error)
@@ -77,14 +78,14 @@ def assert_chosen(choices: IntArray, exact: FloatArray, error: float) -> None:
     Args:
         choices: (n,).
         exact: (n, n_choices), the logits.
-        error: as of `assert_same_logits`.
+        error: as for `assert_same_logits`.
     """
     lost = exact.max(axis=-1) - exact[np.arange(len(exact)), choices]
     assert lost.max(initial=0) <= near_tie(error), f"{lost.max():.3f} below the best"
 
 
 def near_tie(error: float) -> float:
-    """Return the distance of two exact logits that may change places: each moves by so much."""
+    """Return the distance of two exact logits below which they may change places."""
     return 2 * HALF_MARGIN * error
 
 
@@ -102,17 +103,17 @@ def gap_errors(rounded: FloatArray, exact: FloatArray) -> FloatArray:
 
 
 class Gaps:
-    """Chooses greedily, and notes by how much."""
+    """Greedy decoder that records the distances of the two highest logits."""
 
     def __init__(self) -> None:
-        """Begin with no choices."""
+        """Start without any choices."""
         self.of: dict[int, float] = {}
-        """By the number of tokens before: the last of these choices."""
+        """Distance for the last choice by the number of tokens before it."""
         self.smallest = np.inf
-        """Of all choices."""
+        """Smallest distance of all choices."""
 
     def choose(self, logits: Float32Array, n_before: int) -> int:
-        """Take the place of `greedy`."""
+        """Choose a token in place of `greedy`."""
         gap = float(gaps(logits[None])[0])
         self.of[n_before] = gap
         self.smallest = min(self.smallest, gap)

@@ -1,4 +1,4 @@
-"""A bank of utterances on disk: samples in one array, words and their times beside it."""
+"""Bank of utterances on disk: samples in one array, words and their times beside it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _SILENCE_DB = -42.0  # against the loudest frame
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """Something said once by one voice.
+    """One utterance of one voice.
 
     Attributes:
         audio: (n,) int16, mono at SAMPLE_RATE, trimmed.
-        words: what is said, as ids of `vocabulary.WORDS`.
+        words: spoken words, as ids of `vocabulary.WORDS`.
         times: (n_words, 2) seconds, NaN where unknown.
         voice: "engine/voice".
     """
@@ -46,10 +46,10 @@ def trimmed(
     starts: list[float] | None,
     voice: str,
 ) -> Utterance | None:
-    """Cut silence off both ends, and off each word whose start is known.
+    """Remove silence from both ends, and from each word with a known start.
 
     Returns:
-        The utterance; nothing where there is no sound or the starts do not fit the words.
+        The utterance; None if there is no sound, or the starts do not fit the words.
     """
     loud = loud_frames(audio)
     if len(loud) < 10 or (starts is not None and len(starts) != len(words)):
@@ -71,7 +71,7 @@ def trimmed(
 
 
 class Bank:
-    """Utterances as `write_bank` left them; the samples stay on disk until used."""
+    """Utterances written by `write_bank`; the samples stay on disk until used."""
 
     def __init__(self, path: Path) -> None:
         index = np.load(path / "index.npz")
@@ -97,7 +97,7 @@ class Bank:
 
 
 def write_bank(path: Path, utterances: Iterable[Utterance]) -> int:
-    """Write utterances to a new bank; returns the number of samples."""
+    """Write utterances to a new bank and return the number of samples."""
     path.mkdir(parents=True, exist_ok=True)
     kept = list(utterances)
     voices = sorted({utterance.voice for utterance in kept})

@@ -1,8 +1,8 @@
-"""Training clips made on the fly: utterances joined at known places, in rooms and noise.
+"""Training clips generated on the fly: utterances joined at known positions, in rooms and noise.
 
-All clips of a batch are equally long, so nothing is padded and the features are exactly the
-reference's. Speed, tract length and tempo change by resampling, by warping the mel filters and
-by the hop of the short-time transform; all three are cheap.
+All clips of a batch have the same length, so nothing is padded and the features are exactly the
+reference's. Speed, vocal tract length and tempo are changed by resampling, by warping the mel
+filters and by the hop of the short-time transform; all three are cheap.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from vocabulary import DIGITS, WORD_ID, WORDS, chinese_sentence, sentence
 
 Float32Array = npt.NDArray[np.float32]
 N_FFT, HOP, N_MELS = 400, 160, 128
-BLANK = len(WORDS)  # the frame label where nobody speaks
-UNKNOWN = -100  # the frame label where somebody speaks, but it is not known what
+BLANK = len(WORDS)  # frame label without speech
+UNKNOWN = -100  # frame label of speech whose word is not known
 WARPS = [0.84 + 0.03 * step for step in range(12)]
 FADE = 64  # samples
-HEARD = 0.6  # a word counts when this much of it is inside the clip
+AUDIBLE = 0.6  # least fraction of a word inside the clip for the word to count
 
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """How often each kind of clip is made."""
+    """Relative frequencies of the kinds of clips."""
 
     people: float
     words: float
@@ -44,22 +44,22 @@ class Mix:
 
 @dataclass(slots=True)
 class Clip:
-    """A clip being put together: samples, words, and where each word is, in samples."""
+    """Clip under construction: samples, words, and the span of each word, in samples."""
 
     audio: Float32Array
     words: list[int] = field(default_factory=list)
     spans: list[tuple[float, float]] = field(default_factory=list)
     unknown: list[tuple[int, int]] = field(default_factory=list)
-    """Regions whose words have no known places."""
+    """Regions with words at unknown positions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a training step reads.
+    """Input of a training step.
 
     Attributes:
         mel: (batch, frames, mels), normalised as the reference does.
-        words: what is said in each clip.
+        words: spoken words of each clip.
         spans: (n_words, 2) seconds for each clip, NaN where unknown.
         frame_words: (batch, tokens), the word at each audio token, BLANK or UNKNOWN.
     """
@@ -71,7 +71,7 @@ class Batch:
 
 
 def mel_filters(warp: float = 1.0) -> Float32Array:
-    """Compute the reference's mel filters, read at frequencies `warp` times as high.
+    """Compute the reference's mel filters, sampled at frequencies `warp` times as high.
 
     Returns:
         (n_fft // 2 + 1, mels).
@@ -116,18 +116,18 @@ def log_mel(audio: Tensor, filters: Tensor, gains: Tensor | None = None, hop: in
 
 
 def resampled(audio: npt.NDArray[np.int16], speed: float) -> Float32Array:
-    """Play audio at another speed, pitch and all, as float32 in -1..1."""
+    """Change the speed of audio, including its pitch; return float32 in -1..1."""
     sound = audio.astype(np.float32) / 32768
     if speed == 1.0:
         return sound
     places = np.arange(0, len(sound) - 1, speed, dtype=np.float32)
-    low = np.minimum(places.astype(np.int32), len(sound) - 2)  # places are rounded
+    low = np.minimum(places.astype(np.int32), len(sound) - 2)  # positions are rounded
     share = places - low
     return sound[low] * (1 - share) + sound[low + 1] * share
 
 
 class Voices:
-    """The words of a bank, by voice and word."""
+    """Words of a bank, by voice and word."""
 
     def __init__(self, bank: Bank) -> None:
         self.bank = bank
@@ -142,7 +142,7 @@ class Voices:
             self.engines.setdefault(name.split("/")[0], []).append(name)
 
     def pick(self, rng: Random) -> str:
-        """Choose a voice: espeak-ng's many more often than the few of the others together."""
+        """Choose a voice: espeak-ng's many voices more often than the few of all others."""
         names = list(self.engines)
         weights = [1.6 if name == "espeak" else 0.5 for name in names]
         engine = rng.choices(names, weights)[0]
@@ -154,7 +154,7 @@ class Voices:
 
 
 class Sentences:
-    """The sentences of a bank, by length; engines are drawn before sentences."""
+    """Sentences of a bank, by length; engines are drawn before sentences."""
 
     def __init__(self, bank: Bank) -> None:
         self.bank = bank
@@ -167,7 +167,7 @@ class Sentences:
                 self._groups.append((order, lengths[order]))
 
     def pick(self, rng: Random, shortest: float, longest: float) -> Utterance | None:
-        """Choose a sentence whose samples are between `shortest` and `longest` many."""
+        """Choose a sentence with `shortest` to `longest` samples."""
         weights = [0.68, 0.32][: len(self._groups)]
         order, lengths = rng.choices(self._groups, weights)[0]
         low, high = np.searchsorted(lengths, [shortest, longest])
@@ -175,7 +175,7 @@ class Sentences:
 
 
 def make_noises(rng: np.random.Generator, banks: list[Bank]) -> list[Float32Array]:
-    """Make half a minute each of several noises with a root mean square of one."""
+    """Generate half a minute each of several noises with a root mean square of one."""
     n = 30 * SAMPLE_RATE
     frequency = np.fft.rfftfreq(n, 1 / SAMPLE_RATE)
     noises = []
@@ -200,7 +200,7 @@ def make_noises(rng: np.random.Generator, banks: list[Bank]) -> list[Float32Arra
 
 
 class ClipMaker:
-    """Makes batches of clips from the banks, each time others."""
+    """Generator of ever new batches of clips from the banks."""
 
     def __init__(self, banks: Path, seed: int, mix: Mix) -> None:
         self.rng = Random(seed)
@@ -214,10 +214,10 @@ class ClipMaker:
         self.filters = torch.from_numpy(np.stack([mel_filters(warp) for warp in WARPS]))
         self.plain = torch.from_numpy(mel_filters())
 
-    # -- putting a clip together ------------------------------------------------------------
+    # -- composition of a clip --------------------------------------------------------------
 
     def make_clip(self, length: int, *, timed: bool = False) -> Clip:
-        """Put a clip of `length` samples together; `timed` ones know every word's place."""
+        """Compose a clip of `length` samples; if `timed`, the position of every word is known."""
         clip = Clip(np.zeros(length, np.float32))
         weights = [getattr(self.mix, name) for name in self.mix.__slots__]
         kind = self.rng.choices(self.mix.__slots__, weights)[0]
@@ -231,7 +231,7 @@ class ClipMaker:
         return clip
 
     def _place(self, clip: Clip, said: Utterance, start: int, speed: float) -> int:
-        """Mix an utterance in; what does not fit is lost. Returns where it ends."""
+        """Mix an utterance in, cut off at the end of the clip, and return its end position."""
         sound = resampled(said.audio, speed) * 10 ** (self.rng.uniform(-5, 0) / 20)
         n_fade = min(FADE, len(sound) // 4)
         ramp = np.linspace(0, 1, n_fade, dtype=np.float32)
@@ -242,7 +242,7 @@ class ClipMaker:
         for word, (first, last) in zip(said.words, said.times, strict=True):
             low = start + first / speed * SAMPLE_RATE
             high = start + last / speed * SAMPLE_RATE
-            if math.isnan(low) or (end - low) / (high - low) >= HEARD:
+            if math.isnan(low) or (end - low) / (high - low) >= AUDIBLE:
                 clip.words.append(word)
                 clip.spans.append((low, min(high, end)))
         if np.isnan(said.times).any():
@@ -280,10 +280,10 @@ class ClipMaker:
             if said is None:
                 continue
             n_samples = len(said.audio) / speed
-            heard = (end - place) / n_samples
-            if heard < 1 and (not cut or 0.25 < heard < HEARD + 0.05):
+            audible = (end - place) / n_samples
+            if audible < 1 and (not cut or 0.25 < audible < AUDIBLE + 0.05):
                 break
-            limit = clip.audio[:end] if heard < 1 else clip.audio
+            limit = clip.audio[:end] if audible < 1 else clip.audio
             part = Clip(limit, clip.words, clip.spans, clip.unknown)
             place = max(self._place(part, said, place, speed) + self._gap(), 0)
             if place >= end:
@@ -323,7 +323,7 @@ class ClipMaker:
                 return
 
     def _make_nonsense(self, clip: Clip) -> None:
-        """Fill a clip with sounds that are no words."""
+        """Fill a clip with sounds that are not words."""
         rng, np_rng, length = self.rng, self.np_rng, len(clip.audio)
         seconds = np.arange(length) / SAMPLE_RATE
         match rng.choice(["silence", "noise", "noise", "tones", "bursts", "shuffled"]):
@@ -348,7 +348,7 @@ class ClipMaker:
                 shuffled = np.concatenate(pieces).astype(np.float32) / 32768
                 clip.audio[: len(shuffled)] += shuffled
 
-    # -- what happens on the way to the microphone --------------------------------------------
+    # -- degradation on the way to the microphone ---------------------------------------------
 
     def _noise(self, length: int) -> Float32Array:
         noise = self.rng.choice(self.noises)
@@ -356,7 +356,7 @@ class ClipMaker:
         return noise[start : start + length]
 
     def _room(self, audio: Float32Array) -> Float32Array:
-        """Let a made-up room answer: noise that dies away after the direct sound."""
+        """Add the reverberation of a random room: noise that decays after the direct sound."""
         rng = self.rng
         reverberation = rng.uniform(0.08, 0.6)  # seconds until -60 dB
         n = int(reverberation * SAMPLE_RATE * 0.7)
@@ -409,7 +409,7 @@ class ClipMaker:
         return curve
 
     def _mask(self, mel: Tensor) -> None:
-        """Blank out a few bands and moments."""
+        """Mask a few bands and time spans."""
         for row in mel:
             floor = row.min()
             for _ in range(self.rng.choice([0, 0, 1, 2])):
@@ -423,7 +423,7 @@ class ClipMaker:
                 row[low : low + width].fill_(floor)
 
     def make_batch(self, batch: int, seconds: float, *, timed: bool = False) -> Batch:
-        """Make a batch of clips of `seconds` each."""
+        """Generate a batch of clips of `seconds` each."""
         rng = self.rng
         n_frames = round(seconds * SAMPLE_RATE / HOP)
         hop = rng.randint(140, 184) if rng.random() < 0.4 else HOP

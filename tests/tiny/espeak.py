@@ -1,4 +1,4 @@
-"""espeak-ng through its C library: samples and the places of words in them."""
+"""espeak-ng through its C library: samples and the positions of words in them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _Callback = ctypes.CFUNCTYPE(
 
 @dataclass(frozen=True, slots=True)
 class Prosody:
-    """How a text is read: words per minute (80..450), pitch and range (0..99)."""
+    """Prosody of an utterance: words per minute (80..450), pitch and range (0..99)."""
 
     rate: int = 175
     pitch: int = 50
@@ -43,7 +43,7 @@ class Prosody:
 
 
 class Espeak:
-    """One espeak-ng engine; the library allows one per process."""
+    """espeak-ng engine; the library allows one per process."""
 
     def __init__(self) -> None:
         self._lib = ctypes.CDLL("libespeak-ng.so.1")
@@ -52,7 +52,7 @@ class Espeak:
             raise RuntimeError("espeak-ng did not start")
         self._blocks: list[npt.NDArray[np.int16]] = []
         self._word_starts: list[float] = []
-        self._callback = _Callback(self._receive)  # kept: C holds only the pointer
+        self._callback = _Callback(self._receive)  # referenced here, because C keeps only a pointer
         self._lib.espeak_SetSynthCallback(self._callback)
 
     def _receive(self, samples, n_samples, events) -> int:  # type: ignore[no-untyped-def]
@@ -68,7 +68,7 @@ class Espeak:
     def speak(
         self, text: str, voice: str, prosody: Prosody
     ) -> tuple[npt.NDArray[np.float32], list[float]]:
-        """Read a text.
+        """Synthesise a text.
 
         Returns:
             (n,) samples at SAMPLE_RATE, -1..1, and each word's start in seconds.

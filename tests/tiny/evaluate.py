@@ -24,7 +24,7 @@ from transformers import (
 )
 from vocabulary import CHINESE, WORDS, language_of, to_text
 
-SHORTEST = 8000  # samples; shorter clips are padded with zeros, as the reference does
+SHORTEST = 8000  # samples; shorter clips are padded with zeros, as in the reference
 MOST_TOKENS = 120
 
 
@@ -36,7 +36,7 @@ def features(audio: Float32Array) -> torch.Tensor:
 
 @torch.inference_mode()
 def transcribe(model: nn.Module, prompts: Prompts, audio: Float32Array) -> str:
-    """Decode greedily; returns the whole answer, language and all."""
+    """Decode greedily and return the complete answer, including the language."""
     embeddings = encode(model.model, features(audio))
     ids = torch.tensor([prompts.ask(embeddings.shape[1])])
     embedded = model.model.language_model.embed_tokens(ids)
@@ -58,13 +58,13 @@ def expected(clip: TestClip) -> str:
 
 
 def split_words(answer: str) -> list[str]:
-    """Split an answer into words, Chinese characters apart."""
+    """Split an answer into words and Chinese characters."""
     text = answer.rsplit("<asr_text>", maxsplit=1)[-1]
     return "".join(f" {c} " if c in CHINESE else c for c in text).split()
 
 
 def edits(reference: list[str], hypothesis: list[str]) -> tuple[int, list[tuple[str, str]]]:
-    """Count the insertions, deletions and substitutions between two texts, and list them."""
+    """Count and list the insertions, deletions and substitutions between two texts."""
     n, m = len(reference), len(hypothesis)
     cost = np.zeros((n + 1, m + 1), int)
     cost[:, 0], cost[0] = np.arange(n + 1), np.arange(m + 1)
@@ -129,7 +129,7 @@ def evaluate_recogniser(
 
 @torch.inference_mode()
 def align(model: nn.Module, prompts: Prompts, clip: TestClip) -> Float32Array:
-    """Time a clip's words: (n_words, 2) seconds."""
+    """Return the times of a clip's words: (n_words, 2) seconds."""
     audio = encode(model.model, features(clip.audio))
     ids = prompts.alignment([list(clip.words)], audio.shape[1])
     hidden = read_text(model.model, ids, audio, prompts.audio_token)

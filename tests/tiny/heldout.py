@@ -1,4 +1,4 @@
-"""Test clips of voices and recordings that no training saw."""
+"""Test clips of voices and recordings that were excluded from training."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Float32Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class TestClip:
-    """A clip and the truth about it.
+    """Clip with its correct words and times.
 
     Attributes:
         audio: (n,), mono at SAMPLE_RATE, -1..1.
-        words: what is said, as ids of `vocabulary.WORDS`.
+        words: spoken words, as ids of `vocabulary.WORDS`.
         times: (n_words, 2) seconds, NaN where unknown.
         voice: "engine/voice".
     """
@@ -33,7 +33,7 @@ class TestClip:
 
 
 def join(utterances: list[Utterance], rng: Random) -> TestClip:
-    """Put utterances one after the other, with gaps of up to 0.4 s and silence around."""
+    """Concatenate utterances with gaps of up to 0.4 s, and silence before and after."""
     place, parts, words = 0, list[Float32Array](), list[int]()
     times = list[Float32Array]()
     for index, said in enumerate(utterances):
@@ -51,7 +51,7 @@ def join(utterances: list[Utterance], rng: Random) -> TestClip:
 
 
 def whole(bank: Bank, count: int, rng: Random) -> list[TestClip]:
-    """Take sentences as they were said."""
+    """Choose sentences as they were spoken."""
     chosen = rng.sample(range(len(bank)), min(count, len(bank)))
     return [join([bank[index]], rng) for index in chosen]
 
@@ -78,7 +78,7 @@ def digits(rng: Random, n_words: int) -> list[str]:
 
 
 def silent_clips(count: int, rng: Random) -> list[TestClip]:
-    """Make silence, noise of several colours and levels, hum and clicks."""
+    """Generate silence, noise of several colours and levels, hum and clicks."""
     clips = []
     for index in range(count):
         n = int(rng.uniform(0.3, 6) * SAMPLE_RATE)
@@ -110,7 +110,7 @@ def with_noise(clips: list[TestClip], decibels: float) -> list[TestClip]:
 
 
 def held_out_sets(banks: Path, count: int, seed: int) -> dict[str, list[TestClip]]:
-    """Put together all sets, `count` clips each."""
+    """Generate all sets, `count` clips each."""
     rng = Random(seed)
 
     def bank(name: str) -> Bank:

@@ -1,8 +1,8 @@
-"""Make the embedded model directory of the trained checkpoints beside this file.
+"""Create the embedded model directory from the trained checkpoints in this folder.
 
     python -m tests.tiny.make_bundle streamasr/models/tiny
 
-Files of the model that are there already are replaced; others stay.
+Existing files of the model are replaced; others are kept.
 """
 
 import json
@@ -21,7 +21,7 @@ LANGUAGES: Final = ("English", "Chinese")
 
 
 def make_bundle(destination: Path) -> Path:
-    """Make the directory, which must not exist, without a word of this machine in it."""
+    """Create the directory, which must not exist, without any information about this machine."""
     wish = Wish("fp32", "f16", "tiny", LICENCE, LANGUAGES)
     import_model(HERE / "asr", destination, wish)
     wish = Wish("fp32", "f16", "aligner", LICENCE, LANGUAGES)

@@ -1,9 +1,10 @@
-"""Write the clips that the ordinary tests transcribe, and the demo.
+"""Write the clips for the ordinary tests, and the demo.
 
     python make_clips.py --recogniser CHECKPOINT BANKS CLIPS DEMO.flac
 
-All voices were kept out of training. Of the candidates, those are taken which the model gets
-right: the clips are there to notice changes, not to measure the model (`evaluate.py` does that).
+All voices were excluded from training. Of the candidates, those are chosen that the model
+recognises correctly: the clips serve to detect changes, not to measure the model (see
+`evaluate.py`).
 """
 
 from __future__ import annotations
@@ -38,20 +39,20 @@ PAUSE = 0.9  # seconds between the demo's sentences
 
 @dataclass(frozen=True, slots=True)
 class Recogniser:
-    """A checkpoint, ready to say whether it gets a clip right."""
+    """Checkpoint with a check of its answer for a clip."""
 
     model: nn.Module
     prompts: Prompts
 
     def is_right(self, clip: TestClip) -> bool:
-        """Tell whether the model writes exactly the truth, also when a little is cut off."""
-        hearings = (clip.audio, clip.audio[800:], np.pad(clip.audio, (1600, 1600)))
-        answers = {transcribe(self.model, self.prompts, audio) for audio in hearings}
+        """Return whether the answer is exactly right, also with a shorter or longer beginning."""
+        variants = (clip.audio, clip.audio[800:], np.pad(clip.audio, (1600, 1600)))
+        answers = {transcribe(self.model, self.prompts, audio) for audio in variants}
         return answers == {expected(clip)}
 
 
 def candidates(banks: Path, rng: Random) -> dict[str, Iterator[TestClip]]:
-    """Offer clips of each kind, endlessly."""
+    """Return an endless iterator of clips for each kind."""
 
     def bank(name: str) -> Bank:
         return Bank(banks / f"test_{name}")
@@ -88,7 +89,7 @@ LONGEST = {"noise": 2.0}  # seconds; others 5.5
 
 
 def pause_between(utterances: list[Utterance], seconds: float) -> TestClip:
-    """Join sentences with pauses, and a little silence around."""
+    """Join sentences with pauses, and a little silence before and after."""
     rng = Random(0)
     clips = [join([said], rng) for said in utterances]
     silence = np.zeros(int(seconds * SAMPLE_RATE), np.float32)
@@ -112,7 +113,7 @@ def write_flac(path: Path, audio: Float32Array) -> None:
 
 
 def describe(name: str, clip: TestClip) -> dict[str, object]:
-    """Write down the truth about a clip; word times only where they are known."""
+    """Return the correct answer for a clip; word times only if they are known."""
     said = [WORDS[word] for word in clip.words]
     truth: dict[str, object] = {
         "file": name,
@@ -151,7 +152,7 @@ def write_clips(recogniser: Recogniser, banks: Path, directory: Path) -> None:
 
 
 def demo_voices(engine: str, rng: Random) -> Iterator[Job]:
-    """Offer ways for a held-out voice to say the demo's sentences."""
+    """Yield jobs for held-out voices that speak the demo's sentences."""
     while True:
         if engine == "flite":
             yield Job("flite", "rms", (), rng.uniform(1.0, 1.15))
@@ -163,7 +164,7 @@ def demo_voices(engine: str, rng: Random) -> Iterator[Job]:
 
 
 def say_demo(recogniser: Recogniser) -> list[Utterance]:
-    """Find for each of the demo's sentences a voice that the model understands."""
+    """Find a voice that the model recognises correctly for each of the demo's sentences."""
     rng, said = Random(1), list[Utterance]()
     for engine, text in DEMO:
         words = tuple(text if engine == "chinese" else text.split())

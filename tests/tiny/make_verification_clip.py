@@ -1,10 +1,10 @@
-"""Write the clip that `streamasr models verify` listens to, and what is said in it.
+"""Write the clip for `streamasr models verify`, and its words.
 
     python make_verification_clip.py ../../streamasr/models/clip
 
-Needs espeak-ng. Its words are in the embedded model's vocabulary, and the larger models write them
-no other way: no numbers, and nothing that could be punctuation. The starts of words are espeak-ng's
-own; a word ends where its sound does, before the next one starts.
+Needs espeak-ng. The words are in the embedded model's vocabulary, and larger models have only one
+spelling for them: no numbers, and no words that could be punctuation. The starts of words are those
+of espeak-ng; a word ends with its sound, before the next word starts.
 """
 
 from __future__ import annotations

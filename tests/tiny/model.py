@@ -1,7 +1,7 @@
-"""The embedded model's shape, start values, and a batched forward pass for training.
+"""The embedded model's shape, initial values, and a batched forward pass for training.
 
-The weights live in the classes of `transformers`, so a checkpoint is one of those by
-construction; only the way through the encoder is ours, since theirs loops over windows.
+The weights are in the classes of `transformers`, so checkpoints are compatible by construction;
+only the forward pass of the encoder is ours, because theirs loops over windows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - as everybody calls it
+import torch.nn.functional as F  # noqa: N812 - the usual name
 from safetensors.torch import save_file
 from tokenizer import save_tokenizer
 from tokenizers import Tokenizer
@@ -23,19 +23,19 @@ from transformers import (
     Qwen3ASRForTokenClassification,
 )
 
-CHUNK = 100  # mel frames that the convolutions see at once
+CHUNK = 100  # mel frames in the input of the convolutions
 TOKENS_PER_CHUNK = 13
 WINDOW = 104  # tokens that attend to each other: 8 s
-CLASS_SECONDS = 0.08  # of one time class of the aligner
+CLASS_SECONDS = 0.08  # duration of a time class of the aligner
 N_CLASSES = 512
 
 
 def config(tokenizer: Tokenizer, n_classes: int = 2) -> Qwen3ASRConfig:
-    """Describe a model of the real architecture, only smaller.
+    """Return the configuration of a small model of the released architecture.
 
     Args:
-        tokenizer: gives the vocabulary's size and the special tokens' ids.
-        n_classes: time classes; only the aligner has them, 2 is what `transformers` assumes.
+        tokenizer: source of the vocabulary's size and the special tokens' ids.
+        n_classes: time classes of an aligner; otherwise 2, the default of `transformers`.
     """
     token = tokenizer.token_to_id
     end = token("<|im_end|>")
@@ -79,7 +79,7 @@ def config(tokenizer: Tokenizer, n_classes: int = 2) -> Qwen3ASRConfig:
 
 
 def scale_start_values(model: nn.Module) -> None:
-    """Start with variances that hold through the depth; 0.02 everywhere is for wide models."""
+    """Initialise so that variances are constant with depth; 0.02 everywhere suits wide models."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -91,11 +91,11 @@ def scale_start_values(model: nn.Module) -> None:
 
 
 def encode(model: nn.Module, mel: Tensor) -> Tensor:
-    """Turn features into audio embeddings, as `Qwen3ASRModel.get_audio_features` would.
+    """Compute audio embeddings from features, like `Qwen3ASRModel.get_audio_features`.
 
     Args:
         model: a `Qwen3ASRModel`.
-        mel: (batch, frames, mels), all clips of one length.
+        mel: (batch, frames, mels), all clips of the same length.
     Returns:
         (batch, tokens, output_dim).
     """
@@ -135,21 +135,21 @@ def _encoder_layer(layer: nn.Module, hidden: Tensor) -> Tensor:
 
 
 def read_text(model: nn.Module, ids: Tensor, audio: Tensor, audio_token: int) -> Tensor:
-    """Run the language model over a prompt with audio in it; returns the last of `read_layers`."""
+    """Run the language model over a prompt with audio and return the last of `read_layers`."""
     return read_layers(model, ids, audio, audio_token)[-1]
 
 
 def read_layers(
     model: nn.Module, ids: Tensor, audio: Tensor, audio_token: int
 ) -> tuple[Tensor, ...]:
-    """Run the language model over a prompt with audio in it.
+    """Run the language model over a prompt with audio.
 
     Args:
         model: a `Qwen3ASRModel`.
-        ids: (batch, length), padded at the right, where causal attention ignores it.
-        audio: (batch, tokens, hidden), put in place of the `audio_token`s.
+        ids: (batch, length), padded on the right, where causal attention ignores it.
+        audio: (batch, tokens, hidden), replaces the `audio_token`s.
     Returns:
-        (batch, length, hidden) before each layer, and after the last and its norm.
+        (batch, length, hidden) before each layer, and after the last layer and its norm.
     """
     embedded = model.language_model.embed_tokens(ids)
     places = (ids == audio_token).unsqueeze(-1)
@@ -216,7 +216,7 @@ PROCESSOR = {"processor_class": "Qwen3ASRProcessor", "timestamp_segment_time": 8
 
 
 def to_f16(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Round weights to what is shipped."""
+    """Round weights to the precision of the shipped files."""
     return {name: tensor.detach().half().contiguous().clone() for name, tensor in weights.items()}
 
 
@@ -225,11 +225,11 @@ def save_checkpoint(
     model: Qwen3ASRForConditionalGeneration | Qwen3ASRForTokenClassification,
     weights: dict[str, Tensor],
 ) -> None:
-    """Write a checkpoint of f16 values as `transformers` would, replacing an older one at once."""
+    """Write a checkpoint of f16 values like `transformers`, replacing an older one atomically."""
     fresh = directory.with_name(directory.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     save_tokenizer(fresh)
-    tied = "lm_head.weight"  # the embeddings again
+    tied = "lm_head.weight"  # equal to the embeddings
     kept = {name: tensor for name, tensor in to_f16(weights).items() if name != tied}
     save_file(kept, str(fresh / "model.safetensors"), metadata={"format": "pt"})
     (fresh / "model.safetensors").chmod(0o644)

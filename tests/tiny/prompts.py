@@ -1,4 +1,4 @@
-"""The token rows that both models read: the official prompts, byte for byte."""
+"""Prompts of both models as rows of token ids: the official prompts, byte for byte."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from vocabulary import CHINESE, ENGLISH, WORDS, language_of, to_text
 
-IGNORED = -100  # the label of tokens that no loss looks at
+IGNORED = -100  # label of tokens without a loss
 WITH_CONTEXT = 0.15  # share of batches
 
 
 def transcript(words: list[int]) -> str:
-    """Write what the recogniser answers."""
+    """Return the recogniser's answer for words."""
     said = [WORDS[word] for word in words]
     return f"language {language_of(said)}<asr_text>{to_text(said)}<|im_end|>"
 
 
 def random_context(rng: Random) -> str:
-    """Make up a context; it never helps, so that none is needed and any is survived."""
+    """Generate a random context; it never helps, so the model learns to tolerate any or none."""
     if rng.random() < 0.6:
         return " ".join(rng.choice(ENGLISH + CHINESE) for _ in range(rng.randint(1, 12)))
     letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,:;-'äéñ中文日本"
@@ -28,7 +28,7 @@ def random_context(rng: Random) -> str:
 
 
 class Prompts:
-    """Turns words into rows of token ids."""
+    """Converter of words to rows of token ids."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -50,7 +50,7 @@ class Prompts:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True))
 
     def ask(self, n_audio: int, context: str = "") -> list[int]:
-        """Write the recogniser's prompt up to the answer."""
+        """Return the recogniser's prompt up to the answer."""
         return [
             *self.encode(f"<|im_start|>system\n{context}<|im_end|>\n<|im_start|>user\n"),
             *self.encode("<|audio_start|>"),
@@ -61,12 +61,12 @@ class Prompts:
     def recognition(
         self, words: list[list[int]], n_audio: int, rng: Random
     ) -> tuple[Tensor, Tensor]:
-        """Write prompts with their answers.
+        """Return prompts with their answers.
 
         Returns:
-            (batch, length) ids, padded at the right, and the labels of the next token.
+            (batch, length) ids, padded on the right, and the labels of the next tokens.
         """
-        # All rows of a batch have a context or none has, since the longest row sets the cost.
+        # All rows of a batch have a context or none has one: the longest row determines the cost.
         contexts = rng.random() < WITH_CONTEXT
         questions = [self.ask(n_audio, random_context(rng) if contexts else "") for _ in words]
         answers = [self.encode(transcript(said)) for said in words]
@@ -79,7 +79,7 @@ class Prompts:
         return ids, labels
 
     def alignment(self, words: list[list[int]], n_audio: int) -> Tensor:
-        """Write the aligner's prompts: each word, then a start and an end to be filled in."""
+        """Return the aligner's prompts: each word, followed by slots for its start and its end."""
         head = [*self.encode("<|audio_start|>"), *[self.audio_token] * n_audio]
         head += self.encode("<|audio_end|>")
         rows = [

@@ -1,10 +1,10 @@
-"""Have every synthesiser say words and sentences; write the banks to train and test with.
+"""Synthesise words and sentences with every engine; write the banks for training and tests.
 
     python synthesis.py --recordings DIR_OF_SPOKEN_DIGITS BANKS
 
 Needs espeak-ng, flite, festival (with festvox-kdlpc16k, festvox-kallpc16k, festvox-us-slt-hts).
 """
-# ruff: noqa: SIM905 - voices in a row read better than a column of quotes
+# ruff: noqa: SIM905 - voices in one line are easier to read than a column of strings
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TEST_RECORDINGS = range(5)  # the data set's own split, by index
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Sentences for one voice; `engine` names the function that says them."""
+    """Sentences for one voice; `engine` is the name of the function that synthesises them."""
 
     engine: str
     voice: str
@@ -116,12 +116,12 @@ SAY = {"espeak": say_espeak, "flite": say_flite, "festival": say_festival}
 
 
 def run_job(job: Job, answer: Connection) -> None:
-    """Say a job's sentences; the answer is a list of utterances."""
+    """Synthesise a job's sentences; the answer is a list of utterances."""
     answer.send([u for u in SAY[job.engine](job) if u is not None and len(u.audio) > 1200])
 
 
 def run_apart(job: Job) -> list[Utterance]:
-    """Run a job in a process of its own: some of espeak-ng's voices crash it."""
+    """Run a job in a separate process, because some of espeak-ng's voices crash it."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.Process(target=run_job, args=(job, theirs))
     process.start()
@@ -176,7 +176,7 @@ def training_jobs(rng: Random) -> Iterator[tuple[str, Job]]:
 
 
 def test_jobs(rng: Random) -> Iterator[tuple[str, Job]]:
-    """Yield (bank, job) for the voices kept out of training."""
+    """Yield (bank, job) for the voices excluded from training."""
     for variant in TEST_VARIANTS:
         for accent in [*ACCENTS, TEST_ACCENT]:
             voice = f"gmw/{accent}+{variant}"

@@ -1,5 +1,5 @@
-"""Build the embedded model's tokenizer: byte-level BPE in the manner of Qwen2's, only smaller."""
-# ruff: noqa: SIM905 - tokens in a row read better than a column of quotes
+"""Build the embedded model's tokenizer: a byte-level BPE like that of Qwen2, but smaller."""
+# ruff: noqa: SIM905 - tokens in one line are easier to read than a column of strings
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPLIT = (
 SPECIAL = (
     "<|endoftext|> <|im_start|> <|im_end|> <|audio_start|> <|audio_end|> <|audio_pad|>"
 ).split()
-MARKERS = ["<asr_text>", "<timestamp>"]  # added, but not special, as in the released models
+MARKERS = ["<asr_text>", "<timestamp>"]  # added but not special, as in the released models
 PROMPT_WORDS = ["system", "user", "assistant", "language", " English", " Chinese", " None"]
 # The first two bytes of some numerals become one token, others stay three: a character is
 # then torn between tokens in two ways.
@@ -34,7 +34,7 @@ MULTIPLE = 32  # of the vocabulary's size
 
 
 def train_bpe() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Learn merges until every word, with and without a space before it, is one token."""
+    """Learn merges until every word, with and without a leading space, is one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     trainer = trainers.BpeTrainer(
@@ -72,7 +72,7 @@ def build_tokenizer() -> Tokenizer:
 
 
 def save_tokenizer(directory: Path) -> Tokenizer:
-    """Write the tokenizer's files as Qwen2's are written.
+    """Write the tokenizer's files like those of Qwen2.
 
     Returns:
         The tokenizer.

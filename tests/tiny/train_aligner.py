@@ -12,7 +12,7 @@ from random import Random
 import numpy as np
 import torch
 import torch.multiprocessing
-import torch.nn.functional as F  # noqa: N812 - as everybody calls it
+import torch.nn.functional as F  # noqa: N812 - the usual name
 from clips import ClipMaker, Mix
 from model import (
     CHUNK,
@@ -35,12 +35,12 @@ from transformers import Qwen3ASRForTokenClassification
 MIX = Mix(
     people=0.15, words=0.34, sentences=0.33, chinese_words=0.09, chinese_sentences=0.09, nothing=0.0
 )
-OWN_TIMES = 0.25  # weight of the audio tokens' own times
+OWN_TIMES = 0.25  # weight of the loss for the audio tokens' own times
 SPREAD = 0.6  # classes; the width of the target around the true time
 
 
 def load_recogniser(model: nn.Module, recogniser: Path) -> None:
-    """Take over all of the recogniser: it hears, and it finds words in their order."""
+    """Copy all weights of the recogniser, which recognises words in their order."""
     weights = load_file(recogniser / "model.safetensors")
     missing, unexpected = model.load_state_dict(
         {name: tensor.float() for name, tensor in weights.items()}, strict=False
@@ -50,7 +50,7 @@ def load_recogniser(model: nn.Module, recogniser: Path) -> None:
 
 
 def class_targets(seconds: Tensor) -> Tensor:
-    """Spread each time over the classes beside it, so that near misses cost less.
+    """Spread each time over the neighbouring classes, so that small errors cost less.
 
     Args:
         seconds: (n,).
@@ -62,9 +62,9 @@ def class_targets(seconds: Tensor) -> Tensor:
 
 
 def clip_size(rng: Random) -> tuple[int, float]:
-    """Draw how many clips of how many seconds a step reads in each process.
+    """Draw the number and the duration of the clips of a step in each process.
 
-    Times late in a clip need long clips: from short ones the model learns to guess early.
+    Late times need long clips: from short clips the model learns to predict early times.
     """
     kind = rng.random()
     low, high = (1.2, 6.0) if kind < 0.3 else (5.0, 12.0) if kind < 0.85 else (12.0, 23.0)
@@ -73,7 +73,7 @@ def clip_size(rng: Random) -> tuple[int, float]:
 
 
 def token_seconds(n_tokens: int) -> Tensor:
-    """Tell the middle of each audio token, in seconds."""
+    """Return the middle of each audio token, in seconds."""
     token = torch.arange(n_tokens)
     return (token // TOKENS_PER_CHUNK * CHUNK + token % TOKENS_PER_CHUNK * 8 + 4) / 100
 
@@ -101,10 +101,10 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
         logits = model.score(layers[-1][ids == prompts.timestamp_token])
         known = ~seconds.isnan()
         loss = F.cross_entropy(logits[known], class_targets(seconds[known]))
-        # What makes it learn fast: audio tokens tell their own times, after the first layers.
+        # Audio tokens predict their own times after the first layers: the model learns faster.
         own = class_targets(token_seconds(audio.shape[1])).expand(len(ids), -1, -1).flatten(0, 1)
-        norm, heard = model.model.language_model.norm, ids == prompts.audio_token
-        places = [F.cross_entropy(model.score(norm(h[heard])), own) for h in layers[1:3]]
+        norm, is_audio = model.model.language_model.norm, ids == prompts.audio_token
+        places = [F.cross_entropy(model.score(norm(h[is_audio])), own) for h in layers[1:3]]
         error = (logits[known].argmax(-1) * CLASS_SECONDS - seconds[known]).abs().mean()
         figures = {"loss": loss.item(), "places": places[1].item(), "error_ms": error.item() * 1000}
         return loss + OWN_TIMES * sum(places), figures
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--save-minutes", type=float, default=4)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--recogniser", type=Path, help="checkpoint to start from")
-    parser.add_argument("--start", type=Path, help="aligner to go on from")
+    parser.add_argument("--start", type=Path, help="aligner to continue from")
     parser.add_argument("--seed", type=int, default=2)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--port", type=int, default=29512)

@@ -11,7 +11,7 @@ from random import Random
 
 import torch
 import torch.multiprocessing
-import torch.nn.functional as F  # noqa: N812 - as everybody calls it
+import torch.nn.functional as F  # noqa: N812 - the usual name
 from clips import BLANK, ClipMaker, Mix
 from model import config, encode, read_text, save_checkpoint, scale_start_values
 from prompts import IGNORED, Prompts
@@ -21,7 +21,7 @@ from training import Schedule, clip_seconds, join_group, load_weights, run_train
 from transformers import Qwen3ASRForConditionalGeneration
 
 FIRST_MIX = Mix(people=0.22, words=0.24, sentences=0.32, chinese_words=0.07, chinese_sentences=0.08)
-# Digits and numerals are learnt long before the other words.
+# Digits and numerals are learned long before the other words.
 LATER_MIX = Mix(
     people=0.11, words=0.28, sentences=0.44, chinese_words=0.045, chinese_sentences=0.055
 )
@@ -36,10 +36,10 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
     scale_start_values(model)
     if arguments.start:
         load_weights(model, arguments.start)
-    frame_head = nn.Linear(192, BLANK + 1)  # thrown away: it only makes the encoder learn fast
+    frame_head = nn.Linear(192, BLANK + 1)  # discarded: it only makes the encoder learn fast
     mix = LATER_MIX if arguments.start else FIRST_MIX
     maker = ClipMaker(arguments.banks, arguments.seed * 1000 + rank, mix)
-    lengths = Random(arguments.seed)  # the same in all processes, so that none waits
+    lengths = Random(arguments.seed)  # the same in all processes, so that none has to wait
 
     def loss_of(over: float) -> tuple[Tensor, dict[str, float]]:
         size = clip_seconds(lengths, 1.0 if arguments.start else over)
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=80)
     parser.add_argument("--save-minutes", type=float, default=8)
     parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--start", type=Path, help="checkpoint to go on from")
+    parser.add_argument("--start", type=Path, help="checkpoint to continue from")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--port", type=int, default=29511)

@@ -1,4 +1,4 @@
-"""What both trainings share: two processes that average gradients, schedule, moving average."""
+"""Common parts of both trainings: processes that average gradients, schedule, moving average."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long and how fast to learn.
+    """Duration and learning rate of a training.
 
     Attributes:
-        minutes: wall time; the rate falls as a cosine of it.
+        minutes: wall time; the rate decays as its cosine.
         rate: the highest learning rate.
         warm_up: steps until that rate.
-        save_minutes: between checkpoints.
+        save_minutes: time between checkpoints.
     """
 
     minutes: float
@@ -34,7 +34,7 @@ class Schedule:
 
 @dataclass(slots=True)
 class MovingAverage:
-    """A running mean of the weights, which is what gets saved."""
+    """Moving average of the weights, which is saved."""
 
     module: nn.Module
     decay: float = 0.999
@@ -52,10 +52,10 @@ class MovingAverage:
 
 
 def clip_seconds(rng: Random, over: float) -> tuple[int, float]:
-    """Draw how many clips of how many seconds a step reads in each process.
+    """Draw the number and the duration of the clips of a step in each process.
 
-    Short clips come first, since the order of words is learnt from few words soonest. The very
-    short ones are mostly of nothing, or of the beginning of a word, and teach to hear nothing.
+    Short clips come first, because the order of words is learned fastest from few words. Very short
+    clips mostly contain no word, or the beginning of one, and train the empty answer.
     """
     if over < 0.05:
         return 16, rng.uniform(1.0, 3.0)
@@ -80,12 +80,12 @@ def run_training(
     """Train until the time is over.
 
     Args:
-        rank: of this process; 0 logs and saves.
+        rank: rank of this process; rank 0 logs and saves.
         world: number of processes.
-        modules: everything that learns; the first of them is what gets saved.
-        schedule: how long and how fast.
-        loss_of: draws a batch and computes its loss; given the share of the time that is over.
-        save: writes a checkpoint of averaged weights.
+        modules: all trained modules; the first is saved.
+        schedule: duration and learning rate.
+        loss_of: function that draws a batch and returns its loss, for a fraction of the time.
+        save: function that writes a checkpoint of averaged weights.
     """
     parameters = [p for p in modules.parameters() if p.requires_grad]
     decays = [{"params": [p for p in parameters if p.dim() > 1], "weight_decay": 0.02}]
@@ -128,7 +128,7 @@ def run_training(
 
 
 def _average_gradients(parameters: list[nn.Parameter], over: float, world: int) -> float:
-    """Average gradients over the processes, and the elapsed share with them."""
+    """Average gradients over the processes, and also the elapsed fraction of the time."""
     if world == 1:
         return over
     grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
@@ -142,7 +142,7 @@ def _average_gradients(parameters: list[nn.Parameter], over: float, world: int) 
 
 
 def join_group(rank: int, world: int, port: int) -> None:
-    """Make this process one of `world`, each on one core."""
+    """Join a group of `world` processes, each on one core."""
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     if world > 1:
@@ -150,7 +150,7 @@ def join_group(rank: int, world: int, port: int) -> None:
 
 
 def load_weights(module: nn.Module, checkpoint: Path) -> None:
-    """Start from a checkpoint's weights."""
+    """Load a checkpoint's weights."""
     from safetensors.torch import load_file
 
     weights = {name: t.float() for name, t in load_file(checkpoint / "model.safetensors").items()}

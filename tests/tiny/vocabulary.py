@@ -1,5 +1,5 @@
-"""What the embedded model knows: its words, and sentences made of them."""
-# ruff: noqa: SIM905 - words in a row read better than a column of quotes
+"""Vocabulary of the embedded model, and generators of sentences."""
+# ruff: noqa: SIM905 - words in one line are easier to read than a column of strings
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ WORD_ID: dict[str, int] = {word: index for index, word in enumerate(WORDS)}
 
 
 def language_of(words: list[str]) -> str:
-    """Name the language as the model writes it; no words are `None`."""
+    """Return the language in the model's spelling; `None` without words."""
     if not words:
         return "None"
     return "Chinese" if words[0] in CHINESE else "English"
 
 
 def to_text(words: list[str]) -> str:
-    """Write words as the model does: English apart, Chinese together."""
+    """Join words like the model: English words with spaces, Chinese characters without."""
     return ("" if language_of(words) == "Chinese" else " ").join(words)
 
 
 def spoken_number(rng: Random) -> list[str]:
-    """Say a random number between 10 and 999,999."""
+    """Return the words of a random number between 10 and 999,999."""
     words: list[str] = []
     if rng.random() < 0.35:
         words += [rng.choice(DIGITS[1:] + TEENS + TENS), "thousand"]
@@ -54,7 +54,7 @@ def spoken_number(rng: Random) -> list[str]:
 
 
 def command(rng: Random) -> list[str]:
-    """Say something one might say to an editor."""
+    """Return the words of a random command for an editor."""
     noun = rng.choice(NOUNS)
     return rng.choice(
         [
@@ -74,7 +74,7 @@ def command(rng: Random) -> list[str]:
 
 
 def sentence(rng: Random, n_words: int) -> list[str]:
-    """Make up a sentence: numbers, commands and random words, cut to `n_words`."""
+    """Return a random sentence: numbers, commands and random words, cut to `n_words`."""
     words: list[str] = []
     shape = rng.random()
     while len(words) < n_words:
@@ -91,5 +91,5 @@ def sentence(rng: Random, n_words: int) -> list[str]:
 
 
 def chinese_sentence(rng: Random, n_words: int) -> list[str]:
-    """Make up a string of Mandarin numerals."""
+    """Return a random string of Mandarin numerals."""
     return [rng.choice(CHINESE) for _ in range(n_words)]
