@@ -160,7 +160,7 @@ class Chunker:
 
     @property
     def is_open(self) -> bool:
-        """Whether a segment was announced and has not ended."""
+        """True while a segment is open: it was announced and has not ended."""
         return self._start is not None
 
     @property

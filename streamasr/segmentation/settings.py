@@ -65,7 +65,7 @@ class ChunkerConfig(
     frozen=True,
     kw_only=True,
     forbid_unknown_fields=True,
-    rename=lambda name: f"{name}_s",  # in files, where nothing else tells the unit
+    rename=lambda name: f"{name}_s",  # in files, which name the unit in the key
 ):
     """Segmentation of speech; all times in seconds."""
 

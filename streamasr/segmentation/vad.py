@@ -75,7 +75,7 @@ class VoiceDetector:
 
     N_TRUSTED: Final = 4
     """Frames at the start of a stream, 120 ms, whose level may be that of speech: before
-    anything is known about the noise, it is assumed to be no louder than START_DB. This costs half
+    anything is known about the noise, its level is assumed to be START_DB at most. This costs half
     a second taken for speech where a stream starts in loud noise, and saves the first word where a
     stream starts in the middle of it."""
     START_DB: Final = -50.0

@@ -24,7 +24,7 @@ def read(path: Path, *, start: float = 0.0, duration: float | None = None) -> Fl
 
 
 def read_until_error(path: Path) -> tuple[Float32Array, str]:
-    """What is delivered before the error, and its sentence."""
+    """Return the samples delivered before the error, and its sentence."""
     blocks: list[Float32Array] = [np.zeros(0, np.float32)]
     with pytest.raises(AudioError) as caught, open_audio(path) as audio:
         blocks.extend(audio.blocks())
@@ -260,7 +260,7 @@ def test_wav_without_samples(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_samples_that_are_no_numbers(tmp_path: Path, value: float) -> None:
+def test_samples_that_are_not_numbers(tmp_path: Path, value: float) -> None:
     samples = noise(40_000)
     samples[30_000] = value
     path = write_audio(tmp_path / "a.wav", samples, codec="pcm_f32le")

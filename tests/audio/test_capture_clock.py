@@ -1,4 +1,4 @@
-"""What is missing is found, and how much; what is only late is not taken for missing."""
+"""Missing audio is found with its length; late audio is not taken for missing."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -144,7 +144,7 @@ def test_a_loss_that_the_device_tells_is_placed_where_it_is(
     assert told[0] / SAMPLE_RATE == pytest.approx(length, abs=slack)
 
 
-def test_a_loss_that_nobody_tells_is_found_within_a_second() -> None:
+def test_a_loss_without_a_report_is_found_within_a_second() -> None:
     clock = CaptureClock()
     clock.open(16_000)
     device = Device(losses=[Loss(110, 0.7, is_told=False)])

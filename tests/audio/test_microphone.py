@@ -34,7 +34,7 @@ QUICK = Timeouts(wait=0.01, n_waits=10**6, n_first_waits=10**6, first_retry=0.01
 
 
 class Listener:
-    """Takes what a microphone on made-up devices tells, as a test goes along."""
+    """Receiver of the events of a microphone on simulated devices."""
 
     def __init__(self, audio: FakeAudio, events: AsyncGenerator[CaptureEvent, None]) -> None:
         self.audio = audio
@@ -89,7 +89,7 @@ class Listener:
 
     @property
     def clock(self) -> int:
-        """What the session's clock says."""
+        """Position of the session's clock, in samples."""
         return len(self.samples) + sum(missed.duration for missed in self.missed)
 
 
@@ -145,7 +145,7 @@ async def test_any_rate_and_channels_become_ours() -> None:
     np.testing.assert_allclose(samples[500:14_500], expected[500:14_500], atol=1e-3)
 
 
-def test_what_is_no_number_becomes_one() -> None:
+def test_nan_and_infinity_become_numbers() -> None:
     frames = np.array([[np.nan, 0.0], [np.inf, np.inf], [0.5, -0.5]], np.float32)
     assert to_mono(frames.tobytes(), 2).tolist() == [0.0, 1.0, 0.0]
 
@@ -416,7 +416,7 @@ deeds = st.one_of(
 async def test_the_clock_of_the_session_is_that_of_the_wall(
     deeds: list[tuple[str, float]], rate: int, is_late: bool
 ) -> None:
-    """Whatever happens, what was heard and what was missed are the time that passed."""
+    """Captured and missed samples always add up to the time that passed."""
     microphone = device(rate=rate)
     audio = FakeAudio() if is_late else FakeAudio(microphone)
     begin = audio.now.wall
@@ -456,7 +456,7 @@ async def test_the_clock_of_the_session_is_that_of_the_wall(
 # What cannot be helped
 
 
-def test_an_iterator_that_nobody_closes_closes_its_device() -> None:
+def test_an_iterator_that_is_never_closed_closes_its_device() -> None:
     audio = FakeAudio(device())
 
     async def forget() -> FakeInput:
@@ -470,7 +470,7 @@ def test_an_iterator_that_nobody_closes_closes_its_device() -> None:
     assert asyncio.run(forget()).closed.is_set()
 
 
-async def test_a_device_that_cannot_be_closed_holds_nobody_up() -> None:
+async def test_a_device_that_cannot_be_closed_delays_no_other_task() -> None:
     audio = FakeAudio(device())
     async with listening(audio, timeouts=replace(QUICK, closing=0.01)) as listener:
         opened = await listener.opened()

@@ -82,7 +82,7 @@ def test_floats_beyond_full_scale_are_clipped() -> None:
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 12_345.0, -3e38])
-def test_what_is_no_audio_is_refused_with_its_place(wrong: float) -> None:
+def test_values_that_are_not_audio_are_refused_with_its_place(wrong: float) -> None:
     decoder = PcmDecoder("pcm_f32le", 48_000, 2)
     decoder.feed(np.zeros(14, "<f4").tobytes())
     with raises(AudioError, "bad_samples"):

@@ -76,10 +76,10 @@ def test_a_moment_of_audio_gives_no_text(n_samples: int) -> None:
 
 
 HESITATION = np.zeros(SAMPLE_RATE * 2 // 5, np.float32)
-"""A pause that is no end."""
+"""A pause inside a segment."""
 
 
-def test_each_segment_takes_one_pass_where_nobody_watches() -> None:
+def test_each_segment_takes_one_pass_without_partials() -> None:
     engine = FakeEngine()
     hesitant = np.concatenate([talk(1, 2)[: -SAMPLE_RATE * 4 // 5], HESITATION, talk(1.5)])
     messages = run(FakeSource(hesitant), engine)
@@ -96,7 +96,7 @@ def test_no_final_is_prepared_for_those_who_watch_a_file() -> None:
     assert ranks == {Rank.PARTIAL, Rank.FINAL}
 
 
-def test_no_words_where_nobody_wants_them() -> None:
+def test_no_words_where_none_are_wanted() -> None:
     messages = run(FakeSource(talk(1)), words=False)
     assert only(messages, Final)
     assert not only(messages, Words)

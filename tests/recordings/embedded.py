@@ -49,7 +49,7 @@ TRANSCRIPTS: Final[dict[str, list[str]]] = {
 }
 """Options and files of `streamasr transcribe`, by the directory of what it writes."""
 
-_PATIENCE_S: Final = 120.0
+_TIMEOUT_S: Final = 120.0
 
 
 def load(name: str) -> Audio:
@@ -85,7 +85,7 @@ class LiveClient:
 
     async def run(self, react: Callable[[Json], None] = lambda _: None) -> None:
         """Send everything and receive everything; a lost connection is opened again."""
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(_TIMEOUT_S):
             while not (self.lasting and self.lasting[-1]["type"] == "end"):
                 try:
                     await self._connect(react)
@@ -98,7 +98,7 @@ class LiveClient:
             since = self.lasting[-1]["seq"] if self.lasting else 0
             start |= {"session": self.session, "since": since}
         url = f"{self._daemon.url}/v1/stream"
-        async with connect(url, ping_interval=None, open_timeout=_PATIENCE_S) as websocket:
+        async with connect(url, ping_interval=None, open_timeout=_TIMEOUT_S) as websocket:
             await websocket.send(json.dumps(start))
             sending: asyncio.Task[None] | None = None
             try:
@@ -174,7 +174,7 @@ def record_microphone(directory: Path) -> list[Json]:
     received: list[Json] = []
 
     async def listen(url: str) -> None:
-        async with asyncio.timeout(_PATIENCE_S), connect(url, ping_interval=None) as websocket:
+        async with asyncio.timeout(_TIMEOUT_S), connect(url, ping_interval=None) as websocket:
             received.extend([json.loads(frame) async for frame in websocket])
 
     with RunningDaemon(directory, "--model", "tiny", *options) as daemon:
