@@ -159,7 +159,7 @@ def _check_input(path: Path | None) -> None:
     if path is not None and path.is_dir():
         raise AudioError(f"{path} is a directory, not an audio file.", code="is_directory")
     if path is not None and not path.exists():
-        raise AudioError(f"{path}: the file does not exist.", code="file_missing")
+        raise AudioError(f"{path}: the file does not exist.", code="no_such_file")
 
 
 def _announce(config: "Settings", address: str) -> None:
