@@ -88,8 +88,8 @@ def find_input(inputs: Sequence[InputDevice], wanted: int | str | None) -> Input
             is ignored); None for the default.
 
     Raises:
-        DeviceError: no device matches.
-        AmbiguousInputError: several devices match.
+        DeviceError: no device has this index or name.
+        AmbiguousInputError: several devices have this name.
     """
     if not inputs:
         raise DeviceError(
