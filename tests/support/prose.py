@@ -78,7 +78,7 @@ RULES: Final = (
         "begin with a verb or a noun phrase",
         r"\A(What|Whether|Where|Who|How|Why|When|Which|Whose|Whatever|Wherever|Whenever"
         r"|(One|Those|The one|Somebody|Someone|Anybody|Something) (that|who|which)"
-        r"|Nobody|Nothing)\b",
+        r"|Nobody|Nothing|It|They|That|Those|These|So|As|All that|Everything that)\b",
         DOCSTRING,
         re.NOFLAG,
     ),
