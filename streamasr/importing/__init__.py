@@ -16,7 +16,8 @@
     origin.py       identity of a source, to detect its changes
 
     gguf_file.py, onnx_file.py, safetensors_file.py, config_file.py  parse the files themselves
-    gguf_kind.py                                                     identifies a GGUF
+    onnx_message.py  iterates over protobuf fields
+    gguf_kind.py     identifies a GGUF
 
 Torch is not needed: weights are read from a file and written to another, tensor by tensor. The
 user's files are only read. The engine does not import this package; it runs the directories that

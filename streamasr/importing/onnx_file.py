@@ -1,12 +1,10 @@
 """Reader for the inputs, outputs and precision of an ONNX graph, without its weights.
 
 A graph is one protobuf message that contains the weights, and the package `onnx` always reads the
-whole message: hundreds of megabytes for the names of two inputs. Here the fields of the file are
-iterated, and large ones are skipped; `onnx` then parses the inputs and outputs. Every length is
-compared with the rest of the file before anything is read.
+whole message: hundreds of megabytes for the names of two inputs. Here `onnx_message.py` iterates
+over the fields of the file and skips large ones; `onnx` then parses the inputs and outputs.
 
-Source: protobuf's encoding (https://protobuf.dev/programming-guides/encoding) and `onnx.proto` of
-https://github.com/onnx/onnx.
+Source: `onnx.proto` of https://github.com/onnx/onnx.
 """
 
 import mmap
@@ -21,12 +19,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto
 
 from streamasr.core.errors import ModelError
-
-_MAX_FIELDS: Final = 1 << 20  # an encoder of 24 layers has about ten thousand
-_MAX_PARSED_BYTES: Final = 1 << 16  # for one input, name or attribute
-_MAX_ALL_PARSED_BYTES: Final = 1 << 24  # for all of them
-
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+from streamasr.importing.onnx_message import BYTES, VARINT, Message
 
 # Numbers of the fields that are read.
 _MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_OPSET, _MODEL_FUNCTION = 1, 7, 8, 25
@@ -138,102 +131,11 @@ def read_graph(path: Path) -> GraphInfo:
             if not path.stat().st_size:
                 raise ModelError(f"{path} is empty; download it again.", code="file_empty")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _read(_Message(data, path))
+                return _read(Message(data, path))
     except OSError as error:
         raise ModelError(
             f"{path} cannot be read: {error.strerror}.", code="file_unreadable"
         ) from error
-
-
-class _Message:
-    """Protobuf message in a file, with iteration over a bounded number of fields."""
-
-    def __init__(self, data: mmap.mmap, path: Path) -> None:
-        self._data = data
-        self.path = path
-        self.size = len(data)
-        self._n_fields_left = _MAX_FIELDS
-        self._n_bytes_left = _MAX_ALL_PARSED_BYTES
-
-    def fields(self, begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """Iterate over the fields of one message.
-
-        Yields:
-            Field number, wire type, and the begin and end of the content; for a varint its value
-            and -1.
-        """
-        position = begin
-        while position < end:
-            self._n_fields_left -= 1
-            if self._n_fields_left < 0:
-                raise ModelError(
-                    f"{self.path} has more than {_MAX_FIELDS:,} fields, the limit for the graph of "
-                    "an encoder.",
-                    code="graph_too_large",
-                )
-            tag, position = self._varint(position, end)
-            number, wire_type = tag >> 3, tag & 7
-            if number == 0:
-                raise self.broken()
-            match wire_type:
-                case 0:
-                    value, position = self._varint(position, end)
-                    yield number, wire_type, value, -1
-                    continue
-                case 1 | 5:
-                    length = 8 if wire_type == _FIXED64 else 4
-                case 2:
-                    length, position = self._varint(position, end)
-                case _:
-                    raise self.broken()
-            if length > end - position:
-                raise self.broken()
-            yield number, wire_type, position, position + length
-            position += length
-
-    def take(self, begin: int, end: int) -> bytes:
-        """Copy a field's content, which must be small."""
-        self._n_bytes_left -= end - begin
-        if end - begin > _MAX_PARSED_BYTES or self._n_bytes_left < 0:
-            raise ModelError(
-                f"{self.path}: the names or shapes in the graph exceed {_MAX_PARSED_BYTES:,} bytes "
-                f"each or {_MAX_ALL_PARSED_BYTES:,} bytes together.",
-                code="graph_too_large",
-            )
-        return self._data[begin:end]
-
-    def text(self, begin: int, end: int) -> str:
-        """Read a field as a string."""
-        return self.take(begin, end).decode("utf-8", "replace")
-
-    def numbers(self, begin: int, end: int) -> Iterator[int]:
-        """Iterate over the integers of a packed field."""
-        position = begin
-        while position < end:
-            self._n_fields_left -= 1
-            if self._n_fields_left < 0:
-                raise self.broken()
-            value, position = self._varint(position, end)
-            yield value
-
-    def broken(self) -> ModelError:
-        """Return the error for a file that cannot be parsed."""
-        return ModelError(
-            f"{self.path} is not an ONNX graph, or is damaged or cut short; download it again.",
-            code="graph_damaged",
-        )
-
-    def _varint(self, position: int, end: int) -> tuple[int, int]:
-        value = 0
-        for shift in range(0, 70, 7):
-            if position >= end:
-                break
-            byte = self._data[position]
-            position += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value, position
-        raise self.broken()
 
 
 @dataclass(slots=True)
@@ -253,17 +155,17 @@ class _Found:
     """Files with weights, and the number of bytes that each must have."""
 
 
-def _read(message: _Message) -> GraphInfo:
+def _read(message: Message) -> GraphInfo:
     found, opset, graph, has_version = _Found(), 0, None, False
     for number, wire_type, begin, end in message.fields(0, message.size):
         if number == _MODEL_IR_VERSION:
-            has_version = wire_type == _VARINT
-        elif number == _MODEL_OPSET and wire_type == _BYTES:
+            has_version = wire_type == VARINT
+        elif number == _MODEL_OPSET and wire_type == BYTES:
             opset = opset or _own_opset(message, begin, end)
-        elif number == _MODEL_FUNCTION and wire_type == _BYTES:
+        elif number == _MODEL_FUNCTION and wire_type == BYTES:
             _read_function(message, begin, end, found)
         elif number == _MODEL_GRAPH:
-            if wire_type != _BYTES or graph is not None:
+            if wire_type != BYTES or graph is not None:
                 raise message.broken()
             graph = begin, end
     if graph is None or not has_version or not opset:
@@ -283,17 +185,17 @@ def _read(message: _Message) -> GraphInfo:
     )
 
 
-def _own_opset(message: _Message, begin: int, end: int) -> int:
+def _own_opset(message: Message, begin: int, end: int) -> int:
     """Return the version in an entry for ONNX's own operators; 0 for any other entry."""
     entry = _parse(message, onnx.OperatorSetIdProto, begin, end)
     return int(entry.version) if entry.domain in {"", "ai.onnx"} else 0
 
 
-def _read_graph(message: _Message, begin: int, end: int, found: _Found) -> None:
+def _read_graph(message: Message, begin: int, end: int, found: _Found) -> None:
     for number, wire_type, start, stop in message.fields(begin, end):
         if number not in {_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT}:
             continue
-        if wire_type != _BYTES:
+        if wire_type != BYTES:
             raise message.broken()
         if number == _GRAPH_NODE:
             _read_node(message, start, stop, found)
@@ -307,19 +209,19 @@ def _read_graph(message: _Message, begin: int, end: int, found: _Found) -> None:
             values[name] = value
 
 
-def _read_function(message: _Message, begin: int, end: int, found: _Found) -> None:
+def _read_function(message: Message, begin: int, end: int, found: _Found) -> None:
     for number, wire_type, start, stop in message.fields(begin, end):
-        if (number, wire_type) == (_FUNCTION_NODE, _BYTES):
+        if (number, wire_type) == (_FUNCTION_NODE, BYTES):
             _read_node(message, start, stop, found)
 
 
-def _read_node(message: _Message, begin: int, end: int, found: _Found) -> None:
+def _read_node(message: Message, begin: int, end: int, found: _Found) -> None:
     """Record an operator, and the weights that some exporters store in `Constant` nodes."""
     operator, attributes = "", []
     for number, wire_type, start, stop in message.fields(begin, end):
-        if number == _NODE_OPERATOR and wire_type == _BYTES:
+        if number == _NODE_OPERATOR and wire_type == BYTES:
             operator = message.text(start, stop)
-        elif number == _NODE_ATTRIBUTE and wire_type == _BYTES:
+        elif number == _NODE_ATTRIBUTE and wire_type == BYTES:
             attributes.append((start, stop))
     found.operators.add(operator)
     if operator == _BLOCKS:
@@ -327,11 +229,11 @@ def _read_node(message: _Message, begin: int, end: int, found: _Found) -> None:
     if operator == "Constant":
         for attribute in attributes:
             for number, wire_type, start, stop in message.fields(*attribute):
-                if (number, wire_type) == (_ATTRIBUTE_TENSOR, _BYTES):
+                if (number, wire_type) == (_ATTRIBUTE_TENSOR, BYTES):
                     _read_tensor(message, start, stop, found)
 
 
-def _block_bits(message: _Message, attributes: list[tuple[int, int]]) -> int:
+def _block_bits(message: Message, attributes: list[tuple[int, int]]) -> int:
     for begin, end in attributes:
         attribute = _parse(message, onnx.AttributeProto, begin, end)
         if attribute.name == "bits":
@@ -339,17 +241,17 @@ def _block_bits(message: _Message, attributes: list[tuple[int, int]]) -> int:
     return _BLOCK_BITS
 
 
-def _read_tensor(message: _Message, begin: int, end: int, found: _Found) -> None:
+def _read_tensor(message: Message, begin: int, end: int, found: _Found) -> None:
     """Record the type, size and location of a weight."""
     data_type, n_bytes, location = 0, 0, {}
     for number, wire_type, start, stop in message.fields(begin, end):
-        if number == _TENSOR_TYPE and wire_type == _VARINT:
+        if number == _TENSOR_TYPE and wire_type == VARINT:
             data_type = start
-        elif number == _TENSOR_NAME and wire_type == _BYTES:
+        elif number == _TENSOR_NAME and wire_type == BYTES:
             found.weights.add(message.text(start, stop))
-        elif number in _TENSOR_VALUES and wire_type == _BYTES:
+        elif number in _TENSOR_VALUES and wire_type == BYTES:
             n_bytes += stop - start
-        elif number == _TENSOR_EXTERNAL and wire_type == _BYTES:
+        elif number == _TENSOR_EXTERNAL and wire_type == BYTES:
             entry = _parse(message, onnx.StringStringEntryProto, start, stop)
             location[entry.key] = entry.value
     if "location" in location:
@@ -357,7 +259,7 @@ def _read_tensor(message: _Message, begin: int, end: int, found: _Found) -> None
     found.bytes_of[data_type] += n_bytes
 
 
-def _record_external(message: _Message, location: Mapping[str, str], found: _Found) -> int:
+def _record_external(message: Message, location: Mapping[str, str], found: _Found) -> int:
     """Record the required size of a file with external weights; return the weight's bytes."""
     name = location["location"]
     try:
@@ -379,14 +281,14 @@ class _Node:
     inputs: Sequence[str]
 
 
-def _infer_widths(message: _Message, begin: int, end: int, found: _Found) -> None:
+def _infer_widths(message: Message, begin: int, end: int, found: _Found) -> None:
     """Infer the unstated last axes of outputs from the weights that produce them."""
     producers: dict[str, _Node] = {}
     shapes: _Shapes = {}
     for number, wire_type, start, stop in message.fields(begin, end):
-        if (number, wire_type) == (_GRAPH_NODE, _BYTES):
+        if (number, wire_type) == (_GRAPH_NODE, BYTES):
             _record_producer(message, start, stop, producers)
-        elif (number, wire_type) == (_GRAPH_INITIALIZER, _BYTES):
+        elif (number, wire_type) == (_GRAPH_INITIALIZER, BYTES):
             name, shape = _name_and_shape(message, start, stop)
             shapes[name] = shape
     for name, value in found.outputs.items():
@@ -395,12 +297,12 @@ def _infer_widths(message: _Message, begin: int, end: int, found: _Found) -> Non
             found.outputs[name] = replace(value, shape=(*value.shape[:-1], width))
 
 
-def _record_producer(message: _Message, begin: int, end: int, producers: dict[str, _Node]) -> None:
+def _record_producer(message: Message, begin: int, end: int, producers: dict[str, _Node]) -> None:
     operator = ""
     inputs: list[str] = []
     outputs: list[str] = []
     for number, wire_type, start, stop in message.fields(begin, end):
-        if number in {_NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR} and wire_type == _BYTES:
+        if number in {_NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR} and wire_type == BYTES:
             text = message.text(start, stop)
             if number == _NODE_OPERATOR:
                 operator = text
@@ -409,13 +311,13 @@ def _record_producer(message: _Message, begin: int, end: int, producers: dict[st
     producers.update(dict.fromkeys(outputs, _Node(operator, inputs)))
 
 
-def _name_and_shape(message: _Message, begin: int, end: int) -> tuple[str, tuple[int, ...]]:
+def _name_and_shape(message: Message, begin: int, end: int) -> tuple[str, tuple[int, ...]]:
     name, axes = "", list[int]()
     for number, wire_type, start, stop in message.fields(begin, end):
-        if number == _TENSOR_NAME and wire_type == _BYTES:
+        if number == _TENSOR_NAME and wire_type == BYTES:
             name = message.text(start, stop)
         elif number == _TENSOR_AXES:
-            axes += [start] if wire_type == _VARINT else message.numbers(start, stop)
+            axes += [start] if wire_type == VARINT else message.numbers(start, stop)
     return name, tuple(axes)
 
 
@@ -446,7 +348,7 @@ def _weight(name: str, producers: Mapping[str, _Node], shapes: _Shapes) -> tuple
     return shapes.get(name)
 
 
-def _value(message: _Message, begin: int, end: int) -> tuple[str, Value]:
+def _value(message: Message, begin: int, end: int) -> tuple[str, Value]:
     value = _parse(message, onnx.ValueInfoProto, begin, end)
     tensor = value.type.tensor_type
     try:
@@ -457,7 +359,7 @@ def _value(message: _Message, begin: int, end: int) -> tuple[str, Value]:
     return value.name, Value(dtype, tuple(length if length > 0 else None for length in axes))
 
 
-def _parse(message: _Message, kind: Any, begin: int, end: int) -> Any:
+def _parse(message: Message, kind: Any, begin: int, end: int) -> Any:
     try:
         return kind.FromString(message.take(begin, end))
     except DecodeError as error:

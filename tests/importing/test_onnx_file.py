@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from streamasr.core.errors import ModelError
-from streamasr.importing import onnx_file
+from streamasr.importing import onnx_message
 from streamasr.importing.graphs import EncoderWidth, write_backend, write_frontend
 from streamasr.importing.onnx_file import Value, read_graph
 from streamasr.importing.safetensors_checkpoint import read_checkpoint
@@ -295,7 +295,7 @@ def test_a_path_that_is_not_a_file_with_content_is_refused(tmp_path: Path) -> No
 def test_a_graph_with_too_many_fields_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_file, "_MAX_FIELDS", 1000)
+    monkeypatch.setattr(onnx_message, "_MAX_FIELDS", 1000)
     path = tmp_path / "g.onnx"
     path.write_bytes(b"\x08\x08" * 2000)
     with raises(ModelError, "graph_too_large"):
