@@ -105,7 +105,7 @@ def transcribe(
         ConfigError: an argument or a setting cannot be used.
         ModelError: the model is missing or cannot be used.
         AudioError: the audio cannot be read, or part of it was not recognised; raised after the
-            segments that were.
+            recognised segments.
         WorkerError: a process of the engine keeps dying.
     """
     with Transcriber(

@@ -1,4 +1,4 @@
-"""What facts about an installation mean."""
+"""Verdicts on facts about an installation."""
 
 from collections.abc import Iterable
 from dataclasses import replace

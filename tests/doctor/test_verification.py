@@ -1,4 +1,4 @@
-"""What a model's answer is compared by."""
+"""Comparison of a model's answer with the expected text."""
 
 import pytest
 from hypothesis import given
