@@ -89,7 +89,7 @@ RULES: Final = (
     ),
     _rule(
         "use the field's term, not a metaphor",
-        r"\b(houses?|wishes|patience|retreats?|(?<!in a )hurry|complaints?|goodbyes?)\b",
+        r"\b(houses?|wishes|patience|retreats?|(?<!in\sa\s)hurry|complaints?|goodbyes?)\b",
         EVERYWHERE - {"string"},
     ),
 )
