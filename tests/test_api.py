@@ -1,5 +1,6 @@
 """The interface for Python programs, from every kind of program."""
 
+import contextlib
 import os
 import pty
 import re
@@ -48,7 +49,8 @@ def children() -> list[int]:
     """Child processes of this one."""
     found = []
     for task in Path("/proc/self/task").iterdir():
-        found += [int(pid) for pid in (task / "children").read_text().split()]
+        with contextlib.suppress(FileNotFoundError):  # the thread has just ended
+            found += [int(pid) for pid in (task / "children").read_text().split()]
     return found
 
 

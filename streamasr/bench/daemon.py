@@ -1,4 +1,4 @@
-"""A daemon to be measured: a process of its own, on any free port, with nothing of the user's."""
+"""A daemon to be measured: a process of its own, on a free port, without settings of the user."""
 
 import json
 import os
@@ -25,7 +25,7 @@ _KEPT_LINES: Final = 200
 
 
 class ScratchDaemon:
-    """`streamasr run` for the time of a measurement, with a directory that is thrown away."""
+    """`streamasr run` for the time of a measurement, with a temporary directory."""
 
     def __init__(self, settings: str = "", options: Sequence[str] = ()) -> None:
         """Prepare; entering the context starts it and waits until it has loaded.
@@ -37,7 +37,7 @@ class ScratchDaemon:
         self._settings = settings
         self._options = options
         self._log: list[str] = []
-        self._changed = threading.Condition()  # guards what the log has said
+        self._changed = threading.Condition()  # guards the facts that were read from the log
         self._address: str | None = None
         self._is_loaded = False
         self._has_ended = False
@@ -46,13 +46,13 @@ class ScratchDaemon:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Address that the daemon listens on."""
         assert self._address, "it was started"
         return self._address
 
     @property
     def processes(self) -> Mapping[str, int]:
-        """The numbers of its processes, by name, `main` first; children come and go."""
+        """Process ids by name, `main` first; children may be replaced."""
         with self._changed:
             return {"main": self._process.pid, **self._children}
 
@@ -81,7 +81,7 @@ class ScratchDaemon:
             text=True,
             errors="replace",
             env=os.environ | {"NO_COLOR": "1"},
-            start_new_session=True,  # Ctrl-C is for us, who then end it in order
+            start_new_session=True,  # Ctrl-C is for this process, which then stops the daemon
         )
         self._reader = threading.Thread(target=self._read, name="daemon-log", daemon=True)
         self._reader.start()
@@ -91,9 +91,14 @@ class ScratchDaemon:
                 lambda: self._has_ended or (self._is_loaded and self._address), _LOAD_S
             )
             if self._has_ended:
-                raise ModelError(f"the daemon did not start:\n{self._tail()}")
+                raise ModelError(
+                    f"the daemon did not start:\n{self._tail()}", code="daemon_not_started"
+                )
             if not self._is_loaded or not self._address:
-                raise WorkerError(f"the daemon takes too long to load:\n{self._tail()}")
+                raise WorkerError(
+                    f"the daemon did not load within {_LOAD_S:g} s:\n{self._tail()}",
+                    code="daemon_too_slow",
+                )
 
     def _stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
@@ -131,7 +136,7 @@ class ScratchDaemon:
 
 
 def quoted(value: str | Path) -> str:
-    """A string as TOML writes it; what JSON makes of one is always right."""
+    """Return a string as TOML writes it, which accepts every string of JSON."""
     return json.dumps(str(value))
 
 
@@ -142,19 +147,19 @@ def settings_for(
     encoder_window_s: int | None = None,
     n_sessions: int = 1,
 ) -> str:
-    """The settings of a daemon for a measurement, as TOML.
+    """Return the settings of a daemon for a measurement, as TOML.
 
     Args:
         model: an embedded model's name, or an absolute path.
         threads: of each stage; None for the default.
         encoder_window_s: None for the default.
-        n_sessions: how many it must take at once.
+        n_sessions: number of simultaneous sessions.
     """
     lines = ["[model]", f"name = {quoted(model)}"]
     if threads is not None:
         lines.append(f"threads = {threads}")
     if encoder_window_s is not None:
         lines.append(f"encoder_window_s = {encoder_window_s}")
-    # One more, since a session that is over lingers for a moment.
+    # One more, since an ended session occupies its slot for a moment.
     lines += ["[server]", f"max_sessions = {max(8, n_sessions + 1)}"]
     return "\n".join([*lines, ""])

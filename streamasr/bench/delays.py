@@ -1,17 +1,17 @@
-"""How long listeners waited, and how often what they read changed; pure.
+"""Delays between audio and text, and the stability of text; pure.
 
-A delay is the moment at which something was heard minus the moment at which the audio that it
-needed had been sent:
+A delay is the moment at which a message was received minus the moment at which the audio that it
+needs had been sent:
 
     first partial   the beginning of speech
     partial         the audio that it covers
-    commit          the end of the word: when it first stood in what is stable, or in the final
+    commit          the end of the word: when it first was in the stable text, or in the final
     final           the audio with which the endpoint was decided: the hangover behind the speech
     final (text)    the end of the speech itself
     words           the final
 
 Lag is the same for finals, but against the moment at which the audio was spoken: a server that
-reads too slowly is not excused by what it has not read yet.
+reads too slowly is not excused by audio that it has not read yet.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ from typing import Final
 
 from streamasr.alignment import split_words
 from streamasr.bench.figures import Spread, Trend, ratio, spread, trend
-from streamasr.bench.recording import Recording, Told
+from streamasr.bench.recording import Recording, SegmentLog
 from streamasr.client import v1
 
 _MINUTE_S: Final = 60.0
@@ -29,18 +29,18 @@ _MINUTE_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Endpointing:
-    """How the server finds the ends of segments, in seconds; see `ChunkerConfig`."""
+    """Rules by which the server ends segments, in seconds; see `ChunkerConfig`."""
 
     pre_roll: float
     hangover: float
     trailing_silence: float
     max_segment: float
     has_word_times: bool = True
-    """False of a model whose weights mean nothing: words are then taken to be spread evenly over
-    the speech of their segment."""
+    """False for a model with random weights: words then count as spread evenly over the speech of
+    their segment."""
 
     def word_times(self, final: v1.Final, words: v1.Words) -> list[tuple[float, float]]:
-        """Start and end of each word, as far as they are to be believed."""
+        """Return start and end of each word, spread evenly if the model has no real times."""
         if self.has_word_times and words.method != "spread":
             return [(word.start, word.end) for word in words.words]
         start, end = final.start + self.pre_roll, final.end - self.trailing_silence
@@ -48,11 +48,11 @@ class Endpointing:
         return [(start + i * step, start + (i + 1) * step) for i in range(len(words.words))]
 
     def decided_at(self, final: v1.Final, duration: float) -> float:
-        """The position of the sample with which the endpoint was decided.
+        """Return the position of the sample at which the endpoint was decided.
 
         Args:
             final: of the segment.
-            duration: of all audio, where a segment ends that lasts until then.
+            duration: of all audio, the end of a segment that lasts until then.
         """
         match final.reason:
             case "silence":
@@ -67,7 +67,7 @@ class Endpointing:
 
 @dataclass(frozen=True, slots=True)
 class LagPoint:
-    """How far text was behind speech at one moment."""
+    """Lag of text behind speech at one moment."""
 
     at: float
     """Seconds since the first sample was spoken."""
@@ -77,16 +77,16 @@ class LagPoint:
 
 @dataclass(frozen=True, slots=True)
 class Stability:
-    """What became of what partials showed."""
+    """Changes of the text in partials."""
 
     shown: int = 0
     """Words in all partials."""
     changed: int = 0
-    """Words in partials that the next partial, or the final, did not have in their place."""
+    """Words in partials that the next partial, or the final, replaced."""
     final: int = 0
     """Words in finals."""
     violations: int = 0
-    """Times that what was called stable changed or shrank. A promise: there are none."""
+    """Number of times that stable text changed or shrank, which must be 0."""
 
     @property
     def flicker(self) -> float | None:
@@ -102,23 +102,23 @@ class Delays:
     partial: list[float] = field(default_factory=list)
     commit: list[float] = field(default_factory=list)
     final_after_endpoint: list[float] = field(default_factory=list)
-    """Of segments that silence ended."""
+    """Delays of segments that silence ended."""
     final_after_speech: list[float] = field(default_factory=list)
-    """Of the same segments."""
+    """Delays of the same segments."""
     final_after_cut: list[float] = field(default_factory=list)
-    """Of segments that grew too long."""
+    """Delays of segments that were cut."""
     final_after_stop: list[float] = field(default_factory=list)
-    """Of the segment that was open when the audio ended."""
+    """Delays of the segment that was open when the audio ended."""
     words: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What one or several sessions came to."""
+    """Figures of one or several sessions."""
 
     sessions: int
     audio_s: float
-    """Of all sessions."""
+    """Seconds of audio of all sessions."""
     segments: int
     partials: int
     gaps: int
@@ -133,24 +133,23 @@ class Summary:
     stability: Stability
     flicker: float | None
     lag: Spread | None
-    """Of finals."""
+    """Lag of finals."""
     lag_slope: Trend | None
     """Seconds of lag that a minute adds, over the finals of all sessions."""
     sender_delay: Spread | None
-    """By how much audio left later than it was spoken; not the server's fault unless it reads
-    slowly."""
+    """Delay between speaking and sending of audio; caused by the server only if it reads slowly."""
     word_times: str
-    """What gave the times of words; with `spread` those of commits are rough."""
+    """Source of word times; with `spread` the delays of commits are rough."""
 
 
 def summarise(recordings: Sequence[Recording], rules: Endpointing) -> Summary:
-    """All figures of sessions that ran at the same time."""
+    """Return the figures of sessions that ran at the same time."""
     waits = Delays()
     for recording in recordings:
         _add_delays(waits, recording, rules)
     lags = [point for one in recordings for point in lag_points(one, rules) if point.is_final]
-    stability = judge_stability(told for one in recordings for told in one.segments())
-    heard = [item.message for one in recordings for item in one.heard]
+    stability = judge_stability(log for one in recordings for log in one.segments())
+    heard = [item.message for one in recordings for item in one.received]
     methods = {message.method for message in heard if isinstance(message, v1.Words)}
     return Summary(
         sessions=len(recordings),
@@ -176,15 +175,15 @@ def summarise(recordings: Sequence[Recording], rules: Endpointing) -> Summary:
 
 
 def delays(recording: Recording, rules: Endpointing) -> Delays:
-    """Every delay of one session."""
+    """Return every delay of one session."""
     waits = Delays()
     _add_delays(waits, recording, rules)
     return waits
 
 
 def lag_points(recording: Recording, rules: Endpointing) -> Iterator[LagPoint]:
-    """The lag of each partial and final, in the order in which they came."""
-    for one in recording.heard:
+    """Yield the lag of each partial and final, in the order of their arrival."""
+    for one in recording.received:
         match one.message:
             case v1.Partial(end=end):
                 position, is_final = end, False
@@ -196,71 +195,73 @@ def lag_points(recording: Recording, rules: Endpointing) -> Iterator[LagPoint]:
         yield LagPoint(since, one.at - recording.due_at(position), is_final)
 
 
-def judge_stability(segments: Iterable[Told]) -> Stability:
-    """How steady the texts of these segments were.
+def judge_stability(segments: Iterable[SegmentLog]) -> Stability:
+    """Return the stability of the texts of segments.
 
-    Words are those as shown, with their punctuation; in Chinese each character is one. A word is
-    changed if it is not among those with which the next text begins as this one did.
+    Words include their punctuation; in Chinese each character is a word. A word counts as changed
+    if it is not part of the common beginning of a text and the next one.
 
     Source: unstable partial word ratio, Shangguan et al. 2020, "Analyzing the quality and stability
     of a streaming end-to-end on-device speech recognizer".
     """
     shown = changed = final = violations = 0
-    for told in segments:
-        texts = [(partial.text, partial.language) for _, partial in told.partials]
-        if told.final:
-            texts.append((told.final[1].text, told.final[1].language))
+    for log in segments:
+        texts = [(partial.text, partial.language) for _, partial in log.partials]
+        if log.final:
+            texts.append((log.final[1].text, log.final[1].language))
             final += len(_words_of(*texts[-1]))
         for before, after in pairwise([_words_of(*text) for text in texts]):
             changed += len(before) - _n_common(before, after)
-        shown += sum(len(_words_of(p.text, p.language)) for _, p in told.partials)
-        violations += count_violations(told)
+        shown += sum(len(_words_of(p.text, p.language)) for _, p in log.partials)
+        violations += count_violations(log)
     return Stability(shown, changed, final, violations)
 
 
-def count_violations(told: Told) -> int:
-    """How often what was called stable changed or shrank in one segment."""
-    n_violations, promised = 0, ""
-    for _, partial in told.partials:
+def count_violations(log: SegmentLog) -> int:
+    """Return the number of times that stable text changed or shrank in one segment."""
+    n_violations, stable_before = 0, ""
+    for _, partial in log.partials:
         stable = partial.text[: partial.stable]
-        if not stable.startswith(promised) or partial.stable > len(partial.text):
+        if not stable.startswith(stable_before) or partial.stable > len(partial.text):
             n_violations += 1
-        promised = stable
-    if told.final and not told.final[1].text.startswith(promised):
+        stable_before = stable
+    if log.final and not log.final[1].text.startswith(stable_before):
         n_violations += 1
     return n_violations
 
 
 def _add_delays(waits: Delays, recording: Recording, rules: Endpointing) -> None:
     previous_end = -1.0
-    for told in recording.segments():
-        start = _start_of(told)
-        if start is not None and start > previous_end:  # what follows a cut has no onset
-            _add_first_partial(waits, told, recording, rules)
-        for at, partial in told.partials:
+    for log in recording.segments():
+        start = _start_of(log)
+        if start is not None and start > previous_end:  # a segment after a cut has no onset
+            _add_first_partial(waits, log, recording, rules)
+        for at, partial in log.partials:
             waits.partial.append(at - recording.sent_at(partial.end))
-        if told.final:
-            previous_end = told.final[1].end
-            _add_final(waits, *told.final, recording, rules)
-        if told.final and told.words:
-            waits.words.append(told.words[0] - told.final[0])
-            waits.commit += _commit_delays(told, recording, rules)
+        if log.final:
+            previous_end = log.final[1].end
+            _add_final(waits, *log.final, recording, rules)
+        if log.final and log.words:
+            waits.words.append(log.words[0] - log.final[0])
+            waits.commit += _commit_delays(log, recording, rules)
 
 
-def _start_of(told: Told) -> float | None:
-    if told.final:
-        return told.final[1].start
-    return told.partials[0][1].start if told.partials else None
+def _start_of(log: SegmentLog) -> float | None:
+    if log.final:
+        return log.final[1].start
+    return log.partials[0][1].start if log.partials else None
 
 
-def _add_first_partial(waits: Delays, told: Told, recording: Recording, rules: Endpointing) -> None:
-    first = next(((at, partial) for at, partial in told.partials if partial.text), None)
+def _add_first_partial(
+    waits: Delays, log: SegmentLog, recording: Recording, rules: Endpointing
+) -> None:
+    first = next(((at, partial) for at, partial in log.partials if partial.text), None)
     if first is None:
         return
     at, partial = first
     onset = partial.start + rules.pre_roll
-    if told.final and told.words and told.words[1].words:
-        onset = rules.word_times(told.final[1], told.words[1])[0][0]
+    if log.final and log.words and log.words[1].words:
+        onset = rules.word_times(log.final[1], log.words[1])[0][0]
     waits.first_partial.append(at - recording.sent_at(onset))
 
 
@@ -283,18 +284,18 @@ def _add_final(
             pass
 
 
-def _commit_delays(told: Told, recording: Recording, rules: Endpointing) -> Iterator[float]:
-    assert told.final
-    assert told.words
-    at_final, final = told.final
+def _commit_delays(log: SegmentLog, recording: Recording, rules: Endpointing) -> Iterator[float]:
+    assert log.final
+    assert log.words
+    at_final, final = log.final
     cursor = 0
-    times = rules.word_times(final, told.words[1])
-    for word, (_, end) in zip(told.words[1].words, times, strict=True):
+    times = rules.word_times(final, log.words[1])
+    for word, (_, end) in zip(log.words[1].words, times, strict=True):
         begin = final.text.find(word.text, cursor)
-        if begin < 0:  # white space was written otherwise; the next word will be found again
+        if begin < 0:  # with other white space; the next word is found again
             continue
         cursor = begin + len(word.text)
-        committed = next((at for at, p in told.partials if p.stable >= cursor), at_final)
+        committed = next((at for at, p in log.partials if p.stable >= cursor), at_final)
         yield committed - recording.sent_at(end)
 
 

@@ -1,4 +1,4 @@
-"""Many measured values in a few numbers; pure."""
+"""Statistics of measured values; pure."""
 
 import math
 import statistics
@@ -20,7 +20,7 @@ class Spread:
 
 
 def spread(values: Iterable[float]) -> Spread | None:
-    """The percentiles of these values; None if there are none."""
+    """Return percentiles of values; None without values."""
     measured = list(values)
     if not measured:
         return None
@@ -33,13 +33,13 @@ class Trend:
     """A straight line through points, by least squares."""
 
     slope: float
-    """By how much y grows for each unit of x."""
+    """Growth of y for each unit of x."""
     error: float
     """Standard error of the slope, as if the points were independent."""
 
 
 def trend(points: Sequence[tuple[float, float]]) -> Trend | None:
-    """The line through pairs of x and y; None for fewer than three points or only one x."""
+    """Return the line through pairs of x and y; None for fewer than three points or two x."""
     if len(points) < 3 or len({x for x, _ in points}) < 2:
         return None
     xs, ys = [x for x, _ in points], [y for _, y in points]
@@ -51,11 +51,11 @@ def trend(points: Sequence[tuple[float, float]]) -> Trend | None:
 
 
 def median(values: Iterable[float]) -> float:
-    """The middle value; 0 of none."""
+    """Return the median; 0 without values."""
     measured = list(values)
     return statistics.median(measured) if measured else 0.0
 
 
 def ratio(a: float, b: float) -> float | None:
-    """How many times `b` fits into `a`; None where there is no `b`."""
+    """Return a / b; None if b is 0."""
     return a / b if b else None

@@ -1,4 +1,4 @@
-"""What transcribing a file takes, by stage."""
+"""Time that the transcription of a file takes, by stage."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -20,14 +20,14 @@ from streamasr.pipeline.transcribe import FileSettings, Progress, transcribe
 
 @dataclass(frozen=True, slots=True)
 class FileResult:
-    """What one file took."""
+    """Time that one file took."""
 
     file: str
     audio_s: float
     wall_s: float
     segments: int
     work: Mapping[str, float]
-    """Seconds that each stage worked; of the aligner only its `cpu` is known."""
+    """Seconds of work of each stage; of the aligner only its `cpu` is known."""
     cpu: Mapping[str, float]
     """Seconds of processor time by process, over all threads."""
 
@@ -39,7 +39,7 @@ class FileResult:
 
 @dataclass(slots=True)
 class Metered:
-    """A recogniser that notes what its answers have cost."""
+    """Recogniser that adds up the costs of its answers."""
 
     recogniser: ChannelSource
     work: dict[str, float] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Metered:
 
 
 def costs_of(answer: Answer | Order) -> dict[str, float]:
-    """Seconds by stage that an answer says it took."""
+    """Return the seconds of each stage that an answer took."""
     return asdict(answer.costs) if isinstance(answer, Recognised) else {}
 
 
@@ -69,7 +69,7 @@ def measure_file(engine: LocalEngine, settings: FileSettings, path: Path) -> Fil
     """Transcribe a file from beginning to end.
 
     Raises:
-        AudioError: it cannot be read.
+        AudioError: the file cannot be read.
     """
     metered = Metered(engine)
     before = _cpu(engine)

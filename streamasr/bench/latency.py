@@ -1,4 +1,4 @@
-"""Sessions through the public socket: what is said, what is heard, and when."""
+"""Sessions through the public socket, with the times of audio and messages."""
 
 import asyncio
 import contextlib
@@ -18,21 +18,21 @@ BLOCK: Final = SAMPLE_RATE * 20 // 1000
 """Samples in a block, 20 ms, as a device would deliver them."""
 
 FAST_BLOCK: Final = SAMPLE_RATE // 2
-"""Samples in a block where there is no pace."""
+"""Samples in a block without a pace."""
 
 STAGGER_S: Final = 0.73
-"""Between the beginnings of two sessions, so that they do not pause in chorus."""
+"""Seconds between the beginnings of two sessions, so that they do not pause together."""
 
 WARM_UP_S: Final = 16.0
-"""Audio heard before the measurement, so that everything is loaded: the clip that is built in."""
+"""Seconds of audio before the measurement, so that everything is loaded: the built-in clip."""
 
 Report = Callable[[float], None]
-"""Told now and then how many seconds of audio have been sent."""
+"""Receives the seconds of audio that were sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where the daemon is."""
+    """Address of the daemon, and its token."""
 
     url: str
     token: str | None = None
@@ -45,12 +45,12 @@ class Run:
     recordings: Sequence[Recording]
     looks: Sequence[Look]
     began: float
-    """On the clock of the looks."""
+    """Time on the clock of the looks."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyResult:
-    """What sessions came to, and what they took."""
+    """Figures of sessions, and the resources that they used."""
 
     summary: Summary
     consumption: Consumption
@@ -70,7 +70,8 @@ async def measure(
     """Play speech to a daemon in so many sessions at once.
 
     Raises:
-        ProtocolError, UnreachableError: the daemon does not take it.
+        ProtocolError: the daemon refused a session.
+        UnreachableError: the daemon does not answer.
     """
     clock = asyncio.get_running_loop().time
     await telemetry.look(clock)
@@ -99,13 +100,13 @@ async def measure(
 
 
 def result_of(run: Run, rules: Endpointing) -> LatencyResult:
-    """The figures of a run."""
+    """Return the figures of a run."""
     wall = run.looks[-1].at - run.began
     return LatencyResult(summarise(run.recordings, rules), consumption(list(run.looks)), wall)
 
 
 async def warm_up(server: Server, speech: Speech) -> None:
-    """Have everything loaded, words included."""
+    """Run a session, so that all models are loaded, the aligner included."""
     await speak(server, speech, pace=0.0)
 
 
@@ -117,12 +118,12 @@ async def speak(
     partials: bool = True,
     report: Report = lambda _: None,
 ) -> Recording:
-    """One session from its first sample to its end, as a client sees it."""
+    """Run one session from its first sample to its end; return its messages with their times."""
     clock = asyncio.get_running_loop().time
     recording = Recording(pace=pace)
     stream = client.connect(server.url, token=server.token, partials=partials)
     async with _plain_errors(), stream, asyncio.TaskGroup() as tasks:
-        tasks.create_task(_hear(stream, recording, clock))
+        tasks.create_task(_receive(stream, recording, clock))
         recording.began = clock()
         block = BLOCK if pace else FAST_BLOCK
         for start in range(0, speech.n_samples, block):
@@ -151,12 +152,12 @@ async def _speak_later(
     return await speak(server, speech, pace=pace, partials=partials, report=report)
 
 
-async def _hear(
+async def _receive(
     stream: client.AudioSession, recording: Recording, clock: Callable[[], float]
 ) -> None:
     async for event in stream:
         if not isinstance(event, client.Reconnecting | client.Resumed):
-            recording.note_heard(event, clock())
+            recording.note_received(event, clock())
 
 
 @contextlib.asynccontextmanager
@@ -169,6 +170,6 @@ async def _plain_errors() -> AsyncIterator[None]:
 
 
 def texts(recording: Recording) -> list[str]:
-    """What was recognised, segment by segment."""
-    messages = (one.message for one in recording.heard)
+    """Return the text of each segment."""
+    messages = (one.message for one in recording.received)
     return [message.text for message in messages if isinstance(message, v1.Final)]

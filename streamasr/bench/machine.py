@@ -1,19 +1,19 @@
-"""What was measured on, and with what."""
+"""The machine of a measurement, and the model."""
 
 import os
 import platform
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
 from streamasr import __version__
+from streamasr.core.versions import installed_version
 from streamasr.models.bundle import Bundle, read_bundle
 from streamasr.models.family import Role
 
 SCRIPTED: Final = "scripted_tokens_per_second"
-"""Fact of a model whose weights mean nothing: its decoder says so many tokens for each second of
-audio, whatever they are, so that its timing is that of real speech."""
+"""Key in the description of a model with random weights: its decoder generates so many tokens for
+each second of audio, so that its timing is that of real speech."""
 
 _PACKAGES: Final = ("llama-cpp-python", "onnxruntime", "numpy")
 
@@ -24,7 +24,7 @@ class Machine:
 
     processor: str
     cores: int
-    """That this process may use."""
+    """Cores that this process may use."""
     memory_gib: float
     system: str
     python: str
@@ -40,13 +40,14 @@ class ModelFacts:
     decoder_mib: float
     encoder_mib: float
     aligner_mib: float | None
-    """None where there is none."""
+    """None without an aligner."""
     scripted: float | None
-    """Tokens for each second of audio of a decoder that follows a script; None of a real one."""
+    """Tokens for each second of audio, of a decoder that follows a script; else None."""
 
 
 def this_machine() -> Machine:
-    """The one that we run on."""
+    """Return facts about this machine."""
+    versions = {name: installed_version(name) or "not installed" for name in _PACKAGES}
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return Machine(
         processor=_processor(Path("/proc/cpuinfo").read_text("utf-8", "replace")),
@@ -54,15 +55,15 @@ def this_machine() -> Machine:
         memory_gib=round(pages / 2**30, 1),
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
-        packages={"streamasr": __version__, **{name: _version(name) for name in _PACKAGES}},
+        packages={"streamasr": __version__, **versions},
     )
 
 
 def model_facts(directory: Path) -> ModelFacts:
-    """What there is to know about a model.
+    """Return facts about a model.
 
     Raises:
-        ModelError: it cannot be read.
+        ModelError: the directory is not a recogniser.
     """
     bundle = read_bundle(directory, Role.RECOGNISER)
     scripted = bundle.facts.get(SCRIPTED)
@@ -86,14 +87,7 @@ def _mib(path: Path) -> float:
 
 
 def _processor(cpuinfo: str) -> str:
-    """Its name as Linux has it; on some architectures there is none."""
+    """Return the name of the processor in /proc/cpuinfo, or the architecture."""
     lines = (line.partition(":") for line in cpuinfo.splitlines())
     names = (value.strip() for key, _, value in lines if key.strip() == "model name")
     return next(names, platform.machine())
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

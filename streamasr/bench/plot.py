@@ -1,4 +1,4 @@
-"""Pictures of measurements; the only place that knows matplotlib."""
+"""Plots of measurements; the only module that imports matplotlib."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -32,24 +32,27 @@ _SHORT: Final[dict[Kind, str]] = {
     "scratch": "scratch",
 }
 _BINS: Final = 120
-"""Intervals into which a run is divided at most where its work is shown."""
+"""Greatest number of intervals in the plot of work."""
 _SHORTEST_BIN_S: Final = 2.0
-"""In less, too few texts come for a mean to mean anything."""
+"""Shortest interval, since shorter ones have too few texts for a mean."""
 
 
 def check_plot(path: Path) -> None:
-    """Find out before the measurement whether its picture can be drawn.
+    """Check before a measurement that its plot can be drawn.
 
     Raises:
-        ConfigError: matplotlib is missing, or the file's name says no format that is known.
+        ConfigError: matplotlib is missing, or the suffix of the file is not a known format.
     """
     if path.suffix.lower() not in FORMATS:
-        raise ConfigError(f"{path}: a plot is a .png or an .svg file.")
+        raise ConfigError(
+            f"{path} is not a .png or .svg file; choose one of these.", code="unknown_format"
+        )
     try:
         import matplotlib.figure  # noqa: F401
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"the package {error.name} is missing; `pip install 'streamasr[bench]'` brings it."
+            f"the package {error.name} is missing; run `pip install 'streamasr[bench]'`.",
+            code="package_missing",
         ) from error
 
 
@@ -109,10 +112,10 @@ def _draw_lag(axes: "Axes", run: Run, rules: Endpointing) -> None:
 
 
 def _draw_costs(axes: "Axes", run: Run) -> None:
-    """What each stage worked for each text that came, stage on stage."""
+    """Draw the work of each stage for each text, stacked."""
     bins = min(_BINS, int((run.looks[-1].at - run.looks[0].at) / _SHORTEST_BIN_S))
     looks = edges_of_work(run.recordings, thinned(run.looks, max(1, bins)))
-    if len(looks) == 1:  # no text came
+    if len(looks) == 1:  # without texts
         return
     stages = sorted({stage for look in looks for stage in look.work}, key=_stage_order)
     edges = [look.at - run.began for look in looks]
@@ -128,7 +131,7 @@ def _draw_costs(axes: "Axes", run: Run) -> None:
 
 
 def _draw_stages(axes: "Axes", result: UpdateResult) -> None:
-    """One bar for each kind and length, of its stages on top of each other."""
+    """Draw a bar for each kind and length, with stacked stages."""
     rows = [row for row in result.rows if not row.kind.startswith("final")]
     lengths = sorted({row.seconds for row in rows})
     kinds = list(_SHORT)
@@ -155,14 +158,14 @@ def _draw_stages(axes: "Axes", result: UpdateResult) -> None:
 
 
 def thinned(looks: Sequence[Look], n: int) -> list[Look]:
-    """At most `n` + 1 looks, evenly taken, with the first and the last."""
+    """Return at most `n` + 1 looks at equal distances, with the first and the last."""
     if len(looks) <= n + 1:
         return list(looks)
     return [looks[round(i * (len(looks) - 1) / n)] for i in range(n + 1)]
 
 
 def edges_of_work(recordings: Sequence[Recording], looks: Sequence[Look]) -> list[Look]:
-    """The looks between any two of which a text came, so that no work counts for none."""
+    """Return looks with a text between any two, so that all work belongs to some text."""
     edges = [looks[0]]
     for look in looks[1:]:
         if _n_texts(recordings, edges[-1], look):
@@ -171,7 +174,7 @@ def edges_of_work(recordings: Sequence[Recording], looks: Sequence[Look]) -> lis
 
 
 def cost_of_update(recordings: Sequence[Recording], before: Look, after: Look, stage: str) -> float:
-    """Milliseconds that a stage worked between two looks, for each partial and final that came."""
+    """Return the milliseconds of a stage between two looks, for each partial and final."""
     n_texts = _n_texts(recordings, before, after)
     done = after.work.get(stage, 0.0) - before.work.get(stage, 0.0)
     return 1000 * done / n_texts if n_texts else 0.0
@@ -181,12 +184,12 @@ def _n_texts(recordings: Sequence[Recording], before: Look, after: Look) -> int:
     return sum(
         isinstance(one.message, v1.Partial | v1.Final) and before.at < one.at <= after.at
         for recording in recordings
-        for one in recording.heard
+        for one in recording.received
     )
 
 
 def _leave_room(axes: "Axes", n_columns: int) -> None:
-    """Begin at 0, and put the legend where nothing is drawn."""
+    """Begin at 0, and leave space for the legend."""
     axes.set_ylim(0, 1.25 * axes.get_ylim()[1])
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, loc="upper left", ncols=n_columns)
@@ -214,4 +217,6 @@ def _save(figure: "Figure", path: Path) -> None:
     try:
         figure.savefig(path)
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}.") from error
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror}.", code="file_not_written"
+        ) from error

@@ -1,4 +1,4 @@
-"""What a daemon says about itself while it works, and what its processes use."""
+"""Metrics of a running daemon, and the resources that its processes use."""
 
 import asyncio
 import urllib.request
@@ -12,48 +12,48 @@ from streamasr.core.errors import ProtocolError
 from streamasr.core.processes import Usage, usage
 
 INTERVAL_S: Final = 0.5
-"""Between two looks; each costs the daemon 2 ms or so."""
+"""Seconds between two looks; each costs the daemon about 2 ms."""
 
 _TIMEOUT_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A daemon at one moment."""
+    """State of a daemon at one moment."""
 
     at: float
-    """On the clock of the measurement."""
+    """Time on the clock of the measurement."""
     work: Mapping[str, float]
-    """Seconds that each stage has worked since the daemon began."""
+    """Seconds of work of each stage since the daemon started."""
     lag: float
-    """Seconds of finished speech whose text is owed, by its own account."""
+    """Lag in seconds that the daemon reports."""
     usage: Mapping[str, Usage]
-    """Of each process by name; empty where the daemon runs elsewhere."""
+    """Resources of each process by name; empty for a daemon on another machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Consumption:
-    """What a measurement took."""
+    """Resources that a measurement used."""
 
     work: Mapping[str, float]
-    """Seconds by stage."""
+    """Seconds of work by stage."""
     cpu: Mapping[str, float]
-    """Seconds by process."""
+    """Seconds of processor time by process."""
     memory: Mapping[str, int]
-    """Bytes by process, the most of all looks."""
+    """Bytes by process, the greatest of all looks."""
     peak: Mapping[str, int]
-    """Bytes resident by process at most, since it began."""
+    """Greatest resident bytes by process, since its start."""
 
 
 @dataclass(slots=True)
 class Telemetry:
-    """Looks at a daemon from time to time."""
+    """Looks at a daemon at regular intervals."""
 
     base: str
-    """Its address, `ws://...`."""
+    """Address of the daemon, `ws://...`."""
     token: str | None = None
     processes: Callable[[], Mapping[str, int]] = dict
-    """The numbers of its processes by name."""
+    """Returns the process ids of the daemon by name."""
     looks: list[Look] = field(default_factory=list)
 
     async def watch(self, clock: Callable[[], float]) -> None:
@@ -63,10 +63,10 @@ class Telemetry:
             await asyncio.sleep(INTERVAL_S)
 
     async def look(self, clock: Callable[[], float]) -> None:
-        """Take down how things are.
+        """Note the present state.
 
         Raises:
-            ProtocolError: there are no metrics at this address.
+            ProtocolError: the address serves no metrics.
         """
         work, lag = read_metrics(await asyncio.to_thread(self._fetch))
         used = {name: usage(process) for name, process in self.processes().items()}
@@ -81,11 +81,11 @@ class Telemetry:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
                 return str(answer.read().decode())
         except (OSError, ValueError) as error:
-            raise ProtocolError(f"{url} shows no metrics: {error}") from error
+            raise ProtocolError(f"{url} serves no metrics: {error}.", code="no_metrics") from error
 
 
 def read_metrics(text: str) -> tuple[dict[str, float], float]:
-    """Seconds of work by stage, and the lag, from what `/metrics` says."""
+    """Return the seconds of work by stage, and the lag, from the text of `/metrics`."""
     work: dict[str, float] = {}
     lag = 0.0
     for family in text_string_to_metric_families(text):
@@ -98,10 +98,10 @@ def read_metrics(text: str) -> tuple[dict[str, float], float]:
 
 
 def consumption(looks: list[Look]) -> Consumption:
-    """What was used between the first look and the last.
+    """Return the resources used between the first look and the last.
 
-    A process that was replaced meanwhile counts from its beginning, once under each number; what
-    it used after the last look at it is not known.
+    A process that was replaced meanwhile counts from its start; its use after the last look at it
+    is unknown.
     """
     first = looks[0]
     cpu: dict[str, float] = {}

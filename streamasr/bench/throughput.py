@@ -18,16 +18,16 @@ from streamasr.models.family import Encoded
 SEGMENT_S: Final = 10.0
 """Speech of each session."""
 
-_APART_S: Final = 3.1  # between the beginnings of what two sessions say
+_APART_S: Final = 3.1  # between the beginnings of two sessions in the speech
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeRow:
-    """So many answers, one after the other and all at once."""
+    """Costs of a number of answers, one after the other and all at once."""
 
     sessions: int
     n_tokens: int
-    """Of all answers together."""
+    """Tokens of all answers together."""
     apart_s: float
     """Seconds for all of them, one after the other; a median."""
     together_s: float
@@ -93,7 +93,7 @@ class _Speaker:
         """Return the encoding of some samples.
 
         Raises:
-            WorkerError: the encoder failed.
+            WorkerError: the encoder could not encode it.
         """
         self._stages.encoding.put(self, Encode(self._next_pass(), samples))
         answer = self._wait()
@@ -108,7 +108,7 @@ class _Speaker:
         """Wait for the text, and return its number of tokens.
 
         Raises:
-            WorkerError: the decoder failed.
+            WorkerError: the decoder could not decode it.
         """
         answer = self._wait()
         assert isinstance(answer, Recognised)
@@ -145,13 +145,13 @@ def measure_decoding(
 
     Args:
         stages: those of an engine with caches, started.
-        speech: what is said; each session begins somewhere else in it.
-        sessions: how many at once, one row for each.
-        repetitions: of which the median is taken.
-        report: told what is being done.
+        speech: audio; each session begins at another place in it.
+        sessions: numbers of sessions, one row for each.
+        repetitions: number of measurements, whose median counts.
+        report: receives a description of each step.
 
     Raises:
-        WorkerError: the engine fails.
+        WorkerError: the engine failed, or found no text.
     """
     speakers = [_Speaker(stages) for _ in range(max(sessions))]
     try:

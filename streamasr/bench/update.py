@@ -1,17 +1,16 @@
-"""What one live update costs while an utterance grows, with caches and without.
+"""Cost of a live update while an utterance grows, with caches and without.
 
-An utterance grows by half a second at a time, as a session would have it: each time everything so
-far is ordered to be encoded and decoded, with what is stable forced and the last hypothesis as a
-draft. An engine that keeps its caches pays for what is new. Then an engine that keeps none is given
-the same at the lengths that are asked for. The two take turns and are never loaded together, since
-OpenMP lets threads sleep sooner where there are more of them than processors.
+An utterance grows by half a second at a time, as in a session: each time all of it is recognised,
+with the stable text forced and the last hypothesis as a draft. An engine with caches pays for the
+new part. Then an engine without caches gets the same at the chosen lengths. The two take turns and
+are never loaded together, since OpenMP lets threads sleep sooner if they outnumber the processors.
 
     incremental   caches and drafts; of the updates in the last two seconds up to a length, since
                   an update costs more the more of the encoder's window is open
     scratch       neither: all audio is encoded, the whole prompt read, all text found token by
                   token
     final         caches: the pass over the whole segment after the speaker has paused, when the
-                  last update had heard all but a quarter of a second
+                  last update had covered all but a quarter of a second
     final_scratch the same from scratch
 """
 
@@ -39,7 +38,7 @@ FINAL_STEP_S: Final = 0.25
 """New audio of the pass for the final: a pause begins anywhere between two updates."""
 
 SPAN_S: Final = 2.0
-"""The updates in so much audio up to a length count for it."""
+"""Updates within so many seconds up to a length count for it."""
 
 GROWTH_S: Final = (6.0, 24.0)
 """Lengths whose costs are compared with each other."""
@@ -50,7 +49,7 @@ OpenEngine: TypeAlias = Callable[[], AbstractContextManager[ChannelSource]]
 """Starts an engine, which the end of its context stops."""
 
 _FROM_SCRATCH: Final[dict[Kind, Kind]] = {"incremental": "scratch", "final": "final_scratch"}
-"""What each kind is compared with."""
+"""Kind that each kind is compared with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,40 +91,40 @@ class UpdateRow:
 
 @dataclass(frozen=True, slots=True)
 class UpdateResult:
-    """What updates cost."""
+    """Costs of updates."""
 
     rows: Sequence[UpdateRow]
     curve: Sequence[tuple[float, float]]
     """Length and median wall time of every incremental update."""
     ratios: dict[str, float]
-    """By what is compared: `scratch:incremental@20`, `growth:incremental`, ..."""
+    """Ratios by name: `scratch:incremental@20`, `growth:incremental`, ..."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured."""
+    """Lengths and repetitions of a measurement."""
 
     seconds: Sequence[float] = (5.0, 10.0, 20.0, 40.0)
     final_s: float = 10.0
     """Length of the segment whose final pass is measured."""
     repetitions: int = 3
     lag: CommitLag = field(default_factory=CommitLag)
-    """When tokens are stable."""
+    """Lag after which tokens are stable."""
 
     @property
     def lengths(self) -> list[float]:
-        """Where both engines are measured, ascending; those of growth if they are in reach."""
+        """Lengths at which both engines are measured, with those of growth if in reach."""
         reached = GROWTH_S if max(self.seconds) >= max(GROWTH_S) else ()
         return sorted({*self.seconds, *reached})
 
     @property
     def longest(self) -> float:
-        """Of all segments."""
+        """Length of the longest segment."""
         return max(*self.lengths, self.final_s)
 
 
 class Rig:
-    """One session's way to an engine; waits for each answer."""
+    """One session with an engine, which waits for each answer."""
 
     def __init__(self, recogniser: ChannelSource) -> None:
         """Open a channel of a started engine."""
@@ -174,7 +173,7 @@ class Rig:
                 raise WorkerError(f"unexpected answer: {other!r}", code="unexpected_answer")
 
     def release(self, segment: int) -> None:
-        """A segment is done with."""
+        """Free everything about a segment."""
         self._channel.perform(Release(segment))
 
     def close(self) -> None:
@@ -196,18 +195,18 @@ class _Utterance:
     def forced(self) -> tuple[int, ...]:
         return self._stable.forced
 
-    def heard(self, seconds: float) -> Float32Array:
+    def audio(self, seconds: float) -> Float32Array:
         return self._samples[: to_samples(seconds)]
 
     def update(self, seconds: float, kind: Kind) -> Measured:
         rank = Rank.PARTIAL if kind == "incremental" else Rank.SPECULATIVE
-        heard = self.heard(seconds)
+        audio = self.audio(seconds)
         hypothesis, cost = self._rig.run(
-            self.number, heard, rank=rank, forced=self.forced, draft=self._draft
+            self.number, audio, rank=rank, forced=self.forced, draft=self._draft
         )
         continuation = self._stable.continued_by(hypothesis)
         if continuation is not None:
-            self._stable.receive(hypothesis.tokens, continuation, Samples(len(heard)))
+            self._stable.receive(hypothesis.tokens, continuation, Samples(len(audio)))
         self._draft = hypothesis.tokens
         return Measured(kind, seconds, cost, len(hypothesis.tokens))
 
@@ -219,17 +218,17 @@ def measure(
     plan: Plan,
     report: Callable[[str], None] = lambda _: None,
 ) -> list[Measured]:
-    """Let utterances grow and note what each pass costs.
+    """Let utterances grow and measure the cost of each pass.
 
     Args:
         open_incremental: starts an engine with caches.
-        open_scratch: starts one without, of the same model and settings.
-        speech: what is said, repeated without end.
-        plan: which lengths, how often.
-        report: told what is being done.
+        open_scratch: starts an engine without caches, of the same model and settings.
+        speech: audio, repeated as needed.
+        plan: lengths and repetitions.
+        report: receives a description of each step.
 
     Raises:
-        WorkerError: an engine fails.
+        WorkerError: an engine failed or abandoned a pass.
     """
     samples = speech.samples(0, to_samples(plan.longest))
     measured: list[Measured] = []
@@ -237,14 +236,14 @@ def measure(
         report(f"repetition {repetition + 1} of {plan.repetitions}")
         asked: list[_Asked] = []
         with _rig(open_incremental, samples) as rig:
-            measured += _told(_grow(rig, samples, plan, asked), report)
+            measured += _reported(_grow(rig, samples, plan, asked), report)
         with _rig(open_scratch, samples) as rig:
-            measured += _told(_do_anew(rig, samples, asked), report)
+            measured += _reported(_do_anew(rig, samples, asked), report)
     return measured
 
 
 def result_of(measured: Sequence[Measured], plan: Plan) -> UpdateResult:
-    """Medians and ratios."""
+    """Return medians and ratios."""
     keys = dict.fromkeys(
         (m.kind, m.seconds)
         for m in measured
@@ -259,7 +258,7 @@ def result_of(measured: Sequence[Measured], plan: Plan) -> UpdateResult:
     return UpdateResult(rows, curve, _ratios(rows))
 
 
-def _told(passes: Iterable[Measured], report: Callable[[str], None]) -> Iterator[Measured]:
+def _reported(passes: Iterable[Measured], report: Callable[[str], None]) -> Iterator[Measured]:
     for one in passes:
         report(f"{one.seconds:g} s, {one.kind}")
         yield one
@@ -267,7 +266,7 @@ def _told(passes: Iterable[Measured], report: Callable[[str], None]) -> Iterator
 
 @contextmanager
 def _rig(open_engine: OpenEngine, samples: Float32Array) -> Iterator[Rig]:
-    """An engine that has been warmed up: its first pass allocates, and is nobody's update."""
+    """Start an engine and warm it up: its first pass allocates memory."""
     with open_engine() as engine:
         rig = Rig(engine)
         try:
@@ -284,7 +283,7 @@ _WARM_UP, _GROWING_SEGMENT, _ENDING_SEGMENT, _FIRST_ANEW = range(1, 5)
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What the engine with caches was given, to be given to the one without."""
+    """Order that the engine with caches got, for the engine without caches."""
 
     kind: Kind
     seconds: float
@@ -292,7 +291,7 @@ class _Asked:
 
 
 def _grow(rig: Rig, samples: Float32Array, plan: Plan, asked: list[_Asked]) -> Iterator[Measured]:
-    """An utterance that grows, and another one with its final pass."""
+    """Yield the passes of a growing utterance, and of another one with its final pass."""
     growing = _Utterance(rig, _GROWING_SEGMENT, samples, plan.lag)
     for seconds in _steps(max(plan.lengths)):
         if seconds in plan.lengths:
@@ -308,16 +307,16 @@ def _grow(rig: Rig, samples: Float32Array, plan: Plan, asked: list[_Asked]) -> I
 
 
 def _do_anew(rig: Rig, samples: Float32Array, asked: Sequence[_Asked]) -> Iterator[Measured]:
-    """Each pass as if it were the first."""
+    """Yield each pass as if it were the first."""
     for number, one in enumerate(asked, _FIRST_ANEW):
-        heard = samples[: to_samples(one.seconds)]
-        hypothesis, cost = rig.run(number, heard, forced=one.forced)
+        audio = samples[: to_samples(one.seconds)]
+        hypothesis, cost = rig.run(number, audio, forced=one.forced)
         rig.release(number)
         yield Measured(one.kind, one.seconds, cost, len(hypothesis.tokens))
 
 
 def _steps(last: float, first: float = STEP_S) -> Iterable[float]:
-    """Every length of an utterance that grows up to `last`, which is the last."""
+    """Return the lengths of a growing utterance, which ends with `last`."""
     n_steps = int((last - first) / STEP_S + 1e-9)
     lengths = [first + STEP_S * number for number in range(n_steps + 1)]
     return lengths if abs(lengths[-1] - last) < 1e-9 else [*lengths, last]
@@ -326,7 +325,7 @@ def _steps(last: float, first: float = STEP_S) -> Iterable[float]:
 def _row(
     kind: Kind, seconds: float, measured: Sequence[Measured], span_s: float = 0.0
 ) -> UpdateRow:
-    """Medians over what was measured at a length, or within so many seconds up to it."""
+    """Return medians over the passes at a length, or within so many seconds up to it."""
     first = seconds - span_s
     at = [m for m in measured if m.kind == kind and m.seconds <= seconds]
     same = [m for m in at if m.seconds == seconds or m.seconds > first]

@@ -1,4 +1,4 @@
-"""What a person sees while a file is being transcribed."""
+"""Widgets of the terminal: progress bars, tables, and the view of partials and finals."""
 
 import sys
 import time
@@ -30,20 +30,20 @@ from streamasr.core.units import to_seconds
 
 
 class ProgressBar:
-    """Audio time, speed and time left on the terminal of stderr; nothing when that is piped."""
+    """Audio time, speed and time left on stderr; nothing if that is not a terminal."""
 
     def __init__(self, name: str, duration: float | None, is_wanted: bool) -> None:
         """Prepare a bar for one file.
 
         Args:
-            name: what is shown.
+            name: of the file.
             duration: of the audio in seconds, None where unknown.
-            is_wanted: False where something else shows how far things are.
+            is_wanted: False if something else shows the progress.
         """
         console = Console(stderr=True)
-        # On a screen, text on stdout goes above the bar; to a pipe it goes as it is.
+        # On a terminal, text on stdout is printed above the bar; to a pipe it goes unchanged.
         self._progress = Progress(
-            TextColumn("{task.description}", markup=False),  # a name of a file may hold brackets
+            TextColumn("{task.description}", markup=False),  # file names may contain brackets
             BarColumn(bar_width=24),
             _AudioTimeColumn(),
             _SpeedColumn(),
@@ -68,25 +68,25 @@ class ProgressBar:
         self._progress.stop()
 
     def show(self, seconds: float) -> None:
-        """So much audio has been done."""
+        """Show how many seconds of audio are done."""
         self._progress.update(self._task, completed=seconds)
 
 
 class StepProgress:
-    """The steps of a long piece of work on the terminal of stderr: a bar for the running one.
+    """Steps of a long piece of work on stderr, with a bar for the running step.
 
-    A step has a line of its own above its bar, as names of files are long. Where stderr is no
-    terminal each step is a line, so that a log tells what took so long.
+    A step has a line of its own above its bar, as file names are long. If stderr is not a terminal,
+    each step is a line, so that a log shows the steps.
     """
 
     def __init__(
         self, console: Console | None = None, now: Callable[[], float] = time.monotonic
     ) -> None:
-        """Prepare; nothing is shown before `__enter__`.
+        """Prepare; entering the context begins the display.
 
         Args:
-            console: where it is shown; by default stderr.
-            now: seconds from any beginning.
+            console: of the display; by default stderr.
+            now: clock in seconds.
         """
         self._console = console or Console(stderr=True)
         self._now = now
@@ -118,11 +118,11 @@ class StepProgress:
         self._progress.stop()
 
     def __rich__(self) -> RenderableType:
-        """What a terminal shows now."""
+        """Return the present display of a terminal."""
         return self._progress.get_renderable()
 
     def show(self, what: str, done: int, total: int) -> None:
-        """So many bytes of this step have been done; a total of 0 is one that is not known."""
+        """Show how many bytes of a step are done; a total of 0 is unknown."""
         if what != self._what:
             self._what = what
             self._begin(printable(what), total)
@@ -138,7 +138,7 @@ class StepProgress:
             )
 
     def note(self, sentence: str) -> None:
-        """Say something that stays, above the bar."""
+        """Print a sentence above the bar."""
         sentence = printable(sentence)
         if self._console.is_terminal:
             self._console.print(Text(f"streamasr: {sentence}"), soft_wrap=True)
@@ -152,7 +152,7 @@ class StepProgress:
             what, total=total or None, told=self._now(), speed=None
         )
         if not self._console.is_terminal and what not in self._said:
-            self._said.add(what)  # a step that is gone back to is not said again
+            self._said.add(what)  # a step that is repeated is not printed again
             self._say(what)
 
     def _say(self, text: str) -> None:
@@ -160,7 +160,7 @@ class StepProgress:
 
 
 class _Rate:
-    """Bytes for each second, over all steps in a row that do the same: over all files, say."""
+    """Bytes per second, over consecutive steps of the same kind, such as all files."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -169,25 +169,25 @@ class _Rate:
         self._moved = self._last = 0
 
     def begin(self, what: str, done: int) -> None:
-        """A step begins, of which so much was done before."""
+        """Begin a step, of which some bytes were done before."""
         verb = what.partition(" ")[0]
         if verb != self._verb:
             self._verb, self._since, self._moved = verb, self._now(), 0
         self._last = done
 
     def advance(self, done: int) -> None:
-        """So much of the step has been done; it may be less than before, if it starts over."""
+        """Note the bytes of the step that are done; fewer than before if it starts over."""
         self._moved += max(0, done - self._last)
         self._last = done
 
     def speed(self) -> float | None:
-        """None as long as nothing can be said."""
+        """Return bytes per second; None in the first second."""
         seconds = self._now() - self._since
         return self._moved / seconds if self._moved and seconds >= _STANDING_S else None
 
 
 _STANDING_S: Final = 1.0
-"""Without news, after which a bar no longer claims to know how far things are."""
+"""Seconds without news after which a bar no longer shows a position."""
 
 
 def _is_standing(task: Task, now: float) -> bool:
@@ -195,7 +195,7 @@ def _is_standing(task: Task, now: float) -> bool:
 
 
 class _Steps(Progress):
-    """The running step, and below it its bar."""
+    """The running step, with its bar below."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """See `Progress.get_renderables`."""
@@ -207,7 +207,7 @@ class _Steps(Progress):
 
 
 class _Narrow(ProgressColumn):
-    """A column that stays on its line."""
+    """A column that never wraps."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         super().__init__(Column(no_wrap=True))
@@ -215,7 +215,7 @@ class _Narrow(ProgressColumn):
 
 
 class _StepBar(_Narrow):
-    """How much is done; a pulse where that is not known."""
+    """Bar of the progress; a pulse where that is unknown."""
 
     def render(self, task: Task) -> RenderableType:
         is_standing = _is_standing(task, self._now())
@@ -229,7 +229,7 @@ class _StepBar(_Narrow):
 
 
 class _BytesColumn(_Narrow):
-    """Bytes done, and of how many."""
+    """Bytes done, and their total."""
 
     def render(self, task: Task) -> Text:
         done = size_text(task.completed) if task.completed or task.total else ""
@@ -238,7 +238,7 @@ class _BytesColumn(_Narrow):
 
 
 class _StepSpeedColumn(_Narrow):
-    """Bytes for each second that passes."""
+    """Bytes per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.fields["speed"]
@@ -247,7 +247,7 @@ class _StepSpeedColumn(_Narrow):
 
 
 class _StepTimeColumn(_Narrow):
-    """Time left; where that is not known, how long it has taken so far."""
+    """Time left or, where that is unknown, time passed."""
 
     def render(self, task: Task) -> Text:
         if _is_standing(task, self._now()):
@@ -258,13 +258,13 @@ class _StepTimeColumn(_Narrow):
 
 
 def _minutes(seconds: float) -> str:
-    """Minutes and seconds: 61:05."""
+    """Return minutes and seconds: 61:05."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes}:{rest:02d}"
 
 
 def shorten(text: str, width: int) -> str:
-    """A text that is too long without its middle: both ends of a file's name tell more."""
+    """Return a text without its middle if it is too long: the ends of a file name matter more."""
     if len(text) <= width:
         return text
     kept = max(0, width - 1)
@@ -272,9 +272,9 @@ def shorten(text: str, width: int) -> str:
 
 
 def print_table(table: Table, console: Console) -> None:
-    """Print a table: as wide as the terminal, and in a pipe as wide as it is.
+    """Print a table: fitted to the width of a terminal, and in full width to a pipe.
 
-    Paths in a log stay whole then, and no line ends in blanks.
+    Paths in a log stay whole, and no line ends in blanks.
     """
     if console.is_terminal:
         console.print(table)
@@ -285,15 +285,15 @@ def print_table(table: Table, console: Console) -> None:
 
 
 _WIDER_THAN_ANY: Final = 1 << 16
-"""Columns of a table whose cells are sentences."""
+"""Width in columns for tables whose cells are sentences."""
 
 
 @contextmanager
 def busy(what: str) -> Iterator[Callable[[str], None]]:
-    """Say on the terminal of stderr what is being done; nothing where that is piped.
+    """Show the present work on stderr; nothing if that is not a terminal.
 
     Yields:
-        What tells the next thing that is being done.
+        A function that shows the next piece of work.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -304,7 +304,7 @@ def busy(what: str) -> Iterator[Callable[[str], None]]:
 
 
 class _AudioTimeColumn(ProgressColumn):
-    """Audio done, and of how much."""
+    """Audio time done, and its total."""
 
     def render(self, task: Task) -> Text:
         done = clock(task.completed)
@@ -312,7 +312,7 @@ class _AudioTimeColumn(ProgressColumn):
 
 
 class _SpeedColumn(ProgressColumn):
-    """Seconds of audio for each second that passes."""
+    """Seconds of audio per second."""
 
     def render(self, task: Task) -> Text:
         if not task.elapsed or not task.completed:
@@ -321,7 +321,7 @@ class _SpeedColumn(ProgressColumn):
 
 
 class WatchView:
-    """Partials, finals and words as they come, for someone who wants to see recognition at work."""
+    """Partials, finals and words on stdout, as they come."""
 
     def __init__(self) -> None:
         """Write to stdout."""
@@ -363,7 +363,7 @@ def _word_table(message: Words) -> Table:
 
 
 def clock(seconds: float) -> str:
-    """Minutes and seconds as people read them: 1:02:03.4."""
+    """Return hours, minutes and seconds: 1:02:03.4."""
     minutes, rest = divmod(round(seconds, 1), 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"

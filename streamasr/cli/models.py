@@ -145,7 +145,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the action; return the exit code.
 
     Raises:
-        StreamASRError: the action failed.
+        StreamASRError: the action failed; the class decides the exit code.
     """
     from streamasr.config.file import find_config, load_config
 

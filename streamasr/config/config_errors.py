@@ -11,9 +11,9 @@ from streamasr.config.sections import REGISTRY
 from streamasr.core.errors import ConfigError
 
 
-def located(section: str, complaint: str) -> str:
+def located(section: str, message: str) -> str:
     """Put the place first in a message like "Expected `int`, got `str` - at `$.port`"."""
-    what, _, place = complaint.partition(" - at `$")
+    what, _, place = message.partition(" - at `$")
     path = section + place.rstrip("`")
     if choices := _choices(path):
         what = f"expected one of {', '.join(choices)}"

@@ -32,6 +32,8 @@ class ByteStream(asyncio.Protocol):
         """
         self.name = f"#{next(_numbers)}"
         """Identifies the connection in logs."""
+        self.is_idle = False
+        """The server waits for the next request, and owes nothing."""
         self._opened = opened
         self._closed = closed
         self._received = bytearray()

@@ -44,8 +44,11 @@ class CommandReader:
             self._decoded = iter(())
             self._decoded = iter(self._codec.begin())
         while (command := next(self._decoded, None)) is None:
-            async with asyncio.timeout(timeout_s):
+            if timeout_s is None:
                 frame = await self._transport.receive()
+            else:
+                async with asyncio.timeout(timeout_s):
+                    frame = await self._transport.receive()
             self.n_frames += 1
             self._decoded = iter(self._codec.decode(frame))
         if isinstance(command, Disconnect):

@@ -179,18 +179,18 @@ class Exchange:
             fields.append(("Connection", "close"))
         phrase = status.phrase.encode()
         self._write(h11.Response(status_code=status, headers=_encode(fields), reason=phrase))
-        await self.stream.drain()
+        await self._drain()
 
     async def send(self, data: bytes) -> None:
         """Send a piece of the body; wait while the client does not read."""
         if data and self.head.method != "HEAD":
             self._write(h11.Data(data=data))
-            await self.stream.drain()
+            await self._drain()
 
     async def finish(self) -> None:
         """End the response."""
         self._write(h11.EndOfMessage())
-        await self.stream.drain()
+        await self._drain()
 
     async def upgrade(self, headers: Headers) -> None:
         """Switch to the protocol that the client asked for; from now on use `stream` alone.
@@ -206,7 +206,7 @@ class Exchange:
         self._write(h11.InformationalResponse(status_code=101, headers=fields, reason=phrase))
         self.is_upgraded = True
         self.stream.unread(self._connection.trailing_data[0])
-        await self.stream.drain()
+        await self._drain()
 
     # The end.
 
@@ -249,12 +249,24 @@ class Exchange:
         if data:
             self.stream.write(data)
 
+    async def _drain(self) -> None:
+        """Wait while the client does not read, for a limited time."""
+        try:
+            async with asyncio.timeout(self._timeouts.send):
+                await self.stream.drain()
+        except TimeoutError:
+            self.stream.abort()
+            raise DisconnectedError from None
+
     async def _next_event(self) -> object:
         return await _next_event(self._connection, self.stream)
 
 
 async def serve_http(
-    stream: ByteStream, timeouts: Timeouts, handle: Callable[[Exchange], Awaitable[None]]
+    stream: ByteStream,
+    timeouts: Timeouts,
+    handle: Callable[[Exchange], Awaitable[None]],
+    is_stopping: Callable[[], bool],
 ) -> None:
     """Serve the requests of a connection until it is closed or upgraded.
 
@@ -262,6 +274,7 @@ async def serve_http(
         stream: connected.
         timeouts: for the client.
         handle: responds to a request. It may raise RequestError before it has responded.
+        is_stopping: returns whether the connection shall end with the present request.
 
     Raises:
         DisconnectedError: the client left in the middle of a request.
@@ -281,7 +294,7 @@ async def serve_http(
             break
         if exchange.is_upgraded:
             return
-        if not await exchange.discard_body():
+        if not await exchange.discard_body() or is_stopping():
             break
         connection.start_next_cycle()
         wait_s = timeouts.idle
@@ -318,7 +331,9 @@ async def _receive_head(
     try:
         async with asyncio.timeout(wait_s):
             if not connection.trailing_data[0]:
+                stream.is_idle = True
                 connection.receive_data(await stream.read())
+                stream.is_idle = False
         async with asyncio.timeout(timeouts.start):
             event = await _next_event(connection, stream)
     except DisconnectedError:

@@ -83,10 +83,13 @@ class Server:
         return frozenset(self._connections)
 
     def stop_listening(self) -> None:
-        """Accept no more connections; those that are open stay."""
+        """Accept no more connections, and close idle ones; the others stay."""
         self._is_stopping = True
         for server in self._servers:
             server.close()
+        for stream in self._connections:
+            if stream.is_idle:
+                stream.abort()
 
     async def wait_empty(self) -> None:
         """Wait until every connection is closed."""
@@ -124,7 +127,7 @@ class Server:
         sites: list[Site] = []
 
         async def serve(stream: ByteStream) -> None:
-            await serve_http(stream, self._timeouts, sites[0].handle)
+            await serve_http(stream, self._timeouts, sites[0].handle, lambda: self._is_stopping)
 
         server = await self._listen(host, port, path, inherited, serve)
         try:

@@ -30,6 +30,9 @@ _MAX_WAITING: Final = 4
 """Messages that may wait to be received before reading stops; with the largest size of a message,
 this bounds the memory that a connection can take."""
 
+_FEW_WAITING: Final = 1
+"""Messages at which reading goes on."""
+
 _MAX_FRAGMENTS: Final = 4096
 """Frames that one message may consist of."""
 
@@ -91,7 +94,8 @@ class WebSocket:
             self._changed.clear()
             await self._changed.wait()
         message = self._messages.popleft()
-        self._taken.set()
+        if len(self._messages) <= _FEW_WAITING:
+            self._taken.set()
         return message
 
     async def send(self, frame: dialect.Frame | dialect.ResponseHead) -> None:

@@ -30,6 +30,7 @@ from streamasr.core.processes import Usage, usage
 from streamasr.models import tiny
 from streamasr.protocols import v1
 from streamasr.server.metrics import Metrics, Readings
+from tests.support.errors import raises
 from tests.support.fakes import talk, write_wav
 from tests.support.processes import wait_gone
 
@@ -45,7 +46,7 @@ def look(at: float, work: float = 0.0, **used: Usage) -> Look:
 # Arguments
 
 
-def test_what_is_left_out_has_a_default() -> None:
+def test_every_argument_has_a_default() -> None:
     options = parse("latency")
     assert (options.files, options.pace, options.sessions, options.pause) == ([], 1.0, 1, 1.0)
     assert parse("update").seconds == (5.0, 10.0, 20.0, 40.0)
@@ -71,7 +72,7 @@ def test_lists_are_divided_by_commas() -> None:
         [],
     ],
 )
-def test_arguments_that_cannot_be_are_refused(
+def test_impossible_arguments_are_refused(
     arguments: Sequence[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as refused:
@@ -113,7 +114,7 @@ def test_a_last_block_ends_where_the_audio_does(tmp_path: Path) -> None:
 
 def test_audio_of_silence_is_refused(tmp_path: Path) -> None:
     silence = write_wav(tmp_path / "silence.wav", np.zeros(16_000, np.float32))
-    with pytest.raises(AudioError, match="nothing to hear"):
+    with raises(AudioError, "audio_silent"):
         load_speech([silence], pause_s=1.0)
 
 
@@ -175,15 +176,15 @@ def test_memory_grows_from_the_second_quarter_to_the_last() -> None:
 # Pictures
 
 
-def test_a_picture_has_a_known_format() -> None:
-    with pytest.raises(ConfigError, match=r"a \.png or an \.svg"):
+def test_a_plot_has_a_known_format() -> None:
+    with raises(ConfigError, "unknown_format"):
         check_plot(Path("lag.gif"))
 
 
-def test_without_matplotlib_a_picture_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_a_plot_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
-    with pytest.raises(ConfigError, match=r"pip install 'streamasr\[bench\]'"):
+    with raises(ConfigError, "package_missing"):
         check_plot(Path("lag.png"))
 
 
@@ -197,8 +198,8 @@ def test_an_update_costs_its_share_of_the_work() -> None:
     heard = Recording()
     partial = v1.Partial(segment=1, text="", stable=0, start=0, end=1, language=None)
     for at in (0.5, 1.5, 2.0, 2.5):
-        heard.note_heard(partial, at)
-    heard.note_heard(v1.Speech(segment=1, start=0), 1.7)
+        heard.note_received(partial, at)
+    heard.note_received(v1.Speech(segment=1, start=0), 1.7)
     before, after = look(1.0, 1.0), look(2.0, 1.5)
     assert cost_of_update([heard], before, after, "encode") == pytest.approx(250.0)
     assert cost_of_update([], before, after, "encode") == 0.0
@@ -215,7 +216,7 @@ def test_the_machine_and_its_software_are_named() -> None:
     assert {"streamasr", "llama-cpp-python", "onnxruntime"} <= set(machine.packages)
 
 
-def test_a_scripted_model_says_so(tmp_path: Path) -> None:
+def test_a_scripted_model_is_named_as_such(tmp_path: Path) -> None:
     facts = json.loads((tiny.BUNDLE / "model.json").read_text("utf-8"))
     (tmp_path / "model.json").write_text(json.dumps(facts | {SCRIPTED: 4}), "utf-8")
     model = model_facts(tmp_path)
@@ -224,14 +225,14 @@ def test_a_scripted_model_says_so(tmp_path: Path) -> None:
     assert "its text follows a script, 4 tokens" in "\n".join(report.describe(setting))
 
 
-def test_a_real_model_does_not() -> None:
+def test_a_real_model_is_not_named_as_scripted() -> None:
     model = model_facts(tiny.BUNDLE)
     assert model.scripted is None
     assert model.aligner_mib
 
 
-def test_a_directory_that_is_no_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no model\.json"):
+def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
+    with raises(ModelError, "not_a_bundle"):
         model_facts(tmp_path)
 
 
@@ -264,16 +265,16 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def bench(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     assert run(parse(*arguments, "--threads", "1", "--json")) == 0
-    told: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert told["setting"]["model"]["name"] == "tiny"
-    return told
+    log: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert log["setting"]["model"]["name"] == "tiny"
+    return log
 
 
 def test_latency_is_measured_through_the_socket(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     picture = tmp_path / "lag.svg"
-    told = bench(
+    log = bench(
         capsys,
         "latency",
         "--seconds",
@@ -285,7 +286,7 @@ def test_latency_is_measured_through_the_socket(
         "--plot",
         str(picture),
     )["result"]
-    summary, used = told["summary"], told["consumption"]
+    summary, used = log["summary"], log["consumption"]
     assert (summary["sessions"], summary["audio_s"]) == (2, 16.0)
     assert summary["commit"]["n"] > 0
     assert summary["final_after_endpoint"]["n"] >= 2
@@ -295,7 +296,7 @@ def test_latency_is_measured_through_the_socket(
     assert "<svg" in picture.read_text("utf-8")
 
 
-def test_a_table_says_what_was_measured(
+def test_a_table_shows_the_measurement(
     capsys: pytest.CaptureFixture[str], clip: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
@@ -307,28 +308,28 @@ def test_a_table_says_what_was_measured(
 
 def test_updates_are_measured(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     picture = tmp_path / "update.png"
-    told = bench(
+    log = bench(
         capsys, "update", "--seconds", "1", "--final", "1", "--repeat", "1", "--plot", str(picture)
     )["result"]
-    kinds = [row["kind"] for row in told["rows"]]
+    kinds = [row["kind"] for row in log["rows"]]
     assert kinds == ["incremental", "scratch", "final", "final_scratch"]
-    assert all(row["cost"]["encode"] > 0 for row in told["rows"])
-    assert told["ratios"]["scratch:incremental@1"] > 0
+    assert all(row["cost"]["encode"] > 0 for row in log["rows"])
+    assert log["ratios"]["scratch:incremental@1"] > 0
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_throughput_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("throughput", "--sessions", "1,2", "--seconds", "0", "--repeat", "1")
-    told = bench(capsys, *arguments)["result"]
-    assert [row["sessions"] for row in told["decoding"]] == [1, 2]
-    assert told["live"] == []
+    log = bench(capsys, *arguments)["result"]
+    assert [row["sessions"] for row in log["decoding"]] == [1, 2]
+    assert log["live"] == []
 
 
 def test_a_file_is_measured(capsys: pytest.CaptureFixture[str], clip: str) -> None:
-    [told] = bench(capsys, "file", clip)["result"]
-    assert (told["file"], told["audio_s"]) == ("talk.wav", pytest.approx(5.5))
-    assert told["work"]["encode"] > 0
-    assert set(told["cpu"]) >= {"main", "encoder"}
+    [log] = bench(capsys, "file", clip)["result"]
+    assert (log["file"], log["audio_s"]) == ("talk.wav", pytest.approx(5.5))
+    assert log["work"]["encode"] > 0
+    assert set(log["cpu"]) >= {"main", "encoder"}
 
 
 def test_a_daemon_for_measurements_leaves_nothing() -> None:
@@ -340,8 +341,8 @@ def test_a_daemon_for_measurements_leaves_nothing() -> None:
         wait_gone(process)
 
 
-def test_a_daemon_that_does_not_start_says_why() -> None:
-    with pytest.raises(ModelError, match="no model 'nonesuch' is installed"):
+def test_a_daemon_that_does_not_start_reports_its_log() -> None:
+    with raises(ModelError, "daemon_not_started"):
         ScratchDaemon(settings_for(model="nonesuch")).__enter__()
 
 

@@ -14,7 +14,7 @@ from streamasr.bench.delays import (
     summarise,
 )
 from streamasr.bench.figures import median, ratio, spread, trend
-from streamasr.bench.recording import Recording, Told
+from streamasr.bench.recording import Recording, SegmentLog
 from streamasr.protocols import v1
 
 RULES = Endpointing(pre_roll=0.3, hangover=0.6, trailing_silence=0.2, max_segment=24.0)
@@ -30,7 +30,7 @@ def recording(
         made.note_sent(number / 10, BEGAN + number / 10 + late)
     made.stopped = BEGAN + duration + late
     for at, message in heard:
-        made.note_heard(message, BEGAN + at)
+        made.note_received(message, BEGAN + at)
     return made
 
 
@@ -61,10 +61,10 @@ def words(*timed: tuple[str, float, float], method: str = "aligned", segment: in
     return v1.Words(seq=90 + segment, segment=segment, words=made, method=method)
 
 
-def told(*texts: tuple[str, int], last: str | None = None) -> Told:
+def log(*texts: tuple[str, int], last: str | None = None) -> SegmentLog:
     """A segment of partials, each a text and how much of it is stable, and a final."""
     partials = tuple((0.0, partial(text, 1.0, stable)) for text, stable in texts)
-    return Told(1, partials, None if last is None else (9.0, final(last, 2.0)), None)
+    return SegmentLog(1, partials, None if last is None else (9.0, final(last, 2.0)), None)
 
 
 # Figures
@@ -115,7 +115,7 @@ def test_too_little_has_no_trend(points: list[tuple[float, float]]) -> None:
     assert trend(points) is None
 
 
-def test_of_nothing_there_is_no_ratio() -> None:
+def test_a_ratio_to_zero_does_not_exist() -> None:
     assert (ratio(1, 0), ratio(3, 2), median([])) == (None, 1.5, 0.0)
 
 
@@ -178,7 +178,7 @@ def test_without_word_times_speech_begins_behind_the_pre_roll() -> None:
     assert waits.first_partial == [pytest.approx(0.7)]  # 1 + 0.3
 
 
-def test_what_follows_a_cut_has_no_onset() -> None:
+def test_a_segment_after_a_cut_has_no_onset() -> None:
     made = recording(
         (2.0, partial("a", 1.9)),
         (9.0, final("a", 5.0, reason="length")),
@@ -199,7 +199,7 @@ def test_a_word_is_committed_when_all_of_it_is_stable() -> None:
     assert delays(made, RULES).commit == [pytest.approx(wait) for wait in (1.0, 1.2, 2.5)]
 
 
-def test_words_of_weights_that_mean_nothing_are_spread_over_the_speech() -> None:
+def test_words_of_random_weights_are_spread_over_the_speech() -> None:
     rules = Endpointing(0.3, 0.6, 0.2, 24.0, has_word_times=False)
     made = recording(
         (3.5, final("one two", 3.2)), (3.6, words(("one", 0.0, 0.1), ("two", 0.0, 0.1)))
@@ -216,54 +216,54 @@ def test_a_word_that_the_text_lacks_is_left_out() -> None:
 # Stability
 
 
-def test_words_that_only_follow_are_no_change() -> None:
-    stability = judge_stability([told(("one", 0), ("one two", 0), last="one two three")])
+def test_words_that_are_only_added_do_not_count_as_changed() -> None:
+    stability = judge_stability([log(("one", 0), ("one two", 0), last="one two three")])
     assert (stability.shown, stability.changed, stability.final) == (3, 0, 3)
 
 
 def test_all_words_behind_a_change_have_changed() -> None:
-    stability = judge_stability([told(("one to three", 0), last="one two three")])
+    stability = judge_stability([log(("one to three", 0), last="one two three")])
     assert (stability.changed, stability.flicker) == (2, 2 / 3)
 
 
 def test_words_that_vanish_have_changed() -> None:
-    assert judge_stability([told(("one two", 0), last="one")]).changed == 1
+    assert judge_stability([log(("one two", 0), last="one")]).changed == 1
 
 
 def test_chinese_words_are_characters() -> None:
     one = partial("一二", 1.0)
-    segment = Told(1, ((0.0, one),), (1.0, final("一三四", 2.0)), None)
+    segment = SegmentLog(1, ((0.0, one),), (1.0, final("一三四", 2.0)), None)
     stability = judge_stability([segment])
     assert (stability.changed, stability.final) == (1, 3)
 
 
 def test_without_a_final_there_is_no_flicker() -> None:
-    assert judge_stability([told(("one", 0))]).flicker is None
+    assert judge_stability([log(("one", 0))]).flicker is None
 
 
 @pytest.mark.parametrize(
     ("segment", "n"),
     [
-        (told(("one", 0), ("two", 0), last="three"), 0),
-        (told(("one", 3), ("one two", 3), last="one two"), 0),
-        (told(("one", 3), ("One two", 3), last="One two"), 1),  # promised anew, and kept
-        (told(("one two", 7), ("one two", 3), last="one two"), 1),  # it shrank
-        (told(("one two", 7), last="one too"), 1),
-        (told(("one", 9), last="one"), 1),  # more than there is
+        (log(("one", 0), ("two", 0), last="three"), 0),
+        (log(("one", 3), ("one two", 3), last="one two"), 0),
+        (log(("one", 3), ("One two", 3), last="One two"), 1),  # promised anew, and kept
+        (log(("one two", 7), ("one two", 3), last="one two"), 1),  # it shrank
+        (log(("one two", 7), last="one too"), 1),
+        (log(("one", 9), last="one"), 1),  # more than there is
     ],
 )
-def test_a_broken_promise_is_counted(segment: Told, n: int) -> None:
+def test_a_change_of_stable_text_is_counted(segment: SegmentLog, n: int) -> None:
     assert count_violations(segment) == n
 
 
 @given(st.lists(st.text("ab ", max_size=6), max_size=6), st.data())
-def test_texts_that_only_grow_break_no_promise(pieces: list[str], data: st.DataObject) -> None:
+def test_texts_that_only_grow_are_stable(pieces: list[str], data: st.DataObject) -> None:
     text, stable, shown = "", 0, []
     for piece in pieces:
         text += piece
         stable = data.draw(st.integers(stable, len(text)))
         shown.append((text, stable))
-    assert count_violations(told(*shown, last=text)) == 0
+    assert count_violations(log(*shown, last=text)) == 0
 
 
 # Together
@@ -291,7 +291,7 @@ def test_lag_that_grows_has_a_slope_in_seconds_a_minute() -> None:
     assert summary.lag_slope.slope == pytest.approx(0.6, rel=0.02)
 
 
-def test_a_session_that_heard_nothing_has_no_figures() -> None:
+def test_a_session_without_messages_has_no_figures() -> None:
     summary = summarise([recording()], RULES)
     assert (summary.final_after_endpoint, summary.flicker, summary.word_times) == (
         None,

@@ -1,4 +1,4 @@
-"""A server, and a download that waits for nobody."""
+"""A server, and a policy whose pauses are not waited for."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ def url(server: FileServer) -> str:
 
 @pytest.fixture
 def waited() -> list[float]:
-    """Seconds that would have passed; nobody really waits."""
+    """Seconds of pauses, which the tests do not wait for."""
     return []
 
 

@@ -1,4 +1,4 @@
-"""Who learns what on the way: tokens, proxies, certificates."""
+"""Tokens, proxies and certificates of connections."""
 
 import shutil
 import ssl
@@ -16,7 +16,7 @@ from tests.support.fetching import CONTENT, PATH, SHA256, fetch, refusal
 from tests.support.hubs import FileServer, redirect
 
 
-def test_the_token_is_shown_to_its_own_host_alone(
+def test_the_token_is_sent_to_its_own_host_only(
     server: FileServer, path: Path, policy: Policy, tmp_path: Path
 ) -> None:
     with FileServer() as other, open_session(server.url, "sesame") as session:
@@ -30,7 +30,7 @@ def test_the_token_is_shown_to_its_own_host_alone(
         assert not any("Authorization" in request.headers for request in other.requests)
 
 
-def test_what_netrc_holds_is_not_sent(
+def test_passwords_in_netrc_are_not_sent(
     server: FileServer, url: str, path: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc = path.parent / "netrc"
@@ -56,7 +56,7 @@ def test_a_proxy_is_asked_where_the_environment_names_one(
     assert "was not found" in refusal(address, path, once, "connection_failed")
 
 
-def test_a_proxy_that_is_not_there_is_named_as_the_reason(
+def test_an_unreachable_proxy_is_named_as_the_reason(
     url: str, path: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with FileServer() as gone:
@@ -66,7 +66,7 @@ def test_a_proxy_that_is_not_there_is_named_as_the_reason(
     assert "the proxy cannot be reached" in said
 
 
-def test_a_connection_that_should_be_encrypted_and_is_not_is_no_success(
+def test_a_connection_that_should_be_encrypted_and_is_not_fails(
     server: FileServer, path: Path, policy: Policy
 ) -> None:
     address = server.url.replace("http://", "https://")
@@ -76,7 +76,7 @@ def test_a_connection_that_should_be_encrypted_and_is_not_is_no_success(
 
 @pytest.fixture
 def encrypted(tmp_path: Path) -> Iterator[FileServer]:
-    """A server whose certificate nobody has signed but itself, in `certificate.pem`."""
+    """A server with a self-signed certificate, in `certificate.pem`."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("openssl, which makes the certificate, is not installed")

@@ -58,7 +58,7 @@ def test_a_file_that_comes_in_chunks_is_put_together(
     assert path.read_bytes() == b"onetwo"
 
 
-def test_a_file_that_is_there_already_is_not_fetched_again(
+def test_an_existing_file_is_not_fetched_again(
     server: FileServer, url: str, path: Path, policy: Policy
 ) -> None:
     path.write_bytes(CONTENT)
@@ -87,9 +87,7 @@ def test_nothing_is_asked_to_be_compressed(
     assert request.headers["User-Agent"].startswith("streamasr/")
 
 
-def test_what_comes_compressed_all_the_same_is_unpacked(
-    server: FileServer, path: Path, policy: Policy
-) -> None:
+def test_a_compressed_answer_is_unpacked(server: FileServer, path: Path, policy: Policy) -> None:
     packed = gzip.compress(CONTENT)
     headers = {"Content_Encoding": "gzip", "Content_Length": str(len(packed))}
     server.script(PATH, reply(packed, **headers))
@@ -109,7 +107,7 @@ def test_a_compressed_file_cannot_grow_beyond_its_bound(
 # Going on later
 
 
-def test_what_an_interrupted_call_left_is_not_fetched_again(
+def test_the_part_of_an_interrupted_call_is_not_fetched_again(
     server: FileServer, url: str, path: Path, policy: Policy
 ) -> None:
     server.script(PATH, truncate(100_000))
@@ -121,7 +119,7 @@ def test_what_an_interrupted_call_left_is_not_fetched_again(
     assert left(path) == {"model.gguf"}
 
 
-def test_ctrl_c_keeps_what_has_come(
+def test_ctrl_c_keeps_the_downloaded_part(
     server: FileServer, url: str, path: Path, policy: Policy
 ) -> None:
     def interrupt(what: str, done: int, total: int) -> None:
@@ -171,7 +169,7 @@ def test_a_server_that_ignores_ranges_sends_all_of_it(
     assert ranges(server) == [None, "bytes=100000-"]
 
 
-def test_without_anything_that_names_the_version_all_of_it_is_fetched_again(
+def test_a_part_without_a_version_is_fetched_again(
     server: FileServer, path: Path, policy: Policy
 ) -> None:
     url = server.put(PATH, CONTENT, etag=None)
@@ -190,9 +188,7 @@ def test_a_weak_tag_names_no_version_and_a_date_does(
     assert server.requests[1].headers["If-Range"] == date
 
 
-def test_with_a_known_hash_no_version_is_needed_to_go_on(
-    server: FileServer, path: Path, policy: Policy
-) -> None:
+def test_a_known_hash_replaces_the_version(server: FileServer, path: Path, policy: Policy) -> None:
     url = server.put(PATH, CONTENT, etag=None)
     server.script(PATH, truncate(100_000))
     assert fetch(url, path, policy, sha256=SHA256).sha256 == SHA256
@@ -208,7 +204,7 @@ def test_parts_of_two_versions_are_noticed_by_the_hash_and_fetched_once_more(
     assert ranges(server) == ["bytes=1000-", None]
 
 
-def test_what_came_from_another_address_is_not_gone_on_with(
+def test_a_part_from_another_address_is_dropped(
     server: FileServer, path: Path, policy: Policy
 ) -> None:
     old = server.put("/old", CONTENT)
@@ -219,7 +215,7 @@ def test_what_came_from_another_address_is_not_gone_on_with(
 
 
 @pytest.mark.parametrize("size", [None, len(CONTENT)])
-def test_a_part_that_was_all_of_it_is_finished(
+def test_a_complete_part_is_finished(
     size: int | None, server: FileServer, url: str, path: Path, policy: Policy
 ) -> None:
     path.with_name("model.gguf.partial").write_bytes(CONTENT)
@@ -238,7 +234,7 @@ def test_a_part_that_is_longer_than_the_file_is_thrown_away(
 
 
 @pytest.mark.parametrize("note", [b"", b"{", b"[]", b'{"url": 1}', b"\xff", b'{"version": 3}'])
-def test_a_damaged_note_costs_a_new_beginning(
+def test_a_damaged_note_makes_the_download_start_over(
     note: bytes, server: FileServer, url: str, path: Path, policy: Policy
 ) -> None:
     path.with_name("model.gguf.partial").write_bytes(OTHER[:1000])
@@ -275,7 +271,7 @@ def test_a_server_that_sends_the_wrong_part_is_asked_anew(
     etag=st.sampled_from([None, '"one"', 'W/"one"']),
     is_known=st.booleans(),
 )
-def test_whatever_fails_on_the_way_the_file_is_the_same(
+def test_the_file_is_the_same_after_any_failures(
     *,
     server: FileServer,
     tmp_path: Path,
@@ -341,9 +337,7 @@ def refusal_of(server: FileServer, path: Path, policy: Policy, **headers: str) -
     return refusal(server.url + PATH, path, policy, "file_too_large")
 
 
-def test_a_stated_length_that_is_none_is_not_believed(
-    server: FileServer, path: Path, policy: Policy
-) -> None:
+def test_an_invalid_length_is_ignored(server: FileServer, path: Path, policy: Policy) -> None:
     for length in ("-5", "many", "1e3"):
         server.script(PATH, reply(CONTENT, Content_Length=length))
         try:

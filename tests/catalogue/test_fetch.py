@@ -64,7 +64,9 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def test_a_repository_becomes_a_directory_of_what_makes_a_model(tmp_path: Path, web: Web) -> None:
+def test_a_repository_becomes_a_directory_with_the_files_of_a_model(
+    tmp_path: Path, web: Web
+) -> None:
     fetched = fetch(tmp_path, web)
     assert fetched.path == download_place(tmp_path, "mine") == tmp_path / ".downloads" / "mine"
     assert {path.name for path in fetched.path.iterdir()} == WANTED
@@ -83,7 +85,7 @@ def test_files_in_folders_stay_there(hub: Hub, tmp_path: Path, web: Web) -> None
     assert (fetched.path / "onnx/int8/model.onnx").read_bytes() == b"graph"
 
 
-def test_what_is_there_is_not_fetched_again(hub: Hub, tmp_path: Path, web: Web) -> None:
+def test_existing_files_are_not_fetched_again(hub: Hub, tmp_path: Path, web: Web) -> None:
     hub.server.script(f"/cdn/{COMMIT}/model.safetensors", truncate(200_000), truncate(0))
     with raises(DownloadError, "connection_failed"):
         fetch(tmp_path, web)
@@ -94,7 +96,7 @@ def test_what_is_there_is_not_fetched_again(hub: Hub, tmp_path: Path, web: Web) 
     assert len(hub.server.requests_for(f"/cdn/{COMMIT}/model.safetensors")) == len(requests)
 
 
-def test_what_an_earlier_commit_left_goes_away(hub: Hub, tmp_path: Path, web: Web) -> None:
+def test_files_of_an_earlier_commit_are_removed(hub: Hub, tmp_path: Path, web: Web) -> None:
     place = download_place(tmp_path, "mine")
     (place / "old/deep").mkdir(parents=True)
     (place / "old/deep/model-00001.safetensors").write_bytes(b"stale")
@@ -174,9 +176,7 @@ def test_a_changed_small_file_that_announces_no_hash_is_noticed_when_it_has_come
     assert noted.commit == COMMIT
 
 
-def test_a_name_that_comes_from_elsewhere_now_is_noticed(
-    hub: Hub, tmp_path: Path, web: Web
-) -> None:
+def test_a_changed_source_of_a_name_is_detected(hub: Hub, tmp_path: Path, web: Web) -> None:
     fetch(tmp_path, web)
     hub.publish("fork/model", FILES)
     with raises(ModelError, "download_changed") as caught:
@@ -184,7 +184,7 @@ def test_a_name_that_comes_from_elsewhere_now_is_noticed(
     assert "came from Qwen/Qwen3-ASR-0.6B and now comes from fork/model" in str(caught.value)
 
 
-def test_consent_is_given_with_the_options_of_this_time(hub: Hub, tmp_path: Path, web: Web) -> None:
+def test_the_suggested_command_repeats_the_options(hub: Hub, tmp_path: Path, web: Web) -> None:
     fetch(tmp_path, web)
     hub.publish("fork/model", FILES)
     mirror = replace(web, again="--endpoint https://mirror.example")
@@ -194,7 +194,7 @@ def test_consent_is_given_with_the_options_of_this_time(hub: Hub, tmp_path: Path
     assert again in str(caught.value)
 
 
-def test_it_is_told_which_file_of_how_many_comes(hub: Hub, tmp_path: Path, web: Web) -> None:
+def test_the_progress_numbers_the_files(hub: Hub, tmp_path: Path, web: Web) -> None:
     told: list[str] = []
     web = replace(web, progress=lambda what, *_: told.append(what))
     fetch(tmp_path, web)
@@ -294,7 +294,7 @@ def test_notes_that_are_written_at_once_are_all_kept(tmp_path: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=30) | st.sampled_from([b"[]", b'{"models": 1}', b'{"version": 2}']))
-def test_damaged_notes_are_said_and_never_taken_for_none(tmp_path: Path, content: bytes) -> None:
+def test_damaged_records_are_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / BOOK).write_bytes(content)
     try:
         assert read_noted(tmp_path, "mine") is None
@@ -303,7 +303,7 @@ def test_damaged_notes_are_said_and_never_taken_for_none(tmp_path: Path, content
         assert BOOK in str(error)  # noqa: PT017 - both ends are fine
 
 
-def test_places_that_cannot_be_written_are_said(tmp_path: Path, web: Web) -> None:
+def test_places_that_cannot_be_written_are_reported(tmp_path: Path, web: Web) -> None:
     (tmp_path / "models").write_bytes(b"")
     with raises(ConfigError, "directory_not_made"):
         fetch(tmp_path / "models", web)
@@ -311,7 +311,7 @@ def test_places_that_cannot_be_written_are_said(tmp_path: Path, web: Web) -> Non
         note(tmp_path / "models", "a", Noted(source="s", files={}))
 
 
-def test_a_download_of_which_nothing_came_leaves_nothing(tmp_path: Path) -> None:
+def test_a_download_without_bytes_leaves_nothing(tmp_path: Path) -> None:
     with raises(DownloadError, "download"), sole_download(tmp_path, "a"):
         raise DownloadError("no network")
     assert not [*tmp_path.iterdir()]

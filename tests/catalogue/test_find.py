@@ -164,7 +164,7 @@ def test_a_file_that_was_renamed_is_known_again(
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_what_has_been_changed_in_moving_is_another_source(
+def test_a_source_that_was_moved_and_changed_is_another_source(
     finder: Finder, tmp_path: Path, name: str
 ) -> None:
     old = write_checkpoint(tmp_path / "old")
@@ -209,7 +209,7 @@ def test_names_of_models_that_can_be_pulled_stay_free(finder: Finder, tmp_path: 
     assert finder.model(str(source)) == finder.models / "qwen3-asr-0.6b-2"
 
 
-def test_a_directory_of_an_installed_models_name_is_pointed_at(
+def test_a_directory_with_the_name_of_an_installed_model_is_noted(
     finder: Finder,
     checkpoint: Path,
     tmp_path: Path,
@@ -223,9 +223,7 @@ def test_a_directory_of_an_installed_models_name_is_pointed_at(
     assert "the files here are ./mine" in taken(notes)
 
 
-def test_whoever_comes_while_another_imports_waits_and_takes_the_result(
-    finder: Finder, checkpoint: Path
-) -> None:
+def test_processes_that_import_at_once_share_one_result(finder: Finder, checkpoint: Path) -> None:
     program = "from streamasr.catalogue.find import *; print(Finder(Path({!r}), {{}}).model({!r}))"
     command = [sys.executable, "-c", program.format(str(finder.models), str(checkpoint))]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
@@ -243,7 +241,7 @@ def test_whoever_comes_while_another_imports_waits_and_takes_the_result(
         ("/no/such/place", "no_such_file", "/no/such/place"),
     ],
 )
-def test_what_is_not_there_is_said_with_what_to_do(
+def test_a_missing_model_is_reported_with_advice(
     finder: Finder, name: str, code: str, sentence: str
 ) -> None:
     with pytest.raises(ModelError) as caught:

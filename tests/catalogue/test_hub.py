@@ -1,4 +1,4 @@
-"""What is asked of a model hub, and what of its answers is believed."""
+"""Requests to a model hub, and checks of its answers."""
 
 import hashlib
 from collections.abc import Iterator
@@ -94,7 +94,7 @@ def test_a_revision_with_a_slash_stays_one_part_of_the_address(
         b"[" * 100_000,
     ],
 )
-def test_what_no_hub_would_answer_is_said(
+def test_an_answer_of_another_server_is_reported(
     answer: bytes, hub: Hub, tmp_path: Path, policy: Policy
 ) -> None:
     hub.server.script(LISTING, *[reply(answer, Content_Length=str(len(answer)))] * 3)
@@ -183,7 +183,7 @@ def test_of_a_repository_of_ggufs_the_one_model_is_taken() -> None:
     assert chosen(["only.gguf"]) == {"only.gguf"}
 
 
-def test_which_of_several_models_has_to_be_said() -> None:
+def test_one_of_several_models_must_be_chosen() -> None:
     several = ["a-Q4_K.gguf", "a-Q8_0.gguf", "mmproj-a.gguf"]
     with raises(DownloadError, "several_models") as caught:
         chosen(several)
@@ -192,14 +192,14 @@ def test_which_of_several_models_has_to_be_said() -> None:
     assert chosen(["onnx/a.onnx", "README.md"], "onnx/*") == {"onnx/a.onnx", "README.md"}
 
 
-def test_what_is_asked_for_and_missing_is_said() -> None:
+def test_a_requested_file_that_is_missing_is_reported() -> None:
     with raises(DownloadError, "not_found") as caught:
         chosen(["a.gguf"], "a.gguf", "*.onnx")
     assert "'*.onnx' at commit 0123456789ab" in str(caught.value)
 
 
 @pytest.mark.parametrize("names", [[], ["README.md"], ["config.json"], ["sub/a.safetensors"]])
-def test_a_repository_without_a_model_is_said(names: list[str]) -> None:
+def test_a_repository_without_a_model_is_reported(names: list[str]) -> None:
     with raises(DownloadError, "repository_without_model"):
         chosen(names)
 
@@ -281,7 +281,7 @@ def test_the_option_goes_before_the_environment_and_that_before_the_settings(
 
 
 @pytest.mark.parametrize("address", ["mirror.example", "ftp://a", "https://a b", "https://u:p@a"])
-def test_an_endpoint_that_is_none_is_said_with_where_it_stands(
+def test_an_invalid_endpoint_is_reported_with_its_origin(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with raises(ConfigError, "invalid_url") as caught:
@@ -293,7 +293,7 @@ def test_an_endpoint_that_is_none_is_said_with_where_it_stands(
     assert str(caught.value).startswith("HF_ENDPOINT: ")
 
 
-def test_an_endpoint_is_said_how_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_an_endpoint_says_how_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "notaurl")
     with pytest.raises(ConfigError) as caught:
         find_endpoint("https://set.example")

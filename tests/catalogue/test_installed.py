@@ -89,7 +89,7 @@ def test_broken_models_are_listed_as_such(models: Path) -> None:
         assert what in (problems[name] or "")
 
 
-def test_a_directory_that_may_not_be_read_is_said(models: Path) -> None:
+def test_an_unreadable_directory_is_reported(models: Path) -> None:
     models.parent.mkdir(exist_ok=True)
     models.write_text("")
     with raises(ConfigError, "models_unreadable"):
@@ -105,7 +105,7 @@ def test_a_directory_that_may_not_be_read_is_said(models: Path) -> None:
     ),
     st.sampled_from(["source", "files", "languages", "licence", "precision", "name", "family"]),
 )
-def test_whatever_a_description_says_the_others_are_listed(
+def test_a_damaged_description_does_not_hide_other_models(
     models: Path, value: Any, key: str
 ) -> None:
     shutil.rmtree(models, ignore_errors=True)
@@ -121,12 +121,12 @@ def test_whatever_a_description_says_the_others_are_listed(
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", ".a", "tiny"])
-def test_nothing_is_installed_under_a_name_that_is_none(models: Path, name: str) -> None:
+def test_an_invalid_name_is_not_installed(models: Path, name: str) -> None:
     with raises(ConfigError, "invalid_model_name"):
         place_of(models, name)
 
 
-def test_what_is_not_installed_is_answered_with_what_to_do(models: Path) -> None:
+def test_a_model_that_is_not_installed_is_reported_with_advice(models: Path) -> None:
     install(models, "mine")
     own = {"theirs": KnownModel(repository="a/b")}
     assert need_installed(models, "mine", own).name == "mine"
@@ -201,7 +201,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return source, base / "models"
 
 
-def test_what_was_imported_is_found_again_by_its_path(imported: tuple[Path, Path]) -> None:
+def test_an_imported_model_is_found_by_its_source(imported: tuple[Path, Path]) -> None:
     source, models = imported
     found = find_by_source(models, canonical_path(source / "config.json"))
     assert found
@@ -211,7 +211,7 @@ def test_what_was_imported_is_found_again_by_its_path(imported: tuple[Path, Path
         assert find_by_source(models, path) is None
 
 
-def test_a_file_system_without_locks_is_no_reason_not_to_install(
+def test_models_are_installed_on_a_file_system_without_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def without_locks(_file: int, _how: int) -> None:
@@ -222,7 +222,7 @@ def test_a_file_system_without_locks_is_no_reason_not_to_install(
         assert "cannot be locked" in caplog.text
 
 
-def test_nobody_installs_while_another_does(tmp_path: Path) -> None:
+def test_one_process_installs_at_a_time(tmp_path: Path) -> None:
     waited: list[str] = []
     program = (
         "import sys; from pathlib import Path; from streamasr.catalogue.installed import alone\n"

@@ -69,7 +69,7 @@ def test_a_user_adds_models_and_replaces_those_built_in() -> None:
     assert known_models({}) == built_in()
 
 
-def test_an_unknown_name_is_answered_with_what_was_probably_meant() -> None:
+def test_an_unknown_name_is_answered_with_a_similar_one() -> None:
     with raises(ModelError, "unknown_model") as caught:
         find_known("qwen-asr-0.6b", {})
     assert "'qwen-asr-0.6b'; did you mean qwen3" in str(caught.value)
@@ -98,7 +98,7 @@ def test_names_of_repositories_and_parts_of_names_are_understood(name: str, mean
     "name",
     ["", ".", "..", ".hidden", "a/b", "a\\b", "a b", "-a", "_a", "a\0", "a\n", "é", "x" * 101],
 )
-def test_what_cannot_be_a_directory_beside_others_is_no_name(name: str) -> None:
+def test_names_of_unsafe_directories_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="cannot be a model's name"):
         check_name(name)
 
@@ -108,7 +108,7 @@ def test_the_name_of_the_embedded_model_is_taken() -> None:
         check_name("tiny")
 
 
-def test_what_stands_for_no_aligner_is_no_name() -> None:
+def test_the_word_for_no_aligner_is_not_a_name() -> None:
     with pytest.raises(ValueError, match="'none' cannot be a model's name: as an aligner it means"):
         check_name("none")
     assert usable_name("none") == "model-none"
@@ -144,7 +144,7 @@ def test_a_file_is_called_as_its_address_says_if_that_is_a_name(url: str, name: 
     "url",
     ["", "x", "//a/b", "file:///a", "https://", "https://u@a/", "https://a/\n", "https://a/é"],
 )
-def test_an_address_that_nothing_can_be_fetched_from_is_refused(url: str) -> None:
+def test_an_address_without_a_file_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"address|Port|IPv6"):
         check_url(url)
 

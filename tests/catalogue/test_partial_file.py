@@ -1,4 +1,4 @@
-"""Where a file is while it is being fetched, and what stands in its way there."""
+"""The part of a file during its download, and errors of the disk."""
 
 import resource
 import threading
@@ -21,9 +21,7 @@ def test_a_file_that_has_no_room_is_refused_before_it_comes(
     assert not left(path)
 
 
-def test_a_disk_that_takes_no_more_is_said_and_what_fits_is_kept(
-    url: str, path: Path, policy: Policy
-) -> None:
+def test_a_full_disk_is_reported_and_the_part_is_kept(url: str, path: Path, policy: Policy) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))
     try:
@@ -35,7 +33,9 @@ def test_a_disk_that_takes_no_more_is_said_and_what_fits_is_kept(
     assert fetch(url, path, policy).sha256 == SHA256
 
 
-def test_places_that_cannot_be_written_are_said(url: str, tmp_path: Path, policy: Policy) -> None:
+def test_places_that_cannot_be_written_are_reported(
+    url: str, tmp_path: Path, policy: Policy
+) -> None:
     with raises(ConfigError, "file_not_written"):
         fetch(url, tmp_path / "none" / "a", policy)
     (tmp_path / "a.partial").mkdir()

@@ -1,4 +1,4 @@
-"""What servers answer, and where they send one."""
+"""Answers and redirects of servers."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from tests.support.hubs import FileServer, redirect, reply, status, truncate
         (416, "server_error", "416"),
     ],
 )
-def test_answers_that_stay_are_said_at_once(
+def test_permanent_errors_are_reported_at_once(
     *,
     answer: int,
     code: str,
@@ -71,7 +71,7 @@ def test_a_redirect_is_followed_anew_when_going_on(
         ("javascript:alert(1)", "not an HTTP address"),
     ],
 )
-def test_redirects_that_lead_nowhere_are_said(
+def test_bad_redirects_are_reported(
     location: str, named: str, server: FileServer, path: Path, policy: Policy
 ) -> None:
     server.script("/a", *[redirect(location)] * 20)
@@ -81,7 +81,7 @@ def test_redirects_that_lead_nowhere_are_said(
 @pytest.mark.parametrize(
     "address", ["", "model", "ftp://h/x", "http://", "http://[", "http://a b/"]
 )
-def test_what_is_no_address_is_said(address: str, path: Path, policy: Policy) -> None:
+def test_an_invalid_address_is_reported(address: str, path: Path, policy: Policy) -> None:
     assert "cannot be fetched: " in refusal(address, path, policy, "invalid_url")
 
 
@@ -98,7 +98,7 @@ PAGE = b"<!DOCTYPE html><html><body>Log in</body></html>"
         (b"<HTML lang=de>", "binary/octet-stream"),
     ],
 )
-def test_a_web_page_in_place_of_a_file_is_said_and_not_kept(
+def test_a_web_page_in_place_of_a_file_is_reported_and_not_kept(
     *, content: bytes, kind: str, server: FileServer, url: str, path: Path, policy: Policy
 ) -> None:
     server.script(PATH, reply(content, Content_Type=kind, Content_Length=str(len(content))))
@@ -106,7 +106,7 @@ def test_a_web_page_in_place_of_a_file_is_said_and_not_kept(
     assert not left(path)
 
 
-def test_a_web_page_does_no_harm_to_what_has_come_before(
+def test_a_web_page_does_not_harm_the_downloaded_part(
     server: FileServer, url: str, path: Path, policy: Policy
 ) -> None:
     server.script(PATH, truncate(100_000), reply(PAGE, Content_Type="text/html"))

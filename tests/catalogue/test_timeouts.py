@@ -61,7 +61,7 @@ def test_a_server_that_sends_a_byte_now_and_then_is_left(
     assert waited == [1]
 
 
-def test_nobody_there_is_said_after_some_tries(
+def test_a_server_that_is_down_is_reported_after_some_attempts(
     path: Path, policy: Policy, waited: list[float]
 ) -> None:
     with FileServer() as gone:
@@ -72,7 +72,7 @@ def test_nobody_there_is_said_after_some_tries(
     assert not left(path)
 
 
-def test_an_unknown_host_is_asked_for_once_more_and_said(
+def test_an_unknown_host_is_tried_once_more_and_reported(
     path: Path, policy: Policy, waited: list[float]
 ) -> None:
     said = refusal("http://no-such-host.invalid/x", path, policy, "connection_failed")
@@ -83,9 +83,7 @@ def test_an_unknown_host_is_asked_for_once_more_and_said(
     assert waited == [1]
 
 
-def test_what_is_tried_again_is_said(
-    server: FileServer, url: str, path: Path, policy: Policy
-) -> None:
+def test_retries_are_reported(server: FileServer, url: str, path: Path, policy: Policy) -> None:
     server.script(PATH, status(503))
     said: list[str] = []
     fetch(url, path, policy, label="fetching it", notice=said.append)
@@ -120,7 +118,7 @@ def test_a_server_that_always_ends_at_the_same_byte_is_given_up(
 @pytest.mark.parametrize(
     "noise", [b"", b"\0\0\0", b"SSH-2.0-x\r\n", b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200 OK\r\nA"]
 )
-def test_what_is_not_http_counts_as_a_lost_connection(
+def test_an_answer_that_is_not_http_counts_as_a_lost_connection(
     noise: bytes, server: FileServer, url: str, path: Path, policy: Policy
 ) -> None:
     server.script(PATH, raw(noise))
@@ -181,7 +179,7 @@ def test_a_server_is_left_alone_for_as_long_as_it_asks(
     assert waited == [seconds]
 
 
-def test_a_server_that_asks_for_too_much_patience_is_told_no(
+def test_a_server_that_asks_for_too_long_a_pause_is_given_up(
     server: FileServer, url: str, path: Path, policy: Policy, waited: list[float]
 ) -> None:
     server.script(PATH, status(429, Retry_After="86400"))

@@ -136,9 +136,7 @@ def test_options_become_configuration() -> None:
     VoiceDetector(settings.vad)  # webrtcvad takes whole numbers alone
 
 
-def test_what_options_do_not_say_of_the_model_the_settings_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_settings_complete_the_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = tmp_path / "config.toml"
     model = f'name = "{tiny.BUNDLE}"\naligner = "none"\nthreads = 5\nencoder_window_s = 4\n'
     settings.write_text(f'[model]\n{model}language = "German"\n')
@@ -194,7 +192,7 @@ def test_an_aligner_is_given_by_path_or_left_out(bundle: Path) -> None:
         aligner("--aligner", "no-such-aligner")
 
 
-def test_what_is_not_as_it_was_asked_to_be_is_said_and_the_text_comes(clip: Path) -> None:
+def test_missing_hardware_is_warned_of_and_the_file_is_transcribed(clip: Path) -> None:
     result = run(clip, "--gpu", "3", "--provider", "CUDAExecutionProvider")
     assert result.returncode == 0
     assert result.stdout.strip()
@@ -237,7 +235,7 @@ def test_help_loads_nothing_but_the_arguments(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("command", ["transcribe", "run"])
-def test_what_is_for_measurements_is_not_offered(
+def test_options_for_measurements_are_hidden(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -390,7 +388,7 @@ def test_a_wrong_configuration_is_one_sentence_and_code_78(
     assert "Traceback" not in sentence
 
 
-def test_a_reader_that_has_enough_ends_the_program_quietly(clip: Path) -> None:
+def test_a_reader_that_closes_the_pipe_ends_the_program_quietly(clip: Path) -> None:
     with subprocess.Popen(
         [*TRANSCRIBE, "--watch", str(clip)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

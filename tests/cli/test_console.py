@@ -27,14 +27,14 @@ def terminal(width: int = 80) -> Console:
 
 
 def lines(steps: StepProgress, width: int = 80) -> list[str]:
-    """What is seen now."""
+    """Return the text on the screen."""
     console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(steps)
     assert isinstance(console.file, io.StringIO)
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
 
-def test_a_step_stands_above_its_bar_with_size_speed_and_time_left() -> None:
+def test_a_step_is_shown_above_its_bar_with_size_speed_and_time_left() -> None:
     clock = Clock()
     steps = StepProgress(terminal(), clock)
     for done in (0, 100_000_000, 200_000_000):
@@ -45,7 +45,7 @@ def test_a_step_stands_above_its_bar_with_size_speed_and_time_left() -> None:
     assert bar.endswith("200.0 MB of 1.0 GB 100.0 MB/s 0:08 left")
 
 
-def test_the_speed_is_that_of_all_files_without_what_was_there_before() -> None:
+def test_the_speed_covers_all_files_without_earlier_downloads() -> None:
     clock = Clock()
     steps = StepProgress(terminal(), clock)
     steps.show("fetching a", 0, 100_000_000)
@@ -69,7 +69,7 @@ def test_nothing_is_wrapped_however_narrow_it_is(width: int) -> None:
     assert all(len(line) <= width for line in shown)
 
 
-def test_a_bar_that_is_full_but_not_over_pulses_and_says_for_how_long() -> None:
+def test_a_full_bar_of_an_unfinished_step_pulses_and_shows_the_time() -> None:
     clock = Clock()
     steps = StepProgress(terminal(), clock)
     steps.show("encoder", 0, 701_000_000)
@@ -80,7 +80,7 @@ def test_a_bar_that_is_full_but_not_over_pulses_and_says_for_how_long() -> None:
     assert lines(steps)[1].endswith("for 0:14")
 
 
-def test_a_step_of_unknown_length_says_for_how_long_it_runs() -> None:
+def test_a_step_of_unknown_length_shows_the_time_passed() -> None:
     clock = Clock()
     steps = StepProgress(terminal(), clock)
     steps.show("decoder, to q8_0", 0, 0)

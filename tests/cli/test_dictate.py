@@ -87,7 +87,7 @@ def test_the_daemons_microphone_is_followed(tmp_path: Path, control: Path) -> No
     ("option", "how"),
     [("--push-to-talk", "between `streamasr dictate start` and `stop`"), ("-v", "as it is heard")],
 )
-def test_a_terminal_is_told_what_it_does(
+def test_a_terminal_shows_how_dictation_types(
     daemon: RunningDaemon, control: Path, option: str, how: str
 ) -> None:
     ours, its = pty.openpty()
@@ -172,7 +172,7 @@ async def test_push_to_talk_from_press_to_release(
 
 @needs("Xvfb", "xdotool")
 @needs_tk
-async def test_what_is_said_stands_in_the_window(
+async def test_speech_is_typed_into_the_window(
     daemon: RunningDaemon, control: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
@@ -190,7 +190,7 @@ async def test_what_is_said_stands_in_the_window(
                 await shows(window, expected)
 
 
-def test_no_dictation_no_daemon_and_no_output_are_one_sentence_each(
+def test_a_missing_dictation_daemon_or_output_is_one_sentence(
     control: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = dictate(control, "toggle")
@@ -221,7 +221,7 @@ def test_no_dictation_no_daemon_and_no_output_are_one_sentence_each(
         ["--output", "telepathy"],
     ],
 )
-def test_what_contradicts_itself_is_refused(
+def test_contradictory_options_are_refused(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as raised:
@@ -234,7 +234,7 @@ def test_what_contradicts_itself_is_refused(
 
 
 def of(path: Path, text: str, *arguments: str) -> DictationConfig:
-    """What holds of dictation with a file of settings and options."""
+    """Dictation settings of a file of settings and options."""
     options = parse(["dictate", *settings(path, text), *arguments])
     return load_config(options.config, overrides_from(options)).dictation
 
@@ -297,7 +297,7 @@ def test_each_option_overrides_its_setting(tmp_path: Path) -> None:
         ("push_to_talk = true\nhold = true", ["--no-push-to-talk"], False),
     ],
 )
-def test_a_service_is_push_to_talk_unless_somebody_wants_otherwise(
+def test_a_service_is_push_to_talk_by_default(
     tmp_path: Path, text: str, arguments: list[str], *, is_push_to_talk: bool
 ) -> None:
     dictation = of(tmp_path / "config.toml", f"[dictation]\n{text}", *arguments)
@@ -370,7 +370,7 @@ def test_a_file_of_settings_is_enough(daemon: RunningDaemon, control: Path, tmp_
         ('output = "paste"', ["--mode", "live"], "command line: [dictation] mode live corrects"),
     ],
 )
-def test_what_would_do_nothing_is_refused(
+def test_options_without_effect_are_refused(
     tmp_path: Path, control: Path, text: str, arguments: list[str], sentence: str
 ) -> None:
     file = settings(tmp_path / "config.toml", f"[dictation]\n{text}")

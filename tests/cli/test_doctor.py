@@ -85,7 +85,7 @@ def test_hashes_are_compared_where_that_is_asked_for(
     assert "decoder.gguf has changed since it was stored" in found["model"]["text"]
 
 
-def test_what_is_configured_and_not_there_is_found(
+def test_missing_models_and_hardware_are_found(
     capsys: pytest.CaptureFixture[str], home: Path, port: int
 ) -> None:
     model = (
@@ -101,7 +101,7 @@ def test_what_is_configured_and_not_there_is_found(
     assert found["onnxruntime"]["level"] in {"problem", "warning"}
 
 
-def test_a_source_is_not_imported_to_be_looked_at(
+def test_a_source_is_not_imported_by_the_examination(
     capsys: pytest.CaptureFixture[str], home: Path, port: int
 ) -> None:
     source = home / "download" / "model.gguf"
@@ -154,7 +154,7 @@ def test_models_that_cannot_be_written_are_a_problem(
     assert "is not a directory" in found["models"]["text"]
 
 
-def test_what_a_killed_import_left_is_found_and_what_is_at_work_is_not(
+def test_a_killed_import_is_found_and_a_running_one_is_not(
     capsys: pytest.CaptureFixture[str], home: Path, port: int
 ) -> None:
     left = home / "models/.a.1234.streamasr-partial"
@@ -170,7 +170,7 @@ def test_what_a_killed_import_left_is_found_and_what_is_at_work_is_not(
     assert not left.exists()
 
 
-def test_what_is_shown_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+def test_findings_move_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
     evil = "a\x1b[2Jb\x9b\rc\nd"
     show([Finding(evil, Level.OK, evil, evil)], Console(width=100))
     shown = capsys.readouterr().out
@@ -178,7 +178,7 @@ def test_what_is_shown_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> No
     assert {letter for letter in shown if not letter.isprintable()} == {"\n"}
 
 
-def test_what_looks_like_markup_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_markup_in_findings_is_shown_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     show([Finding("a [b]", Level.PROBLEM, "/x/[red]y", "[do] it")], Console(width=100))
     shown = capsys.readouterr().out
     for part in ("a [b]", "/x/[red]y", "[do] it"):
@@ -192,7 +192,7 @@ def crash() -> Native:
     os.abort()
 
 
-def test_native_libraries_are_asked_in_a_slow_way_that_survives_them() -> None:
+def test_native_libraries_are_asked_in_a_slow_but_safe_way() -> None:
     asked = ask_native(probe_native)
     assert asked.gpus == ()
     assert asked.llama_trouble is None
@@ -221,7 +221,7 @@ def test_a_running_daemon_is_recognised(
 
 @pytest.fixture
 def stranger() -> Iterator[socket.socket]:
-    """Another program that listens; whoever connects is sent away."""
+    """Another program that listens and sends every client away."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=_send_away, args=(listener,), daemon=True).start()
         yield listener
@@ -254,7 +254,7 @@ def test_a_socket_that_is_not_there_is_free(
     assert found["server"]["text"].startswith(f"{home}/sock is free")
 
 
-def test_a_state_that_is_no_directory_is_a_problem(
+def test_a_state_that_is_a_file_is_a_problem(
     capsys: pytest.CaptureFixture[str], home: Path, port: int
 ) -> None:
     (home / "state").touch()

@@ -25,7 +25,7 @@ from streamasr.storage.records import SessionRecord
 from tests.support.errors import raises
 
 NOON = datetime(2026, 11, 20, 12, 0, 0).astimezone()
-"""A time on the clock of whoever runs the tests."""
+"""A time on the local clock."""
 
 
 def options(**given: Any) -> argparse.Namespace:
@@ -90,7 +90,7 @@ def test_text_is_one_line_per_final(
         ({"session": "microphone", "search": "again"}, 0),
     ],
 )
-def test_what_was_asked_for_is_shown(
+def test_search_options_select_finals(
     journal: Journal,
     path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -150,15 +150,13 @@ def test_subtitles_of_a_name_are_those_of_its_latest_session(
     assert "Hello" not in out
 
 
-def test_before_there_is_a_journal_a_sentence_says_so(
-    path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_journal_is_reported(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert show_history(path, options()) == 0
     assert capsys.readouterr() == ("", "streamasr: the journal is empty.\n")
     assert not path.exists()
 
 
-def test_a_session_that_is_not_there_is_an_error(journal: Journal, path: Path) -> None:
+def test_an_unknown_session_is_an_error(journal: Journal, path: Path) -> None:
     for name in ("s-3", "../s"):
         with raises(StorageError, "unknown_session"):
             show_history(path, options(session=name))

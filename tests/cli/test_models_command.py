@@ -33,7 +33,7 @@ WEIGHTS = f"/cdn/{COMMIT}/model.safetensors"
 
 @dataclass
 class Home:
-    """Where a user's files are, and what the command printed last."""
+    """Files of a user, and the last output of the command."""
 
     path: Path
     capsys: pytest.CaptureFixture[str]
@@ -62,7 +62,7 @@ class Home:
         return {row["name"]: row for row in json.loads(self.out)}
 
     def left(self) -> set[str]:
-        """What stands among the models, notes and the lock left out."""
+        """Names among the models, notes and the lock left out."""
         names = {path.name for path in self.models.iterdir()}
         return {name for name in names if "hashes.json" not in name and name != ".lock"}
 
@@ -99,7 +99,7 @@ def hub(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 # What there is
 
 
-def test_the_list_shows_what_is_embedded_and_what_can_be_had(home: Home) -> None:
+def test_the_list_shows_embedded_and_known_models(home: Home) -> None:
     assert home.run("list") == 0
     lines = home.out.splitlines()
     assert lines[0].split()[:3] == ["NAME", "STATE", "ROLE"]
@@ -111,7 +111,7 @@ def test_the_list_shows_what_is_embedded_and_what_can_be_had(home: Home) -> None
     assert not home.models.exists()
 
 
-def test_the_list_for_programs_says_all_that_is_known(home: Home) -> None:
+def test_the_list_for_programs_has_all_facts(home: Home) -> None:
     row = home.listed()["qwen3-aligner-0.6b"]
     assert row["state"] == "known"
     assert row["family"] == "qwen3-forced-aligner"
@@ -138,7 +138,7 @@ def test_a_broken_model_is_listed_with_its_problem(home: Home) -> None:
     assert "has no model.json" in problem
 
 
-def test_of_models_that_are_named_all_is_shown(home: Home) -> None:
+def test_all_facts_about_named_models_are_shown(home: Home) -> None:
     assert home.run("list", NAME, "tiny") == 0
     blocks = home.out.split("\n\n")
     assert [block.splitlines()[0] for block in blocks] == [NAME, "tiny"]
@@ -152,7 +152,7 @@ def test_of_models_that_are_named_all_is_shown(home: Home) -> None:
 
 
 @pytest.mark.parametrize(("columns", "n_shown"), [(200, 9), (80, 7), (48, 4)])
-def test_on_a_terminal_the_list_is_a_table_of_what_fits(
+def test_on_a_terminal_the_table_has_the_columns_that_fit(
     columns: int, n_shown: int, home: Home
 ) -> None:
     master, slave = pty.openpty()
@@ -197,9 +197,9 @@ def test_a_model_is_pulled_imported_and_used_without_the_network(home: Home, hub
     assert len(hub.server.requests) == n_asked
 
 
-def test_precisions_and_what_was_fetched_are_as_wished(home: Home, hub: Hub) -> None:
-    wishes = ["--encoder", "fp16", "--decoder", "f16", "--keep-download"]
-    assert home.run("pull", NAME, *wishes) == 0
+def test_precisions_and_kept_downloads_are_as_requested(home: Home, hub: Hub) -> None:
+    precisions = ["--encoder", "fp16", "--decoder", "f16", "--keep-download"]
+    assert home.run("pull", NAME, *precisions) == 0
     kept = home.models / ".downloads" / NAME
     assert f"The downloaded files are kept in {kept}." in home.out
     assert (kept / "model.safetensors").exists()
@@ -212,7 +212,7 @@ def test_precisions_and_what_was_fetched_are_as_wished(home: Home, hub: Hub) -> 
     assert home.left() == set()
 
 
-def test_an_interrupted_pull_goes_on_where_it_stopped(home: Home, hub: Hub) -> None:
+def test_an_interrupted_pull_continues_where_it_stopped(home: Home, hub: Hub) -> None:
     home.configure("[download]\nattempts = 1")
     hub.server.script(WEIGHTS, truncate(100_000))
     assert home.run("pull", NAME) == 1
@@ -221,7 +221,7 @@ def test_an_interrupted_pull_goes_on_where_it_stopped(home: Home, hub: Hub) -> N
     assert hub.server.requests_for(WEIGHTS)[-1].headers["Range"] == "bytes=100000-"
 
 
-def test_what_was_fetched_in_vain_can_be_removed(home: Home, hub: Hub) -> None:
+def test_a_partial_download_can_be_removed(home: Home, hub: Hub) -> None:
     home.configure("[download]\nattempts = 1")
     hub.server.script(WEIGHTS, truncate(100_000))
     home.run("pull", NAME)
@@ -243,7 +243,7 @@ def test_a_wrong_file_is_refused_and_nothing_installed(home: Home, hub: Hub) -> 
     assert not (home.models / NAME).exists()
 
 
-def test_a_changed_model_needs_consent(home: Home, hub: Hub) -> None:
+def test_a_changed_model_must_be_accepted(home: Home, hub: Hub) -> None:
     assert home.run("pull", NAME) == 0
     assert home.run("remove", NAME) == 0
     listing = f"/api/models/{REPOSITORY}/revision/main"
@@ -258,13 +258,13 @@ def test_a_changed_model_needs_consent(home: Home, hub: Hub) -> None:
     assert home.run("pull", NAME, "--accept-changed") == 0
 
 
-def test_a_misspelt_name_is_said_before_anything_is_fetched(home: Home, hub: Hub) -> None:
+def test_a_misspelt_name_is_reported_before_any_download(home: Home, hub: Hub) -> None:
     assert home.run("pull", NAME, "qwen3-asr-0.7b") == 78
     assert "unknown model 'qwen3-asr-0.7b'; did you mean" in home.err
     assert not hub.server.requests
 
 
-def test_what_fails_does_not_keep_the_others_from_being_pulled(home: Home, hub: Hub) -> None:
+def test_one_failure_does_not_stop_other_downloads(home: Home, hub: Hub) -> None:
     assert home.run("pull", "qwen3-asr-1.7b", NAME, "tiny") == 1
     assert "Qwen/Qwen3-ASR-1.7B cannot be fetched: 127.0.0.1 has no such repository" in home.err
     assert home.left() == {NAME}
@@ -281,7 +281,7 @@ def test_the_endpoint_of_the_option_is_asked(
     assert "--endpoint: 'hub' is not an address" in home.err
 
 
-def test_a_gated_repository_says_how_it_opens(
+def test_the_error_for_a_gated_repository_names_the_token(
     home: Home, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_sesame")
@@ -322,7 +322,7 @@ def test_of_a_repository_of_ggufs_the_named_pair_is_pulled(
     assert home.left() == {"qwen3-asr-0.6b-q8_0"}
 
 
-def test_files_that_are_no_model_are_said(home: Home, hub: Hub) -> None:
+def test_files_without_a_model_are_reported(home: Home, hub: Hub) -> None:
     hub.publish("me/broken", {"config.json": b"{}", "model.safetensors": b"not at all"})
     home.configure('[models.broken]\nrepository = "me/broken"')
     assert home.run("pull", "broken") == 78
@@ -330,7 +330,7 @@ def test_files_that_are_no_model_are_said(home: Home, hub: Hub) -> None:
     assert not (home.models / "broken").exists()
 
 
-def test_what_was_no_model_is_not_believed_the_next_time(
+def test_hashes_of_files_without_a_model_are_not_kept_for_the_next_time(
     home: Home, hub: Hub, checkpoint: Path
 ) -> None:
     log_in = hub.server.put("/model.gguf", b"Accept our terms, then go on")
@@ -371,7 +371,7 @@ def test_two_processes_do_not_pull_the_same_model(home: Home, hub: Hub) -> None:
     assert home.run("pull", NAME) == 0
 
 
-def test_a_killed_pull_goes_on_where_it_was(home: Home, hub: Hub) -> None:
+def test_a_killed_pull_continues_where_it_stopped(home: Home, hub: Hub) -> None:
     hub.server.script(WEIGHTS, stall(200_000))
     command = [sys.executable, "-m", "streamasr", "models", "pull", NAME]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
@@ -384,7 +384,7 @@ def test_a_killed_pull_goes_on_where_it_was(home: Home, hub: Hub) -> None:
     assert hub.server.requests_for(WEIGHTS)[-1].headers["Range"] == "bytes=200000-"
 
 
-def test_a_pull_that_is_stopped_says_that_it_can_go_on(home: Home, hub: Hub) -> None:
+def test_a_stopped_pull_says_that_it_can_continue(home: Home, hub: Hub) -> None:
     hub.server.script(WEIGHTS, stall(200_000))
     command = [sys.executable, "-m", "streamasr", "models", "pull", NAME]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -481,7 +481,9 @@ def test_a_model_can_be_written_elsewhere(home: Home, checkpoint: Path, tmp_path
 
 
 @pytest.mark.parametrize("content", [None, b"", b"RIFF....WAVE", b"PK\x03\x04broken"])
-def test_what_is_no_model_is_said(content: bytes | None, home: Home, tmp_path: Path) -> None:
+def test_a_directory_without_a_model_is_reported(
+    content: bytes | None, home: Home, tmp_path: Path
+) -> None:
     source = tmp_path / "file"
     if content is not None:
         source.write_bytes(content)
@@ -508,7 +510,7 @@ for arguments in (["models", "list"], ["models", "path", "small"], ["models", "v
 """
 
 
-def test_what_is_installed_is_used_without_the_network(home: Home, checkpoint: Path) -> None:
+def test_installed_models_are_used_without_the_network(home: Home, checkpoint: Path) -> None:
     home.configure('[models.small]\nrepository = "me/small"')
     assert home.run("import", str(checkpoint)) == 0
     command = [sys.executable, "-c", OFFLINE]
@@ -526,7 +528,7 @@ def test_paths_are_for_scripts(home: Home) -> None:
     assert home.out == ""
 
 
-def test_removing_says_what_is_not_there(home: Home) -> None:
+def test_removing_an_unknown_model_is_an_error(home: Home) -> None:
     assert home.run("remove", "mine", "tiny", "../x") == 78
     assert "'mine' is not installed" in home.err
     assert "tiny is embedded and cannot be removed" in home.err

@@ -62,7 +62,7 @@ class Machine:
         return done.returncode, done.stdout, done.stderr
 
     def asked(self) -> list[str]:
-        """What systemctl was asked to do since the last time."""
+        """Commands of systemctl since the last call."""
         log = self.bin / "asked"
         lines = log.read_text().splitlines() if log.exists() else []
         log.unlink(missing_ok=True)
@@ -75,8 +75,8 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def test_a_service_is_written_and_started(machine: Machine) -> None:
-    code, said, complaints = machine.service("install")
-    assert (code, complaints) == (0, "")
+    code, said, errors = machine.service("install")
+    assert (code, errors) == (0, "")
     assert said.splitlines() == [
         f"{machine.units / SERVICE} is written.",
         "streamasr.service is started, and will be with every session.",
@@ -97,7 +97,7 @@ def test_a_second_time_nothing_is_written(machine: Machine) -> None:
     assert (machine.units / SERVICE).stat().st_mtime_ns == before
 
 
-def test_a_unit_that_was_edited_is_left_alone_unless_one_insists(machine: Machine) -> None:
+def test_an_edited_unit_is_kept_without_force(machine: Machine) -> None:
     machine.service("install")
     unit = machine.units / SERVICE
     edited = unit.read_text("utf-8").replace("MemoryMax=16G", "MemoryMax=4G")
@@ -119,8 +119,8 @@ def test_the_socket_takes_the_place_of_a_service_that_runs_and_gives_it_back(
     machine: Machine,
 ) -> None:
     machine.config.write_text('[server]\nhost = "::1"\nport = 9000\n')
-    code, _, complaints = machine.service("install", "--socket")
-    assert (code, complaints) == (0, "")
+    code, _, errors = machine.service("install", "--socket")
+    assert (code, errors) == (0, "")
     assert machine.asked() == [
         "daemon-reload",
         f"disable --now {SERVICE}",
@@ -150,9 +150,9 @@ def test_a_socket_needs_a_place(machine: Machine, settings: str, sentence: str) 
     token.write_text("12345678")
     token.chmod(0o600)
     machine.config.write_text(f"[server]\n{settings}\n")
-    code, _, complaints = machine.service("install", "--socket")
+    code, _, errors = machine.service("install", "--socket")
     assert code == 78
-    assert complaints.startswith(sentence)
+    assert errors.startswith(sentence)
     assert not machine.units.exists()
 
 
@@ -164,26 +164,26 @@ def test_a_socket_of_the_daemons_own_is_where_it_may_write_and_others_can_see(
     text = (machine.units / SERVICE).read_text("utf-8")
     assert re.search('^ReadWritePaths=.* "-/srv/my place"', text, re.MULTILINE)
     machine.config.write_text('[server]\nsocket = "/tmp/streamasr"\n')
-    code, _, complaints = machine.service("install")
+    code, _, errors = machine.service("install")
     assert code == 78
-    assert "the service has a /tmp of its own, where clients do not find it" in complaints
+    assert "the service has a /tmp of its own, where clients do not find it" in errors
     for place in (machine.home, Path("/")):
         path = place / "streamasr"
         machine.config.write_text(f'[server]\nsocket = "{path}"\n')
-        code, _, complaints = machine.service("install")
+        code, _, errors = machine.service("install")
         assert code == 78
-        assert f"to write to all of {place}; choose a directory in it" in complaints
+        assert f"to write to all of {place}; choose a directory in it" in errors
     assert machine.service("install", "--socket")[0] == 0
 
 
-def test_what_was_installed_is_removed_and_nothing_else(machine: Machine) -> None:
+def test_only_installed_units_are_removed(machine: Machine) -> None:
     (machine.bin / "no-namespaces").touch()
     machine.units.mkdir(parents=True)
     (machine.units / "other.service").touch()
     machine.service("install", "--socket", "--dictate")
     machine.asked()
-    code, _, complaints = machine.service("uninstall")
-    assert (code, complaints) == (0, "")
+    code, _, errors = machine.service("uninstall")
+    assert (code, errors) == (0, "")
     first, *rest = machine.asked()
     assert first == f"disable --now {SOCKET} streamasr.service streamasr-dictate.service"
     assert rest == ["daemon-reload"]
@@ -191,7 +191,7 @@ def test_what_was_installed_is_removed_and_nothing_else(machine: Machine) -> Non
     assert machine.service("uninstall")[:2] == (0, "nothing is installed.\n")
 
 
-def test_where_users_have_no_namespaces_the_service_does_without_them(machine: Machine) -> None:
+def test_the_service_works_where_users_have_no_namespaces(machine: Machine) -> None:
     (machine.bin / "no-namespaces").touch()
     code, said, _ = machine.service("install")
     assert code == 0
@@ -203,12 +203,12 @@ def test_where_users_have_no_namespaces_the_service_does_without_them(machine: M
     assert not drop_in.parent.exists()
 
 
-def test_without_a_manager_of_services_the_units_are_written_and_the_rest_is_said(
+def test_without_systemd_the_units_are_written_and_the_next_step_is_named(
     machine: Machine,
 ) -> None:
     (machine.bin / "gone").touch()
-    code, said, complaints = machine.service("install", "--dictate")
-    assert (code, complaints) == (0, "")
+    code, said, errors = machine.service("install", "--dictate")
+    assert (code, errors) == (0, "")
     assert said.splitlines()[-1] == (
         "systemd does not run your services here. Where it does: systemctl --user enable --now "
         "streamasr.service streamasr-dictate.service"
@@ -219,7 +219,9 @@ def test_without_a_manager_of_services_the_units_are_written_and_the_rest_is_sai
     assert list(machine.units.iterdir()) == []
 
 
-def test_dictation_learns_where_the_desktop_is_unless_it_is_known(machine: Machine) -> None:
+def test_dictation_imports_the_environment_of_the_desktop_unless_it_is_known(
+    machine: Machine,
+) -> None:
     desktop = {"DISPLAY": ":0", "XAUTHORITY": "/run/auth", "WAYLAND_DISPLAY": ""}
     machine.service("install", **desktop)
     assert not any("environment" in line for line in machine.asked())
@@ -230,25 +232,25 @@ def test_dictation_learns_where_the_desktop_is_unless_it_is_known(machine: Machi
     assert not any("import-environment" in line for line in machine.asked())
 
 
-def test_a_service_that_does_not_start_is_complained_of(machine: Machine) -> None:
-    code, _, complaints = machine.service("install", broken=SERVICE)
+def test_a_service_that_does_not_start_is_an_error(machine: Machine) -> None:
+    code, _, errors = machine.service("install", broken=SERVICE)
     assert code == 1
-    assert complaints == (
+    assert errors == (
         f"streamasr: systemctl --user restart {SERVICE}: Job for {SERVICE} failed. See why.\n"
     )
 
 
 def test_a_daemon_that_runs_by_hand_is_stopped_first(machine: Machine) -> None:
     with Lock(machine.home / ".local" / "state" / "streamasr"):
-        code, said, complaints = machine.service("install", broken=SERVICE)  # systemd knows of none
+        code, said, errors = machine.service("install", broken=SERVICE)  # systemd knows of none
         assert (code, said) == (1, "")
-        assert f"stop it (kill {os.getpid()}), then install the service" in complaints
+        assert f"stop it (kill {os.getpid()}), then install the service" in errors
         assert machine.asked() == []
         assert not machine.units.exists()
         assert machine.service("install")[0] == 0, "the daemon is the service itself"
 
 
-def test_the_status_of_each_unit_is_told(machine: Machine) -> None:
+def test_the_status_of_each_unit_is_shown(machine: Machine) -> None:
     machine.service("install")
     code, said, _ = machine.service("status")
     assert code == 0
@@ -259,9 +261,9 @@ def test_the_status_of_each_unit_is_told(machine: Machine) -> None:
     ]
 
 
-def test_a_home_that_cannot_be_written_is_said_in_a_sentence(machine: Machine) -> None:
+def test_a_home_that_cannot_be_written_is_reported(machine: Machine) -> None:
     (machine.home / ".config" / "systemd").write_text("a file")
-    code, _, complaints = machine.service("install")
+    code, _, errors = machine.service("install")
     assert code == 1
-    assert complaints.count("\n") == 1
-    assert "cannot be" in complaints
+    assert errors.count("\n") == 1
+    assert "cannot be" in errors

@@ -24,7 +24,7 @@ from tests.support.fakes import talk, write_wav
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Nobody's settings and models but the test's own."""
+    """A home without settings and models."""
     for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.delenv("STREAMASR_CONFIG", raising=False)
@@ -46,7 +46,7 @@ def copy_of(bundle: Path, directory: Path) -> Path:
     return Path(shutil.copytree(bundle, directory, ignore=ignored))
 
 
-def test_the_clip_is_what_is_known_of_it() -> None:
+def test_the_facts_about_the_clip_are_right() -> None:
     clip = built_in_clip()
     assert clip.words
     assert clip.text == " ".join(text for text, _ in clip.words)
@@ -116,7 +116,7 @@ def test_a_clip_without_sound_is_an_answer_too(
     assert (code, report["text"], report["word_error_rate"]) == (1, "", 1)
 
 
-def test_what_cannot_be_asked_is_refused(
+def test_impossible_requests_are_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, bundle: Path
 ) -> None:
     with raises(ConfigError, "clip_missing"):
@@ -169,7 +169,7 @@ def test_a_model_that_cannot_be_loaded_fails(
     assert "onnxruntime cannot load this file" in report["checks"][-1]["detail"]
 
 
-def test_an_aligner_that_is_none_fails(
+def test_a_recogniser_as_aligner_fails(
     capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
 ) -> None:
     model = copy_of(bundle, tmp_path / "model")
@@ -212,7 +212,7 @@ def test_an_aligner_of_few_bits_is_warned_of(
     assert "weights of 4 bits, which make the times of words less exact" in warning
 
 
-def test_what_was_not_done_has_no_speed(
+def test_a_stage_without_work_has_no_speed(
     capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
 ) -> None:
     model = copy_of(bundle, tmp_path / "model")

@@ -1,4 +1,4 @@
-"""Which settings hold when, and what a reload takes over."""
+"""Times at which settings take effect, and the changes that a reload applies."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,12 +17,14 @@ from tests.support.errors import raises
 from tests.support.settings import VALUES, changed, configs
 
 
-def test_every_setting_says_when_it_holds() -> None:
+def test_every_setting_says_when_it_takes_effect() -> None:
     assert {one.path for one in settings()} == set(VALUES)
     assert {one.effect for one in settings()} == {*Effect}
 
 
-def test_a_new_setting_that_does_not_say_so_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_that_does_not_say_when_it_takes_effect_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Silent(msgspec.Struct, frozen=True):
         new: int = 1
 
@@ -43,7 +45,7 @@ def test_nothing_has_changed_between_equal_settings(config: Settings) -> None:
 
 
 @given(configs(), configs())
-def test_a_reload_takes_over_what_it_can_and_leaves_the_rest(
+def test_a_reload_applies_some_settings_and_leaves_the_others(
     running: Settings, wanted: Settings
 ) -> None:
     changes = compare(running, wanted)
@@ -57,7 +59,7 @@ def test_a_reload_takes_over_what_it_can_and_leaves_the_rest(
     assert compare(after, wanted) == type(changes)((), changes.needs_restart)
 
 
-def test_a_reload_knows_what_it_cannot_take_over() -> None:
+def test_a_reload_lists_settings_that_need_a_restart() -> None:
     wanted = changed(
         {
             "server.port": 1,
@@ -73,13 +75,13 @@ def test_a_reload_knows_what_it_cannot_take_over() -> None:
     assert changes.needs_restart == ("model.name", "server.port", "segmentation.max_segment_s")
 
 
-def test_a_reload_cannot_take_the_token_from_an_open_door() -> None:
+def test_a_reload_cannot_remove_the_token_of_an_open_address() -> None:
     running = Settings(server=ServerConfig(host="0.0.0.0", token_file=Path("/token")))
     with raises(ConfigError, "token_required"):
         reload(running, Settings())
 
 
-def test_what_is_of_dictation_is_no_change_to_the_daemon() -> None:
+def test_settings_of_dictation_do_not_change_the_daemon() -> None:
     wanted = changed({"dictation.mode": "live", "dictation.hold": True})
     changes = compare(Settings(), wanted)
     assert (changes.applied, changes.needs_restart) == ((), ())

@@ -37,7 +37,7 @@ def token_file(tmp_path: Path) -> Path:
 
 
 def options(**given: Any) -> Namespace:
-    """What `streamasr run` was started with."""
+    """Options of `streamasr run`."""
     names = """model aligner language context threads gpu gpu_layers mic device input speed
         host port socket token_file allow_origin"""
     silent = dict.fromkeys(names.split())
@@ -128,11 +128,11 @@ def test_options_that_contradict_each_other_are_refused(given: dict[str, Any]) -
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(configs())
 @example(changed({"microphone.device": '"\\\x7f\n\t\u2028#', "model.context": "一\U0001f600'''"}))
-def test_what_is_printed_loads_back_to_the_same_settings(path: Path, config: Settings) -> None:
+def test_printed_settings_load_back_to_the_same_settings(path: Path, config: Settings) -> None:
     assert load(path, toml(config, path)) == config
 
 
-def test_a_token_file_and_an_open_door_load_back_too(path: Path, token_file: Path) -> None:
+def test_a_token_file_and_an_open_address_load_back_too(path: Path, token_file: Path) -> None:
     server = ServerConfig(host="0.0.0.0", token_file=token_file)
     assert load(path, toml(Settings(server=server))).server == server
 
@@ -176,7 +176,7 @@ def test_a_file_with_an_odd_name_stays_in_its_comment(path: Path) -> None:
     assert load(path, text) == Settings()
 
 
-def test_a_path_that_is_no_text_is_refused() -> None:
+def test_a_path_that_is_not_utf_8_is_refused() -> None:
     with raises(ConfigError, "path_not_utf8"):
         toml(changed({"storage.directory": Path("/a\udcff")}))
 

@@ -1,4 +1,4 @@
-"""Who may connect, as the settings have it."""
+"""Access to the daemon by the settings."""
 
 import os
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_the_token_is_what_the_file_holds_without_the_space_around_it(tmp_path: 
 @pytest.mark.parametrize(
     "content", [b"", b" \n", b"seven77", b"two words", b"caf\xc3\xa9-caf\xc3\xa9", b"a" * 513]
 )
-def test_a_token_that_is_none_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_a_malformed_token_is_refused(content: bytes, tmp_path: Path) -> None:
     with raises(ConfigError, "token_malformed") as caught:
         read_token(write_token(tmp_path / "token", content))
     assert not content.strip() or content.decode() not in str(caught.value)
@@ -64,7 +64,7 @@ def test_a_token_that_others_can_use_is_refused(mode: int, token_file: Path) -> 
         read_token(token_file)
 
 
-def test_a_token_file_that_is_no_file_is_refused_when_settings_are_read(path: Path) -> None:
+def test_a_missing_token_file_is_refused_when_settings_are_read(path: Path) -> None:
     assert "cannot be read: No such file" in error_of(path, '[server]\ntoken_file = "none"')
     assert "is not a regular file" in error_of(path, '[server]\ntoken_file = "."')
     os.mkfifo(path.parent / "pipe", 0o600)  # which would not answer

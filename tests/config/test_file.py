@@ -253,7 +253,7 @@ def test_the_command_line_wins_over_the_file(path: Path) -> None:
     assert (config.server.port, config.server.max_sessions, config.log.level) == (3, 2, "error")
 
 
-def test_what_the_command_line_says_wrong_is_not_blamed_on_the_file(path: Path) -> None:
+def test_errors_on_the_command_line_are_not_blamed_on_the_file(path: Path) -> None:
     said = error_of(path, "[server]\nport = 1", {"server": {"port": 99999}})
     assert said == "command line: server.port: expected `int` <= 65535."
     said = error_of(path, "[server]\nport = 1", {"server": {"host": "0.0.0.0"}})
@@ -278,7 +278,7 @@ def test_the_file_of_the_user_goes_before_that_of_the_system(places: tuple[Path,
     assert find_config() == user
 
 
-def test_a_file_that_was_named_is_taken_though_it_be_missing(
+def test_a_named_file_is_used_even_if_it_is_missing(
     places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places[0].touch()

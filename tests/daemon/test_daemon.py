@@ -358,7 +358,7 @@ async def test_much_audio_at_once_leaves_no_gap(tmp_path: Path) -> None:
 
     with RunningDaemon(tmp_path, "--no-mic") as daemon:
         recordings = await speak_at_once(daemon.url)
-    for messages in ([told.message for told in one.heard] for one in recordings):
+    for messages in ([told.message for told in one.received] for one in recordings):
         lasting = [m for m in messages if isinstance(m, v1.Final | v1.Words | v1.Gap | v1.End)]
         assert [message.seq for message in lasting] == list(range(1, len(lasting) + 1))
         assert not [message for message in messages if isinstance(message, v1.Gap)]

@@ -1,4 +1,4 @@
-"""Verdicts on facts about an installation."""
+"""Judgement of facts about a machine and an installation."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -57,7 +57,7 @@ def levels(findings: Iterable[Finding]) -> dict[str, Level]:
 # Software
 
 
-def test_what_is_always_needed_is_read_from_the_metadata() -> None:
+def test_required_packages_are_read_from_the_metadata() -> None:
     lines = ["av>=14", "llama-cpp-python>=0.3.36", "gguf>=0.17; extra == 'export'", "odd"]
     assert requirements(lines) == [("av", "14"), ("llama-cpp-python", "0.3.36")]
 
@@ -246,13 +246,15 @@ def test_little_disk_is_warned_of() -> None:
         (12_300_000_000, OK, "12.3 GB free"),
     ],
 )
-def test_room_for_models_is_what_getting_one_takes(free: int, level: Level, says: str) -> None:
+def test_disk_space_is_compared_with_the_size_of_downloads(
+    free: int, level: Level, says: str
+) -> None:
     *_, finding = judge_room(Room(64 * GIB, GIB, GIB, state_free=None, cache_free=free))
     assert finding.level is level
     assert says in (finding.advice or finding.text)
 
 
-def test_what_killed_imports_left_is_warned_of() -> None:
+def test_unfinished_imports_are_warned_of() -> None:
     assert levels(judge_leftovers(Leftovers("/m", 0, 0))) == {}
     [finding] = judge_leftovers(Leftovers("/m", 2, 1_900_000_000))
     assert finding.level is WARNING

@@ -1,4 +1,4 @@
-"""Comparison of a model's answer with the expected text."""
+"""Comparison of a model's result with the known facts."""
 
 import pytest
 from hypothesis import given
@@ -36,7 +36,7 @@ def test_case_punctuation_and_spacing_do_not_count(text: str, words: list[str]) 
 
 
 @given(st.text(max_size=30))
-def test_what_is_normalised_stays_as_it_is(text: str) -> None:
+def test_normalising_twice_changes_nothing(text: str) -> None:
     once = normalised(text)
     assert normalised(" ".join(once)) == once
 

@@ -125,7 +125,7 @@ class TestText:
             format_transcript(transcript(), "doc")
 
 
-def test_json_has_exactly_the_promised_fields() -> None:
+def test_json_has_exactly_the_documented_fields() -> None:
     words = (
         Word("零，", Samples(16_001), Samples(20_000), 0.98765, space_after=False),
         Word("一", Samples(20_000), Samples(24_005), None),

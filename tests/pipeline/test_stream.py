@@ -57,7 +57,7 @@ def configs(draw: st.DrawFn) -> ChunkerConfig:
 
 
 @given(configs(), st.booleans(), st.floats(0.0, 40.0).map(to_samples))
-def test_no_setting_makes_a_stream_stand_still(
+def test_no_setting_stalls_a_stream(
     config: ChunkerConfig, partials: bool, max_lag: Samples
 ) -> None:
     listener = Listener(config, SessionOptions(partials=partials), max_lag)

@@ -76,7 +76,7 @@ def test_a_moment_of_audio_gives_no_text(n_samples: int) -> None:
 
 
 HESITATION = np.zeros(SAMPLE_RATE * 2 // 5, np.float32)
-"""Speech with a pause that does not end the segment."""
+"""A pause inside a segment."""
 
 
 def test_each_segment_takes_one_pass_without_partials() -> None:
@@ -96,7 +96,7 @@ def test_no_final_is_prepared_for_those_who_watch_a_file() -> None:
     assert ranks == {Rank.PARTIAL, Rank.FINAL}
 
 
-def test_words_are_left_out_on_request() -> None:
+def test_no_words_where_none_are_wanted() -> None:
     messages = run(FakeSource(talk(1)), words=False)
     assert only(messages, Final)
     assert not only(messages, Words)

@@ -419,3 +419,37 @@ async def test_an_upgrade_to_something_else_is_ignored_where_there_is_a_page(
         assert (await client.response())[2] == "ok\n"
         await client.send(request("GET", "/healthz"))
         assert (await client.response())[2] == "ok\n"
+
+
+# The end.
+
+
+async def test_idle_connections_do_not_delay_the_stop(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon, connect(daemon), connect(daemon) as client:
+        await client.send(request("GET", "/healthz"))
+        await client.response()
+        await eventually(lambda: all(stream.is_idle for stream in daemon.server.connections))
+        daemon.server.stop_listening()
+        await daemon.server.wait_empty()
+
+
+async def test_a_request_in_progress_is_the_last_one_when_the_server_stops(tmp_path: Path) -> None:
+    options = DaemonOptions(dialects=DIALECTS)
+    async with running_daemon(tmp_path, options) as daemon, connect(daemon) as client:
+        await client.send(request("POST", "/count", "Content-Length: 5") + "he")
+        await eventually(lambda: not any(each.is_idle for each in daemon.server.connections))
+        daemon.server.stop_listening()
+        await client.send("llo")
+        assert (await client.response())[2] == '{"bytes": 5}\n'
+        assert await client.is_closed()
+
+
+async def test_a_client_that_does_not_read_the_response_is_cut_off(tmp_path: Path) -> None:
+    quick = Timeouts(send=0.2, close=0.2)
+    options = DaemonOptions(dialects=DIALECTS, timeouts=quick)
+    async with running_daemon(tmp_path, options) as daemon, connect(daemon) as client:
+        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        with contextlib.suppress(ConnectionError):
+            while daemon.server.n_connections:
+                client.writer.write(request("GET", "/app.js").encode())
+                await asyncio.sleep(0)
