@@ -180,11 +180,7 @@ def disk_free(directory: Path) -> int | None:
 
 
 def write_trouble(directory: Path) -> str | None:
-<<<<<<< HEAD
-    """Return the reason why a directory cannot be written or made; None if no reason was found."""
-=======
     """Return the reason why a directory cannot be written or made; else None."""
->>>>>>> main
     try:
         place = _existing(directory)
         if not place.is_dir():
