@@ -437,9 +437,9 @@ class Started:
         return pids
 
     def wait_children(self) -> list[int]:
-        """The ids of both children and Python's helper, as soon as they exist."""
+        """The ids of both children, as soon as they exist."""
         pids: list[str] = []
-        while len(pids) < 3:
+        while len(pids) < 2:
             assert self.process.poll() is None
             tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
             pids = [pid for task in tasks for pid in read(task).split()]

@@ -336,7 +336,7 @@ def test_a_daemon_on_any_port_has_to_be_named(tmp_path: Path, control: Path) -> 
     result = dictate(control, *file, "--output", "stdout")
     assert (result.returncode, result.stdout) == (78, "")
     assert result.stderr == (
-        "streamasr: server.port is 0, any that is free: say with --url which one it is.\n"
+        "streamasr: server.port is 0, any free port: give the address with --url.\n"
     )
 
 
