@@ -1,6 +1,6 @@
 """Interface for Python programs: from audio to segments of text with times.
 
-    for segment in transcribe("talk.mp3", model="qwen3-asr-0.6b"):
+    for segment in transcribe("talk.mp3", model="tiny"):
         print(segment.start, segment.end, segment.text)
 
 Everything is synchronous, times are seconds, and errors are subclasses of `StreamASRError`. Models

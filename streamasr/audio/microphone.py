@@ -88,8 +88,8 @@ def find_input(inputs: Sequence[InputDevice], wanted: int | str | None) -> Input
             is ignored); None for the default.
 
     Raises:
-        DeviceError: no device matches.
-        AmbiguousInputError: several devices match.
+        DeviceError: no device matches `wanted`.
+        AmbiguousInputError: several devices match `wanted`.
     """
     if not inputs:
         raise DeviceError(

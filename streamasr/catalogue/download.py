@@ -32,9 +32,11 @@ _ADVANCE: Final = 1 << 20
 class OtherFileError(DownloadError):
     """The file is not the expected one."""
 
+    default_code = "file_differs"
+
     def __init__(self, sentence: str, size: int | None = None, sha256: str | None = None) -> None:
         """Describe the error, with the size and hash of the file that was found, if known."""
-        super().__init__(sentence, code="file_differs")
+        super().__init__(sentence)
         self.size = size
         self.sha256 = sha256
 

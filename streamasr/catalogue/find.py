@@ -27,8 +27,7 @@ from streamasr.core.errors import ModelError
 from streamasr.importing.origin import canonical_path, is_unchanged
 from streamasr.importing.tensors import Notify, ignore_notice
 from streamasr.models import tiny
-from streamasr.models.bundle import OWN_ALIGNER, is_bundle
-from streamasr.models.family import Role
+from streamasr.models.bundle import OWN_ALIGNER, is_bundle, open_bundle
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,8 @@ class Finder:
 
         Args:
             name_or_path: as for `model`; `NOTHING` for no aligner. None takes the recogniser's own,
-                else an installed one.
+                else an installed one that suits its family; none for a family that times its words
+                itself.
             recogniser: the directory of the recogniser.
 
         Raises:
@@ -91,13 +91,15 @@ class Finder:
             return None
         if name_or_path is not None:
             return self.model(name_or_path)
+        recognition = open_bundle(recogniser).family.recognition
+        if recognition is None or recognition.traits.word_method:
+            return None
         own = recogniser / OWN_ALIGNER
         if own.is_dir():
             return own
         installed = (each.bundle for each in list_installed(self.models) if each.bundle)
-        return next(
-            (each.directory for each in installed if each.family.role is Role.ALIGNER), None
-        )
+        suitable = (each for each in installed if each.family.name == recognition.aligner)
+        return next((each.directory for each in suitable), None)
 
     def _imported(self, path: Path) -> Path:
         """Return the model directory made of a source, now or earlier."""

@@ -282,6 +282,7 @@ class Xsel(Clipboard):
             await run_tool(["xsel", f"--{selection}", "--clear"])
         else:
             await run_tool(["xsel", f"--{selection}", "--input"], content.data)
+            await self._wait_until_owned(selection, content.data)
 
     @contextlib.asynccontextmanager
     async def offering(self, text: str) -> AsyncIterator[Offer]:
@@ -289,3 +290,18 @@ class Xsel(Clipboard):
         for selection in SELECTIONS:
             await self.put(selection, Content(_X_TEXT, text.encode()))
         yield _UnconfirmedOffer()
+
+    async def _wait_until_owned(self, selection: Selection, data: bytes) -> None:
+        """Wait until a read returns the data: xsel exits before its child owns the selection."""
+        if not data:
+            return
+        for _ in range(round(_LONGEST_PASTE_S / _POLL_S)):
+            content = await self.read(selection)
+            if content is not None and content.data == data:
+                return
+            await asyncio.sleep(_POLL_S)
+        raise ToolError(
+            f"xsel did not set the {selection} selection within {_LONGEST_PASTE_S:g} s; check that"
+            " the X display responds.",
+            code="clipboard_not_offered",
+        )

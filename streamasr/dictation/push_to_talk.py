@@ -48,7 +48,7 @@ class Toggled:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """It was requested that pending text is not typed."""
+    """Request not to type pending text."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,8 @@ class Pipeline:
             traits: of the model family.
             encoding: stage of the encoder process.
             decoding: stage of the decoder; None for families whose encoder gives hypotheses.
-            aligner: process that times words; None spreads them, unless the family times them.
+            aligner: process that times words. Without it they have the times that the family
+                gives, or are spread.
         """
         self.traits = traits
         self.encoding = encoding
@@ -79,7 +80,7 @@ class Pipeline:
         self._aligner = aligner
         self._aligning: WorkerStage[Align, Align, Aligned] | None = None
         if aligner is not None:
-            self._aligning = WorkerStage(aligner.submit, _unchanged, _aligned)
+            self._aligning = WorkerStage(aligner.submit, _unchanged, self._aligned)
         self._channels: set[PassChannel] = set()
         self._is_stopping = False
         self._lock = threading.Lock()  # guards the two above
@@ -119,7 +120,7 @@ class Pipeline:
         """Put an order into its first stage, or apply it to those that wait."""
         match order:
             case Recognise(of=of, samples=samples, options=options):
-                if self._aligner and options.words and not self.traits.word_method:
+                if self._aligner and options.words:
                     self._aligner.wake()  # so that it loads while the segment is being spoken
                 self.encoding.put(channel, Encode(of, samples, options))
             case AbandonPass() | Promote() | Release():
@@ -154,18 +155,26 @@ class Pipeline:
         return [self.encoding, self.decoding] if self.decoding else [self.encoding]
 
     def _time_words(self, order: Align, channel: "PassChannel") -> None:
-        if order.times and self.traits.word_method:
-            words = words_of_tokens(order)
-            channel.hand_over(Aligned(order.segment, words, self.traits.word_method))
-        elif aligning := self._living_aligner():
+        if aligning := self._living_aligner():
             aligning.put(channel, order)
         else:
-            channel.hand_over(spread(order))
+            channel.hand_over(self._words_without_aligner(order))
 
     def _spread_late_words(self, channel: "PassChannel") -> None:
         if aligning := self._living_aligner():
             for late in aligning.take_back(channel, lambda _: True):
-                channel.hand_over(spread(late))
+                channel.hand_over(self._words_without_aligner(late))
+
+    def _words_without_aligner(self, order: Align) -> Aligned:
+        if order.times and self.traits.word_method:
+            return Aligned(order.segment, words_of_tokens(order), self.traits.word_method)
+        return spread(order)
+
+    def _aligned(self, order: Align, result: "Future[Aligned]") -> Answer:
+        if error := result.exception():
+            logger.warning("segment %d has no aligned words: %s", order.segment, error)
+            return self._words_without_aligner(order)
+        return result.result()
 
     def _living_aligner(self) -> WorkerStage[Align, Align, Aligned] | None:
         return self._aligning if self._aligner and self._aligner.is_alive else None
@@ -292,10 +301,3 @@ def spread(order: Align) -> Aligned:
 
 def _unchanged(_owner: Owner, order: Align) -> Align:
     return order
-
-
-def _aligned(order: Align, result: "Future[Aligned]") -> Answer:
-    if error := result.exception():
-        logger.warning("segment %d has no aligned words: %s", order.segment, error)
-        return spread(order)
-    return result.result()

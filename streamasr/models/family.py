@@ -271,7 +271,7 @@ class Recognition:
     decoder: DecoderPart | None = None
     """None for a family whose encoder process gives hypotheses."""
     aligner: str | None = None
-    """Name of the aligner family that suits its texts; None where an aligner is of no use."""
+    """Name of the aligner family that suits its texts; None without such a family."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from streamasr.server.sockets import bind_unix, set_limits
 from streamasr.server.tcp import TcpTransport
 from streamasr.server.timeouts import Timeouts
 from streamasr.server.transport import DisconnectedError, Transport
-from streamasr.server.web_assets import load_pages
+from streamasr.server.web_assets import Page, load_pages
 from streamasr.service.activation import Inherited
 
 logger = logging.getLogger(__name__)
@@ -124,16 +124,12 @@ class Server:
         """
         if inherited:
             host, path, is_loopback = inherited.host, None, inherited.is_local
-        sites: list[Site] = []
-
-        async def serve(stream: ByteStream) -> None:
-            await serve_http(stream, self._timeouts, sites[0].handle, lambda: self._is_stopping)
-
-        server = await self._listen(host, port, path, inherited, serve)
+        site = self._site(self._dialects, self._pages)
+        server = await self._listen(host, port, path, inherited, partial(self._serve_http, site))
         try:
             place = server.sockets[0].getsockname()
             is_unix = server.sockets[0].family == socket.AF_UNIX
-            sites.append(self._site(None if is_unix or not is_loopback else place[1]))
+            site.loopback_port = None if is_unix or not is_loopback else place[1]
             await server.start_serving()
             yield (
                 f"unix://{os.fsdecode(place)}" if is_unix else f"ws://{_bracketed(host)}:{place[1]}"
@@ -142,6 +138,36 @@ class Server:
             await self._stop()
             if path:
                 path.unlink(missing_ok=True)
+
+    @asynccontextmanager
+    async def running_http(
+        self, dialects: Sequence[Dialect], host: str, port: int, *, is_loopback: bool
+    ) -> AsyncIterator[int]:
+        """Listen for dialects that need a port of their own, inside `running`.
+
+        There are no pages, so that such a dialect may also serve `/`, or every path.
+
+        Args:
+            dialects: that are spoken there.
+            host: name or address.
+            port: 0 takes a free one.
+            is_loopback: only this machine can connect.
+
+        Yields:
+            The port.
+
+        Raises:
+            ConfigError: the server cannot listen there.
+        """
+        site = self._site(tuple(dialects), {})
+        server = await self._listen(host, port, None, None, partial(self._serve_http, site))
+        try:
+            port = server.sockets[0].getsockname()[1]
+            site.loopback_port = port if is_loopback else None
+            await server.start_serving()
+            yield port
+        finally:
+            server.close()
 
     @asynccontextmanager
     async def running_tcp(self, dialect: Dialect, host: str, port: int) -> AsyncIterator[int]:
@@ -199,12 +225,11 @@ class Server:
         self._servers.append(server)
         return server
 
-    def _site(self, loopback_port: int | None) -> Site:
+    def _site(self, dialects: tuple[Dialect, ...], pages: Mapping[str, Page]) -> Site:
         return Site(
-            dialects=self._dialects,
-            pages=self._pages,
+            dialects=dialects,
+            pages=pages,
             access=self._access,
-            loopback_port=loopback_port,
             metrics=self._metrics,
             is_ready=self._host.is_ready.is_set,
             is_stopping=lambda: self._is_stopping,
@@ -213,6 +238,9 @@ class Server:
         )
 
     # Serving.
+
+    async def _serve_http(self, site: Site, stream: ByteStream) -> None:
+        await serve_http(stream, self._timeouts, site.handle, lambda: self._is_stopping)
 
     def _opened(self, stream: ByteStream, serve: _Serve) -> None:
         self._connections.add(stream)

@@ -20,7 +20,7 @@ Converse: TypeAlias = Callable[[Transport, Dialect, RequestHead], Awaitable[None
 """Serves a client in a dialect until its connection is closed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Site:
     """Everything that is served over HTTP on one listening socket."""
 
@@ -28,13 +28,13 @@ class Site:
     pages: Mapping[str, Page]
     """By their paths."""
     access: Callable[[], Access]
-    loopback_port: int | None
-    """Port of the socket; None if other machines can connect."""
     metrics: Callable[[], tuple[bytes, str]]
     is_ready: Callable[[], bool]
     is_stopping: Callable[[], bool]
     converse: Converse
     timeouts: Timeouts
+    loopback_port: int | None = None
+    """Port of the socket, once it is known; None if other machines can connect."""
 
     async def handle(self, exchange: Exchange) -> None:
         """Respond to a request.

@@ -29,7 +29,7 @@ def words_of(
 
 
 def check(words: Sequence[Word], text: str, n_samples: int) -> None:
-    """They spell the text, in order, within the segment."""
+    """Require that words spell the text, in order, within the segment."""
     if split_words(text):
         assert join_words(words) == " ".join(text.split())
     else:

@@ -70,7 +70,7 @@ class Listener:
         return event
 
     async def until_heard(self, n: int) -> None:
-        """So many samples have come in all."""
+        """Wait until `n` samples have arrived in all."""
         while len(self.samples) < n:
             await self.next()
 

@@ -18,6 +18,7 @@ from streamasr.models import tiny
 from streamasr.models.bundle import open_bundle
 from tests.sources.crispasr import write_crispasr
 from tests.sources.onnx_release import write_onnx_release
+from tests.support import toy_family
 from tests.support.checkpoints import Shape, write_checkpoint
 from tests.support.errors import raises
 from tests.support.goldens import TINY_RECOGNISER
@@ -267,3 +268,13 @@ def test_the_recognisers_own_aligner_comes_first_then_any_that_is_installed(
     assert finder.aligner(None, tiny.BUNDLE) == tiny.BUNDLE / "aligner"
     assert finder.aligner("times", tiny.BUNDLE) == finder.models / "times"
     assert finder.aligner(NOTHING, recogniser) is None
+
+
+def test_a_family_that_times_its_words_gets_an_aligner_only_if_one_is_named(
+    finder: Finder, aligner: Path, tmp_path: Path
+) -> None:
+    import_model(aligner, finder.models / "times", ImportOptions(decoder="f16"))
+    with toy_family.registered():
+        recogniser = toy_family.write_bundle(tmp_path / "loudness")
+        assert finder.aligner(None, recogniser) is None
+        assert finder.aligner("times", recogniser) == finder.models / "times"

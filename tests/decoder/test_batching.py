@@ -417,7 +417,7 @@ def test_a_choice_among_numbers_that_are_not_finite_is_refused(value: float) -> 
 def test_a_choice_is_told_how_many_tokens_the_answer_has(
     forced: list[int], draft: list[int]
 ) -> None:
-    """As many as the model's choice would be appended to."""
+    """The number includes every token that the choice would be appended to."""
     noted: list[tuple[int, int]] = []
 
     def choose(logits: Float32Array, n_before: int) -> int:

@@ -488,7 +488,7 @@ def test_words_that_are_late_are_spread_and_later_ones_are_not(engine: LocalEngi
     assert set(methods.values()) == {"spread"}
 
 
-def test_words_of_a_family_that_times_its_tokens_need_no_aligner(
+def test_words_too_late_for_the_aligner_have_the_times_of_the_family_if_it_gives_any(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine.pipeline, "traits", FamilyTraits(can_force=False, word_method="cif"))
@@ -497,15 +497,20 @@ def test_words_of_a_family_that_times_its_tokens_need_no_aligner(
     answers = Answers()
     channel = engine.channel(answers.put)
     with halted(engine.pids["aligner"]):
+        channel.perform(replace(order, segment=6))
         channel.perform(order)
-        aligned = answers.get_nowait()
+        channel.perform(SpreadWords())
+        late = answers.get_nowait()
+    asked_for = answers.get(timeout=60)
     channel.close()
-    assert isinstance(aligned, Aligned)
-    assert (aligned.segment, aligned.method) == (7, "cif")
-    assert [(word.text, word.start, word.end) for word in aligned.words] == [
+    assert isinstance(late, Aligned)
+    assert (late.segment, late.method) == (7, "cif")
+    assert [(word.text, word.start, word.end) for word in late.words] == [
         ("one", 16000, 16100),
         ("two", 16100, 16300),
     ]
+    assert isinstance(asked_for, Aligned)
+    assert (asked_for.segment, asked_for.method) == (6, "aligned")
 
 
 def test_orders_say_language_and_context(engine: LocalEngine) -> None:
@@ -518,6 +523,19 @@ def test_orders_say_language_and_context(engine: LocalEngine) -> None:
     assert forced.ends[0] > 0
     held = decode(engine, embeddings, forced=free.tokens[:4], context="five six seven")
     assert held.tokens[:4] == free.tokens[:4]
+
+
+@pytest.mark.parametrize(("clip", "spoken"), [("espeak_1", "English"), ("mandarin", "Chinese")])
+def test_orders_limit_the_languages(engine: LocalEngine, clip: str, spoken: str) -> None:
+    samples = read_clip(clip)
+    free = recognise(engine, samples)
+    assert free.language == spoken
+    assert recognise(engine, samples, languages=("German", "English", "Chinese")) == free
+    [other] = {"English", "Chinese"} - {spoken}
+    assert recognise(engine, samples, languages=(other, "German")).language != spoken
+    assert recognise(engine, samples, languages=(other,)) == recognise(
+        engine, samples, language=other
+    )
 
 
 def test_contexts_are_checked_while_sessions_run(engine: LocalEngine) -> None:

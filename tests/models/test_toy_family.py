@@ -209,7 +209,9 @@ async def play(
     return events
 
 
-def check_guarantees(events: list[client.Event], speech: Float32Array) -> None:
+def check_guarantees(
+    events: list[client.Event], speech: Float32Array, methods: tuple[str, ...] = ("cif",)
+) -> None:
     """Check order, numbers, stable text, words and coverage; see the protocol."""
     stable: dict[int, str] = {}
     texts: dict[int, str] = {}
@@ -227,7 +229,7 @@ def check_guarantees(events: list[client.Event], speech: Float32Array) -> None:
                 assert text.startswith(stable.get(segment, ""))
                 texts[segment] = text
             case v1.Words(segment=segment, words=words, method=method):
-                assert method == "cif"
+                assert method in methods
                 assert " ".join(word.text for word in words) == texts[segment]
                 assert all(a.end <= b.start for a, b in pairwise(words))
     durable = [e.seq for e in events if isinstance(e, v1.Final | v1.Words | v1.Gap | v1.End)]
@@ -275,7 +277,8 @@ async def test_a_session_continues_after_the_daemon_is_killed(
         async with client.connect(daemon.url) as stream:
             events = await play(stream, speech, kill)
         assert len(kills) == 2
-        check_guarantees(events, speech)
+        # Times of tokens are not kept for a final whose words were not out when it was killed.
+        check_guarantees(events, speech, ("cif", "spread"))
 
 
 async def test_a_language_that_the_family_does_not_know_is_refused(

@@ -144,7 +144,7 @@ def test_recording_is_found_with_its_pauses() -> None:
     assert segments[-1][1] > 10.5
 
 
-def test_samples_beyond_full_scale_are_no_problem() -> None:
+def test_samples_beyond_full_scale_are_accepted() -> None:
     is_voiced = VoiceDetector(VadConfig())
     for frame in np.split(10 * speech(3, -10), 100):
         is_voiced(frame)

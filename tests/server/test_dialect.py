@@ -14,6 +14,9 @@ from typing import Any, Self
 
 import numpy as np
 import pytest
+from websockets.asyncio.client import connect as websocket
+from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
 from streamasr.core.orders import Recognise
 from streamasr.protocols.v1_dialect import V1Dialect
@@ -29,7 +32,7 @@ from tests.support.fake_daemon import (
     running_daemon,
 )
 from tests.support.fakes import FakeEngine, PatientEngine, pcm, talk
-from tests.support.ndjson import MAX_LINE, PATH, NdjsonDialect
+from tests.support.ndjson import MAX_LINE, PATH, AnyPathDialect, NdjsonDialect
 from tests.support.waiting import eventually
 
 TALK = exact(talk(1.5, 2.0))
@@ -248,6 +251,30 @@ async def test_the_response_begins_before_the_request_is_complete(tmp_path: Path
         writer.write(b"0\r\n\r\n")
         await reader.readuntil(b"0\r\n\r\n")
         await hang_up(writer)
+
+
+# A WebSocket on a port of its own.
+
+
+async def test_a_dialect_may_serve_every_path_of_its_own_port(tmp_path: Path) -> None:
+    async with (
+        running_daemon(tmp_path) as daemon,
+        daemon.server.running_http([AnyPathDialect()], "127.0.0.1", 0, is_loopback=True) as port,
+    ):
+        for path in ("/", "/any/path?x=1"):
+            async with websocket(f"ws://127.0.0.1:{port}{path}") as connection:
+                for line in [{"start": {}}, *audio_lines(TALK), {"end": True}]:
+                    await connection.send(json.dumps(line) + "\n")
+                lines = [json.loads(await connection.recv())]
+                while "end" not in lines[-1]:
+                    lines.append(json.loads(await connection.recv()))
+                assert texts(lines) == FINALS
+        with pytest.raises(InvalidStatus):
+            async with websocket(f"ws://127.0.0.1:{port}/", origin=Origin("http://evil.example")):
+                pass
+        with pytest.raises(InvalidStatus):  # the main port has it not
+            async with websocket(daemon.url("/any/path")):
+                pass
 
 
 # Another server's transport.

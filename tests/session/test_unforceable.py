@@ -240,7 +240,7 @@ def test_nothing_becomes_stable_without_times() -> None:
 @pytest.mark.parametrize("traits", [TRAITS, FamilyTraits()], ids=["joined", "forced"])
 @pytest.mark.parametrize("text", ["好 hello", "你 held", "你 hello"])
 def test_stable_text_that_was_restored_alone_is_kept(text: str, traits: FamilyTraits) -> None:
-    """As an earlier version stored it, or another model: without tokens and times that count."""
+    """An earlier version, or another model, stored it without usable tokens and times."""
     kept = StableText(1, Samples(START), text, ())
     settings = SessionSettings(Samples(STEP), partial_load=None, commit=LAG)
     session = Session(settings, published=Published(stable=kept), traits=traits)

@@ -462,7 +462,7 @@ def test_an_unwritable_spool_is_tried_again(place: Place) -> None:
 
 
 def test_a_full_spool_deletes_settled_audio(place: Place) -> None:
-    """It does so even while the text is only in memory: the audio could fill the disk."""
+    """Even text that is only in memory counts as settled: the audio could fill the disk."""
     limits = Limits(busy_timeout_s=0.0, retry_locked_s=0.0, spool_bytes=4 * 200_000)
     with place.store(limits) as store:
         store.begin(record())

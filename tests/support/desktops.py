@@ -188,7 +188,12 @@ async def _compositor(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Async
             [*prefix, "sway", "-c", str(directory / "config")], stdout=file, stderr=file
         )
     try:
-        await eventually(lambda: any(directory.glob("wayland-?")) or server.poll() is not None)
+        await eventually(
+            lambda: (
+                all(any(directory.glob(name)) for name in ("wayland-?", "sway-ipc.*"))
+                or server.poll() is not None
+            )
+        )
         assert server.poll() is None, log.read_text()
         monkeypatch.setenv("WAYLAND_DISPLAY", next(directory.glob("wayland-?")).name)
         monkeypatch.setenv("SWAYSOCK", str(next(directory.glob("sway-ipc.*"))))

@@ -103,7 +103,7 @@ def _stated(value: ast.expr) -> Iterator[str]:
             yield member.lower()
         case ast.JoinedStr(values=[ast.Constant(value=str(beginning)), ast.FormattedValue()]):
             yield f"{beginning}*"
-        case ast.Attribute(attr="code"):
+        case ast.Attribute(attr="code") | ast.Name(id="code"):  # of an error, or a parameter
             yield PASSED_ON
 
 

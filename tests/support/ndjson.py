@@ -1,4 +1,4 @@
-"""A toy dialect that proves the seam: one JSON object per line, over TCP or in an HTTP body.
+"""A toy dialect that proves the seam: JSON in lines, over TCP, in an HTTP body, or a WebSocket.
 
 Client lines, in any order that makes sense:
     {"start": {"rate": 16000, "language": "en"}}   begin a session
@@ -56,7 +56,7 @@ class NdjsonDialect:
     """See `Dialect`."""
 
     name = "ndjson"
-    routes = (Route(PATH, "http", ("POST",), max_body_bytes=1 << 30),)
+    routes: tuple[Route, ...] = (Route(PATH, "http", ("POST",), max_body_bytes=1 << 30),)
     max_frame_bytes = 1 << 20
     shares_frames = True
     can_resume = False
@@ -68,7 +68,14 @@ class NdjsonDialect:
         return None
 
     def codec(self, request: RequestHead, model: ModelFacts) -> Codec:
-        return NdjsonCodec(is_http=bool(request.method))
+        return NdjsonCodec(is_http=request.method == "POST")
+
+
+class AnyPathDialect(NdjsonDialect):
+    """The same on WebSockets of every path."""
+
+    name = "ndjson-websocket"
+    routes = (Route("*"),)
 
 
 class NdjsonCodec:
@@ -88,8 +95,8 @@ class NdjsonCodec:
             self._is_last = True
             yield FinishSession() if self._is_open else Disconnect()
             return
-        assert isinstance(frame, bytes)
-        *lines, self._rest = (self._rest + frame).split(b"\n")
+        data = frame.encode() if isinstance(frame, str) else frame
+        *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             yield from self._decode_line(line)
         if len(self._rest) > MAX_LINE:

@@ -78,7 +78,7 @@ RULES: Final = (
         "begin with a verb or a noun phrase",
         r"\A(What|Whether|Where|Who|How|Why|When|Which|Whose|Whatever|Wherever|Whenever"
         r"|(One|Those|The one|Somebody|Someone|Anybody|Something) (that|who|which)"
-        r"|Nobody|Nothing)\b",
+        r"|Nobody|Nothing|It|They|That|Those|These|So|As)\b",
         DOCSTRING,
         re.NOFLAG,
     ),
@@ -89,7 +89,7 @@ RULES: Final = (
     ),
     _rule(
         "use the field's term, not a metaphor",
-        r"\b(houses?|wishes|patience|retreats?|hurry|hurries|complaints?|owns? up|goodbyes?)\b",
+        r"\b(houses?|wishes|patience|retreats?|(?<!in\sa\s)hurry|complaints?|goodbyes?)\b",
         EVERYWHERE - {"string"},
     ),
 )

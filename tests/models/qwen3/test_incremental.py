@@ -114,7 +114,7 @@ class Follower:
         return SessionOptions(language=self.language, context=self.context)
 
     def forget(self) -> None:
-        """As when the encoder's child dies, or both caches make way for others."""
+        """Drop all caches, as after a death of the encoder's child or an eviction."""
         self.utterance = Utterance(self.encoder)
         self.embeddings = np.empty((0, self.encoder.output_dim), np.float32)
         self.bench.incremental.release(id(self))

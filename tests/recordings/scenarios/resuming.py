@@ -105,7 +105,7 @@ async def audio_of_a_session_that_is_over(play: Player) -> None:
 
 
 @scenario(settings={"server": {"resume_s": 0.2}})
-async def nobody_came_back(play: Player) -> None:
+async def no_client_came_back(play: Player) -> None:
     """Stay away for longer than a session is kept."""
     async with play.connect("client") as client:
         await client.start()
