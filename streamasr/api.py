@@ -172,7 +172,7 @@ class Transcriber:
         self.close()
 
     def close(self) -> None:
-        """End the processes of the model. Loops that still run raise `WorkerError`."""
+        """End the processes of the model. Loops in other threads then raise `WorkerError`."""
         with self._lock:
             self._is_closed = True
             if self._stop:
@@ -189,7 +189,9 @@ class Transcriber:
         engine, settings = self._load()
         gaps: list[Gap] = []
         with _opened(source, start, duration) as audio:
-            messages = transcribe(engine, audio, settings, begin=start)
+            messages = transcribe(
+                engine, audio, settings, begin=start, is_stopped=lambda: self._is_closed
+            )
             for part in complete_segments(messages, wants_words=self._wants_words):
                 if isinstance(part, Gap):
                     gaps.append(part)

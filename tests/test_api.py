@@ -28,6 +28,7 @@ from streamasr import (
 from streamasr.audio.file import open_audio
 from streamasr.models import tiny
 from tests.support.errors import raises
+from tests.support.fakes import talk
 from tests.support.processes import wait_gone
 
 TEXT = tiny.DEMO.with_suffix(".txt").read_text("utf-8").splitlines()
@@ -179,6 +180,25 @@ def test_an_error_in_the_loop_ends_the_children() -> None:
         fail_in_the_loop()
     assert len(running) == 2
     assert not set(running) & set(children())
+
+
+def test_closing_a_transcriber_ends_the_loops_of_other_threads() -> None:
+    failures: list[StreamASRError] = []
+    has_begun = threading.Event()
+
+    def run() -> None:
+        try:
+            for _ in transcriber.transcribe(np.tile(talk(2, 2), 50)):
+                has_begun.set()
+        except StreamASRError as error:
+            failures.append(error)
+
+    with Transcriber("tiny", threads=1) as transcriber:
+        thread = threading.Thread(target=run)
+        thread.start()
+        assert has_begun.wait(TIMEOUT_S)
+    thread.join(TIMEOUT_S)
+    assert [error.code for error in failures] == ["engine_stopped"]
 
 
 def test_a_forgotten_generator_and_a_forgotten_transcriber_end_their_children() -> None:

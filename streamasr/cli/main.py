@@ -65,12 +65,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         code = run(options)
         sys.stdout.flush()
-    except (ConfigError, ModelError) as error:
-        complain(error)
-        code = EXIT_CONFIG
     except StreamASRError as error:
         complain(error)
-        code = EXIT_INPUT_FAILED
+        if getattr(options, "json", False):
+            _print_error(error)
+        code = EXIT_CONFIG if isinstance(error, ConfigError | ModelError) else EXIT_INPUT_FAILED
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -120,6 +119,13 @@ class _ShowVersions(argparse.Action):
         for name, version in library_versions().items():
             print(f"{name} {version or 'is not installed'}")
         parser.exit()
+
+
+def _print_error(error: StreamASRError) -> None:
+    """Print an error for a program that reads JSON."""
+    import json
+
+    print(json.dumps({"error": {"code": error.code, "message": str(error)}}, ensure_ascii=False))
 
 
 def _set_up_logging(verbosity: int) -> None:

@@ -1,12 +1,12 @@
 """From an audio source to messages: the path of a file, on the same session core as live audio."""
 
 import queue
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from streamasr.audio.source import AudioSource
-from streamasr.core.errors import AudioError
+from streamasr.core.errors import AudioError, WorkerError
 from streamasr.core.events import Answer
 from streamasr.core.messages import End, Gap, Message, Partial, Speech, Words
 from streamasr.core.messages import Final as FinalText
@@ -17,6 +17,9 @@ from streamasr.engine.ports import ChannelSource
 from streamasr.pipeline.stream import Stream, StreamSettings
 from streamasr.segmentation.settings import ChunkerConfig, VadConfig
 from streamasr.session.session import SessionSettings
+
+_CHECK_S: Final = 0.5
+"""Seconds without an answer after which a run checks whether its engine was stopped."""
 
 MAX_UNFINISHED: Final = 4
 """Segments read ahead of the recogniser; what bounds the memory of a long file."""
@@ -42,7 +45,12 @@ class Progress:
 
 
 def transcribe(
-    engine: ChannelSource, source: AudioSource, settings: FileSettings, *, begin: float = 0.0
+    engine: ChannelSource,
+    source: AudioSource,
+    settings: FileSettings,
+    *,
+    begin: float = 0.0,
+    is_stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Message | Progress]:
     """Recognise a source from beginning to end.
 
@@ -55,14 +63,16 @@ def transcribe(
         settings: options of the session, and how speech is cut.
         begin: where in the file the source begins, in seconds; the times of messages count from
             the beginning of the file.
+        is_stopped: says whether the engine was stopped meanwhile, if another thread may do that.
 
     Yields:
         Messages in the order of the protocol; `Progress` whenever there is some.
 
     Raises:
         AudioError: the source broke off; raised after the audio before was recognised.
+        WorkerError: the engine was stopped before the end.
     """
-    run = _Run(engine, settings, to_samples(begin))
+    run = _Run(engine, settings, to_samples(begin), is_stopped)
     try:
         yield from _recognise(run, source)
     finally:
@@ -91,7 +101,13 @@ def _recognise(run: "_Run", source: AudioSource) -> Iterator[Message | Progress]
 class _Run:
     """Stream of a file, whose reader waits for the engine."""
 
-    def __init__(self, engine: ChannelSource, settings: FileSettings, begin: Samples) -> None:
+    def __init__(
+        self,
+        engine: ChannelSource,
+        settings: FileSettings,
+        begin: Samples,
+        is_stopped: Callable[[], bool],
+    ) -> None:
         session = SessionSettings(
             partial_interval=to_samples(settings.partial_interval_s),
             partial_load=None,
@@ -102,6 +118,7 @@ class _Run:
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self.stream = Stream(engine, stream, settings.options, self._answers.put)
         self._begin = begin
+        self._is_stopped = is_stopped
         self._shows_partials = settings.options.partials
         self._done = Samples(0)
 
@@ -130,7 +147,15 @@ class _Run:
 
     def answer(self) -> Iterator[Message]:
         """Wait for one answer of the engine; yield its messages."""
-        yield from self.take(self.stream.receive(self._answers.get()))
+        while True:
+            try:
+                answer = self._answers.get(timeout=_CHECK_S)
+                break
+            except queue.Empty:
+                if self._is_stopped():
+                    message = "the engine was stopped before the end of the audio."
+                    raise WorkerError(message, code="engine_stopped") from None
+        yield from self.take(self.stream.receive(answer))
 
 
 def shifted(message: Message, by: Samples) -> Message:

@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import IO
 
 import msgspec
 import pytest
 
-from streamasr.cli.main import parse
+from streamasr import __version__
+from streamasr.cli.main import COMMANDS, parse
 from streamasr.cli.transcribe import (
     FORMATS,
     SEGMENTATION_HELP,
@@ -23,6 +25,7 @@ from streamasr.cli.transcribe import (
     formats_of,
     output_paths,
 )
+from streamasr.core import versions
 from streamasr.core.errors import ConfigError, ModelError
 from streamasr.models import tiny
 from streamasr.segmentation.settings import ChunkerConfig, VadConfig
@@ -113,6 +116,16 @@ def test_every_command_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> 
         usage, description, *_ = help_of(capsys, *command.split()).split("\n\n")
         assert usage.startswith("usage: ")
         assert re.fullmatch(r"[A-Z](.|\n)+[.]", description), command
+
+
+def test_every_command_is_a_module_with_arguments_and_run() -> None:
+    for name in COMMANDS:
+        module = import_module(
+            f"streamasr.cli.{'control' if name in ('pause', 'resume') else name}"
+        )
+        assert callable(module.add_arguments)
+        assert callable(module.run)
+        assert "streamasr.cli.main" not in Path(module.__file__ or "").read_text("utf-8")
 
 
 def test_formats_are_asked_for_once_each() -> None:
@@ -386,6 +399,51 @@ def test_a_wrong_configuration_is_one_sentence_and_code_78(
     [sentence] = result.stderr.splitlines()
     assert sentence.startswith("streamasr: ")
     assert "Traceback" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["models", "list", "no-such-model", "--json"], "unknown_model"),
+        (["models", "verify", "no-such-model", "--json"], "unknown_model"),
+        (["bench", "file", "no-such-file", "--json"], "no_such_file"),
+        (["bench", "file", "--model", "no-such-model", "--json"], "unknown_model"),
+    ],
+)
+def test_programs_that_read_json_get_the_code_of_an_error(arguments: list[str], code: str) -> None:
+    result = subprocess.run([*COMMAND, *arguments], check=False, capture_output=True, text=True)
+    error = json.loads(result.stdout)["error"]
+    assert error["code"] == code
+    assert result.stderr == f"streamasr: {error['message']}\n"
+    assert result.returncode == (1 if code == "no_such_file" else 78)
+
+
+def test_the_version_names_the_libraries(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(["--version"])
+    assert caught.value.code == 0
+    ours, *libraries = capsys.readouterr().out.splitlines()
+    assert ours == f"streamasr {__version__}"
+    assert [line.split()[0] for line in libraries] == ["onnxruntime", "llama-cpp-python"]
+    assert all(re.fullmatch(r"[\w-]+ \d+\.\d+.*", line) for line in libraries)
+
+
+def test_the_version_names_missing_libraries(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "installed_version", lambda _package: None)
+    with pytest.raises(SystemExit):
+        parse(["--version"])
+    assert "onnxruntime is not installed" in capsys.readouterr().out
+
+
+def test_languages_are_checked_and_named_as_the_model_does() -> None:
+    config = engine_of(parse(["transcribe", "a", "--languages", "en, Chinese,zh"]))
+    assert config.options.languages == ("English", "Chinese")
+    with raises(ConfigError, "unknown_language"):
+        engine_of(parse(["transcribe", "a", "--languages", "en,klingon"]))
+    with pytest.raises(SystemExit):
+        parse(["transcribe", "a", "--languages", "en,"])
 
 
 def test_a_reader_that_closes_the_pipe_ends_the_program_quietly(clip: Path) -> None:

@@ -54,6 +54,7 @@ def test_a_silent_command_line_overrides_nothing() -> None:
         ({"model": "mine"}, "model.name", "mine"),
         ({"model": "./mine"}, "model.name", str(Path.cwd() / "mine")),
         ({"language": "en"}, "model.language", "en"),
+        ({"languages": ("en", "de")}, "model.languages", ("en", "de")),
         ({"context": ""}, "model.context", ""),
         ({"threads": 3}, "model.threads", 3),
         ({"gpu_layers": 0}, "model.gpu_layers", 0),
