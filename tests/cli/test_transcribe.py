@@ -1,0 +1,268 @@
+"""`streamasr transcribe`, as the process that users start."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from streamasr.cli.transcribe import FORMATS
+from streamasr.models import tiny
+from tests.support.fakes import pcm, talk, write_wav
+from tests.support.processes import wait_gone
+
+COMMAND = [sys.executable, "-m", "streamasr"]
+TRANSCRIBE = [*COMMAND, "transcribe", "--model", "tiny", "--threads", "1"]
+READY = re.compile(r"is ready, process (\d+)")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_wav(tmp_path_factory.mktemp("clips") / "talk.wav", talk(1, 1.5))
+
+
+def run(*arguments: str | Path, given: bytes | None = None) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run(
+        [*TRANSCRIBE, *map(str, arguments)], input=given, capture_output=True, check=False
+    )
+    return subprocess.CompletedProcess(
+        result.args,
+        result.returncode,
+        result.stdout.decode(),
+        result.stderr.decode(),
+    )
+
+
+def test_missing_hardware_is_warned_of_and_the_file_is_transcribed(clip: Path) -> None:
+    result = run(clip, "--gpu", "3", "--provider", "CUDAExecutionProvider")
+    assert result.returncode == 0
+    assert result.stdout.strip()
+    for sentence in (
+        "streamasr: warning: no GPU matches 3: this build of llama.cpp finds none",
+        "streamasr: warning: encoder: this build of onnxruntime has no CUDAExecutionProvider",
+    ):
+        assert result.stderr.count(sentence) == 1
+
+
+def test_all_formats_are_written_and_nothing_else(clip: Path, tmp_path: Path) -> None:
+    formats = [word for name in FORMATS for word in ("--format", name)]
+    result = run(clip, *formats, "--output-dir", tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        f"talk.{name}" for name in FORMATS
+    )
+    document = json.loads((tmp_path / "talk.json").read_text())
+    assert list(document) == ["file", "model", "language", "duration", "text", "segments"]
+    assert (document["file"], document["model"]) == (str(clip), "tiny")
+    assert document["duration"] == 5.5
+    for segment in document["segments"]:
+        assert list(segment) == ["id", "start", "end", "language", "text", "words"]
+        for word in segment["words"]:
+            assert list(word) == ["text", "start", "end", "score"]
+            assert segment["start"] <= word["start"] < word["end"] <= segment["end"]
+            assert 0 <= word["score"] <= 1
+    assert (tmp_path / "talk.vtt").read_text().startswith("WEBVTT\n\n")
+
+
+@pytest.mark.parametrize("form", ["txt", "json"])
+def test_numbers_are_written_in_digits_where_that_is_asked_for(form: str) -> None:
+    result = run("--itn", "--format", form, tiny.DEMO)
+    assert result.returncode == 0
+    assert "please open page 123" in result.stdout
+    if form == "json":
+        (first, *_) = json.loads(result.stdout)["segments"]
+        assert [word["text"] for word in first["words"]][-2:] == ["page", "123"]
+        assert first["words"][-1]["end"] > first["words"][-1]["start"] + 1
+
+
+def test_bad_inputs_cost_a_sentence_each_and_the_others_are_done(
+    clip: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text.wav").write_text("just text\n")
+    (tmp_path / "empty.wav").touch()
+    strange = tmp_path / "n\udcff.wav"
+    shutil.copy(clip, strange)
+    out = tmp_path / "out"
+    files = [tmp_path / "missing.wav", tmp_path, tmp_path / "text.wav", clip]
+    files += [tmp_path / "empty.wav", strange]
+    result = run("--output-dir", out, "--format", "json", *files)
+    assert result.returncode == 1
+    lines = result.stderr.splitlines()
+    assert len(lines) == 4, result.stderr
+    for line, name in zip(
+        lines, ("missing.wav", tmp_path.name, "text.wav", "empty.wav"), strict=True
+    ):
+        assert line.startswith("streamasr: ")
+        assert name in line
+    assert len(list(out.iterdir())) == 2
+    assert json.loads((out / "talk.json").read_text())["file"] == str(clip)
+
+
+def test_raw_audio_comes_through_stdin_even_with_an_odd_byte() -> None:
+    result = run("--format", "json", "-", given=pcm(talk(1)) + b"\x01")
+    assert result.returncode == 0
+    assert result.stderr == ""
+    document = json.loads(result.stdout)
+    assert (document["file"], document["duration"]) == ("-", 3.0)
+
+
+def test_empty_stdin_is_a_bad_input() -> None:
+    result = run("-", given=b"")
+    assert result.returncode == 1
+    assert result.stderr.startswith("streamasr: standard input contains no audio")
+
+
+def test_times_stay_whole_with_a_start(clip: Path) -> None:
+    result = run("--start", "2.5", "--format", "vtt", clip)
+    assert result.returncode == 0
+    for first, last in re.findall(r"00:00:([\d.]+) --> 00:00:([\d.]+)", result.stdout):
+        assert float(first) >= 2.5
+        assert float(last) - float(first) >= 0.02
+
+
+def test_nothing_piped_holds_escape_sequences(clip: Path) -> None:
+    result = run("--watch", clip)
+    assert result.returncode == 0
+    assert "\x1b" not in result.stdout
+    assert result.stderr == ""
+    assert "final" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--model", "huge"], ["--language", "klingon"], ["--provider", "NoSuchProvider"]],
+    ids=["model", "language", "provider"],
+)
+def test_a_wrong_configuration_is_one_sentence_and_code_78(
+    clip: Path, arguments: list[str]
+) -> None:
+    result = run(*arguments, clip)
+    assert result.returncode == 78, result.stderr
+    assert result.stdout == ""
+    [sentence] = result.stderr.splitlines()
+    assert sentence.startswith("streamasr: ")
+    assert "Traceback" not in sentence
+
+
+def test_a_reader_that_closes_the_pipe_ends_the_program_quietly(clip: Path) -> None:
+    with subprocess.Popen(
+        [*TRANSCRIBE, "--watch", str(clip)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() in (1, 141)
+
+
+class Started:
+    """A transcription of what the test writes into its stdin, in a process group of its own."""
+
+    def __init__(self, output_dir: Path) -> None:
+        arguments = ["-v", "--output-dir", str(output_dir), "--format", "json", "-"]
+        self.process = subprocess.Popen(
+            [*TRANSCRIBE, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self.log = ""
+
+    @property
+    def stdin(self) -> IO[bytes]:
+        assert self.process.stdin is not None
+        return self.process.stdin
+
+    @property
+    def stderr(self) -> IO[bytes]:
+        assert self.process.stderr is not None
+        return self.process.stderr
+
+    def wait_ready(self) -> list[int]:
+        """The ids of both children, once they have loaded their models."""
+        pids: list[int] = []
+        while len(pids) < 2:
+            line = self.stderr.readline().decode()
+            assert line, self.log
+            self.log += line
+            pids += map(int, READY.findall(line))
+        return pids
+
+    def wait_children(self) -> list[int]:
+        """The ids of both children, as soon as they exist."""
+        pids: list[str] = []
+        while len(pids) < 2:
+            assert self.process.poll() is None
+            tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+            pids = [pid for task in tasks for pid in read(task).split()]
+        return [int(pid) for pid in pids]
+
+    def end(self) -> int:
+        """Wait for the end of everyone who can write to our pipes; the exit code."""
+        self.log += self.stderr.read().decode()
+        return self.process.wait()
+
+
+def read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Started]:
+    running = Started(tmp_path / "out")
+    with running.process:
+        yield running
+        running.process.kill()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "whole_group"),
+    [(signal.SIGINT, 130, True), (signal.SIGTERM, 143, False)],
+    ids=["ctrl-c", "terminate"],
+)
+def test_a_signal_in_the_middle_leaves_nothing_behind(
+    started: Started, tmp_path: Path, number: signal.Signals, code: int, whole_group: bool
+) -> None:
+    pids = started.wait_ready()
+    started.stdin.write(pcm(talk(1, 1)))
+    started.stdin.flush()
+    send = os.killpg if whole_group else os.kill
+    send(started.process.pid, number)
+    assert started.end() == code
+    for pid in pids:
+        wait_gone(pid)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert "Traceback" not in started.log
+
+
+def test_ctrl_c_while_the_children_start_is_quiet_too(started: Started) -> None:
+    pids = started.wait_children()
+    os.killpg(started.process.pid, signal.SIGINT)
+    assert started.end() == 130
+    for pid in pids:
+        wait_gone(pid)
+    assert "Traceback" not in started.log
+
+
+def test_children_that_are_killed_change_nothing(started: Started, tmp_path: Path) -> None:
+    samples = talk(1, 1.5)
+    pids = started.wait_ready()
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    started.stdin.write(pcm(samples))
+    started.stdin.close()
+    assert started.end() == 0
+    disturbed = json.loads((tmp_path / "out" / "stdin.json").read_text())
+    undisturbed = json.loads(run("--format", "json", "-", given=pcm(samples)).stdout)
+    assert disturbed == undisturbed
