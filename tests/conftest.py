@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from streamasr.models import tiny
+from tests.support.examples import USUAL
 from tests.support.markers import KINDS, kept_pure, kind_of
 
 # The same examples on every run, and no verdict by the clock: machines differ.
@@ -21,10 +22,10 @@ settings.register_profile(
     "streamasr",
     deadline=None,
     derandomize=True,
-    max_examples=60,
+    max_examples=USUAL,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.register_profile("quick", settings.get_profile("streamasr"), max_examples=15)
+settings.register_profile("quick", settings.get_profile("streamasr"), max_examples=USUAL // 4)
 settings.load_profile("streamasr")
 
 # Some tests import onnxruntime directly, which would otherwise report that to its makers.

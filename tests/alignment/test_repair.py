@@ -18,6 +18,7 @@ from streamasr.alignment.repair import (
 )
 from streamasr.alignment.spread import spread_words
 from streamasr.alignment.words import split_words
+from tests.support.examples import examples
 from tests.support.paths import DATA
 
 GOLDEN = json.loads((DATA / "repair_golden.json").read_text("utf-8"))
@@ -49,13 +50,13 @@ def test_order_is_repaired_as_in_the_reference(case: dict[str, list[int]]) -> No
     assert repair_order(case["slots"]) == case["repaired"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(SLOTS)
 def test_fast_subsequence_has_the_members_of_the_slow_one(values: list[int]) -> None:
     assert longest_non_decreasing(values) == slow_subsequence(values)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(SLOTS)
 def test_repaired_order_is_non_decreasing_and_stays(values: list[int]) -> None:
     repaired = repair_order(values)
@@ -82,7 +83,7 @@ def test_short_words_borrow(spans: list[Span], duration: int, expected: list[Spa
     assert repair_lengths(spans, duration) == expected
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(clips())
 def test_words_are_ordered_disjoint_within_the_clip_and_long_enough(
     clip: tuple[list[Span], int],
@@ -97,7 +98,7 @@ def test_words_are_ordered_disjoint_within_the_clip_and_long_enough(
     assert repair_lengths(repaired, duration) == repaired
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 200), st.integers(40, 200)), max_size=20))
 def test_good_words_keep_their_times(gaps_and_lengths: list[tuple[int, int]]) -> None:
     marks = list(accumulate(chain.from_iterable(gaps_and_lengths)))
@@ -105,7 +106,7 @@ def test_good_words_keep_their_times(gaps_and_lengths: list[tuple[int, int]]) ->
     assert repair_lengths(spans, marks[-1] if marks else 0) == spans
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(clips())
 def test_gaps_are_used_before_other_words(clip: tuple[list[Span], int]) -> None:
     """Good words stay if every gap has room for the short words beside it."""
@@ -118,7 +119,7 @@ def test_gaps_are_used_before_other_words(clip: tuple[list[Span], int]) -> None:
     assert [repaired[i] for i in good] == [spans[i] for i in good]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(SLOTS.filter(lambda slots: len(slots) % 2 == 0), st.integers(30, 6000))
 def test_any_answer_of_the_aligner_becomes_times(slots: list[int], duration: int) -> None:
     spans = repair_times(slots, duration)
@@ -144,7 +145,7 @@ def test_spread_words_share_time_by_their_width() -> None:
     assert spread_words(split_words("a bbb, 中"), 100, 700) == [(100, 200), (200, 500), (500, 700)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.text("a中 9", max_size=30), st.integers(0, 500), st.integers(30, 5000))
 def test_spread_words_fill_the_time(text: str, start: int, length: int) -> None:
     words = split_words(text)

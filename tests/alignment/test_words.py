@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from streamasr.alignment import words as words_module
 from streamasr.alignment.words import AlignableWord, split_words, text_width
+from tests.support.examples import examples
 from tests.support.paths import DATA
 
 GOLDEN = json.loads((DATA / "words_golden.json").read_text("utf-8"))
@@ -71,7 +72,7 @@ def test_nothing_spoken_gives_no_words(text: str, language: str | None) -> None:
     assert split_words(text, language) == []
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(TEXTS, LANGUAGES)
 def test_the_text_can_be_rebuilt(text: str, language: str | None) -> None:
     words = split_words(text, language)
@@ -80,7 +81,7 @@ def test_the_text_can_be_rebuilt(text: str, language: str | None) -> None:
     assert not words or not words[-1].space_after
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(TEXTS)
 def test_every_spoken_character_is_in_one_word(text: str) -> None:
     kept = [c for c in text if c == "'" or unicodedata.category(c)[0] in "LN"]

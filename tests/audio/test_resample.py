@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from streamasr.audio.resample import Resampler
 from streamasr.core.units import SAMPLE_RATE, Float32Array
 from tests.support.audio_files import tone
+from tests.support.examples import examples
 
 RATES = [8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000, 96_000, 192_000]
 
@@ -19,7 +20,7 @@ def resample(samples: Float32Array, rate: int, sizes: list[int]) -> Float32Array
     return np.concatenate([*pieces, resampler.finish()])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.sampled_from(RATES), st.integers(0, 20_000), st.lists(st.integers(0, 3000), max_size=5))
 def test_length_is_exact_and_block_sizes_do_not_matter(rate: int, n: int, sizes: list[int]) -> None:
     samples = np.random.default_rng(n).uniform(-1, 1, n).astype(np.float32)

@@ -20,6 +20,7 @@ from streamasr.importing import archive as module
 from streamasr.importing.archive import name_other_archive, unpack
 from tests.sources.foreign import write_bomb, write_climbing_zip, write_linking_zip
 from tests.support.errors import raises
+from tests.support.examples import examples
 
 WEIGHTS = random.Random(0).randbytes(3 << 20)
 
@@ -375,7 +376,7 @@ def check_any(content: bytes, directory: Path) -> None:
     assert {each for each in directory.iterdir() if each.name != "a"} == {path}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(300))
 @given(st.integers(0, 1 << 30), st.integers(1, 6))
 @pytest.mark.process
 def test_damaged_archives_are_harmless(
@@ -389,7 +390,7 @@ def test_damaged_archives_are_harmless(
         check_any(bytes(damaged), Path(directory))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(200))
 @given(st.floats(0, 1, exclude_max=True))
 def test_an_archive_that_is_cut_short_is_refused(tmp_path: Path, sound: bytes, part: float) -> None:
     path = tmp_path / "m.zip"

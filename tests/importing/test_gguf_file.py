@@ -20,6 +20,7 @@ from streamasr.importing.gguf_kind import unusable
 from tests.sources.ggml_org import write_ggml_org
 from tests.support.checkpoints import write_checkpoint
 from tests.support.errors import raises
+from tests.support.examples import examples
 
 RNG = np.random.default_rng(5)
 
@@ -323,7 +324,7 @@ def read_all(path: Path) -> None:
 
 
 @given(length=st.integers(0, len(SOUND) - 1))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_a_file_cut_anywhere_is_refused(scratch: Path, length: int) -> None:
     with pytest.raises(ModelError) as caught:
         read_bytes(scratch, SOUND[:length])
@@ -345,7 +346,7 @@ def test_a_file_cut_anywhere_is_refused(scratch: Path, length: int) -> None:
         max_size=4,
     )
 )
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=examples(400))
 @pytest.mark.process
 def test_bytes_changed_in_the_header_are_refused_or_harmless(
     scratch: Path, changes: list[tuple[int, bytes]]

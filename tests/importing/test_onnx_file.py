@@ -24,6 +24,7 @@ from tests.sources.onnx_graphs import Precision, write_graphs
 from tests.sources.weights import Weights
 from tests.support.checkpoints import Shape, write_checkpoint
 from tests.support.errors import raises
+from tests.support.examples import examples
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +323,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> bytes:
     return bytes(model.SerializeToString())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(200))
 @given(st.floats(0, 1, exclude_max=True))
 def test_a_graph_that_is_cut_short_is_refused(tmp_path: Path, sound: bytes, part: float) -> None:
     path = tmp_path / "g.onnx"
@@ -331,7 +332,7 @@ def test_a_graph_that_is_cut_short_is_refused(tmp_path: Path, sound: bytes, part
         read_graph(path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(300))
 @given(st.integers(0, 1 << 30), st.integers(1, 8))
 @pytest.mark.process
 def test_a_damaged_graph_is_either_read_or_refused(
@@ -347,7 +348,7 @@ def test_a_damaged_graph_is_either_read_or_refused(
         read_graph(path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(300))
 @given(st.binary(max_size=200))
 def test_any_bytes_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "g.onnx"

@@ -20,6 +20,7 @@ from streamasr.importing.safetensors_checkpoint import read_checkpoint
 from tests.sources.ggml_org import Width, write_ggml_org
 from tests.support.checkpoints import Shape, write_checkpoint
 from tests.support.errors import raises
+from tests.support.examples import examples
 
 
 def read_pair(directory: Path) -> tuple[GGUFFile, GGUFFile]:
@@ -211,7 +212,7 @@ ODD = st.one_of(
 
 
 @given(data=st.data(), half=st.integers(0, 1))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 def test_any_metadata_gives_a_checkpoint_or_a_model_error(
     pair: tuple[GGUFFile, GGUFFile], data: st.DataObject, half: int
 ) -> None:

@@ -27,6 +27,7 @@ from tests.support.checkpoints import (
     write_weights,
 )
 from tests.support.errors import raises
+from tests.support.examples import examples
 
 SHAPES = {
     "tied": Shape(),
@@ -518,7 +519,7 @@ PIECES = st.one_of(
 
 
 @given(name=st.sampled_from(FILES), where=st.floats(0, 1), piece=PIECES, is_cut=st.booleans())
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 def test_a_file_that_is_changed_or_cut_is_either_refused_or_harmless(
     sound: Path, scratch: Path, name: str, where: float, piece: bytes, *, is_cut: bool
 ) -> None:
@@ -563,7 +564,7 @@ JSON = st.recursive(
 
 
 @given(data=st.data(), value=JSON)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @pytest.mark.process
 def test_any_value_in_the_configuration_is_either_refused_or_harmless(
     sound: Path, scratch: Path, data: st.DataObject, value: object
@@ -582,7 +583,7 @@ def test_any_value_in_the_configuration_is_either_refused_or_harmless(
 
 
 @given(data=st.data(), value=JSON)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @pytest.mark.process
 def test_any_value_in_a_header_is_either_refused_or_harmless(
     sound: Path, scratch: Path, data: st.DataObject, value: object

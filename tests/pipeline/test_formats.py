@@ -27,6 +27,7 @@ from streamasr.pipeline.formats import (
     write_whole,
 )
 from tests.support.errors import raises
+from tests.support.examples import examples
 
 
 def segment(text: str, start: float, end: float, *, number: int = 1, **rest: Any) -> Segment:
@@ -98,7 +99,7 @@ class TestTranscript:
         assert transcript(silence).language is None
         assert transcript().language is None
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=examples(60), deadline=None)
     @given(TEXTS)
     def test_words_give_the_text_again(self, text: str) -> None:
         words = guess_words(segment(text, 1, 9))
@@ -223,14 +224,14 @@ class TestSubtitles:
             "Maybe another time.",
         ]
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=examples(60), deadline=None)
     @given(transcripts())
     def test_cues_are_ordered_disjoint_and_not_too_long(self, given: Transcript) -> None:
         cues = make_cues(given)
         assert all(0 < cue.end - cue.start <= MAX_CUE_MS for cue in cues)
         assert all(a.end <= b.start for a, b in pairwise(cues))
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=examples(60), deadline=None)
     @given(transcripts())
     def test_every_word_is_in_exactly_one_line(self, given: Transcript) -> None:
         cues = make_cues(given)
@@ -245,7 +246,7 @@ class TestSubtitles:
             position += len(cue.text.replace(" ", ""))
             assert position in ends
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=examples(60), deadline=None)
     @given(transcripts())
     def test_lines_fit_unless_one_word_does_not(self, given: Transcript) -> None:
         words = {word.text for word in all_words(given)}
@@ -253,7 +254,7 @@ class TestSubtitles:
             assert cue.text.strip() == cue.text != ""
             assert text_width(cue.text) <= MAX_COLUMNS or cue.text in words
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=examples(60), deadline=None)
     @given(transcripts())
     def test_words_are_shown_when_they_are_spoken(self, given: Transcript) -> None:
         """A cue begins with its first word, and a word begins before its cue has gone."""
@@ -261,7 +262,7 @@ class TestSubtitles:
         for cue in make_cues(given):
             assert min(abs(start - cue.start) for start in starts) <= 1
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=examples(60), deadline=None)
     @given(transcripts())
     def test_files_can_be_read_again(self, given: Transcript) -> None:
         cues = make_cues(given)

@@ -25,6 +25,7 @@ from streamasr.segmentation.chunker import FRAME, Chunker, Endpoint
 from streamasr.segmentation.settings import ChunkerConfig, VadConfig
 from streamasr.segmentation.vad import VoiceDetector
 from tests.support.errors import raises
+from tests.support.examples import examples
 
 DEFAULT = ChunkerConfig()
 SHORT = ChunkerConfig(max_segment=2.0, cut_search=0.5)
@@ -432,7 +433,7 @@ CONFIGS = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(PARTS, CONFIGS, st.lists(st.integers(0, 5000), min_size=1, max_size=6))
 def test_block_sizes_do_not_matter(
     parts: list[tuple[bool, float]], config: ChunkerConfig, sizes: list[int]
@@ -444,7 +445,7 @@ def test_block_sizes_do_not_matter(
     assert comparable(run_chunker(split(audio, sizes), config)) == comparable(whole)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(PARTS, CONFIGS, st.none() | st.integers(0, 80_000))
 def test_segments_are_ordered_disjoint_and_complete(
     parts: list[tuple[bool, float]], config: ChunkerConfig, flush_at: int | None
@@ -507,7 +508,7 @@ def test_segments_are_ordered_disjoint_and_complete(
     assert voiced[outside].sum() <= chunker.dropped_samples
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(PARTS, CONFIGS, st.none() | st.integers(0, 80_000))
 def test_pauses_state_the_end_that_the_segment_then_has(
     parts: list[tuple[bool, float]], config: ChunkerConfig, flush_at: int | None

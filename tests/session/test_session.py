@@ -47,6 +47,7 @@ from streamasr.core.transcript import Word
 from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples
 from streamasr.session.session import Published, Session, SessionSettings
 from streamasr.session.stable_prefix import CommitLag
+from tests.support.examples import examples
 
 INTERVAL = 100
 
@@ -1018,7 +1019,7 @@ def merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return joined
 
 
-@settings(max_examples=600)
+@settings(max_examples=examples(600))
 @given(
     script=st.lists(st.integers(0, 9999), max_size=80),
     partials=st.booleans(),

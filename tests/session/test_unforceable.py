@@ -27,6 +27,7 @@ from streamasr.core.transcript import join_words
 from streamasr.core.units import SAMPLE_RATE, Samples, to_samples
 from streamasr.session.session import Published, Session, SessionSettings
 from streamasr.session.stable_prefix import CommitLag
+from tests.support.examples import examples
 from tests.support.scribe import JITTERS, Said, hear, speeches, spell
 
 TRAITS = FamilyTraits(can_force=False, word_method="cif")
@@ -130,7 +131,7 @@ class Stage:
 LAGS = st.builds(CommitLag, st.integers(0, 5), st.integers(0, SAMPLE_RATE).map(Samples))
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     said=speeches(),
     jitter=JITTERS,
@@ -165,7 +166,7 @@ def run(said: Sequence[Said], jitter: Sequence[int], lag: CommitLag, restart_at:
 LAG = CommitLag(tokens=1, audio=to_samples(0.8))
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(said=speeches(errs=False), jitter=JITTERS, restart_at=st.integers(0, 12))
 def test_jitter_of_times_alone_changes_no_text(
     said: list[Said], jitter: list[int], restart_at: int
@@ -175,7 +176,7 @@ def test_jitter_of_times_alone_changes_no_text(
     assert stage.final.text == spell([word.text for word in said])
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(said=speeches(shortest_s=0.5), jitter=JITTERS, restart_at=st.integers(0, 12))
 def test_wrong_stable_text_costs_no_word_and_doubles_none(
     said: list[Said], jitter: list[int], restart_at: int
@@ -190,7 +191,7 @@ def test_wrong_stable_text_costs_no_word_and_doubles_none(
     assert stage.raw[-1].text.endswith(rest.lstrip())
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(said=speeches(shortest_s=0.5, vocabulary=("go", "no", "你")), jitter=JITTERS)
 def test_repeated_words_are_neither_lost_nor_doubled(said: list[Said], jitter: list[int]) -> None:
     assert len(run(said, jitter, LAG).words()) == len(said)

@@ -15,6 +15,7 @@ from streamasr.writing.numbers import (
     normalise_words,
     settled_length,
 )
+from tests.support.examples import examples
 
 CHINESE = {
     "二零二四年三月十五日": "2024年3月15日",
@@ -212,7 +213,7 @@ TEXTS = st.one_of(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(TEXTS)
 def test_a_second_normalisation_changes_nothing(case: tuple[str, str]) -> None:
     text, language = case
@@ -220,14 +221,14 @@ def test_a_second_normalisation_changes_nothing(case: tuple[str, str]) -> None:
     assert normalise_text(once, language) == once
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(TEXTS)
 def test_a_text_grows_little(case: tuple[str, str]) -> None:
     text, language = case
     assert len(normalise_text(text, language)) <= 4 * len(text) + 8
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.text(st.characters(exclude_characters=NUMERALS), max_size=60))
 def test_text_without_numerals_stays(text: str) -> None:
     assert normalise_text(text, "Chinese") == text
@@ -270,7 +271,7 @@ def test_chinese_characters_become_one_word_of_the_number() -> None:
     assert (words[1].start, words[1].end) == (1600, 7 * 1600 + 1500)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(TEXTS)
 def test_words_and_text_are_normalised_alike(case: tuple[str, str]) -> None:
     text, language = case
@@ -294,7 +295,7 @@ def test_words_that_do_not_match_the_text_are_normalised_separately() -> None:
     assert (after.text, [word.text for word in after.words]) == ("it is 42", ["23"])
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(TEXTS, st.integers(0, 100))
 def test_the_settled_prefix_stays_when_the_text_grows(case: tuple[str, str], cut: int) -> None:
     text, language = case

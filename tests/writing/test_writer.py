@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from streamasr.writing import Writer, load_rules
 from streamasr.writing.edits import Edit, graphemes
 from streamasr.writing.rules import RuleBook
+from tests.support.examples import examples
 
 BOOK = load_rules()
 
@@ -232,7 +233,7 @@ def test_a_preview_changes_nothing() -> None:
     assert writer.settle("one two", "English") == Edit(0, " two")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(SEGMENTS, LANGUAGES, st.booleans(), st.data())
 def test_growing_text_ends_like_its_final(
     segments: list[str], language: str | None, numbers: bool, data: st.DataObject
@@ -245,7 +246,7 @@ def test_growing_text_ends_like_its_final(
     assert screen == written(*segments, language=language, numbers=numbers)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(SEGMENTS, LANGUAGES, st.booleans(), st.data())
 def test_text_is_deleted_only_by_command(
     segments: list[str], language: str | None, numbers: bool, data: st.DataObject
