@@ -15,7 +15,7 @@ demo: $(INSTALLED)
 quick: $(INSTALLED)
 	$(VENV)/bin/pytest -q -n 2 -m pure --hypothesis-profile quick
 
-# Most of them wait for processes and sockets, so two at a time take little more than half as long.
+# Most tests wait for processes and sockets, so two at a time take little more than half as long.
 test: $(INSTALLED)
 	$(VENV)/bin/pytest -n 2 --dist worksteal
 

@@ -836,7 +836,7 @@ async def test_the_captions_page_shows_the_microphone(browser: str, tmp_path: Pa
     async with running_daemon(tmp_path) as daemon:
         live = daemon.host.begin_own()
         async with Tab.opened(browser, page_of(daemon.address) + "captions.html#lines=3") as tab:
-            await eventually(lambda: bool(daemon.server.n_connections))
+            await eventually(lambda: bool(live.publisher.n_readers))
             live.intake.feed(exact(talk(0.7)))
             await tab.until("document.querySelector('#caption').textContent !== ''")
             assert "samples" in await tab.text("#caption")

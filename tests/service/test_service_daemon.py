@@ -167,7 +167,7 @@ async def test_a_hanging_decoder_is_noticed_and_its_session_continues_after_the_
         daemon = SupervisedDaemon(tmp_path, manager=manager, watchdog_s=WATCHDOG_S)
         daemon.program = ["-X", "faulthandler", "-c", HANGING]
 
-        async def story() -> str:
+        with daemon:
             async with client.connect(daemon.url) as stream:
                 speaking = asyncio.create_task(send_all(stream))
                 await asyncio.to_thread(until_silent, manager)
@@ -177,10 +177,7 @@ async def test_a_hanging_decoder_is_noticed_and_its_session_continues_after_the_
                 await asyncio.to_thread(daemon.start)
                 await speaking
                 events = [event async for event in stream]
-                return " ".join(event.text for event in events if isinstance(event, v1.Final))
-
-        with daemon:
-            text = await story()
+            text = " ".join(event.text for event in events if isinstance(event, v1.Final))
             assert "Current thread" in daemon.all_log  # traceback for the journal
             assert text == await speak(daemon.url)
 
@@ -215,8 +212,8 @@ async def test_a_hanging_encoder_does_not_stop_keep_alives(
 ) -> None:
     with ManagerSocket(str(tmp_path / "notify")) as manager:
         daemon = SupervisedDaemon(tmp_path, manager=manager, watchdog_s=WATCHDOG_S)
-
-        async def story() -> str:
+        with daemon:
+            daemon.wait_for("is loaded")
             encoder = daemon.children()["encoder"]
             os.kill(encoder, signal.SIGSTOP)
             speaking = asyncio.create_task(speak(daemon.url))
@@ -224,11 +221,7 @@ async def test_a_hanging_encoder_does_not_stop_keep_alives(
             for _ in range(4):  # twice the time after which the daemon would be ended
                 await asyncio.to_thread(manager.receive_until, WATCHDOG="1")
             os.kill(encoder, signal.SIGKILL)
-            return await speaking
-
-        with daemon:
-            daemon.wait_for("is loaded")
-            assert await story() == await speak(daemon.url) != ""
+            assert await speaking == await speak(daemon.url) != ""
             assert daemon.stop() == 0
     assert "stalled" not in daemon.all_log
 

@@ -83,7 +83,9 @@ def test_clients_keep_what_they_received(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCRIPTED)
-def test_history_is_read_while_a_daemon_runs_and_afterwards(tmp_path: Path, name: str) -> None:
+async def test_history_is_read_while_a_daemon_runs_and_afterwards(
+    tmp_path: Path, name: str
+) -> None:
     storage = unpack(name, tmp_path)
 
     async def read_beside_a_daemon() -> list[dict[str, Any]]:
@@ -91,7 +93,7 @@ def test_history_is_read_while_a_daemon_runs_and_afterwards(tmp_path: Path, name
             return await asyncio.to_thread(history, storage)
 
     expected = [without_words(final) for final in read_expected(name)["history"]]
-    for found in (asyncio.run(read_beside_a_daemon()), history(storage)):
+    for found in (await read_beside_a_daemon(), history(storage)):
         finals = [without_words(final) for final in found]
         assert [final for final in finals if final in expected] == expected
 
@@ -101,7 +103,7 @@ def without_words(final: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in final.items() if key != "words"}
 
 
-def test_a_session_of_the_embedded_model_goes_on(tmp_path: Path) -> None:
+async def test_a_session_of_the_embedded_model_goes_on(tmp_path: Path) -> None:
     known = read_expected(TINY)
     unpack(TINY, tmp_path)
     with RunningDaemon(
@@ -110,7 +112,7 @@ def test_a_session_of_the_embedded_model_goes_on(tmp_path: Path) -> None:
         samples = np.concatenate([load(known["clip"]), silence(1.0)])
         client = LiveClient(daemon, samples, known["session"])
         client.stable[1] = known["stable"]
-        asyncio.run(client.run())
+        await client.run()
         assert daemon.stop() == 0
     assert in_order(client.lasting) == with_tolerance(known["lasting"])
     assert client.lasting[0]["text"].startswith(known["stable"])

@@ -1,13 +1,12 @@
 """Sessions that outlive their connection, or the daemon."""
 
-import asyncio
-
 import numpy as np
 
 from tests.recordings.audio import RATE, pcm_f32le, pcm_s16le, speech, talk
 from tests.recordings.player import EVENTS, Player
 from tests.recordings.scenarios.registry import scenario
 from tests.recordings.script import Script
+from tests.support.waiting import LoopClock
 
 
 @scenario()
@@ -116,7 +115,7 @@ async def no_client_came_back(play: Player) -> None:
             await client.drop()
             await listener.wait_closed()
         session = client.session
-    await asyncio.sleep(1.0)
+    await LoopClock().advance(1.0)
     async with play.connect("too late") as client:
         await client.say("start", session=session)
         await client.wait_closed()
