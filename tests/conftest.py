@@ -25,7 +25,7 @@ settings.register_profile(
     max_examples=USUAL,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.register_profile("quick", settings.get_profile("streamasr"), max_examples=USUAL // 4)
+settings.register_profile("quick", settings.get_profile("streamasr"), max_examples=USUAL // 6)
 settings.load_profile("streamasr")
 
 # Some tests import onnxruntime directly, which would otherwise report that to its makers.
