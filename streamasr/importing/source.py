@@ -1,7 +1,8 @@
 """Identification of the forms in which Qwen3-ASR and Qwen3-ForcedAligner are published.
 
     a folder or zip of ONNX graphs with a decoder as GGUF   -> OnnxRelease
-    a single GGUF of encoder and decoder (CrispASR)         -> Checkpoint
+    a single GGUF of encoder and decoder, as CrispASR's and
+    transcribe.cpp's (which Handy downloads)                -> Checkpoint
     a text GGUF with its `mmproj` GGUF (llama.cpp)          -> Checkpoint with a decoder file
     a folder of safetensors, in either key style            -> Checkpoint
     a model directory of our own                            -> Bundle
@@ -12,15 +13,15 @@ belongs to a folder, such as config.json, stands for that folder.
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from streamasr.core.errors import ModelError
+from streamasr.importing import crispasr, transcribe_cpp
 from streamasr.importing.archive import name_other_archive, unpack
 from streamasr.importing.checkpoint import Checkpoint
-from streamasr.importing.crispasr import read_crispasr
 from streamasr.importing.files import entries_of, kind_of, placeholder_error
 from streamasr.importing.gguf_file import GGUFFile, read_gguf
 from streamasr.importing.gguf_kind import precision_rank, unusable
@@ -37,11 +38,16 @@ from streamasr.models.registry import find_family
 Source: TypeAlias = Checkpoint | OnnxRelease | Bundle
 
 SUPPORTED_FORMS: Final = (
-    "streamasr reads folders and zips of ONNX graphs with a GGUF, CrispASR's single GGUF, a text "
-    "GGUF with its mmproj GGUF, folders of safetensors, and its own model directories"
+    "streamasr reads folders and zips of ONNX graphs with a GGUF, the single GGUFs of CrispASR and "
+    "of transcribe.cpp (Handy), a text GGUF with its mmproj GGUF, folders of safetensors, and its "
+    "own model directories"
 )
 
-_CRISPASR: Final = "qwen3asr"
+_COMPLETE: Final[Mapping[str, Callable[[GGUFFile], Checkpoint]]] = {
+    crispasr.ARCHITECTURE: crispasr.read_crispasr,
+    transcribe_cpp.ARCHITECTURE: transcribe_cpp.read_transcribe_cpp,
+}
+"""Readers of the GGUFs that hold a whole model, by architecture."""
 _PROJECTOR: Final = "clip"
 _TEXTS: Final = frozenset({"qwen3vl", "qwen3"})
 """Architectures of text models."""
@@ -250,8 +256,8 @@ def _without_graphs(folder: Path, files: Sequence[Path]) -> Iterator[Source]:
 def _in_gguf(path: Path) -> Iterator[Source]:
     """Yield the model in a GGUF, or the model that the GGUF is a part of."""
     file = read_gguf(path)
-    if file.architecture == _CRISPASR:
-        yield read_crispasr(file)
+    if read := _COMPLETE.get(file.architecture):
+        yield read(file)
         return
     neighbours = entries_of(path.parent)
     partners: list[GGUFFile] = []
@@ -287,9 +293,10 @@ def _among_ggufs(files: Sequence[GGUFFile]) -> Iterator[Source]:
     Raises:
         ModelError: none of the files can be used.
     """
-    complete = [file for file in files if file.architecture == _CRISPASR]
+    complete = [file for file in files if file.architecture in _COMPLETE]
     for same_model in _group(complete).values():
-        yield read_crispasr(_best(same_model))
+        best = _best(same_model)
+        yield _COMPLETE[best.architecture](best)
     texts = [file for file in files if file.architecture in _TEXTS]
     for same_model in _group(texts).values():
         projectors = [file for file in files if _are_pair(same_model[0], file)]
