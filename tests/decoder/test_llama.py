@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from streamasr.core.errors import DecodeError, ModelError
 from streamasr.core.units import Float32Array
 from streamasr.decoder import library
-from streamasr.decoder.library import check_version, find_gpus, system_info
 from streamasr.decoder.llama import (
     Aborted,
     LlamaContext,
@@ -30,6 +29,7 @@ from streamasr.decoder.llama import (
     check_finite,
     self_test,
 )
+from streamasr.decoder.native import check_version, find_gpus, system_info
 from streamasr.decoder.placement import ALL_LAYERS, ON_CPU, Gpu, Placement
 from streamasr.models.qwen3.decoder import build_prompt
 from tests.support.errors import raises
@@ -706,7 +706,7 @@ def test_a_missing_library_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPat
 
 WAITING = """
 import os
-from streamasr.decoder.library import load_library
+from streamasr.decoder.native import load_library
 load_library()
 print(os.environ["GOMP_SPINCOUNT"], os.environ["KMP_BLOCKTIME"])
 """
