@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FloatType = np.dtype[np.float32] | np.dtype[np.float16]
+NumberType = np.dtype[np.float32] | np.dtype[np.float16] | np.dtype[np.int32] | np.dtype[np.int64]
 
 CPU: Final = "CPUExecutionProvider"
 
-_FLOAT_TYPES: Final[dict[str, FloatType]] = {
+_TYPES: Final[dict[str, NumberType]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(int64)": np.dtype(np.int64),
 }
 
 
@@ -56,7 +58,7 @@ class Port:
     """An input or output of a graph."""
 
     name: str
-    dtype: FloatType
+    dtype: NumberType
     shape: tuple[int | None, ...]
     """One entry per axis; None where any length is accepted."""
 
@@ -64,8 +66,8 @@ class Port:
 class OnnxSession:
     """A graph that is loaded and ready to run.
 
-    Arrays go in and come out as float32 whatever the graph itself works in: published
-    encoders exist with float16 inputs and outputs.
+    Arrays of any numbers go in, and come out as float32, whatever the graph itself works in:
+    published encoders exist with float16 inputs and outputs, and others take int32 lengths.
     """
 
     def __init__(self, session: "onnxruntime.InferenceSession", path: Path) -> None:
@@ -80,7 +82,7 @@ class OnnxSession:
         """Execution providers that are in use."""
         return tuple(self._session.get_providers())
 
-    def run(self, output: str, **inputs: Float32Array) -> Float32Array:
+    def run(self, output: str, **inputs: npt.NDArray[Any]) -> Float32Array:
         """Compute one output from all inputs, given by name.
 
         Raises:
@@ -91,7 +93,7 @@ class OnnxSession:
             for name, value in inputs.items()
         }
         try:
-            result: npt.NDArray[np.floating] = self._session.run([output], feeds)[0]
+            result: npt.NDArray[Any] = self._session.run([output], feeds)[0]
         except _failures() as error:
             message = f"{self.path}: onnxruntime cannot run this graph ({_line(error)})"
             raise ModelError(message, code="graph_does_not_run") from error
@@ -271,9 +273,9 @@ def _ports(arguments: "list[onnxruntime.NodeArg]", path: Path) -> list[Port]:
     """Read names, types and shapes; symbolic lengths come as strings or None."""
     ports = []
     for argument in arguments:
-        dtype = _FLOAT_TYPES.get(argument.type)
+        dtype = _TYPES.get(argument.type)
         if dtype is None:
-            message = f"{path}: {argument.name} is a {argument.type}, not a float tensor"
+            message = f"{path}: {argument.name} is a {argument.type}, not a tensor of numbers"
             raise ModelError(message, code="graph_types")
         shape = tuple(length if isinstance(length, int) else None for length in argument.shape)
         ports.append(Port(argument.name, dtype, shape))

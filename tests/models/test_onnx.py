@@ -154,3 +154,19 @@ def test_onnxruntime_sends_no_reports_and_leaves_nothing_in_the_users_cache(
     home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     subprocess.run(command, env=kept | home, cwd=REPOSITORY, check=True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", [TensorProto.INT32, TensorProto.INT64])
+def test_inputs_of_integers_get_the_integers_of_the_graph(tmp_path: Path, kind: int) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)],
+        "cast",
+        [helper.make_tensor_value_info("x", kind, [1, "n"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, "n"])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    onnx.save(model, tmp_path / "a.onnx")
+    session = opened(tmp_path / "a.onnx", OnnxOptions())
+    result = session.run("y", x=np.array([[3, -1]]))
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result, [[3, -1]])

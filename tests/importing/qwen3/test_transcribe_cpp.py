@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from streamasr.core.errors import ModelError
 from streamasr.features.log_mel import mel_filters
-from streamasr.importing.checkpoint import Checkpoint
 from streamasr.importing.gguf_file import GGUFFile, read_gguf
-from streamasr.importing.safetensors_checkpoint import read_checkpoint
+from streamasr.importing.qwen3.checkpoint import Checkpoint
+from streamasr.importing.qwen3.safetensors_checkpoint import read_checkpoint
+from streamasr.importing.qwen3.transcribe_cpp import read_transcribe_cpp
 from streamasr.importing.source import open_sources
-from streamasr.importing.transcribe_cpp import read_transcribe_cpp
 from tests.sources.crispasr import write_crispasr
 from tests.sources.transcribe_cpp import write_transcribe_cpp
 from tests.support.checkpoints import Shape, write_checkpoint
