@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from streamasr.core.errors import DecodeError, ModelError
 from streamasr.core.units import Float32Array
-from streamasr.decoder import library
+from streamasr.decoder import native
 from streamasr.decoder.llama import (
     Aborted,
     LlamaContext,
@@ -701,7 +701,7 @@ def test_a_missing_library_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(importlib.metadata, "version", not_found)
     with raises(ModelError, "llama_cpp_missing"):
-        library.load_library.__wrapped__()
+        native.load_library.__wrapped__()
 
 
 WAITING = """
