@@ -10,7 +10,7 @@ import numpy as np
 
 from streamasr.core.units import Float32Array
 from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows
-from streamasr.importing.pack import ImportOptions
+from streamasr.importing.options import ImportOptions
 from streamasr.models.onnx import OnnxOptions
 from streamasr.models.qwen3.decoder import build_prompt
 from streamasr.models.qwen3.encoder import Qwen3Encoder
@@ -18,6 +18,7 @@ from tests.sources.crispasr import write_crispasr
 from tests.sources.ggml_org import write_ggml_org
 from tests.sources.onnx_release import pack, write_onnx_release
 from tests.sources.safetensors import write_safetensors
+from tests.sources.transcribe_cpp import write_transcribe_cpp
 
 ENDS: Final = ("<|im_end|>", "<|endoftext|>")
 _PLACEHOLDER: Final = "<|audio_pad|>"  # transformers would insert audio for it
@@ -27,6 +28,8 @@ NARROW: Final = 0.999
 """Least cosine for weights of 8 or 16 bits."""
 LOSSY: Final = 0.9
 """Least cosine for weights of 4 bits."""
+RECOGNISER: Final = ("recogniser",)
+"""Families of the forms in which aligners are not published."""
 
 Write = Callable[[Path, Path], Path]
 """Function that writes a checkpoint in a form to a new directory and returns the source's path."""
@@ -77,19 +80,40 @@ FORMS: Final[dict[str, Form]] = {
     "crispasr q5_0": Form(lambda source, to: write_crispasr(source, _file(to), "q5_0"), NARROW),
     "crispasr q3_k": Form(lambda source, to: write_crispasr(source, _file(to), "q3_k"), NARROW),
     "ggml-org f16": Form(
-        lambda source, to: write_ggml_org(source, to, "f16", "f16"), EXACT, True, ("recogniser",)
+        lambda source, to: write_ggml_org(source, to, "f16", "f16"), EXACT, True, RECOGNISER
     ),
     "ggml-org bf16": Form(
         lambda source, to: write_ggml_org(source, to, "bf16", "bf16"),
         NARROW,
         False,
-        ("recogniser",),
+        RECOGNISER,
     ),
     "ggml-org q8_0": Form(
         lambda source, to: write_ggml_org(source, to, "q8_0", "q8_0"),
         NARROW,
         False,
-        ("recogniser",),
+        RECOGNISER,
+    ),
+    "transcribe.cpp f16": Form(
+        lambda source, to: write_transcribe_cpp(source, _file(to), "f16"), EXACT, True, RECOGNISER
+    ),
+    "transcribe.cpp bf16": Form(
+        lambda source, to: write_transcribe_cpp(source, _file(to), "bf16"),
+        NARROW,
+        False,
+        RECOGNISER,
+    ),
+    "transcribe.cpp q8_0": Form(
+        lambda source, to: write_transcribe_cpp(source, _file(to), "q8_0"),
+        NARROW,
+        False,
+        RECOGNISER,
+    ),
+    "transcribe.cpp q4_k_m": Form(
+        lambda source, to: write_transcribe_cpp(source, _file(to), "q4_k_m"),
+        LOSSY,
+        False,
+        RECOGNISER,
     ),
     "safetensors f16": Form(
         lambda source, to: write_safetensors(source, to, "original", "F16", 3),
