@@ -73,7 +73,7 @@ def unpack(path: Path, directory: Path, progress: Progress = ignore_progress) ->
             code="archive_format",
         )
     try:
-        with _Bounded(path) as file, zipfile.ZipFile(file) as archive:
+        with BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
             members = _choose(archive.infolist(), path)
             _check_size(members, path)
             _check_room(members, path, directory)
@@ -113,7 +113,7 @@ def name_other_archive(path: Path) -> str | None:
     return next(kinds, None)
 
 
-class _Bounded(io.BufferedReader):
+class BoundedFile(io.BufferedReader):
     """File with a limit on the size of a read: `zipfile` reads the list of members in one piece."""
 
     def __init__(self, path: Path) -> None:
