@@ -84,7 +84,7 @@ def test_an_unknown_name_is_answered_with_a_similar_one() -> None:
         ("Qwen/Qwen3-ASR-0.6B", "qwen3-asr-0.6b?"),  # as the hub calls it
         ("qwen/qwen3-forcedaligner-0.6b", "qwen3-aligner-0.6b?"),
         ("aligner", "qwen3-aligner-0.6b?"),
-        ("asr-0.6b", "qwen3-asr-0.6b or qwen3-asr-0.6b-q8_0?"),
+        ("asr-0.6b", "qwen3-asr-0.6b or qwen3-asr-0.6b-q8_0 or qwen3-asr-0.6b-handy?"),
         ("Me/Mine", "mine?"),
     ],
 )
