@@ -48,7 +48,6 @@ _PARALLEL: Final = "module."
 
 _MAX_PICKLE_BYTES: Final = 1 << 24  # a model of 1000 tensors takes 200 kB
 _MAX_RECORDS: Final = 1 << 16
-_MAX_AXES: Final = 8
 _LOCAL_HEADER: Final = struct.Struct("<4s22xHH")
 """Of a record: signature, and the lengths of its name and of its extra field."""
 _LOCAL_SIGNATURE: Final = b"PK\x03\x04"
@@ -315,7 +314,7 @@ def _tensor(path: Path, name: str, strided: Strided, records: Mapping[str, _Reco
     dtype, numpy_type = _DTYPES[storage.dtype]
     record = _record_of(storage, records)
     shape, strides = strided.shape, strided.strides
-    has_sizes = len(shape) == len(strides) <= _MAX_AXES and min(shape, default=1) >= 0
+    has_sizes = len(shape) == len(strides) and min(shape, default=1) >= 0
     last = strided.offset + sum(
         (length - 1) * stride for length, stride in zip(shape, strides, strict=False)
     )

@@ -1,5 +1,6 @@
-"""Reader for the pickle in a PyTorch checkpoint, which builds numbers, strings, containers and
-descriptions of tensors, and nothing else.
+"""Reader for the pickle in a PyTorch checkpoint.
+
+It builds numbers, strings, containers and descriptions of tensors, and nothing else.
 
 A pickle is a program that can call any function. `pickle.Unpickler` with a list of allowed names
 would still let a file allocate memory of any size, and hash nested tuples for ever. This machine
@@ -18,6 +19,10 @@ from typing import Any, Final, NoReturn
 
 MAX_DEPTH: Final = 64
 """Open marks; PyTorch needs three."""
+
+
+MAX_AXES: Final = 8
+"""Of a tensor; a convolution's weight has 4."""
 
 
 class PickleError(Exception):
@@ -62,6 +67,8 @@ def _rebuild_tensor(*arguments: Any) -> Strided:
         and _are_whole((offset,))
         and isinstance(shape, tuple)
         and isinstance(strides, tuple)
+        and len(shape) <= MAX_AXES  # before anything is copied
+        and len(strides) <= MAX_AXES
         and _are_whole((*shape, *strides))
     )
     if not is_valid:
@@ -77,23 +84,17 @@ def _rebuild_parameter(*arguments: Any) -> Strided:
 
 
 def _new_dict(*arguments: Any) -> dict[Any, Any]:
-    """Make a dictionary; old versions of Python pass its pairs."""
-    pairs = arguments[0] if arguments else []
-    if len(arguments) > 1 or not isinstance(pairs, list):
+    """Make an empty dictionary; its entries follow."""
+    if arguments:
         raise PickleError("it makes a dictionary from unknown values")
-    made: dict[Any, Any] = {}
-    for pair in pairs:
-        if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise PickleError("it makes a dictionary from unknown values")
-        _put(made, *pair)
-    return made
+    return {}
 
 
 def _new_size(*arguments: Any) -> tuple[Any, ...]:
     """Make a `torch.Size`."""
-    if len(arguments) != 1 or not isinstance(arguments[0], list | tuple):
+    if len(arguments) != 1 or not isinstance(arguments[0], tuple):
         raise PickleError("it makes a size from unknown values")
-    return tuple(arguments[0])
+    return arguments[0]
 
 
 _CALLS: Final[dict[str, Callable[..., Any]]] = {

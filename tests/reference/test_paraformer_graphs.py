@@ -34,7 +34,7 @@ SIZES: Final = {
     "time head of convolutions": Sizes(head="cnn", upsampling=5, is_after_convolution=True),
 }
 ROWS: Final = (1, 2, 3, 7, 60, 334)
-LOSSY: Final[dict[EncoderWidth, float]] = {"fp32": 0.999999, "fp16": 0.9999, "int8": 0.99}
+LEAST_COSINE: Final[dict[EncoderWidth, float]] = {"fp32": 0.9999999, "fp16": 0.99999, "int8": 0.995}
 """Least cosine of each output by width."""
 
 
@@ -109,10 +109,7 @@ def test_all_outputs_are_equal(tmp_path: Path, name: str, width: EncoderWidth) -
         if exact.time_alphas is not None:
             expected.append(exact.time_alphas)
         for ours, theirs in zip([*outputs, logits], [*expected, exact.logits], strict=True):
-            print(
-                "COS", width, name, n_rows, cosine(ours[0], theirs), np.abs(ours[0] - theirs).max()
-            )
-            assert cosine(ours[0], theirs) >= LOSSY[width]
+            assert cosine(ours[0], theirs) >= LEAST_COSINE[width]
             if width == "fp32":
                 scale = max(1.0, float(np.abs(theirs).max()))
-                assert np.abs(ours[0] - theirs).max() <= 1e-4 * scale
+                assert np.abs(ours[0] - theirs).max() <= 2e-5 * scale
