@@ -16,8 +16,8 @@ from streamasr.core.errors import ConfigError, ModelError, StreamASRError
 from streamasr.doctor.judge_installation import Endpoint, Leftovers, Model, Room, context_bytes
 from streamasr.doctor.machine import disk_free, memory_free
 from streamasr.doctor.verify import check_files
-from streamasr.models import tiny
 from streamasr.models.bundle import Bundle, is_bundle, read_bundle
+from streamasr.models.embedded import EMBEDDED
 from streamasr.models.family import Role
 
 _TITLE: Final = b"<title>streamasr"  # of the page that a daemon shows
@@ -76,7 +76,7 @@ def describe_configured(bundle: Bundle, aligner: Path | None, *, is_deep: bool) 
         warning=bundle.warning,
         n_bytes=_files_size(bundle.directory),
         aligner=None if aligner is None else _aligner_name(bundle, aligner),
-        is_embedded=bundle.directory == tiny.BUNDLE,
+        is_embedded=bundle.directory in EMBEDDED.values(),
         hashes=hashes,
     )
 

@@ -35,4 +35,5 @@ def stack_frames(frames: Float32Array, window: int, shift: int) -> Float32Array:
     n_rows = row_count(n_frames, shift)
     first = shift * np.arange(n_rows)[:, None] - (window - 1) // 2
     places = np.clip(first + np.arange(window), 0, max(0, n_frames - 1))
-    return np.asarray(frames[places].reshape(n_rows, window * width))
+    rows: Float32Array = frames[places].reshape(n_rows, window * width)
+    return rows

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Final
 from streamasr.core.languages import Languages
 from streamasr.core.traits import FamilyTraits
 from streamasr.models.family import Encoder, Family, Recognition
+from streamasr.models.paraformer import names
 from streamasr.models.paraformer.names import (
     CMVN_FILE,
-    DECODER_FILE,
+    DECODER_GRAPH_FILE,
     ENCODER_FILE,
     GRAPHS_KEY,
-    MODEL_FILE,
-    RECOGNISER,
     TOKENS_FILE,
     WHOLE,
+    WHOLE_FILE,
 )
 from streamasr.models.paraformer.text import join_texts
 
@@ -34,12 +34,12 @@ def load_encoder(bundle: Path, options: "OnnxOptions", *, window_s: int | None) 
 
 def _files(bundle: "Bundle") -> Sequence[str]:
     is_whole = bundle.facts.get(GRAPHS_KEY) == WHOLE
-    graphs = (MODEL_FILE,) if is_whole else (ENCODER_FILE, DECODER_FILE)
+    graphs = (WHOLE_FILE,) if is_whole else (ENCODER_FILE, DECODER_GRAPH_FILE)
     return (*graphs, TOKENS_FILE, CMVN_FILE)
 
 
 PARAFORMER: Final = Family(
-    name=RECOGNISER,
+    name=names.PARAFORMER,
     title="Paraformer",
     languages=Languages({"zh": "Chinese", "en": "English"}),
     files=_files,

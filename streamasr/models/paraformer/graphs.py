@@ -20,7 +20,7 @@ from streamasr.core.errors import ModelError
 from streamasr.core.units import Float32Array
 from streamasr.models.onnx import OnnxOptions, OnnxSession, open_any, open_session
 from streamasr.models.paraformer.cif import IntArray, fire, with_tail
-from streamasr.models.paraformer.names import DECODER_FILE, ENCODER_FILE, MODEL_FILE
+from streamasr.models.paraformer.names import DECODER_GRAPH_FILE, ENCODER_FILE, WHOLE_FILE
 from streamasr.models.paraformer.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class PartGraphs:
             directory / ENCODER_FILE, options, inputs={"features": 3}, outputs=self._outputs
         )
         self._decoder = open_session(
-            directory / DECODER_FILE,
+            directory / DECODER_GRAPH_FILE,
             options,
             inputs={"encoded": 3, "acoustic": 3},
             outputs={"logits": 3},
@@ -184,7 +184,7 @@ class WholeGraph:
             ModelError: the file is missing or broken, or has not the inputs and outputs of a
                 released graph.
         """
-        self.path = directory / MODEL_FILE
+        self.path = directory / WHOLE_FILE
         # A failure where nothing fires is expected, and no matter for onnxruntime's own log.
         self._graph = graph = open_any(self.path, replace(options, log_level=_FATAL))
         axes = [len(port.shape) for port in graph.inputs.values()]

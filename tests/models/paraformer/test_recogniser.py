@@ -71,14 +71,14 @@ def test_what_is_nearly_a_token_fires_at_the_end(parts: Paraformer) -> None:
     assert recognise(parts, script(*rows, (0.56, "气"))).text == "今天气"
 
 
-def test_what_stands_for_no_text_is_no_token(parts: Paraformer) -> None:
+def test_what_stands_for_no_text_is_dropped(parts: Paraformer) -> None:
     rows = [(1.0, token) for token in ("<s>", "今", "<unk>", "<blank>", "天", "</s>", "</s>")]
     hypothesis = recognise(parts, script(*rows))
     assert hypothesis.text == "今天"
     assert len(hypothesis.tokens) == len(hypothesis.ends) == len(hypothesis.times) == 2
 
 
-def test_a_last_token_that_is_no_end_of_sentence_stays(parts: Paraformer) -> None:
+def test_a_last_token_stays_if_the_sentence_has_no_end(parts: Paraformer) -> None:
     """FunASR's package for ONNX would drop it, and with it a word."""
     assert recognise(parts, script((1, "今"), (1, "天"), (1, "气"))).text == "今天气"
 
