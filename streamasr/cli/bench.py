@@ -8,6 +8,7 @@ from streamasr.cli.arguments import (
     Commands,
     add_json,
     add_no_reuse,
+    add_punctuation,
     add_threads,
     add_verbose,
     count,
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_engine(parser: argparse.ArgumentParser) -> None:
     add_verbose(parser)
     parser.add_argument("--model", metavar="NAME|PATH", help="default: the embedded tiny")
+    add_punctuation(parser)
     add_threads(parser)
     parser.add_argument(
         "--encoder-window",

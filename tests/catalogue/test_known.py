@@ -109,7 +109,7 @@ def test_the_name_of_the_embedded_model_is_taken() -> None:
 
 
 def test_the_word_for_no_aligner_is_not_a_name() -> None:
-    with pytest.raises(ValueError, match="'none' cannot be a model's name: as an aligner it means"):
+    with pytest.raises(ValueError, match="'none' cannot be a model's name: it stands for"):
         check_name("none")
     assert usable_name("none") == "model-none"
 
