@@ -137,7 +137,8 @@ class Finder:
                 return earlier.directory
             # Imported here, since it loads onnx and gguf, and most runs import no model.
             from streamasr.catalogue.moved import find_moved
-            from streamasr.importing.pack import ImportOptions, default_name, import_model
+            from streamasr.importing.options import ImportOptions
+            from streamasr.importing.pack import default_name, import_model
 
             if earlier is None:
                 with self.open_steps() as steps:

@@ -13,7 +13,7 @@ from streamasr.core.errors import ConfigError, ModelError, StreamASRError
 if TYPE_CHECKING:
     from streamasr.catalogue.known import KnownModel
     from streamasr.config.sections import Settings
-    from streamasr.importing.pack import ImportOptions
+    from streamasr.importing.options import ImportOptions
     from streamasr.models.bundle import Bundle
 
 ENCODERS: Final = ("fp32", "fp16", "int8")
@@ -314,7 +314,7 @@ def _warn_of(made: "Bundle") -> None:
 
 
 def _import_options(options: argparse.Namespace, name: str) -> "ImportOptions":
-    from streamasr.importing.pack import ImportOptions
+    from streamasr.importing.options import ImportOptions
 
     return ImportOptions(encoder=options.encoder, decoder=options.decoder, name=name)
 

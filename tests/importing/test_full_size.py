@@ -9,7 +9,8 @@ import pytest
 
 from streamasr.bench.machine import SCRIPTED
 from streamasr.decoder.llama import LlamaModel
-from streamasr.importing.pack import ImportOptions, import_model
+from streamasr.importing.options import ImportOptions
+from streamasr.importing.pack import import_model
 from streamasr.importing.source import open_sources
 from streamasr.models.bundle import read_bundle
 from streamasr.models.family import Role

@@ -17,9 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from streamasr.core.errors import ModelError
 from streamasr.importing import onnx_message
-from streamasr.importing.graphs import EncoderWidth, write_backend, write_frontend
 from streamasr.importing.onnx_file import Value, read_graph
-from streamasr.importing.safetensors_checkpoint import read_checkpoint
+from streamasr.importing.options import EncoderWidth
+from streamasr.importing.qwen3.graphs import write_backend, write_frontend
+from streamasr.importing.qwen3.safetensors_checkpoint import read_checkpoint
 from tests.sources.onnx_graphs import Precision, write_graphs
 from tests.sources.weights import Weights
 from tests.support.checkpoints import Shape, write_checkpoint

@@ -10,7 +10,7 @@ import numpy as np
 
 from streamasr.core.units import Float32Array
 from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows
-from streamasr.importing.pack import ImportOptions
+from streamasr.importing.options import ImportOptions
 from streamasr.models.onnx import OnnxOptions
 from streamasr.models.qwen3.decoder import build_prompt
 from streamasr.models.qwen3.encoder import Qwen3Encoder

@@ -16,9 +16,10 @@ import onnx
 from streamasr.core.units import Float32Array
 from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows
 from streamasr.features.log_mel import log_mel
-from streamasr.importing.graphs import write_backend
-from streamasr.importing.pack import ImportOptions, import_model
-from streamasr.importing.safetensors_checkpoint import read_checkpoint
+from streamasr.importing.options import ImportOptions
+from streamasr.importing.pack import import_model
+from streamasr.importing.qwen3.graphs import write_backend
+from streamasr.importing.qwen3.safetensors_checkpoint import read_checkpoint
 from streamasr.models.onnx import OnnxOptions, open_session
 from streamasr.models.qwen3.aligner import ForcedAligner
 from streamasr.models.qwen3.decoder import build_prompt

@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from streamasr.core.errors import AudioError, ConfigError, ModelError
 from streamasr.core.units import Float32Array
 from streamasr.features.log_mel import log_mel
-from streamasr.importing.graphs import write_backend, write_frontend
-from streamasr.importing.safetensors_checkpoint import read_checkpoint
+from streamasr.importing.qwen3.graphs import write_backend, write_frontend
+from streamasr.importing.qwen3.safetensors_checkpoint import read_checkpoint
 from streamasr.models.onnx import CPU, OnnxOptions, open_session
 from streamasr.models.qwen3.encoder import MASKED, Qwen3Encoder
 from streamasr.models.qwen3.names import BACKEND_FILE

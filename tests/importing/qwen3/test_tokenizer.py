@@ -11,7 +11,7 @@ from gguf import TokenType
 
 from streamasr.core.errors import ModelError
 from streamasr.importing.gguf_file import GGUFFile, read_gguf
-from streamasr.importing.tokenizer import Vocabulary, read_vocabulary, vocabulary_of
+from streamasr.importing.qwen3.tokenizer import Vocabulary, read_vocabulary, vocabulary_of
 from tests.sources.crispasr import write_crispasr
 from tests.sources.ggml_org import write_ggml_org
 from tests.support.checkpoints import (

@@ -17,9 +17,10 @@ from onnx import TensorProto, numpy_helper
 
 from streamasr.core.errors import ModelError
 from streamasr.core.units import Float32Array
-from streamasr.importing.checkpoint import Checkpoint
-from streamasr.importing.graphs import EncoderWidth, sinusoids, write_backend, write_frontend
-from streamasr.importing.safetensors_checkpoint import read_checkpoint
+from streamasr.importing.options import EncoderWidth
+from streamasr.importing.qwen3.checkpoint import Checkpoint
+from streamasr.importing.qwen3.graphs import sinusoids, write_backend, write_frontend
+from streamasr.importing.qwen3.safetensors_checkpoint import read_checkpoint
 from streamasr.importing.tensors import Tensor
 from streamasr.models.onnx import OnnxOptions
 from streamasr.models.qwen3.encoder import Qwen3Encoder

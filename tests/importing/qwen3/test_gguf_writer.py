@@ -11,11 +11,11 @@ import pytest
 from streamasr.core.errors import ModelError
 from streamasr.core.units import Float32Array
 from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows
-from streamasr.importing.checkpoint import check_dimensions
-from streamasr.importing.crispasr import read_crispasr
 from streamasr.importing.gguf_file import read_gguf
-from streamasr.importing.gguf_writer import WrittenWidth, write_decoder
-from streamasr.importing.safetensors_checkpoint import read_checkpoint
+from streamasr.importing.qwen3.checkpoint import check_dimensions
+from streamasr.importing.qwen3.crispasr import read_crispasr
+from streamasr.importing.qwen3.gguf_writer import WrittenWidth, write_decoder
+from streamasr.importing.qwen3.safetensors_checkpoint import read_checkpoint
 from tests.sources.crispasr import Types, write_crispasr
 from tests.support import checkpoints
 from tests.support.checkpoints import Shape, StoredType, token_id, write_checkpoint

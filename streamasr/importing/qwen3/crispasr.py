@@ -14,16 +14,16 @@ import numpy.typing as npt
 from streamasr.core.errors import ModelError
 from streamasr.core.units import SAMPLE_RATE
 from streamasr.features.log_mel import HOP, N_MELS, WINDOW, mel_filters
-from streamasr.importing.checkpoint import (
+from streamasr.importing.gguf_file import GGUFFile
+from streamasr.importing.gguf_kind import unusable
+from streamasr.importing.qwen3.checkpoint import (
     AudioDimensions,
     Checkpoint,
     TextDimensions,
     check_tensors,
 )
-from streamasr.importing.gguf_file import GGUFFile
-from streamasr.importing.gguf_kind import unusable
-from streamasr.importing.gguf_names import CRISPASR
-from streamasr.importing.tokenizer import NEEDED, vocabulary_of
+from streamasr.importing.qwen3.gguf_names import CRISPASR
+from streamasr.importing.qwen3.tokenizer import NEEDED, vocabulary_of
 from streamasr.models.qwen3.names import ALIGNER
 
 ARCHITECTURE: Final = "qwen3asr"

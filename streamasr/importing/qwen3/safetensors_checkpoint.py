@@ -19,7 +19,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
 
 from streamasr.core.errors import ModelError
-from streamasr.importing.checkpoint import (
+from streamasr.importing.config_file import Config, read_config
+from streamasr.importing.qwen3.checkpoint import (
     DEFAULT_TIMESTAMP_MS,
     HEAD,
     TIMESTAMPS_MS,
@@ -28,9 +29,8 @@ from streamasr.importing.checkpoint import (
     TextDimensions,
     check_tensors,
 )
-from streamasr.importing.config_file import Config, read_config
+from streamasr.importing.qwen3.tokenizer import read_vocabulary
 from streamasr.importing.safetensors_file import SafeTensor, read_header
-from streamasr.importing.tokenizer import read_vocabulary
 from streamasr.models.qwen3.names import RECOGNISER
 
 _RENAMES: Final = {

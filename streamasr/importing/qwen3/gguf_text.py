@@ -10,16 +10,16 @@ from typing import Final
 import numpy as np
 
 from streamasr.core.errors import ModelError
-from streamasr.importing.checkpoint import (
+from streamasr.importing.gguf_file import GGUFFile, GGUFTensor, read_gguf
+from streamasr.importing.gguf_kind import is_speech_decoder, is_split, unusable
+from streamasr.importing.qwen3.checkpoint import (
     TextDimensions,
     check_text_dimensions,
     in_order,
     text_shapes,
 )
-from streamasr.importing.gguf_file import GGUFFile, GGUFTensor, read_gguf
-from streamasr.importing.gguf_kind import is_speech_decoder, is_split, unusable
-from streamasr.importing.gguf_names import LLM
-from streamasr.importing.tokenizer import NEEDED, Vocabulary, vocabulary_of
+from streamasr.importing.qwen3.gguf_names import LLM
+from streamasr.importing.qwen3.tokenizer import NEEDED, Vocabulary, vocabulary_of
 from streamasr.models.qwen3.names import RECOGNISER
 
 ARCHITECTURES: Final = ("qwen3vl", "qwen3")

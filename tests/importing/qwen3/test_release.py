@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from streamasr.core.errors import ModelError
 from streamasr.core.units import Float32Array
-from streamasr.importing import gguf_text as module
 from streamasr.importing.gguf_file import GGUFTensor
-from streamasr.importing.release import OnnxRelease, read_releases
+from streamasr.importing.qwen3 import gguf_text as module
+from streamasr.importing.qwen3.release import OnnxRelease, read_releases
 from streamasr.models.qwen3.names import ALIGNER, RECOGNISER
 from tests.sources.onnx_graphs import Precision
 from tests.sources.onnx_release import DecoderType, write_onnx_release

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from streamasr.core.errors import ModelError
 from streamasr.features.log_mel import mel_filters
-from streamasr.importing.checkpoint import HEAD, Checkpoint
-from streamasr.importing.crispasr import read_crispasr
 from streamasr.importing.gguf_file import GGUFFile, GGUFTensor, read_gguf
-from streamasr.importing.safetensors_checkpoint import read_checkpoint
+from streamasr.importing.qwen3.checkpoint import HEAD, Checkpoint
+from streamasr.importing.qwen3.crispasr import read_crispasr
+from streamasr.importing.qwen3.safetensors_checkpoint import read_checkpoint
 from tests.sources.crispasr import write_crispasr
 from tests.support.checkpoints import Shape, write_checkpoint
 from tests.support.errors import raises

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from streamasr.core.errors import ModelError
 from streamasr.decoder.llama import LlamaModel
-from streamasr.importing.checkpoint import Checkpoint, encoder_shapes
 from streamasr.importing.gguf_file import GGUFFile, GGUFTensor, read_gguf
-from streamasr.importing.projector import read_projector
-from streamasr.importing.safetensors_checkpoint import read_checkpoint
+from streamasr.importing.qwen3.checkpoint import Checkpoint, encoder_shapes
+from streamasr.importing.qwen3.projector import read_projector
+from streamasr.importing.qwen3.safetensors_checkpoint import read_checkpoint
 from tests.sources.ggml_org import Width, write_ggml_org
 from tests.support.checkpoints import Shape, write_checkpoint
 from tests.support.errors import raises

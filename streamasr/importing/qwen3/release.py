@@ -26,11 +26,14 @@ import numpy as np
 import numpy.typing as npt
 
 from streamasr.core.errors import ModelError
+from streamasr.importing.bundle_writer import BundleWriter, copied_bytes
+from streamasr.importing.decoder_file import DECODER_BYTES, KEPT, count_weights
 from streamasr.importing.files import entries_of, kind_of, placeholder_error
 from streamasr.importing.gguf_file import GGUFFile, GGUFTensor, read_gguf
 from streamasr.importing.gguf_kind import is_speech_decoder, precision_rank, unusable
-from streamasr.importing.gguf_text import count_classes, read_text_model
 from streamasr.importing.onnx_file import GraphInfo, is_graph, read_graph
+from streamasr.importing.options import ImportOptions
+from streamasr.importing.qwen3.gguf_text import count_classes, read_text_model
 from streamasr.models.bundle import FACTS_FILE
 from streamasr.models.family import DECODER_FILE
 from streamasr.models.qwen3.names import (
@@ -64,7 +67,7 @@ _COMMON_WORDS: Final = re.compile(r"frontend|backend|encoder|llm|decoder|fp?\d+|
 
 @dataclass(frozen=True, slots=True)
 class OnnxRelease:
-    """Two graphs and a decoder that belong together; only their headers have been read."""
+    """Two graphs and a decoder that belong together, headers read; implements `Source`."""
 
     family: str
     """RECOGNISER or ALIGNER."""
@@ -89,6 +92,34 @@ class OnnxRelease:
     """Number of an aligner's time classes; None for a recogniser."""
     head: GGUFTensor | None
     """Output matrix of an aligner, whose first rows are the time classes."""
+
+    notes: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        """The decoder, because a folder may hold several models."""
+        return self.decoder
+
+    def parts(self) -> Sequence[Path]:
+        """Return the files that may have been chosen among others."""
+        return [self.frontend, self.backend, self.decoder]
+
+    def files(self) -> Sequence[Path]:
+        """Return the files with the weights."""
+        return [self.frontend, self.backend, *self.data_files, self.decoder]
+
+    def max_bytes(self, options: ImportOptions, directory: Path) -> float:
+        """Return an upper bound for the size of the bundle."""
+        kept = copied_bytes(self.files(), directory)
+        if options.decoder in KEPT:
+            return kept
+        return kept + count_weights(self.decoder) * DECODER_BYTES[options.decoder or "keep"]
+
+    def write(self, writer: BundleWriter) -> dict[str, Any]:
+        """Store the files of the bundle and return the facts for `model.json`."""
+        from streamasr.importing.qwen3.packing import write_release  # imports onnx
+
+        return write_release(self, writer)
 
     @property
     def classifier(self) -> npt.NDArray[Any] | None:

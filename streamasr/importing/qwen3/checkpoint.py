@@ -14,17 +14,21 @@ tensors; the defaults of the reference's classes are never used, because they di
 released models.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from streamasr.core.errors import ModelError
+from streamasr.importing.options import ImportOptions
+from streamasr.importing.qwen3.tokenizer import Vocabulary
 from streamasr.importing.tensors import Tensor
-from streamasr.importing.tokenizer import Vocabulary
 from streamasr.models.qwen3.names import ALIGNER, RECOGNISER
+
+if TYPE_CHECKING:
+    from streamasr.importing.bundle_writer import BundleWriter
 
 HEAD: Final = "head.weight"
 EMBEDDINGS: Final = "language_model.embed_tokens.weight"
@@ -98,7 +102,7 @@ class TextDimensions:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Validated source of weights; the weights themselves are still on disk."""
+    """Validated source of weights, which are still on disk; implements `Source`."""
 
     path: Path
     """File or directory that was read."""
@@ -119,6 +123,28 @@ class Checkpoint:
     """GGUF that llama.cpp runs unchanged, if the source has one."""
     licence: str | None = None
     """Licence stated by the source, as an SPDX identifier."""
+    notes: tuple[str, ...] = ()
+
+    def parts(self) -> Sequence[Path]:
+        """Return the files that may have been chosen among others."""
+        return self.files()
+
+    def files(self) -> Sequence[Path]:
+        """Return the files with the weights."""
+        paths = {tensor.path for tensor in self.tensors.values()}
+        return sorted(paths | ({self.decoder_file} if self.decoder_file else set()))
+
+    def max_bytes(self, options: ImportOptions, directory: Path) -> float:
+        """Return an upper bound for the size of the bundle, temporary files included."""
+        from streamasr.importing.qwen3.packing import max_checkpoint_bytes
+
+        return max_checkpoint_bytes(self, options, directory)
+
+    def write(self, writer: "BundleWriter") -> dict[str, Any]:
+        """Write the files of the bundle and return the facts for `model.json`."""
+        from streamasr.importing.qwen3.packing import write_checkpoint  # imports onnx
+
+        return write_checkpoint(self, writer)
 
 
 def check_tensors(

@@ -14,17 +14,17 @@ from typing import Final
 import numpy as np
 
 from streamasr.core.errors import ModelError
-from streamasr.importing.checkpoint import (
+from streamasr.importing.gguf_file import GGUFFile
+from streamasr.importing.gguf_kind import projector_type, unusable
+from streamasr.importing.qwen3.checkpoint import (
     AudioDimensions,
     Checkpoint,
     check_dimensions,
     encoder_shapes,
     in_order,
 )
-from streamasr.importing.gguf_file import GGUFFile
-from streamasr.importing.gguf_kind import projector_type, unusable
-from streamasr.importing.gguf_names import PROJECTOR
-from streamasr.importing.gguf_text import read_text_model
+from streamasr.importing.qwen3.gguf_names import PROJECTOR
+from streamasr.importing.qwen3.gguf_text import read_text_model
 from streamasr.models.qwen3.names import RECOGNISER
 
 ARCHITECTURE: Final = "clip"
@@ -102,7 +102,7 @@ def _check_positions(projector: GGUFFile, audio: AudioDimensions) -> None:
     table = projector.tensors.get(_POSITIONS)
     if table is None:
         return
-    from streamasr.importing.graphs import sinusoids  # imports onnx, not needed otherwise
+    from streamasr.importing.qwen3.graphs import sinusoids  # imports onnx, not needed otherwise
 
     n_rows, d_model = audio.chunk_tokens, audio.d_model
     if len(table.shape) != 2 or table.shape[0] < n_rows or table.shape[1] != d_model:

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from streamasr.core.errors import ModelError
-from streamasr.importing.checkpoint import HEAD, Checkpoint
 from streamasr.importing.gguf_file import to_float32
+from streamasr.importing.qwen3.checkpoint import HEAD, Checkpoint
+from streamasr.importing.qwen3.tokenizer import END_OF_TEXT, END_OF_TURN, Vocabulary
 from streamasr.importing.tensors import Progress, Tensor, ignore_progress
-from streamasr.importing.tokenizer import END_OF_TEXT, END_OF_TURN, Vocabulary
 from streamasr.models.qwen3.names import RECOGNISER
 
 logging.getLogger("gguf").setLevel(logging.WARNING)  # it logs each file that it writes

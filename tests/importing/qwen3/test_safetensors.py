@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamasr.core.errors import ModelError
-from streamasr.importing.checkpoint import EMBEDDINGS, HEAD
-from streamasr.importing.safetensors_checkpoint import read_checkpoint
+from streamasr.importing.qwen3.checkpoint import EMBEDDINGS, HEAD
+from streamasr.importing.qwen3.safetensors_checkpoint import read_checkpoint
 from streamasr.importing.safetensors_file import read_header
 from tests.support.checkpoints import (
     KeyStyle,

@@ -9,9 +9,9 @@ from gguf import GGMLQuantizationType as Type
 
 from streamasr.core.errors import ModelError
 from streamasr.importing.gguf_file import GGUFFile, read_gguf
-from streamasr.importing.gguf_text import check_decoder, read_text_model
-from streamasr.importing.gguf_writer import write_decoder as write_own_decoder
-from streamasr.importing.safetensors_checkpoint import read_checkpoint
+from streamasr.importing.qwen3.gguf_text import check_decoder, read_text_model
+from streamasr.importing.qwen3.gguf_writer import write_decoder as write_own_decoder
+from streamasr.importing.qwen3.safetensors_checkpoint import read_checkpoint
 from streamasr.models.qwen3.names import ALIGNER, RECOGNISER
 from tests.sources.decoder import DecoderOptions, write_decoder
 from tests.sources.onnx_release import DecoderType, write_release_decoder
