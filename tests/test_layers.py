@@ -160,7 +160,7 @@ def test_a_package_has_no_other_users(target: str, users: set[str]) -> None:
                 "server/websocket.py",
             },
         ),
-        ("llama_cpp", {"decoder/library.py"}),
+        ("llama_cpp", {"decoder/native.py"}),
         ("av", {"audio/decode.py", "audio/file.py"}),
         ("soxr", {"audio/resample.py"}),
         ("webrtcvad", {"segmentation/vad.py"}),

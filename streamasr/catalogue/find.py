@@ -26,8 +26,8 @@ from streamasr.catalogue.steps import OpenSteps, hide_steps
 from streamasr.core.errors import ModelError
 from streamasr.importing.origin import canonical_path, is_unchanged
 from streamasr.importing.tensors import Notify, ignore_notice
-from streamasr.models import tiny
 from streamasr.models.bundle import OWN_ALIGNER, is_bundle, open_bundle
+from streamasr.models.embedded import EMBEDDED
 from streamasr.models.family import Role
 
 
@@ -51,8 +51,8 @@ class Finder:
             ModelError: there is no such model, or a source cannot be used.
             ConfigError: a source cannot be imported: no space, or no permission to write.
         """
-        if name_or_path == tiny.NAME:
-            return tiny.BUNDLE
+        if name_or_path in EMBEDDED:
+            return EMBEDDED[name_or_path]
         path = Path(name_or_path)
         is_there = os.path.exists(path)  # noqa: PTH110 - Path.exists raises where it may not look
         if installed := find_installed(self.models, name_or_path):

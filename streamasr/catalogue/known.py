@@ -12,9 +12,7 @@ from msgspec import Meta
 
 from streamasr.core.errors import ModelError
 from streamasr.core.toml_file import read_toml
-
-EMBEDDED: Final = "tiny"
-"""Name of the model that comes with the package; no other model can have it."""
+from streamasr.models.embedded import EMBEDDED
 
 NOTHING: Final = "none"
 """Value in place of the name of an aligner or a punctuation model: none is used."""
@@ -37,8 +35,8 @@ def check_name(name: str) -> None:
             f"{name!r} cannot be a model's name: use at most 100 Latin letters, digits, '.', '_', "
             "'+' and '-', and begin with a letter or digit"
         )
-    if name == EMBEDDED:
-        raise ValueError(f"{EMBEDDED!r} is the name of the embedded model")
+    if name in EMBEDDED:
+        raise ValueError(f"{name!r} is the name of an embedded model")
     if name == NOTHING:
         raise ValueError(
             f"{NOTHING!r} cannot be a model's name: it stands for no aligner, no punctuation"
@@ -48,7 +46,7 @@ def check_name(name: str) -> None:
 def usable_name(text: str) -> str:
     """Return the valid name that is most similar to a text."""
     name = re.sub(r"[^A-Za-z0-9._+-]+", "-", text).lstrip("._+-")[:90]
-    return name if name and name not in (EMBEDDED, NOTHING) else f"model-{name}".rstrip("-")
+    return name if name and name not in (*EMBEDDED, NOTHING) else f"model-{name}".rstrip("-")
 
 
 class KnownModel(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

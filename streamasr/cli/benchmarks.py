@@ -39,6 +39,7 @@ from streamasr.engine.build import engine_config
 from streamasr.engine.config import EngineConfig
 from streamasr.engine.engine import LocalEngine
 from streamasr.models import tiny
+from streamasr.models.embedded import EMBEDDED
 from streamasr.pipeline.transcribe import FileSettings
 from streamasr.segmentation.settings import ChunkerConfig
 
@@ -243,9 +244,8 @@ def _finder() -> Finder:
 
 def _model_name(options: argparse.Namespace) -> str:
     """Return the model's name, or its absolute path, for the settings of a daemon."""
-    if options.model in (None, tiny.NAME):
-        return tiny.NAME
-    return str(_finder().model(options.model).absolute())
+    name = options.model or tiny.NAME
+    return name if name in EMBEDDED else str(_finder().model(name).absolute())
 
 
 def _rules(options: argparse.Namespace) -> Endpointing:

@@ -214,10 +214,13 @@ def _list(config: "Settings", names: Sequence[str], *, as_json: bool) -> int:
 
 
 def _pull(options: argparse.Namespace, config: "Settings") -> int:
-    from streamasr.catalogue.known import EMBEDDED, find_known
+    from streamasr.catalogue.known import find_known
+    from streamasr.models.embedded import EMBEDDED
 
     # Names are checked before anything is downloaded.
-    known = {name: find_known(name, config.models) for name in options.names if name != EMBEDDED}
+    known = {
+        name: find_known(name, config.models) for name in options.names if name not in EMBEDDED
+    }
     try:
         return _each(options.names, lambda name: _pull_one(options, config, name, known))
     except KeyboardInterrupt:
@@ -229,10 +232,10 @@ def _pull_one(
     options: argparse.Namespace, config: "Settings", name: str, known: "Mapping[str, KnownModel]"
 ) -> None:
     from streamasr.catalogue.installed import find_installed, place_of
-    from streamasr.catalogue.known import EMBEDDED
+    from streamasr.models.embedded import EMBEDDED
 
     models = config.storage.models
-    if name == EMBEDDED:
+    if name in EMBEDDED:
         print(f"{name} is embedded; it need not be downloaded.")
         return
     place = place_of(models, name)
@@ -348,11 +351,11 @@ def _remove(models: Path, name: str) -> None:
         remove_installed,
         size_on_disk,
     )
-    from streamasr.catalogue.known import EMBEDDED
     from streamasr.catalogue.places import download_place, forget_download, sole_download
     from streamasr.core.sizes import size_text
+    from streamasr.models.embedded import EMBEDDED
 
-    if name == EMBEDDED:
+    if name in EMBEDDED:
         raise ModelError(f"{name} is embedded and cannot be removed.", code="model_embedded")
     place_of(models, name)
     freed = linked = 0
@@ -373,9 +376,8 @@ def _remove(models: Path, name: str) -> None:
 
 def _path(config: "Settings", name: str) -> Path:
     from streamasr.catalogue.installed import need_installed
-    from streamasr.catalogue.known import EMBEDDED
-    from streamasr.models import tiny
+    from streamasr.models.embedded import EMBEDDED
 
-    if name == EMBEDDED:
-        return tiny.BUNDLE
+    if name in EMBEDDED:
+        return EMBEDDED[name]
     return need_installed(config.storage.models, name, config.models).directory

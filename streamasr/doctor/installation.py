@@ -17,8 +17,8 @@ from streamasr.core.errors import ConfigError, ModelError, StreamASRError
 from streamasr.doctor.judge_installation import Endpoint, Leftovers, Model, Room, context_bytes
 from streamasr.doctor.machine import disk_free, memory_free
 from streamasr.doctor.verify import check_files
-from streamasr.models import tiny
 from streamasr.models.bundle import Bundle, is_bundle, read_bundle
+from streamasr.models.embedded import EMBEDDED
 from streamasr.models.family import Role
 
 _TITLE: Final = b"<title>streamasr"  # of the page that a daemon shows
@@ -94,7 +94,7 @@ def describe_configured(models: Configured, *, is_deep: bool) -> Model:
         aligner=None if aligner is None else _aligner_name(bundle, aligner),
         punctuates=recognition is None or recognition.traits.punctuates,
         punctuation=None if models.punctuation is None else models.punctuation.name,
-        is_embedded=bundle.directory == tiny.BUNDLE,
+        is_embedded=bundle.directory in EMBEDDED.values(),
         hashes=hashes,
     )
 

@@ -14,7 +14,7 @@ from streamasr.core.languages import Languages
 from streamasr.core.model_facts import ModelFacts
 from streamasr.core.options import SessionOptions
 from streamasr.core.traits import FamilyTraits
-from streamasr.decoder.library import find_gpus
+from streamasr.decoder.native import find_gpus
 from streamasr.decoder.placement import ON_CPU, Placement, open_where_it_works, place
 from streamasr.engine.aligner import AlignerWorker, aligner_worker
 from streamasr.engine.config import EngineConfig

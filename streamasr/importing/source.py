@@ -15,6 +15,7 @@ from streamasr.core.errors import ModelError
 from streamasr.importing.archive import name_other_archive, unpack
 from streamasr.importing.bundle_source import BundleSource
 from streamasr.importing.files import entries_of, kind_of, placeholder_error
+from streamasr.importing.foreign_graphs import explain_graphs
 from streamasr.importing.forms import FORMS
 from streamasr.importing.gguf_file import read_gguf
 from streamasr.importing.gguf_kind import unusable
@@ -27,8 +28,9 @@ from streamasr.models.family import Role
 from streamasr.models.registry import find_family
 
 SUPPORTED_FORMS: Final = (
-    "streamasr reads folders and zips of ONNX graphs with a GGUF, CrispASR's single GGUF, a text "
-    "GGUF with its mmproj GGUF, folders of safetensors, and its own model directories"
+    "streamasr reads folders and zips of ONNX graphs with a GGUF, the single GGUFs of CrispASR and "
+    "of transcribe.cpp (Handy), a text GGUF with its mmproj GGUF, folders of safetensors, and its "
+    "own model directories"
 )
 
 _WEIGHTS: Final = frozenset({".onnx", ".safetensors", ".gguf"})
@@ -195,7 +197,8 @@ def _directly_in_folder(folder: Path) -> Sequence[Source]:
         except ModelError as error:
             errors.append(error)
     if not found:
-        errors += _explain(files)
+        named = explain_graphs(files)
+        errors = [*([named] if named else []), *errors, *_explain(files)]
     if errors and not found:
         raise errors[0]
     return found

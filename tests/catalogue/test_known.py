@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamasr.catalogue.known import (
-    EMBEDDED,
     KnownModel,
     built_in,
     check_name,
@@ -21,6 +20,7 @@ from streamasr.catalogue.known import (
 )
 from streamasr.core.errors import ModelError
 from streamasr.models import tiny
+from streamasr.models.embedded import EMBEDDED
 from streamasr.models.qwen3.languages import LANGUAGES
 from streamasr.models.qwen3.names import ALIGNER, RECOGNISER
 from tests.support.errors import raises
@@ -57,7 +57,7 @@ def test_a_file_elsewhere_has_its_size_and_hash() -> None:
 
 def test_names_agree_with_the_rest_of_the_package() -> None:
     assert {known.family for known in built_in().values()} == set(family_choices())
-    assert EMBEDDED == tiny.NAME
+    assert EMBEDDED[tiny.NAME] == tiny.BUNDLE
 
 
 def test_a_user_adds_models_and_replaces_those_built_in() -> None:
@@ -84,7 +84,7 @@ def test_an_unknown_name_is_answered_with_a_similar_one() -> None:
         ("Qwen/Qwen3-ASR-0.6B", "qwen3-asr-0.6b?"),  # as the hub calls it
         ("qwen/qwen3-forcedaligner-0.6b", "qwen3-aligner-0.6b?"),
         ("aligner", "qwen3-aligner-0.6b?"),
-        ("asr-0.6b", "qwen3-asr-0.6b or qwen3-asr-0.6b-q8_0?"),
+        ("asr-0.6b", "qwen3-asr-0.6b or qwen3-asr-0.6b-q8_0 or qwen3-asr-0.6b-handy?"),
         ("Me/Mine", "mine?"),
     ],
 )
@@ -104,7 +104,7 @@ def test_names_of_unsafe_directories_are_refused(name: str) -> None:
 
 
 def test_the_name_of_the_embedded_model_is_taken() -> None:
-    with pytest.raises(ValueError, match="'tiny' is the name of the embedded model"):
+    with pytest.raises(ValueError, match="'tiny' is the name of an embedded model"):
         check_name("tiny")
 
 

@@ -204,6 +204,13 @@ def test_an_unstated_width_is_that_of_the_last_weights(
     assert read_graph(save(tmp_path / "g.onnx", model)).outputs["y"].shape == (None, width)
 
 
+def test_the_metadata_is_read_except_for_large_entries(tmp_path: Path) -> None:
+    model = graph([helper.make_node("Identity", ["x"], ["y"])])
+    entries = {"model_type": "paraformer", "neg_mean": ",".join(560 * ["-8.311879"])}
+    helper.set_model_props(model, {**entries, "large": "x" * (1 << 17)})
+    assert read_graph(save(tmp_path / "m.onnx", model)).metadata == entries
+
+
 def test_operators_in_functions_are_listed(tmp_path: Path) -> None:
     model = graph([helper.make_node("Mine", ["x"], ["y"], domain="mine")])
     inner = [helper.make_node("MatMulInteger", ["a", "a"], ["b"])]

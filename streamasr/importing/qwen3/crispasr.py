@@ -9,7 +9,6 @@ states them: windows of 50 and 800 frames, 16 kHz, Whisper's features.
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from streamasr.core.errors import ModelError
 from streamasr.core.units import SAMPLE_RATE
@@ -22,6 +21,7 @@ from streamasr.importing.qwen3.checkpoint import (
     TextDimensions,
     check_tensors,
 )
+from streamasr.importing.qwen3.gguf_features import check_table
 from streamasr.importing.qwen3.gguf_names import CRISPASR
 from streamasr.importing.qwen3.tokenizer import NEEDED, vocabulary_of
 from streamasr.models.qwen3.names import ALIGNER
@@ -36,7 +36,6 @@ _NOT_WEIGHTS: Final = frozenset({_MEL_FILTERS, _MEL_WINDOW, _CONV_OUT_BIAS})
 _N_WINDOW: Final = 50  # frames
 _N_WINDOW_INFER: Final = 800  # frames
 _MAX_POSITIONS: Final = 65536  # written by the converter
-_TOLERANCE: Final = 1e-3  # relative to the largest value; other tables differ far more
 
 _MAX_TIME_CLASSES: Final = 10_000  # CrispASR's limit; the released head has 5000
 
@@ -112,26 +111,9 @@ def _check_features(file: GGUFFile) -> None:
         "hop_length": HOP,
     }.items():
         file.only(f"{ARCHITECTURE}.{name}", value)
-    _check_table(file, _MEL_FILTERS, mel_filters(N_MELS))
-    _check_table(file, _MEL_WINDOW, np.hanning(WINDOW + 1)[:-1])
-
-
-def _check_table(file: GGUFFile, name: str, ours: npt.NDArray[np.float64]) -> None:
-    tensor = file.tensors.get(name)
-    if tensor is None:  # the oldest files have no tables
-        return
-    if tensor.shape != ours.shape:
-        raise ModelError(
-            f"{file.path}: tensor {name} has the shape {tensor.shape}, but {ours.shape} is "
-            "required",
-            code="tensor_shape",
-        )
-    if not np.allclose(tensor.float32(), ours, rtol=0, atol=_TOLERANCE * ours.max()):
-        raise ModelError(
-            f"{file.path}: {name} differs from that of every released model, so the features would "
-            "be wrong; such a model is not supported",
-            code="features_differ",
-        )
+    # The oldest files have no tables.
+    check_table(file, _MEL_FILTERS, mel_filters(N_MELS))
+    check_table(file, _MEL_WINDOW, np.hanning(WINDOW + 1)[:-1])
 
 
 def _check_conv_out_bias(file: GGUFFile) -> None:

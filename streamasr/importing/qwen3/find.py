@@ -1,7 +1,8 @@
 """Identification of the forms in which Qwen3-ASR and Qwen3-ForcedAligner are published.
 
 a folder of ONNX graphs with a decoder as GGUF     -> OnnxRelease
-a single GGUF of encoder and decoder (CrispASR)    -> Checkpoint
+a single GGUF of encoder and decoder, as CrispASR's
+and transcribe.cpp's (which Handy downloads)       -> Checkpoint
 a text GGUF with its `mmproj` GGUF (llama.cpp)     -> Checkpoint with a decoder file
 a folder of safetensors, in either key style       -> Checkpoint
 """
@@ -17,7 +18,7 @@ from streamasr.importing.gguf_file import GGUFFile, read_gguf
 from streamasr.importing.gguf_kind import precision_rank, unusable
 from streamasr.importing.model_source import Source
 from streamasr.importing.onnx_file import is_graph
-from streamasr.importing.qwen3 import crispasr
+from streamasr.importing.qwen3 import crispasr, transcribe_cpp
 from streamasr.importing.qwen3.checkpoint import Checkpoint
 from streamasr.importing.qwen3.projector import read_projector
 from streamasr.importing.qwen3.release import read_releases
@@ -25,6 +26,7 @@ from streamasr.importing.qwen3.safetensors_checkpoint import read_checkpoint
 
 _COMPLETE: Final[Mapping[str, Callable[[GGUFFile], Checkpoint]]] = {
     crispasr.ARCHITECTURE: crispasr.read_crispasr,
+    transcribe_cpp.ARCHITECTURE: transcribe_cpp.read_transcribe_cpp,
 }
 """Readers of the GGUFs that hold a whole model, by architecture."""
 _PROJECTOR: Final = "clip"

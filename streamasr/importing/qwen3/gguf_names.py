@@ -9,7 +9,9 @@ from typing import Final
 from streamasr.core.errors import ModelError
 from streamasr.importing.gguf_file import GGUFFile, GGUFTensor
 
-_BLOCK: Final = re.compile(r"(.*\bblk)\.(0|[1-9][0-9]{0,3})\.(.+)\.(weight|bias)", re.ASCII)
+_BLOCK: Final = re.compile(
+    r"(.*\bbl(?:k|ocks))\.(0|[1-9][0-9]{0,3})\.(.+)\.(weight|bias)", re.ASCII
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,3 +147,47 @@ PROJECTOR: Final = TensorNames(
     },
 )
 """Names in llama.cpp's `mmproj` files."""
+
+TRANSCRIBE_CPP: Final = TensorNames(
+    single={
+        **{f"enc.conv.{number}": f"audio_tower.conv2d{number + 1}" for number in range(3)},
+        "enc.conv_out": "audio_tower.conv_out",
+        "enc.ln_post": "audio_tower.ln_post",
+        "enc.proj1": "multi_modal_projector.linear_1",
+        "enc.proj2": "multi_modal_projector.linear_2",
+        "dec.token_embd": "language_model.embed_tokens",
+        "dec.output_norm": "language_model.norm",
+    },
+    blocks={
+        "enc.blocks": (
+            "audio_tower.layers",
+            {
+                "norm_attn": "self_attn_layer_norm",
+                "attn.q": "self_attn.q_proj",
+                "attn.k": "self_attn.k_proj",
+                "attn.v": "self_attn.v_proj",
+                "attn.out": "self_attn.out_proj",
+                "norm_ffn": "final_layer_norm",
+                "ffn.fc1": "fc1",
+                "ffn.fc2": "fc2",
+            },
+        ),
+        "dec.blocks": (
+            "language_model.layers",
+            {
+                "norm_attn": "input_layernorm",
+                "attn.q": "self_attn.q_proj",
+                "attn.k": "self_attn.k_proj",
+                "attn.v": "self_attn.v_proj",
+                "attn.o": "self_attn.o_proj",
+                "attn.q_norm": "self_attn.q_norm",
+                "attn.k_norm": "self_attn.k_norm",
+                "norm_ffn": "post_attention_layernorm",
+                "ffn.gate": "mlp.gate_proj",
+                "ffn.up": "mlp.up_proj",
+                "ffn.down": "mlp.down_proj",
+            },
+        ),
+    },
+)
+"""Names in transcribe.cpp's files; they have no head, because it is tied to the embeddings."""

@@ -3,7 +3,7 @@
 Released checkpoints have vocab.json, merges.txt and tokenizer_config.json, those of transformers'
 native classes tokenizer.json; both have the same content. GGUFs list the tokens in the order of
 their ids. CrispASR's GGUFs omit the token types and some merges, and the old ones also the added
-tokens.
+tokens; those of transcribe.cpp give added tokens that are not special the type of normal ones.
 """
 
 from collections import Counter
@@ -130,6 +130,7 @@ def vocabulary_of(file: GGUFFile, n_rows: int, needed: Iterable[str] = ()) -> Vo
         types = _derived_types(tokens)
     else:
         types = _stated_types(stated, file.path) + [TokenType.UNUSED] * len(fillers)
+        types = _with_added_types(tokens, types)
     merges = _with_lost_merges(tokens, types, file.texts("tokenizer.ggml.merges"))
     vocabulary = _checked(tokens, types, merges, file.path)
     for text in needed:
@@ -214,12 +215,23 @@ def _stated_types(stated: Any, path: Path) -> list[TokenType]:
         ) from error
 
 
+def _with_added_types(tokens: Sequence[str], types: Sequence[TokenType]) -> list[TokenType]:
+    """Correct the types of added tokens and of fillers that are stated to be normal.
+
+    llama.cpp would not find such a token in a prompt, but encode its letters.
+    """
+    derived = _derived_types(tokens)
+    pairs = zip(types, derived, strict=False)
+    corrected = [own if stated == TokenType.NORMAL else stated for stated, own in pairs]
+    return [*corrected, *types[len(corrected) :]]
+
+
 def _derived_types(tokens: Sequence[str]) -> list[TokenType]:
     """Derive the types: added tokens follow all others, and special ones look like <|this|>."""
     first_added = tokens.index(END_OF_TEXT) if END_OF_TEXT in tokens else len(tokens)
     types = []
     for number, token in enumerate(tokens):
-        if token == _filler(number):
+        if token in (_filler(number), f"<|unused_{number}|>"):
             types.append(TokenType.UNUSED)
         elif number < first_added:
             types.append(TokenType.NORMAL)
