@@ -1,0 +1,1 @@
+"""Paraformer: CIF-based, non-autoregressive speech recognition."""
