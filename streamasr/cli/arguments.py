@@ -53,6 +53,16 @@ def add_aligner(parser: Group) -> None:
     )
 
 
+def add_punctuation(parser: Group) -> None:
+    """Add `--punctuation`."""
+    parser.add_argument(
+        "--punctuation",
+        metavar="NAME|PATH",
+        help="model that punctuates the texts of recognisers that do not; `none` leaves them "
+        "without punctuation; default: an installed one",
+    )
+
+
 def add_languages(parser: Group) -> None:
     """Add `--language` and `--languages`."""
     parser.add_argument(

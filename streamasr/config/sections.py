@@ -78,6 +78,9 @@ class ModelConfig(Section, kw_only=True, frozen=True):
     aligner_gpu: Annotated[bool, RESTART] = False
     """Run the aligner, too, on `gpu` and `providers`. Its times come after the text, so the CPU is
     usually fast enough."""
+    punctuation: Annotated[_Named | None, RESTART, example("ct-punc")] = None
+    """Model that punctuates the texts of recognisers that do not, by name or path; if not set, an
+    installed one; `none` leaves such texts without punctuation."""
     encoder_window_s: Annotated[Literal[1, 2, 4, 8], RESTART] = 8
     """Seconds of audio that the encoder attends to at once: 1, 2, 4 or 8. The models were trained
     with 8; with less, updates of long segments are cheaper, and their text may be worse."""

@@ -24,7 +24,9 @@ def test_families_are_found_by_the_names_in_bundles() -> None:
 def test_the_role_follows_from_the_parts() -> None:
     assert registry.family_names(Role.RECOGNISER) == ("qwen3-asr", "paraformer")
     assert registry.family_names(Role.ALIGNER) == ("qwen3-forced-aligner",)
-    assert registry.family_names() == ("qwen3-asr", "qwen3-forced-aligner", "paraformer")
+    assert registry.family_names(Role.PUNCTUATION) == ("ct-punc",)
+    names = "qwen3-asr", "qwen3-forced-aligner", "paraformer", "ct-punc"
+    assert registry.family_names() == names
 
 
 def test_the_aligner_of_a_recogniser_is_a_family_with_that_role() -> None:

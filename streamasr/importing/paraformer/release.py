@@ -28,6 +28,7 @@ from streamasr.core.units import Float32Array
 from streamasr.features.cmvn import checked_cmvn
 from streamasr.importing.bundle_writer import BundleWriter, copied_bytes
 from streamasr.importing.config_file import read_yaml
+from streamasr.importing.files import placeholder_error
 from streamasr.importing.onnx_file import GraphInfo, is_graph, read_graph
 from streamasr.importing.options import ImportOptions
 from streamasr.importing.paraformer.sidecars import (
@@ -150,11 +151,15 @@ def read_release(folder: Path, files: Sequence[Path]) -> WholeRelease | None:
     Raises:
         ModelError: a file is damaged or missing, or is of the streaming variant.
     """
-    graphs = [read_graph(path) for path in files if is_graph(path)]
+    paths = [path for path in files if is_graph(path)]
+    placeholders = [error for path in paths if (error := placeholder_error(path))]
+    graphs = [read_graph(path) for path in paths if not placeholder_error(path)]
     recognisers = [graph for graph in graphs if _is_recogniser(graph)]
     if not recognisers:
         if any(map(_is_streaming, graphs)):
             raise streaming_error(folder)
+        if placeholders:
+            raise placeholders[0]
         return None
     model = _best(recognisers)
     takes_hotwords = "bias_embed" in model.inputs
