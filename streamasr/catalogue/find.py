@@ -26,8 +26,9 @@ from streamasr.catalogue.steps import OpenSteps, hide_steps
 from streamasr.core.errors import ModelError
 from streamasr.importing.origin import canonical_path, is_unchanged
 from streamasr.importing.tensors import Notify, ignore_notice
-from streamasr.models import tiny
 from streamasr.models.bundle import OWN_ALIGNER, is_bundle, open_bundle
+from streamasr.models.embedded import EMBEDDED
+from streamasr.models.family import Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,8 @@ class Finder:
             ModelError: there is no such model, or a source cannot be used.
             ConfigError: a source cannot be imported: no space, or no permission to write.
         """
-        if name_or_path == tiny.NAME:
-            return tiny.BUNDLE
+        if name_or_path in EMBEDDED:
+            return EMBEDDED[name_or_path]
         path = Path(name_or_path)
         is_there = os.path.exists(path)  # noqa: PTH110 - Path.exists raises where it may not look
         if installed := find_installed(self.models, name_or_path):
@@ -101,6 +102,32 @@ class Finder:
         suitable = (each for each in installed if each.family.name == recognition.aligner)
         return next((each.directory for each in suitable), None)
 
+    def punctuation(self, name_or_path: str | None, recogniser: Path) -> Path | None:
+        """Return the directory of a punctuation model: a named one, or one that is installed.
+
+        Args:
+            name_or_path: as for `model`; `NOTHING` for no punctuation. None takes the first
+                installed model.
+            recogniser: the directory of the recogniser; if its texts have punctuation already, no
+                model is used.
+
+        Raises:
+            ModelError: there is no model of this name, or it cannot be used.
+        """
+        if name_or_path == NOTHING:
+            return None
+        named = None if name_or_path is None else self.model(name_or_path)
+        recognition = open_bundle(recogniser).family.recognition
+        if recognition is None or recognition.traits.punctuates:
+            if named is not None:
+                self.note(f"{name_or_path} is not used: the recogniser punctuates its texts")
+            return None
+        if named is not None:
+            return named
+        installed = (each.bundle for each in list_installed(self.models) if each.bundle)
+        suitable = (each for each in installed if each.family.role is Role.PUNCTUATION)
+        return next((each.directory for each in suitable), None)
+
     def _imported(self, path: Path) -> Path:
         """Return the model directory made of a source, now or earlier."""
         given = canonical_path(path)
@@ -110,7 +137,8 @@ class Finder:
                 return earlier.directory
             # Imported here, since it loads onnx and gguf, and most runs import no model.
             from streamasr.catalogue.moved import find_moved
-            from streamasr.importing.pack import ImportOptions, default_name, import_model
+            from streamasr.importing.options import ImportOptions
+            from streamasr.importing.pack import default_name, import_model
 
             if earlier is None:
                 with self.open_steps() as steps:

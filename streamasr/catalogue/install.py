@@ -8,8 +8,9 @@ from streamasr.catalogue.installed import Installed, alone, find_installed, plac
 from streamasr.catalogue.moved import follow
 from streamasr.catalogue.steps import OpenSteps, Steps
 from streamasr.core.errors import ConfigError
+from streamasr.importing.options import ImportOptions, recorded_options
 from streamasr.importing.origin import canonical_path, is_unchanged
-from streamasr.importing.pack import ImportOptions, import_model, recorded_options
+from streamasr.importing.pack import import_model
 from streamasr.models.bundle import Bundle
 
 

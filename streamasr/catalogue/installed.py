@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from streamasr.catalogue.known import EMBEDDED, KnownModel, check_name, guess, known_models
+from streamasr.catalogue.known import KnownModel, check_name, guess, known_models
 from streamasr.core.errors import ConfigError, ModelError
 from streamasr.importing.atomic import PARTIAL, remove_directory
 from streamasr.models.bundle import Bundle, open_bundle
+from streamasr.models.embedded import EMBEDDED
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def need_installed(models: Path, name: str, own: Mapping[str, KnownModel]) -> In
             f"{name} is not installed; `streamasr models pull {name}` gets it.",
             code="model_not_installed",
         )
-    names = dict.fromkeys([EMBEDDED, *known, *(each.name for each in list_installed(models))])
+    names = dict.fromkeys([*EMBEDDED, *known, *(each.name for each in list_installed(models))])
     meant = guess(name, names, known) or "`streamasr models list` shows all."
     raise ModelError(f"no model {name!r} is installed or known; {meant}", code="unknown_model")
 

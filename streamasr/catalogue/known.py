@@ -12,12 +12,10 @@ from msgspec import Meta
 
 from streamasr.core.errors import ModelError
 from streamasr.core.toml_file import read_toml
-
-EMBEDDED: Final = "tiny"
-"""Name of the model that comes with the package; no other model can have it."""
+from streamasr.models.embedded import EMBEDDED
 
 NOTHING: Final = "none"
-"""Value in place of an aligner's name: no aligner is used."""
+"""Value in place of the name of an aligner or a punctuation model: none is used."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _REPOSITORY: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*\Z"
@@ -37,16 +35,18 @@ def check_name(name: str) -> None:
             f"{name!r} cannot be a model's name: use at most 100 Latin letters, digits, '.', '_', "
             "'+' and '-', and begin with a letter or digit"
         )
-    if name == EMBEDDED:
-        raise ValueError(f"{EMBEDDED!r} is the name of the embedded model")
+    if name in EMBEDDED:
+        raise ValueError(f"{name!r} is the name of an embedded model")
     if name == NOTHING:
-        raise ValueError(f"{NOTHING!r} cannot be a model's name: as an aligner it means no aligner")
+        raise ValueError(
+            f"{NOTHING!r} cannot be a model's name: it stands for no aligner, no punctuation"
+        )
 
 
 def usable_name(text: str) -> str:
     """Return the valid name that is most similar to a text."""
     name = re.sub(r"[^A-Za-z0-9._+-]+", "-", text).lstrip("._+-")[:90]
-    return name if name and name not in (EMBEDDED, NOTHING) else f"model-{name}".rstrip("-")
+    return name if name and name not in (*EMBEDDED, NOTHING) else f"model-{name}".rstrip("-")
 
 
 class KnownModel(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -68,8 +68,8 @@ class KnownModel(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     title: _Text = ""
     """Title of the model."""
     family: _Text | None = None
-    """Family of the model, which says whether it recognises or finds the times of words; see
-    `streamasr models list NAME` of a similar model."""
+    """Family of the model, which says whether it recognises, finds the times of words or
+    punctuates; see `streamasr models list NAME` of a similar model."""
     parameters: _Text = ""
     """Number of weights, as `0.6B`."""
     languages: tuple[_Text, ...] = ()

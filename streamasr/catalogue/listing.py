@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from streamasr.catalogue.installed import Installed, list_installed
-from streamasr.catalogue.known import EMBEDDED, KnownModel, built_in, known_models
+from streamasr.catalogue.known import KnownModel, built_in, known_models
 from streamasr.catalogue.places import fetched_bytes, list_downloads
-from streamasr.models import tiny
 from streamasr.models.bundle import Bundle, open_bundle
+from streamasr.models.embedded import EMBEDDED
 from streamasr.models.family import Role
 from streamasr.models.registry import family_names, find_family
 
@@ -22,7 +22,7 @@ class ListedModel:
     state: str
     """installed, broken, embedded, partial (fetched in part), or known."""
     role: str
-    """recogniser or aligner."""
+    """recogniser, aligner or punctuation."""
     family: str
     parameters: str
     precision: str
@@ -43,7 +43,7 @@ class ListedModel:
 
 
 def list_models(models: Path, own: Mapping[str, KnownModel]) -> list[ListedModel]:
-    """List the embedded model, then installed ones, then those that can be fetched.
+    """List the embedded models, then installed ones, then those that can be fetched.
 
     Args:
         models: the directory of installed models.
@@ -55,9 +55,9 @@ def list_models(models: Path, own: Mapping[str, KnownModel]) -> list[ListedModel
     known = known_models(own)
     found = {each.name: each for each in list_installed(models)}
     kept = {name: fetched_bytes(models, name) for name in list_downloads(models)}
-    embedded = Installed(EMBEDDED, tiny.BUNDLE, open_bundle(tiny.BUNDLE))
+    embedded = (Installed(name, path, open_bundle(path)) for name, path in EMBEDDED.items())
     return [
-        _row(embedded, None, "embedded"),
+        *(_row(each, None, "embedded") for each in embedded),
         *(
             _row(each, known.get(name), "installed", kept.get(name, 0))
             for name, each in found.items()

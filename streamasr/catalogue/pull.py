@@ -13,7 +13,8 @@ from streamasr.catalogue.known import KnownModel
 from streamasr.catalogue.places import forget_download, sole_download
 from streamasr.catalogue.steps import OpenSteps
 from streamasr.catalogue.timeouts import Policy
-from streamasr.importing.pack import ImportOptions, import_model
+from streamasr.importing.options import ImportOptions
+from streamasr.importing.pack import import_model
 from streamasr.models.bundle import Bundle
 
 

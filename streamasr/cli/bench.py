@@ -8,6 +8,7 @@ from streamasr.cli.arguments import (
     Commands,
     add_json,
     add_no_reuse,
+    add_punctuation,
     add_threads,
     add_verbose,
     count,
@@ -46,9 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_soak(benches)
 
 
-def _add_engine(parser: argparse.ArgumentParser) -> None:
+def _add_bench(
+    benches: Commands, name: str, purpose: str, description: str
+) -> argparse.ArgumentParser:
+    """Add a measurement, with the arguments of the engine that is measured."""
+    parser = benches.add_parser(name, help=purpose, description=description)
     add_verbose(parser)
     parser.add_argument("--model", metavar="NAME|PATH", help="default: the embedded tiny")
+    add_punctuation(parser)
     add_threads(parser)
     parser.add_argument(
         "--encoder-window",
@@ -59,17 +65,18 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     )
     add_no_reuse(parser)
     add_json(parser)
+    return parser
 
 
 def _add_latency(benches: Commands) -> None:
-    parser = benches.add_parser(
+    parser = _add_bench(
+        benches,
         "latency",
-        help="delay between speech and text",
-        description="Play files to a daemon through its socket, at the pace of speech, and "
+        "delay between speech and text",
+        "Play files to a daemon through its socket, at the pace of speech, and "
         "measure when each text comes. A daemon is started for it, unless --server names one.",
     )
-    _add_engine(parser)
-    _add_playing(parser)
+    _add_daemon(parser)
     parser.add_argument(
         "--seconds",
         type=positive,
@@ -77,18 +84,16 @@ def _add_latency(benches: Commands) -> None:
         help="seconds of audio in each session; default: the files once, or the built-in clip for "
         "60",
     )
-    _add_server(parser)
-    _add_plot(parser, "lag and work over time")
 
 
 def _add_update(benches: Commands) -> None:
-    parser = benches.add_parser(
+    parser = _add_bench(
+        benches,
         "update",
-        help="cost of a live update, with caches and from scratch",
-        description="Let an utterance grow and measure the cost of an update of half a second "
+        "cost of a live update, with caches and from scratch",
+        "Let an utterance grow and measure the cost of an update of half a second "
         "at each length, with caches and from scratch.",
     )
-    _add_engine(parser)
     _add_files(parser, "speech to play, without added pauses")
     parser.add_argument(
         "--seconds",
@@ -109,13 +114,13 @@ def _add_update(benches: Commands) -> None:
 
 
 def _add_throughput(benches: Commands) -> None:
-    parser = benches.add_parser(
+    parser = _add_bench(
+        benches,
         "throughput",
-        help="throughput of several sessions on one machine",
-        description="Decode several sessions one after the other and all at once; then play "
+        "throughput of several sessions on one machine",
+        "Decode several sessions one after the other and all at once; then play "
         "to as many live sessions of a daemon and measure the delay of their text.",
     )
-    _add_engine(parser)
     _add_files(parser, "speech to play")
     parser.add_argument(
         "--sessions",
@@ -135,25 +140,25 @@ def _add_throughput(benches: Commands) -> None:
 
 
 def _add_file(benches: Commands) -> None:
-    parser = benches.add_parser(
+    parser = _add_bench(
+        benches,
         "file",
-        help="time that transcribing files takes, by stage",
-        description="Transcribe files as fast as possible and measure the time of each stage "
+        "time that transcribing files takes, by stage",
+        "Transcribe files as fast as possible and measure the time of each stage "
         "for each second of audio.",
     )
-    _add_engine(parser)
     _add_files(parser, "files to transcribe, one after the other")
 
 
 def _add_soak(benches: Commands) -> None:
-    parser = benches.add_parser(
+    parser = _add_bench(
+        benches,
         "soak",
-        help="memory and delay in a long run",
-        description="Play to a daemon for long, and watch whether its memory grows or its text "
+        "memory and delay in a long run",
+        "Play to a daemon for long, and watch whether its memory grows or its text "
         "falls behind; exits with 1 if memory grew by more than 3 % or stable text changed.",
     )
-    _add_engine(parser)
-    _add_playing(parser)
+    _add_daemon(parser)
     parser.add_argument(
         "--minutes",
         type=positive,
@@ -161,15 +166,14 @@ def _add_soak(benches: Commands) -> None:
         metavar="M",
         help="minutes of audio in each session; default 30",
     )
-    _add_server(parser)
-    _add_plot(parser, "lag and work over time")
 
 
 def _add_files(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help=text)
 
 
-def _add_playing(parser: argparse.ArgumentParser) -> None:
+def _add_daemon(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the measurements that play to a daemon."""
     _add_files(parser, "speech to play, with a pause after each file")
     parser.add_argument(
         "--pace",
@@ -192,15 +196,13 @@ def _add_playing(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds of silence after each file; default 1",
     )
-
-
-def _add_server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server", metavar="URL", help="a daemon that is already running, as ws://127.0.0.1:8765"
     )
     parser.add_argument(
         "--token-file", type=Path, metavar="FILE", help="the token that it requires"
     )
+    _add_plot(parser, "lag and work over time")
 
 
 def _add_repeat(parser: argparse.ArgumentParser) -> None:

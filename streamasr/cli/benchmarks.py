@@ -39,6 +39,7 @@ from streamasr.engine.build import engine_config
 from streamasr.engine.config import EngineConfig
 from streamasr.engine.engine import LocalEngine
 from streamasr.models import tiny
+from streamasr.models.embedded import EMBEDDED
 from streamasr.pipeline.transcribe import FileSettings
 from streamasr.segmentation.settings import ChunkerConfig
 
@@ -222,7 +223,10 @@ async def _daemon(
         encoder_window_s=options.encoder_window,
         n_sessions=n_sessions,
     )
-    with ScratchDaemon(settings, ["--no-reuse"] if options.no_reuse else []) as daemon:
+    given = ["--no-reuse"] if options.no_reuse else []
+    if options.punctuation is not None:
+        given += ["--punctuation", options.punctuation]
+    with ScratchDaemon(settings, given) as daemon:
         yield Server(daemon.url), Telemetry(daemon.url, processes=lambda: daemon.processes)
 
 
@@ -240,9 +244,8 @@ def _finder() -> Finder:
 
 def _model_name(options: argparse.Namespace) -> str:
     """Return the model's name, or its absolute path, for the settings of a daemon."""
-    if options.model in (None, tiny.NAME):
-        return tiny.NAME
-    return str(_finder().model(options.model).absolute())
+    name = options.model or tiny.NAME
+    return name if name in EMBEDDED else str(_finder().model(name).absolute())
 
 
 def _rules(options: argparse.Namespace) -> Endpointing:
@@ -269,6 +272,7 @@ def _setting(options: argparse.Namespace, speech: Speech | None, *names: str) ->
     settings: dict[str, Any] = {
         "threads": options.threads,
         "encoder window": options.encoder_window,
+        "punctuation": options.punctuation,
         "reuse": not options.no_reuse,
         **{name: getattr(options, name) for name in names},
         "audio": [path.name for path in options.files] or "the built-in clip",

@@ -13,7 +13,7 @@ from streamasr.core.errors import ConfigError, ModelError, StreamASRError
 if TYPE_CHECKING:
     from streamasr.catalogue.known import KnownModel
     from streamasr.config.sections import Settings
-    from streamasr.importing.pack import ImportOptions
+    from streamasr.importing.options import ImportOptions
     from streamasr.models.bundle import Bundle
 
 ENCODERS: Final = ("fp32", "fp16", "int8")
@@ -214,10 +214,13 @@ def _list(config: "Settings", names: Sequence[str], *, as_json: bool) -> int:
 
 
 def _pull(options: argparse.Namespace, config: "Settings") -> int:
-    from streamasr.catalogue.known import EMBEDDED, find_known
+    from streamasr.catalogue.known import find_known
+    from streamasr.models.embedded import EMBEDDED
 
     # Names are checked before anything is downloaded.
-    known = {name: find_known(name, config.models) for name in options.names if name != EMBEDDED}
+    known = {
+        name: find_known(name, config.models) for name in options.names if name not in EMBEDDED
+    }
     try:
         return _each(options.names, lambda name: _pull_one(options, config, name, known))
     except KeyboardInterrupt:
@@ -229,10 +232,10 @@ def _pull_one(
     options: argparse.Namespace, config: "Settings", name: str, known: "Mapping[str, KnownModel]"
 ) -> None:
     from streamasr.catalogue.installed import find_installed, place_of
-    from streamasr.catalogue.known import EMBEDDED
+    from streamasr.models.embedded import EMBEDDED
 
     models = config.storage.models
-    if name == EMBEDDED:
+    if name in EMBEDDED:
         print(f"{name} is embedded; it need not be downloaded.")
         return
     place = place_of(models, name)
@@ -314,7 +317,7 @@ def _warn_of(made: "Bundle") -> None:
 
 
 def _import_options(options: argparse.Namespace, name: str) -> "ImportOptions":
-    from streamasr.importing.pack import ImportOptions
+    from streamasr.importing.options import ImportOptions
 
     return ImportOptions(encoder=options.encoder, decoder=options.decoder, name=name)
 
@@ -327,12 +330,15 @@ def _announce(name: str, place: Path, config: Path | None) -> None:
     from streamasr.models.family import Role
 
     print(f"{name} is installed in {place} ({size_text(size_on_disk(place))}).")
-    if open_bundle(place).family.role is Role.RECOGNISER:
+    role = open_bundle(place).family.role
+    if role is Role.RECOGNISER:
         settings = find_config(config) or config_places()[0]
         print(f"Try it with `streamasr transcribe --model {name} FILE`.")
         print(f'To make it the default, set model.name = "{name}" in {settings}.')
-    else:
+    elif role is Role.ALIGNER:
         print("It gives the times of words from now on, to models without an aligner of their own.")
+    else:
+        print("It punctuates texts from now on, of models that write none of their own.")
 
 
 # Installed models
@@ -345,11 +351,11 @@ def _remove(models: Path, name: str) -> None:
         remove_installed,
         size_on_disk,
     )
-    from streamasr.catalogue.known import EMBEDDED
     from streamasr.catalogue.places import download_place, forget_download, sole_download
     from streamasr.core.sizes import size_text
+    from streamasr.models.embedded import EMBEDDED
 
-    if name == EMBEDDED:
+    if name in EMBEDDED:
         raise ModelError(f"{name} is embedded and cannot be removed.", code="model_embedded")
     place_of(models, name)
     freed = linked = 0
@@ -370,9 +376,8 @@ def _remove(models: Path, name: str) -> None:
 
 def _path(config: "Settings", name: str) -> Path:
     from streamasr.catalogue.installed import need_installed
-    from streamasr.catalogue.known import EMBEDDED
-    from streamasr.models import tiny
+    from streamasr.models.embedded import EMBEDDED
 
-    if name == EMBEDDED:
-        return tiny.BUNDLE
+    if name in EMBEDDED:
+        return EMBEDDED[name]
     return need_installed(config.storage.models, name, config.models).directory

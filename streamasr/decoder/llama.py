@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from streamasr.core.errors import DecodeError, ModelError
 from streamasr.core.units import Float32Array
-from streamasr.decoder.library import device_list, load_library, native_log
+from streamasr.decoder.native import device_list, load_library, native_log
 from streamasr.decoder.placement import ON_CPU, Placement
 
 logger = logging.getLogger(__name__)

@@ -90,7 +90,7 @@ def probe_native() -> Native:
     """Load the native libraries and ask them; runs in a child."""
     ort = load_onnxruntime()
 
-    from streamasr.decoder.library import find_gpus, system_info
+    from streamasr.decoder.native import find_gpus, system_info
 
     providers = tuple(ort.get_available_providers()), tuple(ort.get_all_providers())
     try:

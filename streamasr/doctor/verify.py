@@ -32,7 +32,7 @@ from streamasr.models.bundle import Bundle, read_bundle
 from streamasr.models.family import Role
 from streamasr.pipeline.transcribe import FileSettings, Progress, transcribe
 
-_Show: TypeAlias = Callable[[str], None]
+Show: TypeAlias = Callable[[str], None]
 
 _LONGEST_ALIGNED_S: Final = 300.0
 
@@ -70,7 +70,7 @@ def built_in_clip() -> Clip:
 
 
 def verify(
-    bundle: Bundle, aligner: Path | None, chosen: Clip, hardware: Hardware, show: _Show
+    bundle: Bundle, aligner: Path | None, chosen: Clip, hardware: Hardware, show: Show
 ) -> Report:
     """Check the files of a model, run it on a clip, and compare the result.
 
@@ -215,7 +215,7 @@ class _TimedChannel:
         self._deliver(answer)
 
 
-def recognise_clip(config: EngineConfig, chosen: Clip, show: _Show, warnings: list[str]) -> Outcome:
+def recognise_clip(config: EngineConfig, chosen: Clip, show: Show, warnings: list[str]) -> Outcome:
     """Recognise a clip, and align its words if there is an aligner."""
     show("loading the model")
     began = time.perf_counter()
@@ -248,7 +248,7 @@ def recognise_clip(config: EngineConfig, chosen: Clip, show: _Show, warnings: li
     )
 
 
-def align_clip(config: EngineConfig, chosen: Clip, show: _Show, warnings: list[str]) -> Outcome:
+def align_clip(config: EngineConfig, chosen: Clip, show: Show, warnings: list[str]) -> Outcome:
     """Find the times of the words of a clip whose text is known."""
     if chosen.text is None:
         raise ConfigError(

@@ -69,7 +69,7 @@ def build_aligner(
         config: of the process.
     """
     give_way()
-    from streamasr.decoder.library import find_gpus
+    from streamasr.decoder.native import find_gpus
 
     warnings = [warning] if warning else []
     options = OnnxOptions(config.providers, config.threads, warn=warnings.append)

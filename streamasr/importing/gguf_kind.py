@@ -1,6 +1,7 @@
 """Kinds of GGUF files: the model that a file contains, and the reason why it cannot be used."""
 
 import math
+from collections.abc import Iterable
 from typing import Final
 
 from streamasr.core.errors import ModelError
@@ -13,9 +14,34 @@ _PROMPT_TOKENS: Final = frozenset({"<asr_text>", "<timestamp>"})
 """Tokens of a recogniser's and of an aligner's prompt; a model needs only its own."""
 _TEXT_ARCHITECTURES: Final = ("qwen3", "qwen3vl", "qwen3moe", "qwen3vlmoe")
 _REMEDY: Final = "`streamasr models pull qwen3-asr-0.6b` downloads a model that works"
+_SPEECH: Final = {
+    "qwen3-asr": (
+        "a Qwen3-ASR in the format of qwen3-asr.cpp (architecture qwen3-asr), which only that "
+        f"program reads; {_REMEDY}",
+        "gguf_qwen3_asr_cpp",
+    ),
+    "qwen3asr": (
+        "CrispASR's GGUF of a Qwen3-ASR or Qwen3-ForcedAligner, which has its own encoder; give "
+        "the path of the file itself",
+        "gguf_crispasr",
+    ),
+    "qwen3_asr": (
+        "transcribe.cpp's GGUF of a Qwen3-ASR, as downloaded by Handy, which has its own encoder; "
+        "give the path of the file itself",
+        "gguf_transcribe_cpp",
+    ),
+}
+"""Architectures of whole models with their kinds, and the codes of the errors."""
+_AUDIO_CPP: Final = "audiocpp"
+_AUDIO_CPP_FAMILY: Final = "audiocpp.model_spec.family"
+_INSTEAD_OF_AUDIO_CPP: Final = {
+    "paraformer": "use FunASR's or sherpa-onnx's ONNX export of the model, or CrispASR's GGUF",
+    "qwen3_forced_aligner": "`streamasr models pull qwen3-aligner-0.6b` downloads the aligner in a "
+    "form that works",
+}
 _READABLE: Final = (
-    "streamasr reads CrispASR's GGUF of Qwen3-ASR, a text GGUF with its mmproj GGUF, a decoder "
-    "with its ONNX graphs, and the original safetensors"
+    "streamasr reads the GGUFs of CrispASR and transcribe.cpp of Qwen3-ASR, a text GGUF with its "
+    "mmproj GGUF, a decoder with its ONNX graphs, and the original safetensors"
 )
 
 
@@ -29,6 +55,20 @@ def precision_rank(file: GGUFFile) -> tuple[bool, float]:
     n_weights = sum(math.prod(tensor.shape) for tensor in tensors)
     bits = 8 * sum(tensor.n_bytes for tensor in tensors) / max(1, n_weights)
     return bits < _ENOUGH_BITS, abs(bits - _ENOUGH_BITS)
+
+
+def best_of(files: Iterable[GGUFFile]) -> GGUFFile:
+    """Return the preferred one of the files of one model."""
+    return min(files, key=precision_rank)
+
+
+def group_by_model(files: Iterable[GGUFFile]) -> dict[object, list[GGUFFile]]:
+    """Group files that contain the same model in different precisions."""
+    groups: dict[object, list[GGUFFile]] = {}
+    for file in files:
+        shapes = frozenset((tensor.name, tensor.shape) for tensor in file.tensors.values())
+        groups.setdefault(shapes, []).append(file)
+    return groups
 
 
 def projector_type(file: GGUFFile) -> str | None:
@@ -61,21 +101,14 @@ def unusable(file: GGUFFile) -> ModelError:
             f"{path} contains the {_plain(kind)} of a model, not the model; {_READABLE}.",
             code="gguf_not_a_model",
         )
+    if architecture == _AUDIO_CPP or file.text(_AUDIO_CPP_FAMILY) is not None:
+        return _audio_cpp(file)
+    if architecture in _SPEECH:
+        kind, code = _SPEECH[architecture]
+        return ModelError(f"{path} is {kind}.", code=code)
     match architecture:
         case "clip":
             return _unusable_projector(file)
-        case "qwen3-asr":
-            return ModelError(
-                f"{path} is a Qwen3-ASR in the format of qwen3-asr.cpp (architecture qwen3-asr), "
-                f"which only that program reads; {_REMEDY}.",
-                code="gguf_qwen3_asr_cpp",
-            )
-        case "qwen3asr":
-            return ModelError(
-                f"{path} is CrispASR's GGUF of a Qwen3-ASR or Qwen3-ForcedAligner, which has its "
-                "own encoder; give the path of the file itself.",
-                code="gguf_crispasr",
-            )
         case _ if architecture in _TEXT_ARCHITECTURES:
             return _unusable_text(file)
         case "":
@@ -95,6 +128,17 @@ def unusable(file: GGUFFile) -> ModelError:
                 f"{_REMEDY}.",
                 code="gguf_other_model",
             )
+
+
+def _audio_cpp(file: GGUFFile) -> ModelError:
+    """Return the error for a GGUF that only audio.cpp reads, with the form to use instead."""
+    family = file.text(_AUDIO_CPP_FAMILY) or ""
+    model = f"a model of the family {_plain(family)}" if family else "a model"
+    return ModelError(
+        f"{file.path} is {model} in the format of audio.cpp, which only that program reads; "
+        f"{_INSTEAD_OF_AUDIO_CPP.get(family, _REMEDY)}.",
+        code="gguf_audio_cpp",
+    )
 
 
 def _unusable_projector(file: GGUFFile) -> ModelError:

@@ -22,7 +22,7 @@ from streamasr.core.errors import ModelError
 from streamasr.importing.onnx_message import BYTES, VARINT, Message
 
 # Numbers of the fields that are read.
-_MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_OPSET, _MODEL_FUNCTION = 1, 7, 8, 25
+_MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA, _MODEL_FUNCTION = 1, 7, 8, 14, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
 _FUNCTION_NODE: Final = 7
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE = 1, 2, 4, 5
@@ -84,12 +84,16 @@ class GraphInfo:
     """Smallest number of bits of a weight, attention and convolutions excluded."""
     data_files: tuple[Path, ...]
     """Files beside the graph that contain weights."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Entries of `metadata_props`; entries of more than `_MAX_METADATA_BYTES` are left out."""
 
     @property
     def precision(self) -> str:
         """Name of the precision: `fp32`, `fp16`, `int8`, `int4`."""
         return f"{'fp' if self.bits >= 16 else 'int'}{self.bits}"
 
+
+_MAX_METADATA_BYTES: Final = 1 << 16
 
 _SECOND_FIELDS: Final = frozenset(b"\x12\x1a\x22\x28\x32\x3a\x42")
 """Tags that may follow a model's IR version: producer, model version, graph, opsets."""
@@ -153,6 +157,7 @@ class _Found:
     """Names of the weights."""
     ends: dict[str, int] = field(default_factory=dict)
     """Files with weights, and the number of bytes that each must have."""
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 def _read(message: Message) -> GraphInfo:
@@ -164,6 +169,8 @@ def _read(message: Message) -> GraphInfo:
             opset = opset or _own_opset(message, begin, end)
         elif number == _MODEL_FUNCTION and wire_type == BYTES:
             _read_function(message, begin, end, found)
+        elif number == _MODEL_METADATA and wire_type == BYTES:
+            _read_metadata(message, begin, end, found)
         elif number == _MODEL_GRAPH:
             if wire_type != BYTES or graph is not None:
                 raise message.broken()
@@ -182,7 +189,14 @@ def _read(message: Message) -> GraphInfo:
         initializer_bytes=found.bytes_of.total(),
         bits=_bits(found),
         data_files=tuple(_data_files(message.path, found.ends)),
+        metadata=found.metadata,
     )
+
+
+def _read_metadata(message: Message, begin: int, end: int, found: _Found) -> None:
+    if end - begin <= _MAX_METADATA_BYTES:
+        entry = _parse(message, onnx.StringStringEntryProto, begin, end)
+        found.metadata.setdefault(entry.key, entry.value)
 
 
 def _own_opset(message: Message, begin: int, end: int) -> int:

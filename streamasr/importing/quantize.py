@@ -70,7 +70,7 @@ def quantize_decoder(
     Raises:
         ModelError: the source is damaged, or llama.cpp refused it; the destination is removed.
     """
-    from streamasr.decoder.library import load_library
+    from streamasr.decoder.native import load_library
 
     read_gguf(source)  # has better error messages than llama.cpp
     library: Any = load_library()

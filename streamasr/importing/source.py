@@ -1,52 +1,41 @@
-"""Identification of the forms in which Qwen3-ASR and Qwen3-ForcedAligner are published.
+"""Identification of the models under a path: a file, a folder, or a zip of one.
 
-    a folder or zip of ONNX graphs with a decoder as GGUF   -> OnnxRelease
-    a single GGUF of encoder and decoder (CrispASR)         -> Checkpoint
-    a text GGUF with its `mmproj` GGUF (llama.cpp)          -> Checkpoint with a decoder file
-    a folder of safetensors, in either key style            -> Checkpoint
-    a model directory of our own                            -> Bundle
-
-The kind of a file follows from its content. Names are used for one purpose only: a file that
+`forms.py` lists the families and the functions that identify their forms. The kind of a file
+follows from its content. Names are used for one purpose only: a file that
 belongs to a folder, such as config.json, stands for that folder.
 """
 
-import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 from streamasr.core.errors import ModelError
 from streamasr.importing.archive import name_other_archive, unpack
-from streamasr.importing.checkpoint import Checkpoint
-from streamasr.importing.crispasr import read_crispasr
+from streamasr.importing.bundle_source import BundleSource
 from streamasr.importing.files import entries_of, kind_of, placeholder_error
-from streamasr.importing.gguf_file import GGUFFile, read_gguf
-from streamasr.importing.gguf_kind import precision_rank, unusable
+from streamasr.importing.foreign_graphs import explain_graphs
+from streamasr.importing.forms import FORMS
+from streamasr.importing.gguf_file import read_gguf
+from streamasr.importing.gguf_kind import unusable
+from streamasr.importing.model_source import Source
 from streamasr.importing.onnx_file import is_graph
 from streamasr.importing.origin import PARTS_OF_FOLDERS, folder_levels
-from streamasr.importing.projector import read_projector
-from streamasr.importing.release import OnnxRelease, read_releases
-from streamasr.importing.safetensors_checkpoint import read_checkpoint
 from streamasr.importing.tensors import Progress, ignore_progress
-from streamasr.models.bundle import Bundle, is_bundle, open_bundle
+from streamasr.importing.torch_file import is_torch_file
+from streamasr.models.bundle import is_bundle, open_bundle
 from streamasr.models.family import Role
 from streamasr.models.registry import find_family
 
-Source: TypeAlias = Checkpoint | OnnxRelease | Bundle
-
 SUPPORTED_FORMS: Final = (
-    "streamasr reads folders and zips of ONNX graphs with a GGUF, CrispASR's single GGUF, a text "
-    "GGUF with its mmproj GGUF, folders of safetensors, and its own model directories"
+    "streamasr reads folders and zips of ONNX graphs with a GGUF, the single GGUFs of CrispASR and "
+    "of transcribe.cpp (Handy), a text GGUF with its mmproj GGUF, folders of safetensors; of "
+    "Paraformer the ONNX exports of FunASR and sherpa-onnx, the GGUFs of CrispASR and FunASR, and "
+    "folders with model.pt; and its own model directories"
 )
 
-_CRISPASR: Final = "qwen3asr"
-_PROJECTOR: Final = "clip"
-_TEXTS: Final = frozenset({"qwen3vl", "qwen3"})
-"""Architectures of text models."""
-
-_WEIGHTS: Final = frozenset({".onnx", ".safetensors", ".gguf"})
+_WEIGHTS: Final = frozenset({".onnx", ".safetensors", ".gguf", ".pt"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +73,13 @@ def open_sources(
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises if a path is not accessible
         return _from_folder(path, path)
     match kind_of(path):
+        case "zip" if is_torch_file(path):
+            return _from_folder(path.parent, path.parent)
         case "gguf":
-            found = list(_in_gguf(path))
-            is_single = all(len(_parts(source)) == 1 for source in found)
+            found = _in_gguf(path)
+            is_single = all(len(source.parts()) == 1 for source in found)
             choice = () if is_single else tuple(_name_choice(found, path.parent))
-            return replace(_choose(found, path), notes=choice)
+            return _with_notes(_choose(found, path), choice)
         case "zip" if scratch is not None:
             unpack(path, scratch, progress)
             return _from_folder(scratch, path)
@@ -118,12 +109,12 @@ def _not_a_model(path: Path) -> ModelError:
 def _from_folder(folder: Path, path: Path) -> Sources:
     """Find the models in a folder, which the user knows as `path`."""
     found, skipped = _in_folder(folder)
-    return replace(_choose(found, path), notes=(*skipped, *_name_choice(found, path)))
+    return _with_notes(_choose(found, path), (*skipped, *_name_choice(found, path)))
 
 
 def _name_choice(sources: Sequence[Source], path: Path) -> Iterator[str]:
     """State the files in use, if the folder contains others of their kind."""
-    used = {file for source in sources for file in _parts(source)}
+    used = {file for source in sources for file in source.parts()}
     beside = {file for folder in {each.parent for each in used} for file in entries_of(folder)}
     if any(_is_part(file) for file in beside - used):
         *others, last = sorted(file.name for file in used)
@@ -131,30 +122,19 @@ def _name_choice(sources: Sequence[Source], path: Path) -> Iterator[str]:
         yield f"of the model files in {path}, {names} used."
 
 
-def family_name(source: Source) -> str:
-    """Return the name of the model family of a source."""
-    return source.family.name if isinstance(source, Bundle) else source.family
+def _with_notes(sources: Sources, notes: Sequence[str]) -> Sources:
+    """Add notes to those of the models themselves."""
+    models = filter(None, (sources.recogniser, sources.aligner))
+    own = [note for model in models for note in model.notes]
+    return replace(sources, notes=(*notes, *own))
 
 
-def role_of(source: Source) -> Role:
-    """Return the role of the model in a source."""
-    return find_family(family_name(source)).role
-
-
-def _parts(source: Source) -> list[Path]:
-    """Return the files that may have been chosen among others; none for a bundle."""
-    match source:
-        case OnnxRelease():
-            return [source.frontend, source.backend, source.decoder]
-        case Checkpoint():
-            weights = {tensor.path for tensor in source.tensors.values()}
-            return [*weights, *([source.decoder_file] if source.decoder_file else [])]
-        case Bundle():
-            return []
+def _role_of(source: Source) -> Role:
+    return find_family(source.family).role
 
 
 def _is_part(file: Path) -> bool:
-    return file.is_file() and (kind_of(file) == "gguf" or is_graph(file))
+    return file.is_file() and (kind_of(file) == "gguf" or is_graph(file) or is_torch_file(file))
 
 
 def _choose(found: Sequence[Source], path: Path) -> Sources:
@@ -165,26 +145,16 @@ def _choose(found: Sequence[Source], path: Path) -> Sources:
     """
     if not found:
         raise ModelError(f"{path} does not contain a model; {SUPPORTED_FORMS}.", code="no_model")
-    recognisers = [source for source in found if role_of(source) is Role.RECOGNISER]
-    aligners = [source for source in found if role_of(source) is Role.ALIGNER]
+    recognisers = [source for source in found if _role_of(source) is Role.RECOGNISER]
+    aligners = [source for source in found if _role_of(source) is Role.ALIGNER]
     for role, several in ((Role.RECOGNISER, recognisers), (Role.ALIGNER, aligners)):
         if len(several) > 1:
-            paths = ", ".join(str(_path_of(source)) for source in several)
+            paths = ", ".join(str(source.path) for source in several)
             raise ModelError(
                 f"{path} contains {len(several)} {role}s; give the path of one: {paths}.",
                 code="several_models",
             )
     return Sources(next(iter(recognisers), None), next(iter(aligners), None))
-
-
-def _path_of(source: Source) -> Path:
-    match source:
-        case Checkpoint():
-            return source.path
-        case OnnxRelease():
-            return source.decoder
-        case Bundle():
-            return source.directory
 
 
 def _in_folder(folder: Path) -> tuple[list[Source], list[str]]:
@@ -220,103 +190,38 @@ def _in_folder(folder: Path) -> tuple[list[Source], list[str]]:
 def _directly_in_folder(folder: Path) -> Sequence[Source]:
     if is_bundle(folder):
         bundle = open_bundle(folder)
-        return [bundle, *([open_bundle(bundle.aligner)] if bundle.aligner else [])]
+        inner = [open_bundle(bundle.aligner)] if bundle.aligner else []
+        return [BundleSource(each) for each in (bundle, *inner)]
     files = [path for path in entries_of(folder) if path.is_file()]
-    if not any(is_graph(path) for path in files):
-        return list(_without_graphs(folder, files))
-    try:
-        return read_releases(folder)
-    except ModelError:
-        # The graphs may be of another kind of model, such as a voice activity detector.
-        with contextlib.suppress(ModelError):
-            if found := list(_without_graphs(folder, files)):
-                return found
-        raise
+    found: list[Source] = []
+    errors: list[ModelError] = []
+    for forms in FORMS:
+        try:
+            found += forms.find_in_folder(folder, files)
+        except ModelError as error:
+            errors.append(error)
+    if not found:
+        named = explain_graphs(files)
+        errors = [*([named] if named else []), *errors, *_explain(files)]
+    if errors and not found:
+        raise errors[0]
+    return found
 
 
-def _without_graphs(folder: Path, files: Sequence[Path]) -> Iterator[Source]:
-    if (folder / "config.json") in files and any(p.suffix == ".safetensors" for p in files):
-        yield read_checkpoint(folder)
-        return
-    ggufs = [read_gguf(path) for path in files if kind_of(path) == "gguf"]
+def _explain(files: Sequence[Path]) -> Iterator[ModelError]:
+    """Yield the errors for files of models that no family knows."""
+    ggufs = [path for path in files if kind_of(path) == "gguf"]
     if ggufs:
-        yield from _among_ggufs(ggufs)
-        return
-    placeholders = (placeholder_error(path) for path in files if path.suffix.lower() in _WEIGHTS)
-    if error := next(filter(None, placeholders), None):
-        raise error
+        yield unusable(read_gguf(ggufs[0]))
+    for path in files:
+        if path.suffix.lower() in _WEIGHTS and (error := placeholder_error(path)):
+            yield error
 
 
-def _in_gguf(path: Path) -> Iterator[Source]:
-    """Yield the model in a GGUF, or the model that the GGUF is a part of."""
+def _in_gguf(path: Path) -> Sequence[Source]:
+    """Return the model in a GGUF, or the model that the GGUF is a part of."""
     file = read_gguf(path)
-    if file.architecture == _CRISPASR:
-        yield read_crispasr(file)
-        return
-    neighbours = entries_of(path.parent)
-    partners: list[GGUFFile] = []
-    damage: ModelError | None = None
-    if file.architecture in _TEXTS and any(is_graph(other) for other in neighbours):
-        try:
-            releases = read_releases(path.parent, path)
-        except ModelError as error:
-            damage, releases = error, []
-        if own := [release for release in releases if release.decoder.samefile(path)]:
-            yield from own
-            return
-    for each in neighbours:
-        if not each.is_file() or kind_of(each) != "gguf":
-            continue
-        try:
-            other = read_gguf(each)
-        except ModelError as error:
-            damage = damage or error
-            continue
-        if _are_pair(file, other) or _are_pair(other, file):
-            partners.append(other)
-    if not partners:
-        raise damage or unusable(file)
-    other = _best(partners)
-    text, projector = (other, file) if file.architecture == _PROJECTOR else (file, other)
-    yield read_projector(text, projector)
-
-
-def _among_ggufs(files: Sequence[GGUFFile]) -> Iterator[Source]:
-    """Yield the models in a folder of GGUFs; of several precisions of a model, the best.
-
-    Raises:
-        ModelError: none of the files can be used.
-    """
-    complete = [file for file in files if file.architecture == _CRISPASR]
-    for same_model in _group(complete).values():
-        yield read_crispasr(_best(same_model))
-    texts = [file for file in files if file.architecture in _TEXTS]
-    for same_model in _group(texts).values():
-        projectors = [file for file in files if _are_pair(same_model[0], file)]
-        if projectors:
-            yield read_projector(_best(same_model), _best(projectors))
-        elif not complete:
-            raise unusable(same_model[0])
-    if not complete and not texts:
-        raise unusable(files[0])
-
-
-def _are_pair(text: GGUFFile, projector: GGUFFile) -> bool:
-    """Return whether the width of an encoder's output is that of a decoder."""
-    if text.architecture not in _TEXTS or projector.architecture != _PROJECTOR:
-        return False
-    width = text.metadata.get(f"{text.architecture}.embedding_length")
-    return bool(width == projector.metadata.get("clip.audio.projection_dim"))
-
-
-def _group(files: Iterable[GGUFFile]) -> dict[object, list[GGUFFile]]:
-    """Group files that contain the same model in different precisions."""
-    groups: dict[object, list[GGUFFile]] = {}
-    for file in files:
-        shapes = frozenset((tensor.name, tensor.shape) for tensor in file.tensors.values())
-        groups.setdefault(shapes, []).append(file)
-    return groups
-
-
-def _best(files: Iterable[GGUFFile]) -> GGUFFile:
-    return min(files, key=precision_rank)
+    for forms in FORMS:
+        if file.architecture in forms.architectures:
+            return list(forms.find_in_gguf(file))
+    raise unusable(file)

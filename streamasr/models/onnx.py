@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FloatType = np.dtype[np.float32] | np.dtype[np.float16]
+NumberType = np.dtype[np.float32] | np.dtype[np.float16] | np.dtype[np.int32] | np.dtype[np.int64]
 
 CPU: Final = "CPUExecutionProvider"
 
-_FLOAT_TYPES: Final[dict[str, FloatType]] = {
+_TYPES: Final[dict[str, NumberType]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(int64)": np.dtype(np.int64),
 }
 
 
@@ -56,7 +58,7 @@ class Port:
     """An input or output of a graph."""
 
     name: str
-    dtype: FloatType
+    dtype: NumberType
     shape: tuple[int | None, ...]
     """One entry per axis; None where any length is accepted."""
 
@@ -64,8 +66,8 @@ class Port:
 class OnnxSession:
     """A graph that is loaded and ready to run.
 
-    Arrays go in and come out as float32 whatever the graph itself works in: published
-    encoders exist with float16 inputs and outputs.
+    Arrays of any numbers go in, and come out as float32, whatever the graph itself works in:
+    published encoders exist with float16 inputs and outputs, and others take int32 lengths.
     """
 
     def __init__(self, session: "onnxruntime.InferenceSession", path: Path) -> None:
@@ -80,8 +82,22 @@ class OnnxSession:
         """Execution providers that are in use."""
         return tuple(self._session.get_providers())
 
-    def run(self, output: str, **inputs: Float32Array) -> Float32Array:
+    def run(self, output: str, **inputs: npt.NDArray[Any]) -> Float32Array:
         """Compute one output from all inputs, given by name.
+
+        Raises:
+            ModelError: onnxruntime cannot run the graph on these inputs.
+        """
+        return self.run_for([output], inputs)[0]
+
+    def run_for(
+        self, outputs: Sequence[str], inputs: Mapping[str, npt.NDArray[Any]]
+    ) -> list[Float32Array]:
+        """Compute several outputs in one run.
+
+        Args:
+            outputs: their names.
+            inputs: all of them, by name.
 
         Raises:
             ModelError: onnxruntime cannot run the graph on these inputs.
@@ -91,11 +107,11 @@ class OnnxSession:
             for name, value in inputs.items()
         }
         try:
-            result: npt.NDArray[np.floating] = self._session.run([output], feeds)[0]
+            results: list[npt.NDArray[Any]] = self._session.run(list(outputs), feeds)
         except _failures() as error:
             message = f"{self.path}: onnxruntime cannot run this graph ({_line(error)})"
             raise ModelError(message, code="graph_does_not_run") from error
-        return result.astype(np.float32, copy=False)
+        return [result.astype(np.float32, copy=False) for result in results]
 
     def width(self, output: str, **inputs: tuple[int, ...]) -> int:
         """Return the length of an output's last axis: as stated, or computed once.
@@ -129,7 +145,7 @@ def open_session(
         ModelError: the file is missing or broken, onnxruntime does not know a provider, or the
             graph has other inputs or outputs.
     """
-    session = OnnxSession(_open(path, options), path)
+    session = open_any(path, options)
     if session.inputs.keys() != inputs.keys():
         found, wanted = ", ".join(session.inputs), ", ".join(inputs)
         message = f"{path}: the graph takes {found or 'no input'} instead of {wanted}"
@@ -143,6 +159,21 @@ def open_session(
             if (found_rank := len(ports[name].shape)) != rank:
                 message = f"{path}: {name} has {found_rank} axes instead of {rank}"
                 raise ModelError(message, code="graph_axes")
+    return session
+
+
+def open_any(path: Path, options: OnnxOptions) -> OnnxSession:
+    """Load a graph whose inputs and outputs the caller will look at.
+
+    Args:
+        path: the `.onnx` file.
+        options: threads, execution providers and log level.
+
+    Raises:
+        ModelError: the file is missing or broken, onnxruntime does not know a provider, or an
+            input or output is not a tensor of numbers.
+    """
+    session = OnnxSession(_open(path, options), path)
     logger.debug("opened %s with %s", path, ", ".join(session.providers))
     return session
 
@@ -271,9 +302,9 @@ def _ports(arguments: "list[onnxruntime.NodeArg]", path: Path) -> list[Port]:
     """Read names, types and shapes; symbolic lengths come as strings or None."""
     ports = []
     for argument in arguments:
-        dtype = _FLOAT_TYPES.get(argument.type)
+        dtype = _TYPES.get(argument.type)
         if dtype is None:
-            message = f"{path}: {argument.name} is a {argument.type}, not a float tensor"
+            message = f"{path}: {argument.name} is a {argument.type}, not a tensor of numbers"
             raise ModelError(message, code="graph_types")
         shape = tuple(length if isinstance(length, int) else None for length in argument.shape)
         ports.append(Port(argument.name, dtype, shape))

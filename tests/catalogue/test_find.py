@@ -13,7 +13,8 @@ from streamasr.catalogue.installed import list_installed
 from streamasr.catalogue.known import NOTHING
 from streamasr.core.errors import ModelError
 from streamasr.importing.gguf_file import read_gguf
-from streamasr.importing.pack import ImportOptions, import_model
+from streamasr.importing.options import ImportOptions
+from streamasr.importing.pack import import_model
 from streamasr.models import tiny
 from streamasr.models.bundle import open_bundle
 from tests.sources.crispasr import write_crispasr

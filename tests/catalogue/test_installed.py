@@ -26,8 +26,9 @@ from streamasr.catalogue.installed import (
 )
 from streamasr.catalogue.known import KnownModel
 from streamasr.core.errors import ConfigError, ModelError
+from streamasr.importing.options import ImportOptions
 from streamasr.importing.origin import canonical_path
-from streamasr.importing.pack import ImportOptions, import_model
+from streamasr.importing.pack import import_model
 from tests.support.checkpoints import write_checkpoint
 from tests.support.errors import raises
 

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamasr.catalogue.known import (
-    EMBEDDED,
     KnownModel,
     built_in,
     check_name,
@@ -21,8 +20,10 @@ from streamasr.catalogue.known import (
 )
 from streamasr.core.errors import ModelError
 from streamasr.models import tiny
+from streamasr.models.embedded import EMBEDDED
 from streamasr.models.qwen3.languages import LANGUAGES
 from streamasr.models.qwen3.names import ALIGNER, RECOGNISER
+from streamasr.models.registry import find_family
 from tests.support.errors import raises
 from tests.support.paths import REPOSITORY
 
@@ -35,10 +36,20 @@ def test_the_three_released_models_have_their_repositories() -> None:
 
 
 @pytest.mark.parametrize("name", [*built_in()])
-def test_each_model_says_what_it_is(name: str) -> None:
+def test_each_model_has_a_family_a_title_and_a_licence(name: str) -> None:
     model = built_in()[name]
     check_name(name)
     assert model.title
+    assert model.licence
+    assert {*model.languages} <= {*find_family(model.family or "").languages}
+
+
+QWEN3 = [name for name, model in built_in().items() if model.family in (ALIGNER, RECOGNISER)]
+
+
+@pytest.mark.parametrize("name", QWEN3)
+def test_each_qwen3_model_says_what_it_is(name: str) -> None:
+    model = built_in()[name]
     assert model.parameters in name.upper()
     assert model.family == (ALIGNER if "aligner" in name else RECOGNISER)
     assert model.licence == "Apache-2.0"
@@ -57,7 +68,7 @@ def test_a_file_elsewhere_has_its_size_and_hash() -> None:
 
 def test_names_agree_with_the_rest_of_the_package() -> None:
     assert {known.family for known in built_in().values()} == set(family_choices())
-    assert EMBEDDED == tiny.NAME
+    assert EMBEDDED[tiny.NAME] == tiny.BUNDLE
 
 
 def test_a_user_adds_models_and_replaces_those_built_in() -> None:
@@ -84,7 +95,7 @@ def test_an_unknown_name_is_answered_with_a_similar_one() -> None:
         ("Qwen/Qwen3-ASR-0.6B", "qwen3-asr-0.6b?"),  # as the hub calls it
         ("qwen/qwen3-forcedaligner-0.6b", "qwen3-aligner-0.6b?"),
         ("aligner", "qwen3-aligner-0.6b?"),
-        ("asr-0.6b", "qwen3-asr-0.6b or qwen3-asr-0.6b-q8_0?"),
+        ("asr-0.6b", "qwen3-asr-0.6b or qwen3-asr-0.6b-q8_0 or qwen3-asr-0.6b-handy?"),
         ("Me/Mine", "mine?"),
     ],
 )
@@ -104,12 +115,12 @@ def test_names_of_unsafe_directories_are_refused(name: str) -> None:
 
 
 def test_the_name_of_the_embedded_model_is_taken() -> None:
-    with pytest.raises(ValueError, match="'tiny' is the name of the embedded model"):
+    with pytest.raises(ValueError, match="'tiny' is the name of an embedded model"):
         check_name("tiny")
 
 
 def test_the_word_for_no_aligner_is_not_a_name() -> None:
-    with pytest.raises(ValueError, match="'none' cannot be a model's name: as an aligner it means"):
+    with pytest.raises(ValueError, match="'none' cannot be a model's name: it stands for"):
         check_name("none")
     assert usable_name("none") == "model-none"
 

@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 
 from streamasr.core.errors import DecodeError, ModelError
 from streamasr.core.units import Float32Array
-from streamasr.decoder import library
-from streamasr.decoder.library import check_version, find_gpus, system_info
+from streamasr.decoder import native
 from streamasr.decoder.llama import (
     Aborted,
     LlamaContext,
@@ -30,6 +29,7 @@ from streamasr.decoder.llama import (
     check_finite,
     self_test,
 )
+from streamasr.decoder.native import check_version, find_gpus, system_info
 from streamasr.decoder.placement import ALL_LAYERS, ON_CPU, Gpu, Placement
 from streamasr.models.qwen3.decoder import build_prompt
 from tests.support.errors import raises
@@ -701,12 +701,12 @@ def test_a_missing_library_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(importlib.metadata, "version", not_found)
     with raises(ModelError, "llama_cpp_missing"):
-        library.load_library.__wrapped__()
+        native.load_library.__wrapped__()
 
 
 WAITING = """
 import os
-from streamasr.decoder.library import load_library
+from streamasr.decoder.native import load_library
 load_library()
 print(os.environ["GOMP_SPINCOUNT"], os.environ["KMP_BLOCKTIME"])
 """

@@ -359,6 +359,15 @@ def microphone(device: Device, daemon: FakeDaemon, pre_roll: float = 0.0) -> Own
     return OwnMicrophone(device, print, pre_roll=to_samples(pre_roll), url=url)
 
 
+async def begin_with_speech(own: OwnMicrophone, device: Device) -> Any:
+    """Begin an utterance, speak, and return it when it has audio."""
+    has_audio = asyncio.Event()
+    utterance = own.begin(has_audio.set)
+    device.deliver(talk(1.0))
+    await has_audio.wait()
+    return utterance
+
+
 async def finals_of(utterance: Any) -> list[v1.Final]:
     async with contextlib.aclosing(utterance.events()) as events:
         return [event async for event in events if isinstance(event, v1.Final)]
@@ -372,10 +381,7 @@ async def test_without_pre_roll_the_device_is_open_only_during_utterances(
         own = microphone(device, daemon)
         async with own.running():
             for _ in range(2):
-                has_audio = asyncio.Event()
-                utterance = own.begin(has_audio.set)
-                device.deliver(talk(1.0))
-                await has_audio.wait()
+                utterance = await begin_with_speech(own, device)
                 assert device.n_open == 1
                 utterance.end()
                 finals = await finals_of(utterance)
@@ -390,10 +396,7 @@ async def test_an_utterance_begun_while_the_device_closes_is_recorded_afterwards
     async with running_daemon(tmp_path) as daemon:
         own = microphone(device, daemon)
         async with own.running():
-            has_audio = asyncio.Event()
-            first = own.begin(has_audio.set)
-            device.deliver(talk(1.0))
-            await has_audio.wait()
+            first = await begin_with_speech(own, device)
             device.can_close.clear()
             first.end()
             await asyncio.sleep(0)
@@ -414,15 +417,12 @@ async def test_short_utterances_do_not_open_the_device_before_it_is_closed(tmp_p
     async with running_daemon(tmp_path) as daemon:
         own = microphone(device, daemon)
         async with own.running():
-            has_audio = asyncio.Event()
-            first = own.begin(has_audio.set)
-            device.deliver(talk(1.0))
-            await has_audio.wait()
+            first = await begin_with_speech(own, device)
             device.can_close.clear()
             first.end()
             await asyncio.sleep(0)
             for _ in range(2):  # the first ends before it could open the device
-                short = own.begin(has_audio.set)
+                short = own.begin(lambda: None)
                 await asyncio.sleep(0)
                 short.end()
                 await asyncio.sleep(0)

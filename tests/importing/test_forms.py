@@ -49,7 +49,13 @@ from tests.support.signals import speechlike
 
 RECOGNISERS = [name for name, form in FORMS.items() if "recogniser" in form.families]
 ALIGNERS = [name for name, form in FORMS.items() if "aligner" in form.families]
-EXACT_RECOGNISERS = ["onnx fp32, f16", "crispasr f16", "ggml-org f16", "safetensors f16"]
+EXACT_RECOGNISERS = [
+    "onnx fp32, f16",
+    "crispasr f16",
+    "ggml-org f16",
+    "transcribe.cpp f16",
+    "safetensors f16",
+]
 SPOKEN = [name for name in TINY_GOLDEN_CLIPS if name != "noise"]
 
 Sources = Callable[[str, Path], Path]
@@ -114,7 +120,15 @@ def assert_warned_of_few_bits(bundle: Bundle, form: Form) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["onnx fp16, q5_k", "onnx zip, folder", "crispasr q8_0", "ggml-org q8_0", "safetensors f16"],
+    [
+        "onnx fp16, q5_k",
+        "onnx zip, folder",
+        "crispasr q8_0",
+        "ggml-org q8_0",
+        "transcribe.cpp q8_0",
+        "transcribe.cpp q4_k_m",
+        "safetensors f16",
+    ],
 )
 def test_a_clip_is_transcribed_with_a_model_in_any_form(
     source_of: Sources, tmp_path: Path, name: str

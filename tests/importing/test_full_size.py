@@ -9,7 +9,8 @@ import pytest
 
 from streamasr.bench.machine import SCRIPTED
 from streamasr.decoder.llama import LlamaModel
-from streamasr.importing.pack import ImportOptions, import_model
+from streamasr.importing.options import ImportOptions
+from streamasr.importing.pack import import_model
 from streamasr.importing.source import open_sources
 from streamasr.models.bundle import read_bundle
 from streamasr.models.family import Role
@@ -145,4 +146,4 @@ def test_a_check_reports_time_and_memory_of_every_form(
 
 def test_every_kind_of_source_is_checked() -> None:
     kinds = {name.split()[0] for name in CHECKS}
-    assert kinds == {"onnx", "crispasr", "ggml-org", "safetensors"}
+    assert kinds == {"onnx", "crispasr", "transcribe.cpp", "ggml-org", "safetensors"}

@@ -45,6 +45,34 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, GGUFFile]:
         (file_with("qwen3asr", general__type="adapter"), "gguf_not_a_model", "the adapter of"),
         (file_with("qwen3asr", split__count=3), "gguf_split", "llama-gguf-split --merge"),
         (file_with("qwen3asr"), "gguf_crispasr", "CrispASR"),
+        (file_with("qwen3_asr", split__count=2), "gguf_split", "llama-gguf-split --merge"),
+        (file_with("qwen3_asr"), "gguf_transcribe_cpp", "Handy"),
+        (file_with("audiocpp"), "gguf_audio_cpp", "is a model in the format of audio.cpp"),
+        (
+            file_with("audiocpp", audiocpp__model_spec__family="qwen3_asr"),
+            "gguf_audio_cpp",
+            "models pull qwen3-asr-0.6b",
+        ),
+        (
+            file_with("audiocpp", audiocpp__model_spec__family="qwen3_forced_aligner"),
+            "gguf_audio_cpp",
+            "models pull qwen3-aligner-0.6b",
+        ),
+        (
+            file_with("audiocpp", audiocpp__model_spec__family="fun_asr_nano"),
+            "gguf_audio_cpp",
+            "of the family fun_asr_nano ",
+        ),
+        (
+            file_with("audiocpp", audiocpp__model_spec__family="paraformer"),
+            "gguf_audio_cpp",
+            "ONNX export",
+        ),
+        (
+            file_with("qwen3", audiocpp__model_spec__family="soprano_tts"),
+            "gguf_audio_cpp",
+            "of the family soprano_tts ",
+        ),
     ],
 )
 def test_an_unusable_file_is_identified_by_its_content(

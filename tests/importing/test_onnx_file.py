@@ -17,9 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from streamasr.core.errors import ModelError
 from streamasr.importing import onnx_message
-from streamasr.importing.graphs import EncoderWidth, write_backend, write_frontend
 from streamasr.importing.onnx_file import Value, read_graph
-from streamasr.importing.safetensors_checkpoint import read_checkpoint
+from streamasr.importing.options import EncoderWidth
+from streamasr.importing.qwen3.graphs import write_backend, write_frontend
+from streamasr.importing.qwen3.safetensors_checkpoint import read_checkpoint
 from tests.sources.onnx_graphs import Precision, write_graphs
 from tests.sources.weights import Weights
 from tests.support.checkpoints import Shape, write_checkpoint
@@ -201,6 +202,13 @@ def test_an_unstated_width_is_that_of_the_last_weights(
     for name in ("n", "width"):
         shape.dim.add().dim_param = name
     assert read_graph(save(tmp_path / "g.onnx", model)).outputs["y"].shape == (None, width)
+
+
+def test_the_metadata_is_read_except_for_large_entries(tmp_path: Path) -> None:
+    model = graph([helper.make_node("Identity", ["x"], ["y"])])
+    entries = {"model_type": "paraformer", "neg_mean": ",".join(560 * ["-8.311879"])}
+    helper.set_model_props(model, {**entries, "large": "x" * (1 << 17)})
+    assert read_graph(save(tmp_path / "m.onnx", model)).metadata == entries
 
 
 def test_operators_in_functions_are_listed(tmp_path: Path) -> None:

@@ -15,13 +15,13 @@ import pytest
 
 from streamasr.core.errors import ConfigError, ModelError
 from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows
-from streamasr.importing import pack as module
 from streamasr.importing.atomic import PARTIAL, atomic_directory
 from streamasr.importing.files import hash_file
-from streamasr.importing.gguf_writer import write_decoder
-from streamasr.importing.graphs import EncoderWidth
-from streamasr.importing.pack import DecoderWidth, ImportOptions, import_model
-from streamasr.importing.tokenizer import read_vocabulary
+from streamasr.importing.options import DecoderWidth, EncoderWidth, ImportOptions
+from streamasr.importing.pack import import_model
+from streamasr.importing.qwen3 import packing as module
+from streamasr.importing.qwen3.gguf_writer import write_decoder
+from streamasr.importing.qwen3.tokenizer import read_vocabulary
 from streamasr.models import tiny
 from streamasr.models.bundle import open_bundle
 from streamasr.models.onnx import OnnxOptions

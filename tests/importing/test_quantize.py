@@ -13,9 +13,9 @@ from streamasr.core.errors import ModelError
 from streamasr.core.units import Float32Array
 from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows
 from streamasr.importing.gguf_file import read_gguf
-from streamasr.importing.gguf_writer import write_decoder
 from streamasr.importing.quantize import QuantizedWidth, quantize_decoder, quantize_rows
-from streamasr.importing.safetensors_checkpoint import read_checkpoint
+from streamasr.importing.qwen3.gguf_writer import write_decoder
+from streamasr.importing.qwen3.safetensors_checkpoint import read_checkpoint
 from tests.support.checkpoints import Shape, write_checkpoint
 from tests.support.errors import raises
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from streamasr.core.errors import ModelError
-from streamasr.importing.release import OnnxRelease
+from streamasr.importing.qwen3.release import OnnxRelease
 from streamasr.importing.source import Sources, open_sources
 from streamasr.models.bundle import open_bundle
 from tests.sources.crispasr import write_crispasr

@@ -9,7 +9,8 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from streamasr.features.log_mel import log_mel
-from streamasr.importing.pack import ImportOptions, import_model
+from streamasr.importing.options import ImportOptions
+from streamasr.importing.pack import import_model
 from streamasr.models.qwen3.encoder import Qwen3Encoder
 from tests.reference.reference import Reference, reference_log_mel
 from tests.support.checkpoints import KeyStyle, Shape, write_checkpoint

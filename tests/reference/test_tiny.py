@@ -11,7 +11,8 @@ pytest.importorskip("transformers")
 from tests.reference.reference import Reference, reference_log_mel
 from tests.support.exact_log_mel import ExactLogMel, assert_correct
 from tests.support.goldens import TINY_ALIGNER, TINY_RECOGNISER, clip_facts, read_clip, words_of
-from tests.support.parity import MAX_NEW_TOKENS, Recogniser, open_aligner
+from tests.support.greedy import MAX_NEW_TOKENS
+from tests.support.parity import Recogniser, open_aligner
 from tests.support.rounding import (
     DOUBLE,
     HALF_GAP,

@@ -253,8 +253,7 @@ async def test_languages_limit_the_choice_of_the_model(tmp_path: Path) -> None:
 async def test_options_that_cannot_be_fulfilled_are_refused(tmp_path: Path, options: Json) -> None:
     async with running_daemon(tmp_path) as daemon, Client.connect(daemon) as client:
         await client.send_message("start", **options)
-        closed_with, error = await client.refusal()
-        assert (error["code"], closed_with) == ("bad_value", 1008)
+        await client.refused_with("bad_value", 1008)
 
 
 # Channels.
@@ -372,8 +371,7 @@ async def test_an_error_is_sent_before_the_connection_is_closed(
 ) -> None:
     async with running_daemon(tmp_path) as daemon, Client.start(daemon) as client:
         await client.connection.send(frame)
-        closed_with, error = await client.refusal()
-        assert (error["type"], error["code"], closed_with) == ("error", code, close_code)
+        error = await client.refused_with(code, close_code)
         assert len(error["message"]) > 10
         assert client.connection.close_reason == code
 
@@ -409,8 +407,7 @@ async def test_a_wrong_start_is_refused(
 ) -> None:
     async with running_daemon(tmp_path) as daemon, Client.connect(daemon) as client:
         await client.connection.send(frame)
-        closed_with, error = await client.refusal()
-        assert (error["type"], error["code"], closed_with) == ("error", code, close_code)
+        await client.refused_with(code, close_code)
         assert len(daemon.sessions) == 0
 
 
@@ -423,8 +420,7 @@ async def test_values_that_cannot_be_audio_are_refused(tmp_path: Path, value: fl
         samples = QUIET.copy()
         samples[7] = value
         await client.connection.send(float_bytes(samples))
-        closed_with, error = await client.refusal()
-        assert (error["code"], closed_with) == ("bad_audio", 1003)
+        error = await client.refused_with("bad_audio", 1003)
         assert "Sample 7" in error["message"]
 
 
@@ -438,15 +434,13 @@ async def test_nothing_but_ping_may_follow_stop(tmp_path: Path, late: str | byte
             await client.connection.send(late)
         else:
             await client.send_message(late)
-        closed_with, error = await client.refusal()
-        assert (error["code"], closed_with) == ("out_of_order", 1008)
+        await client.refused_with("out_of_order", 1008)
 
 
 async def test_a_client_that_sends_nothing_is_refused(tmp_path: Path) -> None:
     options = DaemonOptions(timeouts=Timeouts(start=0.05))
     async with running_daemon(tmp_path, options) as daemon, Client.connect(daemon) as client:
-        closed_with, error = await client.refusal()
-        assert (error["code"], closed_with) == ("out_of_order", 1008)
+        error = await client.refused_with("out_of_order", 1008)
         assert "0.05 s" in error["message"]
 
 
@@ -599,8 +593,7 @@ async def test_a_session_takes_audio_from_one_connection(tmp_path: Path) -> None
     async with running_daemon(tmp_path) as daemon, Client.start(daemon) as first:
         async with Client.connect(daemon) as second:
             await second.send_message("start", session=first.session)
-            closed_with, error = await second.refusal()
-            assert (error["code"], closed_with) == ("session_busy", 1008)
+            await second.refused_with("session_busy", 1008)
         await first.send_audio(TALK)
         assert durable(await first.stop()) == EXPECTED
 
@@ -745,16 +738,14 @@ async def test_a_wrong_query_of_a_reader_is_refused(tmp_path: Path, query: str, 
     async with running_daemon(tmp_path) as daemon:
         daemon.host.begin_own()
         async with Client.connect(daemon, "/v1/events" + query) as client:
-            closed_with, error = await client.refusal()
-            assert (closed_with, error["code"]) == (1008, code)
+            await client.refused_with(code, 1008)
 
 
 async def test_the_daemons_own_session_takes_no_audio_of_clients(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon, Client.connect(daemon) as client:
         daemon.host.begin_own()
         await client.send_message("start", session="microphone")
-        closed_with, error = await client.refusal()
-        assert (closed_with, error["code"]) == (1008, "session_busy")
+        error = await client.refused_with("session_busy", 1008)
         assert "can only be read" in error["message"]
 
 
@@ -767,8 +758,7 @@ async def test_there_is_a_limit_to_sessions(tmp_path: Path) -> None:
         async with Client.start(daemon) as first, Client.start(daemon):
             async with Client.connect(daemon) as third:
                 await third.send_message("start")
-                closed_with, error = await third.refusal()
-                assert (closed_with, error["code"]) == (1013, "overloaded")
+                await third.refused_with("overloaded", 1013)
             await first.stop()
             async with Client.start(daemon):
                 pass

@@ -16,7 +16,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 from gguf import LlamaFileType, TokenType
 
-from streamasr.decoder.library import load_library
+from streamasr.decoder.native import load_library
 from tests.sources.gguf_file import Entry, fits, write_gguf
 from tests.sources.weights import (
     EMBEDDINGS,

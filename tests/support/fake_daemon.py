@@ -275,6 +275,12 @@ class Client:
         received = await self.receive_all()
         return self.connection.close_code, received[-1] if received else {}
 
+    async def refused_with(self, code: str, close_code: int) -> Json:
+        """Check the error and the close code of a refused connection; return the error."""
+        closed_with, error = await self.refusal()
+        assert (error["type"], error["code"], closed_with) == ("error", code, close_code)
+        return error
+
     def of(self, kind: str) -> list[Json]:
         return [message for message in self.received if message["type"] == kind]
 

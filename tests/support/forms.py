@@ -1,32 +1,31 @@
 """Published forms of a model and the expected accuracy of each, shared by the tests of forms."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 
 from streamasr.core.units import Float32Array
-from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows
-from streamasr.importing.pack import ImportOptions
+from streamasr.importing.options import ImportOptions
 from streamasr.models.onnx import OnnxOptions
-from streamasr.models.qwen3.decoder import build_prompt
 from streamasr.models.qwen3.encoder import Qwen3Encoder
 from tests.sources.crispasr import write_crispasr
 from tests.sources.ggml_org import write_ggml_org
 from tests.sources.onnx_release import pack, write_onnx_release
 from tests.sources.safetensors import write_safetensors
+from tests.sources.transcribe_cpp import write_transcribe_cpp
+from tests.support.greedy import MAX_NEW_TOKENS, GreedyDecoder
 
-ENDS: Final = ("<|im_end|>", "<|endoftext|>")
-_PLACEHOLDER: Final = "<|audio_pad|>"  # transformers would insert audio for it
 EXACT: Final = 0.9999
 """Least cosine of encoder outputs that differ only in rounding."""
 NARROW: Final = 0.999
 """Least cosine for weights of 8 or 16 bits."""
 LOSSY: Final = 0.9
 """Least cosine for weights of 4 bits."""
+RECOGNISER: Final = ("recogniser",)
+"""Families of the forms in which aligners are not published."""
 
 Write = Callable[[Path, Path], Path]
 """Function that writes a checkpoint in a form to a new directory and returns the source's path."""
@@ -77,19 +76,40 @@ FORMS: Final[dict[str, Form]] = {
     "crispasr q5_0": Form(lambda source, to: write_crispasr(source, _file(to), "q5_0"), NARROW),
     "crispasr q3_k": Form(lambda source, to: write_crispasr(source, _file(to), "q3_k"), NARROW),
     "ggml-org f16": Form(
-        lambda source, to: write_ggml_org(source, to, "f16", "f16"), EXACT, True, ("recogniser",)
+        lambda source, to: write_ggml_org(source, to, "f16", "f16"), EXACT, True, RECOGNISER
     ),
     "ggml-org bf16": Form(
         lambda source, to: write_ggml_org(source, to, "bf16", "bf16"),
         NARROW,
         False,
-        ("recogniser",),
+        RECOGNISER,
     ),
     "ggml-org q8_0": Form(
         lambda source, to: write_ggml_org(source, to, "q8_0", "q8_0"),
         NARROW,
         False,
-        ("recogniser",),
+        RECOGNISER,
+    ),
+    "transcribe.cpp f16": Form(
+        lambda source, to: write_transcribe_cpp(source, _file(to), "f16"), EXACT, True, RECOGNISER
+    ),
+    "transcribe.cpp bf16": Form(
+        lambda source, to: write_transcribe_cpp(source, _file(to), "bf16"),
+        NARROW,
+        False,
+        RECOGNISER,
+    ),
+    "transcribe.cpp q8_0": Form(
+        lambda source, to: write_transcribe_cpp(source, _file(to), "q8_0"),
+        NARROW,
+        False,
+        RECOGNISER,
+    ),
+    "transcribe.cpp q4_k_m": Form(
+        lambda source, to: write_transcribe_cpp(source, _file(to), "q4_k_m"),
+        LOSSY,
+        False,
+        RECOGNISER,
     ),
     "safetensors f16": Form(
         lambda source, to: write_safetensors(source, to, "original", "F16", 3),
@@ -108,49 +128,16 @@ def _file(directory: Path) -> Path:
     return directory / "model.gguf"
 
 
-class Recogniser:
+class Recogniser(GreedyDecoder):
     """Recogniser in a bundle whose encoder and decoder are called directly."""
 
     def __init__(self, bundle: Path, n_threads: int = 1) -> None:
         self.encoder = Qwen3Encoder.from_bundle(bundle, OnnxOptions(threads=n_threads))
-        self.model = LlamaModel(bundle / "decoder.gguf")
-        self._context = LlamaContext(self.model, n_ctx=1024, n_threads=n_threads)
+        super().__init__(bundle, n_ctx=1024, n_threads=n_threads)
 
-    def greedy(self, embeddings: Float32Array, n_tokens: int = 48) -> tuple[int, ...]:
-        """Decode the most likely answer without guards, language, context and end token.
-
-        An audio placeholder ends the answer, too.
-        """
-        ends = frozenset(self.model.special_token(text) for text in ENDS)
-        prompt = build_prompt(self.model, "", None, ends)
-        ends |= {self.model.special_token(_PLACEHOLDER)}
-        self._context.truncate(0, 0)
-        self._read(prompt.before)
-        self._context.read([Rows(0, embeddings)])
-        logits = self._read(prompt.after, 1)[0]
-        answer: list[int] = []
-        while len(answer) < n_tokens and int(logits.argmax()) not in ends:
-            answer.append(int(logits.argmax()))
-            logits = self._read(answer[-1:], 1)[0]
-        return tuple(answer)
-
-    def close(self) -> None:
-        self._context.close()
-        self.model.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _read(self, tokens: Sequence[int], n_outputs: int = 0) -> list[Float32Array]:
-        return self._context.read([Rows(0, np.asarray(tokens, dtype=np.int32), n_outputs)])
+    def greedy(self, embeddings: Float32Array, n_tokens: int = MAX_NEW_TOKENS) -> tuple[int, ...]:
+        """Decode the most likely answer without language, context and end token."""
+        return self.decode(embeddings, n_tokens=n_tokens).tokens
 
 
 def cosine(ours: Float32Array, theirs: Float32Array) -> float:

@@ -39,6 +39,7 @@ from tests.sources.full_size import SHAPES, write_checkpoint
 from tests.sources.ggml_org import write_ggml_org
 from tests.sources.onnx_release import write_onnx_release
 from tests.sources.safetensors import write_safetensors
+from tests.sources.transcribe_cpp import write_transcribe_cpp
 from tests.support.full_size_check import CHECKS, check
 
 TOKENS_PER_SECOND: Final = 4.0
@@ -48,6 +49,7 @@ PRECISIONS: Final = {
     "onnx": ("fp32", "fp16", "int8", "int4"),
     "crispasr": ("f16", "q8_0", "q5_0", "q4_k", "q3_k"),
     "ggml-org": ("f16", "bf16", "q8_0"),
+    "transcribe.cpp": ("q8_0", "bf16", "f16", "q6_k", "q5_k_m", "q4_k_m"),
     "safetensors": ("BF16", "F16", "F32"),
 }
 """Precisions of each form, the default first."""
@@ -123,6 +125,9 @@ def write_form(checkpoint: Path, destination: Path, options: argparse.Namespace)
             write_crispasr(checkpoint, destination / name, precision, generation=options.generation)
         case "ggml-org":
             write_ggml_org(checkpoint, destination, precision, precision)
+        case "transcribe.cpp":
+            name = f"Qwen3-ASR-{options.model}-{precision}.gguf"
+            write_transcribe_cpp(checkpoint, destination / name, precision)
         case "safetensors":
             write_safetensors(checkpoint, destination, options.style, precision, options.shards)
 

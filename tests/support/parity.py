@@ -4,29 +4,25 @@ Shared by the comparisons with golden arrays and with the reference itself. Tole
 rounding.py.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 import onnx
 
 from streamasr.core.units import Float32Array
-from streamasr.decoder.llama import LlamaContext, LlamaModel, Rows
 from streamasr.features.log_mel import log_mel
-from streamasr.importing.graphs import write_backend
-from streamasr.importing.pack import ImportOptions, import_model
-from streamasr.importing.safetensors_checkpoint import read_checkpoint
+from streamasr.importing.options import ImportOptions
+from streamasr.importing.pack import import_model
+from streamasr.importing.qwen3.graphs import write_backend
+from streamasr.importing.qwen3.safetensors_checkpoint import read_checkpoint
 from streamasr.models.onnx import OnnxOptions, open_session
 from streamasr.models.qwen3.aligner import ForcedAligner
-from streamasr.models.qwen3.decoder import build_prompt
 from streamasr.models.qwen3.encoder import Qwen3Encoder
+from tests.support.greedy import GreedyDecoder
 
 OPTIONS: Final = OnnxOptions(threads=1)
-MAX_NEW_TOKENS: Final = 48
-ENDS: Final = ("<|im_end|>", "<|endoftext|>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +41,7 @@ class Stages:
     """Greedy answer without the end token, at most MAX_NEW_TOKENS."""
 
 
-class Recogniser:
+class Recogniser(GreedyDecoder):
     """Recogniser exported from a checkpoint."""
 
     def __init__(self, checkpoint: Path, directory: Path) -> None:
@@ -53,42 +49,23 @@ class Recogniser:
         import_model(checkpoint, directory, ImportOptions(encoder="fp32", decoder="f32"))
         self.encoder = Qwen3Encoder.from_bundle(directory, OPTIONS)
         self._inside = open_inside(checkpoint, directory / "inside.onnx")
-        self.model = LlamaModel(directory / "decoder.gguf")
-        self._context = LlamaContext(self.model, n_ctx=2048, n_threads=1)
+        super().__init__(directory, n_ctx=2048)
 
     def run(self, samples: Float32Array, context: str = "", language: str | None = None) -> Stages:
         """Run all stages from samples to the answer."""
         mel = log_mel(samples, self.encoder.n_mels)
         hidden = self.encoder.convolve(mel)
         embeddings = self.encoder.encode(samples)
-        ends = frozenset(self.model.special_token(text) for text in ENDS)
-        prompt = build_prompt(self.model, context, language, ends)
-        audio_token = self.model.special_token("<|audio_pad|>")
-        logits, answer = self._decode(prompt.before, embeddings, prompt.after, ends | {audio_token})
+        answer = self.decode(embeddings, context, language)
         return Stages(
             log_mel=mel,
             conv_output=hidden,
             encoder_output=self._encoder_output(hidden),
             embeddings=embeddings,
-            first_logits=logits,
-            prompt=(*prompt.before, *len(embeddings) * (audio_token,), *prompt.after),
-            answer=answer,
+            first_logits=answer.first_logits,
+            prompt=answer.prompt,
+            answer=answer.tokens,
         )
-
-    def close(self) -> None:
-        self._context.close()
-        self.model.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _encoder_output(self, hidden: Float32Array) -> Float32Array:
         outputs = []
@@ -99,27 +76,6 @@ class Recogniser:
                 self._inside.run("encoder_output", hidden_states=window, attention_mask=mask)[0]
             )
         return np.concatenate(outputs)
-
-    def _decode(
-        self,
-        before: tuple[int, ...],
-        embeddings: Float32Array,
-        after: tuple[int, ...],
-        ends: frozenset[int],
-    ) -> tuple[Float32Array, tuple[int, ...]]:
-        """Decode greedily without guards; an audio placeholder ends the answer, too."""
-        self._context.truncate(0, 0)
-        self._read(before)
-        self._context.read([Rows(0, embeddings)])
-        first = logits = self._read(after, 1)[0].copy()
-        answer: list[int] = []
-        while len(answer) < MAX_NEW_TOKENS and int(logits.argmax()) not in ends:
-            answer.append(int(logits.argmax()))
-            logits = self._read(answer[-1:], 1)[0]
-        return first, tuple(answer)
-
-    def _read(self, tokens: Sequence[int], n_outputs: int = 0) -> list[Float32Array]:
-        return self._context.read([Rows(0, np.asarray(tokens, dtype=np.int32), n_outputs)])
 
 
 def open_inside(checkpoint: Path, path: Path) -> Any:

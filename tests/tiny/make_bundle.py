@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from streamasr.importing.pack import ImportOptions, import_model
+from streamasr.importing.options import ImportOptions
+from streamasr.importing.pack import import_model
 from streamasr.models.bundle import FACTS_FILE
 
 HERE: Final = Path(__file__).parent

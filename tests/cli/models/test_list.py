@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from streamasr.catalogue.known import built_in
+from streamasr.models.embedded import EMBEDDED
 from tests.support.model_homes import NAME, REPOSITORY, Home
 
 
@@ -76,6 +78,7 @@ def test_on_a_terminal_the_table_has_the_columns_that_fit(
     os.close(slave)
     os.close(master)
     assert len(lines[0].split()) == n_shown
-    assert len(lines) == 8 + (n_shown < 9)
+    n_models = len(EMBEDDED) + len(built_in())
+    assert len(lines) == 1 + n_models + (n_shown < 9)
     assert (lines[-1] == "more: streamasr models list NAME") == (n_shown < 9)
     assert all(len(line.rstrip()) <= columns for line in lines)

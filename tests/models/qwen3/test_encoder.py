@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from streamasr.core.errors import AudioError, ConfigError, ModelError
 from streamasr.core.units import Float32Array
 from streamasr.features.log_mel import log_mel
-from streamasr.importing.graphs import write_backend, write_frontend
-from streamasr.importing.safetensors_checkpoint import read_checkpoint
+from streamasr.importing.qwen3.graphs import write_backend, write_frontend
+from streamasr.importing.qwen3.safetensors_checkpoint import read_checkpoint
 from streamasr.models.onnx import CPU, OnnxOptions, open_session
 from streamasr.models.qwen3.encoder import MASKED, Qwen3Encoder
 from streamasr.models.qwen3.names import BACKEND_FILE
@@ -213,12 +213,12 @@ def test_graphs_of_two_encoders_are_refused(tmp_path: Path) -> None:
         open_encoder(tmp_path)
 
 
-def test_a_graph_of_integers_is_refused(tmp_path: Path) -> None:
+def test_a_graph_of_truth_values_is_refused(tmp_path: Path) -> None:
     frontend, backend = write_graphs(tmp_path, Shape())
-    cast = helper.make_node("Cast", ["chunk_int"], ["chunk_mel"], to=TensorProto.FLOAT)
+    cast = helper.make_node("Cast", ["chunk_bool"], ["chunk_mel"], to=TensorProto.FLOAT)
     frontend.graph.node.insert(0, cast)
-    frontend.graph.input[0].name = "chunk_int"
-    frontend.graph.input[0].type.tensor_type.elem_type = TensorProto.INT32
+    frontend.graph.input[0].name = "chunk_bool"
+    frontend.graph.input[0].type.tensor_type.elem_type = TensorProto.BOOL
     save(tmp_path, frontend, backend)
     with raises(ModelError, "graph_types"):
         open_encoder(tmp_path)

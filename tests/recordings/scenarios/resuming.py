@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from streamasr.core.units import Float32Array
 from tests.recordings.audio import RATE, pcm_f32le, pcm_s16le, speech, talk
+from tests.recordings.engine import Held
 from tests.recordings.player import EVENTS, Player
 from tests.recordings.scenarios.registry import scenario
 from tests.recordings.script import Script
@@ -60,17 +62,28 @@ async def resumed_in_every_way(play: Player) -> None:
         await client.stop()
 
 
+async def _leave_after_stop(play: Player, held: Held, samples: Float32Array) -> str:
+    """Speak twice, stop, and lose the connection; return the name of the session.
+
+    Args:
+        play: the player of the scenario.
+        held: stage that the engine holds back from the second time on.
+        samples: audio of each time.
+    """
+    async with play.connect("first") as client:
+        await client.start()
+        await client.speak(samples)
+        await play.server.hold(held)
+        await client.speak(samples)
+        await client.say("stop")
+        await client.drop()
+        return client.session
+
+
 @scenario()
 async def resumed_when_it_is_over(play: Player) -> None:
     """Lose the connection after `stop`, and come back for the end."""
-    async with play.connect("first") as client:
-        await client.start()
-        await client.speak(talk(1.0))
-        await play.server.hold("text")
-        await client.speak(talk(1.0))
-        await client.say("stop")
-        await client.drop()
-        session = client.session
+    session = await _leave_after_stop(play, "text", talk(1.0))
     async with play.connect("before the end") as client:
         await client.start(session=session, since=0)
         await client.tell("stop")
@@ -215,14 +228,7 @@ async def crashed_after_a_gap(play: Player) -> None:
 @scenario()
 async def crashed_with_an_end_that_was_not_received(play: Player) -> None:
     """Stop, lose the connection, and crash when the session is over."""
-    async with play.connect("first") as client:
-        await client.start()
-        await client.speak(talk(2.0))
-        await play.server.hold("words")
-        await client.speak(talk(2.0))
-        await client.say("stop")
-        await client.drop()
-        session = client.session
+    session = await _leave_after_stop(play, "words", talk(2.0))
     await play.server.release()
     await play.server.crash()
     async with play.connect("second") as client:
