@@ -446,9 +446,7 @@ class ClipMaker:
                 low = self.rng.randrange(max(1, row.shape[0] - width))
                 row[low : low + width].fill_(floor)
 
-    def record(
-        self, batch: int, seconds: float, *, n_bins: int, timed: bool = False
-    ) -> Recordings:
+    def record(self, batch: int, seconds: float, *, n_bins: int, timed: bool = False) -> Recordings:
         """Compose clips of `seconds` each, for a spectrum of `n_bins`."""
         rng = self.rng
         n_frames = round(seconds * SAMPLE_RATE / HOP)

@@ -32,8 +32,7 @@ def tokens_of(word: int) -> list[tuple[int, float]]:
     pieces = PIECES.get(WORDS[word], (WORDS[word],))
     letters = [len(piece.removesuffix("@@")) for piece in pieces]
     return [
-        (TOKEN_ID[piece], sum(letters[:index]) / sum(letters))
-        for index, piece in enumerate(pieces)
+        (TOKEN_ID[piece], sum(letters[:index]) / sum(letters)) for index, piece in enumerate(pieces)
     ]
 
 

@@ -86,9 +86,7 @@ LEAD = 0.27
 """The sum of the weights after a token, beyond the number of tokens; (1 - 0.45) / 2."""
 
 FIRST_MIX = Mix(people=0.14, words=0.3, sentences=0.36, chinese_words=0.07, chinese_sentences=0.07)
-LATER_MIX = Mix(
-    people=0.09, words=0.26, sentences=0.5, chinese_words=0.04, chinese_sentences=0.06
-)
+LATER_MIX = Mix(people=0.09, words=0.26, sentences=0.5, chinese_words=0.04, chinese_sentences=0.06)
 
 
 def make_model() -> Paraformer:
@@ -136,8 +134,10 @@ def targets_of(clip: Clip, n_rows: int, scale: float) -> Targets:
     if any(map(math.isnan, starts)):
         weights = np.full(n_rows, np.nan, np.float32)
         seconds = np.arange(n_rows) * ROW_SECONDS + CENTRE
-        if len(clip.unknown) == 1 and len(clip.words) > 0 and all(
-            math.isnan(low) for low, _ in clip.spans
+        if (
+            len(clip.unknown) == 1
+            and len(clip.words) > 0
+            and all(math.isnan(low) for low, _ in clip.spans)
         ):  # one sentence: nothing fires before it, nor long after it
             low, high = clip.unknown[0]
             outside = (seconds < low * scale) | (seconds > high * scale + 3 * ROW_SECONDS)
@@ -226,7 +226,8 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
     mix = LATER_MIX if arguments.start else FIRST_MIX
     maker = FeatureMaker(arguments.banks, arguments.seed * 1000 + rank, mix)
     if arguments.start:
-        model.load_state_dict(torch.load(arguments.start / "model.pt"), strict=True)
+        weights = torch.load(arguments.start / "model.pt")
+        model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         cmvn = read_mvn(arguments.start / "am.mvn")
     else:
         maker.measure(40 if rank == 0 else 1)
@@ -314,10 +315,10 @@ def scale_start_values(model: nn.Module) -> None:
 
 
 def save_checkpoint(directory: Path, weights: dict[str, Tensor], cmvn: Tensor) -> None:
-    """Write a folder as ModelScope has them: weights, configuration, CMVN and tokens."""
+    """Write a folder as ModelScope has them: weights (here f16), configuration, CMVN and tokens."""
     directory.mkdir(parents=True, exist_ok=True)
     fresh = directory / "model.pt.new"
-    torch.save({name: tensor.detach().clone() for name, tensor in weights.items()}, fresh)
+    torch.save({name: tensor.detach().half().clone() for name, tensor in weights.items()}, fresh)
     fresh.rename(directory / "model.pt")
     write_mvn(directory / "am.mvn", cmvn)
     tokens = ",\n".join(f'"{token}"' for token in TOKENS)
