@@ -229,6 +229,7 @@ def test_a_real_model_is_not_named_as_scripted() -> None:
     model = model_facts(tiny.BUNDLE)
     assert model.scripted is None
     assert model.aligner_mib
+    assert (model.family, list(model.weights_mib)) == ("qwen3-asr", ["decoder", "encoder"])
 
 
 def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
