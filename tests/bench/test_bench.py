@@ -26,6 +26,7 @@ from streamasr.cli import main
 from streamasr.cli.bench import run
 from streamasr.config.file import load_config
 from streamasr.core.errors import AudioError, ConfigError, ModelError
+from streamasr.core.model_facts import ModelFacts
 from streamasr.core.processes import Usage, usage
 from streamasr.models import tiny
 from streamasr.protocols import v1
@@ -123,6 +124,7 @@ def test_audio_of_silence_is_refused(tmp_path: Path) -> None:
 
 def test_metrics_are_read_as_the_daemon_writes_them() -> None:
     readings = Readings(
+        model=ModelFacts("tiny", "qwen3-asr", ()),
         sessions=lambda: 1,
         connections=lambda: 1,
         lag_s=lambda: 2.5,
