@@ -32,7 +32,7 @@ def values(metrics: Metrics) -> dict[tuple[str, ...], float]:
 
 def test_readings_are_read_when_the_figures_are() -> None:
     found = values(make_metrics())
-    assert found["streamasr_model_info", "tiny", "qwen3-asr"] == 1
+    assert found["streamasr_model_info", "qwen3-asr", "tiny"] == 1
     assert found["streamasr_sessions",] == 2
     assert found["streamasr_connections",] == 3
     assert found["streamasr_lag_seconds",] == 0.5
