@@ -69,6 +69,7 @@ def describe_configured(bundle: Bundle, aligner: Path | None, *, is_deep: bool) 
         checked = check_files(bundle)
         trouble = checked.detail if checked.passed is False else None
         code, hashes = checked.code, checked.detail
+    recognition = bundle.family.recognition
     return Model(
         name=bundle.name,
         trouble=trouble,
@@ -76,6 +77,7 @@ def describe_configured(bundle: Bundle, aligner: Path | None, *, is_deep: bool) 
         warning=bundle.warning,
         n_bytes=_files_size(bundle.directory),
         aligner=None if aligner is None else _aligner_name(bundle, aligner),
+        has_word_times=bool(recognition and recognition.traits.word_method),
         is_embedded=bundle.directory in EMBEDDED.values(),
         hashes=hashes,
     )
