@@ -67,6 +67,7 @@ def transcribe(
     *,
     model: str | os.PathLike[str] | None = None,
     aligner: str | os.PathLike[str] | None = None,
+    punctuation: str | os.PathLike[str] | None = None,
     language: str | None = None,
     languages: Iterable[str] = (),
     context: str = "",
@@ -87,6 +88,8 @@ def transcribe(
         source: path of an audio or video file, or (n,) float32 mono samples at 16 kHz, -1..1.
         model: name or path of a model; default: that of the settings.
         aligner: name or path of a forced aligner, or "none"; default: one that suits the model.
+        punctuation: name or path of a model that punctuates the texts of models that do not, or
+            "none"; default: an installed one.
         language: language to force, by name or code; default: detected.
         languages: languages that the detection chooses among; default: all of the model's.
         context: text with names and terms that may come up.
@@ -111,6 +114,7 @@ def transcribe(
     with Transcriber(
         model,
         aligner=aligner,
+        punctuation=punctuation,
         language=language,
         languages=languages,
         context=context,
@@ -134,6 +138,7 @@ class Transcriber:
         model: str | os.PathLike[str] | None = None,
         *,
         aligner: str | os.PathLike[str] | None = None,
+        punctuation: str | os.PathLike[str] | None = None,
         language: str | None = None,
         languages: Iterable[str] = (),
         context: str = "",
@@ -150,6 +155,7 @@ class Transcriber:
         self._overrides = {
             "name": None if model is None else os.fspath(model),
             "aligner": None if aligner is None else os.fspath(aligner),
+            "punctuation": None if punctuation is None else os.fspath(punctuation),
             "language": language,
             "languages": tuple(languages),
             "context": context,

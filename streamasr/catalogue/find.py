@@ -28,6 +28,7 @@ from streamasr.importing.origin import canonical_path, is_unchanged
 from streamasr.importing.tensors import Notify, ignore_notice
 from streamasr.models.bundle import OWN_ALIGNER, is_bundle, open_bundle
 from streamasr.models.embedded import EMBEDDED
+from streamasr.models.family import Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,32 @@ class Finder:
             return own
         installed = (each.bundle for each in list_installed(self.models) if each.bundle)
         suitable = (each for each in installed if each.family.name == recognition.aligner)
+        return next((each.directory for each in suitable), None)
+
+    def punctuation(self, name_or_path: str | None, recogniser: Path) -> Path | None:
+        """Return the directory of a punctuation model: a named one, or one that is installed.
+
+        Args:
+            name_or_path: as for `model`; `NOTHING` for no punctuation. None takes the first
+                installed model.
+            recogniser: the directory of the recogniser; if its texts have punctuation already, no
+                model is used.
+
+        Raises:
+            ModelError: there is no model of this name, or it cannot be used.
+        """
+        if name_or_path == NOTHING:
+            return None
+        named = None if name_or_path is None else self.model(name_or_path)
+        recognition = open_bundle(recogniser).family.recognition
+        if recognition is None or recognition.traits.punctuates:
+            if named is not None:
+                self.note(f"{name_or_path} is not used: the recogniser punctuates its texts")
+            return None
+        if named is not None:
+            return named
+        installed = (each.bundle for each in list_installed(self.models) if each.bundle)
+        suitable = (each for each in installed if each.family.role is Role.PUNCTUATION)
         return next((each.directory for each in suitable), None)
 
     def _imported(self, path: Path) -> Path:

@@ -15,7 +15,7 @@ from streamasr.core.toml_file import read_toml
 from streamasr.models.embedded import EMBEDDED
 
 NOTHING: Final = "none"
-"""Value in place of an aligner's name: no aligner is used."""
+"""Value in place of the name of an aligner or a punctuation model: none is used."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _REPOSITORY: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*\Z"
@@ -38,7 +38,9 @@ def check_name(name: str) -> None:
     if name in EMBEDDED:
         raise ValueError(f"{name!r} is the name of an embedded model")
     if name == NOTHING:
-        raise ValueError(f"{NOTHING!r} cannot be a model's name: as an aligner it means no aligner")
+        raise ValueError(
+            f"{NOTHING!r} cannot be a model's name: it stands for no aligner, no punctuation"
+        )
 
 
 def usable_name(text: str) -> str:
@@ -66,8 +68,8 @@ class KnownModel(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     title: _Text = ""
     """Title of the model."""
     family: _Text | None = None
-    """Family of the model, which says whether it recognises or finds the times of words; see
-    `streamasr models list NAME` of a similar model."""
+    """Family of the model, which says whether it recognises, finds the times of words or
+    punctuates; see `streamasr models list NAME` of a similar model."""
     parameters: _Text = ""
     """Number of weights, as `0.6B`."""
     languages: tuple[_Text, ...] = ()

@@ -22,7 +22,7 @@ class ListedModel:
     state: str
     """installed, broken, embedded, partial (fetched in part), or known."""
     role: str
-    """recogniser or aligner."""
+    """recogniser, aligner or punctuation."""
     family: str
     parameters: str
     precision: str

@@ -8,6 +8,7 @@ from streamasr.cli.arguments import (
     Commands,
     add_json,
     add_no_reuse,
+    add_punctuation,
     add_threads,
     add_verbose,
     count,
@@ -53,6 +54,7 @@ def _add_bench(
     parser = benches.add_parser(name, help=purpose, description=description)
     add_verbose(parser)
     parser.add_argument("--model", metavar="NAME|PATH", help="default: the embedded tiny")
+    add_punctuation(parser)
     add_threads(parser)
     parser.add_argument(
         "--encoder-window",

@@ -223,7 +223,10 @@ async def _daemon(
         encoder_window_s=options.encoder_window,
         n_sessions=n_sessions,
     )
-    with ScratchDaemon(settings, ["--no-reuse"] if options.no_reuse else []) as daemon:
+    given = ["--no-reuse"] if options.no_reuse else []
+    if options.punctuation is not None:
+        given += ["--punctuation", options.punctuation]
+    with ScratchDaemon(settings, given) as daemon:
         yield Server(daemon.url), Telemetry(daemon.url, processes=lambda: daemon.processes)
 
 
@@ -269,6 +272,7 @@ def _setting(options: argparse.Namespace, speech: Speech | None, *names: str) ->
     settings: dict[str, Any] = {
         "threads": options.threads,
         "encoder window": options.encoder_window,
+        "punctuation": options.punctuation,
         "reuse": not options.no_reuse,
         **{name: getattr(options, name) for name in names},
         "audio": [path.name for path in options.files] or "the built-in clip",

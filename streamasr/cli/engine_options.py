@@ -28,7 +28,8 @@ def model_overrides(options: argparse.Namespace) -> dict[str, Any]:
     """Return the keys of `[model]` that the command line sets."""
     names = {"encoder_window": "encoder_window_s", "model": "name"}
     same = (
-        "aligner", "context", "gpu", "gpu_layers", "language", "languages", "providers", "threads",
+        "aligner", "context", "gpu", "gpu_layers", "language", "languages", "providers",
+        "punctuation", "threads",
     )  # fmt: skip
     values = {names.get(one, one): getattr(options, one, None) for one in (*names, *same)}
     values["reuse"] = False if getattr(options, "no_reuse", False) else None

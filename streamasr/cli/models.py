@@ -330,12 +330,15 @@ def _announce(name: str, place: Path, config: Path | None) -> None:
     from streamasr.models.family import Role
 
     print(f"{name} is installed in {place} ({size_text(size_on_disk(place))}).")
-    if open_bundle(place).family.role is Role.RECOGNISER:
+    role = open_bundle(place).family.role
+    if role is Role.RECOGNISER:
         settings = find_config(config) or config_places()[0]
         print(f"Try it with `streamasr transcribe --model {name} FILE`.")
         print(f'To make it the default, set model.name = "{name}" in {settings}.')
-    else:
+    elif role is Role.ALIGNER:
         print("It gives the times of words from now on, to models without an aligner of their own.")
+    else:
+        print("It punctuates texts from now on, of models that write none of their own.")
 
 
 # Installed models

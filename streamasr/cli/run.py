@@ -13,6 +13,7 @@ from streamasr.cli.arguments import (
     add_languages,
     add_model,
     add_no_reuse,
+    add_punctuation,
     add_switch,
     add_threads,
     add_verbose,
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     add_model(parser)
     add_aligner(parser)
+    add_punctuation(parser)
     add_switch(parser, "mic", "listen to a microphone")
     parser.add_argument("--device", metavar="NAME|N", help="see `streamasr devices`")
     parser.add_argument(
@@ -150,7 +152,7 @@ def overrides_from(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 def _anchored(name: str, value: Any) -> Any:
     """Return the value of a setting of the model; paths count from here, not from the file."""
-    is_path = name in ("name", "aligner") and "/" in value
+    is_path = name in ("name", "aligner", "punctuation") and "/" in value
     return absolute(Path(value)) if is_path else value
 
 

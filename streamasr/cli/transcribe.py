@@ -15,6 +15,7 @@ from streamasr.cli.arguments import (
     add_languages,
     add_model,
     add_no_reuse,
+    add_punctuation,
     add_threads,
     add_verbose,
     length,
@@ -78,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--context", default="", metavar="TEXT", help="names and terms that may come up"
     )
     add_aligner(parser)
+    add_punctuation(parser)
     parser.add_argument("--no-words", action="store_true", help="leave out the times of words")
     parser.add_argument(
         "--itn",

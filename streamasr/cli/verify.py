@@ -18,6 +18,7 @@ from streamasr.core.errors import ConfigError
 from streamasr.core.text import printable
 from streamasr.doctor.verification import Report
 from streamasr.doctor.verify import Clip, built_in_clip, verify
+from streamasr.doctor.verify_punctuation import verify_punctuation
 from streamasr.engine.config import Hardware
 from streamasr.models.bundle import open_bundle
 from streamasr.models.family import Role
@@ -27,7 +28,7 @@ def run_verify(options: argparse.Namespace) -> int:
     """Verify a model; return 0 if no check failed, else 1.
 
     Args:
-        options: `name` of a model, recogniser or aligner; `clip` and `expect`, in place of the
+        options: `name` of a model of any role; `clip` and `expect`, in place of the
             built-in clip and its text; `config`, the file of settings, which names the hardware;
             `json`.
 
@@ -46,8 +47,12 @@ def run_verify(options: argparse.Namespace) -> int:
     chosen = Clip(options.clip, options.expect) if options.clip else built_in_clip()
     is_recogniser = bundle.family.role is Role.RECOGNISER
     aligner = finder.aligner(config.model.aligner, bundle.directory) if is_recogniser else None
+    hardware = Hardware.of(config.model)
     with busy("reading the files") as show:
-        report = verify(bundle, aligner, chosen, Hardware.of(config.model), show)
+        if bundle.family.role is Role.PUNCTUATION:
+            report = verify_punctuation(bundle, hardware, show)
+        else:
+            report = verify(bundle, aligner, chosen, hardware, show)
     if options.json:
         print(json.dumps({"passed": report.passed, **asdict(report)}, ensure_ascii=False, indent=1))
     else:

@@ -72,11 +72,15 @@ class ModelConfig(Section, kw_only=True, frozen=True):
     """GPU to use, by number or name (see `streamasr doctor`) or by a part of its description; if
     not set, llama.cpp chooses."""
     aligner: Annotated[_Named | None, RESTART, example("/models/aligner")] = None
-    """Forced aligner that gives word times, by name or path; if not set, the one in the model's
-    directory, or an installed one; `none` spreads words evenly."""
+    """Forced aligner that gives word times, by name or path; if not set, the model's own times, the
+    aligner in its directory, or an installed one; `none` goes without, and spreads words evenly
+    where the model does not time them itself."""
     aligner_gpu: Annotated[bool, RESTART] = False
     """Run the aligner, too, on `gpu` and `providers`. Its times come after the text, so the CPU is
     usually fast enough."""
+    punctuation: Annotated[_Named | None, RESTART, example("ct-punc")] = None
+    """Model that punctuates the texts of recognisers that do not, by name or path; if not set, an
+    installed one; `none` leaves such texts without punctuation."""
     encoder_window_s: Annotated[Literal[1, 2, 4, 8], RESTART] = 8
     """Seconds of audio that the encoder attends to at once: 1, 2, 4 or 8. The models were trained
     with 8; with less, updates of long segments are cheaper, and their text may be worse."""

@@ -7,6 +7,7 @@ from streamasr.core.hypothesis import Hypothesis
 from streamasr.core.messages import AlignmentMethod, EndReason, Final
 from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Pass
+from streamasr.core.punctuation import Marks
 from streamasr.core.transcript import Word
 from streamasr.core.units import Float32Array, Samples
 
@@ -133,6 +134,14 @@ class Recognised:
 
 
 @dataclass(frozen=True, slots=True)
+class Punctuated:
+    """The text of a pass has its punctuation, or none if nothing can punctuate it."""
+
+    of: Pass
+    marks: Marks
+
+
+@dataclass(frozen=True, slots=True)
 class PassFailed:
     """A stage could not complete this pass."""
 
@@ -156,7 +165,7 @@ class Aligned:
     method: AlignmentMethod
 
 
-Answer: TypeAlias = Recognised | PassFailed | PassAbandoned | Aligned
+Answer: TypeAlias = Recognised | Punctuated | PassFailed | PassAbandoned | Aligned
 """Answers of the engine to orders."""
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from streamasr.core.punctuation import Mark
 from streamasr.core.units import Samples
 
 TokenTimes: TypeAlias = tuple[tuple[Samples, Samples], ...]
@@ -42,3 +43,8 @@ class StableText:
     """(n_tokens,): end of each token in `text`; empty for families that can be forced."""
     times: TokenTimes = ()
     """(n_tokens,) as they were when the token became stable; empty where `ends` is."""
+    marks: tuple[Mark, ...] = ()
+    """Marks to be added to `text`, none of them empty, at most at `n_decided`."""
+    n_decided: int | None = None
+    """Code points of `text` whose marks are decided, where a model of its own punctuates: only so
+    much was sent to listeners, with its marks. None: all of `text`, as it is."""

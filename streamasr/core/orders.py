@@ -49,6 +49,19 @@ class Recognise:
 
 
 @dataclass(frozen=True, slots=True)
+class Punctuate:
+    """Find the punctuation of the text of a pass, as the last part of the pass.
+
+    Answered by exactly one of `Punctuated` and `PassAbandoned`.
+    """
+
+    of: Pass
+    text: str
+    """Without punctuation, from the beginning of a sentence."""
+    language: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class AbandonPass:
     """Give a pass up in any stage; answer with `PassAbandoned` if it has no answer yet."""
 
@@ -99,7 +112,7 @@ class Publish:
     """Number of a durable message; counts from 1 in each session, without holes."""
 
 
-Order: TypeAlias = Recognise | AbandonPass | Promote | Release | Align | SpreadWords
+Order: TypeAlias = Recognise | Punctuate | AbandonPass | Promote | Release | Align | SpreadWords
 """Orders to the engine."""
 
 

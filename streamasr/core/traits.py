@@ -24,3 +24,12 @@ class FamilyTraits:
     find the times of words."""
     join: Join = join_at_border
     """Used if answers cannot be forced."""
+    punctuates: bool = True
+    """Its texts have punctuation. Those of other families get it from a model of its own."""
+    has_punctuator: bool = False
+    """Such a model runs beside it; a fact of the engine, not of the family."""
+
+    @property
+    def asks_for_marks(self) -> bool:
+        """Return True if texts need punctuation, and can get it."""
+        return self.has_punctuator and not self.punctuates

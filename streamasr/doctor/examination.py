@@ -13,7 +13,6 @@ from streamasr.core.errors import ConfigError, StreamASRError
 from streamasr.doctor import installation, judge_installation, judge_machine, machine
 from streamasr.doctor.finding import Finding
 from streamasr.doctor.judge_installation import Model, Suggestions
-from streamasr.models.bundle import Bundle
 from streamasr.models.family import Role
 
 
@@ -36,12 +35,14 @@ def examine(
     yield from judge_machine.judge_accelerators(machine.accelerators(native, config.model))
     yield judge_installation.judge_configuration(path, trouble)
     yield from judge_machine.judge_sound(machine.find_sound(config.microphone))
-    bundle, aligner, model = _configured(config, finder_of(config), is_deep=is_deep)
-    suggestions = Suggestions(suggested(Role.RECOGNISER), suggested(Role.ALIGNER))
+    configured, model = _configured(config, finder_of(config), is_deep=is_deep)
+    suggestions = Suggestions(
+        suggested(Role.RECOGNISER), suggested(Role.ALIGNER), suggested(Role.PUNCTUATION)
+    )
     yield from judge_installation.judge_configured_model(model, config.live.words, suggestions)
     models, state = config.storage.models, config.storage.directory
     yield from judge_installation.judge_installed(installation.describe_installed(models))
-    yield from judge_installation.judge_room(installation.find_room(config, bundle, aligner))
+    yield from judge_installation.judge_room(installation.find_room(config, configured))
     yield judge_installation.judge_models_place(str(models), machine.write_trouble(models))
     yield from judge_installation.judge_leftovers(installation.unfinished(models))
     yield judge_installation.judge_state(str(state), machine.write_trouble(state))
@@ -68,10 +69,9 @@ def _default_config() -> Settings:
 
 def _configured(
     config: Settings, finder: Finder, *, is_deep: bool
-) -> tuple[Bundle | None, Path | None, Model]:
+) -> tuple[installation.Configured | None, Model]:
     try:
-        bundle, aligner = installation.configured_bundles(config, finder)
+        configured = installation.configured_models(config, finder)
     except StreamASRError as error:
-        return None, None, Model(config.model.name, str(error), error.code)
-    model = installation.describe_configured(bundle, aligner, is_deep=is_deep)
-    return bundle, aligner, model
+        return None, Model(config.model.name, str(error), error.code)
+    return configured, installation.describe_configured(configured, is_deep=is_deep)

@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -31,21 +32,35 @@ _USUAL_CELL: Final = context_bytes(1, 28, 8, 128)
 # Models
 
 
-def configured_bundles(settings: Settings, finder: Finder) -> tuple[Bundle, Path | None]:
-    """Return the configured recogniser, and the directory of its aligner.
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """The configured models."""
+
+    recogniser: Bundle
+    aligner: Path | None
+    """Its directory."""
+    punctuation: Path | None
+
+
+def configured_models(settings: Settings, finder: Finder) -> Configured:
+    """Return the configured recogniser, and the directories of the models beside it.
 
     Raises:
-        StreamASRError: the model or the aligner cannot be used.
+        StreamASRError: one of them cannot be used.
     """
     _check_imported(settings)
     bundle = read_bundle(finder.model(settings.model.name), Role.RECOGNISER)
     bundle.check_files()
-    return bundle, finder.aligner(settings.model.aligner, bundle.directory)
+    aligner = finder.aligner(settings.model.aligner, bundle.directory)
+    punctuation = finder.punctuation(settings.model.punctuation, bundle.directory)
+    if punctuation is not None:
+        read_bundle(punctuation, Role.PUNCTUATION).check_files()
+    return Configured(bundle, aligner, punctuation)
 
 
 def _check_imported(settings: Settings) -> None:
     """Refuse a source that was never imported: finding it would import it, which takes minutes."""
-    for name in (settings.model.name, settings.model.aligner):
+    for name in (settings.model.name, settings.model.aligner, settings.model.punctuation):
         if name is None or os.sep not in name or not os.path.exists(name):  # noqa: PTH110 - Path.exists may raise
             continue
         path = Path(name)
@@ -56,20 +71,20 @@ def _check_imported(settings: Settings) -> None:
             )
 
 
-def describe_configured(bundle: Bundle, aligner: Path | None, *, is_deep: bool) -> Model:
+def describe_configured(models: Configured, *, is_deep: bool) -> Model:
     """Return facts about the configured recogniser.
 
     Args:
-        bundle: the recogniser.
-        aligner: the directory of its aligner.
+        models: the recogniser, and the models beside it.
         is_deep: whether the hashes of its files are compared.
     """
+    bundle, aligner = models.recogniser, models.aligner
+    recognition = bundle.family.recognition
     trouble = code = hashes = None
     if is_deep:
         checked = check_files(bundle)
         trouble = checked.detail if checked.passed is False else None
         code, hashes = checked.code, checked.detail
-    recognition = bundle.family.recognition
     return Model(
         name=bundle.name,
         trouble=trouble,
@@ -78,6 +93,8 @@ def describe_configured(bundle: Bundle, aligner: Path | None, *, is_deep: bool) 
         n_bytes=_files_size(bundle.directory),
         aligner=None if aligner is None else _aligner_name(bundle, aligner),
         has_word_times=bool(recognition and recognition.traits.word_method),
+        punctuates=recognition is None or recognition.traits.punctuates,
+        punctuation=None if models.punctuation is None else models.punctuation.name,
         is_embedded=bundle.directory in EMBEDDED.values(),
         hashes=hashes,
     )
@@ -116,10 +133,11 @@ def unfinished(models: Path) -> Leftovers:
 # Memory and disk
 
 
-def find_room(settings: Settings, bundle: Bundle | None, aligner: Path | None) -> Room:
+def find_room(settings: Settings, models: Configured | None) -> Room:
     """Return the memory and disk that are free, and the memory that the models take."""
     files = context = 0
-    if bundle is not None:
+    if models is not None:
+        bundle, aligner = models.recogniser, models.aligner
         files = _files_size(bundle.directory)
         if (recognition := bundle.family.recognition) and recognition.decoder:
             n_cells = recognition.decoder.n_cells(settings.segmentation.max_segment)
@@ -127,6 +145,8 @@ def find_room(settings: Settings, bundle: Bundle | None, aligner: Path | None) -
         if aligner is not None:
             files += _files_size(aligner)
             context += _ALIGNER_CELLS * _cell_bytes(aligner / bundle.decoder.name)
+        if models.punctuation is not None:
+            files += _files_size(models.punctuation)
     return Room(
         memory_free=memory_free(),
         model_files=files,

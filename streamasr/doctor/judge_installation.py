@@ -51,6 +51,10 @@ class Model:
     """Name of the aligner that gives word times with it."""
     has_word_times: bool = False
     """Whether its family gives word times without an aligner."""
+    punctuates: bool = True
+    """Its texts have punctuation."""
+    punctuation: str | None = None
+    """Name of the model that punctuates them, if they have none."""
     is_embedded: bool = False
     hashes: str | None = None
     """Result of comparing them, if that was asked for."""
@@ -62,6 +66,7 @@ class Suggestions:
 
     recogniser: str
     aligner: str
+    punctuation: str
 
 
 def judge_configured_model(
@@ -101,6 +106,19 @@ def judge_configured_model(
             f"`streamasr models pull {suggestions.aligner}`.",
             "aligner_missing",
         )
+    if not model.punctuates:
+        yield _judge_punctuation(model, suggestions)
+
+
+def _judge_punctuation(model: Model, suggestions: Suggestions) -> Finding:
+    if model.punctuation:
+        return ok("punctuation", f"by {model.punctuation}")
+    return warning(
+        "punctuation",
+        f"{model.name} writes none, and no punctuation model is installed",
+        f"`streamasr models pull {suggestions.punctuation}`.",
+        "punctuation_missing",
+    )
 
 
 def judge_installed(models: Sequence[Model]) -> Iterator[Finding]:
@@ -125,7 +143,7 @@ class Room:
     memory_free: int
     """Bytes available without swapping, within a container's limit."""
     model_files: int
-    """Bytes of all files of the configured model and its aligner."""
+    """Bytes of all files of the configured model, its aligner and its punctuation model."""
     context: int
     """Bytes of the decoders' contexts."""
     state_free: int | None

@@ -32,7 +32,7 @@ from streamasr.models.bundle import Bundle, open_bundle, read_bundle
 from streamasr.models.family import Role
 from streamasr.pipeline.transcribe import FileSettings, Progress, transcribe
 
-_Show: TypeAlias = Callable[[str], None]
+Show: TypeAlias = Callable[[str], None]
 
 _LONGEST_ALIGNED_S: Final = 300.0
 
@@ -71,7 +71,7 @@ def built_in_clip() -> Clip:
 
 
 def verify(
-    bundle: Bundle, aligner: Path | None, chosen: Clip, hardware: Hardware, show: _Show
+    bundle: Bundle, aligner: Path | None, chosen: Clip, hardware: Hardware, show: Show
 ) -> Report:
     """Check the files of a model, run it on a clip, and compare the result.
 
@@ -216,7 +216,7 @@ class _TimedChannel:
         self._deliver(answer)
 
 
-def recognise_clip(config: EngineConfig, chosen: Clip, show: _Show, warnings: list[str]) -> Outcome:
+def recognise_clip(config: EngineConfig, chosen: Clip, show: Show, warnings: list[str]) -> Outcome:
     """Recognise a clip, and align its words if there is an aligner."""
     show("loading the model")
     began = time.perf_counter()
@@ -258,7 +258,7 @@ def _stages(config: EngineConfig, methods: Collection[str]) -> Iterator[str]:
             yield name
 
 
-def align_clip(config: EngineConfig, chosen: Clip, show: _Show, warnings: list[str]) -> Outcome:
+def align_clip(config: EngineConfig, chosen: Clip, show: Show, warnings: list[str]) -> Outcome:
     """Find the times of the words of a clip whose text is known."""
     if chosen.text is None:
         raise ConfigError(

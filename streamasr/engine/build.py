@@ -21,6 +21,10 @@ class ModelSettings(HardwareSettings, Protocol):
         """Name or path of a forced aligner; None for one that suits the recogniser."""
 
     @property
+    def punctuation(self) -> str | None:
+        """Name or path of a punctuation model; None for one that is installed."""
+
+    @property
     def encoder_window_s(self) -> int:
         """See `EngineConfig.encoder_window_s`."""
 
@@ -54,6 +58,9 @@ class Finder(Protocol):
     def aligner(self, name_or_path: str | None, recogniser: Path) -> Path | None:
         """Return the directory of an aligner, or of one that suits the recogniser."""
 
+    def punctuation(self, name_or_path: str | None, recogniser: Path) -> Path | None:
+        """Return the directory of a punctuation model; None for a recogniser without need."""
+
 
 def engine_config(
     settings: ModelSettings,
@@ -75,7 +82,7 @@ def engine_config(
         max_segment_s: see `EngineConfig`.
 
     Raises:
-        ModelError: there is no such model or aligner, or it cannot be used.
+        ModelError: there is no such model, aligner or punctuation model, or it cannot be used.
         ConfigError: the model does not know a language, or cannot be imported for want of room.
     """
     directory = finder.model(settings.name)
@@ -91,6 +98,7 @@ def engine_config(
         options=session_options(
             settings, open_bundle(directory).family.languages, words=words, partials=partials
         ),
+        punctuation=finder.punctuation(settings.punctuation, directory),
     )
 
 

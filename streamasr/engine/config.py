@@ -89,3 +89,6 @@ class EngineConfig:
     options: SessionOptions = SessionOptions()  # noqa: RUF009 - frozen
     """Options of sessions that ask for nothing else; the engine refuses to start with a context
     that it has no room for."""
+    punctuation: Path | None = None
+    """The directory of the model that punctuates, for a family that does not; None leaves the texts
+    of such a family as they are."""

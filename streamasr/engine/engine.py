@@ -6,6 +6,7 @@ channel: orders go in, answers come out on threads of the engine.
 
 import logging
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -22,9 +23,10 @@ from streamasr.engine.encoder import EncoderWorker, encoder_worker
 from streamasr.engine.gpu_probe import GpuProbe, run_probe
 from streamasr.engine.pipeline import PassChannel, Pipeline
 from streamasr.engine.ports import Deliver, OnTrouble, Trouble
+from streamasr.engine.punctuator import PunctuatorWorker, punctuator_worker
 from streamasr.engine.stages import EncoderStage
 from streamasr.engine.worker import Timeouts
-from streamasr.engine.worker_config import AlignerConfig, EncoderConfig
+from streamasr.engine.worker_config import AlignerConfig, EncoderConfig, PunctuatorConfig
 from streamasr.models.bundle import read_bundle
 from streamasr.models.family import Decoder, DecoderConfig, DecoderPart, Role
 
@@ -61,7 +63,8 @@ class LocalEngine:
         self.bundle.check_files()
         recognition = self.bundle.family.recognition
         assert recognition is not None, "follows from the role"
-        self._traits = recognition.traits
+        has_punctuator = config.punctuation is not None and not recognition.traits.punctuates
+        self._traits = replace(recognition.traits, has_punctuator=has_punctuator)
         self.encoder: EncoderWorker = encoder_worker(
             recognition.load_encoder, encoder_config(config), timeouts, self._report
         )
@@ -76,8 +79,14 @@ class LocalEngine:
                 self._report,
                 config.aligner_idle_s,
             )
+        self.punctuator: PunctuatorWorker | None = None
+        if config.punctuation is not None and has_punctuator:
+            settings = PunctuatorConfig(config.punctuation, config.hardware.stage_threads.aligner)
+            self.punctuator = punctuator_worker(settings, timeouts, self._report)
         encoding = EncoderStage(self.encoder)
-        self.pipeline = Pipeline(self._traits, encoding, self._decoding, self.aligner)
+        self.pipeline = Pipeline(
+            self._traits, encoding, self._decoding, self.aligner, self.punctuator
+        )
 
     def __enter__(self) -> Self:
         try:
@@ -109,7 +118,7 @@ class LocalEngine:
 
     @property
     def is_ready(self) -> bool:
-        """Tell whether speech becomes text right now; an aligner does not count."""
+        """Tell whether speech becomes text right now; words and punctuation do not count."""
         return self.encoder.is_ready and self._decodes
 
     @property
@@ -146,16 +155,14 @@ class LocalEngine:
         """
         if self.bundle.warning:
             self._warn(self.bundle.warning)
-        self.encoder.start()
-        if self.aligner:
-            self.aligner.start()
+        for worker in self._workers().values():
+            worker.start()
         if self._decoding:
             self._decoding.start()
             self._decoding.wait_ready()
         self.check_options(self._config.options)
-        self.encoder.wait_ready()
-        if self.aligner:
-            self.aligner.wait_ready()
+        for worker in self._workers().values():
+            worker.wait_ready()
 
     def stop(self) -> None:
         """Stop at once. Nothing is delivered any more once this has returned."""
@@ -186,10 +193,14 @@ class LocalEngine:
     def _decodes(self) -> bool:
         return self._decoding is None or self._decoding.is_ready
 
-    def _workers(self) -> dict[str, EncoderWorker | AlignerWorker]:
-        if self.aligner is None:
-            return {"encoder": self.encoder}
-        return {"encoder": self.encoder, "aligner": self.aligner}
+    def _workers(self) -> dict[str, EncoderWorker | AlignerWorker | PunctuatorWorker]:
+        workers: dict[str, EncoderWorker | AlignerWorker | PunctuatorWorker]
+        workers = {"encoder": self.encoder}
+        if self.aligner is not None:
+            workers["aligner"] = self.aligner
+        if self.punctuator is not None:
+            workers["punctuator"] = self.punctuator
+        return workers
 
     def _report(self, trouble: Trouble, sentence: str) -> None:
         """Pass a trouble on; a child that is restarted gives the same warnings again."""

@@ -2,6 +2,7 @@
 
     Recognise --> encoder --> decoder --> Recognised       families with a language model
     Recognise --> encoder --------------> Recognised       families without
+    Punctuate --> punctuator -----------> Punctuated       families without punctuation
     Align ------> aligner --------------> Aligned          or from token times, or spread
 
 The pipeline takes a pass from stage to stage by itself: a session sees one order and one answer.
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 from streamasr.alignment.spread import guess_words
 from streamasr.alignment.token_times import words_of_tokens
@@ -23,6 +24,7 @@ from streamasr.core.events import (
     Costs,
     PassAbandoned,
     PassFailed,
+    Punctuated,
     Recognised,
 )
 from streamasr.core.hypothesis import Hypothesis
@@ -32,16 +34,19 @@ from streamasr.core.orders import (
     Order,
     Pass,
     Promote,
+    Punctuate,
     Recognise,
     Release,
     SpreadWords,
 )
+from streamasr.core.punctuation import Marks
 from streamasr.core.traits import FamilyTraits
 from streamasr.core.transcript import Segment
 from streamasr.core.units import Samples
 from streamasr.engine.aligner import AlignerWorker
 from streamasr.engine.decoder_stage import DecoderStage
 from streamasr.engine.ports import Deliver
+from streamasr.engine.punctuator import PunctuatorWorker
 from streamasr.engine.stages import (
     Decode,
     Encode,
@@ -54,6 +59,8 @@ from streamasr.engine.stages import (
 
 logger = logging.getLogger(__name__)
 
+_OrderT = TypeVar("_OrderT", Align, Punctuate)
+
 
 class Pipeline:
     """The stages of one engine. All methods may be called from any thread."""
@@ -64,6 +71,7 @@ class Pipeline:
         encoding: EncoderStage,
         decoding: DecoderStage | None,
         aligner: AlignerWorker | None,
+        punctuator: PunctuatorWorker | None = None,
     ) -> None:
         """Chain stages, whose workers are started and stopped by their owner.
 
@@ -73,6 +81,7 @@ class Pipeline:
             decoding: stage of the decoder; None for families whose encoder gives hypotheses.
             aligner: process that times words. Without it they have the times that the family
                 gives, or are spread.
+            punctuator: process that punctuates texts; without it they stay as they are.
         """
         self.traits = traits
         self.encoding = encoding
@@ -81,17 +90,24 @@ class Pipeline:
         self._aligning: WorkerStage[Align, Align, Aligned] | None = None
         if aligner is not None:
             self._aligning = WorkerStage(aligner.submit, _unchanged, self._aligned)
+        self._punctuating: WorkerStage[Punctuate, Punctuate, Marks] | None = None
+        if punctuator is not None:
+            self._punctuating = WorkerStage(punctuator.submit, _unchanged, self._punctuated)
+        self._has_missed_marks = False  # so that the log says so once
         self._channels: set[PassChannel] = set()
         self._is_stopping = False
         self._lock = threading.Lock()  # guards the two above
 
     def queue_lengths(self) -> dict[str, int]:
         """Return the number of waiting orders of each stage; running ones do not count."""
-        return {
+        lengths = {
             "encoder": self.encoding.n_waiting,
             "decoder": self.decoding.n_waiting if self.decoding else 0,
             "aligner": self._aligning.n_waiting if self._aligning else 0,
         }
+        if self._punctuating:
+            lengths["punctuator"] = self._punctuating.n_waiting
+        return lengths
 
     def channel(self, deliver: Deliver) -> "PassChannel":
         """Open a channel; one that is closed already after `stop`."""
@@ -111,8 +127,9 @@ class Pipeline:
         for channel in channels:
             channel.close()
         self.encoding.stop()
-        if self._aligning:
-            self._aligning.stop()
+        for stage in (self._aligning, self._punctuating):
+            if stage:
+                stage.stop()
         if self.decoding:
             self.decoding.stop()
 
@@ -123,9 +140,13 @@ class Pipeline:
                 if self._aligner and options.words:
                     self._aligner.wake()  # so that it loads while the segment is being spoken
                 self.encoding.put(channel, Encode(of, samples, options))
+            case Punctuate(of=of):
+                if self._punctuating:
+                    self._punctuating.put(channel, order)
+                else:
+                    channel.hand_over(Punctuated(of, Marks()))
             case AbandonPass() | Promote() | Release():
-                for stage in self._pass_stages():
-                    _apply(order, stage, channel)
+                self._apply(order, channel)
             case Align():
                 self._time_words(order, channel)
             case SpreadWords():
@@ -147,12 +168,23 @@ class Pipeline:
         """Remove a channel and all its orders."""
         with self._lock:
             self._channels.discard(channel)
-        for stage in (self.encoding, self.decoding, self._aligning):
+        for stage in (self.encoding, self.decoding, self._punctuating, self._aligning):
             if stage:
                 stage.forget(channel)
 
-    def _pass_stages(self) -> "list[EncoderStage | DecoderStage]":
-        return [self.encoding, self.decoding] if self.decoding else [self.encoding]
+    def _apply(self, order: AbandonPass | Promote | Release, channel: "PassChannel") -> None:
+        """Apply an order to what waits in any stage of a pass."""
+        for stage in (self.encoding, self.decoding, self._punctuating):
+            if stage is None:
+                continue
+            match order:
+                case AbandonPass(of=of):
+                    stage.take_back(channel, _is_of(of))
+                case Promote(of=of):
+                    stage.promote(channel, _is_of(of))
+                case Release(segment=segment):
+                    if isinstance(stage, EncoderStage | DecoderStage):
+                        stage.release(channel, segment)
 
     def _time_words(self, order: Align, channel: "PassChannel") -> None:
         if aligning := self._living_aligner():
@@ -176,15 +208,24 @@ class Pipeline:
             return self._words_without_aligner(order)
         return result.result()
 
+    def _punctuated(self, order: Punctuate, result: "Future[Marks]") -> Answer:
+        error = result.exception()
+        if error is None:
+            return Punctuated(order.of, result.result())
+        if not self._has_missed_marks:
+            self._has_missed_marks = True
+            logger.warning("texts are written without punctuation: %s", error)
+        return Punctuated(order.of, Marks())
+
     def _living_aligner(self) -> WorkerStage[Align, Align, Aligned] | None:
         return self._aligning if self._aligner and self._aligner.is_alive else None
 
 
 @dataclass(slots=True)
 class _OpenPass:
-    """A pass that has no answer yet."""
+    """An order about a pass that has no answer yet."""
 
-    order: Recognise
+    order: Recognise | Punctuate
     of: Pass
     """With its present rank."""
     since: float
@@ -194,8 +235,9 @@ class _OpenPass:
 class PassChannel:
     """Channel of one session to the stages of this process; see `ports.Channel`.
 
-    A pass is open until it has its answer. Results of a stage for a pass that is not open are
-    dropped, so a pass can be abandoned wherever it is, also between two stages.
+    A pass is open until it has its answer; an order to punctuate its text opens it again. Results
+    of a stage for a pass that is not open are dropped, so a pass can be abandoned wherever it is,
+    also between two stages.
     """
 
     def __init__(self, pipeline: Pipeline, deliver: Deliver) -> None:
@@ -214,7 +256,7 @@ class PassChannel:
         if self._is_closed:
             return
         match order:
-            case Recognise(of=of):
+            case Recognise(of=of) | Punctuate(of=of):
                 with self._lock:
                     self._open[of] = _OpenPass(order, of, time.perf_counter())
             case Promote(of=of):
@@ -241,11 +283,12 @@ class PassChannel:
                 return
             match answer:
                 case PassEncoded(of=of):
-                    if found := self._open.get(of):
+                    found = self._open.get(of)
+                    if found and isinstance(found.order, Recognise):
                         self._continue(self._pipeline.continue_pass(found.order, found.of, answer))
                 case Aligned():
                     self._hand_out(answer)
-                case Recognised() | PassFailed() | PassAbandoned():
+                case Recognised() | Punctuated() | PassFailed() | PassAbandoned():
                     if found := self._open.pop(answer.of, None):
                         self._hand_out(_with_waiting(answer, found.since))
                 case _:
@@ -266,8 +309,8 @@ class PassChannel:
 
 
 def _with_waiting(
-    answer: Recognised | PassFailed | PassAbandoned, since: float
-) -> Recognised | PassFailed | PassAbandoned:
+    answer: Recognised | Punctuated | PassFailed | PassAbandoned, since: float
+) -> Recognised | Punctuated | PassFailed | PassAbandoned:
     """Return an answer with the time during which no stage worked on its order."""
     if not isinstance(answer, Recognised):
         return answer
@@ -275,20 +318,7 @@ def _with_waiting(
     return replace(answer, waited=max(0.0, seconds - answer.costs.total))
 
 
-def _apply(
-    order: AbandonPass | Promote | Release, stage: EncoderStage | DecoderStage, channel: PassChannel
-) -> None:
-    """Apply an order to what waits in one stage."""
-    match order:
-        case AbandonPass(of=of):
-            stage.take_back(channel, _is_of(of))
-        case Promote(of=of):
-            stage.promote(channel, _is_of(of))
-        case Release(segment=segment):
-            stage.release(channel, segment)
-
-
-def _is_of(of: Pass) -> Callable[[Encode | Decode], bool]:
+def _is_of(of: Pass) -> Callable[[Encode | Decode | Punctuate], bool]:
     return lambda order: order.of == of
 
 
@@ -299,5 +329,5 @@ def spread(order: Align) -> Aligned:
     return Aligned(order.segment, guess_words(segment), "spread")
 
 
-def _unchanged(_owner: Owner, order: Align) -> Align:
+def _unchanged(_owner: Owner, order: _OrderT) -> _OrderT:
     return order

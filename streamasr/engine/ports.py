@@ -30,7 +30,8 @@ class Channel(Protocol):
     """One session's connection to an engine. `perform` and `close` belong to one thread.
 
     Every `Recognise` is answered by exactly one of `Recognised`, `PassFailed` and `PassAbandoned`,
-    every `Align` by one `Aligned`, until the channel is closed. Answers come in any order.
+    every `Punctuate` by one of `Punctuated` and `PassAbandoned`, every `Align` by one `Aligned`,
+    until the channel is closed. Answers come in any order.
     """
 
     def perform(self, order: Order) -> None:
@@ -68,7 +69,7 @@ class Engine(ChannelSource, Protocol):
 
     @property
     def is_ready(self) -> bool:
-        """Tell whether speech becomes text right now; an aligner does not count."""
+        """Tell whether speech becomes text right now; words and punctuation do not count."""
 
     @property
     def is_alive(self) -> bool:

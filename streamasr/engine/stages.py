@@ -1,8 +1,9 @@
 """Stages of the engine: a queue of orders, and the worker behind it.
 
-    Encode --> encoder process --> PassEncoded
-    Decode --> decoder thread  --> Recognised
-    Align  --> aligner process --> Aligned
+    Encode    --> encoder process     --> PassEncoded
+    Decode    --> decoder thread      --> Recognised
+    Punctuate --> punctuation process --> Punctuated
+    Align     --> aligner process     --> Aligned
 
 `Encode`, `PassEncoded` and `Decode` are known inside the engine only. The decoder's stage is in
 `decoder_stage`.
@@ -23,7 +24,7 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from streamasr.core.events import Answer, PassFailed
 from streamasr.core.options import SessionOptions
-from streamasr.core.orders import Align, Pass, Rank
+from streamasr.core.orders import Align, Pass, Punctuate, Rank
 from streamasr.core.units import Float32Array
 from streamasr.engine.encoder import EncodedUtterance, EncoderWorker, UtteranceAudio
 from streamasr.engine.fair_queue import FairQueue
@@ -64,7 +65,7 @@ class Decode:
     """Seconds that the encoder worked on the pass."""
 
 
-OrderT = TypeVar("OrderT", bound=Encode | Decode | Align)
+OrderT = TypeVar("OrderT", bound=Encode | Decode | Punctuate | Align)
 RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
 
@@ -218,7 +219,7 @@ class EncoderStage(WorkerStage[Encode, UtteranceAudio, EncodedUtterance]):
         return UtteranceAudio(key, order.samples, order.options)
 
 
-def rank_of(order: Encode | Decode | Align) -> Rank:
+def rank_of(order: Encode | Decode | Punctuate | Align) -> Rank:
     """Return the rank of an order; words are owed like finals."""
     return Rank.FINAL if isinstance(order, Align) else order.of.rank
 

@@ -18,6 +18,14 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PunctuatorConfig:
+    """Configuration of the punctuation process."""
+
+    bundle: Path
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class AlignerConfig:
     """Configuration of the aligner process."""
 

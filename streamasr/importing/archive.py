@@ -22,8 +22,8 @@ from streamasr.core.sizes import size_text
 from streamasr.importing.atomic import PARTIAL
 from streamasr.importing.tensors import Progress, ignore_progress
 
-_WEIGHTS: Final = frozenset({".onnx", ".data", ".gguf", ".safetensors"})
-_TEXTS: Final = frozenset({".json", ".txt"})
+_WEIGHTS: Final = frozenset({".onnx", ".data", ".gguf", ".safetensors", ".pt", ".pb"})
+_TEXTS: Final = frozenset({".json", ".txt", ".yaml", ".mvn"})
 _TEXT_NAMES: Final = frozenset({"LICENSE", "LICENCE", "README", "README.md"})
 
 _METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
@@ -73,7 +73,7 @@ def unpack(path: Path, directory: Path, progress: Progress = ignore_progress) ->
             code="archive_format",
         )
     try:
-        with _Bounded(path) as file, zipfile.ZipFile(file) as archive:
+        with BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
             members = _choose(archive.infolist(), path)
             _check_size(members, path)
             _check_room(members, path, directory)
@@ -113,18 +113,20 @@ def name_other_archive(path: Path) -> str | None:
     return next(kinds, None)
 
 
-class _Bounded(io.BufferedReader):
+class BoundedFile(io.BufferedReader):
     """File with a limit on the size of a read: `zipfile` reads the list of members in one piece."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(path))
 
     def read(self, size: int | None = -1, /) -> bytes:
+        """Read; raise `BadZipFile` above the limit."""
         if size is not None and size > _MAX_READ_BYTES:
             raise zipfile.BadZipFile(f"its list of members exceeds {_MAX_READ_BYTES:,} bytes")
         return super().read(size)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Seek; raise `BadZipFile` before the begin."""
         if whence == os.SEEK_SET and offset < 0:
             raise zipfile.BadZipFile("a member begins before the file")
         return super().seek(offset, whence)
@@ -144,7 +146,7 @@ def _choose(members: Sequence[zipfile.ZipInfo], path: Path) -> list[zipfile.ZipI
     chosen = [member for member in members if _is_wanted(member)]
     if not any(_suffix(member) in _WEIGHTS for member in chosen):
         raise ModelError(
-            f"{path} does not contain a .onnx, .gguf or .safetensors file.",
+            f"{path} does not contain a .onnx, .gguf, .safetensors or .pt file.",
             code="archive_without_model",
         )
     for member in chosen:

@@ -1,4 +1,4 @@
-"""Reader for the JSON and text files of a checkpoint, with an error for every wrong value."""
+"""Reader for the JSON, YAML and text files of a checkpoint, with an error for every wrong value."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,13 @@ from streamasr.core.errors import ModelError
 
 _MAX_BYTES: Final = 1 << 26
 """Size limit of a file; the largest, that of a tokenizer, takes a sixth of it."""
+_MAX_YAML_BYTES: Final = 1 << 20
+"""Size limit of a YAML file, which is parsed slowly; the largest lists all tokens, in 100 kB."""
 _LARGEST: Final = 1e300
 
 
 class Config:
-    """JSON object, or a section of one, with access to values by name and type."""
+    """JSON object or YAML mapping, or a section of one, with access to values by name and type."""
 
     def __init__(self, values: Any, path: Path) -> None:
         """Wrap a section.
@@ -31,9 +33,21 @@ class Config:
         """Return whether a value is present and not null."""
         return self._values.get(name) is not None
 
+    def states(self, name: str) -> bool:
+        """Return whether a value is present, also if it is null."""
+        return name in self._values
+
     def get(self, *names: str) -> Any:
         """Return the value of the first spelling that is present, else None."""
         return next((self._values[name] for name in names if name in self), None)
+
+    def optional_section(self, name: str) -> "Config":
+        """Return a section of this one; an empty one if it is absent.
+
+        Raises:
+            ModelError: the value is not a JSON object.
+        """
+        return Config(self.get(name) or {}, self.path)
 
     def section(self, name: str) -> "Config":
         """Return a section of this one.
@@ -167,7 +181,35 @@ def read_config(path: Path) -> Config:
         raise ModelError(f"{path} is not valid JSON: {error}", code="json_invalid") from error
 
 
-def read_text(path: Path) -> str:
+def read_yaml(path: Path) -> Config:
+    """Read a YAML file of a checkpoint; a value that occurs twice by reference is refused.
+
+    Raises:
+        ModelError: the file is missing, damaged or not a mapping.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc] # it ships no types
+        """Loader of plain values, without references, which could multiply a value endlessly."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.events.AliasEvent):
+                raise yaml.YAMLError("it has references (aliases)")
+            return super().compose_node(parent, index)
+
+    text = read_text(path, _MAX_YAML_BYTES)
+    try:
+        return Config(yaml.load(text, Loader), path)  # noqa: S506 - a safe one
+    except RecursionError as error:
+        raise ModelError(
+            f"{path} is not valid YAML: it is nested too deeply", code="yaml_invalid"
+        ) from error
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{path} is not valid YAML: {reason:.200}", code="yaml_invalid") from error
+
+
+def read_text(path: Path, max_bytes: int = _MAX_BYTES) -> str:
     """Read a text file of a checkpoint.
 
     Raises:
@@ -181,10 +223,10 @@ def read_text(path: Path) -> str:
                 code="not_a_regular_file",
             )
         with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
+            data = file.read(max_bytes + 1)
+        if len(data) > max_bytes:
             raise ModelError(
-                f"{path} is larger than {_MAX_BYTES:,} bytes, the limit of its kind",
+                f"{path} is larger than {max_bytes:,} bytes, the limit of its kind",
                 code="file_too_large",
             )
         return data.decode("utf-8")

@@ -11,6 +11,7 @@ from typing import Final
 
 from streamasr.importing.gguf_file import GGUFFile
 from streamasr.importing.model_source import Source
+from streamasr.importing.paraformer import find as paraformer
 from streamasr.importing.qwen3 import find as qwen3
 
 
@@ -28,5 +29,8 @@ class Forms:
     ModelError if it cannot be used."""
 
 
-FORMS: Final = (Forms(qwen3.find_in_folder, qwen3.ARCHITECTURES, qwen3.find_in_gguf),)
+FORMS: Final = (
+    Forms(paraformer.find_in_folder, paraformer.ARCHITECTURES, paraformer.find_in_gguf),
+    Forms(qwen3.find_in_folder, qwen3.ARCHITECTURES, qwen3.find_in_gguf),
+)
 """In the order in which their errors are preferred."""

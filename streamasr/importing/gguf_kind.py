@@ -1,6 +1,7 @@
 """Kinds of GGUF files: the model that a file contains, and the reason why it cannot be used."""
 
 import math
+from collections.abc import Iterable
 from typing import Final
 
 from streamasr.core.errors import ModelError
@@ -54,6 +55,20 @@ def precision_rank(file: GGUFFile) -> tuple[bool, float]:
     n_weights = sum(math.prod(tensor.shape) for tensor in tensors)
     bits = 8 * sum(tensor.n_bytes for tensor in tensors) / max(1, n_weights)
     return bits < _ENOUGH_BITS, abs(bits - _ENOUGH_BITS)
+
+
+def best_of(files: Iterable[GGUFFile]) -> GGUFFile:
+    """Return the preferred one of the files of one model."""
+    return min(files, key=precision_rank)
+
+
+def group_by_model(files: Iterable[GGUFFile]) -> dict[object, list[GGUFFile]]:
+    """Group files that contain the same model in different precisions."""
+    groups: dict[object, list[GGUFFile]] = {}
+    for file in files:
+        shapes = frozenset((tensor.name, tensor.shape) for tensor in file.tensors.values())
+        groups.setdefault(shapes, []).append(file)
+    return groups
 
 
 def projector_type(file: GGUFFile) -> str | None:

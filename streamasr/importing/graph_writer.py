@@ -21,7 +21,7 @@ than float16 has: fp32 stores those as float32.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -39,6 +39,9 @@ from streamasr.importing.tensors import Progress, Tensor
 
 OPSET: Final = 17  # the first with LayerNormalization
 IR_VERSION: Final = 8  # the version of that opset; read by onnxruntime from 1.12 on
+
+FLOAT: Final[int] = TensorProto.FLOAT
+"""Value of the attribute `to` of a cast."""
 
 _ALIGNMENT: Final = 4096  # bytes, a page, so that programs can map the file without copying
 _ONNX_TYPES: Final[dict[str, int]] = {
@@ -58,7 +61,9 @@ class GraphWriter:
         path: Path,
         width: EncoderWidth,
         names: Sequence[str],
+        *,
         progress: Progress,
+        part: str = "encoder",
     ) -> None:
         """Create the file of the weights.
 
@@ -68,7 +73,9 @@ class GraphWriter:
             width: type of the weights.
             names: tensors that will be used.
             progress: called after each of them.
+            part: the model's part that the graph computes, for the progress.
         """
+        self._step = f"writing the {part}, {width}"
         self.width = width
         self._tensors = tensors
         self._path = path
@@ -98,6 +105,16 @@ class GraphWriter:
         self._nodes.append(helper.make_node(operator, inputs, [output], output, **attributes))
         return output
 
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor of the checkpoint."""
+        return self._tensors[name].shape
+
+    def split(self, hidden: str, count: int) -> list[str]:
+        """Split the last axis into equal parts and return their names."""
+        outputs = [f"Split_{len(self._nodes)}.{number}" for number in range(count)]
+        self._nodes.append(helper.make_node("Split", [hidden], outputs, outputs[0], axis=-1))
+        return outputs
+
     def quantize(self, hidden: str) -> tuple[str, str, str]:
         """Quantise an activation once; return the names of its values, scale and zero point."""
         if hidden not in self._quantized:
@@ -117,19 +134,48 @@ class GraphWriter:
 
     def vector(self, name: str) -> str:
         """Add a bias or a norm's scale as float32, in the graph itself, and return its name."""
-        self._initializers[name] = numpy_helper.from_array(self._read(name), name)
+        self._initializers[name] = numpy_helper.from_array(self.read(name), name)
         return name
 
-    def weight(self, name: str, *, transposed: bool = False) -> str:
+    def weight(
+        self, name: str, *, transposed: bool = False, shape: Sequence[int] | None = None
+    ) -> str:
         """Add a tensor of the checkpoint as float32 and return its name.
 
         Args:
             name: the tensor's normal name.
             transposed: whether to transpose it: linear layers are stored (out, in), MatMul
                 requires (in, out).
+            shape: shape in the graph, if it differs.
         """
         stored_type, values = self._as_stored(name)
         values = values.T if transposed else values
+        return self._widened(name, stored_type, values if shape is None else values.reshape(shape))
+
+    def composed_weight(
+        self, name: str, parts: Sequence[str], compose: Callable[..., Float32Array]
+    ) -> str:
+        """Add a matrix made of several tensors, or of one in another order; return its name.
+
+        Args:
+            name: name of the matrix.
+            parts: normal names of the tensors.
+            compose: function of their float32 values.
+        """
+        values = compose(*(self.read(part) for part in parts))
+        first = self._tensors[parts[0]]
+        return self._widened(name, *self._narrowed(first, values))
+
+    def composed_vector(
+        self, name: str, parts: Sequence[str], compose: Callable[..., Float32Array]
+    ) -> str:
+        """Add float32 values made of several tensors, in the graph itself; return their name."""
+        values = compose(*(self.read(part) for part in parts))
+        self._initializers[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
+        return name
+
+    def _widened(self, name: str, stored_type: str, values: npt.NDArray[Any]) -> str:
+        """Store values; return the name of the same in float32."""
         if stored_type == "F32":
             return self._write(name, stored_type, values)
         half = self._write(f"{name}.{stored_type}", stored_type, values)
@@ -137,7 +183,7 @@ class GraphWriter:
 
     def weight_int8(self, name: str) -> tuple[str, str]:
         """Add a linear layer's quantised matrix; return the names of its values and scales."""
-        values, scales = quantize_rows(self._read(name))
+        values, scales = quantize_rows(self.read(name))
         scale = f"{name}.scale"
         self._initializers[scale] = numpy_helper.from_array(scales, scale)
         return self._write(f"{name}.I8", "I8", values.T), scale
@@ -165,9 +211,13 @@ class GraphWriter:
 
     def _as_stored(self, name: str) -> tuple[str, npt.NDArray[Any]]:
         """Read a tensor in the type in which the graph stores it."""
-        tensor, values = self._tensors[name], self._read(name)
+        tensor, values = self._tensors[name], self.read(name)
         if self.width != "fp16" and tensor.stored_type in ("F16", "BF16"):
             return tensor.stored_type, tensor.stored()
+        return self._narrowed(tensor, values)
+
+    def _narrowed(self, tensor: Tensor, values: Float32Array) -> tuple[str, npt.NDArray[Any]]:
+        """Return values in the narrowest type that the width allows."""
         with np.errstate(over="ignore", under="ignore"):
             half = values.astype(np.float16)
         if self.width != "fp16":
@@ -180,7 +230,12 @@ class GraphWriter:
             )
         return "F16", half
 
-    def _read(self, name: str) -> Float32Array:
+    def read(self, name: str) -> Float32Array:
+        """Read a tensor of the checkpoint, which must be used.
+
+        Raises:
+            ModelError: a value is not finite.
+        """
         tensor = self._tensors[name]
         values = tensor.float32()
         if not np.isfinite(values).all():
@@ -189,7 +244,7 @@ class GraphWriter:
                 code="weight_not_finite",
             )
         self._done += _float32_bytes(tensor)
-        self._progress(f"writing the encoder, {self.width}", self._done, self._total)
+        self._progress(self._step, self._done, self._total)
         return values
 
     def _write(self, name: str, stored_type: str, values: npt.NDArray[Any]) -> str:
@@ -221,12 +276,31 @@ def _value(name: str, shape: Sequence[str | int]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
 
-def linear(graph: GraphWriter, hidden: str, name: str, *, output: str | None = None) -> str:
-    """Add a linear layer with the tensors `NAME.weight` (out, in) and `NAME.bias`."""
-    if graph.width == "int8":
+def linear(
+    graph: GraphWriter,
+    hidden: str,
+    name: str,
+    *,
+    output: str | None = None,
+    has_bias: bool = True,
+    is_exact: bool = False,
+) -> str:
+    """Add a linear layer with the tensors `NAME.weight` (out, in) and `NAME.bias`.
+
+    Args:
+        graph: destination.
+        hidden: name of the input.
+        name: name of the layer.
+        output: name for the output.
+        has_bias: whether there is a bias.
+        is_exact: whether int8 shall leave the layer in float32.
+    """
+    if graph.width == "int8" and not is_exact:
         product = _multiply_int8(graph, hidden, f"{name}.weight")
     else:
         product = graph.add("MatMul", hidden, graph.weight(f"{name}.weight", transposed=True))
+    if not has_bias:
+        return product
     return graph.add("Add", product, graph.vector(f"{name}.bias"), output=output)
 
 

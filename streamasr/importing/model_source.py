@@ -31,7 +31,7 @@ class Source(Protocol):
     def files(self) -> Sequence[Path]:
         """Return the files with the weights."""
 
-    def max_bytes(self, options: ImportOptions, directory: Path) -> float:
+    def max_bytes(self, options: ImportOptions, directory: Path, /) -> float:
         """Return an upper bound for the size of the bundle, temporary files included.
 
         Args:

@@ -8,7 +8,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-PARTS_OF_FOLDERS: Final = frozenset({".onnx", ".data", ".safetensors", ".json"})
+PARTS_OF_FOLDERS: Final = frozenset(
+    {".onnx", ".data", ".safetensors", ".json", ".pt", ".pb", ".yaml", ".mvn"}
+)
 """Suffixes of files that are not a model by themselves: their path stands for their folder."""
 
 _RELEVANT: Final = PARTS_OF_FOLDERS | {".gguf", ".txt", ".md"}

@@ -23,17 +23,19 @@ from streamasr.importing.model_source import Source
 from streamasr.importing.onnx_file import is_graph
 from streamasr.importing.origin import PARTS_OF_FOLDERS, folder_levels
 from streamasr.importing.tensors import Progress, ignore_progress
+from streamasr.importing.torch_file import is_torch_file
 from streamasr.models.bundle import is_bundle, open_bundle
 from streamasr.models.family import Role
 from streamasr.models.registry import find_family
 
 SUPPORTED_FORMS: Final = (
     "streamasr reads folders and zips of ONNX graphs with a GGUF, the single GGUFs of CrispASR and "
-    "of transcribe.cpp (Handy), a text GGUF with its mmproj GGUF, folders of safetensors, and its "
-    "own model directories"
+    "of transcribe.cpp (Handy), a text GGUF with its mmproj GGUF, folders of safetensors; of "
+    "Paraformer the ONNX exports of FunASR and sherpa-onnx, the GGUFs of CrispASR and FunASR, and "
+    "folders with model.pt; and its own model directories"
 )
 
-_WEIGHTS: Final = frozenset({".onnx", ".safetensors", ".gguf"})
+_WEIGHTS: Final = frozenset({".onnx", ".safetensors", ".gguf", ".pt"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ def open_sources(
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises if a path is not accessible
         return _from_folder(path, path)
     match kind_of(path):
+        case "zip" if is_torch_file(path):
+            return _from_folder(path.parent, path.parent)
         case "gguf":
             found = _in_gguf(path)
             is_single = all(len(source.parts()) == 1 for source in found)
@@ -130,7 +134,7 @@ def _role_of(source: Source) -> Role:
 
 
 def _is_part(file: Path) -> bool:
-    return file.is_file() and (kind_of(file) == "gguf" or is_graph(file))
+    return file.is_file() and (kind_of(file) == "gguf" or is_graph(file) or is_torch_file(file))
 
 
 def _choose(found: Sequence[Source], path: Path) -> Sources:

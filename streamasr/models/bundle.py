@@ -20,12 +20,14 @@ FORMAT: Final = "streamasr-bundle"
 VERSION: Final = 1
 FACTS_FILE: Final = "model.json"
 
-_OF_OTHER_ROLE: Final = {
-    Role.RECOGNISER: "{} is a forced aligner: it finds the times of words and recognises none; use "
-    "it as --aligner, beside a recogniser.",
-    Role.ALIGNER: "{} is a recogniser, not a forced aligner; use it as --model.",
+_USE: Final = {
+    Role.RECOGNISER: "is a recogniser; use it as --model.",
+    Role.ALIGNER: "is a forced aligner: it finds the times of words and recognises none; use it as "
+    "--aligner, beside a recogniser.",
+    Role.PUNCTUATION: "is a punctuation model: it recognises no speech; use it as --punctuation, "
+    "beside a recogniser.",
 }
-"""Message where a model of a role is needed, and another is given."""
+"""What a model of a role is and how it is used, where one of another role is needed."""
 
 OWN_ALIGNER: Final = "aligner"
 """Directory within a recogniser's."""
@@ -216,7 +218,7 @@ def read_bundle(directory: Path, role: Role) -> Bundle:
     """
     bundle = open_bundle(directory)
     if bundle.family.role is not role:
-        raise ModelError(_OF_OTHER_ROLE[role].format(bundle.name), code="wrong_model_role")
+        raise ModelError(f"{bundle.name} {_USE[bundle.family.role]}", code="wrong_model_role")
     return bundle
 
 

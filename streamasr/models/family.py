@@ -4,9 +4,10 @@ A family is a folder of its own in `models/` and one line in `models.registry`. 
 holds a `Family` and imports neither onnxruntime nor llama.cpp: the functions in it import the rest
 of the folder when they are called, in the process in which the part runs:
 
-    encoder    encoder process    samples -> embeddings for a language model, or a hypothesis
-    decoder    decoder thread     embeddings -> hypothesis; only for families with a language model
-    aligner    aligner process    samples and words -> times
+    encoder     encoder process      samples -> embeddings for a language model, or a hypothesis
+    decoder     decoder thread       embeddings -> hypothesis; only families with a language model
+    aligner     aligner process      samples and words -> times
+    punctuator  punctuation process  text -> its punctuation
 
 The functions are called in child processes too, so they are defined at the top level of a module.
 """
@@ -21,6 +22,7 @@ import numpy as np
 from streamasr.core.hypothesis import Hypothesis
 from streamasr.core.languages import Languages
 from streamasr.core.options import SessionOptions
+from streamasr.core.punctuation import Marks
 from streamasr.core.traits import FamilyTraits
 from streamasr.core.units import Float32Array
 
@@ -41,6 +43,7 @@ class Role(StrEnum):
 
     RECOGNISER = "recogniser"
     ALIGNER = "aligner"
+    PUNCTUATION = "punctuation"
 
 
 # The encoder process
@@ -258,6 +261,31 @@ class LoadAligner(Protocol):
         """
 
 
+# The punctuation process
+
+
+class Punctuator(Protocol):
+    """A model that finds the punctuation of a text."""
+
+    def punctuate(self, text: str) -> Marks:
+        """Return the marks of a text without punctuation, from the beginning of a sentence."""
+
+
+class LoadPunctuator(Protocol):
+    """Function of a family, called in the punctuation process."""
+
+    def __call__(self, bundle: "Bundle", options: "OnnxOptions") -> Punctuator:
+        """Load a punctuation model, and test whether it works.
+
+        Args:
+            bundle: the model.
+            options: threads, execution providers, and the receiver of warnings, for its graph.
+
+        Raises:
+            ModelError: a file is missing or broken, or the model computes nonsense.
+        """
+
+
 # The family
 
 
@@ -281,6 +309,13 @@ class Alignment:
     load: LoadAligner
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Punctuation:
+    """Parts of a family that punctuates the texts of others."""
+
+    load: LoadPunctuator
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Family:
     """Facts of a model family; what it can do follows from its parts."""
@@ -297,8 +332,11 @@ class Family:
     """Return a sentence about a weakness of a bundle, if it has one."""
     recognition: Recognition | None = None
     alignment: Alignment | None = None
+    punctuation: Punctuation | None = None
 
     @property
     def role(self) -> Role:
         """Task of the family's models."""
-        return Role.ALIGNER if self.recognition is None else Role.RECOGNISER
+        if self.recognition is not None:
+            return Role.RECOGNISER
+        return Role.ALIGNER if self.punctuation is None else Role.PUNCTUATION

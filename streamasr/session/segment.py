@@ -10,9 +10,21 @@ from streamasr.core.messages import Final, Gap
 from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Align, Pass, Rank
 from streamasr.core.units import Float32Array, Samples
+from streamasr.session.joining import Continuation
+from streamasr.session.punctuation import DecidedMarks, Marked
 from streamasr.session.stable_prefix import StablePrefix
 
 Outcome: TypeAlias = Final | Gap
+
+
+@dataclass(frozen=True, slots=True)
+class Recognition:
+    """Hypothesis of a pass."""
+
+    tokens: tuple[int, ...]
+    """As the model gave them."""
+    continuation: Continuation
+    """What the stable text makes of the hypothesis."""
 
 
 @dataclass(slots=True)
@@ -27,6 +39,8 @@ class PassInFlight:
     """Tokens that were forced or drafted."""
     is_promoted: bool = False
     """It began as a speculative pass and is the final one now."""
+    recognised: Recognition | None = None
+    """Its hypothesis, while the marks of that are found."""
 
     @property
     def is_final(self) -> bool:
@@ -44,7 +58,7 @@ class Pause:
 
     n_samples: int
     """Of the segment, if it ends here."""
-    prepared: Hypothesis | None = None
+    prepared: Marked | None = None
     """The final text, if the segment ends here."""
     is_hopeless: bool = False
     """A pass for it failed; it is not tried again."""
@@ -58,6 +72,9 @@ class SegmentState:
     start: Samples
     options: SessionOptions
     stable: StablePrefix
+    """Without marks, if `marks` are added."""
+    marks: DecidedMarks | None = None
+    """Marks of a model of its own that stay; None where the text needs none."""
     audio: GrowingSamples = field(default_factory=GrowingSamples)
     in_flight: PassInFlight | None = None
     n_asked: int = 0
@@ -67,7 +84,7 @@ class SegmentState:
     n_recognised: int = 0
     """Samples behind those tokens."""
     hypothesis: Hypothesis | None = None
-    """The newest one with text; it begins with the stable text."""
+    """The newest one with text, as it was shown; it begins with the stable text."""
     n_heard: int = 0
     """Samples behind that hypothesis."""
     pause: Pause | None = None
@@ -83,6 +100,11 @@ class SegmentState:
     def is_awaited(self) -> bool:
         """Return True if its final is owed."""
         return self.ended is not None and self.outcomes is None
+
+    @property
+    def n_stable(self) -> int:
+        """Return the code points of the shown text that stay."""
+        return len(self.stable.text) if self.marks is None else self.marks.n_stable
 
     @property
     def draft(self) -> tuple[int, ...]:

@@ -46,6 +46,7 @@ from streamasr.core.events import (
     FinalRestored,
     PassAbandoned,
     PassFailed,
+    Punctuated,
     Recognised,
     SegmentationEvent,
     SessionEvent,
@@ -66,15 +67,18 @@ from streamasr.core.orders import (
     Pass,
     Promote,
     Publish,
+    Punctuate,
     Rank,
     Recognise,
     Release,
 )
+from streamasr.core.punctuation import Marks
 from streamasr.core.traits import FamilyTraits
 from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples
 from streamasr.session.cadence import Cadence, Work
 from streamasr.session.joining import Continuation, TimedText
-from streamasr.session.segment import Outcome, PassInFlight, Pause, SegmentState
+from streamasr.session.punctuation import DecidedMarks, Marked, as_published, shown_text
+from streamasr.session.segment import Outcome, PassInFlight, Pause, Recognition, SegmentState
 from streamasr.session.stable_prefix import CommitLag, StablePrefix
 
 _SAME_START: Constant = SAMPLE_RATE
@@ -110,10 +114,10 @@ class Published:
     """Of the segment that was open."""
 
     def for_another_model(self) -> Self:
-        """Return the state for a model with other tokens: only the text of `stable` counts."""
+        """Return the state for a model with other tokens: only the shown text counts."""
         if self.stable is None:
             return self
-        return replace(self, stable=replace(self.stable, tokens=(), ends=(), times=()))
+        return replace(self, stable=_shown_only(self.stable))
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +207,12 @@ class Session:
         if segment is None or not segment.stable.text:
             return None
         stable = segment.stable.stable
-        return StableText(
+        text = StableText(
             number, segment.start, stable.text, stable.tokens, stable.ends, stable.times
         )
+        if (decided := segment.marks) is None:
+            return text
+        return replace(text, marks=decided.marks, n_decided=decided.n_decided)
 
     def receive(self, event: SessionEvent) -> list[Action]:
         """Take an event; return the actions that follow from it, in order."""
@@ -220,7 +227,7 @@ class Session:
                 return self._restore(final, samples)
             case Aligned():
                 return self._words(event)
-            case Recognised() | PassFailed() | PassAbandoned():
+            case Recognised() | Punctuated() | PassFailed() | PassAbandoned():
                 return self._follow_pass(event)
             case _:
                 return self._follow_speech(event)
@@ -228,8 +235,9 @@ class Session:
     def _follow_speech(self, event: SegmentationEvent) -> list[Action]:
         match event:
             case SpeechStarted(segment=number, start=start):
-                stable = self._begin_stable(number, start)
-                segment = SegmentState(number, start, self._options, stable)
+                segment = SegmentState(
+                    number, start, self._options, *self._begin_text(number, start)
+                )
                 self._segments[number] = segment
                 self._unpublished.append(segment)
                 return [Publish(Speech(number, start))]
@@ -249,7 +257,9 @@ class Session:
             case _:
                 assert_never(event)
 
-    def _follow_pass(self, event: Recognised | PassFailed | PassAbandoned) -> list[Action]:
+    def _follow_pass(
+        self, event: Recognised | Punctuated | PassFailed | PassAbandoned
+    ) -> list[Action]:
         segment = self._segments.get(event.of.segment)
         if segment is None or segment.in_flight is None or segment.in_flight.of != event.of:
             return []
@@ -259,9 +269,9 @@ class Session:
         match event:
             case Recognised(hypothesis=hypothesis):
                 self._note_work(segment, answered, event)
-                if answered.is_final:
-                    return self._final(segment, hypothesis)
-                return self._hypothesis(segment, answered, hypothesis)
+                return self._recognised(segment, answered, hypothesis)
+            case Punctuated(marks=marks):
+                return self._punctuated(segment, answered, marks)
             case PassFailed(message=message):
                 return self._lose(segment, answered, message)
             case PassAbandoned():
@@ -269,14 +279,23 @@ class Session:
             case _:
                 assert_never(event)
 
-    def _begin_stable(self, number: int, start: Samples) -> StablePrefix:
-        """Begin with no stable text, unless this segment was open before a restart."""
+    def _begin_text(self, number: int, start: Samples) -> tuple[StablePrefix, DecidedMarks | None]:
+        """Begin with no stable text, unless this segment was open before a restart.
+
+        A segment that was shown without marks of ours stays so, and one with them keeps those.
+        """
         old, commit = self._restored, self._settings.commit
+        has_marks = self._options.punctuation and self._traits.asks_for_marks
         if old is None or old.segment != number or abs(start - old.start) >= _SAME_START:
-            return StablePrefix(commit, self._traits)
+            return StablePrefix(commit, self._traits), DecidedMarks() if has_marks else None
+        marks = None
+        if old.n_decided is not None:
+            marks = DecidedMarks(old.n_decided, old.marks) if has_marks else None
+            old = old if has_marks else _shown_only(old)
         shift = old.start - start
         times = tuple((Samples(a + shift), Samples(b + shift)) for a, b in old.times)
-        return StablePrefix(commit, self._traits, TimedText(old.text, old.tokens, old.ends, times))
+        text = TimedText(old.text, old.tokens, old.ends, times)
+        return StablePrefix(commit, self._traits, text), marks
 
     # Passes
 
@@ -317,22 +336,49 @@ class Session:
         else:
             self._cadence.note(work)
 
-    def _hypothesis(
+    def _recognised(
         self, segment: SegmentState, answered: PassInFlight, hypothesis: Hypothesis
     ) -> list[Action]:
-        """Use a hypothesis of an open segment."""
-        segment.tokens, segment.n_recognised = hypothesis.tokens, answered.n_samples
+        """Take the hypothesis of a pass, and order its marks if it needs any."""
+        if not answered.is_final:
+            segment.tokens, segment.n_recognised = hypothesis.tokens, answered.n_samples
         continuation = self._continue(segment, hypothesis)
-        if (pause := segment.pause) is not None:
-            pause.prepared = continuation.hypothesis if continuation else None
-            pause.is_hopeless = continuation is None
-        if continuation is None or not continuation.hypothesis.text:
+        if continuation is None:
+            return self._lose(segment, answered, "its final text contradicts its stable text")
+        recognised = Recognition(hypothesis.tokens, continuation)
+        text, language = continuation.hypothesis.text, continuation.hypothesis.language
+        if segment.marks is None or not text:
+            return self._use(segment, answered, recognised, Marks())
+        answered.recognised, segment.in_flight = recognised, answered
+        return [Punctuate(answered.of, text[segment.marks.begin :], language)]
+
+    def _punctuated(
+        self, segment: SegmentState, answered: PassInFlight, marks: Marks
+    ) -> list[Action]:
+        assert answered.recognised is not None, "marks are ordered for a hypothesis"
+        return self._use(segment, answered, answered.recognised, marks)
+
+    def _use(
+        self, segment: SegmentState, answered: PassInFlight, recognised: Recognition, found: Marks
+    ) -> list[Action]:
+        """Use the hypothesis of a pass, and the marks that were found for its text."""
+        hypothesis, decided = recognised.continuation.hypothesis, segment.marks
+        marked = Marked(hypothesis) if decided is None else decided.over(hypothesis, found)
+        if answered.is_final:
+            return self._final(segment, marked)
+        if segment.pause is not None:
+            segment.pause.prepared = marked
+        if not hypothesis.text:
             return []
-        segment.hypothesis, segment.n_heard = continuation.hypothesis, answered.n_samples
+        shown = marked.in_partial()
+        segment.hypothesis, segment.n_heard = shown, answered.n_samples
         if not segment.options.partials:
             return []
-        segment.stable.receive(hypothesis.tokens, continuation, Samples(answered.n_samples))
-        return [self._partial(segment, continuation.hypothesis)]
+        heard = Samples(answered.n_samples)
+        segment.stable.receive(recognised.tokens, recognised.continuation, heard)
+        if decided is not None and not hypothesis.is_suspicious:
+            decided.decide(found, len(segment.stable.text))
+        return [self._partial(segment, shown)]
 
     def _continue(self, segment: SegmentState, hypothesis: Hypothesis) -> Continuation | None:
         """Make a hypothesis begin with the stable text; None if it contradicts that."""
@@ -346,7 +392,7 @@ class Session:
         return replace(continuation, hypothesis=replace(continuation.hypothesis, language=language))
 
     def _partial(self, segment: SegmentState, hypothesis: Hypothesis) -> Publish:
-        n_stable, end = len(segment.stable.text), Samples(segment.start + segment.n_heard)
+        n_stable, end = segment.n_stable, Samples(segment.start + segment.n_heard)
         text, language = hypothesis.text, hypothesis.language
         return Publish(Partial(segment.number, text, n_stable, language, segment.start, end))
 
@@ -389,11 +435,9 @@ class Session:
             return [Promote(in_flight.of)]
         return [*self._abandon(segment), self._begin(segment, Rank.FINAL, n_samples)]
 
-    def _final(self, segment: SegmentState, hypothesis: Hypothesis) -> list[Action]:
-        continuation = self._continue(segment, hypothesis)
-        if continuation is None:
-            return self._fail(segment, "its final text contradicts its stable text")
-        return self._decide(segment, segment.final(continuation.hypothesis))
+    def _final(self, segment: SegmentState, marked: Marked) -> list[Action]:
+        is_cut = segment.ended is not None and segment.ended.reason == "length"
+        return self._decide(segment, segment.final(marked.in_final(is_cut=is_cut)))
 
     def _fail(self, segment: SegmentState, reason: str) -> list[Action]:
         """Decide a segment whose final pass failed: keep the text that was recognised before."""
@@ -436,7 +480,7 @@ class Session:
     def _restore(self, final: Final, samples: Float32Array) -> list[Action]:
         number, start, end = final.segment, final.start, final.end
         segment = SegmentState(
-            number, start, self._options, StablePrefix(None), GrowingSamples(samples)
+            number, start, self._options, StablePrefix(None), audio=GrowingSamples(samples)
         )
         segment.ended = SpeechEnded(number, start, end, final.reason)
         segment.outcomes, segment.awaits_words = (final,), True
@@ -446,13 +490,13 @@ class Session:
         return [self._begin(segment, Rank.FINAL, len(samples))]  # for the times of its tokens
 
     def _time_restored(
-        self, segment: SegmentState, event: Recognised | PassFailed | PassAbandoned
+        self, segment: SegmentState, event: Recognised | Punctuated | PassFailed | PassAbandoned
     ) -> list[Action]:
         """Order the words of a restored final, with the times of its tokens if it has them."""
         assert segment.outcomes is not None, "a restored final is an outcome"
         [final] = [outcome for outcome in segment.outcomes if isinstance(outcome, Final)]
-        if isinstance(event, Recognised) and event.hypothesis.text == final.text:
-            segment.decided = event.hypothesis
+        if isinstance(event, Recognised):
+            segment.decided = as_published(event.hypothesis, final.text)
         return [Release(segment.number), segment.align(final)]
 
     def _words(self, event: Aligned) -> list[Action]:
@@ -474,3 +518,9 @@ class Session:
     def _number(self, message: Durable) -> Publish:
         self._seq += 1
         return Publish(message, self._seq)
+
+
+def _shown_only(stable: StableText) -> StableText:
+    """Return a stable text of which only what listeners have is kept."""
+    text = shown_text(stable)
+    return StableText(stable.segment, stable.start, text, tokens=())

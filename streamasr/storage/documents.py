@@ -13,6 +13,7 @@ from streamasr.core.errors import StorageError
 from streamasr.core.hypothesis import StableText, TokenTimes
 from streamasr.core.messages import AlignmentMethod, Durable, End, Final, Gap, Words
 from streamasr.core.options import SessionOptions
+from streamasr.core.punctuation import Mark
 from streamasr.core.transcript import Word
 from streamasr.core.units import Samples
 from streamasr.storage.database import JournalOrderError
@@ -46,6 +47,9 @@ class _StableText(msgspec.Struct, frozen=True):
     tokens: tuple[int, ...] = ()
     ends: tuple[int, ...] = ()
     times: TokenTimes = ()
+    marks: tuple[tuple[int, str], ...] = ()
+    """Each with its place in the text."""
+    n_decided: int | None = None
     forced: msgspec.UnsetType | tuple[int, ...] = msgspec.UNSET
     """The tokens, as version 1 called them; it kept neither their ends nor their times."""
 
@@ -130,6 +134,8 @@ def encode_stable_text(stable: StableText) -> str:
             tokens=stable.tokens,
             ends=stable.ends,
             times=stable.times,
+            marks=tuple((mark.end, mark.text) for mark in stable.marks),
+            n_decided=stable.n_decided,
         )
     )
 
@@ -151,6 +157,8 @@ def decode_stable_text(name: str, document: str) -> StableText:
         tokens=found.forced or found.tokens,
         ends=found.ends,
         times=found.times,
+        marks=tuple(Mark(end, text) for end, text in found.marks),
+        n_decided=found.n_decided,
     )
 
 

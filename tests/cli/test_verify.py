@@ -176,7 +176,7 @@ def test_a_recogniser_as_aligner_fails(
     code, report = verified(capsys, str(model))
     assert code == 1
     assert outcomes(report) == {"files": True, "files of the aligner": False, "loading": False}
-    assert "is a recogniser, not a forced aligner" in report["checks"][1]["detail"]
+    assert "is a recogniser; use it as --model" in report["checks"][1]["detail"]
 
 
 def test_a_random_file_in_place_of_settings_is_refused(

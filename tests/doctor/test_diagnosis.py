@@ -41,7 +41,7 @@ from streamasr.doctor.judge_machine import (
 )
 
 GIB = 1 << 30
-SUGGESTIONS = Suggestions("large", "times")
+SUGGESTIONS = Suggestions("large", "times", "marks")
 OK, WARNING, PROBLEM = Level.OK, Level.WARNING, Level.PROBLEM
 
 

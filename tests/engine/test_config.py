@@ -30,6 +30,10 @@ class FakeFinder:
         self.aligners.append(name_or_path)
         return Path("/models", name_or_path) if name_or_path else None
 
+    def punctuation(self, name_or_path: str | None, recogniser: Path) -> Path | None:
+        assert recogniser == tiny.BUNDLE
+        return Path("/models", name_or_path) if name_or_path else None
+
 
 def config_of(settings: Settings, **others: Any) -> EngineConfig:
     finder = FakeFinder()
@@ -61,6 +65,7 @@ def test_the_engine_gets_what_was_set() -> None:
             "model.providers": ("CUDAExecutionProvider",),
             "model.aligner": "theirs",
             "model.aligner_gpu": True,
+            "model.punctuation": "marks",
             "model.reuse": False,
         }
     )
@@ -76,6 +81,7 @@ def test_the_engine_gets_what_was_set() -> None:
         options=SessionOptions(
             "English", "Ada", languages=("German", "English"), hotwords=("Grace",)
         ),
+        punctuation=Path("/models/marks"),
     )
 
 

@@ -146,4 +146,4 @@ def test_a_check_reports_time_and_memory_of_every_form(
 
 def test_every_kind_of_source_is_checked() -> None:
     kinds = {name.split()[0] for name in CHECKS}
-    assert kinds == {"onnx", "crispasr", "ggml-org", "safetensors"}
+    assert kinds == {"onnx", "crispasr", "transcribe.cpp", "ggml-org", "safetensors"}

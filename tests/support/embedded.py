@@ -53,12 +53,12 @@ class EmbeddedModel:
 
     @property
     def has_decoder(self) -> bool:
-        """Whether a language model writes the text, and states its language."""
+        """True if a language model writes the text, and states its language."""
         return self.recognition.decoder is not None
 
     @property
     def can_force(self) -> bool:
-        """Whether live text equals that of a file even if a part was committed early."""
+        """True if live text equals that of a file although a part was committed earlier."""
         return self.recognition.traits.can_force
 
     @property

@@ -54,6 +54,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "model.gpu_layers": st.integers(-1, 10_000),
     "model.gpu": st.none() | st.integers(0, 100) | a_name,
     "model.aligner": st.none() | a_name.filter(lambda text: "/" not in text and "\0" not in text),
+    "model.punctuation": st.none()
+    | a_name.filter(lambda text: "/" not in text and "\0" not in text),
     "model.aligner_gpu": st.booleans(),
     "model.encoder_window_s": st.sampled_from([1, 2, 4, 8]),
     "model.aligner_idle_s": st.floats(1, 1e9),

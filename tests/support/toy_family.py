@@ -119,7 +119,8 @@ FAMILY: Final = Family(
     languages=Languages({"en": "English", "zh": "Chinese"}),
     files=_files,
     recognition=Recognition(
-        load_encoder=load_encoder, traits=FamilyTraits(can_force=False, word_method="cif")
+        load_encoder=load_encoder,
+        traits=FamilyTraits(can_force=False, word_method="cif", punctuates=False),
     ),
 )
 

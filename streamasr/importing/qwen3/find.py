@@ -8,14 +8,14 @@ a folder of safetensors, in either key style       -> Checkpoint
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from streamasr.core.errors import ModelError
 from streamasr.importing.files import entries_of, kind_of
 from streamasr.importing.gguf_file import GGUFFile, read_gguf
-from streamasr.importing.gguf_kind import precision_rank, unusable
+from streamasr.importing.gguf_kind import best_of, group_by_model, unusable
 from streamasr.importing.model_source import Source
 from streamasr.importing.onnx_file import is_graph
 from streamasr.importing.qwen3 import crispasr, transcribe_cpp
@@ -103,7 +103,7 @@ def find_in_gguf(file: GGUFFile) -> Iterator[Source]:
             partners.append(other)
     if not partners:
         raise damage or unusable(file)
-    other = _best(partners)
+    other = best_of(partners)
     text, projector = (other, file) if file.architecture == _PROJECTOR else (file, other)
     yield read_projector(text, projector)
 
@@ -115,14 +115,14 @@ def _among_ggufs(files: Sequence[GGUFFile]) -> Iterator[Source]:
         ModelError: none of the files can be used.
     """
     complete = [file for file in files if file.architecture in _COMPLETE]
-    for same_model in _group(complete).values():
-        best = _best(same_model)
+    for same_model in group_by_model(complete).values():
+        best = best_of(same_model)
         yield _COMPLETE[best.architecture](best)
     texts = [file for file in files if file.architecture in _TEXTS]
-    for same_model in _group(texts).values():
+    for same_model in group_by_model(texts).values():
         projectors = [file for file in files if _are_pair(same_model[0], file)]
         if projectors:
-            yield read_projector(_best(same_model), _best(projectors))
+            yield read_projector(best_of(same_model), best_of(projectors))
         elif not complete:
             raise unusable(same_model[0])
     if files and not complete and not texts:
@@ -135,16 +135,3 @@ def _are_pair(text: GGUFFile, projector: GGUFFile) -> bool:
         return False
     width = text.metadata.get(f"{text.architecture}.embedding_length")
     return bool(width == projector.metadata.get("clip.audio.projection_dim"))
-
-
-def _group(files: Iterable[GGUFFile]) -> dict[object, list[GGUFFile]]:
-    """Group files that contain the same model in different precisions."""
-    groups: dict[object, list[GGUFFile]] = {}
-    for file in files:
-        shapes = frozenset((tensor.name, tensor.shape) for tensor in file.tensors.values())
-        groups.setdefault(shapes, []).append(file)
-    return groups
-
-
-def _best(files: Iterable[GGUFFile]) -> GGUFFile:
-    return min(files, key=precision_rank)

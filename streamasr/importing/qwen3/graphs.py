@@ -46,7 +46,7 @@ def write_frontend(
     """
     audio = checkpoint.audio
     names = [name for name in checkpoint.tensors if name.startswith("audio_tower.conv")]
-    with GraphWriter(checkpoint.tensors, path, width, names, progress) as graph:
+    with GraphWriter(checkpoint.tensors, path, width, names, progress=progress) as graph:
         hidden = graph.add("Unsqueeze", "chunk_mel", graph.constant(np.array([1])))
         for number in (1, 2, 3):
             hidden = _convolve(graph, hidden, f"audio_tower.conv2d{number}")
@@ -84,7 +84,7 @@ def write_backend(
     audio = checkpoint.audio
     prefixes = ("audio_tower.layers.", "audio_tower.ln_post.", "multi_modal_projector.")
     names = [name for name in checkpoint.tensors if name.startswith(prefixes)]
-    with GraphWriter(checkpoint.tensors, path, width, names, progress) as graph:
+    with GraphWriter(checkpoint.tensors, path, width, names, progress=progress) as graph:
         hidden = "hidden_states"
         for layer in range(audio.n_layers):
             hidden = _encoder_layer(graph, hidden, f"audio_tower.layers.{layer}.", audio)

@@ -1,0 +1,58 @@
+"""Punctuation process: the text of a pass in, its marks out.
+
+Partials and finals wait for it, so it is there as long as the engine is, at normal priority. A text
+that it cannot punctuate stays as it is.
+"""
+
+from functools import partial
+from typing import TypeAlias
+
+from streamasr.core.orders import Punctuate
+from streamasr.core.punctuation import Marks
+from streamasr.engine.child import Built
+from streamasr.engine.ports import OnTrouble
+from streamasr.engine.worker import Timeouts, Worker
+from streamasr.engine.worker_config import PunctuatorConfig
+from streamasr.models.bundle import read_bundle
+from streamasr.models.family import LoadPunctuator, Punctuator, Role
+from streamasr.models.onnx import OnnxOptions
+
+PunctuatorWorker: TypeAlias = Worker[PunctuatorConfig, Punctuate, Marks]
+
+
+def punctuator_worker(
+    config: PunctuatorConfig, timeouts: Timeouts, on_trouble: OnTrouble
+) -> PunctuatorWorker:
+    """Make the parent's end of the punctuation process; `start` it.
+
+    Raises:
+        ModelError: the directory is not a punctuation model's, or a file of it is missing. Broken
+            files are found when they are loaded.
+    """
+    bundle = read_bundle(config.bundle, Role.PUNCTUATION)
+    bundle.check_files()
+    punctuation = bundle.family.punctuation
+    assert punctuation is not None, "follows from the role"
+    build = partial(build_punctuator, punctuation.load)
+    return Worker("punctuator", build, config, timeouts, on_trouble)
+
+
+def build_punctuator(load: LoadPunctuator, config: PunctuatorConfig) -> Built[Punctuate, Marks]:
+    """Load the model of a bundle, in the child.
+
+    Args:
+        load: of the model's family.
+        config: of the process.
+    """
+    warnings: list[str] = []
+    bundle = read_bundle(config.bundle, Role.PUNCTUATION)
+    punctuator = load(bundle, OnnxOptions(threads=config.threads, warn=warnings.append))
+    answer = partial(punctuate, punctuator, frozenset(bundle.family.languages))
+    return Built(answer, tuple(warnings))
+
+
+def punctuate(punctuator: Punctuator, languages: frozenset[str], order: Punctuate) -> Marks:
+    """Punctuate one text; none in a language that the model does not know."""
+    if order.language is not None and order.language not in languages:
+        return Marks()
+    return punctuator.punctuate(order.text)

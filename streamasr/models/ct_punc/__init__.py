@@ -1,0 +1,1 @@
+"""CT-Transformer of FunASR: punctuation of Chinese and English text."""

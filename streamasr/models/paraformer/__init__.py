@@ -1,0 +1,1 @@
+"""Paraformer: front end, graphs, integrate-and-fire, text, word times and hotwords."""
