@@ -32,7 +32,7 @@ class Forms:
 
 FORMS: Final = (
     Forms(paraformer.find_in_folder, paraformer.ARCHITECTURES, paraformer.find_in_gguf),
-    Forms(qwen3.find_in_folder, qwen3.ARCHITECTURES, qwen3.find_in_gguf),
     Forms(ct_punc.find_in_folder, ct_punc.ARCHITECTURES, ct_punc.find_in_gguf),
+    Forms(qwen3.find_in_folder, qwen3.ARCHITECTURES, qwen3.find_in_gguf),
 )
 """In the order in which their errors are preferred."""
