@@ -18,6 +18,9 @@ from streamasr.importing.pack import import_model
 from streamasr.models import tiny
 from streamasr.models.bundle import open_bundle
 from tests.sources.crispasr import write_crispasr
+from tests.sources.ct_punc import MARKS, WORDS, random_weights, write_funasr_folder
+from tests.sources.ct_punc import Shape as PunctuationShape
+from tests.sources.ct_punc import write_bundle as write_punctuation
 from tests.sources.onnx_release import write_onnx_release
 from tests.support import toy_family
 from tests.support.checkpoints import Shape, write_checkpoint
@@ -279,3 +282,45 @@ def test_a_family_that_times_its_words_gets_an_aligner_only_if_one_is_named(
         recogniser = toy_family.write_bundle(tmp_path / "loudness")
         assert finder.aligner(None, recogniser) is None
         assert finder.aligner("times", recogniser) == finder.models / "times"
+
+
+@pytest.fixture
+def marks(finder: Finder) -> Path:
+    """An installed punctuation model."""
+    weights = random_weights(PunctuationShape(), len(WORDS), len(MARKS))
+    return write_punctuation(finder.models / "marks", weights)
+
+
+def test_a_recogniser_without_punctuation_gets_the_installed_model(
+    finder: Finder, marks: Path, tmp_path: Path
+) -> None:
+    with toy_family.registered():
+        recogniser = toy_family.write_bundle(tmp_path / "loudness")
+        assert finder.punctuation(None, recogniser) == marks
+        assert finder.punctuation("marks", recogniser) == marks
+        assert finder.punctuation(str(marks), recogniser) == marks
+        assert finder.punctuation(NOTHING, recogniser) is None
+        with raises(ModelError, "unknown_model"):
+            finder.punctuation("other", recogniser)
+        shutil.rmtree(marks)
+        assert finder.punctuation(None, recogniser) is None
+
+
+def test_a_recogniser_that_punctuates_gets_no_model(
+    finder: Finder, marks: Path, notes: list[str]
+) -> None:
+    assert finder.punctuation(None, tiny.BUNDLE) is None
+    assert taken(notes) == ""
+    assert finder.punctuation("marks", tiny.BUNDLE) is None
+    assert "marks is not used" in taken(notes)
+
+
+def test_a_published_punctuation_model_is_imported_on_its_first_use(
+    finder: Finder, tmp_path: Path, notes: list[str]
+) -> None:
+    weights = random_weights(PunctuationShape(), len(WORDS), len(MARKS))
+    source = write_funasr_folder(tmp_path / "punc", weights, PunctuationShape())
+    with toy_family.registered():
+        recogniser = toy_family.write_bundle(tmp_path / "loudness")
+        assert finder.punctuation(str(source), recogniser) == finder.models / "punc"
+    assert "on its first use" in taken(notes)

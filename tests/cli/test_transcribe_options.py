@@ -17,6 +17,8 @@ from streamasr.core.errors import ConfigError, ModelError
 from streamasr.models import tiny
 from streamasr.segmentation.settings import ChunkerConfig, VadConfig
 from streamasr.segmentation.vad import VoiceDetector
+from tests.sources.ct_punc import MARKS, WORDS, Shape, random_weights, write_bundle
+from tests.support import toy_family
 from tests.support.errors import raises
 
 
@@ -95,6 +97,24 @@ def test_an_aligner_is_given_by_path_or_left_out(bundle: Path) -> None:
     assert aligner("--aligner", str(bundle / "aligner")) == bundle / "aligner"
     with raises(ModelError, "unknown_model"):
         aligner("--aligner", "no-such-aligner")
+
+
+def test_a_punctuation_model_is_for_recognisers_that_do_not_punctuate(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    weights = random_weights(Shape(), len(WORDS), len(MARKS))
+    marks = write_bundle(tmp_path / "marks", weights)
+
+    def punctuation(*arguments: str) -> Path | None:
+        return engine_of(parse(["transcribe", "a", *arguments])).punctuation
+
+    assert punctuation("--punctuation", str(marks)) is None
+    assert "marks is not used" in capsys.readouterr().err
+    with toy_family.registered():
+        model = ("--model", str(toy_family.write_bundle(tmp_path / "loudness")))
+        assert punctuation(*model) is None
+        assert punctuation(*model, "--punctuation", str(marks)) == marks
+        assert punctuation(*model, "--punctuation", "none") is None
 
 
 def test_the_help_states_the_defaults_of_segmentation() -> None:

@@ -170,6 +170,16 @@ def test_a_microphone_is_missed_only_where_it_is_wanted(sound: Sound, level: Lev
         (Model("m", warning="4 bits"), False, {"model": WARNING, "word times": OK}),
         (Model("tiny", is_embedded=True), False, {"model": WARNING, "word times": OK}),
         (Model("m", trouble="it is gone"), True, {"model": PROBLEM}),
+        (
+            Model("m", aligner="a", punctuates=False),
+            True,
+            {"model": OK, "word times": OK, "punctuation": WARNING},
+        ),
+        (
+            Model("m", aligner="a", punctuates=False, punctuation="p"),
+            True,
+            {"model": OK, "word times": OK, "punctuation": OK},
+        ),
     ],
 )
 def test_the_configured_model_is_judged(

@@ -23,10 +23,13 @@ from streamasr.models.bundle import open_bundle, read_bundle
 from streamasr.models.family import Role
 from streamasr.pipeline.transcribe import FileSettings, transcribe
 from streamasr.protocols import v1
+from tests.sources.ct_punc import MARKS, WORDS, Shape, random_weights
+from tests.sources.ct_punc import write_bundle as write_punctuation
 from tests.support import toy_family
 from tests.support.daemons import RunningDaemon
 from tests.support.errors import raises
 from tests.support.fakes import FakeSource, pcm, talk, write_wav
+from tests.support.marking import unmarked
 
 COMMITTING = "[live]\ncommit_lag_tokens = 1\n"
 
@@ -182,8 +185,9 @@ def test_an_unknown_language_is_refused_with_those_of_the_family(
 class LoudDaemon(RunningDaemon):
     """A daemon of a program that has the family."""
 
-    def __init__(self, directory: Path, model: Path) -> None:
-        super().__init__(directory, "--no-mic", "--model", str(model), settings=COMMITTING)
+    def __init__(self, directory: Path, model: Path, *options: str) -> None:
+        options = ("--no-mic", "--model", str(model), *options)
+        super().__init__(directory, *options, settings=COMMITTING)
         at = self.command.index("-m")
         self.command[at : at + 2] = ["-c", toy_family.PROGRAM]
 
@@ -240,7 +244,8 @@ def check_guarantees(
     for final in finals:
         right = levels_in(speech, to_samples(final.start), to_samples(final.end)).split()
         # A word that became stable before its second was over may stay wrong, but only that one.
-        wrong = [a for a, b in zip(final.text.split(), right, strict=True) if a != b]
+        heard = unmarked(final.text).split()
+        wrong = [a for a, b in zip(heard, right, strict=True) if a != b]
         assert len(wrong) <= 1
 
 
@@ -279,6 +284,32 @@ async def test_a_session_continues_after_the_daemon_is_killed(
         assert len(kills) == 2
         # Times of tokens are not kept for a final whose words were not out when it was killed.
         check_guarantees(events, speech, ("cif", "spread"))
+
+
+async def test_a_session_with_marks_continues_after_the_daemon_is_killed(
+    tmp_path: Path, model: Path, speech: Float32Array
+) -> None:
+    words = [*WORDS[:-1], *toy_family.WORDS["English"], WORDS[-1]]
+    weights = random_weights(Shape(), len(words), len(MARKS), seed=4, rare=(0,))
+    marks = write_punctuation(tmp_path / "marks", weights, words=words)
+    with LoudDaemon(tmp_path, model, "--punctuation", str(marks)) as daemon:
+        kills: list[client.Event] = []
+
+        def kill(event: client.Event) -> None:
+            wanted = (v1.Partial, v1.Final)
+            has_stable_text = not isinstance(event, v1.Partial) or event.stable
+            if len(kills) < 2 and isinstance(event, wanted[len(kills)]) and has_stable_text:
+                kills.append(event)
+                daemon.kill()
+                daemon.start()
+
+        async with client.connect(daemon.url) as stream:
+            events = await play(stream, speech, kill)
+        assert len(kills) == 2
+        check_guarantees(events, speech, ("cif", "spread"))
+        finals = [event.text for event in events if isinstance(event, v1.Final)]
+        assert any(unmarked(text) != text.lower() for text in finals)
+        assert "streamasr: punctuator" in daemon.all_log
 
 
 async def test_a_language_that_the_family_does_not_know_is_refused(
