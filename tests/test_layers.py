@@ -160,6 +160,7 @@ def test_a_package_has_no_other_users(target: str, users: set[str]) -> None:
                 "server/websocket.py",
             },
         ),
+        ("kaldi_native_fbank", {"features/fbank.py"}),
         ("llama_cpp", {"decoder/native.py"}),
         ("av", {"audio/decode.py", "audio/file.py"}),
         ("soxr", {"audio/resample.py"}),

@@ -1,8 +1,8 @@
 """Word times from the token times that some recognisers give; pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import islice
 
 from streamasr.alignment.words import split_words
 from streamasr.core.orders import Align
@@ -29,7 +29,8 @@ def words_of_tokens(order: Align) -> tuple[Word, ...]:
     """Time the words of a final by its tokens.
 
     The words are those that an aligner would be given; joined they spell the text. A word that
-    is part of a token gets its part of the time. Words behind the last token get its end.
+    is part of a token gets its part of the time. Tokens whose text is certain only with a later one
+    share it, or get a word each if they are as many. Words behind the last token get its end.
 
     Args:
         order: of one final, with the ends and times of its tokens.
@@ -58,18 +59,38 @@ def words_of_tokens(order: Align) -> tuple[Word, ...]:
 
 
 def _stretches(order: Align) -> list[_Stretch]:
-    """Return one stretch for each token that adds text, with the tokens before it that add none."""
-    found = []
-    start: int | None = None
-    ends = (0, *(min(end, len(order.text)) for end in order.ends))
-    for (known, end), (token_start, token_stop) in zip(pairwise(ends), order.times, strict=True):
-        start = token_start if start is None else start
-        piece = order.text[known:end]
-        if piece.strip():
-            begin = known + len(piece) - len(piece.lstrip())
-            found.append(_Stretch(begin, end, start, max(start, token_stop)))
-            start = None
+    """Return the stretches of all tokens: of those that add text, with those before that add none.
+
+    The text behind the last end belongs to tokens at the end that add none.
+    """
+    found: list[_Stretch] = []
+    waiting: list[tuple[Samples, Samples]] = []
+    known = 0
+    for end, times in zip(order.ends, order.times, strict=True):
+        waiting.append(times)
+        if order.text[known:end].strip():
+            found += _divide(order, known, min(end, len(order.text)), waiting)
+            waiting = []
+        known = max(known, min(end, len(order.text)))
+    if waiting and order.text[known:].strip():
+        found += _divide(order, known, len(order.text), waiting)
     return found
+
+
+def _divide(
+    order: Align, begin: int, end: int, times: Sequence[tuple[Samples, Samples]]
+) -> Iterator[_Stretch]:
+    """Divide a piece of the text among its tokens if it has as many words, else leave it whole."""
+    piece = order.text[begin:end]
+    words = split_words(piece, order.language)
+    if len(words) != len(times):
+        start, stop = times[0][0], times[-1][1]
+        yield _Stretch(begin + len(piece) - len(piece.lstrip()), end, start, max(start, stop))
+        return
+    position = 0
+    for word, (start, stop) in zip(words, times, strict=True):
+        first, position = _find(piece, word.display, position)
+        yield _Stretch(begin + first, begin + position, start, max(start, stop))
 
 
 def _start_at(stretches: Sequence[_Stretch], position: int, default: int) -> int:

@@ -47,8 +47,9 @@ def add_aligner(parser: Group) -> None:
     parser.add_argument(
         "--aligner",
         metavar="NAME|PATH",
-        help="forced aligner that gives word times; `none` spreads words evenly; default: the "
-        "model's own, or an installed one",
+        help="forced aligner that gives word times; `none` goes without, and spreads words evenly "
+        "where the model does not time them itself; default: the model's own times, its own "
+        "aligner, or an installed one",
     )
 
 

@@ -72,8 +72,9 @@ class ModelConfig(Section, kw_only=True, frozen=True):
     """GPU to use, by number or name (see `streamasr doctor`) or by a part of its description; if
     not set, llama.cpp chooses."""
     aligner: Annotated[_Named | None, RESTART, example("/models/aligner")] = None
-    """Forced aligner that gives word times, by name or path; if not set, the one in the model's
-    directory, or an installed one; `none` spreads words evenly."""
+    """Forced aligner that gives word times, by name or path; if not set, the model's own times, the
+    aligner in its directory, or an installed one; `none` goes without, and spreads words evenly
+    where the model does not time them itself."""
     aligner_gpu: Annotated[bool, RESTART] = False
     """Run the aligner, too, on `gpu` and `providers`. Its times come after the text, so the CPU is
     usually fast enough."""

@@ -1,1 +1,1 @@
-"""Samples to features, with numpy only; one front end per file."""
+"""Samples to features; one front end per file."""

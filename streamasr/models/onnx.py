@@ -88,16 +88,30 @@ class OnnxSession:
         Raises:
             ModelError: onnxruntime cannot run the graph on these inputs.
         """
+        return self.run_for([output], inputs)[0]
+
+    def run_for(
+        self, outputs: Sequence[str], inputs: Mapping[str, npt.NDArray[Any]]
+    ) -> list[Float32Array]:
+        """Compute several outputs in one run.
+
+        Args:
+            outputs: their names.
+            inputs: all of them, by name.
+
+        Raises:
+            ModelError: onnxruntime cannot run the graph on these inputs.
+        """
         feeds = {
             name: np.ascontiguousarray(value, self.inputs[name].dtype)
             for name, value in inputs.items()
         }
         try:
-            result: npt.NDArray[Any] = self._session.run([output], feeds)[0]
+            results: list[npt.NDArray[Any]] = self._session.run(list(outputs), feeds)
         except _failures() as error:
             message = f"{self.path}: onnxruntime cannot run this graph ({_line(error)})"
             raise ModelError(message, code="graph_does_not_run") from error
-        return result.astype(np.float32, copy=False)
+        return [result.astype(np.float32, copy=False) for result in results]
 
     def width(self, output: str, **inputs: tuple[int, ...]) -> int:
         """Return the length of an output's last axis: as stated, or computed once.
@@ -131,7 +145,7 @@ def open_session(
         ModelError: the file is missing or broken, onnxruntime does not know a provider, or the
             graph has other inputs or outputs.
     """
-    session = OnnxSession(_open(path, options), path)
+    session = open_any(path, options)
     if session.inputs.keys() != inputs.keys():
         found, wanted = ", ".join(session.inputs), ", ".join(inputs)
         message = f"{path}: the graph takes {found or 'no input'} instead of {wanted}"
@@ -145,6 +159,21 @@ def open_session(
             if (found_rank := len(ports[name].shape)) != rank:
                 message = f"{path}: {name} has {found_rank} axes instead of {rank}"
                 raise ModelError(message, code="graph_axes")
+    return session
+
+
+def open_any(path: Path, options: OnnxOptions) -> OnnxSession:
+    """Load a graph whose inputs and outputs the caller will look at.
+
+    Args:
+        path: the `.onnx` file.
+        options: threads, execution providers and log level.
+
+    Raises:
+        ModelError: the file is missing or broken, onnxruntime does not know a provider, or an
+            input or output is not a tensor of numbers.
+    """
+    session = OnnxSession(_open(path, options), path)
     logger.debug("opened %s with %s", path, ", ".join(session.providers))
     return session
 

@@ -5,9 +5,12 @@ from typing import Final
 from streamasr.core.errors import ModelError
 from streamasr.models.ct_punc.family import CT_PUNC
 from streamasr.models.family import Family, Role
+from streamasr.models.paraformer.family import PARAFORMER
 from streamasr.models.qwen3.family import QWEN3_ASR, QWEN3_FORCED_ALIGNER
 
-_FAMILIES: Final = {family.name: family for family in (QWEN3_ASR, QWEN3_FORCED_ALIGNER, CT_PUNC)}
+_FAMILIES: Final = {
+    family.name: family for family in (QWEN3_ASR, QWEN3_FORCED_ALIGNER, PARAFORMER, CT_PUNC)
+}
 
 
 def register(family: Family) -> None:

@@ -63,6 +63,20 @@ def test_text_behind_the_last_token_gets_its_end() -> None:
     assert words_of("go no", [2], [(0, 10)]) == [("go", 0, 10), ("no", 10, 10)]
 
 
+def test_tokens_that_are_certain_together_get_a_word_each_if_they_are_as_many() -> None:
+    times = [(0, 10), (20, 30), (40, 60)]
+    expected = [("a", 0, 10), ("good", 20, 30), ("go", 40, 60)]
+    assert words_of("a good go", [0, 6, 9], times) == expected
+    assert words_of("AB go", [0, 2, 5], times) == [("AB", 0, 30), ("go", 40, 60)]
+
+
+def test_tokens_at_the_end_that_are_not_certain_get_the_rest() -> None:
+    times = [(0, 10), (20, 30), (40, 60)]
+    assert words_of("go a", [2, 2], times[:2]) == [("go", 0, 10), ("a", 20, 30)]
+    assert words_of("go", [0, 0], times[:2]) == [("go", 0, 30)]
+    assert words_of("go on up", [2, 2, 2], times) == [("go", 0, 10), ("on", 20, 30), ("up", 40, 60)]
+
+
 def test_times_are_put_in_order_and_into_the_segment() -> None:
     found = words_of("go no on", [2, 5, 8], [(0, 50), (40, 30), (90, 200)], n_samples=100)
     assert found == [("go", 0, 50), ("no", 50, 50), ("on", 90, 100)]

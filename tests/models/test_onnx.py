@@ -17,7 +17,14 @@ from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
 from streamasr.core.errors import ModelError
 from streamasr.models import tiny
-from streamasr.models.onnx import CPU, OnnxOptions, OnnxSession, open_session, usable_providers
+from streamasr.models.onnx import (
+    CPU,
+    OnnxOptions,
+    OnnxSession,
+    open_any,
+    open_session,
+    usable_providers,
+)
 from tests.support.errors import raises
 from tests.support.paths import REPOSITORY
 
@@ -170,3 +177,24 @@ def test_inputs_of_integers_get_the_integers_of_the_graph(tmp_path: Path, kind: 
     result = session.run("y", x=np.array([[3, -1]]))
     assert result.dtype == np.float32
     np.testing.assert_array_equal(result, [[3, -1]])
+
+
+def test_several_outputs_come_from_one_run_as_float32(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [
+            helper.make_node("Identity", ["x"], ["y"]),
+            helper.make_node("Cast", ["x"], ["whole"], to=TensorProto.INT64),
+        ],
+        "two",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
+        [
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2]),
+            helper.make_tensor_value_info("whole", TensorProto.INT64, ["n", 2]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    onnx.save(model, tmp_path / "a.onnx")
+    session = open_any(tmp_path / "a.onnx", OnnxOptions())
+    results = session.run_for(["whole", "y"], {"x": np.array([[1.5, 2.5]])})
+    assert [result.dtype for result in results] == [np.float32, np.float32]
+    assert [result.tolist() for result in results] == [[[1, 2]], [[1.5, 2.5]]]

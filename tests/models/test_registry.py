@@ -22,10 +22,11 @@ def test_families_are_found_by_the_names_in_bundles() -> None:
 
 
 def test_the_role_follows_from_the_parts() -> None:
-    assert registry.family_names(Role.RECOGNISER) == ("qwen3-asr",)
+    assert registry.family_names(Role.RECOGNISER) == ("qwen3-asr", "paraformer")
     assert registry.family_names(Role.ALIGNER) == ("qwen3-forced-aligner",)
     assert registry.family_names(Role.PUNCTUATION) == ("ct-punc",)
-    assert registry.family_names() == ("qwen3-asr", "qwen3-forced-aligner", "ct-punc")
+    names = "qwen3-asr", "qwen3-forced-aligner", "paraformer", "ct-punc"
+    assert registry.family_names() == names
 
 
 def test_the_aligner_of_a_recogniser_is_a_family_with_that_role() -> None:
@@ -56,7 +57,8 @@ def test_the_list_is_cheap_to_import() -> None:
 import sys
 from streamasr.models.registry import find_family
 for name in ("onnxruntime", "llama_cpp", "streamasr.models.onnx", "streamasr.decoder.llama",
-             "streamasr.models.qwen3.encoder", "streamasr.models.qwen3.decoder"):
+             "streamasr.models.qwen3.encoder", "streamasr.models.qwen3.decoder",
+             "streamasr.models.paraformer.recogniser", "kaldi_native_fbank"):
     assert name not in sys.modules, name
 """
     subprocess.run([sys.executable, "-c", code], check=True)

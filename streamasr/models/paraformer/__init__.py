@@ -1,1 +1,1 @@
-"""Paraformer: CIF-based, non-autoregressive speech recognition."""
+"""Paraformer: front end, graphs, integrate-and-fire, text, word times and hotwords."""
