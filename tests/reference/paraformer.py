@@ -8,7 +8,6 @@ import funasr.models.bicif_paraformer.cif_predictor
 import funasr.models.paraformer.cif_predictor
 import funasr.models.paraformer.decoder
 import funasr.models.sanm.encoder  # noqa: F401
-import numpy as np
 import torch
 from funasr.models.bicif_paraformer.model import BiCifParaformer
 from funasr.models.paraformer.model import Paraformer
@@ -77,8 +76,3 @@ def stages(model: Any, features: Float32Array, acoustic: Float32Array | None = N
         embeddings[0].numpy(),
         logits[0].numpy(),
     )
-
-
-def features_of(n_rows: int, seed: int) -> Float32Array:
-    """Return features like those after normalisation: mean 0, variance 1."""
-    return np.random.default_rng(seed).normal(size=(n_rows, N_FEATURES)).astype(np.float32)

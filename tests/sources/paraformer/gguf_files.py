@@ -5,6 +5,7 @@ Source: `shared/reference/paraformer.md`, sections 9 and 10.
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -96,13 +97,13 @@ def _crispasr_entries(weights: Weights, types: CrispTypes) -> Iterator[Entry]:
         named = f"paraformer.{stem}.{kind[0]}"
         stored = (shape[0], shape[2]) if "fsmn" in name else shape
         # The quantiser is written in C, where a matrix of one row is a vector.
-        if types != "f16" and stored[0] == 1:
+        if types != "f16" and len(stored) > 1 and stored[0] == 1:
             stored = stored[1:]
         yield Entry(
             named,
             stored,
             _crispasr_type(named, stored, types),
-            lambda name=name, stored=stored: weights.read(name).reshape(stored),
+            partial(_reshaped, weights, name, stored),
         )
 
 
@@ -158,12 +159,16 @@ def _funasr_entries(weights: Weights, types: FunTypes) -> Iterator[Entry]:
             continue
         if "fsmn_block" in name:
             stored: tuple[int, ...] = (shape[2], shape[0])
-            yield Entry(name, stored, Type.F32, lambda name=name: _transposed(weights.read(name)))
+            yield Entry(name, stored, Type.F32, partial(_transposed, weights, name))
             continue
         is_matrix = len(shape) == 2 and not name.startswith("predictor.")
         chosen = kind if is_matrix and fits(shape, kind) else Type.F32
-        yield Entry(name, shape, chosen, lambda name=name: weights.read(name))
+        yield Entry(name, shape, chosen, partial(weights.read, name))
 
 
-def _transposed(values: Float32Array) -> Float32Array:
-    return np.ascontiguousarray(values[:, 0].T)
+def _reshaped(weights: Weights, name: str, shape: tuple[int, ...]) -> Float32Array:
+    return weights.read(name).reshape(shape)
+
+
+def _transposed(weights: Weights, name: str) -> Float32Array:
+    return np.ascontiguousarray(weights.read(name)[:, 0].T)

@@ -114,11 +114,11 @@ def _write_ports(
 ) -> None:
     """Write a graph that copies its first input to all outputs."""
     nodes = [helper.make_node("Identity", [next(iter(inputs))], [name]) for name in outputs]
-    values = [
+    taken, given = (
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in ports]
         for ports in (inputs.items(), outputs.items())
-    ]
-    model = helper.make_model(helper.make_graph(nodes, "g", *values), ir_version=IR_VERSION)
+    )
+    model = helper.make_model(helper.make_graph(nodes, "g", taken, given), ir_version=IR_VERSION)
     helper.set_model_props(model, dict(metadata or {}))
     onnx.save(model, path)
 

@@ -50,7 +50,7 @@ class Sizes:
 
     def config(self) -> dict[str, Any]:
         """Return the sections of `config.yaml` that describe the model."""
-        predictor = {
+        predictor: dict[str, Any] = {
             "idim": self.d_model,
             "threshold": 1.0,
             "l_order": self.left,
