@@ -2,6 +2,7 @@
 
     source.py         identifies the models under a path, by content
     forms.py          list of the families; their folders read the forms and write the files
+    ct_punc/          ct-punc, which punctuates
     qwen3/            Qwen3-ASR and Qwen3-ForcedAligner
     bundle_source.py  model directories of our own
     archive.py        zips of any of them

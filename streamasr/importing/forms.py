@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from streamasr.importing.ct_punc import find as ct_punc
 from streamasr.importing.gguf_file import GGUFFile
 from streamasr.importing.model_source import Source
 from streamasr.importing.paraformer import find as paraformer
@@ -31,6 +32,7 @@ class Forms:
 
 FORMS: Final = (
     Forms(paraformer.find_in_folder, paraformer.ARCHITECTURES, paraformer.find_in_gguf),
+    Forms(ct_punc.find_in_folder, ct_punc.ARCHITECTURES, ct_punc.find_in_gguf),
     Forms(qwen3.find_in_folder, qwen3.ARCHITECTURES, qwen3.find_in_gguf),
 )
 """In the order in which their errors are preferred."""

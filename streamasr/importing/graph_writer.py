@@ -21,7 +21,7 @@ than float16 has: fp32 stores those as float32.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -192,12 +192,23 @@ class GraphWriter:
         self,
         inputs: dict[str, tuple[str | int, ...]],
         outputs: dict[str, tuple[str | int, ...]],
+        *,
+        integers: Collection[str] = (),
     ) -> None:
-        """Write the graph; an axis is a length, or a name for a dynamic axis."""
+        """Write the graph; an axis is a length, or a name for a dynamic axis.
+
+        Args:
+            inputs: the axes of each.
+            outputs: the axes of each.
+            integers: names of the inputs that are int32; all others are float32.
+        """
         graph = helper.make_graph(
             self._nodes,
             self._path.stem,
-            [_value(name, shape) for name, shape in inputs.items()],
+            [
+                _value(name, shape, TensorProto.INT32 if name in integers else TensorProto.FLOAT)
+                for name, shape in inputs.items()
+            ],
             [_value(name, shape) for name, shape in outputs.items()],
             list(self._initializers.values()),
         )
@@ -272,8 +283,10 @@ def _float32_bytes(tensor: Tensor) -> int:
     return 4 * math.prod(tensor.shape)
 
 
-def _value(name: str, shape: Sequence[str | int]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+def _value(
+    name: str, shape: Sequence[str | int], kind: int = TensorProto.FLOAT
+) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
 
 
 def linear(

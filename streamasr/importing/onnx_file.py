@@ -7,6 +7,7 @@ over the fields of the file and skips large ones; `onnx` then parses the inputs 
 Source: `onnx.proto` of https://github.com/onnx/onnx.
 """
 
+import contextlib
 import mmap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from streamasr.importing.onnx_message import BYTES, VARINT, Message
 _MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA, _MODEL_FUNCTION = 1, 7, 8, 14, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
 _FUNCTION_NODE: Final = 7
+_ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE = 1, 2, 4, 5
 _ATTRIBUTE_TENSOR: Final = 5
 _TENSOR_AXES, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_EXTERNAL = 1, 2, 8, 13
@@ -94,6 +96,8 @@ class GraphInfo:
 
 
 _MAX_METADATA_BYTES: Final = 1 << 16
+_MAX_LONG_METADATA_BYTES: Final = 1 << 26
+"""A vocabulary of 471,067 words takes 6 MB."""
 
 _SECOND_FIELDS: Final = frozenset(b"\x12\x1a\x22\x28\x32\x3a\x42")
 """Tags that may follow a model's IR version: producer, model version, graph, opsets."""
@@ -128,6 +132,13 @@ def read_graph(path: Path) -> GraphInfo:
     Raises:
         ModelError: the file is missing, cut short, damaged, or not an ONNX graph.
     """
+    with _mapped(path) as message:
+        return _read(message)
+
+
+@contextlib.contextmanager
+def _mapped(path: Path) -> Iterator[Message]:
+    """Map a file as one message."""
     if not path.is_file():
         raise ModelError(f"{path} does not exist, or is not a regular file.", code="file_missing")
     try:
@@ -135,11 +146,40 @@ def read_graph(path: Path) -> GraphInfo:
             if not path.stat().st_size:
                 raise ModelError(f"{path} is empty; download it again.", code="file_empty")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _read(Message(data, path))
+                yield Message(data, path)
     except OSError as error:
         raise ModelError(
             f"{path} cannot be read: {error.strerror}.", code="file_unreadable"
         ) from error
+
+
+def read_long_metadata(path: Path, name: str) -> str | None:
+    """Return an entry of a graph's `metadata_props`, of any length that a vocabulary has.
+
+    Returns:
+        None if there is no such entry.
+
+    Raises:
+        ModelError: the file is damaged, or the entry is longer than `_MAX_LONG_METADATA_BYTES`.
+    """
+    with _mapped(path) as message:
+        for number, wire_type, begin, end in message.fields(0, message.size):
+            if number == _MODEL_METADATA and wire_type == BYTES:
+                key, value = _entry(message, begin, end)
+                if key == name:
+                    return message.long_text(*value, _MAX_LONG_METADATA_BYTES)
+    return None
+
+
+def _entry(message: Message, begin: int, end: int) -> tuple[str, tuple[int, int]]:
+    """Return the key of an entry, and the place of its value."""
+    key, value = "", (begin, begin)
+    for number, wire_type, start, stop in message.fields(begin, end):
+        if number == _ENTRY_KEY and wire_type == BYTES:
+            key = message.text(start, stop)
+        elif number == _ENTRY_VALUE and wire_type == BYTES:
+            value = start, stop
+    return key, value
 
 
 @dataclass(slots=True)

@@ -81,6 +81,15 @@ class Message:
         """Read a field as a string."""
         return self.take(begin, end).decode("utf-8", "replace")
 
+    def long_text(self, begin: int, end: int, most_bytes: int) -> str:
+        """Read a field of up to so many bytes as a string."""
+        if end - begin > most_bytes:
+            raise ModelError(
+                f"{self.path}: a text in the graph exceeds {most_bytes:,} bytes.",
+                code="graph_too_large",
+            )
+        return self._data[begin:end].decode("utf-8", "replace")
+
     def numbers(self, begin: int, end: int) -> Iterator[int]:
         """Iterate over the integers of a packed field."""
         position = begin

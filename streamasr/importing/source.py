@@ -32,7 +32,7 @@ SUPPORTED_FORMS: Final = (
     "streamasr reads folders and zips of ONNX graphs with a GGUF, the single GGUFs of CrispASR and "
     "of transcribe.cpp (Handy), a text GGUF with its mmproj GGUF, folders of safetensors; of "
     "Paraformer the ONNX exports of FunASR and sherpa-onnx, the GGUFs of CrispASR and FunASR, and "
-    "folders with model.pt; and its own model directories"
+    "folders with model.pt; of ct-punc the same exports and folders; and its own model directories"
 )
 
 _WEIGHTS: Final = frozenset({".onnx", ".safetensors", ".gguf", ".pt"})
@@ -40,17 +40,18 @@ _WEIGHTS: Final = frozenset({".onnx", ".safetensors", ".gguf", ".pt"})
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Models found under one path: a recogniser, an aligner, or both."""
+    """Models found under one path, at most one of each role."""
 
     recogniser: Source | None
     aligner: Source | None
     notes: tuple[str, ...] = ()
     """Sentences for the user about the choice between several files."""
+    punctuation: Source | None = None
 
     @property
     def main(self) -> Source:
-        """Model that the path stands for: the recogniser, else the aligner."""
-        main = self.recogniser or self.aligner
+        """Model that the path stands for: the recogniser, else the aligner, else punctuation."""
+        main = self.recogniser or self.aligner or self.punctuation
         assert main is not None
         return main
 
@@ -124,8 +125,11 @@ def _name_choice(sources: Sequence[Source], path: Path) -> Iterator[str]:
 
 def _with_notes(sources: Sources, notes: Sequence[str]) -> Sources:
     """Add notes to those of the models themselves."""
-    models = filter(None, (sources.recogniser, sources.aligner))
+    models = filter(None, (sources.recogniser, sources.aligner, sources.punctuation))
     own = [note for model in models for note in model.notes]
+    if sources.punctuation and sources.main is not sources.punctuation:
+        place = sources.punctuation.path
+        own.append(f"{place} is a punctuation model, which is imported by its own path.")
     return replace(sources, notes=(*notes, *own))
 
 
@@ -145,16 +149,23 @@ def _choose(found: Sequence[Source], path: Path) -> Sources:
     """
     if not found:
         raise ModelError(f"{path} does not contain a model; {SUPPORTED_FORMS}.", code="no_model")
-    recognisers = [source for source in found if _role_of(source) is Role.RECOGNISER]
-    aligners = [source for source in found if _role_of(source) is Role.ALIGNER]
-    for role, several in ((Role.RECOGNISER, recognisers), (Role.ALIGNER, aligners)):
+    of_role: dict[Role, Source] = {}
+    for role in Role:
+        several = [source for source in found if _role_of(source) is role]
         if len(several) > 1:
             paths = ", ".join(str(source.path) for source in several)
             raise ModelError(
-                f"{path} contains {len(several)} {role}s; give the path of one: {paths}.",
+                f"{path} contains {len(several)} models of the role {role}; give the path of one: "
+                f"{paths}.",
                 code="several_models",
             )
-    return Sources(next(iter(recognisers), None), next(iter(aligners), None))
+        if several:
+            of_role[role] = several[0]
+    return Sources(
+        of_role.get(Role.RECOGNISER),
+        of_role.get(Role.ALIGNER),
+        punctuation=of_role.get(Role.PUNCTUATION),
+    )
 
 
 def _in_folder(folder: Path) -> tuple[list[Source], list[str]]:

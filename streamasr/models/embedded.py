@@ -5,6 +5,6 @@ from pathlib import Path
 from typing import Final
 
 EMBEDDED: Final[Mapping[str, Path]] = {
-    name: Path(__file__).with_name(name.replace("-", "_")) for name in ("tiny",)
+    name: Path(__file__).with_name(name.replace("-", "_")) for name in ("tiny", "tiny-paraformer")
 }
 """Model directories by name; no other model can have such a name."""

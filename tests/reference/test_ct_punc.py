@@ -8,13 +8,24 @@ pytest.importorskip("torch")
 pytest.importorskip("funasr")
 
 
+import torch
+
 from streamasr.core.punctuation import Mark, marked_text
+from streamasr.importing.pack import import_model
 from streamasr.models.bundle import open_bundle
 from streamasr.models.ct_punc.punctuator import CTPunctuator
 from streamasr.models.ct_punc.text import words_of
 from streamasr.models.onnx import OnnxOptions
 from tests.reference.ct_punc import NO_END, SHAPES, infer, random_text, reference
-from tests.sources.ct_punc import MARKS, WORDS, Shape, Weights, random_weights, write_bundle
+from tests.sources.ct_punc import (
+    MARKS,
+    WORDS,
+    Shape,
+    Weights,
+    random_weights,
+    write_bundle,
+    write_funasr_folder,
+)
 
 pytestmark = pytest.mark.reference
 
@@ -85,3 +96,17 @@ def test_english_has_the_marks_and_spaces_of_funasr(tmp_path: Path) -> None:
     each = [*marks.each[:-1], Mark(marks.each[-1].end, marks.closing)]
     assert marked_text(text, each) == expected.strip()
     assert expected.isascii()
+
+
+def test_a_checkpoint_of_torch_becomes_the_same_model(tmp_path: Path, shape: Shape) -> None:
+    weights = random_weights(shape, len(WORDS), len(MARKS), seed=8)
+    model = reference(weights, shape)
+    source = write_funasr_folder(tmp_path / "source", weights, shape)
+    (source / "model.onnx").unlink()
+    torch.save(model.state_dict(), source / "model.pt")
+    bundle = import_model(source, tmp_path / "made")
+    punctuator = CTPunctuator.from_bundle(bundle, OnnxOptions(threads=1))
+    for seed in range(3):
+        text = random_text(70, seed)
+        found = punctuator.classes([word for word, _ in words_of(text)])
+        assert found[:-1] == infer(model, text)[1][:-1]

@@ -54,6 +54,30 @@ class Clip:
 
 
 @dataclass(frozen=True, slots=True)
+class Recordings:
+    """Clips of one length as a microphone records them, before any features.
+
+    Attributes:
+        clips: words and their spans, in samples.
+        audio: (batch, samples), degraded.
+        warps: index into WARPS for each clip, a change of the vocal tract length.
+        curves: (batch, bins), the microphone's response in dB.
+        hop: samples from frame to frame; other values than HOP change the tempo.
+    """
+
+    clips: list[Clip]
+    audio: Tensor
+    warps: list[int]
+    curves: npt.NDArray[np.float64]
+    hop: int
+
+    @property
+    def scale(self) -> float:
+        """Seconds of features for each sample."""
+        return HOP / self.hop / SAMPLE_RATE
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Input of a training step.
 
@@ -392,10 +416,10 @@ class ClipMaker:
             audio = np.clip(audio, -limit, limit)
         return audio.astype(np.float32)
 
-    def _microphone(self) -> npt.NDArray[np.float64]:
+    def _microphone(self, n_bins: int) -> npt.NDArray[np.float64]:
         """Draw a smooth curve in dB over the spectrum's bins, often without the upper half."""
         rng = self.rng
-        bins = np.linspace(0, 1, N_FFT // 2 + 1)
+        bins = np.linspace(0, 1, n_bins)
         hertz = bins * SAMPLE_RATE / 2
         curve = np.zeros(len(bins))
         for waves in (0.5, 1, 2, 3.5):
@@ -408,13 +432,13 @@ class ClipMaker:
             curve -= np.clip((rng.uniform(80, 350) - hertz) * 0.15, 0, 40)
         return curve
 
-    def _mask(self, mel: Tensor) -> None:
-        """Mask a few bands and time spans."""
+    def mask(self, mel: Tensor) -> None:
+        """Mask a few bands and time spans of (batch, frames, mels)."""
         for row in mel:
             floor = row.min()
             for _ in range(self.rng.choice([0, 0, 1, 2])):
-                width = self.rng.randint(2, 18)
-                low = self.rng.randrange(N_MELS - width)
+                width = round(self.rng.uniform(0.015, 0.14) * row.shape[1])
+                low = self.rng.randrange(row.shape[1] - width)
                 level = floor if self.rng.random() < 0.5 else row.mean()
                 row[:, low : low + width].fill_(level)
             for _ in range(self.rng.choice([0, 0, 1, 2])):
@@ -422,32 +446,38 @@ class ClipMaker:
                 low = self.rng.randrange(max(1, row.shape[0] - width))
                 row[low : low + width].fill_(floor)
 
-    def make_batch(self, batch: int, seconds: float, *, timed: bool = False) -> Batch:
-        """Generate a batch of clips of `seconds` each."""
+    def record(self, batch: int, seconds: float, *, n_bins: int, timed: bool = False) -> Recordings:
+        """Compose clips of `seconds` each, for a spectrum of `n_bins`."""
         rng = self.rng
         n_frames = round(seconds * SAMPLE_RATE / HOP)
         hop = rng.randint(140, 184) if rng.random() < 0.4 else HOP
-        tempo = HOP / hop
         clips = [self.make_clip(n_frames * hop, timed=timed) for _ in range(batch)]
         audio = np.stack([self._degrade(clip.audio, silent=not clip.words) for clip in clips])
         warps = [rng.randrange(len(WARPS)) for _ in clips]
-        curves = np.stack([self._microphone() for _ in clips])
-        gains = torch.from_numpy(10 ** (curves / 10)).float()
-        mel = log_mel(torch.from_numpy(audio), self.filters[warps], gains, hop)
-        self._mask(mel)
-        scale = tempo / SAMPLE_RATE
+        curves = np.stack([self._microphone(n_bins) for _ in clips])
+        return Recordings(clips, torch.from_numpy(audio), warps, curves, hop)
+
+    def make_batch(self, batch: int, seconds: float, *, timed: bool = False) -> Batch:
+        """Generate a batch of clips of `seconds` each."""
+        recorded = self.record(batch, seconds, n_bins=N_FFT // 2 + 1, timed=timed)
+        gains = torch.from_numpy(10 ** (recorded.curves / 10)).float()
+        mel = log_mel(recorded.audio, self.filters[recorded.warps], gains, recorded.hop)
+        self.mask(mel)
+        token = np.arange(n_tokens(mel.shape[1]))
+        frame = token // TOKENS_PER_CHUNK * CHUNK + token % TOKENS_PER_CHUNK * 8 + 4
+        seconds_of = frame * HOP / SAMPLE_RATE
+        clips, scale = recorded.clips, recorded.scale
         return Batch(
             mel,
             [clip.words for clip in clips],
             [np.array(clip.spans, np.float32).reshape(-1, 2) * scale for clip in clips],
-            torch.stack([self._frame_words(clip, n_frames, scale) for clip in clips]),
+            torch.stack([self.frame_words(clip, seconds_of, scale) for clip in clips]),
         )
 
-    def _frame_words(self, clip: Clip, n_frames: int, scale: float) -> Tensor:
-        token = np.arange(n_tokens(n_frames))
-        frame = token // TOKENS_PER_CHUNK * CHUNK + token % TOKENS_PER_CHUNK * 8 + 4
-        seconds = frame * HOP / SAMPLE_RATE
-        labels = np.full(len(token), BLANK)
+    @staticmethod
+    def frame_words(clip: Clip, seconds: npt.NDArray[np.float64], scale: float) -> Tensor:
+        """Return the word at each of these times, BLANK or UNKNOWN; (n_times,)."""
+        labels = np.full(len(seconds), BLANK)
         for low, high in clip.unknown:
             labels[(seconds >= low * scale) & (seconds < high * scale)] = UNKNOWN
         for word, (low, high) in zip(clip.words, clip.spans, strict=True):

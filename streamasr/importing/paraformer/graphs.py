@@ -21,15 +21,12 @@ Source: funasr 1.4.16: models/sanm/encoder.py and attention.py, models/paraforme
 cif_predictor.py, models/bicif_paraformer/cif_predictor.py.
 """
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
 from streamasr.core.units import Float32Array
-from streamasr.importing.graph_writer import FLOAT, GraphWriter, linear, normalise
+from streamasr.importing.graph_writer import GraphWriter, linear, normalise
 from streamasr.importing.options import EncoderWidth
 from streamasr.importing.paraformer.checkpoint import (
     Checkpoint,
@@ -37,10 +34,14 @@ from streamasr.importing.paraformer.checkpoint import (
     encoder_shapes,
     predictor_shapes,
 )
+from streamasr.importing.sanm_graph import (
+    NORM_EPS,
+    EncoderShape,
+    add_encoder,
+    add_memory,
+    attention,
+)
 from streamasr.importing.tensors import Progress, ignore_progress
-
-NORM_EPS: Final = 1e-12
-MAX_TIMESCALE: Final = 10_000  # of the sinusoidal positions
 
 
 def write_encoder(
@@ -63,11 +64,7 @@ def write_encoder(
     sizes = checkpoint.dimensions
     names = [*encoder_shapes(sizes), *predictor_shapes(sizes)]
     with GraphWriter(checkpoint.tensors, path, width, names, progress=progress) as graph:
-        hidden = _add_positions(graph, "features", sizes.n_features, sizes.d_model)
-        blocks = [f"encoder.encoders.{number}" for number in range(sizes.n_encoders)]
-        for prefix in ("encoder.encoders0.0", *blocks):
-            hidden = _encoder_block(graph, hidden, prefix, checkpoint)
-        encoded = normalise(graph, hidden, "encoder.after_norm", NORM_EPS, output="encoded")
+        encoded = add_encoder(graph, "features", _encoder_shape(checkpoint), output="encoded")
         _predictor(graph, encoded, checkpoint)
         outputs: dict[str, tuple[str | int, ...]] = {
             "encoded": (1, "rows", sizes.d_model),
@@ -119,96 +116,16 @@ def write_decoder(
         )
 
 
-def _add_positions(graph: GraphWriter, features: str, n_features: int, d_model: int) -> str:
-    """Scale the features and add positions from 1: sines, then cosines."""
-    half = n_features // 2
-    scaled = graph.add("Mul", features, graph.constant(np.float32(d_model**0.5)))
-    n_rows = graph.add("Cast", graph.add("Shape", features, start=1, end=2), to=FLOAT)
-    n_rows = graph.add("Squeeze", n_rows)
-    one = graph.constant(np.float32(1))
-    positions = graph.add("Range", one, graph.add("Add", n_rows, one), one)
-    positions = graph.add("Reshape", positions, graph.constant(np.array([1, -1, 1])))
-    step = np.float32(math.log(MAX_TIMESCALE) / (half - 1))
-    inverse_timescales = np.exp(-step * np.arange(half, dtype=np.float32))
-    angles = graph.add("Mul", positions, graph.constant(inverse_timescales))
-    waves = [graph.add("Sin", angles), graph.add("Cos", angles)]
-    return graph.add("Add", scaled, graph.add("Concat", *waves, axis=-1))
-
-
-def _encoder_block(graph: GraphWriter, hidden: str, prefix: str, checkpoint: Checkpoint) -> str:
-    """Add one pre-norm block; attention has no residual where it changes the width."""
+def _encoder_shape(checkpoint: Checkpoint) -> EncoderShape:
     sizes, settings = checkpoint.dimensions, checkpoint.settings
-    inputs = sizes.n_features if prefix == "encoder.encoders0.0" else sizes.d_model
-    normed = normalise(graph, hidden, f"{prefix}.norm1", NORM_EPS)
-    merged = linear(graph, normed, f"{prefix}.self_attn.linear_q_k_v")
-    queries, keys, values = graph.split(merged, 3)
-    attended = _attention(
-        graph, queries, (keys, values), n_heads=settings.encoder_heads, width=sizes.d_model
+    return EncoderShape(
+        n_features=sizes.n_features,
+        d_model=sizes.d_model,
+        n_heads=settings.encoder_heads,
+        kernel=sizes.encoder_kernel,
+        shift=settings.encoder_shift,
+        n_blocks=sizes.n_encoders,
     )
-    attended = linear(graph, attended, f"{prefix}.self_attn.linear_out")
-    name = f"{prefix}.self_attn.fsmn_block.weight"
-    memory = _memory(graph, values, name, sizes.encoder_kernel, settings.encoder_shift)
-    attended = graph.add("Add", attended, memory)
-    hidden = graph.add("Add", hidden, attended) if inputs == sizes.d_model else attended
-    normed = normalise(graph, hidden, f"{prefix}.norm2", NORM_EPS)
-    wide = graph.add("Relu", linear(graph, normed, f"{prefix}.feed_forward.w_1"))
-    return graph.add("Add", hidden, linear(graph, wide, f"{prefix}.feed_forward.w_2"))
-
-
-def _attention(
-    graph: GraphWriter, queries: str, pair: Sequence[str], *, n_heads: int, width: int
-) -> str:
-    """Add scaled dot-product attention.
-
-    Args:
-        graph: destination.
-        queries: [1, n, width].
-        pair: keys and values, [1, m, width].
-        n_heads: number of heads.
-        width: of all heads together.
-
-    Returns:
-        Name of the output, [1, n, width].
-    """
-    head_width = width // n_heads
-    keys, values = pair
-
-    def heads(hidden: str, axes: Sequence[int]) -> str:
-        split = graph.constant(np.array([0, 0, n_heads, head_width]))
-        return graph.add("Transpose", graph.add("Reshape", hidden, split), perm=axes)
-
-    queries = graph.add("Mul", queries, graph.constant(np.float32(head_width**-0.5)))
-    scores = graph.add("MatMul", heads(queries, [0, 2, 1, 3]), heads(keys, [0, 2, 3, 1]))
-    weights = graph.add("Softmax", scores, axis=-1)
-    mixed = graph.add("MatMul", weights, heads(values, [0, 2, 1, 3]))
-    mixed = graph.add("Transpose", mixed, perm=[0, 2, 1, 3])
-    return graph.add("Reshape", mixed, graph.constant(np.array([0, 0, width])))
-
-
-def _memory(graph: GraphWriter, hidden: str, name: str, kernel: int, shift: int) -> str:
-    """Add a memory block (FSMN): a depthwise convolution over the rows, with its own residual.
-
-    Args:
-        graph: destination.
-        hidden: [1, n, width].
-        name: the weight, (width, 1, kernel).
-        kernel: its length.
-        shift: rows by which the convolution begins earlier than a centred one.
-    """
-    width = graph.shape_of(name)[0]
-    past = (kernel - 1) // 2 + shift
-    axis = graph.constant(np.array([2]))
-    columns = graph.add("Unsqueeze", graph.add("Transpose", hidden, perm=[0, 2, 1]), axis)
-    filtered = graph.add(
-        "Conv",
-        columns,
-        graph.weight(name, shape=(width, 1, 1, kernel)),
-        group=width,
-        kernel_shape=[1, kernel],
-        pads=[0, past, 0, kernel - 1 - past],
-    )
-    filtered = graph.add("Transpose", graph.add("Squeeze", filtered, axis), perm=[0, 2, 1])
-    return graph.add("Add", filtered, hidden)
 
 
 def _predictor(graph: GraphWriter, encoded: str, checkpoint: Checkpoint) -> None:
@@ -307,7 +224,7 @@ def _decoder_memory(graph: GraphWriter, hidden: str, prefix: str, checkpoint: Ch
     # funasr shifts only the layers with attention to the encoder.
     shift = 0 if prefix.startswith("decoder.decoders2.") else settings.decoder_shift
     name = f"{prefix}.self_attn.fsmn_block.weight"
-    memory = _memory(graph, normed, name, sizes.decoder_kernel, shift)
+    memory = add_memory(graph, normed, name, sizes.decoder_kernel, shift)
     return graph.add("Add", hidden, memory)
 
 
@@ -317,7 +234,7 @@ def _cross_attention(graph: GraphWriter, hidden: str, prefix: str, checkpoint: C
     normed = normalise(graph, hidden, f"{prefix}.norm3", NORM_EPS)
     queries = linear(graph, normed, f"{prefix}.src_attn.linear_q")
     merged = linear(graph, "encoded", f"{prefix}.src_attn.linear_k_v")
-    attended = _attention(
+    attended = attention(
         graph,
         queries,
         graph.split(merged, 2),

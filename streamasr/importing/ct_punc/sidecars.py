@@ -1,0 +1,85 @@
+"""Vocabulary and marks of ct-punc, as the files beside the weights state them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from streamasr.core.errors import ModelError
+from streamasr.importing.bundle_writer import BundleWriter
+from streamasr.importing.config_file import Config, read_text
+from streamasr.models.ct_punc.names import COMMA, PERIOD, QUESTION, REALTIME, TOKENS_FILE, UNKNOWN
+
+CONFIG: Final = "config.yaml"
+LICENCE: Final = "FunASR Model License"
+LANGUAGES: Final = ("Chinese", "English")
+
+_MOST_MARKS: Final = 100
+_NEEDED: Final = (COMMA, PERIOD, QUESTION)
+
+
+def read_tokens(path: Path) -> tuple[str, ...]:
+    """Read the vocabulary from a JSON list.
+
+    Raises:
+        ModelError: the file is missing or damaged.
+    """
+    try:
+        tokens = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not valid JSON: {error}", code="json_invalid") from error
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise ModelError(f"{path} is not a list of words.", code="tokens_invalid")
+    return tuple(tokens)
+
+
+def check_vocabulary(tokens: Sequence[str], marks: Sequence[str], path: Path) -> None:
+    """Check that words and marks can be those of a punctuation model.
+
+    Args:
+        tokens: the vocabulary.
+        marks: the mark of each class.
+        path: of the model, for messages.
+
+    Raises:
+        ModelError: a word or a mark that each such model has is missing.
+    """
+    if UNKNOWN not in tokens:
+        raise ModelError(
+            f"{path}: the vocabulary has no {UNKNOWN}, which stands for all unknown words; use "
+            "the files that were published with the model.",
+            code="tokens_invalid",
+        )
+    if len(marks) > _MOST_MARKS or not all(mark in marks for mark in _NEEDED):
+        shown = " ".join(ascii(mark)[:12] for mark in marks[:8])
+        raise ModelError(
+            f"{path}: its classes are {shown}, and {' '.join(_NEEDED)} are needed; this is another "
+            "kind of model.",
+            code="punctuation_marks",
+        )
+
+
+def marks_of(config: Config) -> tuple[str, ...]:
+    """Return the mark of each class as `config.yaml` lists them.
+
+    Raises:
+        ModelError: there is no such list.
+    """
+    found = config.optional_section("model_conf").get("punc_list") or config.get("punc_list")
+    if not isinstance(found, list) or not all(isinstance(mark, str) for mark in found):
+        raise ModelError(
+            f"{config.path} has no list punc_list, which states the mark of each class; download "
+            "the file that was published with the model.",
+            code="punctuation_marks",
+        )
+    return tuple(found)
+
+
+def write_vocabulary(
+    tokens: Sequence[str], marks: Sequence[str], writer: BundleWriter, *, realtime: bool = False
+) -> dict[str, Any]:
+    """Write the vocabulary of a bundle; return the facts about both."""
+    text = json.dumps(tokens, ensure_ascii=False)
+    (writer.directory / TOKENS_FILE).write_text(text, "utf-8")
+    facts: dict[str, Any] = {"marks": [*marks], "vocab": len(tokens)}
+    return facts | ({REALTIME: True} if realtime else {})
