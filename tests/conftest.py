@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from streamasr.models import tiny
+from tests.support.embedded import EMBEDDED_MODELS, EmbeddedModel
 from tests.support.examples import USUAL
 from tests.support.markers import KINDS, kept_pure, kind_of
 
@@ -105,6 +106,14 @@ def _report_tasks() -> None:
 def bundle() -> Path:
     """Return the directory of the embedded model; no test writes to it."""
     return tiny.BUNDLE
+
+
+@pytest.fixture(scope="module", params=EMBEDDED_MODELS, ids=lambda model: model.name)
+def embedded(request: pytest.FixtureRequest) -> EmbeddedModel:
+    """Return each embedded model in turn."""
+    model = request.param
+    assert isinstance(model, EmbeddedModel)
+    return model
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,8 @@
 
 import os
 import platform
+import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,6 +17,7 @@ SCRIPTED: Final = "scripted_tokens_per_second"
 """Key in the description of a model with random weights: its decoder generates so many tokens for
 each second of audio, so that its timing is that of real speech."""
 
+_WEIGHTS: Final = (".onnx", ".data", ".gguf", ".npy")
 _PACKAGES: Final = ("llama-cpp-python", "onnxruntime", "numpy")
 
 
@@ -37,8 +40,9 @@ class ModelFacts:
     """The model that was measured."""
 
     name: str
-    decoder_mib: float
-    encoder_mib: float
+    family: str
+    weights_mib: dict[str, float]
+    """Sizes of the parts by the beginning of their files' names: `encoder`, `decoder`, `model`."""
     aligner_mib: float | None
     """None without an aligner."""
     scripted: float | None
@@ -69,11 +73,19 @@ def model_facts(directory: Path) -> ModelFacts:
     scripted = bundle.facts.get(SCRIPTED)
     return ModelFacts(
         name=bundle.name,
-        decoder_mib=_mib(bundle.decoder),
-        encoder_mib=sum(map(_mib, sorted(directory.glob("encoder*.onnx*")))),
+        family=bundle.family.name,
+        weights_mib=_weights(directory),
         aligner_mib=_aligner_mib(bundle),
         scripted=float(scripted) if isinstance(scripted, int | float) else None,
     )
+
+
+def _weights(directory: Path) -> dict[str, float]:
+    sizes: Counter[str] = Counter()
+    for path in sorted(directory.iterdir()):
+        if path.suffix in _WEIGHTS:
+            sizes[re.split(r"[._]", path.name)[0]] += path.stat().st_size
+    return {part: round(size / 2**20, 1) for part, size in sizes.items()}
 
 
 def _aligner_mib(bundle: Bundle) -> float | None:

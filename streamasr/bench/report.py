@@ -53,11 +53,11 @@ def describe(setting: Setting) -> Iterable[str]:
     )
     yield ", ".join(f"{name} {version}" for name, version in machine.packages.items())
     if model:
-        aligner = "no aligner" if model.aligner_mib is None else f"aligner {model.aligner_mib:g}"
-        yield (
-            f"model {model.name}: decoder {model.decoder_mib:g} MiB, "
-            f"encoder {model.encoder_mib:g}, {aligner}"
+        aligner = (
+            "no aligner" if model.aligner_mib is None else f"aligner {model.aligner_mib:g} MiB"
         )
+        parts = "".join(f"{part} {size:g} MiB, " for part, size in model.weights_mib.items())
+        yield f"model {model.name}, a {model.family}: {parts}{aligner}"
         if model.scripted is not None:
             yield (
                 f"Its weights are random and its text follows a script, {model.scripted:g} "

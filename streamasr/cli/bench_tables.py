@@ -12,10 +12,12 @@ from streamasr.bench.latency import LatencyResult
 from streamasr.bench.report import LiveRow
 from streamasr.bench.soak import SoakResult
 from streamasr.bench.throughput import DecodeRow
-from streamasr.bench.update import PassCost, UpdateResult
+from streamasr.bench.update import UpdateResult
 
 _MIB: Final = 2**20
 _NONE: Final = "–"
+_STAGES: Final = ("encode", "prefill", "verify", "decode")
+"""Stages of a pass; a family without a language model has only the first."""
 
 
 def delay_table(summary: Summary) -> Table:
@@ -53,6 +55,7 @@ def latency_table(result: LatencyResult) -> Table:
     rows += [
         (f"work: {stage}", f"{seconds / summary.audio_s:.3f} s per s of audio")
         for stage, seconds in used.work.items()
+        if seconds  # not all families have all stages
     ]
     for row in rows:
         table.add_row(*row)
@@ -75,9 +78,8 @@ def process_table(result: LatencyResult) -> Table:
 
 def update_table(result: UpdateResult) -> Table:
     """Return the cost of updates by length and stage."""
-    table = _table(
-        "ms", "s", "n", "total", "worst", "encode", "prefill", "verify", "decode", "tokens"
-    )
+    stages = [name for name in _STAGES if any(getattr(row.cost, name) for row in result.rows)]
+    table = _table("ms", "s", "n", "total", "worst", *stages, "tokens")
     for row in result.rows:
         table.add_row(
             row.kind.replace("_", ", "),
@@ -85,7 +87,7 @@ def update_table(result: UpdateResult) -> Table:
             str(row.n),
             _ms(row.cost.wall),
             _ms(row.worst),
-            *(_ms(seconds) for seconds in _stages(row.cost)),
+            *(_ms(getattr(row.cost, name)) for name in stages),
             f"{row.n_tokens:g}",
         )
     return table
@@ -140,8 +142,9 @@ def file_table(results: Sequence[FileResult]) -> Table:
     table.add_row("(audio)", *(f"{one.audio_s:.1f}" for one in results))
     table.add_row("all of it", *(_share(one.wall_s, one) for one in results))
     for stage in dict.fromkeys(stage for one in results for stage in one.work):
-        cells = (_share(one.work.get(stage, 0.0), one) for one in results)
-        table.add_row(f"work: {stage}", *cells)
+        if any(one.work.get(stage) for one in results):
+            cells = (_share(one.work.get(stage, 0.0), one) for one in results)
+            table.add_row(f"work: {stage}", *cells)
     for name in dict.fromkeys(name for one in results for name in one.cpu):
         cells = (_share(one.cpu.get(name, 0.0), one) for one in results)
         table.add_row(f"CPU: {name}", *cells)
@@ -171,10 +174,6 @@ def _table(*columns: str) -> Table:
         is_text = number == 0 or not name
         table.add_column(name, justify="left" if is_text else "right", header_style="dim")
     return table
-
-
-def _stages(cost: PassCost) -> tuple[float, ...]:
-    return cost.encode, cost.prefill, cost.verify, cost.decode
 
 
 def _milliseconds(values: Spread) -> list[str]:

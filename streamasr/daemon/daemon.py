@@ -159,6 +159,7 @@ class Daemon:
     def _readings(self) -> Readings:
         engine = self._engine
         return Readings(
+            model=engine.facts,
             sessions=lambda: len(self._host.sessions),
             connections=lambda: self._server.n_connections,
             lag_s=lambda: max((live.lag_s for live in self._host.sessions), default=0.0),

@@ -92,6 +92,7 @@ def describe_configured(models: Configured, *, is_deep: bool) -> Model:
         warning=bundle.warning,
         n_bytes=_files_size(bundle.directory),
         aligner=None if aligner is None else _aligner_name(bundle, aligner),
+        has_word_times=bool(recognition and recognition.traits.word_method),
         punctuates=recognition is None or recognition.traits.punctuates,
         punctuation=None if models.punctuation is None else models.punctuation.name,
         is_embedded=bundle.directory in EMBEDDED.values(),

@@ -49,6 +49,8 @@ class Model:
     """Size of its files."""
     aligner: str | None = None
     """Name of the aligner that gives word times with it."""
+    has_word_times: bool = False
+    """Whether its family gives word times without an aligner."""
     punctuates: bool = True
     """Its texts have punctuation."""
     punctuation: str | None = None
@@ -95,6 +97,8 @@ def judge_configured_model(
         yield ok("word times", "switched off")
     elif model.aligner:
         yield ok("word times", f"by {model.aligner}")
+    elif model.has_word_times:
+        yield ok("word times", "by the model itself")
     else:
         yield warning(
             "word times",
@@ -126,7 +130,7 @@ def judge_installed(models: Sequence[Model]) -> Iterator[Finding]:
             yield problem("installed", text, advice, model.code or "model_unusable")
     good = [f"{model.name} ({size_text(model.n_bytes)})" for model in models if not model.trouble]
     if good or not models:
-        yield ok("installed", ", ".join(good) or "only the embedded model")
+        yield ok("installed", ", ".join(good) or "only the embedded models")
 
 
 # Memory and disk

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -28,7 +28,7 @@ from streamasr.engine.engine import LocalEngine, aligner_config
 from streamasr.engine.ports import Channel, ChannelSource
 from streamasr.engine.worker import Timeouts
 from streamasr.models import clip
-from streamasr.models.bundle import Bundle, read_bundle
+from streamasr.models.bundle import Bundle, open_bundle, read_bundle
 from streamasr.models.family import Role
 from streamasr.pipeline.transcribe import FileSettings, Progress, transcribe
 
@@ -55,7 +55,8 @@ class Outcome:
 
     text: str
     words: tuple[Word, ...]
-    is_aligned: bool
+    has_times: bool
+    """False if the words were only spread evenly over their segments."""
     audio_s: float
     load_s: float
     work: dict[str, float]
@@ -111,14 +112,14 @@ def verify(
     if bundle.family.role is not Role.ALIGNER:
         checks.append(text_check)
     time_error = None
-    if outcome.is_aligned:
+    if outcome.has_times:
         found = [
             (word.text, (to_seconds(word.start), to_seconds(word.end))) for word in outcome.words
         ]
         times_check, time_error = check_times(chosen.words, found)
         checks.append(times_check)
     else:
-        checks.append(Check("word times", None, "nothing was aligned"))
+        checks.append(Check("word times", None, "the model gives none, and no aligner is used"))
     return Report(
         model=bundle.name,
         family=bundle.family.name,
@@ -233,19 +234,28 @@ def recognise_clip(config: EngineConfig, chosen: Clip, show: Show, warnings: lis
                     messages.append(message)
         memory = _peaks({"main": os.getpid(), **engine.pids})
     timings = sorted((m for m in messages if isinstance(m, Words)), key=lambda m: m.segment)
-    is_aligned = any(message.method == "aligned" for message in timings)
-    stages = (
-        _STAGES if is_aligned else _STAGES[:-1]
-    )  # without an aligner words are only spread evenly
+    methods = {message.method for message in timings}
     return Outcome(
         text=" ".join(m.text for m in messages if isinstance(m, FinalText) and m.text),
         words=tuple(word for message in timings for word in message.words),
-        is_aligned=is_aligned,
+        has_times=bool(methods - {"spread"}),
         audio_s=to_seconds(n_samples),
         load_s=load_s,
-        work={name: timed.work[name] for name in stages if name in timed.work},
+        work={name: timed.work[name] for name in _stages(config, methods) if name in timed.work},
         memory=memory,
     )
+
+
+def _stages(config: EngineConfig, methods: Collection[str]) -> Iterator[str]:
+    """Yield the stages that took part: not all families have a language model or an aligner."""
+    recognition = open_bundle(config.model).family.recognition
+    for name in _STAGES:
+        if name == "align":
+            is_used = "aligned" in methods
+        else:
+            is_used = name == "encode" or bool(recognition and recognition.decoder)
+        if is_used:
+            yield name
 
 
 def align_clip(config: EngineConfig, chosen: Clip, show: Show, warnings: list[str]) -> Outcome:

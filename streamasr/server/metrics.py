@@ -10,6 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from streamasr import __version__
+from streamasr.core.model_facts import ModelFacts
 from streamasr.core.units import to_seconds
 from streamasr.core.versions import library_versions
 
@@ -78,6 +79,7 @@ class Readings(Collector):
     def __init__(
         self,
         *,
+        model: ModelFacts,
         sessions: Callable[[], int],
         connections: Callable[[], int],
         lag_s: Callable[[], float],
@@ -87,12 +89,14 @@ class Readings(Collector):
         """Keep the functions that return the values.
 
         Args:
+            model: the model of the daemon.
             sessions: the number of open sessions.
             connections: the number of open sockets.
             lag_s: the lag of the session that is furthest behind.
             restarts: the number of restarts of each child process.
             queues: the number of orders that wait for each stage.
         """
+        self._model = model
         self._sessions = sessions
         self._connections = connections
         self._lag_s = lag_s
@@ -102,6 +106,7 @@ class Readings(Collector):
     def collect(self) -> Iterable[Metric]:
         """See `prometheus_client.registry.Collector`."""
         yield _build_info()
+        yield _model_info(self._model)
         yield GaugeMetricFamily("streamasr_sessions", "Open sessions", self._sessions())
         yield GaugeMetricFamily("streamasr_connections", "Open sockets", self._connections())
         yield GaugeMetricFamily(
@@ -127,4 +132,12 @@ def _build_info() -> Metric:
     labels = [re.sub(r"\W", "_", name) for name in versions]
     info = GaugeMetricFamily("streamasr_build_info", "Versions; the value is 1", labels=labels)
     info.add_metric([version or "" for version in versions.values()], 1)
+    return info
+
+
+def _model_info(model: ModelFacts) -> Metric:
+    """Return the name and the family of the model as labels of a constant."""
+    labels = ["model", "family"]
+    info = GaugeMetricFamily("streamasr_model_info", "The model; the value is 1", labels=labels)
+    info.add_metric([model.name, model.family], 1)
     return info

@@ -26,10 +26,12 @@ from streamasr.cli import main
 from streamasr.cli.bench import run
 from streamasr.config.file import load_config
 from streamasr.core.errors import AudioError, ConfigError, ModelError
+from streamasr.core.model_facts import ModelFacts
 from streamasr.core.processes import Usage, usage
 from streamasr.models import tiny
 from streamasr.protocols import v1
 from streamasr.server.metrics import Metrics, Readings
+from tests.support.embedded import EmbeddedModel
 from tests.support.errors import raises
 from tests.support.fakes import talk, write_wav
 from tests.support.processes import wait_gone
@@ -123,6 +125,7 @@ def test_audio_of_silence_is_refused(tmp_path: Path) -> None:
 
 def test_metrics_are_read_as_the_daemon_writes_them() -> None:
     readings = Readings(
+        model=ModelFacts("tiny", "qwen3-asr", ()),
         sessions=lambda: 1,
         connections=lambda: 1,
         lag_s=lambda: 2.5,
@@ -229,6 +232,7 @@ def test_a_real_model_is_not_named_as_scripted() -> None:
     model = model_facts(tiny.BUNDLE)
     assert model.scripted is None
     assert model.aligner_mib
+    assert (model.family, list(model.weights_mib)) == ("qwen3-asr", ["decoder", "encoder"])
 
 
 def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
@@ -263,15 +267,17 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_wav(tmp_path_factory.mktemp("clips") / "talk.wav", talk(1, 1.5)))
 
 
-def bench(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    assert run(parse(*arguments, "--threads", "1", "--json")) == 0
+def bench(
+    capsys: pytest.CaptureFixture[str], *arguments: str, model: str = tiny.NAME
+) -> dict[str, Any]:
+    assert run(parse(*arguments, "--model", model, "--threads", "1", "--json")) == 0
     log: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert log["setting"]["model"]["name"] == "tiny"
+    assert log["setting"]["model"]["name"] == model
     return log
 
 
 def test_latency_is_measured_through_the_socket(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, embedded: EmbeddedModel
 ) -> None:
     picture = tmp_path / "lag.svg"
     log = bench(
@@ -285,6 +291,7 @@ def test_latency_is_measured_through_the_socket(
         "2",
         "--plot",
         str(picture),
+        model=embedded.name,
     )["result"]
     summary, used = log["summary"], log["consumption"]
     assert (summary["sessions"], summary["audio_s"]) == (2, 16.0)
@@ -306,11 +313,22 @@ def test_a_table_shows_the_measurement(
         assert what in shown
 
 
-def test_updates_are_measured(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_updates_are_measured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, embedded: EmbeddedModel
+) -> None:
     picture = tmp_path / "update.png"
-    log = bench(
-        capsys, "update", "--seconds", "1", "--final", "1", "--repeat", "1", "--plot", str(picture)
-    )["result"]
+    arguments = (
+        "update",
+        "--seconds",
+        "1",
+        "--final",
+        "1",
+        "--repeat",
+        "1",
+        "--plot",
+        str(picture),
+    )
+    log = bench(capsys, *arguments, model=embedded.name)["result"]
     kinds = [row["kind"] for row in log["rows"]]
     assert kinds == ["incremental", "scratch", "final", "final_scratch"]
     assert all(row["cost"]["encode"] > 0 for row in log["rows"])
@@ -325,11 +343,15 @@ def test_throughput_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert log["live"] == []
 
 
-def test_a_file_is_measured(capsys: pytest.CaptureFixture[str], clip: str) -> None:
-    [log] = bench(capsys, "file", clip)["result"]
+def test_a_file_is_measured(
+    capsys: pytest.CaptureFixture[str], clip: str, embedded: EmbeddedModel
+) -> None:
+    [log] = bench(capsys, "file", clip, model=embedded.name)["result"]
     assert (log["file"], log["audio_s"]) == ("talk.wav", pytest.approx(5.5))
     assert log["work"]["encode"] > 0
     assert set(log["cpu"]) >= {"main", "encoder"}
+    used = {stage for stage, seconds in log["work"].items() if seconds}
+    assert used <= {*embedded.stages}
 
 
 def test_a_daemon_for_measurements_leaves_nothing() -> None:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,18 +23,32 @@ from streamasr.dictation import composer, desktop
 from streamasr.models import tiny
 from tests.support.daemons import RunningDaemon
 from tests.support.desktops import Window, needs, needs_tk, shows, x_display
+from tests.support.embedded import EmbeddedModel
 from tests.support.settings import TOKEN, changed, load, write_token
 from tests.support.waiting import eventually
 
 TIMEOUT_S = 60.0
 
 
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[RunningDaemon]:
+@contextmanager
+def running_daemon(model: str) -> Iterator[RunningDaemon]:
     with (
         tempfile.TemporaryDirectory() as name,
-        RunningDaemon(Path(name), "--no-mic") as running,
+        RunningDaemon(Path(name), "--no-mic", model=model) as running,
     ):
+        yield running
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[RunningDaemon]:
+    with running_daemon(tiny.NAME) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def each_daemon(embedded: EmbeddedModel) -> Iterator[RunningDaemon]:
+    """Return a daemon with each embedded model."""
+    with running_daemon(embedded.name) as running:
         yield running
 
 
@@ -66,18 +81,21 @@ def text_of(daemon: RunningDaemon, control: Path, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("mode", ["stable", "final"])
-def test_a_file_is_dictated_to_stdout(daemon: RunningDaemon, control: Path, mode: str) -> None:
-    text = text_of(daemon, control, "--mode", mode)
+def test_a_file_is_dictated_to_stdout(each_daemon: RunningDaemon, control: Path, mode: str) -> None:
+    text = text_of(each_daemon, control, "--mode", mode)
     assert text.startswith("hello good morning please open page")
     assert text.endswith("send my message?\n一二三四五六七八九十")
 
 
-def test_commands_can_be_words(daemon: RunningDaemon, control: Path) -> None:
-    assert "comma send my message question mark" in text_of(daemon, control, "--no-commands")
+def test_commands_can_be_words(each_daemon: RunningDaemon, control: Path) -> None:
+    assert "comma send my message question mark" in text_of(each_daemon, control, "--no-commands")
 
 
-def test_the_daemons_microphone_is_followed(tmp_path: Path, control: Path) -> None:
-    with RunningDaemon(tmp_path, "--input", str(tiny.DEMO), "--speed", "4") as daemon:
+def test_the_daemons_microphone_is_followed(
+    tmp_path: Path, control: Path, embedded: EmbeddedModel
+) -> None:
+    options = ("--input", str(tiny.DEMO), "--speed", "4")
+    with RunningDaemon(tmp_path, *options, model=embedded.name) as daemon:
         result = dictate(control, "--output", "stdout", "--url", daemon.url)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.endswith("\n一二三四五六七八九十")
@@ -173,17 +191,17 @@ async def test_push_to_talk_from_press_to_release(
 @needs("Xvfb", "xdotool")
 @needs_tk
 async def test_speech_is_typed_into_the_window(
-    daemon: RunningDaemon, control: Path, monkeypatch: pytest.MonkeyPatch
+    each_daemon: RunningDaemon, control: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    expected = text_of(daemon, control)
+    expected = text_of(each_daemon, control)
     with x_display() as name:
         monkeypatch.setenv("DISPLAY", name)
         for mode in ("stable", "live"):
             with Window() as window:
                 result = dictate(
                     control,
-                    *("--mode", mode, "--input", str(tiny.DEMO), "--url", daemon.url),
+                    *("--mode", mode, "--input", str(tiny.DEMO), "--url", each_daemon.url),
                     *("--speed", "4"),
                 )
                 assert (result.returncode, result.stderr) == (0, "")

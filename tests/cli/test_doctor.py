@@ -19,6 +19,7 @@ from streamasr.doctor.finding import Finding, Level
 from streamasr.doctor.machine import Native, ask_native, memory_free, probe_native
 from streamasr.importing.atomic import atomic_directory
 from tests.support.daemons import RunningDaemon, free_port
+from tests.support.embedded import EmbeddedModel
 
 
 @pytest.fixture(autouse=True)
@@ -56,15 +57,17 @@ def examined(
 
 
 def test_this_machine_has_no_problem(
-    capsys: pytest.CaptureFixture[str], home: Path, port: int
+    capsys: pytest.CaptureFixture[str], home: Path, port: int, embedded: EmbeddedModel
 ) -> None:
-    code, found = examined(capsys, settings(home, port))
+    path = settings(home, port, f'[model]\nname = "{embedded.name}"\n')
+    code, found = examined(capsys, path)
     assert [finding for finding in found.values() if finding["level"] == "problem"] == []
     assert code == 0
     for subject in ("python", "processor", "cores", "llama.cpp", "onnxruntime", "memory", "state"):
         assert found[subject]["level"] == "ok", found[subject]
-    assert found["model"]["level"] == "warning"  # the embedded one
-    assert "its own aligner" in found["word times"]["text"]
+    assert found["model"]["level"] == "warning"  # an embedded one
+    assert ("its own aligner" in found["word times"]["text"]) == bool(embedded.aligner)
+    assert found["word times"]["level"] == "ok"
     assert found["server"]["text"] == f"127.0.0.1:{port} is free; no daemon is running there"
     assert found["configuration"]["text"] == str(home / "settings.toml")
 

@@ -15,11 +15,12 @@ import pytest
 
 from streamasr.cli.transcribe import FORMATS
 from streamasr.models import tiny
+from tests.support.embedded import DEMO, EmbeddedModel
 from tests.support.fakes import pcm, talk, write_wav
 from tests.support.processes import wait_gone
 
 COMMAND = [sys.executable, "-m", "streamasr"]
-TRANSCRIBE = [*COMMAND, "transcribe", "--model", "tiny", "--threads", "1"]
+TRANSCRIBE = [*COMMAND, "transcribe", "--threads", "1"]
 READY = re.compile(r"is ready, process (\d+)")
 
 
@@ -28,10 +29,11 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_wav(tmp_path_factory.mktemp("clips") / "talk.wav", talk(1, 1.5))
 
 
-def run(*arguments: str | Path, given: bytes | None = None) -> subprocess.CompletedProcess[str]:
-    result = subprocess.run(
-        [*TRANSCRIBE, *map(str, arguments)], input=given, capture_output=True, check=False
-    )
+def run(
+    *arguments: str | Path, given: bytes | None = None, model: str = "tiny"
+) -> subprocess.CompletedProcess[str]:
+    command = [*TRANSCRIBE, "--model", model, *map(str, arguments)]
+    result = subprocess.run(command, input=given, capture_output=True, check=False)
     return subprocess.CompletedProcess(
         result.args,
         result.returncode,
@@ -51,24 +53,31 @@ def test_missing_hardware_is_warned_of_and_the_file_is_transcribed(clip: Path) -
         assert result.stderr.count(sentence) == 1
 
 
-def test_all_formats_are_written_and_nothing_else(clip: Path, tmp_path: Path) -> None:
+def test_all_formats_are_written_and_nothing_else(tmp_path: Path, embedded: EmbeddedModel) -> None:
     formats = [word for name in FORMATS for word in ("--format", name)]
-    result = run(clip, *formats, "--output-dir", tmp_path)
+    result = run(DEMO, *formats, "--output-dir", tmp_path, model=embedded.name)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        f"talk.{name}" for name in FORMATS
+        f"demo.{name}" for name in FORMATS
     )
-    document = json.loads((tmp_path / "talk.json").read_text())
+    document = json.loads((tmp_path / "demo.json").read_text())
     assert list(document) == ["file", "model", "language", "duration", "text", "segments"]
-    assert (document["file"], document["model"]) == (str(clip), "tiny")
-    assert document["duration"] == 5.5
+    assert (document["file"], document["model"]) == (str(DEMO), embedded.name)
+    assert document["duration"] == pytest.approx(15.1, abs=0.1)
+    texts = [final.text for final in embedded.demo]
+    assert [segment["text"] for segment in document["segments"]] == texts
     for segment in document["segments"]:
         assert list(segment) == ["id", "start", "end", "language", "text", "words"]
         for word in segment["words"]:
             assert list(word) == ["text", "start", "end", "score"]
             assert segment["start"] <= word["start"] < word["end"] <= segment["end"]
-            assert 0 <= word["score"] <= 1
-    assert (tmp_path / "talk.vtt").read_text().startswith("WEBVTT\n\n")
+            assert word["score"] is None or 0 <= word["score"] <= 1
+    assert (tmp_path / "demo.txt").read_text().split() == " ".join(texts).split()
+    assert (tmp_path / "demo.vtt").read_text().startswith("WEBVTT\n\n")
+    for form in ("srt", "vtt"):
+        subtitles = (tmp_path / f"demo.{form}").read_text()
+        shown = "".join(line for line in subtitles.splitlines() if not re.match(r"[\d:.,]", line))
+        assert "".join(texts[-1].split()) in "".join(shown.split())
 
 
 @pytest.mark.parametrize("form", ["txt", "json"])
@@ -127,8 +136,8 @@ def test_times_stay_whole_with_a_start(clip: Path) -> None:
         assert float(last) - float(first) >= 0.02
 
 
-def test_nothing_piped_holds_escape_sequences(clip: Path) -> None:
-    result = run("--watch", clip)
+def test_nothing_piped_holds_escape_sequences(clip: Path, embedded: EmbeddedModel) -> None:
+    result = run("--watch", clip, model=embedded.name)
     assert result.returncode == 0
     assert "\x1b" not in result.stdout
     assert result.stderr == ""
@@ -153,7 +162,9 @@ def test_a_wrong_configuration_is_one_sentence_and_code_78(
 
 def test_a_reader_that_closes_the_pipe_ends_the_program_quietly(clip: Path) -> None:
     with subprocess.Popen(
-        [*TRANSCRIBE, "--watch", str(clip)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*TRANSCRIBE, "--model", "tiny", "--watch", str(clip)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -165,10 +176,11 @@ def test_a_reader_that_closes_the_pipe_ends_the_program_quietly(clip: Path) -> N
 class Started:
     """A transcription of what the test writes into its stdin, in a process group of its own."""
 
-    def __init__(self, output_dir: Path) -> None:
+    def __init__(self, output_dir: Path, model: EmbeddedModel) -> None:
         arguments = ["-v", "--output-dir", str(output_dir), "--format", "json", "-"]
+        self.model = model
         self.process = subprocess.Popen(
-            [*TRANSCRIBE, *arguments],
+            [*TRANSCRIBE, "--model", model.name, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -187,9 +199,9 @@ class Started:
         return self.process.stderr
 
     def wait_ready(self) -> list[int]:
-        """The ids of both children, once they have loaded their models."""
+        """The ids of the children, once they have loaded their models."""
         pids: list[int] = []
-        while len(pids) < 2:
+        while len(pids) < len(self.model.children):
             line = self.stderr.readline().decode()
             assert line, self.log
             self.log += line
@@ -197,9 +209,9 @@ class Started:
         return pids
 
     def wait_children(self) -> list[int]:
-        """The ids of both children, as soon as they exist."""
+        """The ids of the children, as soon as they exist."""
         pids: list[str] = []
-        while len(pids) < 2:
+        while len(pids) < len(self.model.children):
             assert self.process.poll() is None
             tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
             pids = [pid for task in tasks for pid in read(task).split()]
@@ -219,8 +231,8 @@ def read(path: Path) -> str:
 
 
 @pytest.fixture
-def started(tmp_path: Path) -> Iterator[Started]:
-    running = Started(tmp_path / "out")
+def started(tmp_path: Path, embedded: EmbeddedModel) -> Iterator[Started]:
+    running = Started(tmp_path / "out", embedded)
     with running.process:
         yield running
         running.process.kill()
@@ -264,5 +276,6 @@ def test_children_that_are_killed_change_nothing(started: Started, tmp_path: Pat
     started.stdin.close()
     assert started.end() == 0
     disturbed = json.loads((tmp_path / "out" / "stdin.json").read_text())
-    undisturbed = json.loads(run("--format", "json", "-", given=pcm(samples)).stdout)
+    model = started.model.name
+    undisturbed = json.loads(run("--format", "json", "-", given=pcm(samples), model=model).stdout)
     assert disturbed == undisturbed

@@ -164,6 +164,7 @@ def test_a_microphone_is_missed_only_where_it_is_wanted(sound: Sound, level: Lev
     ("model", "wants_words", "expected"),
     [
         (Model("m", aligner="a"), True, {"model": OK, "word times": OK}),
+        (Model("m", has_word_times=True), True, {"model": OK, "word times": OK}),
         (Model("m"), True, {"model": OK, "word times": WARNING}),
         (Model("m"), False, {"model": OK, "word times": OK}),
         (Model("m", warning="4 bits"), False, {"model": WARNING, "word times": OK}),

@@ -6,12 +6,14 @@ import sys
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamasr import __version__
+from streamasr.core.model_facts import ModelFacts
 from streamasr.core.versions import library_versions
 from streamasr.server.metrics import Metrics, Readings
 
 
 def make_metrics() -> Metrics:
     readings = Readings(
+        model=ModelFacts("tiny", "qwen3-asr", ("English",)),
         sessions=lambda: 2,
         connections=lambda: 3,
         lag_s=lambda: 0.5,
@@ -30,6 +32,7 @@ def values(metrics: Metrics) -> dict[tuple[str, ...], float]:
 
 def test_readings_are_read_when_the_figures_are() -> None:
     found = values(make_metrics())
+    assert found["streamasr_model_info", "qwen3-asr", "tiny"] == 1
     assert found["streamasr_sessions",] == 2
     assert found["streamasr_connections",] == 3
     assert found["streamasr_lag_seconds",] == 0.5

@@ -32,6 +32,7 @@ from streamasr.pipeline.formats import format_transcript
 from streamasr.server.web_assets import load_pages
 from tests.support.browser import CHROMIUM, Tab, microphone_from, running_chromium
 from tests.support.daemons import RunningDaemon
+from tests.support.embedded import EmbeddedModel
 from tests.support.fake_daemon import (
     DaemonOptions,
     FakeDaemon,
@@ -213,9 +214,9 @@ async def received(tab: Tab) -> bytes:
     return b"".join(map(base64.b64decode, await tab.get("received")))
 
 
-def transcribed(pcm: bytes) -> list[str]:
-    """Transcribe samples with the embedded model, without page and daemon."""
-    command = [sys.executable, "-m", "streamasr", "transcribe", "--model", "tiny", "--threads", "1"]
+def transcribed(pcm: bytes, model: str) -> list[str]:
+    """Transcribe samples with an embedded model, without page and daemon."""
+    command = [sys.executable, "-m", "streamasr", "transcribe", "--model", model, "--threads", "1"]
     done = subprocess.run([*command, "-"], input=pcm, capture_output=True, check=True)
     return done.stdout.decode().splitlines()
 
@@ -234,8 +235,10 @@ def likeness(lines: list[str]) -> float:
 
 
 @needs_browser
-async def test_text_appears_during_speech(browser: str, tmp_path: Path) -> None:
-    with RunningDaemon(tmp_path, "--no-mic", settings=UNREVISED) as daemon:
+async def test_text_appears_during_speech(
+    browser: str, tmp_path: Path, embedded: EmbeddedModel
+) -> None:
+    with RunningDaemon(tmp_path, "--no-mic", settings=UNREVISED, model=embedded.name) as daemon:
         async with Tab.opened(browser, page_of(daemon.url)) as tab:
             await tab.get(RECORD_AUDIO)
             await tab.click("#microphone")
@@ -246,7 +249,7 @@ async def test_text_appears_during_speech(browser: str, tmp_path: Path) -> None:
             await tab.click("#microphone")
             await tab.until("document.querySelector('#state').textContent === 'Ready'")
             shown = await finals(tab)
-            assert shown == await asyncio.to_thread(transcribed, await received(tab))
+            assert shown == await asyncio.to_thread(transcribed, await received(tab), embedded.name)
             assert shown == await asyncio.to_thread(published, daemon)
             assert await tab.get(settled(len(shown)))
             assert likeness(shown) > 0.6, shown
@@ -254,8 +257,10 @@ async def test_text_appears_during_speech(browser: str, tmp_path: Path) -> None:
 
 
 @needs_browser
-async def test_no_word_is_lost_when_the_daemon_is_killed(browser: str, tmp_path: Path) -> None:
-    with RunningDaemon(tmp_path, "--no-mic", settings=UNREVISED) as daemon:
+async def test_no_word_is_lost_when_the_daemon_is_killed(
+    browser: str, tmp_path: Path, embedded: EmbeddedModel
+) -> None:
+    with RunningDaemon(tmp_path, "--no-mic", settings=UNREVISED, model=embedded.name) as daemon:
         async with Tab.opened(browser, page_of(daemon.url)) as tab:
             await tab.get(RECORD_AUDIO)
             await tab.click("#microphone")
@@ -268,7 +273,7 @@ async def test_no_word_is_lost_when_the_daemon_is_killed(browser: str, tmp_path:
             await tab.click("#microphone")
             await tab.until("document.querySelector('#state').textContent === 'Ready'")
             shown = await finals(tab)
-            assert shown == await asyncio.to_thread(transcribed, await received(tab))
+            assert shown == await asyncio.to_thread(transcribed, await received(tab), embedded.name)
             assert shown == await asyncio.to_thread(published, daemon)
             assert likeness(shown) > 0.6, shown
 

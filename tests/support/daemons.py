@@ -32,20 +32,25 @@ def free_port() -> int:
 class RunningDaemon:
     """`streamasr run` in a child process, started and stopped as by a person or systemd."""
 
-    def __init__(self, directory: Path, *options: str, settings: str = "") -> None:
+    def __init__(
+        self, directory: Path, *options: str, settings: str = "", model: str | None = None
+    ) -> None:
         """Prepare the daemon; `start` runs it.
 
         Args:
             directory: directory of its configuration, journal and spool.
             options: options of `streamasr run`.
             settings: TOML, appended to the settings of all tests.
+            model: name of the model; None for that of the settings, by default `tiny`.
         """
         self.port = free_port()
         self.url = f"ws://127.0.0.1:{self.port}"
         self.directory = directory
         self.config = directory / "config.toml"
         storage = directory / "storage"
-        self.config.write_text(f'[storage]\ndirectory = "{storage}"\n{settings}', encoding="utf-8")
+        named = "" if model is None else f'[model]\nname = "{model}"\n'
+        text = f'{named}[storage]\ndirectory = "{storage}"\n{settings}'
+        self.config.write_text(text, encoding="utf-8")
         self.command = [sys.executable, "-m", "streamasr", "run", "--config", str(self.config)]
         self.command += ["--threads", "1", "--port", str(self.port), *options]
         self._process: subprocess.Popen[str] | None = None
