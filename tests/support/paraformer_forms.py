@@ -25,7 +25,7 @@ BYTES: Final = 0.99
 LOSSY: Final = 0.9
 """Least cosine for weights of 4 bits."""
 
-GOLDEN: Final = DATA / "golden_paraformer.npz"
+GOLDEN: Final = DATA / "golden_paraformer_forms.npz"
 GOLDEN_SIZES: Final = Sizes(
     d_model=256, ffn=256, blocks=2, decoder_ffn=256, layers=1, vocab=60
 )  # rows of whole q4_k blocks
