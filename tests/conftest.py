@@ -108,7 +108,7 @@ def bundle() -> Path:
     return tiny.BUNDLE
 
 
-@pytest.fixture(scope="module", params=EMBEDDED_MODELS, ids=lambda model: model.name)
+@pytest.fixture(scope="module", params=EMBEDDED_MODELS, ids=str)
 def embedded(request: pytest.FixtureRequest) -> EmbeddedModel:
     """Return each embedded model in turn."""
     model = request.param

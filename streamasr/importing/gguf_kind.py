@@ -63,10 +63,16 @@ def best_of(files: Iterable[GGUFFile]) -> GGUFFile:
 
 
 def group_by_model(files: Iterable[GGUFFile]) -> dict[object, list[GGUFFile]]:
-    """Group files that contain the same model in different precisions."""
+    """Group files that contain the same model in different precisions.
+
+    Axes of length 1 do not count: some programs drop them.
+    """
     groups: dict[object, list[GGUFFile]] = {}
     for file in files:
-        shapes = frozenset((tensor.name, tensor.shape) for tensor in file.tensors.values())
+        shapes = frozenset(
+            (tensor.name, tuple(length for length in tensor.shape if length != 1))
+            for tensor in file.tensors.values()
+        )
         groups.setdefault(shapes, []).append(file)
     return groups
 

@@ -46,6 +46,8 @@ _WRAPPERS: Final = ("state_dict", "model", "model_state_dict", "module", "params
 _PARALLEL: Final = "module."
 """Prefix of the names in checkpoints of parallel training."""
 
+_SUFFIXES: Final = frozenset({".pt", ".pth"})
+
 _MAX_PICKLE_BYTES: Final = 1 << 24  # a model of 1000 tensors takes 200 kB
 _MAX_RECORDS: Final = 1 << 16
 _LOCAL_HEADER: Final = struct.Struct("<4s22xHH")
@@ -130,6 +132,8 @@ def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
 def is_torch_file(path: Path) -> bool:
     """Return whether a file is a PyTorch checkpoint, of the current or the old format.
 
+    A damaged zip counts as one if its name says so.
+
     Raises:
         ModelError: the file cannot be read.
     """
@@ -143,7 +147,7 @@ def is_torch_file(path: Path) -> bool:
         with BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
             return any(_is_pickle(name) for name in archive.namelist())
     except (zipfile.BadZipFile, NotImplementedError, ValueError):
-        return False
+        return path.suffix.lower() in _SUFFIXES
     except OSError as error:
         raise ModelError(
             f"{path} cannot be read: {error.strerror}.", code="file_unreadable"

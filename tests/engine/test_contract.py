@@ -2,8 +2,9 @@
 
 import queue
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 
 import numpy as np
 import pytest
@@ -26,7 +27,9 @@ from streamasr.core.units import SAMPLE_RATE, Samples
 from streamasr.engine.config import EngineConfig, Hardware
 from streamasr.engine.engine import LocalEngine
 from streamasr.engine.ports import ChannelSource
+from streamasr.models.embedded import EMBEDDED
 from tests.support import toy_family
+from tests.support.embedded import EMBEDDED_MODELS
 from tests.support.fakes import FakeEngine, PatientEngine, talk
 
 SAMPLES = talk(1.0)[: SAMPLE_RATE * 2]
@@ -34,32 +37,24 @@ TIMEOUT_S = 60.0
 
 
 @pytest.fixture(scope="module")
-def tiny_engine(bundle: Path) -> Iterator[LocalEngine]:
-    with LocalEngine(EngineConfig(bundle, bundle / "aligner", Hardware(threads=1))) as engine:
-        yield engine
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], LocalEngine]]:
+    """Return a function that starts the engine of a model, once for all tests."""
+    toy = toy_family.write_bundle(tmp_path_factory.mktemp("toy") / "loudness")
+    configs = {model.name: model.config for model in EMBEDDED_MODELS}
+    configs["toy"] = EngineConfig(toy, hardware=Hardware(threads=1))
+    with toy_family.registered(), ExitStack() as stack:
+        yield cache(lambda name: stack.enter_context(LocalEngine(configs[name])))
 
 
-@pytest.fixture(scope="module")
-def toy_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
-    model = toy_family.write_bundle(tmp_path_factory.mktemp("toy") / "loudness")
-    with (
-        toy_family.registered(),
-        LocalEngine(EngineConfig(model, hardware=Hardware(threads=1))) as engine,
-    ):
-        yield engine
-
-
-@pytest.fixture(params=["tiny", "toy", "fake", "patient"])
-def engine(request: pytest.FixtureRequest) -> ChannelSource:
+@pytest.fixture(params=[*EMBEDDED, "toy", "fake", "patient"])
+def engine(request: pytest.FixtureRequest, start: Callable[[str], LocalEngine]) -> ChannelSource:
     match request.param:
-        case "tiny" | "toy":
-            running = request.getfixturevalue(f"{request.param}_engine")
-            assert isinstance(running, LocalEngine)
-            return running
         case "fake":
             return FakeEngine()
-        case _:
+        case "patient":
             return PatientEngine()
+        case name:
+            return start(name)
 
 
 class Conversation:

@@ -1,101 +1,25 @@
 """FunASR's Paraformer: models with random weights, and its stages for the features of a clip."""
 
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any
 
 # These register the parts by name.
 import funasr.models.bicif_paraformer.cif_predictor
 import funasr.models.paraformer.cif_predictor
 import funasr.models.paraformer.decoder
 import funasr.models.sanm.encoder  # noqa: F401
-import numpy as np
 import torch
 from funasr.models.bicif_paraformer.model import BiCifParaformer
 from funasr.models.paraformer.model import Paraformer
 
 from streamasr.core.units import Float32Array
+from tests.sources.paraformer.weights import N_FEATURES, Sizes, Weights
 
 torch.set_num_threads(1)
 
-N_FEATURES: Final = 560
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """Sizes of a model; the defaults are the smallest that exercise everything."""
-
-    d_model: int = 32
-    heads: int = 4
-    ffn: int = 48
-    blocks: int = 3
-    kernel: int = 11
-    shift: int = 0
-    decoder_ffn: int = 40
-    layers: int = 2
-    layers_without_attention: int = 0
-    decoder_kernel: int = 11
-    decoder_shift: int = 0
-    vocab: int = 50
-    left: int = 1
-    right: int = 1
-    smooth: float = 1.0
-    noise: float = 0.0
-    head: str | None = None
-    """Type of the time head: `cnn`, `cnn_blstm`, or None."""
-    is_after_convolution: bool = False
-    upsampling: int = 3
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    def config(self) -> dict[str, Any]:
-        """Return the sections of `config.yaml` with which FunASR makes the model."""
-        predictor = {
-            "idim": self.d_model,
-            "threshold": 1.0,
-            "l_order": self.left,
-            "r_order": self.right,
-            "tail_threshold": 0.45,
-            "smooth_factor": self.smooth,
-            "noise_threshold": self.noise,
-        }
-        if self.head:
-            predictor |= {
-                "smooth_factor2": 0.25,
-                "noise_threshold2": 0.01,
-                "upsample_times": self.upsampling,
-                "upsample_type": self.head,
-                "use_cif1_cnn": self.is_after_convolution,
-            }
-        return {
-            "model": "BiCifParaformer" if self.head else "Paraformer",
-            "model_conf": {"ctc_weight": 0.0, "predictor_bias": 1, "lsm_weight": 0.1},
-            "encoder": "SANMEncoder",
-            "encoder_conf": {
-                "output_size": self.d_model,
-                "attention_heads": self.heads,
-                "linear_units": self.ffn,
-                "num_blocks": self.blocks,
-                "input_layer": "pe",
-                "kernel_size": self.kernel,
-                "sanm_shfit": self.shift,
-                "selfattention_layer_type": "sanm",
-                "normalize_before": True,
-            },
-            "decoder": "ParaformerSANMDecoder",
-            "decoder_conf": {
-                "attention_heads": self.heads,
-                "linear_units": self.decoder_ffn,
-                "num_blocks": self.layers + self.layers_without_attention,
-                "att_layer_num": self.layers,
-                "kernel_size": self.decoder_kernel,
-                "sanm_shfit": self.decoder_shift,
-            },
-            "predictor": "CifPredictorV3" if self.head else "CifPredictorV2",
-            "predictor_conf": predictor,
-        }
-
 
 def build(sizes: Sizes, seed: int = 0) -> Any:
-    """Make a model with weights so large that every stage contributes."""
+    """Make a model with random weights; hotwords are left out."""
     config = sizes.config()
     names = ("encoder", "encoder_conf", "decoder", "decoder_conf", "predictor", "predictor_conf")
     kind = BiCifParaformer if sizes.head else Paraformer
@@ -105,16 +29,14 @@ def build(sizes: Sizes, seed: int = 0) -> Any:
         input_size=N_FEATURES,
         vocab_size=sizes.vocab,
     )
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, tensor in model.named_parameters():
-            noise = torch.randn(tensor.shape, generator=generator)
-            is_norm = "norm" in name
-            if name.endswith("weight") and not is_norm:
-                fan = tensor[0].numel()
-                tensor.copy_(noise * 1.5 / fan**0.5)
-            else:
-                tensor.copy_((1.0 if name.endswith("weight") else 0.0) + 0.2 * noise)
+    weights = Weights(sizes, seed)
+    parts = ("encoder.", "decoder.", "predictor.")
+    state = {
+        name: torch.from_numpy(weights.read(name))
+        for name in weights.shapes
+        if name.startswith(parts)
+    }
+    model.load_state_dict(state)
     return model.eval()
 
 
@@ -154,8 +76,3 @@ def stages(model: Any, features: Float32Array, acoustic: Float32Array | None = N
         embeddings[0].numpy(),
         logits[0].numpy(),
     )
-
-
-def features_of(n_rows: int, seed: int) -> Float32Array:
-    """Return features like those after normalisation: mean 0, variance 1."""
-    return np.random.default_rng(seed).normal(size=(n_rows, N_FEATURES)).astype(np.float32)

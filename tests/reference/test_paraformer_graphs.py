@@ -16,7 +16,9 @@ from streamasr.core.units import Float32Array
 from streamasr.importing.options import EncoderWidth
 from streamasr.importing.paraformer.checkpoint import Checkpoint, Settings, TimeHead, check_tensors
 from streamasr.importing.paraformer.graphs import write_decoder, write_encoder
-from tests.reference.paraformer import N_FEATURES, Sizes, build, features_of, stages
+from tests.reference.paraformer import build, stages
+from tests.sources.paraformer.weights import N_FEATURES, Sizes
+from tests.support.paraformer_forms import features_of
 
 pytestmark = pytest.mark.reference
 

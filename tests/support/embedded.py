@@ -39,6 +39,10 @@ class EmbeddedModel:
     name: str
     bundle: Path
 
+    def __str__(self) -> str:
+        """Return the name, for the names of tests."""
+        return self.name
+
     @property
     def recognition(self) -> Recognition:
         """Parts of the family."""

@@ -58,32 +58,46 @@ def write_bundle(directory: Path, kind: str = "parts", *, head: bool = False, **
         facts: others than the usual ones in `model.json`; None for one to leave out.
     """
     directory.mkdir()
+    if kind == "parts":
+        write_encoder(directory / "encoder.onnx", head=head)
+        write_decoder(directory / "decoder.onnx")
+    else:
+        write_whole(directory / "model.onnx", head=head)
     width = 1 + len(TOKENS) + UPSAMPLING
+    identity = np.stack([np.zeros(width, np.float32), np.ones(width, np.float32)])
+    usual: dict[str, Any] = {"n_mels": width, "lfr": {"window": 1, "shift": 1}, "graphs": kind}
+    if kind == "parts" and head:
+        usual["time_upsampling"] = UPSAMPLING
+    write_description(directory, tokens=TOKENS, cmvn=identity, **(usual | facts))
+    return directory
+
+
+def write_description(
+    directory: Path, *, tokens: Sequence[str], cmvn: Float32Array, **facts: Any
+) -> None:
+    """Write everything but the graphs.
+
+    Args:
+        directory: of the bundle.
+        tokens: the vocabulary.
+        cmvn: (2, width), shift and scale.
+        facts: others than the usual ones in `model.json`; None for one to leave out.
+    """
     usual: dict[str, Any] = {
         "format": "streamasr-bundle",
         "version": 1,
         "family": "paraformer",
         "name": "scripted",
         "languages": ["Chinese", "English"],
-        "graphs": kind,
-        "vocab": len(TOKENS),
-        "n_mels": width,
-        "lfr": {"window": 1, "shift": 1},
+        "graphs": "parts",
+        "vocab": len(tokens),
     }
-    if kind == "parts":
+    if facts.get("graphs", "parts") == "parts":
         usual["predictor"] = {"threshold": 1.0, "tail": 0.45}
-        if head:
-            usual["time_upsampling"] = UPSAMPLING
-        write_encoder(directory / "encoder.onnx", head=head)
-        write_decoder(directory / "decoder.onnx")
-    else:
-        write_whole(directory / "model.onnx", head=head)
     chosen = {key: value for key, value in (usual | facts).items() if value is not None}
     (directory / "model.json").write_text(json.dumps(chosen))
-    (directory / "tokens.json").write_text(json.dumps(TOKENS))
-    cmvn = np.stack([np.zeros(width, np.float32), np.ones(width, np.float32)])
+    (directory / "tokens.json").write_text(json.dumps(tokens))
     np.save(directory / "cmvn.npy", cmvn)
-    return directory
 
 
 def opened(directory: Path) -> Paraformer:

@@ -130,8 +130,6 @@ class Checkpoint:
     """Frames between two rows."""
     licence: str | None = None
     notes: tuple[str, ...] = ()
-    extra_files: tuple[Path, ...] = ()
-    """Files besides those of the tensors that belong to the model."""
 
     @property
     def family(self) -> str:
@@ -143,8 +141,8 @@ class Checkpoint:
         return sorted({tensor.path for tensor in self.tensors.values()})
 
     def files(self) -> Sequence[Path]:
-        """Return all files that the bundle is made from."""
-        return sorted({*self.parts(), *self.extra_files})
+        """Return the files with the weights."""
+        return self.parts()
 
     def max_bytes(self, options: ImportOptions, _directory: Path) -> float:
         """Return an upper bound for the size of the bundle."""
