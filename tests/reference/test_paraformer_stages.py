@@ -1,4 +1,4 @@
-"""What stands between Paraformer's graphs and the text, against the functions of FunASR."""
+"""Comparison of the stages between Paraformer's graphs with the functions of FunASR."""
 
 from pathlib import Path
 from typing import Any, Final
