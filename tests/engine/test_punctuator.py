@@ -23,11 +23,11 @@ from streamasr.models.bundle import open_bundle
 from streamasr.models.ct_punc.punctuator import CTPunctuator
 from streamasr.models.onnx import OnnxOptions
 from streamasr.pipeline.transcribe import FileSettings, transcribe
-from tests.sources.ct_punc import MARKS, WORDS, Shape, random_weights, write_bundle
 from tests.support import toy_family
 from tests.support.errors import raises
 from tests.support.fakes import FakeSource, talk
 from tests.support.marking import unmarked
+from tests.support.punctuation import write_punctuation
 from tests.support.waiting import wait_until
 
 
@@ -40,9 +40,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def marks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A punctuation model with random weights that knows the words of the toy family."""
-    words = [*WORDS[:-1], *toy_family.WORDS["English"], *toy_family.WORDS["Chinese"], WORDS[-1]]
-    weights = random_weights(Shape(), len(words), len(MARKS), seed=4, rare=(0,))
-    return write_bundle(tmp_path_factory.mktemp("punc") / "marks", weights, words=words)
+    words = [*toy_family.WORDS["English"], *toy_family.WORDS["Chinese"]]
+    return write_punctuation(tmp_path_factory.mktemp("punc") / "marks", words)
 
 
 @pytest.fixture(scope="module")
