@@ -126,7 +126,7 @@ def test_a_session_that_wants_no_punctuation_gets_none(
 def test_its_process_is_known_by_name(engine: LocalEngine) -> None:
     assert list(engine.pids) == ["encoder", "punctuator"]
     assert engine.restarts.keys() == engine.pids.keys()
-    assert engine.queue_lengths()["punctuator"] == 0
+    assert engine.queue_lengths() == {"encoder": 0, "punctuator": 0}
     title = Path(f"/proc/{engine.pids['punctuator']}/cmdline").read_text().rstrip("\0 ")
     assert title == "streamasr: punctuator"
 

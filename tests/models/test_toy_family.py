@@ -101,7 +101,7 @@ def test_it_needs_no_decoder(engine: LocalEngine) -> None:
     assert engine.is_alive
     assert engine.pipeline.decoding is None
     assert engine.pulse is None
-    assert engine.queue_lengths() == {"encoder": 0, "decoder": 0, "aligner": 0}
+    assert engine.queue_lengths() == {"encoder": 0}
     assert list(engine.pids) == ["encoder"]
     engine.check_options(SessionOptions(context="any text " * 1000))
     assert engine.traits == toy_family.FAMILY.recognition.traits  # type: ignore[union-attr]
