@@ -98,8 +98,8 @@ def test_a_model_that_punctuates_is_heard_in_all_formats(
     tmp_path: Path, marks: Path, numbers: list[str]
 ) -> None:
     formats = [word for name in FORMATS for word in ("--format", name)]
-    options = (DEMO, "--punctuation", marks, *numbers, *formats, "--output-dir", tmp_path)
-    result = run(*options, model="tiny-paraformer")
+    options = [*numbers, *formats, "--output-dir", str(tmp_path)]
+    result = run(DEMO, "--punctuation", marks, *options, model="tiny-paraformer")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     plain = run(DEMO, "--punctuation", "none", model="tiny-paraformer").stdout
     document = json.loads((tmp_path / "demo.json").read_text("utf-8"))
@@ -132,6 +132,15 @@ def test_numbers_are_written_in_digits_where_that_is_asked_for(form: str) -> Non
         (first, *_) = json.loads(result.stdout)["segments"]
         assert [word["text"] for word in first["words"]][-2:] == ["page", "123"]
         assert first["words"][-1]["end"] > first["words"][-1]["start"] + 1
+
+
+def test_options_without_effect_on_a_model_are_warned_of(embedded: EmbeddedModel) -> None:
+    result = run(DEMO, "--context", "names", "--no-words", model=embedded.name)
+    assert result.returncode == 0
+    expected = [] if embedded.has_decoder else [
+        f"streamasr: warning: {embedded.name} takes no context; what is given has no effect."
+    ]  # fmt: skip
+    assert result.stderr.splitlines() == expected
 
 
 def test_bad_inputs_cost_a_sentence_each_and_the_others_are_done(

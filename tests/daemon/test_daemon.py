@@ -6,7 +6,7 @@ import random
 import signal
 import subprocess
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from streamasr.bench.speech import load_speech
 from streamasr.core.errors import ProtocolError
 from streamasr.core.messages import Final, Words
 from streamasr.core.units import SAMPLE_RATE, Float32Array, to_seconds
+from streamasr.models.bundle import open_bundle
 from streamasr.protocols import v1
 from tests.support.daemons import RunningDaemon
 from tests.support.embedded import EmbeddedModel, assert_spoken
@@ -89,6 +90,31 @@ async def test_a_socket_gives_the_same_text_as_a_file(
         check_guarantees(events)
         assert daemon.stop() == 0
         assert "Traceback" not in daemon.all_log
+
+
+async def test_a_client_learns_which_of_its_options_have_no_effect(
+    tmp_path: Path, embedded: EmbeddedModel
+) -> None:
+    async def sentences(url: str, **options: Any) -> list[str]:
+        async with client.connect(url, **options) as stream:
+            await stream.configure(hotwords=("Riesling",))
+            await stream.stop()
+            events = [event async for event in stream]
+        warnings = [event for event in events if isinstance(event, v1.Warning)]
+        assert {warning.code for warning in warnings} <= {"option_ignored"}
+        return [warning.message for warning in warnings]
+
+    with RunningDaemon(tmp_path, "--no-mic", model=embedded.name) as daemon:
+        silent, told = await sentences(daemon.url), await sentences(daemon.url, context="wine")
+    if embedded.has_decoder:
+        assert (silent, told) == ([], [])
+    else:
+        name = embedded.name
+        assert silent == [f"{name} takes no hotwords; what is given has no effect."]
+        assert told == [
+            f"{name} takes no context; what is given has no effect.",
+            f"{name} takes no context and no hotwords; what is given has no effect.",
+        ]
 
 
 async def test_simultaneous_sessions_get_the_same_text_as_single_ones(
@@ -318,6 +344,24 @@ async def test_much_audio_at_once_leaves_no_gap(tmp_path: Path) -> None:
         assert not [message for message in messages if isinstance(message, v1.Gap)]
         for kind in (v1.Final, v1.Words):
             assert sum(isinstance(message, kind) for message in messages) >= 10
+
+
+async def test_metrics_name_the_parts_that_a_model_has(
+    tmp_path: Path, embedded: EmbeddedModel, speech: Float32Array
+) -> None:
+    with RunningDaemon(tmp_path, "--no-mic", model=embedded.name) as daemon:
+        await dictate(daemon.url, speech[: 6 * SAMPLE_RATE])
+        found = daemon.metrics()
+    labels = [(name, *others) for name, *others in found]
+    passes = {*embedded.stages} - {"align"}
+    assert {other[0] for name, *other in labels if name == "streamasr_work_seconds_total"} <= passes
+    assert found["streamasr_work_seconds_total", "encode"] > 0
+    restarts = {other[0] for name, *other in labels if name == "streamasr_worker_restarts_total"}
+    assert restarts == {*embedded.children}
+    queues = {other[0] for name, *other in labels if name == "streamasr_queue_length"}
+    assert queues == {*embedded.children, *(["decoder"] if embedded.has_decoder else [])}
+    family = open_bundle(embedded.bundle).family.name
+    assert found["streamasr_model_info", family, embedded.name] == 1
 
 
 def test_a_second_daemon_in_the_same_directory_is_refused(tmp_path: Path) -> None:
