@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from streamasr.core.errors import ModelError
 from streamasr.importing.torch_file import is_contiguous, is_torch_file, read_state_dict
 from streamasr.importing.torch_pickle import MAX_DEPTH, PickleError, load
-from tests.sources.paraformer.original import (
+from tests.sources.torch_checkpoint import (
     Saved,
     TorchType,
     encode,

@@ -28,14 +28,9 @@ from tests.sources.paraformer.onnx_export import (
     write_sherpa_export,
     write_streaming,
 )
-from tests.sources.paraformer.original import (
-    Saved,
-    config_of,
-    pickle_of,
-    write_original,
-    write_record,
-)
+from tests.sources.paraformer.original import config_of, write_original
 from tests.sources.paraformer.weights import Sizes, Weights, token_list
+from tests.sources.torch_checkpoint import Saved, pickle_of, write_record
 from tests.support.errors import raises
 from tests.support.gguf_changes import with_metadata
 
@@ -402,6 +397,25 @@ def test_lists_of_tokens_without_ids_are_read(tmp_path: Path, sherpa: Path) -> N
     lines = "\r\n".join(token_list(SMALL.sizes.vocab))
     (folder / "tokens.txt").write_text(f"{lines}\r\n", "utf-8")
     assert open_sources(folder).recogniser is not None
+
+
+def test_the_tokens_of_old_exports_are_in_their_settings(tmp_path: Path, export: Path) -> None:
+    folder = shutil.copytree(export, tmp_path / "files")
+    (folder / "tokens.json").unlink()
+    config = folder / "config.yaml"
+    tokens = json.dumps(token_list(SMALL.sizes.vocab), ensure_ascii=False)
+    plain = config.read_text("utf-8")
+    config.write_text(f"{plain}token_list: {tokens}\n", "utf-8")
+    bundle = import_model(folder, tmp_path / "b")
+    assert bundle.facts["vocab"] == SMALL.sizes.vocab
+    for wrong, code in (
+        ("[1]", "tokens_invalid"),
+        ("many", "tokens_invalid"),
+        ("[a]", "tokens_count"),
+    ):
+        config.write_text(f"{plain}token_list: {wrong}\n", "utf-8")
+        with raises(ModelError, code):
+            open_sources(folder)
 
 
 @pytest.mark.parametrize("is_sherpa", [False, True])
