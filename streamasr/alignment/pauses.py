@@ -31,7 +31,7 @@ _SHORTEST: Final = 8  # frames
 """Of a pause between words: the closure of a "t" is shorter."""
 
 _NEAR: Final = 15 * _FRAME
-"""A border moves only to a pause that is no further away."""
+"""Distance of the furthest pause that a border moves to."""
 
 _MIN_WORD: Final = MIN_WORD_MS * SAMPLE_RATE // 1000  # samples
 
@@ -62,7 +62,9 @@ def find_pauses(samples: Float32Array) -> list[Span]:
     if not n_frames:
         return []
     frames = samples[: n_frames * _FRAME].astype(np.float64).reshape(n_frames, _FRAME)
-    levels = 10 * np.log10(frames.var(axis=1) + _SILENCE)  # a constant offset is no sound
+    levels = 10 * np.log10(
+        frames.var(axis=1) + _SILENCE
+    )  # without the mean: an offset is not sound
     noise, speech = np.quantile(levels, (_NOISE_QUANTILE, _SPEECH_QUANTILE))
     border = max(noise + _ABOVE_NOISE, speech - _BELOW_SPEECH)
     is_quiet = levels < min(border, speech - _LEAST_BELOW_SPEECH)

@@ -29,7 +29,8 @@ def audio(*parts: tuple[float, float], noise_db: float = -90, seed: int = 0) -> 
     levels = [np.full(round(ms * MS), 10 ** (db / 20)) for ms, db in parts]
     level = np.concatenate([*levels, np.zeros(0)])
     speech = rng.standard_normal(len(level)) * level
-    return (speech + rng.standard_normal(len(level)) * 10 ** (noise_db / 20)).astype(np.float32)
+    noise = rng.standard_normal(len(level)) * 10 ** (noise_db / 20)
+    return np.asarray(speech + noise, np.float32)
 
 
 def in_ms(spans: list[Span]) -> list[tuple[float, float]]:
