@@ -471,6 +471,16 @@ def test_a_voice_activity_detector_beside_the_graph_is_ignored(
     assert source.path.name == "model.onnx"
 
 
+def test_a_checkpoint_of_before_pytorch_1_6_is_refused(tmp_path: Path, original: Path) -> None:
+    folder = shutil.copytree(original, tmp_path / "files")
+    magic = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
+    (folder / "model.pt").write_bytes(magic + b"." + b"\x80\x02M\xe9\x03.")
+    for path in (folder, folder / "model.pt"):
+        with raises(ModelError, "torch_legacy") as caught:
+            open_sources(path)
+        assert str(folder / "model.pt") in str(caught.value)
+
+
 def test_a_pickle_that_runs_a_program_is_refused(tmp_path: Path, original: Path) -> None:
     """The whole way from the folder: nothing is run."""
     folder = shutil.copytree(original, tmp_path / "files")
