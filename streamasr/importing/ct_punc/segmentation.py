@@ -89,8 +89,8 @@ def _base_dictionary(path: Path) -> Path:
     if spec is None or spec.origin is None:
         raise ModelError(
             f"{path} says that this model reads words as jieba divides them, and jieba is not "
-            "installed; run `pip install 'streamasr[words]'`, and import the model again. It is "
-            "needed for the import only.",
+            "installed; run `pip install 'streamasr[words]'`, and import or pull the model again. "
+            "It is needed for that only.",
             code="package_missing",
         )
     return Path(spec.origin).with_name("dict.txt")

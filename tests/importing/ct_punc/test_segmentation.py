@@ -12,19 +12,14 @@ from streamasr.models.ct_punc.segmentation import Segmentation
 from streamasr.models.onnx import OnnxOptions
 from tests.sources.ct_punc import MARKS, WORDS, Shape, random_weights, write_funasr_folder
 from tests.support.errors import raises
-
-KNOWN = "今天 50 t\n天气 40 n\n天 20 n\n很 9 d\n好 9 a\n"
+from tests.support.punctuation import KNOWN_TO_JIEBA, write_jieba
 
 
 @pytest.fixture
 def jieba(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The dictionary of a package with the name and the form of jieba."""
-    package = tmp_path / "site" / "jieba"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("raise AssertionError('its code is not needed')\n")
-    (package / "dict.txt").write_text(KNOWN, "utf-8")
-    monkeypatch.syspath_prepend(str(package.parent))
-    return package / "dict.txt"
+    """The dictionary of a package that looks like jieba."""
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    return write_jieba(tmp_path / "site")
 
 
 @pytest.fixture
@@ -68,7 +63,7 @@ def test_without_jieba_the_import_says_how_to_get_it(
 
 
 @pytest.mark.parametrize(
-    ("base", "own"), [("今天\n", "好 1\n"), (KNOWN, b"\xff\xfe"), ("今天 x n\n", "好 1\n")]
+    ("base", "own"), [("今天\n", "好 1\n"), (KNOWN_TO_JIEBA, b"\xff\xfe"), ("今天 x n\n", "好 1\n")]
 )
 def test_a_damaged_dictionary_is_refused(
     jieba: Path, source: Path, tmp_path: Path, base: str, own: str | bytes
