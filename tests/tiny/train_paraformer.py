@@ -143,16 +143,11 @@ def targets_of(clip: Clip, n_rows: int, scale: float) -> Targets:
             outside = (seconds < low * scale) | (seconds > high * scale + 3 * ROW_SECONDS)
             weights[outside] = 0.0
         return Targets(tokens, weights, total)
-    rows = np.round(np.array(starts) / ROW_SECONDS + LATE).astype(int)
-    cumulative = np.zeros(n_rows + 4)
-    last = -1
-    for index, row in enumerate(rows):
-        place = min(max(int(row), last + 1, 1), n_rows - 1)
-        last = max(last, place)
-        step = 1.0 + LEAD if index == 0 else 1.0
-        cumulative[place - 1 :] += step / 2
-        cumulative[place:] += step / 2
-    weights = np.diff(cumulative, prepend=0.0)[:n_rows]
+    # Each token adds a ramp of two rows to the sum, which ends in its row.
+    ends = np.maximum(np.array(starts) / ROW_SECONDS + LATE, 1.0)
+    ramps = np.clip((np.arange(n_rows)[:, None] - ends + 2) / 2, 0, 1)
+    cumulative = ramps.sum(axis=1) + LEAD * ramps[:, 0]
+    weights = np.diff(cumulative, prepend=0.0)
     # A row holds at most 1: what is too much goes to its neighbours, the next one first.
     for index in range(n_rows - 1):
         extra = max(0.0, weights[index] - 0.98)
@@ -168,8 +163,8 @@ def targets_of(clip: Clip, n_rows: int, scale: float) -> Targets:
 class FeatureMaker:
     """Features and targets of ever new clips."""
 
-    def __init__(self, banks: Path, seed: int, mix: Mix) -> None:
-        self.clips = ClipMaker(banks, seed, mix)
+    def __init__(self, banks: Path, seed: int, mix: Mix, plain: float) -> None:
+        self.clips = ClipMaker(banks, seed, mix, plain)
         self.shift = torch.zeros(LFR_WINDOW * N_MELS)
         self.scale = torch.ones(LFR_WINDOW * N_MELS)
 
@@ -192,7 +187,8 @@ class FeatureMaker:
         """Return features (batch, rows, 560), targets, and the word at each row."""
         recorded = self.clips.record(count, seconds + 0.016, n_bins=N_BINS)
         mel = self.raw(recorded)
-        self.clips.mask(mel)
+        if not recorded.is_plain:
+            self.clips.mask(mel)
         rows = (low_frame_rate(mel) + self.shift) * self.scale
         seconds_of = np.arange(rows.shape[1]) * ROW_SECONDS + CENTRE
         scale = recorded.scale
@@ -224,7 +220,7 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
     model = make_model()
     scale_start_values(model)
     mix = LATER_MIX if arguments.start else FIRST_MIX
-    maker = FeatureMaker(arguments.banks, arguments.seed * 1000 + rank, mix)
+    maker = FeatureMaker(arguments.banks, arguments.seed * 1000 + rank, mix, arguments.plain)
     if arguments.start:
         weights = torch.load(arguments.start / "model.pt")
         model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
@@ -281,7 +277,7 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
         )
         asked = labels != -1
         right = (logits.argmax(-1)[asked] == labels[asked]).float().mean()
-        weight = 0.3 if arguments.start else 1.0 - 0.7 * over
+        weight = 1.0 - 0.7 * over
         loss = tokens + weight * frames + 2 * rows + 0.2 * quantity.mean() + 1.0 * drift
         figures = {
             "tokens": tokens.item(),
@@ -375,6 +371,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--start", type=Path, help="checkpoint to continue from")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--plain", type=float, default=0.5, help="share of plain batches")
     parser.add_argument("--clips", type=float, default=1.0, help="factor on the clips of a step")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--port", type=int, default=29511)
