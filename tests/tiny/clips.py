@@ -237,7 +237,7 @@ class ClipMaker:
         self.rng = Random(seed)
         self.np_rng = np.random.default_rng(seed)
         self.mix = mix
-        self.plain = plain
+        self.plain_share = plain
         names = ("words", "people", "chinese_words")
         self.voices = {name: Voices(Bank(banks / name)) for name in names}
         names = ("sentences", "chinese_sentences")
@@ -458,7 +458,7 @@ class ClipMaker:
         """Compose clips of `seconds` each, for a spectrum of `n_bins`."""
         rng = self.rng
         n_frames = round(seconds * SAMPLE_RATE / HOP)
-        is_plain = rng.random() < self.plain
+        is_plain = rng.random() < self.plain_share
         hop = rng.randint(140, 184) if rng.random() < 0.4 and not is_plain else HOP
         clips = [self.make_clip(n_frames * hop, timed=timed) for _ in range(batch)]
         if is_plain:
