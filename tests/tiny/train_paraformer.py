@@ -294,7 +294,12 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
         rank,
         arguments.processes,
         modules=nn.ModuleList([model, word_head]),
-        schedule=Schedule(arguments.minutes, arguments.rate, save_minutes=arguments.save_minutes),
+        schedule=Schedule(
+            arguments.minutes,
+            arguments.rate,
+            save_minutes=arguments.save_minutes,
+            local_steps=arguments.local_steps,
+        ),
         loss_of=loss_of,
         save=lambda weights: save_checkpoint(arguments.checkpoint, weights, cmvn),
     )
@@ -373,6 +378,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--plain", type=float, default=0.5, help="share of plain batches")
     parser.add_argument("--clips", type=float, default=1.0, help="factor on the clips of a step")
+    parser.add_argument("--local-steps", type=int, default=1, help="see training.Schedule")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--port", type=int, default=29511)
     parser.add_argument("banks", type=Path)
