@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from streamasr.audio.file import open_audio
 from streamasr.bench.figures import ratio
-from streamasr.core.events import Answer, Recognised
+from streamasr.core.events import Answer, Punctuated, Recognised
 from streamasr.core.messages import Final
 from streamasr.core.orders import Order
 from streamasr.core.processes import usage
@@ -62,7 +62,7 @@ class Metered:
 
 def costs_of(answer: Answer | Order) -> dict[str, float]:
     """Return the seconds of each stage that an answer took."""
-    return asdict(answer.costs) if isinstance(answer, Recognised) else {}
+    return answer.costs.of_stages() if isinstance(answer, Recognised | Punctuated) else {}
 
 
 def measure_file(engine: LocalEngine, settings: FileSettings, path: Path) -> FileResult:

@@ -42,7 +42,8 @@ class ModelFacts:
     name: str
     family: str
     weights_mib: dict[str, float]
-    """Sizes of the parts by the beginning of their files' names: `encoder`, `decoder`, `model`."""
+    """Sizes of the parts by the beginning of their files' names: `encoder`, `decoder`, `model`;
+    without those of less than 50 kB."""
     aligner_mib: float | None
     """None without an aligner."""
     scripted: float | None
@@ -85,7 +86,8 @@ def _weights(directory: Path) -> dict[str, float]:
     for path in sorted(directory.iterdir()):
         if path.suffix in _WEIGHTS:
             sizes[re.split(r"[._]", path.name)[0]] += path.stat().st_size
-    return {part: round(size / 2**20, 1) for part, size in sizes.items()}
+    rounded = {part: round(size / 2**20, 1) for part, size in sizes.items()}
+    return {part: size for part, size in rounded.items() if size}
 
 
 def _aligner_mib(bundle: Bundle) -> float | None:

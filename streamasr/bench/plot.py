@@ -25,6 +25,7 @@ _STAGES: Final = {
     "prefill": "#61a5c2",
     "verify": "#f4a261",
     "decode": "#e76f51",
+    "punctuate": "#8ab17d",
 }
 _OTHER_STAGE: Final = "#6c757d"
 _SHORT: Final[dict[Kind, str]] = {
@@ -136,10 +137,11 @@ def _draw_stages(axes: "Axes", result: UpdateResult) -> None:
     lengths = sorted({row.seconds for row in rows})
     kinds = list(_SHORT)
     width = 0.8 / len(kinds)
+    stages = [stage for stage in _STAGES if any(getattr(row.cost, stage) for row in rows)]
     for row in rows:
         x = lengths.index(row.seconds) + (kinds.index(row.kind) - 1) * width
         bottom = 0.0
-        for stage in ("encode", "prefill", "verify", "decode"):
+        for stage in stages:
             height = getattr(row.cost, stage)
             is_first = row is rows[0]
             axes.bar(
@@ -154,7 +156,7 @@ def _draw_stages(axes: "Axes", result: UpdateResult) -> None:
         axes.text(x, bottom, f" {_SHORT[row.kind]}", rotation=90, ha="center", va="bottom", size=7)
     axes.set_xticks(range(len(lengths)), [f"{length:g}" for length in lengths])
     axes.set_ylabel("by stage, s")
-    _leave_room(axes, n_columns=4)
+    _leave_room(axes, n_columns=len(stages))
 
 
 def thinned(looks: Sequence[Look], n: int) -> list[Look]:

@@ -12,23 +12,28 @@ are never loaded together, since OpenMP lets threads sleep sooner if they outnum
     final         caches: the pass over the whole segment after the speaker has paused, when the
                   last update had covered all but a quarter of a second
     final_scratch the same from scratch
+
+Where the texts are punctuated by a model of their own, that belongs to each pass: with caches from
+the last decided sentence on, from scratch all of the text.
 """
 
 import queue
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from streamasr.bench.figures import median, ratio
 from streamasr.bench.speech import Speech
 from streamasr.core.errors import WorkerError
-from streamasr.core.events import Answer, PassAbandoned, PassFailed, Recognised
+from streamasr.core.events import Answer, PassAbandoned, PassFailed, Punctuated, Recognised
 from streamasr.core.hypothesis import Hypothesis
-from streamasr.core.orders import Pass, Rank, Recognise, Release
+from streamasr.core.orders import Pass, Punctuate, Rank, Recognise, Release
+from streamasr.core.punctuation import Marks
 from streamasr.core.units import Float32Array, Samples, to_samples
 from streamasr.engine.ports import ChannelSource
+from streamasr.session.punctuation import DecidedMarks
 from streamasr.session.stable_prefix import CommitLag, StablePrefix
 
 STEP_S: Final = 0.5
@@ -62,6 +67,11 @@ class PassCost:
     prefill: float = 0.0
     verify: float = 0.0
     decode: float = 0.0
+    punctuate: float = 0.0
+
+    def __add__(self, other: "PassCost") -> "PassCost":
+        """Return the cost of two steps of a pass."""
+        return PassCost(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +138,7 @@ class Rig:
 
     def __init__(self, recogniser: ChannelSource) -> None:
         """Open a channel of a started engine."""
+        self.traits = recogniser.traits
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._channel = recogniser.channel(self._answers.put)
         self._n_passes = 0
@@ -151,19 +162,26 @@ class Rig:
         of = Pass(segment, self._n_passes, rank)
         self._channel.perform(Recognise(of, samples, forced=forced, draft=draft))
         answer = self._wait()
-        costs = answer.costs
-        cost = PassCost(
-            wall=time.perf_counter() - began,
-            encode=costs.encode,
-            prefill=costs.prefill,
-            verify=costs.verify,
-            decode=costs.decode,
-        )
-        return answer.hypothesis, cost
+        assert isinstance(answer, Recognised)
+        return answer.hypothesis, _cost_of(answer, began)
 
-    def _wait(self) -> Recognised:
+    def punctuate(
+        self, segment: int, text: str, language: str | None, *, rank: Rank = Rank.PARTIAL
+    ) -> tuple[Marks, PassCost]:
+        """Find the marks of a text, and wait for them.
+
+        Raises:
+            WorkerError: the pass was abandoned.
+        """
+        began = time.perf_counter()
+        self._channel.perform(Punctuate(Pass(segment, self._n_passes, rank), text, language))
+        answer = self._wait()
+        assert isinstance(answer, Punctuated)
+        return answer.marks, _cost_of(answer, began)
+
+    def _wait(self) -> Recognised | Punctuated:
         match self._answers.get():
-            case Recognised() as answer:
+            case Recognised() | Punctuated() as answer:
                 return answer
             case PassFailed(message=message):
                 raise WorkerError(f"a pass failed: {message}", code="pass_failed")
@@ -181,6 +199,10 @@ class Rig:
         self._channel.close()
 
 
+def _cost_of(answer: Recognised | Punctuated, began: float) -> PassCost:
+    return PassCost(time.perf_counter() - began, **asdict(answer.costs))
+
+
 class _Utterance:
     """A segment that grows."""
 
@@ -188,7 +210,8 @@ class _Utterance:
         self._rig = rig
         self.number = number
         self._samples = samples
-        self._stable = StablePrefix(lag)
+        self._stable = StablePrefix(lag, rig.traits)
+        self._marks = DecidedMarks()
         self._draft: tuple[int, ...] = ()
 
     @property
@@ -207,6 +230,12 @@ class _Utterance:
         continuation = self._stable.continued_by(hypothesis)
         if continuation is not None:
             self._stable.receive(hypothesis.tokens, continuation, Samples(len(audio)))
+            found = continuation.hypothesis
+            if self._rig.traits.asks_for_marks and found.text:
+                text = found.text[self._marks.begin :]
+                marks, more = self._rig.punctuate(self.number, text, found.language, rank=rank)
+                self._marks.decide(marks, len(self._stable.text))
+                cost += more
         self._draft = hypothesis.tokens
         return Measured(kind, seconds, cost, len(hypothesis.tokens))
 
@@ -311,6 +340,8 @@ def _do_anew(rig: Rig, samples: Float32Array, asked: Sequence[_Asked]) -> Iterat
     for number, one in enumerate(asked, _FIRST_ANEW):
         audio = samples[: to_samples(one.seconds)]
         hypothesis, cost = rig.run(number, audio, forced=one.forced)
+        if rig.traits.asks_for_marks and hypothesis.text:
+            cost += rig.punctuate(number, hypothesis.text, hypothesis.language)[1]
         rig.release(number)
         yield Measured(one.kind, one.seconds, cost, len(hypothesis.tokens))
 

@@ -16,8 +16,8 @@ from streamasr.bench.update import UpdateResult
 
 _MIB: Final = 2**20
 _NONE: Final = "–"
-_STAGES: Final = ("encode", "prefill", "verify", "decode")
-"""Stages of a pass; a family without a language model has only the first."""
+_STAGES: Final = ("encode", "prefill", "verify", "decode", "punctuate")
+"""Stages of a pass; no family has all of them."""
 
 
 def delay_table(summary: Summary) -> Table:

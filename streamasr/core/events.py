@@ -1,6 +1,6 @@
 """Events that a session receives: borders of speech, and answers of the engine."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TypeAlias
 
 from streamasr.core.hypothesis import Hypothesis
@@ -115,11 +115,17 @@ class Costs:
     """Reading the text that is known or supposed already."""
     decode: float = 0.0
     """Finding the rest token by token."""
+    punctuate: float = 0.0
+    """Finding the marks of the text."""
 
     @property
     def total(self) -> float:
         """Return the sum of all kinds."""
-        return self.encode + self.prefill + self.verify + self.decode
+        return self.encode + self.prefill + self.verify + self.decode + self.punctuate
+
+    def of_stages(self) -> dict[str, float]:
+        """Return the seconds by kind, without the kinds that took none."""
+        return {kind: seconds for kind, seconds in asdict(self).items() if seconds}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +145,9 @@ class Punctuated:
 
     of: Pass
     marks: Marks
+    costs: Costs = Costs()
+    waited: float = 0.0
+    """As of `Recognised`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ def verify_punctuation(bundle: Bundle, hardware: Hardware, show: Show) -> Report
         worker.start()
         worker.wait_ready()
         loaded = time.perf_counter()
-        marks = worker.submit(Punctuate(Pass(1, 1, Rank.FINAL), TEXT, None)).result()
+        marks = worker.submit(Punctuate(Pass(1, 1, Rank.FINAL), TEXT, None)).result().marks
         seconds = time.perf_counter() - loaded
         used = {"main": usage(os.getpid()), "punctuator": usage(worker.pid or 0)}
     except StreamASRError as error:

@@ -46,7 +46,7 @@ from streamasr.core.units import Samples
 from streamasr.engine.aligner import AlignerWorker
 from streamasr.engine.decoder_stage import DecoderStage
 from streamasr.engine.ports import Deliver
-from streamasr.engine.punctuator import PunctuatorWorker
+from streamasr.engine.punctuator import FoundMarks, PunctuatorWorker
 from streamasr.engine.stages import (
     Decode,
     Encode,
@@ -90,7 +90,7 @@ class Pipeline:
         self._aligning: WorkerStage[Align, Align, Aligned] | None = None
         if aligner is not None:
             self._aligning = WorkerStage(aligner.submit, _unchanged, self._aligned)
-        self._punctuating: WorkerStage[Punctuate, Punctuate, Marks] | None = None
+        self._punctuating: WorkerStage[Punctuate, Punctuate, FoundMarks] | None = None
         if punctuator is not None:
             self._punctuating = WorkerStage(punctuator.submit, _unchanged, self._punctuated)
         self._has_missed_marks = False  # so that the log says so once
@@ -100,14 +100,13 @@ class Pipeline:
 
     def queue_lengths(self) -> dict[str, int]:
         """Return the number of waiting orders of each stage; running ones do not count."""
-        lengths = {
-            "encoder": self.encoding.n_waiting,
-            "decoder": self.decoding.n_waiting if self.decoding else 0,
-            "aligner": self._aligning.n_waiting if self._aligning else 0,
+        stages = {
+            "encoder": self.encoding,
+            "decoder": self.decoding,
+            "punctuator": self._punctuating,
+            "aligner": self._aligning,
         }
-        if self._punctuating:
-            lengths["punctuator"] = self._punctuating.n_waiting
-        return lengths
+        return {name: stage.n_waiting for name, stage in stages.items() if stage}
 
     def channel(self, deliver: Deliver) -> "PassChannel":
         """Open a channel; one that is closed already after `stop`."""
@@ -208,10 +207,11 @@ class Pipeline:
             return self._words_without_aligner(order)
         return result.result()
 
-    def _punctuated(self, order: Punctuate, result: "Future[Marks]") -> Answer:
+    def _punctuated(self, order: Punctuate, result: "Future[FoundMarks]") -> Answer:
         error = result.exception()
         if error is None:
-            return Punctuated(order.of, result.result())
+            found = result.result()
+            return Punctuated(order.of, found.marks, Costs(punctuate=found.cost))
         if not self._has_missed_marks:
             self._has_missed_marks = True
             logger.warning("texts are written without punctuation: %s", error)
@@ -312,7 +312,7 @@ def _with_waiting(
     answer: Recognised | Punctuated | PassFailed | PassAbandoned, since: float
 ) -> Recognised | Punctuated | PassFailed | PassAbandoned:
     """Return an answer with the time during which no stage worked on its order."""
-    if not isinstance(answer, Recognised):
+    if not isinstance(answer, Recognised | Punctuated):
         return answer
     seconds = time.perf_counter() - since
     return replace(answer, waited=max(0.0, seconds - answer.costs.total))

@@ -4,6 +4,8 @@ Partials and finals wait for it, so it is there as long as the engine is, at nor
 that it cannot punctuate stays as it is.
 """
 
+import time
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
@@ -17,7 +19,17 @@ from streamasr.models.bundle import read_bundle
 from streamasr.models.family import LoadPunctuator, Punctuator, Role
 from streamasr.models.onnx import OnnxOptions
 
-PunctuatorWorker: TypeAlias = Worker[PunctuatorConfig, Punctuate, Marks]
+
+@dataclass(frozen=True, slots=True)
+class FoundMarks:
+    """Punctuation of one text."""
+
+    marks: Marks
+    cost: float
+    """Seconds that the model worked on it."""
+
+
+PunctuatorWorker: TypeAlias = Worker[PunctuatorConfig, Punctuate, FoundMarks]
 
 
 def punctuator_worker(
@@ -37,7 +49,9 @@ def punctuator_worker(
     return Worker("punctuator", build, config, timeouts, on_trouble)
 
 
-def build_punctuator(load: LoadPunctuator, config: PunctuatorConfig) -> Built[Punctuate, Marks]:
+def build_punctuator(
+    load: LoadPunctuator, config: PunctuatorConfig
+) -> Built[Punctuate, FoundMarks]:
     """Load the model of a bundle, in the child.
 
     Args:
@@ -51,8 +65,10 @@ def build_punctuator(load: LoadPunctuator, config: PunctuatorConfig) -> Built[Pu
     return Built(answer, tuple(warnings))
 
 
-def punctuate(punctuator: Punctuator, languages: frozenset[str], order: Punctuate) -> Marks:
+def punctuate(punctuator: Punctuator, languages: frozenset[str], order: Punctuate) -> FoundMarks:
     """Punctuate one text; none in a language that the model does not know."""
     if order.language is not None and order.language not in languages:
-        return Marks()
-    return punctuator.punctuate(order.text)
+        return FoundMarks(Marks(), 0.0)
+    began = time.perf_counter()
+    marks = punctuator.punctuate(order.text)
+    return FoundMarks(marks, time.perf_counter() - began)

@@ -1,10 +1,9 @@
 """Measurement of how long text takes, from the arrival of its audio to its publication."""
 
 from collections import deque
-from dataclasses import asdict
 from typing import Final, Protocol
 
-from streamasr.core.events import Answer, Recognised
+from streamasr.core.events import Answer, Punctuated, Recognised
 from streamasr.core.messages import Final as FinalText
 from streamasr.core.messages import Message, Partial
 from streamasr.core.units import Samples, to_samples
@@ -19,7 +18,7 @@ class Observer(Protocol):
         """Count received audio."""
 
     def stage_worked(self, stage: str, seconds: float) -> None:
-        """Count the time that a stage (encode, prefill, verify, decode) worked."""
+        """Count the time that a stage (encode, prefill, verify, decode, punctuate) worked."""
 
     def partial_published(self, latency_s: float) -> None:
         """Record a partial that was published so long after its last sample had arrived."""
@@ -71,8 +70,8 @@ class LatencyMeter:
 
     def answered(self, answer: Answer) -> None:
         """Count the work that an answer of the engine took."""
-        if isinstance(answer, Recognised):
-            for stage, seconds in asdict(answer.costs).items():
+        if isinstance(answer, Recognised | Punctuated):
+            for stage, seconds in answer.costs.of_stages().items():
                 self._observer.stage_worked(stage, seconds)
 
     def published(self, message: Message, now: float) -> None:

@@ -45,8 +45,8 @@ class Metrics:
         )
         self._work = Counter(
             "streamasr_work_seconds",
-            "Time that a stage worked (encode, prefill, verify, decode); its rate over that of "
-            "audio_seconds is the real-time factor",
+            "Time that a stage worked (encode, prefill, verify, decode, punctuate), as far as the "
+            "model has it; its rate over that of audio_seconds is the real-time factor",
             labelnames=["stage"],
             registry=self._registry,
         )

@@ -3,6 +3,7 @@
 The cost of a pass is known only afterwards, and its parts grow with different things:
 
     waiting, encode, prefill    hardly: all that the encoder may still change is read each time
+    punctuate                   hardly: from the last decided sentence on
     verify                      with the text that is known already
     decode                      with the new audio, so with the interval itself
 
@@ -25,7 +26,7 @@ each, simulated with pauses and uneven costs, each shows a partial every 1.9 s t
 Each part has its own running average, in which the newest pass weighs half.
 """
 
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import Final
 
 from streamasr.core.events import Costs
@@ -58,6 +59,7 @@ class Work:
     prefill: float = 0.0
     verify: float = 0.0
     decode: float = 0.0
+    punctuate: float = 0.0
     waiting: float = 0.0
     """Between order and answer, while other sessions were served."""
     draft: float = 0.0
@@ -69,7 +71,13 @@ class Work:
     def of(cls, costs: Costs, waiting: float, n_draft: int, n_new: int) -> "Work":
         """Combine the costs of a pass with the tokens of its draft and its new samples."""
         audio = to_seconds(max(0, n_new))
-        return cls(costs.encode, costs.prefill, costs.verify, costs.decode, waiting, n_draft, audio)
+        return cls(**asdict(costs), waiting=waiting, draft=n_draft, audio=audio)
+
+    def with_marks(self, costs: Costs, waiting: float) -> "Work":
+        """Return this work with that of finding the marks of its text."""
+        return replace(
+            self, punctuate=self.punctuate + costs.punctuate, waiting=self.waiting + waiting
+        )
 
 
 class Cadence:
@@ -113,6 +121,7 @@ class Cadence:
             prefill=min(known.prefill, work.prefill),
             verify=mixed.verify,
             decode=mixed.decode,
+            punctuate=min(known.punctuate, work.punctuate),
             waiting=min(known.waiting, work.waiting),
             draft=mixed.draft,
             audio=mixed.audio,
@@ -124,7 +133,8 @@ class Cadence:
         if known is None or self._load is None:
             return self._shortest
         more_text = (n_draft + _PROMPT_END) / (known.draft + _PROMPT_END)
-        fixed = known.encode + known.prefill + known.verify * more_text + _WAITING * known.waiting
+        once = known.encode + known.prefill + known.punctuate + _WAITING * known.waiting
+        fixed = once + known.verify * more_text
         rate = known.decode / max(known.audio, _LEAST_AUDIO_S)
         free = max(min(self._load, _MOST_BUSY - rate), _LEAST_SHARE * self._load)
         return max(self._shortest, to_samples(fixed / free))

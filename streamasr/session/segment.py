@@ -10,6 +10,7 @@ from streamasr.core.messages import Final, Gap
 from streamasr.core.options import SessionOptions
 from streamasr.core.orders import Align, Pass, Rank
 from streamasr.core.units import Float32Array, Samples
+from streamasr.session.cadence import Work
 from streamasr.session.joining import Continuation
 from streamasr.session.punctuation import DecidedMarks, Marked
 from streamasr.session.stable_prefix import StablePrefix
@@ -25,6 +26,7 @@ class Recognition:
     """As the model gave them."""
     continuation: Continuation
     """What the stable text makes of the hypothesis."""
+    work: Work
 
 
 @dataclass(slots=True)

@@ -267,11 +267,10 @@ class Session:
         if segment.outcomes is not None:
             return self._time_restored(segment, event)
         match event:
-            case Recognised(hypothesis=hypothesis):
-                self._note_work(segment, answered, event)
-                return self._recognised(segment, answered, hypothesis)
-            case Punctuated(marks=marks):
-                return self._punctuated(segment, answered, marks)
+            case Recognised():
+                return self._recognised(segment, answered, event)
+            case Punctuated():
+                return self._punctuated(segment, answered, event)
             case PassFailed(message=message):
                 return self._lose(segment, answered, message)
             case PassAbandoned():
@@ -328,35 +327,39 @@ class Session:
         given_up, segment.in_flight = segment.in_flight, None
         return [] if given_up is None else [AbandonPass(given_up.of)]
 
-    def _note_work(self, segment: SegmentState, answered: PassInFlight, event: Recognised) -> None:
-        n_new = answered.n_samples - segment.n_recognised
-        work = Work.of(event.costs, event.waited, answered.n_draft, n_new)
+    def _note_work(self, answered: PassInFlight, work: Work) -> None:
         if answered.is_final and not answered.is_promoted:
             self._cadence.note_final(work)
         else:
             self._cadence.note(work)
 
     def _recognised(
-        self, segment: SegmentState, answered: PassInFlight, hypothesis: Hypothesis
+        self, segment: SegmentState, answered: PassInFlight, event: Recognised
     ) -> list[Action]:
         """Take the hypothesis of a pass, and order its marks if it needs any."""
+        hypothesis, n_new = event.hypothesis, answered.n_samples - segment.n_recognised
+        work = Work.of(event.costs, event.waited, answered.n_draft, n_new)
         if not answered.is_final:
             segment.tokens, segment.n_recognised = hypothesis.tokens, answered.n_samples
         continuation = self._continue(segment, hypothesis)
         if continuation is None:
+            self._note_work(answered, work)
             return self._lose(segment, answered, "its final text contradicts its stable text")
-        recognised = Recognition(hypothesis.tokens, continuation)
+        recognised = Recognition(hypothesis.tokens, continuation, work)
         text, language = continuation.hypothesis.text, continuation.hypothesis.language
         if segment.marks is None or not text:
+            self._note_work(answered, work)
             return self._use(segment, answered, recognised, Marks())
         answered.recognised, segment.in_flight = recognised, answered
         return [Punctuate(answered.of, text[segment.marks.begin :], language)]
 
     def _punctuated(
-        self, segment: SegmentState, answered: PassInFlight, marks: Marks
+        self, segment: SegmentState, answered: PassInFlight, event: Punctuated
     ) -> list[Action]:
-        assert answered.recognised is not None, "marks are ordered for a hypothesis"
-        return self._use(segment, answered, answered.recognised, marks)
+        recognised = answered.recognised
+        assert recognised is not None, "marks are ordered for a hypothesis"
+        self._note_work(answered, recognised.work.with_marks(event.costs, event.waited))
+        return self._use(segment, answered, recognised, event.marks)
 
     def _use(
         self, segment: SegmentState, answered: PassInFlight, recognised: Recognition, found: Marks

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,9 +22,10 @@ from streamasr.bench.update import (
     result_of,
 )
 from streamasr.core.errors import WorkerError
-from streamasr.core.events import Costs, PassAbandoned, PassFailed, Recognised
+from streamasr.core.events import Costs, PassAbandoned, PassFailed, Punctuated, Recognised
 from streamasr.core.hypothesis import Hypothesis
-from streamasr.core.orders import Order, Rank, Recognise, Release
+from streamasr.core.orders import Order, Punctuate, Rank, Recognise, Release
+from streamasr.core.punctuation import Mark, Marks
 from streamasr.core.units import SAMPLE_RATE
 from streamasr.engine.ports import Deliver
 from streamasr.engine.stages import Decode, Encode, Owner, PassEncoded
@@ -49,6 +51,9 @@ class Talker(FakeEngine):
         if isinstance(order, Recognise):
             costs = Costs(len(order.samples) / SAMPLE_RATE, 1.0, 2.0, 3.0)
             deliver(Recognised(order.of, said(len(order.samples)), costs))
+        if isinstance(order, Punctuate):
+            marks = Marks(tuple(Mark(n, ".") for n in range(1, len(order.text) + 1)))
+            deliver(Punctuated(order.of, marks, Costs(punctuate=0.5 * len(order.text))))
 
     @property
     def passes(self) -> list[Recognise]:
@@ -167,6 +172,19 @@ def test_stages_cost_what_the_engine_says() -> None:
     _, cost = Rig(Talker()).run(1, np.zeros(2 * SAMPLE_RATE, np.float32))
     assert (cost.encode, cost.prefill, cost.verify, cost.decode) == (2.0, 1.0, 2.0, 3.0)
     assert cost.wall > 0
+
+
+def test_marks_belong_to_a_pass_behind_the_last_decided_sentence() -> None:
+    with_caches, without = Talker(), Talker()
+    for engine in (with_caches, without):
+        engine.traits = replace(engine.traits, punctuates=False, has_punctuator=True)
+    plan = Plan(seconds=(10.0,), final_s=1.0, repetitions=1)
+    measured = measure(opened(with_caches), opened(without), SPEECH, plan)
+    cost = {(m.kind, m.seconds): m.cost.punctuate for m in measured}
+    assert cost["scratch", 10.0] == 10.0
+    assert 0 < cost["incremental", 10.0] < 8.0
+    [scratch] = (o for o in without.orders if isinstance(o, Punctuate) and len(o.text) == 20)
+    assert scratch.text == said(10 * SAMPLE_RATE).text
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,13 @@ import queue
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 
-from streamasr.core.events import Aligned, Answer, PassAbandoned, Recognised
+from streamasr.core.events import Aligned, Answer, PassAbandoned, Punctuated, Recognised
 from streamasr.core.options import SessionOptions
 from streamasr.core.orders import (
     AbandonPass,
@@ -17,6 +18,7 @@ from streamasr.core.orders import (
     Order,
     Pass,
     Promote,
+    Punctuate,
     Rank,
     Recognise,
     Release,
@@ -31,6 +33,7 @@ from streamasr.models.embedded import EMBEDDED
 from tests.support import toy_family
 from tests.support.embedded import EMBEDDED_MODELS
 from tests.support.fakes import FakeEngine, PatientEngine, talk
+from tests.support.punctuation import write_punctuation
 
 SAMPLES = talk(1.0)[: SAMPLE_RATE * 2]
 TIMEOUT_S = 60.0
@@ -42,11 +45,13 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
     toy = toy_family.write_bundle(tmp_path_factory.mktemp("toy") / "loudness")
     configs = {model.name: model.config for model in EMBEDDED_MODELS}
     configs["toy"] = EngineConfig(toy, hardware=Hardware(threads=1))
+    marks = write_punctuation(tmp_path_factory.mktemp("marks") / "marks")
+    configs["toy with marks"] = replace(configs["toy"], punctuation=marks)
     with toy_family.registered(), ExitStack() as stack:
         yield cache(lambda name: stack.enter_context(LocalEngine(configs[name])))
 
 
-@pytest.fixture(params=[*EMBEDDED, "toy", "fake", "patient"])
+@pytest.fixture(params=[*EMBEDDED, "toy", "toy with marks", "fake", "patient"])
 def engine(request: pytest.FixtureRequest, start: Callable[[str], LocalEngine]) -> ChannelSource:
     match request.param:
         case "fake":
@@ -130,6 +135,19 @@ class TestEngine:
         assert all(0 <= end <= len(found.text) for end in found.ends)
         assert answer.costs.total >= 0
         assert answer.waited >= 0
+
+    def test_each_text_is_answered_once_with_marks_in_the_order_of_its_words(
+        self, conversation: Conversation
+    ) -> None:
+        ordered = passes(4)
+        conversation.order(*(Punctuate(of, "one two three", None) for of in ordered))
+        answers = [a for a in conversation.receive(4) if isinstance(a, Punctuated)]
+        assert Counter(answer.of for answer in answers) == Counter(ordered)
+        for answer in answers:
+            ends = [mark.end for mark in answer.marks.each]
+            assert ends in ([], [3, 7, 13])
+            assert answer.waited >= 0
+            assert (answer.costs.total > 0) == bool(ends)
 
     def test_an_abandoned_pass_is_answered_once_too(self, conversation: Conversation) -> None:
         ordered = passes(6, Rank.PARTIAL)

@@ -23,11 +23,11 @@ from streamasr.models.bundle import open_bundle
 from streamasr.models.ct_punc.punctuator import CTPunctuator
 from streamasr.models.onnx import OnnxOptions
 from streamasr.pipeline.transcribe import FileSettings, transcribe
-from tests.sources.ct_punc import MARKS, WORDS, Shape, random_weights, write_bundle
 from tests.support import toy_family
 from tests.support.errors import raises
 from tests.support.fakes import FakeSource, talk
 from tests.support.marking import unmarked
+from tests.support.punctuation import write_punctuation
 from tests.support.waiting import wait_until
 
 
@@ -40,9 +40,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def marks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A punctuation model with random weights that knows the words of the toy family."""
-    words = [*WORDS[:-1], *toy_family.WORDS["English"], *toy_family.WORDS["Chinese"], WORDS[-1]]
-    weights = random_weights(Shape(), len(words), len(MARKS), seed=4, rare=(0,))
-    return write_bundle(tmp_path_factory.mktemp("punc") / "marks", weights, words=words)
+    words = [*toy_family.WORDS["English"], *toy_family.WORDS["Chinese"]]
+    return write_punctuation(tmp_path_factory.mktemp("punc") / "marks", words)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +126,7 @@ def test_a_session_that_wants_no_punctuation_gets_none(
 def test_its_process_is_known_by_name(engine: LocalEngine) -> None:
     assert list(engine.pids) == ["encoder", "punctuator"]
     assert engine.restarts.keys() == engine.pids.keys()
-    assert engine.queue_lengths()["punctuator"] == 0
+    assert engine.queue_lengths() == {"encoder": 0, "punctuator": 0}
     title = Path(f"/proc/{engine.pids['punctuator']}/cmdline").read_text().rstrip("\0 ")
     assert title == "streamasr: punctuator"
 

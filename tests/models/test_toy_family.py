@@ -23,13 +23,12 @@ from streamasr.models.bundle import open_bundle, read_bundle
 from streamasr.models.family import Role
 from streamasr.pipeline.transcribe import FileSettings, transcribe
 from streamasr.protocols import v1
-from tests.sources.ct_punc import MARKS, WORDS, Shape, random_weights
-from tests.sources.ct_punc import write_bundle as write_punctuation
 from tests.support import toy_family
 from tests.support.daemons import RunningDaemon
 from tests.support.errors import raises
 from tests.support.fakes import FakeSource, pcm, talk, write_wav
 from tests.support.marking import unmarked
+from tests.support.punctuation import write_punctuation
 
 COMMITTING = "[live]\ncommit_lag_tokens = 1\n"
 
@@ -102,7 +101,7 @@ def test_it_needs_no_decoder(engine: LocalEngine) -> None:
     assert engine.is_alive
     assert engine.pipeline.decoding is None
     assert engine.pulse is None
-    assert engine.queue_lengths() == {"encoder": 0, "decoder": 0, "aligner": 0}
+    assert engine.queue_lengths() == {"encoder": 0}
     assert list(engine.pids) == ["encoder"]
     engine.check_options(SessionOptions(context="any text " * 1000))
     assert engine.traits == toy_family.FAMILY.recognition.traits  # type: ignore[union-attr]
@@ -289,9 +288,7 @@ async def test_a_session_continues_after_the_daemon_is_killed(
 async def test_a_session_with_marks_continues_after_the_daemon_is_killed(
     tmp_path: Path, model: Path, speech: Float32Array
 ) -> None:
-    words = [*WORDS[:-1], *toy_family.WORDS["English"], WORDS[-1]]
-    weights = random_weights(Shape(), len(words), len(MARKS), seed=4, rare=(0,))
-    marks = write_punctuation(tmp_path / "marks", weights, words=words)
+    marks = write_punctuation(tmp_path / "marks", toy_family.WORDS["English"])
     with LoudDaemon(tmp_path, model, "--punctuation", str(marks)) as daemon:
         kills: list[client.Event] = []
 

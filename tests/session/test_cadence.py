@@ -14,6 +14,7 @@ from streamasr.session.cadence import Cadence, Work
 
 SHORTEST = to_samples(0.5)
 LOAD = 0.5
+STEP = to_samples(0.5)
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,17 @@ def test_before_anything_is_known_partials_come_as_often_as_is_wished_for() -> N
 def test_a_fast_machine_shows_partials_as_often_as_is_wished_for() -> None:
     machine = Machine(encode=0.05, prefill=0.05, verify=0.001, decode=0.1)
     assert set(intervals(Cadence(SHORTEST, LOAD), machine, 10, n_draft=50)) == {0.5}
+
+
+def test_marks_count_like_encoding() -> None:
+    cadences = [Cadence(SHORTEST, LOAD) for _ in range(2)]
+    marked = Work.of(Costs(encode=0.2), 0.1, 0, STEP).with_marks(Costs(punctuate=0.3), 0.2)
+    cadences[0].note(marked)
+    cadences[1].note(Work.of(Costs(encode=0.5), 0.3, 0, STEP))
+    assert cadences[0].interval(0) == pytest.approx(cadences[1].interval(0), abs=1)
+    assert cadences[0].interval(0) > SHORTEST
+    cadences[0].note_final(replace(marked, punctuate=0.0, waiting=0.0))
+    assert cadences[0].interval(0) == SHORTEST
 
 
 def test_a_session_without_a_limit_never_waits_longer() -> None:
@@ -162,12 +174,12 @@ def test_a_machine_that_has_become_fast_again_shows_partials_again(
     assert cadence.interval(0) == SHORTEST
 
 
-@given(st.lists(st.builds(Work, *[SECONDS] * 5, st.floats(0, 200), st.floats(0, 30))))
+@given(st.lists(st.builds(Work, *[SECONDS] * 6, st.floats(0, 200), st.floats(0, 30))))
 def test_the_interval_is_never_too_short_and_never_absurd(works: list[Work]) -> None:
     cadence = Cadence(SHORTEST, LOAD)
     for work in works:
         cadence.note(work)
-    assert SHORTEST <= cadence.interval(100) <= to_samples(10 / LOAD * (12 + 3 * 108 / 8))
+    assert SHORTEST <= cadence.interval(100) <= to_samples(10 / LOAD * (15 + 3 * 108 / 8))
 
 
 @given(st.lists(st.integers(0, 3000)))
@@ -214,6 +226,6 @@ def test_sessions_that_share_a_machine_make_room_for_each_other(n_sessions: int)
 
 
 def test_work_is_what_the_stages_reported() -> None:
-    work = Work.of(Costs(1.0, 2.0, 3.0, 4.0), 5.0, 6, Samples(16_000))
-    assert work == Work(1.0, 2.0, 3.0, 4.0, 5.0, 6, 1.0)
+    work = Work.of(Costs(1.0, 2.0, 3.0, 4.0, 7.0), 5.0, 6, Samples(16_000))
+    assert work == Work(1.0, 2.0, 3.0, 4.0, 7.0, 5.0, 6, 1.0)
     assert replace(work, audio=0.0) != work

@@ -1,7 +1,7 @@
 """Marks of a model of its own: decided ones stay, whatever happens, and words keep in step."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,7 +54,7 @@ from streamasr.session.stable_prefix import CommitLag
 from streamasr.storage.documents import decode_stable_text, encode_stable_text
 from tests.support.examples import examples
 from tests.support.marking import find_marks, unmarked
-from tests.support.scribe import JITTERS, Said, hear, speeches
+from tests.support.scribe import JITTERS, PIECES, Said, hear, speeches
 
 PLAIN = FamilyTraits(can_force=False, word_method="cif", punctuates=False)
 MARKED = replace(PLAIN, has_punctuator=True)
@@ -74,6 +74,8 @@ class Stage:
     """Orders wait for `answer`."""
     is_broken: bool = False
     """Nothing is punctuated."""
+    find: Callable[[str], Marks] = find_marks
+    """The punctuation model."""
     session: Session = field(init=False)
     waiting: deque[Recognise | Punctuate] = field(default_factory=deque)
     stable: str = ""
@@ -135,7 +137,7 @@ class Stage:
                     found = hear(self.said, len(order.samples), jitter)
                     self.tell(Recognised(order.of, found))
                 case Punctuate():
-                    marks = Marks() if self.is_broken else find_marks(order.text)
+                    marks = Marks() if self.is_broken else self.find(order.text)
                     self.tell(Punctuated(order.of, marks))
             if not all_of_them:
                 return
@@ -219,6 +221,11 @@ REASONS: list[EndReason] = ["silence", "length", "stop"]
 def test_in_any_order_of_events_stable_marks_stay_and_words_spell_the_final(
     stage: Stage, steps: list[Any], reason: EndReason
 ) -> None:
+    follow(stage, steps, reason)
+
+
+def follow(stage: Stage, steps: list[Any], reason: EndReason) -> None:
+    """Take steps in a segment and end it; the stage checks each message."""
     for step in [*steps, ("grow", 1)]:
         match step:
             case ("grow", n_samples):
@@ -236,6 +243,41 @@ def test_in_any_order_of_events_stable_marks_stay_and_words_spell_the_final(
                 stage.is_broken = not stage.is_broken
     stage.end(reason)
     stage.check_words()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Callable[[str], Marks]]:
+    """Return models with random weights."""
+    from streamasr.models.bundle import open_bundle
+    from streamasr.models.ct_punc.punctuator import CTPunctuator
+    from streamasr.models.onnx import OnnxOptions
+    from tests.support.punctuation import write_punctuation
+
+    folder = tmp_path_factory.mktemp("marks")
+    bundles = [write_punctuation(folder / str(n), [*PIECES], seed=n) for n in range(5)]
+    options = OnnxOptions(threads=1)
+    return [CTPunctuator.from_bundle(open_bundle(each), options).punctuate for each in bundles]
+
+
+@pytest.mark.process
+@settings(max_examples=examples(200))
+@given(
+    stage=st.builds(
+        Stage, speeches(shortest_s=0.4), JITTERS, LAGS | st.none(), is_patient=st.booleans()
+    ),
+    steps=STEPS,
+    reason=st.sampled_from(REASONS),
+    number=st.integers(0, 4),
+)
+def test_decided_marks_of_a_real_model_stay(
+    models: list[Callable[[str], Marks]],
+    stage: Stage,
+    steps: list[Any],
+    reason: EndReason,
+    number: int,
+) -> None:
+    stage.find = models[number]
+    follow(stage, steps, reason)
 
 
 def run(stage: Stage, restart_at: int = 0) -> Stage:

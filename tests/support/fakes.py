@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from streamasr.core.errors import AudioError
-from streamasr.core.events import Answer, PassAbandoned, Recognised
+from streamasr.core.events import Answer, Costs, PassAbandoned, Punctuated, Recognised
 from streamasr.core.hypothesis import Hypothesis
 from streamasr.core.orders import (
     AbandonPass,
@@ -18,10 +18,12 @@ from streamasr.core.orders import (
     Order,
     Pass,
     Promote,
+    Punctuate,
     Recognise,
     Release,
     SpreadWords,
 )
+from streamasr.core.punctuation import Marks
 from streamasr.core.traits import FamilyTraits
 from streamasr.core.units import SAMPLE_RATE, Float32Array
 from streamasr.engine.pipeline import spread
@@ -120,7 +122,10 @@ class FakeEngine:
         match order:
             case Recognise():
                 text = f"{len(order.samples)} samples"
-                deliver(Recognised(order.of, Hypothesis(text, "English", (1,))))
+                costs = Costs(encode=0.001, decode=0.001)
+                deliver(Recognised(order.of, Hypothesis(text, "English", (1,)), costs))
+            case Punctuate():
+                deliver(Punctuated(order.of, Marks()))
             case Align():
                 deliver(spread(order))
             case AbandonPass() | Promote() | Release() | SpreadWords():

@@ -45,6 +45,6 @@ PARAFORMER: Final = Family(
     files=_files,
     recognition=Recognition(
         load_encoder=load_encoder,
-        traits=FamilyTraits(can_force=False, word_method="cif", join=join_texts),
+        traits=FamilyTraits(can_force=False, word_method="cif", join=join_texts, punctuates=False),
     ),
 )
