@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from streamasr.alignment.words import split_words
+from streamasr.alignment.pauses import Span, find_pauses, move_to_pauses
+from streamasr.alignment.words import AlignableWord, split_words
 from streamasr.core.orders import Align
 from streamasr.core.transcript import Word
 from streamasr.core.units import Samples
@@ -26,7 +27,7 @@ class _Stretch:
 
 
 def words_of_tokens(order: Align) -> tuple[Word, ...]:
-    """Time the words of a final by its tokens.
+    """Time the words of a final by its tokens, and move their borders to pauses in the audio.
 
     The words are those that an aligner would be given; joined they spell the text. A word that
     is part of a token gets its part of the time. Tokens whose text is certain only with a later one
@@ -38,24 +39,32 @@ def words_of_tokens(order: Align) -> tuple[Word, ...]:
     Returns:
         The words in order, within the segment; none where nothing is spoken.
     """
+    words = split_words(order.text, order.language)
+    spans = move_to_pauses(_spans(order, words), find_pauses(order.samples), len(order.samples))
+    return tuple(
+        Word(
+            word.display,
+            Samples(order.start + start),
+            Samples(order.start + end),
+            None,
+            word.space_after,
+        )
+        for word, (start, end) in zip(words, spans, strict=True)
+    )
+
+
+def _spans(order: Align, words: Sequence[AlignableWord]) -> list[Span]:
+    """Return the times of words, in order and within the segment, in samples from its start."""
     stretches = _stretches(order)
     length = len(order.samples)
-    words: list[Word] = []
+    spans: list[Span] = []
     position, floor = 0, 0
-    for word in split_words(order.text, order.language):
+    for word in words:
         begin, position = _find(order.text, word.display, position)
         start = min(max(_start_at(stretches, begin, floor), floor), length)
         floor = min(max(_end_at(stretches, position, start), start), length)
-        words.append(
-            Word(
-                word.display,
-                Samples(order.start + start),
-                Samples(order.start + floor),
-                None,
-                word.space_after,
-            )
-        )
-    return tuple(words)
+        spans.append((start, floor))
+    return spans
 
 
 def _stretches(order: Align) -> list[_Stretch]:

@@ -15,10 +15,15 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from streamasr.core.hypothesis import TokenTimes
 from streamasr.core.options import SessionOptions
 from streamasr.core.units import Float32Array
+from streamasr.features.fbank import HOP, fbank
+from streamasr.features.lfr import stack_frames
 from streamasr.models.onnx import OnnxOptions
+from streamasr.models.paraformer.cif import fire_rows
 from streamasr.models.paraformer.recogniser import Paraformer, load
+from streamasr.models.paraformer.times import token_times
 
 TOKENS: Final = (
     *("<blank>", "<s>", "</s>", "今", "天", "气", "a", "s", "r", "hello", "world"),
@@ -103,6 +108,19 @@ def write_description(
 def opened(directory: Path) -> Paraformer:
     """Load a bundle."""
     return load(directory, OPTIONS)
+
+
+def times_by_fires(model: Paraformer, samples: Float32Array, n_tokens: int) -> TokenTimes:
+    """Return the times of tokens by the rule of FunASR, from the fires themselves."""
+    settings = model.settings
+    rows = model.cmvn.apply(stack_frames(fbank(samples), settings.window, settings.shift))
+    spoken = model.graphs.run(rows, None)
+    assert spoken is not None
+    found = spoken.times
+    assert found is not None
+    fires = None if found.n_fired is None else fire_rows(found.weights)
+    step = settings.shift * HOP / found.per_row
+    return token_times(found.weights, n_tokens, step, len(samples), fires)
 
 
 def write_encoder(path: Path, *, head: bool = False) -> None:

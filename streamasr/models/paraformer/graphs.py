@@ -19,7 +19,7 @@ import numpy as np
 from streamasr.core.errors import ModelError
 from streamasr.core.units import Float32Array
 from streamasr.models.onnx import OnnxOptions, OnnxSession, open_any, open_session
-from streamasr.models.paraformer.cif import IntArray, fire, with_tail
+from streamasr.models.paraformer.cif import fire, with_tail
 from streamasr.models.paraformer.names import DECODER_GRAPH_FILE, ENCODER_FILE, WHOLE_FILE
 from streamasr.models.paraformer.settings import Settings
 
@@ -47,8 +47,8 @@ class TimeWeights:
     """(n_steps,)."""
     per_row: int
     """Steps of a row."""
-    fires: IntArray | None = None
-    """Steps in which tokens fired, where that is known."""
+    n_fired: int | None = None
+    """Number of tokens that fired with these weights; None if these are weights of a time head."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,7 +136,7 @@ class PartGraphs:
         if self._settings.time_upsampling is not None:
             return Spoken(logits, TimeWeights(times[1], self._settings.time_upsampling))
         weights = with_tail(times[0], self._settings.tail)
-        return Spoken(logits, TimeWeights(weights, 1, fired.rows))
+        return Spoken(logits, TimeWeights(weights, 1, len(fired.rows)))
 
     def self_test(self, width: int, n_tokens: int) -> None:
         """See `Graphs.self_test`."""

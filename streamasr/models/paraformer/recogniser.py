@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from streamasr.core.errors import ModelError
-from streamasr.core.hypothesis import Hypothesis
+from streamasr.core.hypothesis import Hypothesis, TokenTimes
 from streamasr.core.options import SessionOptions
 from streamasr.core.units import Float32Array
 from streamasr.features.cmvn import Cmvn
@@ -22,6 +22,7 @@ from streamasr.features.fbank import HOP, GrowingFbank
 from streamasr.features.lfr import stack_frames
 from streamasr.models.family import Update
 from streamasr.models.onnx import CPU, OnnxOptions
+from streamasr.models.paraformer.division import middles
 from streamasr.models.paraformer.graphs import Graphs, PartGraphs, Spoken, TimeWeights, WholeGraph
 from streamasr.models.paraformer.hotwords import HotwordEncoder
 from streamasr.models.paraformer.names import CMVN_FILE, HOTWORDS_FILE, TOKENS_FILE
@@ -126,8 +127,7 @@ class Paraformer:
     def _hypothesis(self, spoken: Spoken, n_samples: int, language: str | None) -> Hypothesis:
         ids = [int(each) for each in spoken.logits.argmax(axis=1) if each not in _NOT_TOKENS]
         assert spoken.times is not None, "estimated where the graph does not give them"
-        step = self.settings.shift * HOP / spoken.times.per_row
-        times = token_times(spoken.times.weights, len(ids), step, n_samples, spoken.times.fires)
+        times = self._times(spoken.times, len(ids), n_samples)
         kept = [number for number, each in enumerate(ids) if self.tokens[each] not in _NOT_TEXT]
         found = text_of(self.tokens[ids[number]] for number in kept)
         return Hypothesis(
@@ -137,6 +137,14 @@ class Paraformer:
             found.ends,
             times=tuple(times[number] for number in kept),
         )
+
+    def _times(self, found: TimeWeights, n_tokens: int, n_samples: int) -> TokenTimes:
+        """Return the times of the tokens that were spoken; usually `</s>` fired, too."""
+        step = self.settings.shift * HOP / found.per_row
+        places = None
+        if found.n_fired == n_tokens + 1:
+            places = middles(found.weights, n_tokens + 1)
+        return token_times(found.weights, n_tokens, step, n_samples, places)
 
 
 class Utterance:

@@ -2,8 +2,8 @@
 
 A model with a head for times (BiCif, SeACo) weighs every 20 ms once more; its weights are scaled so
 that one token more fires than there are, and each fire is the start of a token and the end of the
-one before. Without such a head, the fires of the integrate-and-fire itself take their place, one
-row being 60 ms.
+one before. Without such a head, the places of the integrate-and-fire itself are used, one row being
+60 ms; see `division`.
 
     step       0   1   2   3   4   5   6   7   8   9
     weight     0  .2  .8   0   0  .9  .1   0  .7  .3
@@ -15,6 +15,11 @@ where FunASR lets the last token reach to the middle of what remains: here it ge
 as any other.
 
 Source: `ts_prediction_lfr6_standard` of FunASR. Its constants count steps, whatever their length.
+
+The times are those of speech only where no silence follows a token before the next one: a token
+lasts until the next one begins, up to 0.7 s later. `alignment.pauses` moves the borders of words to
+the pauses in the audio; that is a step of its own, so that these times can be compared with those
+of FunASR.
 """
 
 from typing import Final
@@ -24,6 +29,7 @@ import numpy as np
 from streamasr.core.hypothesis import TokenTimes
 from streamasr.core.units import Float32Array, Samples
 from streamasr.models.paraformer.cif import FIRES_AT, IntArray, fire_rows
+from streamasr.models.paraformer.division import FloatArray
 
 _EARLIER: Final = 1.5
 """Steps from a token's start to its fire."""
@@ -40,7 +46,7 @@ def token_times(
     n_tokens: int,
     step: float,
     n_samples: int,
-    fires: IntArray | None = None,
+    fires: IntArray | FloatArray | None = None,
 ) -> TokenTimes:
     """Return start and end of each token.
 
@@ -49,8 +55,8 @@ def token_times(
         n_tokens: number of tokens; one fire more is expected.
         step: samples of a step.
         n_samples: length of the audio; no time lies behind it.
-        fires: steps in which tokens fired; if they are not one more than the tokens, or not given,
-            the weights are scaled until so many fire.
+        fires: places in steps at which tokens fired; if they are not one more than the tokens, or
+            not given, the weights are scaled until so many fire.
     """
     if not n_tokens:
         return ()
