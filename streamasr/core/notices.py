@@ -26,6 +26,9 @@ class NoticeCode(StrEnum):
     """The microphone was closed on request."""
     RESUMED = "resumed"
 
+    OPTION_UNUSED = "option_unused"
+    """An option of the client has no effect with this model."""
+
     # Audio that arrived and is of poor use.
     SILENT_INPUT = "silent_input"
     CLIPPING = "clipping"

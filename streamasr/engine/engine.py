@@ -63,6 +63,7 @@ class LocalEngine:
         self.bundle.check_files()
         recognition = self.bundle.family.recognition
         assert recognition is not None, "follows from the role"
+        self._recognition = recognition
         has_punctuator = config.punctuation is not None and not recognition.traits.punctuates
         self._traits = replace(recognition.traits, has_punctuator=has_punctuator)
         self.encoder: EncoderWorker = encoder_worker(
@@ -161,6 +162,8 @@ class LocalEngine:
             self._decoding.start()
             self._decoding.wait_ready()
         self.check_options(self._config.options)
+        if unused := self.unused_options(self._config.options):
+            self._warn(unused)
         for worker in self._workers().values():
             worker.wait_ready()
 
@@ -188,6 +191,10 @@ class LocalEngine:
         """
         if self._decoding:
             self._decoding.check_options(options)
+
+    def unused_options(self, options: SessionOptions) -> str | None:
+        """Return a sentence about options without an effect; None if there are none."""
+        return self._recognition.unused_options(self.bundle, options)
 
     @property
     def _decodes(self) -> bool:

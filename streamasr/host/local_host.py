@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from streamasr.core.model_facts import ModelFacts
+from streamasr.core.notices import NoticeCode
 from streamasr.core.options import SessionOptions
 from streamasr.core.requested_options import OperatorDefaults, OptionsChange, RequestedOptions
 from streamasr.core.session_names import MICROPHONE
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 ResolveOptions: TypeAlias = Callable[[RequestedOptions, OperatorDefaults], SessionOptions]
 """Returns the options of a session. Raises ConfigError if the model cannot fulfil them."""
+
+UnusedOptions: TypeAlias = Callable[[SessionOptions], str | None]
+"""Returns a sentence about options without an effect; None if there are none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +62,7 @@ class LocalSessionHost:
         resolve: ResolveOptions,
         store: Store,
         observer: Observer,
+        unused_options: UnusedOptions = lambda _: None,
         journal_timeout_s: float = 2.0,
         old_connection_s: float = 3.0,
     ) -> None:
@@ -70,6 +75,7 @@ class LocalSessionHost:
             resolve: returns the options of a session.
             store: started before the first session is opened.
             observer: receives the measurements.
+            unused_options: returns a sentence about options without an effect.
             journal_timeout_s: see `LiveSession`.
             old_connection_s: see `SessionRegistry`.
         """
@@ -88,6 +94,7 @@ class LocalSessionHost:
         self._resolve = resolve
         self._store = store
         self._observer = observer
+        self._unused_options = unused_options
         self._journal_timeout_s = journal_timeout_s
         self._requested: dict[str, RequestedOptions] = {}
 
@@ -114,8 +121,20 @@ class LocalSessionHost:
         before = self._requested[live.name]
         requested = before.changed(change)
         if requested != before:
+            was_unused = self.unused_options(live)
             self._set_options(live, self._resolve(requested, self._settings.defaults))
             self._requested[live.name] = requested
+            if (unused := self.unused_options(live)) and unused != was_unused:
+                live.notify(NoticeCode.OPTION_UNUSED, unused)
+
+    def unused_options(self, live: LiveSession) -> str | None:
+        """Return a sentence about options of a client without an effect.
+
+        Those of the operator do not count: the operator is told when the engine starts.
+        """
+        requested = self._requested[live.name]
+        asked = SessionOptions(context=requested.context, hotwords=requested.hotwords)
+        return self._unused_options(asked)
 
     async def resume(self, recovered: Recovered) -> LiveSession:
         """Continue a session from before a restart.

@@ -39,3 +39,6 @@ class SessionHost(Protocol):
         Raises:
             StreamASRError: an option cannot be fulfilled; nothing was changed.
         """
+
+    def unused_options(self, live: LiveSession) -> str | None:
+        """Return a sentence about options of a client without an effect; None if there are none."""

@@ -300,6 +300,9 @@ class Recognition:
     """None for a family whose encoder process gives hypotheses."""
     aligner: str | None = None
     """Name of the aligner family that suits its texts; None without such a family."""
+    unused_options: "Callable[[Bundle, SessionOptions], str | None]" = lambda *_: None
+    """Return a sentence about context or hotwords that have no effect on a bundle, if there are
+    any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, cast
 
 from streamasr.core.errors import StreamASRError
+from streamasr.core.notices import Notice, NoticeCode
 from streamasr.core.outgoing import Refused, Reply, SessionOpened
 from streamasr.core.refusal import RefusalCode, RefusalError
 from streamasr.core.requested_options import OptionsChange
@@ -130,6 +131,8 @@ class ClientConnection:
             audio_input.choose_channel(live.options.channel)
             since = command.since if isinstance(command, ResumeSession) else 0
             reader = await self._subscribe(live, since)
+            if unused := self._host.unused_options(live):
+                reader.post(Notice(NoticeCode.OPTION_UNUSED, unused, live.lag))
             with _subscribed(live, reader):
                 await self._converse(audio_input.run(live, reader), reader)
             has_sent_end = True

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from streamasr.core.languages import Languages
+from streamasr.core.options import SessionOptions
 from streamasr.core.traits import FamilyTraits
 from streamasr.models.family import Encoder, Family, Recognition
 from streamasr.models.paraformer import names
@@ -13,6 +14,7 @@ from streamasr.models.paraformer.names import (
     DECODER_GRAPH_FILE,
     ENCODER_FILE,
     GRAPHS_KEY,
+    HOTWORDS_FILE,
     TOKENS_FILE,
     WHOLE,
     WHOLE_FILE,
@@ -38,6 +40,18 @@ def _files(bundle: "Bundle") -> Sequence[str]:
     return (*graphs, TOKENS_FILE, CMVN_FILE)
 
 
+def unused_options(bundle: "Bundle", options: SessionOptions) -> str | None:
+    """Return a sentence about context and hotwords of a model that takes none."""
+    if not (options.context.strip() or any(map(str.strip, options.hotwords))):
+        return None
+    if (bundle.directory / HOTWORDS_FILE).is_file():
+        return None
+    return (
+        f"context and hotwords have no effect: {bundle.name} takes none; "
+        "use a SeACo-Paraformer, as exported to ONNX by FunASR"
+    )
+
+
 PARAFORMER: Final = Family(
     name=names.PARAFORMER,
     title="Paraformer",
@@ -45,6 +59,7 @@ PARAFORMER: Final = Family(
     files=_files,
     recognition=Recognition(
         load_encoder=load_encoder,
+        unused_options=unused_options,
         traits=FamilyTraits(can_force=False, word_method="cif", join=join_texts, punctuates=False),
     ),
 )
