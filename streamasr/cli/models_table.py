@@ -64,6 +64,7 @@ _HEADS: Final = (
     "NAME",
     "STATE",
     "ROLE",
+    "FAMILY",
     "SIZE",
     "PRECISION",
     "LANG.",
@@ -71,7 +72,7 @@ _HEADS: Final = (
     "DISK",
     "SOURCE",
 )
-_DROPPED: Final = ("SOURCE", "LICENCE", "LANG.", "ROLE", "PRECISION")
+_DROPPED: Final = ("SOURCE", "FAMILY", "LICENCE", "LANG.", "ROLE", "PRECISION")
 """Columns that a narrow terminal does without, in this order."""
 _GAP: Final = 2
 
@@ -82,6 +83,7 @@ def _cells(row: ListedModel) -> tuple[str, ...]:
         row.name,
         row.state,
         row.role,
+        row.family,
         row.parameters,
         row.precision,
         _some_languages(row.languages),

@@ -26,8 +26,8 @@ class NoticeCode(StrEnum):
     """The microphone was closed on request."""
     RESUMED = "resumed"
 
-    OPTION_UNUSED = "option_unused"
-    """An option of the client has no effect with this model."""
+    OPTION_IGNORED = "option_ignored"
+    """The model cannot follow an option of the session."""
 
     # Audio that arrived and is of poor use.
     SILENT_INPUT = "silent_input"

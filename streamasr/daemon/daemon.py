@@ -97,7 +97,6 @@ class Daemon:
             resolve=self._resolve,
             store=self._store,
             observer=self._metrics,
-            unused_options=self._engine.unused_options,
         )
         self._microphone = MicrophoneSession(
             self._host,

@@ -63,7 +63,6 @@ class LocalEngine:
         self.bundle.check_files()
         recognition = self.bundle.family.recognition
         assert recognition is not None, "follows from the role"
-        self._recognition = recognition
         has_punctuator = config.punctuation is not None and not recognition.traits.punctuates
         self._traits = replace(recognition.traits, has_punctuator=has_punctuator)
         self.encoder: EncoderWorker = encoder_worker(
@@ -115,7 +114,9 @@ class LocalEngine:
         """Facts about the model that clients may ask for."""
         family = self.bundle.family
         languages = self.bundle.languages or tuple(family.languages)
-        return ModelFacts(self.bundle.name, family.name, languages)
+        assert family.recognition is not None, "follows from the role"
+        ignores = family.recognition.ignores(self.bundle)
+        return ModelFacts(self.bundle.name, family.name, languages, ignores)
 
     @property
     def is_ready(self) -> bool:
@@ -156,14 +157,14 @@ class LocalEngine:
         """
         if self.bundle.warning:
             self._warn(self.bundle.warning)
+        if sentence := self.facts.about_ignored(self._config.options):
+            self._warn(sentence)
         for worker in self._workers().values():
             worker.start()
         if self._decoding:
             self._decoding.start()
             self._decoding.wait_ready()
         self.check_options(self._config.options)
-        if unused := self.unused_options(self._config.options):
-            self._warn(unused)
         for worker in self._workers().values():
             worker.wait_ready()
 
@@ -191,10 +192,6 @@ class LocalEngine:
         """
         if self._decoding:
             self._decoding.check_options(options)
-
-    def unused_options(self, options: SessionOptions) -> str | None:
-        """Return a sentence about options without an effect; None if there are none."""
-        return self._recognition.unused_options(self.bundle, options)
 
     @property
     def _decodes(self) -> bool:

@@ -94,9 +94,6 @@ class Engine(ChannelSource, Protocol):
             WorkerError: the engine is not running.
         """
 
-    def unused_options(self, options: SessionOptions) -> str | None:
-        """Return a sentence about options without an effect; None if there are none."""
-
     def start(self) -> None:
         """Start, and wait until the engine is ready.
 

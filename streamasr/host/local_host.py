@@ -29,9 +29,6 @@ logger = logging.getLogger(__name__)
 ResolveOptions: TypeAlias = Callable[[RequestedOptions, OperatorDefaults], SessionOptions]
 """Returns the options of a session. Raises ConfigError if the model cannot fulfil them."""
 
-UnusedOptions: TypeAlias = Callable[[SessionOptions], str | None]
-"""Returns a sentence about options without an effect; None if there are none."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostSettings:
@@ -62,7 +59,6 @@ class LocalSessionHost:
         resolve: ResolveOptions,
         store: Store,
         observer: Observer,
-        unused_options: UnusedOptions = lambda _: None,
         journal_timeout_s: float = 2.0,
         old_connection_s: float = 3.0,
     ) -> None:
@@ -75,7 +71,6 @@ class LocalSessionHost:
             resolve: returns the options of a session.
             store: started before the first session is opened.
             observer: receives the measurements.
-            unused_options: returns a sentence about options without an effect.
             journal_timeout_s: see `LiveSession`.
             old_connection_s: see `SessionRegistry`.
         """
@@ -94,7 +89,6 @@ class LocalSessionHost:
         self._resolve = resolve
         self._store = store
         self._observer = observer
-        self._unused_options = unused_options
         self._journal_timeout_s = journal_timeout_s
         self._requested: dict[str, RequestedOptions] = {}
 
@@ -121,20 +115,8 @@ class LocalSessionHost:
         before = self._requested[live.name]
         requested = before.changed(change)
         if requested != before:
-            was_unused = self.unused_options(live)
             self._set_options(live, self._resolve(requested, self._settings.defaults))
-            self._requested[live.name] = requested
-            if (unused := self.unused_options(live)) and unused != was_unused:
-                live.notify(NoticeCode.OPTION_UNUSED, unused)
-
-    def unused_options(self, live: LiveSession) -> str | None:
-        """Return a sentence about options of a client without an effect.
-
-        Those of the operator do not count: the operator is told when the engine starts.
-        """
-        requested = self._requested[live.name]
-        asked = SessionOptions(context=requested.context, hotwords=requested.hotwords)
-        return self._unused_options(asked)
+            self._remember(live, requested)
 
     async def resume(self, recovered: Recovered) -> LiveSession:
         """Continue a session from before a restart.
@@ -153,7 +135,7 @@ class LocalSessionHost:
         live = self.sessions.open(
             record.name, options, beginning, is_daemons_own=record.name == MICROPHONE
         )
-        self._requested[record.name] = requested
+        self._remember(live, requested)
         if recovered.is_over:
             live.mark_over()
         else:
@@ -189,12 +171,19 @@ class LocalSessionHost:
     def _open(self, name: str, requested: RequestedOptions) -> LiveSession:
         options = self._resolve(requested, self._settings.defaults)
         live = self.sessions.open(name, options, is_daemons_own=name == MICROPHONE)
-        self._requested[name] = requested
+        self._remember(live, requested)
         return live
 
     def _set_options(self, live: LiveSession, options: SessionOptions) -> None:
         live.configure(options)
         self._store.configure(live.name, options)
+
+    def _remember(self, live: LiveSession, requested: RequestedOptions) -> None:
+        """Keep what a client asked for, and tell its readers which of it has no effect."""
+        self._requested[live.name] = requested
+        before, live.notice = live.notice, self.model.about_ignored(requested)
+        if live.notice and live.notice != before:
+            live.notify(NoticeCode.OPTION_IGNORED, live.notice)
 
     def _open_live(self, name: str, options: SessionOptions, beginning: Beginning) -> LiveSession:
         source: SessionSource = "microphone" if name == MICROPHONE else "client"

@@ -39,6 +39,3 @@ class SessionHost(Protocol):
         Raises:
             StreamASRError: an option cannot be fulfilled; nothing was changed.
         """
-
-    def unused_options(self, live: LiveSession) -> str | None:
-        """Return a sentence about options of a client without an effect; None if there are none."""

@@ -80,7 +80,7 @@ def unpack(path: Path, directory: Path, progress: Progress = ignore_progress) ->
             _extract_all(archive, members, directory, progress)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
         raise ModelError(
-            f"{path} is not a zip, or is damaged or cut short ({error}); download it again.",
+            f"{path} is not a zip, or is damaged or cut short ({error!s:.200}); download it again.",
             code="archive_damaged",
         ) from error
     except OSError as error:

@@ -95,6 +95,7 @@ class GraphInfo:
         return f"{'fp' if self.bits >= 16 else 'int'}{self.bits}"
 
 
+_MAX_NAME_BYTES: Final = 255  # of a file, in common file systems
 _MAX_METADATA_BYTES: Final = 1 << 16
 _MAX_LONG_METADATA_BYTES: Final = 1 << 26
 """A vocabulary of 471,067 words takes 6 MB."""
@@ -235,8 +236,8 @@ def _read(message: Message) -> GraphInfo:
 
 def _read_metadata(message: Message, begin: int, end: int, found: _Found) -> None:
     if end - begin <= _MAX_METADATA_BYTES:
-        entry = _parse(message, onnx.StringStringEntryProto, begin, end)
-        found.metadata.setdefault(entry.key, entry.value)
+        key, value = _entry(message, begin, end)
+        found.metadata.setdefault(key, message.text(*value))
 
 
 def _own_opset(message: Message, begin: int, end: int) -> int:
@@ -306,8 +307,8 @@ def _read_tensor(message: Message, begin: int, end: int, found: _Found) -> None:
         elif number in _TENSOR_VALUES and wire_type == BYTES:
             n_bytes += stop - start
         elif number == _TENSOR_EXTERNAL and wire_type == BYTES:
-            entry = _parse(message, onnx.StringStringEntryProto, start, stop)
-            location[entry.key] = entry.value
+            key, value = _entry(message, start, stop)
+            location[key] = message.text(*value)
     if "location" in location:
         n_bytes += _record_external(message, location, found)
     found.bytes_of[data_type] += n_bytes
@@ -410,7 +411,9 @@ def _value(message: Message, begin: int, end: int) -> tuple[str, Value]:
     except ValueError as error:
         raise message.broken() from error
     axes = (axis.dim_value if axis.HasField("dim_value") else 0 for axis in tensor.shape.dim)
-    return value.name, Value(dtype, tuple(length if length > 0 else None for length in axes))
+    # protobuf returns bytes if they are not UTF-8.
+    name = value.name if isinstance(value.name, str) else value.name.decode("utf-8", "replace")
+    return name, Value(dtype, tuple(length if length > 0 else None for length in axes))
 
 
 def _parse(message: Message, kind: Any, begin: int, end: int) -> Any:
@@ -444,10 +447,11 @@ def _data_files(path: Path, ends: Mapping[str, int]) -> Iterator[Path]:
     """
     for location, end in ends.items():
         is_plain = PurePosixPath(location).name == PureWindowsPath(location).name == location
-        if not is_plain or location in {"", ".", ".."} or "\0" in location:
+        is_long = len(location.encode()) > _MAX_NAME_BYTES
+        if not is_plain or is_long or location in {"", ".", ".."} or "\0" in location:
             raise ModelError(
-                f"{path} refers to weights in {location!r}; they must be in a file in the same "
-                "folder.",
+                f"{path} refers to weights in {location!r:.100}; they must be in a file in the "
+                "same folder.",
                 code="external_data_location",
             )
         file = path.with_name(location)

@@ -183,8 +183,8 @@ def read_state_dict(path: Path) -> dict[str, TorchTensor]:
         ) from error
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise placeholder_error(path) or ModelError(
-            f"{path} is not a PyTorch checkpoint, or is damaged or cut short ({error}); download "
-            "it again.",
+            f"{path} is not a PyTorch checkpoint, or is damaged or cut short ({error!s:.200}); "
+            "download it again.",
             code="torch_damaged",
         ) from error
     except FileNotFoundError as error:

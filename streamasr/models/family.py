@@ -298,11 +298,11 @@ class Recognition:
     """Abilities that sessions depend on."""
     decoder: DecoderPart | None = None
     """None for a family whose encoder process gives hypotheses."""
+    ignores: "Callable[[Bundle], frozenset[str]]" = lambda _: frozenset()
+    """Return the options of sessions that have no effect on a bundle: fields of
+    `SessionOptions`."""
     aligner: str | None = None
     """Name of the aligner family that suits its texts; None without such a family."""
-    unused_options: "Callable[[Bundle, SessionOptions], str | None]" = lambda *_: None
-    """Return a sentence about context or hotwords that have no effect on a bundle, if there are
-    any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -131,8 +131,6 @@ class ClientConnection:
             audio_input.choose_channel(live.options.channel)
             since = command.since if isinstance(command, ResumeSession) else 0
             reader = await self._subscribe(live, since)
-            if unused := self._host.unused_options(live):
-                reader.post(Notice(NoticeCode.OPTION_UNUSED, unused, live.lag))
             with _subscribed(live, reader):
                 await self._converse(audio_input.run(live, reader), reader)
             has_sent_end = True
@@ -194,6 +192,8 @@ class ClientConnection:
             await self._send(self._codec.encode(message, seq))
         reader = live.publisher.subscribe()
         reader.post(SessionOpened(live.name, live.publisher.seq, live.intake.position))
+        if live.notice:
+            reader.post(Notice(NoticeCode.OPTION_IGNORED, live.notice, live.lag))
         if live.is_over.is_set():
             reader.close()
         return reader

@@ -57,6 +57,42 @@ def test_each_qwen3_model_says_what_it_is(name: str) -> None:
     assert len(model.languages) == (11 if model.family == ALIGNER else len(LANGUAGES.names))
 
 
+@pytest.mark.parametrize(
+    ("name", "repository", "files"),
+    [
+        (
+            "paraformer-zh",
+            "funasr/paraformer-zh",
+            ("model.pt", "config.yaml", "am.mvn", "tokens.json"),
+        ),
+        ("paraformer-zh-q8_0", "cstr/paraformer-zh-GGUF", ("paraformer-zh-q8_0.gguf",)),
+        ("paraformer-zh-funasr", "FunAudioLLM/Paraformer-GGUF", ("paraformer-q8.gguf",)),
+        (
+            "paraformer-zh-sherpa",
+            "csukuangfj/sherpa-onnx-paraformer-zh-2023-09-14",
+            ("model.int8.onnx", "tokens.txt"),
+        ),
+        (
+            "paraformer-zh-2024",
+            "csukuangfj/sherpa-onnx-paraformer-zh-2024-03-09",
+            ("model.int8.onnx", "tokens.txt"),
+        ),
+        ("ct-punc-large", "funasr/ct-punc", ("model.pt", "config.yaml", "tokens.json")),
+    ],
+)
+def test_models_of_funasr_have_their_repositories_and_licence(
+    name: str, repository: str, files: tuple[str, ...]
+) -> None:
+    model = built_in()[name]
+    assert (model.repository, model.files) == (repository, files)
+    assert model.licence == "FunASR Model License"
+    assert model.languages == ("Chinese", "English")
+
+
+def test_a_family_of_each_role_can_be_fetched() -> None:
+    assert {model.family for model in built_in().values()} == {*family_choices()}
+
+
 def test_a_file_elsewhere_has_its_size_and_hash() -> None:
     for model in built_in().values():
         if model.url is not None:

@@ -14,6 +14,7 @@ from streamasr.importing.pack import import_model
 from streamasr.importing.source import open_sources
 from streamasr.models.bundle import read_bundle
 from streamasr.models.family import Role
+from tests.sources.ct_punc import MARKS, random_weights
 from tests.sources.full_size import (
     ALIGNER,
     LARGE_RECOGNISER,
@@ -22,7 +23,10 @@ from tests.sources.full_size import (
     added_tokens,
     write_checkpoint,
 )
+from tests.sources.paraformer.weights import Sizes
+from tests.sources.paraformer.weights import tensor_shapes as paraformer_shapes
 from tests.sources.weights import Weights, read_vocabulary
+from tests.support import full_size_funasr
 from tests.support.checkpoints import Shape, tensor_shapes
 from tests.support.full_size import add_script, main
 from tests.support.full_size_check import CHECKS
@@ -142,6 +146,44 @@ def test_a_check_reports_time_and_memory_of_every_form(
         assert row["importing"]["resident_mib"] > row["importing"]["own_mib"] > 10
         assert row["is_good"]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "forms"),
+    [
+        ("small", ["original", "sherpa-onnx", "crispasr q8_0", "funasr gguf q8"]),
+        ("small punctuation", ["original", "sherpa-onnx"]),
+    ],
+)
+def test_models_of_funasr_are_checked(tmp_path: Path, model: str, forms: list[str]) -> None:
+    rows = [*full_size_funasr.check_model(tmp_path, model, forms)]
+    assert [row.form for row in rows] == forms
+    for row in rows:
+        assert row.importing.own_mib > 10
+        assert row.n_compared > 10
+        assert row.is_good
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_dimensions_of_funasr_are_those_of_the_released_models() -> None:
+    """Sizes of published files, in bytes; see `tests/sources/README.md`."""
+
+    def n_bytes(sizes: Sizes) -> float:
+        return 4 * sum(float(np.prod(size)) for _, size in paraformer_shapes(sizes))
+
+    assert n_bytes(full_size_funasr.PARAFORMERS["paraformer"]) == pytest.approx(881e6, rel=0.001)
+    shape, n_words = full_size_funasr.PUNCTUATION["ct-punc-large"]
+    values = random_weights(shape, 100, len(MARKS)).values()
+    n_values = sum(each.size for each in values) + (n_words - 100) * shape.width
+    assert 4 * n_values == pytest.approx(1_125_507_622, rel=0.001)
+
+
+def test_a_paraformer_for_measurements_is_written(tmp_path: Path) -> None:
+    full_size_funasr.write_source("small", "original", tmp_path / "source")
+    bundle = import_model(tmp_path / "source", tmp_path / "bundle")
+    assert bundle.family.name == "paraformer"
+    with pytest.raises(SystemExit):
+        main(["model", str(tmp_path / "source"), "--model", "paraformer"])  # exists already
 
 
 def test_every_kind_of_source_is_checked() -> None:

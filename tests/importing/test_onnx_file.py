@@ -242,6 +242,29 @@ def test_weights_in_another_folder_are_refused(tmp_path: Path, location: str) ->
     assert repr(location) in str(caught.value)
 
 
+def test_a_name_of_external_weights_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    with raises(ModelError, "external_data_location") as caught:
+        read_graph(with_external_weights(tmp_path, "x" * 10_000))
+    assert len(str(caught.value)) < 500
+
+
+def test_texts_that_are_not_utf_8_are_read_nevertheless(tmp_path: Path) -> None:
+    model = graph([helper.make_node("Identity", ["x"], ["y"])])
+    helper.set_model_props(model, {"key": "vvvv"})
+    path = save(tmp_path / "m.onnx", model)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"vvvv", b"v\xff\xffv"))
+    assert read_graph(path).metadata["key"].startswith("v")
+    path.write_bytes(content.replace(b"key", b"k\xffy"))
+    assert all(isinstance(key, str) for key in read_graph(path).metadata)
+    named = graph([helper.make_node("Identity", ["input"], ["output"])])
+    named.graph.input[0].name, named.graph.output[0].name = "input", "output"
+    content = save(path, named).read_bytes()
+    path.write_bytes(content.replace(b"input", b"in\xffut").replace(b"output", b"out\xffut"))
+    found = read_graph(path)
+    assert all(isinstance(name, str) for name in [*found.inputs, *found.outputs])
+
+
 @pytest.mark.parametrize(
     ("changes", "code", "value"),
     [

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from streamasr.core.errors import ModelError
 from streamasr.importing.torch_file import is_contiguous, is_torch_file, read_state_dict
 from streamasr.importing.torch_pickle import MAX_DEPTH, PickleError, load
-from tests.sources.paraformer.original import (
+from tests.sources.torch_checkpoint import (
     Saved,
     TorchType,
     encode,
@@ -351,6 +351,19 @@ def test_compressed_records_are_refused(tmp_path: Path) -> None:
         archive.writestr("archive/data/0", bytes(1 << 20))
     with raises(ModelError, "torch_compressed"):
         read_state_dict(path)
+
+
+@pytest.mark.parametrize("name", ["../w", "/etc/w", "archive/../../w", "C:\\w"])
+def test_nothing_is_written_for_records_with_paths(tmp_path: Path, name: str) -> None:
+    """Records are never extracted; a path can only be the wrong name of a storage."""
+    (folder := tmp_path / "in" / "side").mkdir(parents=True)
+    path = folder / "m.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        write_record(archive, "data.pkl", pickle_of({"w": Saved((24,), "0", 24)}))
+        archive.writestr(name, encode(VALUES, "F32"))
+    with pytest.raises(ModelError):
+        read_state_dict(path)
+    assert [each for each in tmp_path.rglob("*") if each.is_file()] == [path]
 
 
 def test_records_that_contradict_the_file_are_refused(tmp_path: Path) -> None:

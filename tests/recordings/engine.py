@@ -113,9 +113,6 @@ class ScriptedEngine:
     def check_options(self, _: SessionOptions) -> None:
         """Accept all options."""
 
-    def unused_options(self, _: SessionOptions) -> None:
-        """Use all options."""
-
     def queue_lengths(self) -> dict[str, int]:
         """Return the queues of the stages."""
         return {"encoder": 0, "decoder": 0, "aligner": 0}

@@ -1,5 +1,6 @@
 """The CTTransformer of funasr with given weights."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -41,9 +42,11 @@ def reference(weights: Weights, shape: Shape, *, realtime: bool = False) -> Any:
     return model.eval()
 
 
-def infer(model: Any, text: str, **others: Any) -> tuple[str, list[int]]:
+def infer(
+    model: Any, text: str, words: Sequence[str] = WORDS, **others: Any
+) -> tuple[str, list[int]]:
     """The text with marks, and the class of each word."""
-    tokenizer = CharTokenizer(token_list=list(WORDS))
+    tokenizer = CharTokenizer(token_list=list(words))
     with torch.no_grad():
         [result], _ = model.inference(
             [text], key=["k"], tokenizer=tokenizer, device="cpu", **others

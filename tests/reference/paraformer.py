@@ -18,8 +18,8 @@ from tests.sources.paraformer.weights import N_FEATURES, Sizes, Weights
 torch.set_num_threads(1)
 
 
-def build(sizes: Sizes, seed: int = 0) -> Any:
-    """Make a model with random weights; hotwords are left out."""
+def build(sizes: Sizes, seed: int = 0, weights: Weights | None = None) -> Any:
+    """Make a model with random weights, or the given ones; hotwords are left out."""
     config = sizes.config()
     names = ("encoder", "encoder_conf", "decoder", "decoder_conf", "predictor", "predictor_conf")
     kind = BiCifParaformer if sizes.head else Paraformer
@@ -29,7 +29,7 @@ def build(sizes: Sizes, seed: int = 0) -> Any:
         input_size=N_FEATURES,
         vocab_size=sizes.vocab,
     )
-    weights = Weights(sizes, seed)
+    weights = weights or Weights(sizes, seed)
     parts = ("encoder.", "decoder.", "predictor.")
     state = {
         name: torch.from_numpy(weights.read(name))

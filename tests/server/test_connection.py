@@ -202,32 +202,6 @@ async def test_flush_ends_the_segment_and_not_the_session(tmp_path: Path) -> Non
         assert received[-1]["duration"] == 4.0
 
 
-def hotwords_without_effect(options: SessionOptions) -> str | None:
-    return "hotwords have no effect" if options.hotwords else None
-
-
-async def test_options_without_an_effect_are_reported_once(tmp_path: Path) -> None:
-    options = DaemonOptions(unused_options=hotwords_without_effect)
-    warning = {
-        "type": "warning",
-        "code": "option_unused",
-        "message": "hotwords have no effect",
-        "lag": 0,
-    }
-    async with running_daemon(tmp_path, options) as daemon:
-        async with Client.start(daemon, hotwords=["Ada"]) as client:
-            await client.send_message("configure", hotwords=["Eve"], words=False)
-            await client.send_message("ping")
-            await client.receive("pong")
-            assert client.of("warning") == [warning]
-        async with Client.start(daemon) as client:
-            for change in ({"context": "Ada"}, {"hotwords": ["Ada"]}, {"hotwords": []}):
-                await client.send_message("configure", **change)
-            await client.send_message("ping")
-            await client.receive("pong")
-            assert client.of("warning") == [warning]
-
-
 async def test_configure_holds_from_the_next_segment_on(tmp_path: Path) -> None:
     engine = FakeEngine()
     async with (

@@ -1,6 +1,7 @@
 """Writer of ct-punc in its published forms, with weights under the names of the checkpoint.
 
     FunASR's export    model.onnx, tokens.json, config.yaml
+    its checkpoint     model.pt, tokens.json, config.yaml
     sherpa-onnx        model.onnx whose metadata holds vocabulary and marks
 
 The graph takes `inputs` int32 [batch, n] and `text_lengths` int32 [batch], and gives `logits`
@@ -18,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from tests.sources.torch_checkpoint import TorchType, write_checkpoint
 
 Weights: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
 
@@ -237,18 +240,55 @@ def write_funasr_folder(
     """Write FunASR's export."""
     folder.mkdir(parents=True)
     write_graph(folder / graph_name, weights, shape, realtime=realtime)
+    write_sidecars(folder, shape, words, realtime=realtime)
+    return folder
+
+
+def write_original(
+    folder: Path,
+    weights: Weights,
+    shape: Shape,
+    words: Sequence[str] = WORDS,
+    *,
+    kind: TorchType = "F32",
+) -> Path:
+    """Write FunASR's PyTorch checkpoint."""
+    folder.mkdir(parents=True)
+    shapes = {name: values.shape for name, values in weights.items()}
+    write_checkpoint(folder / "model.pt", shapes, weights.__getitem__, kind)
+    write_sidecars(folder, shape, words)
+    return folder
+
+
+def write_sidecars(
+    folder: Path, shape: Shape, words: Sequence[str], *, realtime: bool = False
+) -> None:
+    """Write tokens.json and config.yaml."""
     (folder / "tokens.json").write_text(json.dumps(words, ensure_ascii=False), "utf-8")
+    write_config(folder, shape, realtime=realtime)
+
+
+def write_config(
+    folder: Path, shape: Shape, marks: Sequence[str] = MARKS, *, realtime: bool = False
+) -> None:
+    """Write config.yaml."""
     model = "CTTransformerStreaming" if realtime else "CTTransformer"
-    marks = "\n".join(f"    - {mark}" for mark in MARKS)
+    shown = "\n".join(f"        - {mark if mark not in ',?' else repr(mark)}" for mark in marks)
+    weights = "\n".join("        - 1.0" for _ in marks)
     (folder / "config.yaml").write_text(
-        f"model: {model}\nmodel_conf:\n    ignore_id: 0\n    embed_unit: {shape.width}\n"
-        f"    att_unit: {shape.hidden}\n    punc_list:\n{marks}\n    sentence_end_id: 3\n"
+        f"# settings of the model\nmodel: {model}\nmodel_conf:\n    ignore_id: 0\n"
+        f"    embed_unit: {shape.width}\n    att_unit: {shape.hidden}\n    dropout_rate: 0.1\n"
+        f"    punc_list:\n{shown}\n    punc_weight:\n{weights}\n    sentence_end_id: 3\n"
         "encoder: SANMEncoder\n"
-        f"encoder_conf:\n    input_size: {shape.width}\n    attention_heads: {shape.heads}\n"
-        "tokenizer: CharTokenizer\ntokenizer_conf:\n    unk_symbol: <unk>\n",
+        f"encoder_conf:\n    input_size: {shape.width}\n    output_size: {shape.hidden}\n"
+        f"    attention_heads: {shape.heads}\n    linear_units: {shape.inner}\n"
+        f"    num_blocks: {shape.blocks}\n    input_layer: pe\n"
+        "    pos_enc_class: SinusoidalPositionEncoder\n    normalize_before: true\n"
+        f"    kernel_size: {shape.kernel}\n    sanm_shfit: 0\n"
+        "    selfattention_layer_type: sanm\n    padding_idx: 0\n"
+        "tokenizer: CharTokenizer\ntokenizer_conf:\n  unk_symbol: <unk>\n",
         "utf-8",
     )
-    return folder
 
 
 def write_sherpa_folder(

@@ -23,7 +23,7 @@ from streamasr.core.requested_options import OperatorDefaults, RequestedOptions
 from streamasr.core.units import Float32Array, Samples, to_samples
 from streamasr.engine.ports import ChannelSource
 from streamasr.host.live_session import LiveSession
-from streamasr.host.local_host import HostSettings, LocalSessionHost, UnusedOptions
+from streamasr.host.local_host import HostSettings, LocalSessionHost
 from streamasr.host.recovery import recover
 from streamasr.host.registry import SessionRegistry
 from streamasr.models.qwen3.languages import LANGUAGES
@@ -93,7 +93,6 @@ class DaemonOptions:
     is_ready: bool = True
     is_loopback: bool = True
     socket: Path | None = None
-    unused_options: UnusedOptions = lambda _: None
 
 
 class FakeDaemon:
@@ -121,7 +120,6 @@ class FakeDaemon:
             resolve=_resolve,
             store=self.store,
             observer=Unmeasured(),
-            unused_options=options.unused_options,
             journal_timeout_s=options.journal_timeout_s,
             old_connection_s=options.old_connection_s,
         )

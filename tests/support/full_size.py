@@ -3,6 +3,8 @@
 python -m tests.support.full_size model DIR --encoder int8 --decoder q4_k --aligner
 python -m tests.support.full_size source DIR --model 1.7b --form crispasr --precision q8_0
 python -m tests.support.full_size check DIR --model 0.6b --model aligner
+python -m tests.support.full_size model DIR --model paraformer --encoder int8
+python -m tests.support.full_size check DIR --model paraformer --form original
 
 Speed, memory and arithmetic depend on shapes, not on the values of the weights, so these models
 replace the released files in measurements.
@@ -19,7 +21,7 @@ published files.
 `check` writes every form below DIR, one after the other, imports each in a separate process and
 measures that. Then it compares the outputs of the encoder and, if its weights are f16, of the
 decoder for a clip with those of transformers for the same weights, if transformers and torch are
-installed.
+installed. Models of FunASR (`full_size_funasr.py`) are compared with funasr.
 """
 
 import argparse
@@ -30,8 +32,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
+
+from rich.console import Console
 
 from streamasr.bench.machine import SCRIPTED
 from tests.sources.crispasr import write_crispasr
@@ -40,7 +45,8 @@ from tests.sources.ggml_org import write_ggml_org
 from tests.sources.onnx_release import write_onnx_release
 from tests.sources.safetensors import write_safetensors
 from tests.sources.transcribe_cpp import write_transcribe_cpp
-from tests.support.full_size_check import CHECKS, check
+from tests.support import full_size_check, full_size_funasr
+from tests.support.full_size_steps import Row, report, table_of
 
 TOKENS_PER_SECOND: Final = 4.0
 """Tokens of a scripted decoder; people speak two or three words per second."""
@@ -61,9 +67,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def make_model(options: argparse.Namespace) -> None:
-    """Create a model directory whose decoder follows a script."""
+    """Create a model directory; the decoder of a Qwen3-ASR follows a script."""
     destination: Path = options.directory
     report = _clock()
+    if options.model in full_size_funasr.MODELS:
+        with _checkpoint_beside(destination, keep=options.keep) as checkpoint:
+            report("writing the weights")
+            full_size_funasr.write_source(options.model, "original", checkpoint)
+            report("importing them")
+            import_source(checkpoint, destination, ["--encoder", options.encoder])
+        report(f"wrote {destination}")
+        return
     widths = ["--encoder", options.encoder, "--decoder", options.decoder]
     with _checkpoint_beside(destination, keep=options.keep) as checkpoint:
         report("writing the recogniser's weights")
@@ -133,8 +147,20 @@ def write_form(checkpoint: Path, destination: Path, options: argparse.Namespace)
 
 
 def check_forms(options: argparse.Namespace) -> None:
-    """Import every form of some models, and print the measurements."""
-    check(options.directory, options.model or list(SHAPES), options.form, options.json)
+    """Import every form of some models and print the results; exit with 1 if a check failed."""
+    options.directory.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    for model in options.model or list(SHAPES):
+        module = full_size_check if model in SHAPES else full_size_funasr
+        for row in module.check_model(options.directory, model, options.form):
+            rows.append(row)
+            report(model, json.dumps(asdict(row)))  # the other models may take hours
+    if options.json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+    else:
+        Console(width=120).print(table_of(rows))
+    if not all(row.is_good for row in rows):
+        sys.exit(1)
 
 
 @contextmanager
@@ -167,6 +193,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
     model = commands.add_parser("model", help="a model directory for `streamasr bench`")
     model.add_argument("directory", type=Path, help="the model directory; must not exist")
+    model.add_argument("--model", choices=("0.6b", *full_size_funasr.MODELS), default="0.6b")
     model.add_argument("--encoder", choices=("fp32", "fp16", "int8"), default="fp32")
     model.add_argument("--decoder", choices=("f16", "q8_0", "q4_k"), default="q8_0")
     model.add_argument("--aligner", action="store_true", help="include an aligner of full size")
@@ -194,8 +221,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
     checking = commands.add_parser("check", help="import every form, compare and measure")
     checking.add_argument("directory", type=Path, help="for temporary files")
-    checking.add_argument("--model", choices=SHAPES, action="append", help="default: all models")
-    checking.add_argument("--form", choices=CHECKS, action="append", help="default: all forms")
+    checking.add_argument(
+        "--model",
+        choices=(*SHAPES, *full_size_funasr.MODELS),
+        action="append",
+        help="default: those of Qwen3-ASR",
+    )
+    forms = dict.fromkeys((*full_size_check.CHECKS, *full_size_funasr.FORM_NAMES))
+    checking.add_argument("--form", choices=forms, action="append", help="default: all forms")
     checking.add_argument("--json", action="store_true", help="print JSON instead of a table")
     checking.set_defaults(run=check_forms)
     return parser.parse_args(arguments)

@@ -63,6 +63,12 @@ FORMS: Final[dict[str, Form]] = {
         lambda w, to: write_funasr_export(w, to, ("int8",)), BYTES, is_whole=True
     ),
     "funasr export of SeACo": Form(write_funasr_export, EXACT, is_whole=True, has_hotwords=True),
+    "funasr export of SeACo int8": Form(
+        lambda w, to: write_funasr_export(w, to, ("int8",)),
+        BYTES,
+        is_whole=True,
+        has_hotwords=True,
+    ),
     "sherpa-onnx": Form(write_sherpa_export, EXACT, is_whole=True),
     "sherpa-onnx int8": Form(
         lambda w, to: write_sherpa_export(w, to, ("int8",)), BYTES, is_whole=True

@@ -26,6 +26,7 @@ from streamasr.importing.ct_punc.sidecars import (
     check_vocabulary,
     marks_of,
     read_tokens,
+    wide_marks,
     write_vocabulary,
 )
 from streamasr.importing.files import placeholder_error
@@ -179,4 +180,4 @@ def _vocabulary(model: GraphInfo, folder: Path) -> tuple[tuple[str, ...], tuple[
             "download it again.",
             code="tokens_count",
         )
-    return tokens, tuple(stated.split(_SEPARATOR))
+    return tokens, wide_marks(stated.split(_SEPARATOR))

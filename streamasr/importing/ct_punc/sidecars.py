@@ -16,6 +16,8 @@ LANGUAGES: Final = ("Chinese", "English")
 
 _MOST_MARKS: Final = 100
 _NEEDED: Final = (COMMA, PERIOD, QUESTION)
+_WIDE: Final = {",": COMMA, "?": QUESTION}
+"""Marks of Chinese by the ASCII characters that some models list in their place."""
 
 
 def read_tokens(path: Path) -> tuple[str, ...]:
@@ -60,7 +62,7 @@ def check_vocabulary(tokens: Sequence[str], marks: Sequence[str], path: Path) ->
 
 
 def marks_of(config: Config) -> tuple[str, ...]:
-    """Return the mark of each class as `config.yaml` lists them.
+    """Return the mark of each class, from the list in `config.yaml`.
 
     Raises:
         ModelError: there is no such list.
@@ -72,7 +74,12 @@ def marks_of(config: Config) -> tuple[str, ...]:
             "the file that was published with the model.",
             code="punctuation_marks",
         )
-    return tuple(found)
+    return wide_marks(found)
+
+
+def wide_marks(marks: Sequence[str]) -> tuple[str, ...]:
+    """Return marks as those of Chinese, as FunASR's runtimes take them."""
+    return tuple(_WIDE.get(mark, mark) for mark in marks)
 
 
 def write_vocabulary(

@@ -165,6 +165,8 @@ def read_release(folder: Path, files: Sequence[Path]) -> WholeRelease | None:
     takes_hotwords = "bias_embed" in model.inputs
     embedders = [graph for graph in graphs if _axes(graph) == _HOTWORD_INPUTS]
     if takes_hotwords and not embedders:
+        if placeholders:
+            raise placeholders[0]
         raise ModelError(
             f"{model.path} takes hotwords, but the graph that embeds them (model_eb.onnx) is not "
             "in its folder; download it, too.",

@@ -3,14 +3,14 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from streamasr.core.errors import ModelError
 from streamasr.core.units import SAMPLE_RATE, Float32Array
 from streamasr.features.cmvn import Cmvn, read_am_mvn
-from streamasr.importing.config_file import Config, read_text
+from streamasr.importing.config_file import Config, read_text, read_yaml
 
 _LICENCE: Final = "FunASR Model License"
 _RELEASED_VOCAB: Final = 8404  # tokens
@@ -35,10 +35,12 @@ def licence_of(vocab: int) -> str | None:
 
 
 def read_tokens(folder: Path) -> tuple[str, ...]:
-    """Read the tokens from `tokens.json`, else from `tokens.txt`.
+    """Read the tokens from `tokens.json`, else `tokens.txt`, else `config.yaml`.
+
+    FunASR's exports before version 1.0 list them in `config.yaml`.
 
     Raises:
-        ModelError: both are missing, or the file that is there is damaged.
+        ModelError: all of them are missing, or the file that is there is damaged.
     """
     path = folder / "tokens.json"
     if path.exists():
@@ -46,6 +48,9 @@ def read_tokens(folder: Path) -> tuple[str, ...]:
     path = folder / "tokens.txt"
     if path.exists():
         return _read_text_tokens(path)
+    path = folder / "config.yaml"
+    if path.exists() and (tokens := read_yaml(path).get("token_list")) is not None:
+        return _checked_list(tokens, path)
     raise ModelError(
         f"{folder} has neither tokens.json nor tokens.txt, which state the text of each token; "
         "download it into the same folder.",
@@ -62,8 +67,12 @@ def _read_json_tokens(path: Path) -> tuple[str, ...]:
         ) from error
     except ValueError as error:
         raise ModelError(f"{path} is not valid JSON: {error}", code="json_invalid") from error
+    return _checked_list(tokens, path)
+
+
+def _checked_list(tokens: Any, path: Path) -> tuple[str, ...]:
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        raise ModelError(f"{path} is not a list of tokens.", code="tokens_invalid")
+        raise ModelError(f"{path} does not contain a list of tokens.", code="tokens_invalid")
     return tuple(tokens)
 
 

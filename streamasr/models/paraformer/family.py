@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from streamasr.core.languages import Languages
-from streamasr.core.options import SessionOptions
 from streamasr.core.traits import FamilyTraits
 from streamasr.models.family import Encoder, Family, Recognition
 from streamasr.models.paraformer import names
@@ -40,16 +39,9 @@ def _files(bundle: "Bundle") -> Sequence[str]:
     return (*graphs, TOKENS_FILE, CMVN_FILE)
 
 
-def unused_options(bundle: "Bundle", options: SessionOptions) -> str | None:
-    """Return a sentence about context and hotwords of a model that takes none."""
-    if not (options.context.strip() or any(map(str.strip, options.hotwords))):
-        return None
-    if (bundle.directory / HOTWORDS_FILE).is_file():
-        return None
-    return (
-        f"context and hotwords have no effect: {bundle.name} takes none; "
-        "use a SeACo-Paraformer, as exported to ONNX by FunASR"
-    )
+def _ignores(bundle: "Bundle") -> frozenset[str]:
+    takes_hotwords = (bundle.directory / HOTWORDS_FILE).is_file()  # also those in the context
+    return frozenset() if takes_hotwords else frozenset({"context", "hotwords"})
 
 
 PARAFORMER: Final = Family(
@@ -59,7 +51,7 @@ PARAFORMER: Final = Family(
     files=_files,
     recognition=Recognition(
         load_encoder=load_encoder,
-        unused_options=unused_options,
         traits=FamilyTraits(can_force=False, word_method="cif", join=join_texts, punctuates=False),
+        ignores=_ignores,
     ),
 )

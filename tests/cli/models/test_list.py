@@ -1,5 +1,6 @@
 """`streamasr models list`."""
 
+import contextlib
 import json
 import os
 import pty
@@ -20,10 +21,19 @@ def test_the_list_shows_embedded_and_known_models(home: Home) -> None:
     assert lines[0].split()[:3] == ["NAME", "STATE", "ROLE"]
     rows = {line.split()[0]: line.split() for line in lines[1:]}
     assert rows["tiny"][1:3] == ["embedded", "recogniser"]
-    known = ["known", "recogniser", "0.6B", "-", "30", "Apache-2.0", "-", REPOSITORY]
+    known = ["known", "recogniser", "qwen3-asr", "0.6B", "-", "30", "Apache-2.0", "-", REPOSITORY]
     assert rows[NAME][1:] == known
     assert rows["qwen3-asr-1.7b-q5_k"][-3:-1] == ["(2.0", "GB)"]
     assert not home.models.exists()
+
+
+def test_the_list_shows_family_role_and_licence_of_each_model(home: Home) -> None:
+    assert home.run("list") == 0
+    rows = {line.split()[0]: re.split(r"  +", line) for line in home.out.splitlines()}
+    recogniser, punctuation = rows["paraformer-zh"], rows["ct-punc-large"]
+    assert recogniser[:5] == ["paraformer-zh", "known", "recogniser", "paraformer", "220M"]
+    assert punctuation[:5] == ["ct-punc-large", "known", "punctuation", "ct-punc", "290M"]
+    assert recogniser[7] == punctuation[7] == "FunASR Model License"
 
 
 def test_the_list_for_programs_has_all_facts(home: Home) -> None:
@@ -66,19 +76,29 @@ def test_all_facts_about_named_models_are_shown(home: Home) -> None:
     assert "did you mean" in home.err
 
 
-@pytest.mark.parametrize(("columns", "n_shown"), [(200, 9), (80, 7), (48, 4)])
+@pytest.mark.parametrize(("columns", "n_shown"), [(240, 10), (200, 9), (80, 7), (48, 4)])
 def test_on_a_terminal_the_table_has_the_columns_that_fit(
     columns: int, n_shown: int, home: Home
 ) -> None:
-    master, slave = pty.openpty()
-    environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm"}
     command = [sys.executable, "-m", "streamasr", "models", "list"]
-    subprocess.run(command, stdout=slave, env=environment, check=True)  # a terminal holds 4 kB
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", os.read(master, 65536).decode()).splitlines()
-    os.close(slave)
-    os.close(master)
+    environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm"}
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal(command, environment)).splitlines()
     assert len(lines[0].split()) == n_shown
     n_models = len(EMBEDDED) + len(built_in())
-    assert len(lines) == 1 + n_models + (n_shown < 9)
-    assert (lines[-1] == "more: streamasr models list NAME") == (n_shown < 9)
+    assert len(lines) == 1 + n_models + (n_shown < 10)
+    assert (lines[-1] == "more: streamasr models list NAME") == (n_shown < 10)
     assert all(len(line.rstrip()) <= columns for line in lines)
+
+
+def on_a_terminal(command: list[str], environment: dict[str, str]) -> str:
+    """Run a command on a terminal of its own and return its output."""
+    master, slave = pty.openpty()
+    with subprocess.Popen(command, stdout=slave, env=environment) as process:
+        os.close(slave)
+        output = b""
+        with contextlib.suppress(OSError):  # raised at the end, instead of empty output
+            while piece := os.read(master, 65536):
+                output += piece
+    os.close(master)
+    assert process.returncode == 0
+    return output.decode()

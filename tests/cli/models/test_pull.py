@@ -7,15 +7,42 @@ import signal
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from streamasr.catalogue.known import built_in
 from streamasr.core.sizes import size_text
 from streamasr.models.bundle import open_bundle
+from tests.sources import ct_punc
+from tests.sources.ct_punc import MARKS, WORDS, Shape, random_weights
 from tests.sources.ggml_org import write_ggml_org
+from tests.sources.paraformer import original as paraformer
+from tests.sources.paraformer.gguf_files import write_crispasr as write_paraformer
+from tests.sources.paraformer.gguf_files import write_funasr
+from tests.sources.paraformer.onnx_export import write_sherpa_export
+from tests.sources.paraformer.weights import Sizes, Weights
 from tests.support.hubs import COMMIT, Hub, stall, status, truncate
 from tests.support.model_homes import NAME, REPOSITORY, WEIGHTS, Home
+
+PARAFORMER = Weights(replace(Sizes(), head=None))
+BICIF = Weights(replace(Sizes(), head="cnn_blstm"))
+PUNCTUATION = random_weights(Shape(), len(WORDS), len(MARKS), 2)
+
+PUBLISHED: dict[str, Callable[[Path], Path]] = {
+    "paraformer-zh": lambda to: paraformer.write_original(PARAFORMER, to),
+    "paraformer-zh-q8_0": lambda to: write_paraformer(
+        PARAFORMER, to / "paraformer-zh-q8_0.gguf", "q8_0"
+    ),
+    "paraformer-zh-funasr": lambda to: write_funasr(PARAFORMER, to / "paraformer-q8.gguf", "q8"),
+    "paraformer-zh-sherpa": lambda to: write_sherpa_export(BICIF, to, ("int8",)),
+    "paraformer-zh-2024": lambda to: write_sherpa_export(PARAFORMER, to, ("int8",)),
+    "ct-punc": lambda to: ct_punc.write_sherpa_folder(to, PUNCTUATION, Shape()),
+    "ct-punc-large": lambda to: ct_punc.write_original(to, PUNCTUATION, Shape()),
+}
+"""Writers of small models with the file names of those in known.toml."""
 
 
 def test_a_model_is_pulled_imported_and_used_without_the_network(home: Home, hub: Hub) -> None:
@@ -167,6 +194,31 @@ def test_of_a_repository_of_ggufs_the_named_pair_is_pulled(
     decoder = (home.models / "qwen3-asr-0.6b-q8_0/decoder.gguf").read_bytes()
     assert decoder == files["Qwen3-ASR-0.6B-Q8_0.gguf"]
     assert home.left() == {"qwen3-asr-0.6b-q8_0"}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_each_known_model_of_funasr_is_pulled_and_loads(home: Home, hub: Hub, name: str) -> None:
+    written = PUBLISHED[name](home.path / "published")
+    folder = written if written.is_dir() else written.parent
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    known = built_in()[name]
+    assert known.repository
+    # Not all of a repository is downloaded.
+    hub.publish(known.repository, {"other.gguf": b"x", "model.onnx": b"x", **files})
+    assert home.run("pull", name) == 0
+    row = home.listed()[name]
+    assert (row["state"], row["family"]) == ("installed", known.family)
+    assert (row["licence"], row["source"]) == ("FunASR Model License", known.repository)
+    assert row["languages"] == ["Chinese", "English"]
+    asked = {request.path.rpartition("/")[2] for request in hub.server.requests}
+    assert asked & {"other.gguf", "extra.bin"} == set()
+    home.run("verify", name, "--json")  # random weights do not recognise the clip
+    passed = {each["name"]: each["passed"] for each in json.loads(home.out)["checks"]}
+    assert passed["files"]
+    assert passed["loading"]
+    assert home.run("list", name) == 0
+    for line in (f"family      {known.family}", "licence     FunASR Model License"):
+        assert line in home.out
 
 
 def test_files_without_a_model_are_reported(home: Home, hub: Hub) -> None:

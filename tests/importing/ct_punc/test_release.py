@@ -5,12 +5,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import helper
 
 from streamasr.core.errors import ConfigError, ModelError
-from streamasr.importing.options import ImportOptions
+from streamasr.importing.options import EncoderWidth, ImportOptions
 from streamasr.importing.pack import import_model
 from streamasr.importing.source import open_sources
 from streamasr.models.bundle import open_bundle
@@ -21,12 +22,17 @@ from tests.sources.ct_punc import (
     MARKS,
     WORDS,
     Shape,
+    Weights,
     random_weights,
     write_bundle,
+    write_config,
     write_funasr_folder,
     write_graph,
+    write_original,
     write_sherpa_folder,
 )
+from tests.sources.foreign import truncate
+from tests.sources.onnx_release import pack
 from tests.support.errors import raises
 
 SHAPE = Shape()
@@ -56,7 +62,14 @@ def sherpa(folder: Path) -> Path:
     return write_sherpa_folder(folder, WEIGHTS, SHAPE)
 
 
-@pytest.mark.parametrize("write", [funasr, quantised, sherpa], ids=lambda write: write.__name__)
+def original(folder: Path) -> Path:
+    return write_original(folder, WEIGHTS, SHAPE)
+
+
+WRITERS = [funasr, quantised, sherpa, original]
+
+
+@pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
 def test_each_form_becomes_the_same_model(
     tmp_path: Path, expected: list[int], write: Callable[[Path], Path]
 ) -> None:
@@ -70,7 +83,109 @@ def test_each_form_becomes_the_same_model(
     assert dict(bundle.precision) == {"encoder": "fp32"}
     assert json.loads((tmp_path / "made" / "tokens.json").read_text("utf-8")) == [*WORDS]
     assert classes(tmp_path / "made") == expected
-    assert open_sources(next(source.glob("*.onnx"))).punctuation
+    for name in ("model.onnx", "model_quant.onnx", "model.pt"):
+        if (source / name).exists():
+            assert open_sources(source / name).punctuation
+
+
+@pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
+def test_zips_are_imported(
+    tmp_path: Path, expected: list[int], write: Callable[[Path], Path]
+) -> None:
+    archive = pack(write(tmp_path / "source"), tmp_path / "source.zip", "some/folder")
+    import_model(archive, tmp_path / "made")
+    assert classes(tmp_path / "made") == expected
+
+
+def test_marks_in_ascii_are_those_of_chinese(tmp_path: Path, expected: list[int]) -> None:
+    ascii_marks = ("<unk>", "_", ",", "。", "?", "、")
+    for write in (funasr, original):
+        source = write(tmp_path / write.__name__)
+        write_config(source, SHAPE, ascii_marks)
+        bundle = import_model(source, tmp_path / f"made-{write.__name__}")
+        assert bundle.facts["marks"] == [*MARKS]
+        assert classes(bundle.directory) == expected
+
+
+@pytest.mark.parametrize(("encoder", "bits"), [("fp32", 32), ("fp16", 16), ("int8", 8)], ids=str)
+def test_a_checkpoint_is_written_in_any_precision(
+    tmp_path: Path, expected: list[int], encoder: EncoderWidth, bits: int
+) -> None:
+    source = original(tmp_path / "source")
+    bundle = import_model(source, tmp_path / "made", ImportOptions(encoder=encoder))
+    assert dict(bundle.precision) == {"encoder": encoder}
+    assert bundle.encoder_bits == bits
+    found = classes(tmp_path / "made")
+    assert len(found) == len(expected)
+    if encoder != "int8":
+        assert found == expected
+
+
+def without_tensor(name: str) -> Weights:
+    return {key: value for key, value in WEIGHTS.items() if key != name}
+
+
+def with_shape(name: str, *shape: int) -> Weights:
+    return {**WEIGHTS, name: np.zeros(shape, np.float32)}
+
+
+ATTENTION = "encoder.encoders0.0.self_attn"
+
+
+@pytest.mark.parametrize(
+    ("weights", "code"),
+    [
+        (without_tensor("embed.weight"), "tensor_missing"),
+        (without_tensor("decoder.bias"), "tensor_missing"),
+        (without_tensor(f"{ATTENTION}.linear_out.weight"), "tensor_missing"),
+        (without_tensor("encoder.encoders.0.norm2.weight"), "tensor_missing"),
+        (with_shape("embed.weight", 16), "tensor_shape"),
+        (with_shape("embed.weight", len(WORDS), 3), "tensor_shape"),
+        (with_shape("decoder.weight", 5, 16), "tensor_shape"),
+        (with_shape("encoder.after_norm.bias", 0), "tensor_shape"),
+        (with_shape("embed.weight", len(WORDS) + 1, 16), "tokens_count"),
+    ],
+)
+def test_checkpoints_whose_tensors_do_not_fit_are_refused(
+    tmp_path: Path, weights: Weights, code: str
+) -> None:
+    folder = write_original(tmp_path / "source", weights, SHAPE)
+    with raises(ModelError, code):
+        open_sources(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code"),
+    [
+        ("model: CTTransformer", "model: CTTransformerStreaming", "punctuation_realtime"),
+        ("encoder: SANMEncoder", "encoder: ConformerEncoder", "setting_unsupported"),
+        ("normalize_before: true", "normalize_before: false", "setting_unsupported"),
+        ("sanm_shfit: 0", "sanm_shfit: 5", "setting_unsupported"),
+        ("attention_heads: 4", "attention_heads: 5", "tensor_shape"),
+        ("attention_heads: 4", "attention_heads: many", "json_value"),
+        ("        - 、", "", "tensor_shape"),
+    ],
+)
+def test_checkpoints_with_unsuitable_settings_are_refused(
+    tmp_path: Path, old: str, new: str, code: str
+) -> None:
+    folder = original(tmp_path / "source")
+    content = (folder / "config.yaml").read_text("utf-8")
+    assert old in content
+    (folder / "config.yaml").write_text(content.replace(old, new), "utf-8")
+    with raises(ModelError, code):
+        open_sources(folder)
+
+
+def test_a_damaged_or_renamed_checkpoint_is_refused(tmp_path: Path) -> None:
+    folder = original(tmp_path / "source")
+    (folder / "model.pt").rename(folder / "model.pt.best")
+    with raises(ModelError, "ambiguous_parts"):
+        open_sources(folder)
+    (folder / "model.pt.best").rename(folder / "model.pt")
+    truncate(folder / "model.pt", 0.5)
+    with raises(ModelError, "torch_damaged"):
+        open_sources(folder)
 
 
 def test_a_realtime_model_is_known_by_its_masks(tmp_path: Path) -> None:

@@ -28,14 +28,9 @@ from tests.sources.paraformer.onnx_export import (
     write_sherpa_export,
     write_streaming,
 )
-from tests.sources.paraformer.original import (
-    Saved,
-    config_of,
-    pickle_of,
-    write_original,
-    write_record,
-)
+from tests.sources.paraformer.original import config_of, write_original
 from tests.sources.paraformer.weights import Sizes, Weights, token_list
+from tests.sources.torch_checkpoint import Saved, pickle_of, write_record
 from tests.support.errors import raises
 from tests.support.gguf_changes import with_metadata
 
@@ -404,6 +399,25 @@ def test_lists_of_tokens_without_ids_are_read(tmp_path: Path, sherpa: Path) -> N
     assert open_sources(folder).recogniser is not None
 
 
+def test_the_tokens_of_old_exports_are_in_their_settings(tmp_path: Path, export: Path) -> None:
+    folder = shutil.copytree(export, tmp_path / "files")
+    (folder / "tokens.json").unlink()
+    config = folder / "config.yaml"
+    tokens = json.dumps(token_list(SMALL.sizes.vocab), ensure_ascii=False)
+    plain = config.read_text("utf-8")
+    config.write_text(f"{plain}token_list: {tokens}\n", "utf-8")
+    bundle = import_model(folder, tmp_path / "b")
+    assert bundle.facts["vocab"] == SMALL.sizes.vocab
+    for wrong, code in (
+        ("[1]", "tokens_invalid"),
+        ("many", "tokens_invalid"),
+        ("[a]", "tokens_count"),
+    ):
+        config.write_text(f"{plain}token_list: {wrong}\n", "utf-8")
+        with raises(ModelError, code):
+            open_sources(folder)
+
+
 @pytest.mark.parametrize("is_sherpa", [False, True])
 def test_the_streaming_export_is_named(tmp_path: Path, is_sherpa: bool) -> None:
     folder = write_streaming(tmp_path / "files", sherpa=is_sherpa)
@@ -455,6 +469,16 @@ def test_a_voice_activity_detector_beside_the_graph_is_ignored(
     source = open_sources(folder).recogniser
     assert source is not None
     assert source.path.name == "model.onnx"
+
+
+def test_a_checkpoint_of_before_pytorch_1_6_is_refused(tmp_path: Path, original: Path) -> None:
+    folder = shutil.copytree(original, tmp_path / "files")
+    magic = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
+    (folder / "model.pt").write_bytes(magic + b"." + b"\x80\x02M\xe9\x03.")
+    for path in (folder, folder / "model.pt"):
+        with raises(ModelError, "torch_legacy") as caught:
+            open_sources(path)
+        assert str(folder / "model.pt") in str(caught.value)
 
 
 def test_a_pickle_that_runs_a_program_is_refused(tmp_path: Path, original: Path) -> None:

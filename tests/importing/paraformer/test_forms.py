@@ -17,14 +17,19 @@ import pytest
 from streamasr.core.errors import ConfigError, ModelError
 from streamasr.core.options import SessionOptions
 from streamasr.core.units import Float32Array
+from streamasr.importing.onnx_file import read_graph
 from streamasr.importing.options import ImportOptions
 from streamasr.importing.pack import import_model
 from streamasr.models.bundle import Bundle
 from streamasr.models.onnx import OnnxOptions
 from streamasr.models.paraformer.recogniser import load
 from tests.sources.onnx_release import pack
-from tests.sources.paraformer.gguf_files import write_crispasr, write_funasr
-from tests.sources.paraformer.onnx_export import write_funasr_export, write_sherpa_export
+from tests.sources.paraformer.gguf_files import FunTypes, write_crispasr, write_funasr
+from tests.sources.paraformer.onnx_export import (
+    Precision,
+    write_funasr_export,
+    write_sherpa_export,
+)
 from tests.sources.paraformer.original import write_original
 from tests.sources.paraformer.weights import RELEASED, Sizes, Weights, cmvn, token_list
 from tests.support.errors import raises
@@ -44,6 +49,7 @@ from tests.support.signals import speechlike
 
 SourceOf = Callable[[str], Path]
 PARTS = [name for name, form in FORMS.items() if not form.is_whole]
+HOTWORDS = [name for name, form in FORMS.items() if form.is_whole and form.has_hotwords]
 WHOLE = [name for name, form in FORMS.items() if form.is_whole and not form.has_hotwords]
 
 
@@ -115,7 +121,7 @@ def assert_described(bundle: Bundle, graphs: str) -> None:
     bundle.check_files()
 
 
-@pytest.mark.parametrize("name", [*PARTS, *WHOLE, "funasr export of SeACo"])
+@pytest.mark.parametrize("name", [*PARTS, *WHOLE, *HOTWORDS])
 def test_a_bundle_of_any_form_runs(source_of: SourceOf, tmp_path: Path, name: str) -> None:
     bundle = import_model(source_of(name), tmp_path / "b")
     model = load(bundle.directory, OnnxOptions(threads=1))
@@ -149,11 +155,54 @@ def test_hotwords_in_weights_are_dropped_with_a_note(source_of: SourceOf, tmp_pa
     assert not (tmp_path / "b" / "hotwords.onnx").exists()
 
 
-def test_the_graph_of_hotwords_is_kept(source_of: SourceOf, tmp_path: Path) -> None:
-    source = source_of("funasr export of SeACo")
+@pytest.mark.parametrize(
+    ("name", "graph"),
+    [
+        ("funasr export of SeACo", "model_eb.onnx"),
+        ("funasr export of SeACo int8", "model_eb_quant.onnx"),
+    ],
+)
+def test_the_graph_of_hotwords_is_kept(
+    source_of: SourceOf, tmp_path: Path, name: str, graph: str
+) -> None:
+    source = source_of(name)
     import_model(source, tmp_path / "b")
     kept = tmp_path / "b" / "hotwords.onnx"
-    assert kept.read_bytes() == (source / "model_eb.onnx").read_bytes()
+    assert kept.read_bytes() == (source / graph).read_bytes()
+    model = load(tmp_path / "b", OnnxOptions(threads=1))
+    bias = model.bias(("一丁", "七"))
+    assert bias is not None
+    assert bias.shape[1:] == (3, GOLDEN_SIZES.d_model)  # and one for "no hotword"
+
+
+@pytest.mark.parametrize("head", [None, "cnn_blstm"])
+def test_forms_with_and_without_a_time_head_are_told_apart(
+    tmp_path: Path, head: str | None
+) -> None:
+    """Graphs have 2 or 4 outputs, and FunASR's GGUF has the tensors of the head if there is one."""
+    weights = Weights(replace(Sizes(), head=head))
+    precisions: tuple[Precision, ...] = ("fp32", "int8")
+    for precision in precisions:
+        for write in (write_funasr_export, write_sherpa_export):
+            folder = write(weights, tmp_path / f"{write.__name__}-{precision}", (precision,))
+            bundle = import_model(folder, tmp_path / f"b-{write.__name__}-{precision}")
+            graph = read_graph(bundle.directory / "model.onnx")
+            assert len(graph.outputs) == (4 if head else 2)
+    gguf_types: tuple[FunTypes, ...] = ("f32", "f16", "q8")
+    for types in gguf_types:
+        path = write_funasr(weights, tmp_path / f"{types}.gguf", types)
+        bundle = import_model(path, tmp_path / f"b-{types}")
+        assert bundle.facts.get("time_upsampling") == (3 if head else None)
+
+
+def test_a_gguf_in_a_folder_or_a_zip_is_imported(tmp_path: Path) -> None:
+    first = write_crispasr(SMALL, tmp_path / "0" / "model.gguf")
+    second = write_funasr(SMALL, tmp_path / "1" / "model.gguf")
+    for number, path in enumerate((first, second)):
+        pack(path.parent, tmp_path / f"{number}.zip")
+        for source in (path, path.parent, tmp_path / f"{number}.zip"):
+            bundle = import_model(source, tmp_path / f"b-{number}-{source.name}")
+            assert bundle.family.name == "paraformer"
 
 
 SMALL = Weights(Sizes())

@@ -1,21 +1,16 @@
 """Hotwords of models that take them: from words to tokens to embeddings."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from streamasr.core.errors import ModelError
 from streamasr.core.options import SessionOptions
-from streamasr.models.bundle import read_bundle
-from streamasr.models.family import Role
-from streamasr.models.paraformer.family import PARAFORMER
 from streamasr.models.paraformer.hotwords import HotwordEncoder, phrases_of
 from tests.support.errors import raises
 from tests.support.paraformer import (
     OPTIONS,
-    PLAIN,
     TOKENS,
     opened,
     script,
@@ -134,20 +129,6 @@ def test_plain_models_ignore_hotwords(tmp_path: Path) -> None:
     write_hotwords(bundle / "hotwords.onnx")
     model = opened(bundle)
     assert model.bias(("今",)) is None
-
-
-@pytest.mark.parametrize("options", [{"context": "Ada"}, {"hotwords": ("Ada",)}], ids=str)
-def test_a_model_that_takes_no_hotwords_says_so(bundle: Path, options: dict[str, Any]) -> None:
-    recognition = PARAFORMER.recognition
-    assert recognition is not None
-    model = read_bundle(bundle, Role.RECOGNISER)
-    found = recognition.unused_options(model, SessionOptions(**options))
-    assert found is not None
-    assert "scripted takes none" in found
-    assert recognition.unused_options(model, PLAIN) is None
-    assert recognition.unused_options(model, SessionOptions(context=" ", hotwords=("",))) is None
-    write_hotwords(bundle / "hotwords.onnx")
-    assert recognition.unused_options(model, SessionOptions(**options)) is None
 
 
 def test_a_graph_of_hotwords_for_another_model_is_refused(bundle: Path) -> None:

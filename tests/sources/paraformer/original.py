@@ -1,41 +1,12 @@
 """Writer of FunASR's folders: a PyTorch checkpoint without torch, and the files beside it."""
 
 import json
-import struct
-import zipfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from tests.sources.paraformer.weights import Float32Array, Weights, cmvn, token_list
-
-TorchType = Literal["F32", "F16", "BF16", "F64", "I64"]
-
-_STORAGES: Final = {
-    "F32": "FloatStorage",
-    "F16": "HalfStorage",
-    "BF16": "BFloat16Storage",
-    "F64": "DoubleStorage",
-    "I64": "LongStorage",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """Tensor to save."""
-
-    shape: tuple[int, ...]
-    key: str
-    """Record of its storage."""
-    numel: int
-    kind: TorchType = "F32"
-    offset: int = 0
-    strides: tuple[int, ...] | None = None
-    """None for a contiguous tensor."""
+from tests.sources.paraformer.weights import N_FEATURES, Float32Array, Weights, cmvn, token_list
+from tests.sources.torch_checkpoint import TorchType, write_checkpoint
 
 
 def write_original(
@@ -57,17 +28,8 @@ def write_original(
     """
     folder.mkdir(parents=True)
     write_sidecars(weights, folder)
-    tensors = {
-        name: Saved(shape, str(number), int(np.prod(shape)), kind)
-        for number, (name, shape) in enumerate(weights.shapes.items())
-    }
-    content = pickle_of(tensors, wrapper)
-    with zipfile.ZipFile(folder / weights_name, "w") as archive:
-        write_record(archive, "data.pkl", content)
-        write_record(archive, "byteorder", b"little")
-        for name, tensor in tensors.items():
-            write_record(archive, f"data/{tensor.key}", encode(weights.read(name), kind))
-        write_record(archive, "version", b"3\n")
+    path = folder / weights_name
+    write_checkpoint(path, weights.shapes, weights.read, kind, wrapper=wrapper)
     return folder
 
 
@@ -93,8 +55,13 @@ def config_of(weights: Weights) -> dict[str, Any]:
             "lfr_n": 6,
             "dither": 0.0,
         },
+        "specaug": "SpecAugLFR",
+        "specaug_conf": {"apply_freq_mask": True, "freq_mask_width_range": [0, 30]},
+        "train_conf": {"max_epoch": 150, "best_model_criterion": [["valid", "acc", "max"]]},
         "tokenizer": "CharTokenizer",
         "tokenizer_conf": {"unk_symbol": "<unk>", "split_with_space": True},
+        "input_size": N_FEATURES,
+        "normalize": None,
     }
 
 
@@ -121,90 +88,3 @@ def am_mvn() -> str:
         f"<AddShift> {width} {width}\n<LearnRateCoef> 0 {vector(shift)}\n"
         f"<Rescale> {width} {width}\n<LearnRateCoef> 0 {vector(scale)}\n</Nnet>\n"
     )
-
-
-def encode(values: npt.NDArray[Any], kind: TorchType) -> bytes:
-    """Return the bytes of a storage."""
-    match kind:
-        case "F16":
-            return values.astype("<f2").tobytes()
-        case "BF16":
-            return (values.astype("<f4").view(np.uint32) >> 16).astype("<u2").tobytes()
-        case "F64":
-            return values.astype("<f8").tobytes()
-        case "I64":
-            return values.astype("<i8").tobytes()
-        case _:
-            return values.astype("<f4").tobytes()
-
-
-def write_record(
-    archive: zipfile.ZipFile, name: str, content: bytes, folder: str = "archive"
-) -> None:
-    """Write a record as PyTorch does: not compressed, its content at a multiple of 64 bytes."""
-    info = zipfile.ZipInfo(f"{folder}/{name}")
-    assert archive.fp is not None
-    begin = archive.fp.tell() + 30 + len(info.filename) + 4
-    padding = -begin % 64
-    info.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
-    archive.writestr(info, content, zipfile.ZIP_STORED)
-
-
-# The pickle, instruction by instruction, as `torch.save` writes it (protocol 2)
-
-
-def pickle_of(tensors: dict[str, Saved], wrapper: str | None = None) -> bytes:
-    """Return the pickle of a state dictionary."""
-    state = _ordered_dict(
-        b"".join(_text(name) + tensor_code(tensor) for name, tensor in tensors.items())
-    )
-    # `_metadata` is an attribute of the dictionary.
-    state += b"}" + _text("_metadata") + _ordered_dict(b"") + b"sb"
-    if wrapper is None:
-        return b"\x80\x02" + state + b"."
-    return b"\x80\x02}(" + _text("epoch") + b"K\x07" + _text(wrapper) + state + b"u."
-
-
-def tensor_code(tensor: Saved) -> bytes:
-    """Return the instructions that rebuild a tensor."""
-    storage = storage_code(_STORAGES[tensor.kind], tensor.key, tensor.numel)
-    strides = contiguous(tensor.shape) if tensor.strides is None else tensor.strides
-    sizes = _tuple(tensor.shape) + _tuple(strides)
-    hooks = _ordered_dict(b"", is_filled=False)
-    return (
-        b"ctorch._utils\n_rebuild_tensor_v2\n("
-        + (storage + _number(tensor.offset) + sizes + b"\x89" + hooks)
-        + b"tR"
-    )
-
-
-def storage_code(kind: str, key: str, numel: int) -> bytes:
-    """Return the instructions that refer to a storage."""
-    identity = _text("storage") + f"ctorch\n{kind}\n".encode() + _text(key) + _text("cpu")
-    return b"(" + identity + _number(numel) + b"tQ"
-
-
-def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the strides of values in the order of their indices."""
-    return tuple(int(np.prod(shape[axis + 1 :])) for axis in range(len(shape)))
-
-
-def _ordered_dict(items: bytes, *, is_filled: bool = True) -> bytes:
-    filling = b"(" + items + b"u" if is_filled else b""
-    return b"ccollections\nOrderedDict\n)R" + filling
-
-
-def _text(text: str) -> bytes:
-    data = text.encode()
-    return b"X" + struct.pack("<I", len(data)) + data
-
-
-def _tuple(numbers: Iterable[int]) -> bytes:
-    return b"(" + b"".join(map(_number, numbers)) + b"t"
-
-
-def _number(value: int) -> bytes:
-    if 0 <= value < 1 << 31:
-        return b"J" + struct.pack("<i", value)
-    size = value.bit_length() // 8 + 1
-    return b"\x8a" + bytes([size]) + value.to_bytes(size, "little", signed=True)
