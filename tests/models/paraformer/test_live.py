@@ -124,7 +124,7 @@ def live(engine: InProcess, samples: Float32Array, blocks: list[int]) -> list[Me
 
 
 def check(messages: list[Message]) -> dict[int, str]:
-    """Check what the protocol promises; return the texts of the segments."""
+    """Check the guarantees of the protocol; return the texts of the segments."""
     stable: dict[int, str] = {}
     texts: dict[int, str] = {}
     for message in messages:
