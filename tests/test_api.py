@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,9 @@ from streamasr.models import tiny
 from tests.support.embedded import EmbeddedModel
 from tests.support.errors import raises
 from tests.support.fakes import talk
+from tests.support.marking import unmarked
 from tests.support.processes import wait_gone
+from tests.support.punctuation import write_punctuation
 
 TEXT = tiny.DEMO.with_suffix(".txt").read_text("utf-8").splitlines()
 TIMEOUT_S = 120.0
@@ -111,6 +114,17 @@ def test_options_come_to_the_model() -> None:
         assert {part.language for part in transcriber.transcribe(tiny.DEMO)} == {"Chinese"}
     forced = transcribe(tiny.DEMO, model="tiny", threads=1, language="en", words=False)
     assert {part.language for part in forced} == {"English"}
+
+
+def test_a_model_may_be_named_that_punctuates(tmp_path: Path) -> None:
+    marks = write_punctuation(tmp_path / "marks")
+    options: dict[str, Any] = {"model": "tiny-paraformer", "threads": 1}
+    plain = list(transcribe(tiny.DEMO, punctuation="none", **options))
+    marked = list(transcribe(tiny.DEMO, punctuation=marks, **options))
+    assert [unmarked(each.text) for each in marked] == [each.text.lower() for each in plain]
+    assert any(unmarked(each.text) != each.text.lower() for each in marked)
+    for segment in marked:
+        assert re.sub(r"\s", "", segment.text) == "".join(word.text for word in segment.words)
 
 
 def test_one_transcriber_serves_several_threads(

@@ -26,6 +26,7 @@ from streamasr.bench.update import Plan
 from streamasr.bench.update import measure as measure_update
 from streamasr.bench.update import result_of as update_result
 from streamasr.catalogue.find import Finder
+from streamasr.catalogue.known import NOTHING
 from streamasr.cli import bench_tables
 from streamasr.cli.console import busy
 from streamasr.cli.engine_options import finder_of, model_overrides
@@ -272,7 +273,7 @@ def _setting(options: argparse.Namespace, speech: Speech | None, *names: str) ->
     settings: dict[str, Any] = {
         "threads": options.threads,
         "encoder window": options.encoder_window,
-        "punctuation": options.punctuation,
+        "punctuation": _punctuation_name(options),
         "reuse": not options.no_reuse,
         **{name: getattr(options, name) for name in names},
         "audio": [path.name for path in options.files] or "the built-in clip",
@@ -282,6 +283,15 @@ def _setting(options: argparse.Namespace, speech: Speech | None, *names: str) ->
     if server := getattr(options, "server", None):
         settings["server"] = server
     return report.Setting(options.bench, this_machine(), _facts(options), settings)
+
+
+def _punctuation_name(options: argparse.Namespace) -> str | None:
+    """Return the name of the model that punctuates; None where we did not start the daemon."""
+    if getattr(options, "server", None):
+        return None
+    finder = _finder()
+    directory = finder.punctuation(options.punctuation, finder.model(options.model or tiny.NAME))
+    return NOTHING if directory is None else directory.name
 
 
 def _latency_tables(result: LatencyResult) -> list[Table]:

@@ -26,6 +26,9 @@ class NoticeCode(StrEnum):
     """The microphone was closed on request."""
     RESUMED = "resumed"
 
+    OPTION_IGNORED = "option_ignored"
+    """The model cannot follow an option of the session."""
+
     # Audio that arrived and is of poor use.
     SILENT_INPUT = "silent_input"
     CLIPPING = "clipping"

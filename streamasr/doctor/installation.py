@@ -11,6 +11,7 @@ from typing import Final
 
 from streamasr.catalogue.find import Finder, is_imported
 from streamasr.catalogue.installed import find_unfinished, list_installed, size_on_disk
+from streamasr.catalogue.known import NOTHING
 from streamasr.catalogue.memory import cell_bytes
 from streamasr.config.sections import ServerConfig, Settings
 from streamasr.core.errors import ConfigError, ModelError, StreamASRError
@@ -40,6 +41,7 @@ class Configured:
     aligner: Path | None
     """Its directory."""
     punctuation: Path | None
+    wants_punctuation: bool = True
 
 
 def configured_models(settings: Settings, finder: Finder) -> Configured:
@@ -55,7 +57,7 @@ def configured_models(settings: Settings, finder: Finder) -> Configured:
     punctuation = finder.punctuation(settings.model.punctuation, bundle.directory)
     if punctuation is not None:
         read_bundle(punctuation, Role.PUNCTUATION).check_files()
-    return Configured(bundle, aligner, punctuation)
+    return Configured(bundle, aligner, punctuation, settings.model.punctuation != NOTHING)
 
 
 def _check_imported(settings: Settings) -> None:
@@ -95,6 +97,7 @@ def describe_configured(models: Configured, *, is_deep: bool) -> Model:
         has_word_times=bool(recognition and recognition.traits.word_method),
         punctuates=recognition is None or recognition.traits.punctuates,
         punctuation=None if models.punctuation is None else models.punctuation.name,
+        wants_punctuation=models.wants_punctuation,
         is_embedded=bundle.directory in EMBEDDED.values(),
         hashes=hashes,
     )

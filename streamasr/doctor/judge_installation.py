@@ -55,6 +55,8 @@ class Model:
     """Its texts have punctuation."""
     punctuation: str | None = None
     """Name of the model that punctuates them, if they have none."""
+    wants_punctuation: bool = True
+    """Whether the settings leave it to such a model."""
     is_embedded: bool = False
     hashes: str | None = None
     """Result of comparing them, if that was asked for."""
@@ -86,7 +88,7 @@ def judge_configured_model(
     elif model.is_embedded:
         yield warning(
             "model",
-            f"{text}, the embedded one, which knows 95 English words",
+            f"{text}, an embedded one, which knows 95 English words and the Mandarin numerals",
             f"`streamasr models pull {suggestions.recogniser}`, then set model.name = "
             f'"{suggestions.recogniser}".',
             "model_embedded",
@@ -111,6 +113,8 @@ def judge_configured_model(
 
 
 def _judge_punctuation(model: Model, suggestions: Suggestions) -> Finding:
+    if not model.wants_punctuation:
+        return ok("punctuation", "switched off")
     if model.punctuation:
         return ok("punctuation", f"by {model.punctuation}")
     return warning(

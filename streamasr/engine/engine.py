@@ -114,7 +114,9 @@ class LocalEngine:
         """Facts about the model that clients may ask for."""
         family = self.bundle.family
         languages = self.bundle.languages or tuple(family.languages)
-        return ModelFacts(self.bundle.name, family.name, languages)
+        assert family.recognition is not None, "follows from the role"
+        ignores = family.recognition.ignores(self.bundle)
+        return ModelFacts(self.bundle.name, family.name, languages, ignores)
 
     @property
     def is_ready(self) -> bool:
@@ -155,6 +157,8 @@ class LocalEngine:
         """
         if self.bundle.warning:
             self._warn(self.bundle.warning)
+        if sentence := self.facts.about_ignored(self._config.options):
+            self._warn(sentence)
         for worker in self._workers().values():
             worker.start()
         if self._decoding:

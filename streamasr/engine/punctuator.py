@@ -5,9 +5,9 @@ that it cannot punctuate stays as it is.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from streamasr.core.orders import Punctuate
 from streamasr.core.punctuation import Marks
@@ -29,6 +29,9 @@ class FoundMarks:
     """Seconds that the model worked on it."""
 
 
+_ANSWER_S: Final = 15.0
+"""A text waits so long for a process that hangs; a large model takes a tenth of a second."""
+
 PunctuatorWorker: TypeAlias = Worker[PunctuatorConfig, Punctuate, FoundMarks]
 
 
@@ -46,6 +49,7 @@ def punctuator_worker(
     punctuation = bundle.family.punctuation
     assert punctuation is not None, "follows from the role"
     build = partial(build_punctuator, punctuation.load)
+    timeouts = replace(timeouts, answer=min(timeouts.answer, _ANSWER_S))
     return Worker("punctuator", build, config, timeouts, on_trouble)
 
 

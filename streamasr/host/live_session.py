@@ -60,6 +60,8 @@ class LiveSession:
         """
         self.name = name
         self.options = options
+        self.notice: str | None = None
+        """Sentence about options that have no effect, for each new reader."""
         self._loop = asyncio.get_running_loop()
         self._archive = archive
         self._settled = beginning.position

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from streamasr.core.model_facts import ModelFacts
+from streamasr.core.notices import NoticeCode
 from streamasr.core.options import SessionOptions
 from streamasr.core.requested_options import OperatorDefaults, OptionsChange, RequestedOptions
 from streamasr.core.session_names import MICROPHONE
@@ -115,7 +116,7 @@ class LocalSessionHost:
         requested = before.changed(change)
         if requested != before:
             self._set_options(live, self._resolve(requested, self._settings.defaults))
-            self._requested[live.name] = requested
+            self._remember(live, requested)
 
     async def resume(self, recovered: Recovered) -> LiveSession:
         """Continue a session from before a restart.
@@ -134,7 +135,7 @@ class LocalSessionHost:
         live = self.sessions.open(
             record.name, options, beginning, is_daemons_own=record.name == MICROPHONE
         )
-        self._requested[record.name] = requested
+        self._remember(live, requested)
         if recovered.is_over:
             live.mark_over()
         else:
@@ -170,12 +171,19 @@ class LocalSessionHost:
     def _open(self, name: str, requested: RequestedOptions) -> LiveSession:
         options = self._resolve(requested, self._settings.defaults)
         live = self.sessions.open(name, options, is_daemons_own=name == MICROPHONE)
-        self._requested[name] = requested
+        self._remember(live, requested)
         return live
 
     def _set_options(self, live: LiveSession, options: SessionOptions) -> None:
         live.configure(options)
         self._store.configure(live.name, options)
+
+    def _remember(self, live: LiveSession, requested: RequestedOptions) -> None:
+        """Keep what a client asked for, and tell its readers which of it has no effect."""
+        self._requested[live.name] = requested
+        before, live.notice = live.notice, self.model.about_ignored(requested)
+        if live.notice and live.notice != before:
+            live.notify(NoticeCode.OPTION_IGNORED, live.notice)
 
     def _open_live(self, name: str, options: SessionOptions, beginning: Beginning) -> LiveSession:
         source: SessionSource = "microphone" if name == MICROPHONE else "client"

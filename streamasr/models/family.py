@@ -298,6 +298,9 @@ class Recognition:
     """Abilities that sessions depend on."""
     decoder: DecoderPart | None = None
     """None for a family whose encoder process gives hypotheses."""
+    ignores: "Callable[[Bundle], frozenset[str]]" = lambda _: frozenset()
+    """Return the options of sessions that have no effect on a bundle: fields of
+    `SessionOptions`."""
     aligner: str | None = None
     """Name of the aligner family that suits its texts; None without such a family."""
 

@@ -12,6 +12,7 @@ from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, cast
 
 from streamasr.core.errors import StreamASRError
+from streamasr.core.notices import Notice, NoticeCode
 from streamasr.core.outgoing import Refused, Reply, SessionOpened
 from streamasr.core.refusal import RefusalCode, RefusalError
 from streamasr.core.requested_options import OptionsChange
@@ -191,6 +192,8 @@ class ClientConnection:
             await self._send(self._codec.encode(message, seq))
         reader = live.publisher.subscribe()
         reader.post(SessionOpened(live.name, live.publisher.seq, live.intake.position))
+        if live.notice:
+            reader.post(Notice(NoticeCode.OPTION_IGNORED, live.notice, live.lag))
         if live.is_over.is_set():
             reader.close()
         return reader

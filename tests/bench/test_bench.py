@@ -35,6 +35,7 @@ from tests.support.embedded import EmbeddedModel
 from tests.support.errors import raises
 from tests.support.fakes import talk, write_wav
 from tests.support.processes import wait_gone
+from tests.support.punctuation import write_punctuation
 
 
 def parse(*arguments: str) -> argparse.Namespace:
@@ -352,6 +353,34 @@ def test_a_file_is_measured(
     assert set(log["cpu"]) >= {"main", "encoder"}
     used = {stage for stage, seconds in log["work"].items() if seconds}
     assert used <= {*embedded.stages}
+
+
+@pytest.fixture(scope="module")
+def marks(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_punctuation(tmp_path_factory.mktemp("marks") / "marks"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("file",),
+        ("latency", "--seconds", "5", "--pace", "0"),
+        ("update", "--seconds", "1", "--final", "3", "--repeat", "1"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_punctuation_is_measured_with_the_rest(
+    capsys: pytest.CaptureFixture[str], marks: str, arguments: tuple[str, ...]
+) -> None:
+    log = bench(capsys, *arguments, "--punctuation", marks, model="tiny-paraformer")
+    assert log["setting"]["settings"]["punctuation"] == "marks"
+    result = log["result"]
+    if arguments[0] == "update":
+        assert any(row["cost"]["punctuate"] > 0 for row in result["rows"])
+        return
+    used = result[0] if arguments[0] == "file" else result["consumption"]
+    assert set(used["work"]) == {"encode", "punctuate"}
+    assert set(used["cpu"]) == {"main", "encoder", "punctuator"}
 
 
 def test_a_daemon_for_measurements_leaves_nothing() -> None:

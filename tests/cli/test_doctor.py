@@ -20,6 +20,7 @@ from streamasr.doctor.machine import Native, ask_native, memory_free, probe_nati
 from streamasr.importing.atomic import atomic_directory
 from tests.support.daemons import RunningDaemon, free_port
 from tests.support.embedded import EmbeddedModel
+from tests.support.punctuation import write_punctuation
 
 
 @pytest.fixture(autouse=True)
@@ -68,8 +69,31 @@ def test_this_machine_has_no_problem(
     assert found["model"]["level"] == "warning"  # an embedded one
     assert ("its own aligner" in found["word times"]["text"]) == bool(embedded.aligner)
     assert found["word times"]["level"] == "ok"
+    assert ("punctuation" in found) == (not embedded.recognition.traits.punctuates)
     assert found["server"]["text"] == f"127.0.0.1:{port} is free; no daemon is running there"
     assert found["configuration"]["text"] == str(home / "settings.toml")
+
+
+def test_the_model_that_punctuates_is_named(
+    capsys: pytest.CaptureFixture[str], home: Path, port: int
+) -> None:
+    marks = write_punctuation(home / "marks")
+    outcomes = []
+    for line in (f'punctuation = "{marks}"', 'punctuation = "none"', ""):
+        path = settings(home, port, f'[model]\nname = "tiny-paraformer"\n{line}\n')
+        code, found = examined(capsys, path)
+        assert code == 0
+        outcomes.append((found["punctuation"]["level"], found["punctuation"]["text"]))
+    assert outcomes == [
+        ("ok", "by marks"),
+        ("ok", "switched off"),
+        ("warning", "tiny-paraformer writes none, and no punctuation model is installed"),
+    ]
+    (marks / "model.onnx").unlink()
+    path = settings(home, port, f'[model]\nname = "tiny-paraformer"\npunctuation = "{marks}"\n')
+    code, found = examined(capsys, path)
+    assert code == 1
+    assert "model.onnx does not exist" in found["model"]["text"]
 
 
 def test_hashes_are_compared_where_that_is_asked_for(

@@ -17,7 +17,9 @@ from streamasr.cli.transcribe import FORMATS
 from streamasr.models import tiny
 from tests.support.embedded import DEMO, EmbeddedModel
 from tests.support.fakes import pcm, talk, write_wav
+from tests.support.marking import unmarked
 from tests.support.processes import wait_gone
+from tests.support.punctuation import write_punctuation
 
 COMMAND = [sys.executable, "-m", "streamasr"]
 TRANSCRIBE = [*COMMAND, "transcribe", "--threads", "1"]
@@ -80,6 +82,47 @@ def test_all_formats_are_written_and_nothing_else(tmp_path: Path, embedded: Embe
         assert "".join(texts[-1].split()) in "".join(shown.split())
 
 
+def shown_in(subtitles: str) -> str:
+    """The text of subtitles, without numbers, times and white space."""
+    lines = (line for line in subtitles.splitlines() if not re.match(r"WEBVTT|\d+$|.*-->", line))
+    return "".join("".join(lines).split())
+
+
+@pytest.fixture(scope="module")
+def marks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_punctuation(tmp_path_factory.mktemp("marks") / "marks")
+
+
+@pytest.mark.parametrize("numbers", [[], ["--itn"]], ids=["words", "digits"])
+def test_a_model_that_punctuates_is_heard_in_all_formats(
+    tmp_path: Path, marks: Path, numbers: list[str]
+) -> None:
+    formats = [word for name in FORMATS for word in ("--format", name)]
+    options = [*numbers, *formats, "--output-dir", str(tmp_path)]
+    result = run(DEMO, "--punctuation", marks, *options, model="tiny-paraformer")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    plain = run(DEMO, "--punctuation", "none", model="tiny-paraformer").stdout
+    document = json.loads((tmp_path / "demo.json").read_text("utf-8"))
+    text = (tmp_path / "demo.txt").read_text("utf-8")
+    assert document["text"].split() == text.split()
+    if not numbers:
+        assert unmarked(text) == plain.lower()
+    assert unmarked(text) != text.lower(), "the text has marks"
+    for segment in document["segments"]:
+        assert segment["text"][-1] in ".。?？"
+        words = [word["text"] for word in segment["words"]]
+        assert "".join(words) == "".join(segment["text"].split())
+    for form in ("srt", "vtt"):
+        assert shown_in((tmp_path / f"demo.{form}").read_text("utf-8")) == "".join(text.split())
+
+
+def test_a_model_that_punctuates_itself_gets_no_other_marks(marks: Path) -> None:
+    result = run(DEMO, "--punctuation", marks)
+    assert result.returncode == 0
+    assert result.stdout == run(DEMO).stdout
+    assert "is not used: the recogniser punctuates its texts" in result.stderr
+
+
 @pytest.mark.parametrize("form", ["txt", "json"])
 def test_numbers_are_written_in_digits_where_that_is_asked_for(form: str) -> None:
     result = run("--itn", "--format", form, tiny.DEMO)
@@ -89,6 +132,15 @@ def test_numbers_are_written_in_digits_where_that_is_asked_for(form: str) -> Non
         (first, *_) = json.loads(result.stdout)["segments"]
         assert [word["text"] for word in first["words"]][-2:] == ["page", "123"]
         assert first["words"][-1]["end"] > first["words"][-1]["start"] + 1
+
+
+def test_options_without_effect_on_a_model_are_warned_of(embedded: EmbeddedModel) -> None:
+    result = run(DEMO, "--context", "names", "--no-words", model=embedded.name)
+    assert result.returncode == 0
+    expected = [] if embedded.has_decoder else [
+        f"streamasr: warning: {embedded.name} takes no context; what is given has no effect."
+    ]  # fmt: skip
+    assert result.stderr.splitlines() == expected
 
 
 def test_bad_inputs_cost_a_sentence_each_and_the_others_are_done(
@@ -140,6 +192,7 @@ def test_nothing_piped_holds_escape_sequences(clip: Path, embedded: EmbeddedMode
     result = run("--watch", clip, model=embedded.name)
     assert result.returncode == 0
     assert "\x1b" not in result.stdout
+    assert ("score" in result.stdout) == bool(embedded.aligner)
     assert result.stderr == ""
     assert "final" in result.stdout
 

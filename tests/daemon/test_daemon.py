@@ -1,34 +1,31 @@
 """The daemon for its clients and its operator: a real process with an embedded model."""
 
 import asyncio
-import math
 import os
 import random
 import signal
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pytest
 
 from streamasr import client
-from streamasr.audio.file import open_audio
 from streamasr.bench.latency import Server, speak
 from streamasr.bench.recording import Recording
 from streamasr.bench.speech import load_speech
 from streamasr.core.errors import ProtocolError
 from streamasr.core.messages import Final, Words
 from streamasr.core.units import SAMPLE_RATE, Float32Array, to_seconds
+from streamasr.models.bundle import open_bundle
 from streamasr.protocols import v1
 from tests.support.daemons import RunningDaemon
 from tests.support.embedded import EmbeddedModel, assert_spoken
 from tests.support.fakes import FakeSource, pcm
 from tests.support.goldens import TINY_CLIPS
+from tests.support.live_sessions import check_guarantees, dictate, load_clip
 from tests.support.paths import CLIPS
-
-BLOCK = 2 * SAMPLE_RATE // 10  # bytes, 100 ms
 
 LOST_WHILE_RESUMING = """
 from streamasr.cli.main import main
@@ -41,17 +38,12 @@ main()
 """
 
 
-def load(name: str) -> Float32Array:
-    with open_audio(CLIPS / name) as file:
-        return np.concatenate(list(file.blocks()))
-
-
 @pytest.fixture(scope="module")
 def speech() -> Float32Array:
     """Half a minute of speech with pauses, as a 16-bit client sends it."""
     pause = np.zeros(SAMPLE_RATE, np.float32)
     names = ["espeak_1.flac", "espeak_2.flac", "espeak_joined.flac", "mandarin.flac", "flite.flac"]
-    samples = np.concatenate([part for name in names for part in (load(name), pause)])
+    samples = np.concatenate([part for name in names for part in (load_clip(name), pause)])
     return (np.frombuffer(pcm(samples), "<i2") / 32768).astype(np.float32)
 
 
@@ -89,55 +81,6 @@ def check_outcome(events: list[client.Event], expected: Expected, model: Embedde
     assert_spoken([segment[2] for segment in found], [segment[2] for segment in expected])
 
 
-def check_guarantees(events: list[client.Event]) -> None:
-    """Check the guarantees of the protocol, which hold whatever happened."""
-    durable = [e.seq for e in events if isinstance(e, v1.Final | v1.Words | v1.Gap | v1.End)]
-    assert durable == list(range(1, len(durable) + 1)), "a number is missing or was used twice"
-    finals = [e for e in events if isinstance(e, v1.Final)]
-    assert len({final.segment for final in finals}) == len(finals), "two finals of one segment"
-    stable: dict[int, str] = {}
-    for event in events:
-        if isinstance(event, v1.Partial | v1.Final):
-            assert event.text.startswith(stable.get(event.segment, "")), "stable text has changed"
-        if isinstance(event, v1.Partial):
-            assert event.stable >= len(stable.get(event.segment, ""))
-            stable[event.segment] = event.text[: event.stable]
-    words = [e.segment for e in events if isinstance(e, v1.Words)]
-    assert sorted(words) == [final.segment for final in finals if final.text]
-
-
-async def send_all(stream: client.AudioSession, speech: Float32Array, speed: float) -> None:
-    """Send at a multiple of the speed of speech; below infinity there is time for partials."""
-    loop, data = asyncio.get_running_loop(), pcm(speech)
-    begin = loop.time()
-    for start in range(0, len(data), BLOCK):
-        await asyncio.sleep(begin + start / (2 * SAMPLE_RATE) / speed - loop.time())
-        await stream.send(data[start : start + BLOCK])
-    await stream.stop()
-
-
-async def collect(
-    stream: client.AudioSession, react: Callable[[client.Event], None] = lambda _: None
-) -> list[client.Event]:
-    events = []
-    async for event in stream:
-        events.append(event)
-        react(event)
-    return events
-
-
-async def dictate(
-    url: str,
-    speech: Float32Array,
-    react: Callable[[client.Event], None] = lambda _: None,
-    speed: float = math.inf,
-) -> list[client.Event]:
-    """Send all audio, and return all events."""
-    async with asyncio.timeout(240), client.connect(url) as stream, asyncio.TaskGroup() as tasks:
-        tasks.create_task(send_all(stream, speech, speed))
-        return await collect(stream, react)
-
-
 async def test_a_socket_gives_the_same_text_as_a_file(
     tmp_path: Path, embedded: EmbeddedModel, speech: Float32Array, expected: Expected
 ) -> None:
@@ -147,6 +90,31 @@ async def test_a_socket_gives_the_same_text_as_a_file(
         check_guarantees(events)
         assert daemon.stop() == 0
         assert "Traceback" not in daemon.all_log
+
+
+async def test_a_client_learns_which_of_its_options_have_no_effect(
+    tmp_path: Path, embedded: EmbeddedModel
+) -> None:
+    async def sentences(url: str, **options: Any) -> list[str]:
+        async with client.connect(url, **options) as stream:
+            await stream.configure(hotwords=("Riesling",))
+            await stream.stop()
+            events = [event async for event in stream]
+        warnings = [event for event in events if isinstance(event, v1.Warning)]
+        assert {warning.code for warning in warnings} <= {"option_ignored"}
+        return [warning.message for warning in warnings]
+
+    with RunningDaemon(tmp_path, "--no-mic", model=embedded.name) as daemon:
+        silent, told = await sentences(daemon.url), await sentences(daemon.url, context="wine")
+    if embedded.has_decoder:
+        assert (silent, told) == ([], [])
+    else:
+        name = embedded.name
+        assert silent == [f"{name} takes no hotwords; what is given has no effect."]
+        assert told == [
+            f"{name} takes no context; what is given has no effect.",
+            f"{name} takes no context and no hotwords; what is given has no effect.",
+        ]
 
 
 async def test_simultaneous_sessions_get_the_same_text_as_single_ones(
@@ -376,6 +344,24 @@ async def test_much_audio_at_once_leaves_no_gap(tmp_path: Path) -> None:
         assert not [message for message in messages if isinstance(message, v1.Gap)]
         for kind in (v1.Final, v1.Words):
             assert sum(isinstance(message, kind) for message in messages) >= 10
+
+
+async def test_metrics_name_the_parts_that_a_model_has(
+    tmp_path: Path, embedded: EmbeddedModel, speech: Float32Array
+) -> None:
+    with RunningDaemon(tmp_path, "--no-mic", model=embedded.name) as daemon:
+        await dictate(daemon.url, speech[: 6 * SAMPLE_RATE])
+        found = daemon.metrics()
+    labels = [(name, *others) for name, *others in found]
+    passes = {*embedded.stages} - {"align"}
+    assert {other[0] for name, *other in labels if name == "streamasr_work_seconds_total"} <= passes
+    assert found["streamasr_work_seconds_total", "encode"] > 0
+    restarts = {other[0] for name, *other in labels if name == "streamasr_worker_restarts_total"}
+    assert restarts == {*embedded.children}
+    queues = {other[0] for name, *other in labels if name == "streamasr_queue_length"}
+    assert queues == {*embedded.children, *(["decoder"] if embedded.has_decoder else [])}
+    family = open_bundle(embedded.bundle).family.name
+    assert found["streamasr_model_info", family, embedded.name] == 1
 
 
 def test_a_second_daemon_in_the_same_directory_is_refused(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from streamasr import client
 from streamasr.protocols import v1
-from tests.daemon.test_daemon import check_guarantees, load, outcome
 from tests.support.daemons import RunningDaemon
 from tests.support.fakes import write_wav
+from tests.support.live_sessions import check_guarantees, load_clip
 from tests.support.portaudio import SERVER_DEVICE, SoundServer, needs_portaudio, needs_sound_server
 
 pytestmark = [needs_portaudio, needs_sound_server]
@@ -20,7 +20,7 @@ async def test_speech_into_a_microphone_becomes_text_also_after_it_was_unplugged
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".asoundrc").write_text(SERVER_DEVICE.format(source="room.monitor"))
-    said = write_wav(tmp_path / "said.wav", load("espeak_joined.flac"))
+    said = write_wav(tmp_path / "said.wav", load_clip("espeak_joined.flac"))
 
     async def listen(daemon: RunningDaemon, room: SoundServer) -> list[client.Event]:
         events: list[client.Event] = []
@@ -46,7 +46,8 @@ async def test_speech_into_a_microphone_becomes_text_also_after_it_was_unplugged
         with RunningDaemon(tmp_path, "--device", "desk") as daemon:
             events = await listen(daemon, room)
             check_guarantees(events)
-            assert [text for *_, text, _ in outcome(events)] == ["morning last send"] * 2
+            finals = [event.text for event in events if isinstance(event, v1.Final)]
+            assert finals == ["morning last send"] * 2
             assert any(isinstance(event, v1.Gap) for event in events)
             assert daemon.process.wait(60) == 0
             warnings = {event.message for event in events if isinstance(event, v1.Warning)}

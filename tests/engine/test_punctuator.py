@@ -19,6 +19,7 @@ from streamasr.core.transcript import join_words
 from streamasr.core.units import Float32Array
 from streamasr.engine.config import EngineConfig, Hardware
 from streamasr.engine.engine import LocalEngine
+from streamasr.engine.worker import Timeouts
 from streamasr.models.bundle import open_bundle
 from streamasr.models.ct_punc.punctuator import CTPunctuator
 from streamasr.models.onnx import OnnxOptions
@@ -158,6 +159,15 @@ def test_a_dead_process_costs_no_mark(model: Path, marks: Path, speech: Float32A
         assert finals(engine, speech) == before
         assert engine.restarts["punctuator"] == 1
     assert troubles == ["worker_died"]
+
+
+def test_a_process_that_hangs_is_replaced(model: Path, marks: Path, speech: Float32Array) -> None:
+    config = EngineConfig(model, punctuation=marks)
+    with LocalEngine(config, timeouts=Timeouts(answer=2.0)) as engine:
+        before = finals(engine, speech)
+        os.kill(engine.pids["punctuator"] or 0, signal.SIGSTOP)
+        assert finals(engine, speech) == before
+        assert engine.restarts["punctuator"] == 1
 
 
 def test_a_model_that_is_gone_costs_the_marks_and_no_text(

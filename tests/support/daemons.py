@@ -9,12 +9,17 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from prometheus_client.parser import text_string_to_metric_families
+
 _TIMEOUT_S = 120.0  # loading is quick, but other tests may keep both cores busy
 
+
+_CHILDREN: Final = ("encoder", "punctuator", "aligner")
 
 _PORTS: Final = range(10_000, 32_000)
 """Ports that the system does not assign to programs that bind port 0, so a free one stays free."""
@@ -88,6 +93,20 @@ class RunningDaemon:
         """Lines of stderr so far."""
         return "".join(self.log)
 
+    def metrics(self) -> dict[tuple[str, ...], float]:
+        """Return the daemon's metrics by name and labels, those without labels included."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics") as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        samples = [sample for family in families for sample in family.samples]
+        return {(sample.name, *sample.labels.values()): sample.value for sample in samples}
+
+    def history(self, form: str, *options: str) -> str:
+        """Return what `streamasr history` prints about its sessions."""
+        command = [sys.executable, "-m", "streamasr", "history", "--config", str(self.config)]
+        command += ["--format", form, *options]
+        done = subprocess.run(command, capture_output=True, check=True)
+        return done.stdout.decode()
+
     def kill(self) -> None:
         """Kill the daemon with SIGKILL."""
         self.process.kill()
@@ -102,12 +121,12 @@ class RunningDaemon:
         return self.process.wait(_TIMEOUT_S)
 
     def children(self) -> dict[str, int]:
-        """Return the PIDs of encoder and aligner, by their names in the log."""
+        """Return the PIDs of the children, by their names in the log."""
         found = {}
         for line in self.log:
             words = line.replace(",", " ").split()
             if "ready" in words and words[-2:-1] == ["process"]:
-                name = next(word for word in words if word in ("encoder", "aligner"))
+                name = next(word for word in words if word in _CHILDREN)
                 found[name] = int(words[-1])
         return found
 

@@ -3,18 +3,19 @@
 An ASCII word between white space is one word, any other character is one by itself. The model
 knows Chinese marks only; a word in ASCII gets the ASCII form.
 
-Source: `split_words` and the end of `CTTransformer.inference` in funasr 1.4.16.
+Source: `split_words` and the end of `CTTransformer.inference` in funasr 1.4.16, which leaves the
+enumeration comma behind a word in ASCII as it is; here it is a comma, as in English.
 """
 
 import re
 from collections.abc import Iterator
 from typing import Final
 
-from streamasr.models.ct_punc.names import COMMA, PERIOD, QUESTION
+from streamasr.models.ct_punc.names import COMMA, PAUSE, PERIOD, QUESTION
 
 _WORD: Final = re.compile(r"[^\s\x80-\U0010ffff]+|[^\s\x00-\x7f]")
 
-_ASCII_FORM: Final = {COMMA: ",", PERIOD: ".", QUESTION: "?"}
+_ASCII_FORM: Final = {COMMA: ",", PAUSE: ",", PERIOD: ".", QUESTION: "?"}
 
 
 def words_of(text: str) -> Iterator[tuple[str, int]]:

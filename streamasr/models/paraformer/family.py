@@ -13,6 +13,7 @@ from streamasr.models.paraformer.names import (
     DECODER_GRAPH_FILE,
     ENCODER_FILE,
     GRAPHS_KEY,
+    HOTWORDS_FILE,
     TOKENS_FILE,
     WHOLE,
     WHOLE_FILE,
@@ -38,6 +39,11 @@ def _files(bundle: "Bundle") -> Sequence[str]:
     return (*graphs, TOKENS_FILE, CMVN_FILE)
 
 
+def _ignores(bundle: "Bundle") -> frozenset[str]:
+    takes_hotwords = (bundle.directory / HOTWORDS_FILE).is_file()
+    return frozenset({"context"} if takes_hotwords else {"context", "hotwords"})
+
+
 PARAFORMER: Final = Family(
     name=names.PARAFORMER,
     title="Paraformer",
@@ -46,5 +52,6 @@ PARAFORMER: Final = Family(
     recognition=Recognition(
         load_encoder=load_encoder,
         traits=FamilyTraits(can_force=False, word_method="cif", join=join_texts, punctuates=False),
+        ignores=_ignores,
     ),
 )

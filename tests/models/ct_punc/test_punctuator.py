@@ -1,6 +1,7 @@
 """ct-punc at run time: classes as funasr gives them, marks, and bundles that cannot be used."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def test_classes_are_those_of_funasr(tmp_path: Path, case: dict[str, Any]) -> No
     marks = punctuator.punctuate(case["text"])
     closed = [*marks.each[:-1], Mark(marks.each[-1].end, marks.closing)]
     if "<unk>" not in case["marked"]:  # which funasr writes as it is
-        assert without_spaces(marked_text(case["text"], closed)) == without_spaces(case["marked"])
+        expected = re.sub("(?<=[a-z])、", ",", case["marked"])
+        assert without_spaces(marked_text(case["text"], closed)) == without_spaces(expected)
 
 
 def without_spaces(text: str) -> str:
@@ -79,7 +81,7 @@ def test_a_sentence_is_closed_by_its_own_mark_or_a_period(
         (2, "，,"),
         (3, "。."),
         (4, "？?"),
-        (5, "、、"),
+        (5, "、,"),
     ],
 )
 def test_marks_have_the_form_of_the_word_before_them(
