@@ -66,7 +66,10 @@ def add_punctuation(parser: Group) -> None:
 def add_languages(parser: Group) -> None:
     """Add `--language` and `--languages`."""
     parser.add_argument(
-        "--language", metavar="L", help="spoken language, by name or code; default: detected"
+        "--language",
+        metavar="L",
+        help="spoken language, by name or code; default: detected; a model that cannot be told "
+        "the language only marks its texts with it",
     )
     parser.add_argument(
         "--languages",

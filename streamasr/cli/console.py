@@ -352,13 +352,16 @@ class WatchView:
 def _word_table(message: Words) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
     table.add_column("", width=17)
-    for name in ("start", "end", "score"):
+    has_scores = any(word.confidence is not None for word in message.words)
+    for name in ("start", "end", *(["score"] * has_scores)):
         table.add_column(name, justify="right", style="dim", header_style="dim")
     table.add_column("word", header_style="dim")
     for word in message.words:
         start, end = to_seconds(word.start), to_seconds(word.end)
-        confidence = "" if word.confidence is None else f"{word.confidence:.2f}"
-        table.add_row("", f"{start:.2f}", f"{end:.2f}", confidence, Text(printable(word.text)))
+        numbers = [f"{start:.2f}", f"{end:.2f}"]
+        if has_scores:
+            numbers.append("" if word.confidence is None else f"{word.confidence:.2f}")
+        table.add_row("", *numbers, Text(printable(word.text)))
     return table
 
 

@@ -76,7 +76,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_languages(parser)
     parser.add_argument(
-        "--context", default="", metavar="TEXT", help="names and terms that may come up"
+        "--context",
+        default="",
+        metavar="TEXT",
+        help="names and terms that may come up, for models that take them",
     )
     add_aligner(parser)
     add_punctuation(parser)

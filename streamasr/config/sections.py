@@ -45,18 +45,21 @@ class ModelConfig(Section, kw_only=True, frozen=True):
     """The models, the hardware that they run on, and facts about the speech."""
 
     name: Annotated[_Named, RESTART] = "tiny"
-    """The embedded model `tiny`, the name of an installed model, or the path of a model in any
-    published form, which is imported on first use."""
+    """An embedded model (`tiny`, `tiny-paraformer`), the name of an installed model, or the path of
+    a model in any published form, which is imported on first use."""
     language: Annotated[str | None, RELOAD, example("English")] = None
     """Spoken language, by name or code (`English`, `en`); if not set, it is detected for each
-    segment. A client may choose another one."""
+    segment. A client may choose another one. A model that cannot be told the language, such as
+    Paraformer, recognises all that it knows, and its texts are marked with this one."""
     languages: Annotated[tuple[_Named, ...], RELOAD] = ()
     """Languages that the detection chooses among, as a list of names or codes; an empty list means
     all that the model knows. A client may give its own."""
     context: Annotated[str, RELOAD] = ""
-    """Names and terms that may come up, as free text. A client may give its own."""
+    """Names and terms that may come up, as free text. A client may give its own. A model that takes
+    none, such as Paraformer, warns that it has no effect."""
     hotwords: Annotated[tuple[_Named, ...], RELOAD] = ()
-    """Names and terms that are likely, as a list. A client may give its own."""
+    """Names and terms that are likely, as a list. A client may give its own. A model that takes
+    none, such as Paraformer without the graph of hotwords, warns that they have no effect."""
     threads: Annotated[Annotated[int, Meta(ge=1, le=512)] | None, RESTART, example(4)] = None
     """Threads of each stage; if not set, one for each processor, 8 at most, and fewer for the
     aligner."""
@@ -83,7 +86,8 @@ class ModelConfig(Section, kw_only=True, frozen=True):
     installed one; `none` leaves such texts without punctuation."""
     encoder_window_s: Annotated[Literal[1, 2, 4, 8], RESTART] = 8
     """Seconds of audio that the encoder attends to at once: 1, 2, 4 or 8. The models were trained
-    with 8; with less, updates of long segments are cheaper, and their text may be worse."""
+    with 8; with less, updates of long segments are cheaper, and their text may be worse. Without
+    effect on models that attend to the whole segment, such as Paraformer."""
     aligner_idle_s: Annotated[float, RESTART, Meta(ge=1, le=_FOREVER_S)] = 300.0
     """Seconds without speech after which the aligner is unloaded to free its memory. It is loaded
     again when speech begins."""

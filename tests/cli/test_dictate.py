@@ -1,5 +1,6 @@
 """`streamasr dictate` as a person runs it: a daemon, a shortcut's command, and what comes out."""
 
+import json
 import os
 import pty
 import signal
@@ -24,6 +25,8 @@ from streamasr.models import tiny
 from tests.support.daemons import RunningDaemon
 from tests.support.desktops import Window, needs, needs_tk, shows, x_display
 from tests.support.embedded import EmbeddedModel
+from tests.support.marking import unmarked
+from tests.support.punctuation import write_punctuation
 from tests.support.settings import TOKEN, changed, load, write_token
 from tests.support.waiting import eventually
 
@@ -85,6 +88,18 @@ def test_a_file_is_dictated_to_stdout(each_daemon: RunningDaemon, control: Path,
     text = text_of(each_daemon, control, "--mode", mode)
     assert text.startswith("hello good morning please open page")
     assert text.endswith("send my message?\n一二三四五六七八九十")
+
+
+@pytest.mark.parametrize("mode", ["stable", "final"])
+def test_marks_of_a_model_of_their_own_are_typed(tmp_path: Path, control: Path, mode: str) -> None:
+    options = ("--no-mic", "--punctuation", str(write_punctuation(tmp_path / "marks")))
+    hasty = "[live]\ncommit_lag_tokens = 1\ncommit_lag_s = 0.1\n"
+    with RunningDaemon(tmp_path, *options, settings=hasty, model="tiny-paraformer") as daemon:
+        words = ("--mode", mode, "--no-commands", "--no-itn", "--speed", "4")
+        typed = text_of(daemon, control, *words)
+        finals = [json.loads(line)["text"] for line in daemon.history("json").splitlines()]
+    assert "".join(typed.split()).lower() == "".join("".join(finals).split()).lower()
+    assert unmarked(typed) != typed.lower()
 
 
 def test_commands_can_be_words(each_daemon: RunningDaemon, control: Path) -> None:

@@ -192,6 +192,7 @@ def test_nothing_piped_holds_escape_sequences(clip: Path, embedded: EmbeddedMode
     result = run("--watch", clip, model=embedded.name)
     assert result.returncode == 0
     assert "\x1b" not in result.stdout
+    assert ("score" in result.stdout) == bool(embedded.aligner)
     assert result.stderr == ""
     assert "final" in result.stdout
 

@@ -15,6 +15,7 @@ from streamasr import client
 from streamasr.audio.file import open_audio
 from streamasr.protocols import v1
 from tests.support.daemons import RunningDaemon
+from tests.support.embedded import EmbeddedModel
 from tests.support.fakes import pcm
 from tests.support.paths import CLIPS
 from tests.support.supervisors import (
@@ -28,6 +29,9 @@ from tests.support.supervisors import (
 CLIP = CLIPS / "espeak_1.flac"
 
 WATCHDOG_S = 1.5
+
+UNREVISED = '[live]\ncommit = "endpoint"\n'
+"""Settings with which the text does not depend on the moments of its partials."""
 
 HANGING = """
 import threading
@@ -91,11 +95,11 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ManagerS
 
 
 def test_the_daemon_reports_its_state_from_start_to_end(
-    tmp_path: Path, manager: ManagerSocket
+    tmp_path: Path, manager: ManagerSocket, embedded: EmbeddedModel
 ) -> None:
-    with SupervisedDaemon(tmp_path, manager=manager) as daemon:
-        assert manager.receive() == {"READY": "1", "STATUS": "loading tiny"}
-        assert manager.receive() == {"STATUS": "tiny is ready, 0 sessions"}
+    with SupervisedDaemon(tmp_path, manager=manager, model=embedded.name) as daemon:
+        assert manager.receive() == {"READY": "1", "STATUS": f"loading {embedded}"}
+        assert manager.receive() == {"STATUS": f"{embedded} is ready, 0 sessions"}
         before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         daemon.process.send_signal(signal.SIGHUP)
         reloading = manager.receive()
@@ -182,12 +186,16 @@ async def test_a_hanging_decoder_is_noticed_and_its_session_continues_after_the_
             assert text == await speak(daemon.url)
 
 
-async def test_idle_and_at_work_keep_alives_are_sent_in_time(tmp_path: Path) -> None:
+async def test_idle_and_at_work_keep_alives_are_sent_in_time(
+    tmp_path: Path, embedded: EmbeddedModel
+) -> None:
     with (
         ManagerSocket(str(tmp_path / "notify")) as manager,
-        SupervisedDaemon(tmp_path, manager=manager, watchdog_s=WATCHDOG_S) as daemon,
+        SupervisedDaemon(
+            tmp_path, manager=manager, watchdog_s=WATCHDOG_S, model=embedded.name
+        ) as daemon,
     ):
-        manager.receive_until(STATUS="tiny is ready, 0 sessions")
+        manager.receive_until(STATUS=f"{embedded} is ready, 0 sessions")
         manager.receive_until(WATCHDOG="1")
         assert await speak(daemon.url)
         manager.receive_until(WATCHDOG="1")
@@ -208,16 +216,22 @@ async def test_a_slow_batch_with_progress_does_not_stop_keep_alives(
 
 
 async def test_a_hanging_encoder_does_not_stop_keep_alives(
-    tmp_path: Path,
+    tmp_path: Path, embedded: EmbeddedModel
 ) -> None:
     with ManagerSocket(str(tmp_path / "notify")) as manager:
-        daemon = SupervisedDaemon(tmp_path, manager=manager, watchdog_s=WATCHDOG_S)
+        daemon = SupervisedDaemon(
+            tmp_path,
+            manager=manager,
+            watchdog_s=WATCHDOG_S,
+            settings=UNREVISED,
+            model=embedded.name,
+        )
         with daemon:
             daemon.wait_for("is loaded")
             encoder = daemon.children()["encoder"]
             os.kill(encoder, signal.SIGSTOP)
             speaking = asyncio.create_task(speak(daemon.url))
-            await asyncio.to_thread(manager.receive_until, STATUS="tiny is ready, 1 session")
+            await asyncio.to_thread(manager.receive_until, STATUS=f"{embedded} is ready, 1 session")
             for _ in range(4):  # twice the time after which the daemon would be ended
                 await asyncio.to_thread(manager.receive_until, WATCHDOG="1")
             os.kill(encoder, signal.SIGKILL)

@@ -71,9 +71,10 @@ class SupervisedDaemon(RunningDaemon):
         sockets: Sequence[socket.socket] = (),
         names: str = "",
         settings: str = "",
+        model: str | None = None,
     ) -> None:
         """Prepare the daemon; see `RunningDaemon`."""
-        super().__init__(directory, "--no-mic", *options, settings=settings)
+        super().__init__(directory, "--no-mic", *options, settings=settings, model=model)
         self.program = ["-m", "streamasr"]
         if sockets:
             self.url = url_of(sockets[0])

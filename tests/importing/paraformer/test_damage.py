@@ -331,6 +331,17 @@ def test_tensors_of_ggufs_that_are_missing_or_unknown_are_refused(
             read(replace(file, tensors=renamed))
 
 
+def test_infinite_scales_of_blocks_are_refused_without_a_warning(tmp_path: Path) -> None:
+    path = write_crispasr(SMALL, tmp_path / "c.gguf", "q8_0")
+    tensor = read_gguf(path).tensors["paraformer.enc.blk.0.ffn.l1.w"]
+    assert tensor.stored_type == "Q8_0"
+    content = bytearray(path.read_bytes())
+    content[tensor.offset : tensor.offset + 4] = b"\x00\x7c\x00\x00"  # infinity times 0
+    path.write_bytes(content)
+    with raises(ModelError, "weight_not_finite"):
+        import_model(path, tmp_path / "bundle")
+
+
 def test_settings_that_ggufs_omit_are_the_released_ones(
     crispasr: GGUFFile, funasr: GGUFFile
 ) -> None:
