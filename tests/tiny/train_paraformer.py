@@ -7,8 +7,7 @@ output, by a head that is discarded and makes the encoder learn fast; the weight
 in each row, for words whose times are known; and their sum.
 
 The weights of a token are to lie around the row in which FunASR's rule for word times looks for
-its firing: 1.5 rows after its start. The sum passes each whole number in the middle of a step
-(LEAD), so that neither its errors nor the tail frame of 0.45 changes the number of tokens.
+its firing: 1.5 rows after its start. The sum passes each whole number within a step (LEAD).
 """
 
 from __future__ import annotations
@@ -77,13 +76,14 @@ PREDICTOR = {
     "threshold": 1.0,
     "l_order": 1,
     "r_order": 1,
-    "tail_threshold": 0.45,
+    "tail_threshold": 0.25,
     "dropout": 0.0,
 }
 LATE = 1.5
 """Rows from the start of a token to its firing; FunASR's rule for word times subtracts them."""
 LEAD = 0.27
-"""The sum of the weights after a token, beyond the number of tokens; (1 - 0.45) / 2."""
+"""The sum of the weights after a token, beyond the number of tokens. With the tail of 0.25 it is
+half a token, so that errors of less than half a token do not change their number."""
 
 FIRST_MIX = Mix(people=0.14, words=0.3, sentences=0.36, chinese_words=0.07, chinese_sentences=0.07)
 LATER_MIX = Mix(people=0.09, words=0.26, sentences=0.5, chinese_words=0.04, chinese_sentences=0.06)
