@@ -50,7 +50,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Paraformer:
 
 
 def recognise(model: Paraformer, frames: Any, options: SessionOptions = PLAIN) -> Hypothesis:
-    return model.recognise(frames, 160 * len(frames), options)
+    return model.recognise(frames, 160 * len(frames), options.language, options.hotwords)
 
 
 # Recognition
@@ -152,7 +152,7 @@ def test_hypotheses_are_well_formed(
 ) -> None:
     rows = [(weight, data.draw(st.sampled_from(TOKENS))) for weight in weights]
     n_samples = data.draw(st.integers(1, 160 * len(rows) + 999))
-    found = parts.recognise(script(*rows), n_samples, PLAIN)
+    found = parts.recognise(script(*rows), n_samples)
     assert len(found.tokens) == len(found.ends) == len(found.times)
     assert list(found.ends) == sorted(found.ends)
     assert all(end <= len(found.text) for end in found.ends)
