@@ -77,7 +77,15 @@ def write_sidecars(folder: Path, sizes: Sizes) -> None:
 
 
 def infer(model: Any, folder: Path, samples: Float32Array, **options: Any) -> dict[str, Any] | None:
-    """Have FunASR recognise a clip; None where it finds nothing."""
+    """Have FunASR recognise a clip; None where it finds nothing.
+
+    Args:
+        model: FunASR's.
+        folder: with its tokens and its normalisation.
+        samples: the clip.
+        options: of `inference`.
+    """
+    tokens = json.loads((folder / "tokens.json").read_text("utf-8"))
     frontend = WavFrontend(
         cmvn_file=str(folder / "am.mvn"), window="hamming", lfr_m=7, lfr_n=6, dither=0.0
     )
@@ -85,7 +93,7 @@ def infer(model: Any, folder: Path, samples: Float32Array, **options: Any) -> di
         found = model.inference(
             [torch.from_numpy(samples)],
             key=["clip"],
-            tokenizer=CharTokenizer(token_list=list(TOKENS), unk_symbol="<unk>"),
+            tokenizer=CharTokenizer(token_list=tokens, unk_symbol="<unk>"),
             frontend=frontend,
             device="cpu",
             **options,

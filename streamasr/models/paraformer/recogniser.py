@@ -75,7 +75,7 @@ class Paraformer:
         self.tokens = read_tokens(bundle / TOKENS_FILE, self.settings.n_tokens)
         self.cmvn: Cmvn = read_cmvn(bundle / CMVN_FILE, self.settings.width)
         self.graphs = _open_graphs(bundle, self.settings, options)
-        self.graphs.self_test(self.settings.width, self.settings.n_tokens)
+        self.graphs.self_test()
         self._hotwords: HotwordEncoder | None = None
         width = self.graphs.bias_width
         if width is not None and (bundle / HOTWORDS_FILE).is_file():
@@ -197,7 +197,7 @@ class Utterance:
 def _open_graphs(bundle: Path, settings: Settings, options: OnnxOptions) -> Graphs:
     if not settings.is_whole:
         return PartGraphs(bundle, settings, options)
-    graph = WholeGraph(bundle, options)
+    graph = WholeGraph(bundle, settings, options)
     if not graph.has_times:
         options.warn(
             f"{graph.path}: this graph does not give the times of its tokens; they are estimated "
