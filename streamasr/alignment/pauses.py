@@ -100,8 +100,7 @@ def move_to_pauses(words: Sequence[Span], pauses: Sequence[Span], n_samples: int
         [0, *(end for _, end in cores)], [*(start for start, _ in cores), n_samples], strict=True
     )
     moved = [
-        _best(pauses, border, room) or border
-        for border, room in zip(_borders(words), rooms, strict=True)
+        _moved(border, pauses, room) for border, room in zip(_borders(words), rooms, strict=True)
     ]
     return [(start, end) for (_, start), (end, _) in pairwise(moved)]
 
@@ -119,10 +118,15 @@ def _core(word: Span) -> Span:
     return begin, min(begin + _MIN_WORD, end)
 
 
-def _best(pauses: Sequence[Span], border: Span, room: Span) -> Span | None:
-    """Return the part of a pause within a room that is longest and nearest to a border.
+def _moved(border: Span, pauses: Sequence[Span], room: Span) -> Span:
+    """Return a border, moved to the pause that fits best, if there is one.
 
-    None if none is nearer than it is long, and near.
+    It is the longest and nearest one: nearer than it is long. No word becomes much longer.
+
+    Args:
+        border: end of the word before and start of the word behind.
+        pauses: see `find_pauses`.
+        room: only the parts of pauses within it count.
     """
     best: Span | None = None
     most = 0
@@ -132,4 +136,9 @@ def _best(pauses: Sequence[Span], border: Span, room: Span) -> Span | None:
         gain = part[1] - part[0] - distance
         if gain > most and distance <= _NEAR:
             best, most = part, gain
-    return best
+    if best is None:
+        return border
+    return (
+        best[0] if best[0] <= border[0] + _NEAR else border[0],
+        best[1] if best[1] >= border[1] - _NEAR else border[1],
+    )

@@ -96,7 +96,8 @@ def checked_cmvn(shift: Float32Array, scale: Float32Array) -> Cmvn:
 
 def _vector(name: str, numbers: str, widths: set[int]) -> Float32Array:
     try:
-        vector = np.array([float(number) for number in numbers.split()], np.float32)
+        with np.errstate(over="ignore"):  # infinite numbers are refused later
+            vector = np.array([float(number) for number in numbers.split()], np.float32)
     except ValueError as error:
         raise ModelError(
             f"<{name}> holds more than numbers: {error}", code="cmvn_broken"

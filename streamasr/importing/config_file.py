@@ -8,9 +8,11 @@ from streamasr.core.errors import ModelError
 
 _MAX_BYTES: Final = 1 << 26
 """Size limit of a file; the largest, that of a tokenizer, takes a sixth of it."""
-_MAX_YAML_BYTES: Final = 1 << 20
+_MAX_YAML_BYTES: Final = 1 << 18
 """Size limit of a YAML file, which is parsed slowly; the largest lists all tokens, in 100 kB."""
 _LARGEST: Final = 1e300
+_LONGEST_NUMBER: Final = 40
+"""Characters of a number in YAML, whose other notations give numbers of any size."""
 
 
 class Config:
@@ -197,6 +199,14 @@ def read_yaml(path: Path) -> Config:
                 raise yaml.YAMLError("it has references (aliases)")
             return super().compose_node(parent, index)
 
+        def construct_number(self, node: Any) -> Any:
+            if len(self.construct_scalar(node)) > _LONGEST_NUMBER:
+                raise yaml.YAMLError("it has a number of too many digits")
+            is_whole = node.tag.endswith(":int")
+            return (self.construct_yaml_int if is_whole else self.construct_yaml_float)(node)
+
+    for kind in ("int", "float"):
+        Loader.add_constructor(f"tag:yaml.org,2002:{kind}", Loader.construct_number)
     text = read_text(path, _MAX_YAML_BYTES)
     try:
         return Config(yaml.load(text, Loader), path)  # noqa: S506 - a safe one
@@ -207,6 +217,20 @@ def read_yaml(path: Path) -> Config:
     except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{path} is not valid YAML: {reason:.200}", code="yaml_invalid") from error
+
+
+def is_text_list(values: Any) -> bool:
+    """Return whether a value is a list of strings that can be written as UTF-8.
+
+    JSON and YAML can contain halves of characters (lone surrogates).
+    """
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        return False
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_text(path: Path, max_bytes: int = _MAX_BYTES) -> str:

@@ -214,7 +214,8 @@ def to_float32(tensor: Tensor, stored: npt.NDArray[Any]) -> Float32Array:
         import gguf
 
         kind = gguf.GGMLQuantizationType[tensor.stored_type]
-        with contextlib.suppress(NotImplementedError):
+        # A damaged scale may be infinite; users of the values check that they are finite.
+        with contextlib.suppress(NotImplementedError), np.errstate(all="ignore"):
             return np.asarray(gguf.quants.dequantize(stored, kind), np.float32)
     raise ModelError(
         f"{tensor.path}: tensor {tensor.name} is stored as {tensor.stored_type}, which is not "

@@ -21,7 +21,7 @@ than float16 has: fp32 stores those as float32.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -43,6 +43,7 @@ IR_VERSION: Final = 8  # the version of that opset; read by onnxruntime from 1.1
 FLOAT: Final[int] = TensorProto.FLOAT
 """Value of the attribute `to` of a cast."""
 
+_PIECE: Final = 1 << 22  # values
 _ALIGNMENT: Final = 4096  # bytes, a page, so that programs can map the file without copying
 _ONNX_TYPES: Final[dict[str, int]] = {
     "F32": TensorProto.FLOAT,
@@ -229,11 +230,11 @@ class GraphWriter:
 
     def _narrowed(self, tensor: Tensor, values: Float32Array) -> tuple[str, npt.NDArray[Any]]:
         """Return values in the narrowest type that the width allows."""
+        if self.width != "fp16" and not all(map(_is_half, _pieces(values))):
+            return "F32", values
         with np.errstate(over="ignore", under="ignore"):
             half = values.astype(np.float16)
-        if self.width != "fp16":
-            return ("F16", half) if np.array_equal(half, values) else ("F32", values)
-        if not np.isfinite(half).all():
+        if not all(np.isfinite(piece).all() for piece in _pieces(half)):
             raise ModelError(
                 f"{tensor.path}: tensor {tensor.name} has values up to {np.abs(values).max():g}, "
                 "which exceed the range of fp16; choose fp32 or int8 for the encoder",
@@ -249,7 +250,7 @@ class GraphWriter:
         """
         tensor = self._tensors[name]
         values = tensor.float32()
-        if not np.isfinite(values).all():
+        if not all(np.isfinite(piece).all() for piece in _pieces(values)):
             raise ModelError(
                 f"{tensor.path}: tensor {tensor.name} has values that are not finite",
                 code="weight_not_finite",
@@ -277,6 +278,19 @@ class GraphWriter:
         self._data.write(np.ascontiguousarray(values).data)
         self._initializers[name] = tensor
         return name
+
+
+def _pieces(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """Yield some rows at a time: a vocabulary takes a gigabyte, and so would each copy of it."""
+    values = np.atleast_1d(values)
+    step = max(1, _PIECE // max(1, math.prod(values.shape[1:])))
+    return (values[first : first + step] for first in range(0, len(values), step))
+
+
+def _is_half(values: Float32Array) -> bool:
+    """Return whether values are exact in float16."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.array_equal(values.astype(np.float16), values)
 
 
 def _float32_bytes(tensor: Tensor) -> int:

@@ -99,7 +99,8 @@ class TorchTensor:
             steps = [stride * values.itemsize for stride in self.strides]
             part = np.lib.stride_tricks.as_strided(values[self.first :], self.shape, steps)
             part = np.ascontiguousarray(part)
-        return np.asarray(part.astype(np.float32) if self.dtype == "F64" else part)
+        with np.errstate(over="ignore"):  # the values may exceed float32 in a damaged file
+            return np.asarray(part.astype(np.float32) if self.dtype == "F64" else part)
 
     def float32(self) -> Float32Array:
         """Read the values as float32.

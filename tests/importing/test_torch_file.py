@@ -64,6 +64,12 @@ def test_values_of_every_type_are_read(tmp_path: Path, kind: TorchType) -> None:
     np.testing.assert_array_equal(tensor.float32(), VALUES.reshape(4, 6))
 
 
+def test_float64_beyond_float32_becomes_infinite(tmp_path: Path) -> None:
+    values = np.full(24, 1e300)
+    path = write_one(tmp_path / "m.pt", Saved((24,), "0", 24, "F64"), values.tobytes())
+    assert np.isinf(read_state_dict(path)["w"].float32()).all()
+
+
 def test_integers_are_listed_but_are_not_weights(tmp_path: Path) -> None:
     path = write_one(tmp_path / "m.pt", Saved((24,), "0", 24, "I64"))
     tensor = read_state_dict(path)["w"]

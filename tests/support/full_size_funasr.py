@@ -238,7 +238,7 @@ def step_run(model: str, bundle: str, output: str) -> None:
     options = OnnxOptions(threads=n_cores())
     if model in PUNCTUATION:
         punctuator = CTPunctuator.from_bundle(open_bundle(Path(bundle)), options)
-        np.savez(output, answer=np.array(punctuator.classes([*TEXT])))
+        np.savez(output, answer=np.array(punctuator.classes([*TEXT])[:-1]))
         return
     utterance = load(Path(bundle), options).begin(SessionOptions(hotwords=HOTWORDS))
     utterance.append(CLIP)
@@ -304,7 +304,7 @@ def _punctuation_reference(model: str, output: str) -> None:
     module.torch.set_num_threads(n_cores())
     built = module.reference(punctuation_weights(model), PUNCTUATION[model][0])
     words = words_of(PUNCTUATION[model][1])
-    answer = module.infer(built, TEXT, words)[1]
+    answer = module.infer(built, TEXT, words)[1][:-1]  # funasr ends each text with a period
     ids = module.torch.tensor([punctuation_ids(model)])
     with module.torch.no_grad():
         logits = built.punc_forward(ids, module.torch.tensor([ids.shape[1]]))[0]

@@ -107,6 +107,7 @@ def _measured() -> Iterator[Callable[[], Cost]]:
     def cost() -> Cost:
         # Not getrusage's peak, which includes that of the parent process.
         seconds = round(time.monotonic() - began, 1)
+        own[0] = max(own[0], _kib("RssAnon"))  # of a step shorter than a sample
         return Cost(seconds, _kib("VmHWM") >> 10, own[0] >> 10)
 
     watcher = threading.Thread(target=watch, daemon=True)

@@ -69,6 +69,7 @@ BY_PATH: Final = {
     "importing/qwen3/test_safetensors.py": "pure",
     "importing/qwen3/test_tokenizer.py": "pure",
     "models/paraformer/test_cif.py": "pure",
+    "models/paraformer/test_division.py": "pure",
     "models/paraformer/test_text.py": "pure",
     "models/paraformer/test_times.py": "pure",
     "models/qwen3/test_answer.py": "pure",

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from streamasr.core.errors import ModelError
 from streamasr.importing.bundle_writer import BundleWriter
-from streamasr.importing.config_file import Config, read_text
+from streamasr.importing.config_file import Config, is_text_list, read_text
 from streamasr.importing.ct_punc.segmentation import read_segmentation
 from streamasr.models.ct_punc.names import (
     COMMA,
@@ -40,7 +40,7 @@ def read_tokens(path: Path) -> tuple[str, ...]:
         tokens = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not valid JSON: {error}", code="json_invalid") from error
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+    if not is_text_list(tokens):
         raise ModelError(f"{path} is not a list of words.", code="tokens_invalid")
     return tuple(tokens)
 
@@ -78,7 +78,7 @@ def marks_of(config: Config) -> tuple[str, ...]:
         ModelError: there is no such list.
     """
     found = config.optional_section("model_conf").get("punc_list") or config.get("punc_list")
-    if not isinstance(found, list) or not all(isinstance(mark, str) for mark in found):
+    if not is_text_list(found):
         raise ModelError(
             f"{config.path} has no list punc_list, which states the mark of each class; download "
             "the file that was published with the model.",

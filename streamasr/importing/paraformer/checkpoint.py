@@ -35,6 +35,8 @@ _MAX_LAYERS: Final = 512
 _MAX_WIDTH: Final = 1 << 16  # of a layer
 _MAX_TOKENS: Final = 1 << 20
 _MAX_KERNEL: Final = 1 << 10
+_MOST_SMOOTHING: Final = 10
+"""Factor of weights; released models have at most 1."""
 _MAX_UPSAMPLING: Final = 60
 """Steps in a row of features (60 ms)."""
 
@@ -262,14 +264,16 @@ def _check_sizes(dimensions: Dimensions, settings: Settings, path: Path) -> None
         "values in the encoder's kernel": (dimensions.encoder_kernel, _MAX_KERNEL),
         "values in the decoder's kernel": (dimensions.decoder_kernel, _MAX_KERNEL),
         "values in the predictor's kernel": (dimensions.predictor_kernel, _MAX_KERNEL),
-        "steps in a row of features": (dimensions.upsampling, _MAX_UPSAMPLING),
     }
+    if dimensions.upsampling:
+        limits["steps in a row of features"] = (dimensions.upsampling, _MAX_UPSAMPLING)
     for quantity, (size, limit) in limits.items():
-        if size > limit:
+        if not 1 <= size <= limit:
             raise ModelError(
-                f"{path}: the model has {size} {quantity}; the limit is {limit}",
+                f"{path}: the model has {size} {quantity}; 1 to {limit} are possible",
                 code="size_out_of_range",
             )
+    _check_numbers(settings, path)
     # The positions divide by zero for a width of 2.
     if dimensions.n_features % 2 or dimensions.n_features < 4:
         raise ModelError(
@@ -293,6 +297,29 @@ def _check_sizes(dimensions: Dimensions, settings: Settings, path: Path) -> None
             raise ModelError(
                 f"{path}: the {part}'s convolution begins {size} rows earlier than usual, which "
                 f"must be from 0 to {limit}",
+                code="value_out_of_range",
+            )
+
+
+def _check_numbers(settings: Settings, path: Path) -> None:
+    """Refuse settings of the predictor with which no text would come out."""
+    if settings.threshold != 1:
+        raise ModelError(
+            f"{path}: the predictor's threshold is {settings.threshold:g}; only 1 is supported",
+            code="setting_unsupported",
+        )
+    head = settings.time_head
+    for name, number, lowest, highest in (
+        ("tail_threshold", settings.tail, 0, 1),
+        ("smooth_factor", settings.smooth, 0, _MOST_SMOOTHING),
+        ("noise_threshold", settings.noise, 0, 1),
+        ("smooth_factor2", head.smooth, 0, _MOST_SMOOTHING),
+        ("noise_threshold2", head.noise, 0, 1),
+    ):
+        if not lowest <= number <= highest:
+            raise ModelError(
+                f"{path}: the predictor's {name} is {number:g}, which must be from {lowest} to "
+                f"{highest}",
                 code="value_out_of_range",
             )
 

@@ -71,7 +71,8 @@ def is_original(folder: Path, files: Sequence[Path]) -> bool:
         return False
     config = folder / _CONFIG
     if config in files:
-        return "paraformer" in str(read_yaml(config).get("model")).lower()
+        name = read_yaml(config).get("model")
+        return isinstance(name, str) and "paraformer" in name.lower()
     tensors = read_state_dict(weights[0])
     return _MARK in tensors and _CIF in tensors
 
@@ -156,8 +157,8 @@ def _settings(config: Config) -> Settings:
     predictor = config.optional_section("predictor_conf")
     defaults, head = Settings(), TimeHead()
     return Settings(
-        encoder_heads=_integer(encoder, "attention_heads", defaults.encoder_heads),
-        decoder_heads=_integer(decoder, "attention_heads", defaults.decoder_heads),
+        encoder_heads=_positive(encoder, "attention_heads", defaults.encoder_heads),
+        decoder_heads=_positive(decoder, "attention_heads", defaults.decoder_heads),
         encoder_shift=_shift(encoder),
         decoder_shift=_shift(decoder),
         left_context=_integer(predictor, "l_order", defaults.left_context),
@@ -193,7 +194,11 @@ def _given(config: Config, name: str, *, default: Any) -> Any:
 def _integer(config: Config, name: str, default: int) -> int:
     """Return an integer from 0."""
     value = _given(config, name, default=default)
-    return 0 if value == 0 else config.integer(name) if name in config else default
+    return 0 if value == 0 else _positive(config, name, default)
+
+
+def _positive(config: Config, name: str, default: int) -> int:
+    return config.integer(name) if name in config else default
 
 
 def _number(config: Config, name: str, default: float) -> float:

@@ -282,7 +282,8 @@ def _cmvn(model: GraphInfo, folder: Path) -> Float32Array:
 
 def _numbers(model: GraphInfo, name: str) -> Float32Array:
     try:
-        return np.array([float(part) for part in _split(model.metadata[name])], np.float32)
+        with np.errstate(over="ignore"):  # infinite numbers are refused later
+            return np.array([float(part) for part in _split(model.metadata[name])], np.float32)
     except (ValueError, OverflowError) as error:
         raise ModelError(
             f"{model.path}: {name} in its metadata holds more than numbers.", code="cmvn_broken"

@@ -10,7 +10,7 @@ import numpy as np
 from streamasr.core.errors import ModelError
 from streamasr.core.units import SAMPLE_RATE, Float32Array
 from streamasr.features.cmvn import Cmvn, read_am_mvn
-from streamasr.importing.config_file import Config, read_text, read_yaml
+from streamasr.importing.config_file import Config, is_text_list, read_text, read_yaml
 
 _LICENCE: Final = "FunASR Model License"
 _RELEASED_VOCAB: Final = 8404  # tokens
@@ -71,7 +71,7 @@ def _read_json_tokens(path: Path) -> tuple[str, ...]:
 
 
 def _checked_list(tokens: Any, path: Path) -> tuple[str, ...]:
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+    if not is_text_list(tokens):
         raise ModelError(f"{path} does not contain a list of tokens.", code="tokens_invalid")
     return tuple(tokens)
 

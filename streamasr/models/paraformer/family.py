@@ -40,8 +40,8 @@ def _files(bundle: "Bundle") -> Sequence[str]:
 
 
 def _ignores(bundle: "Bundle") -> frozenset[str]:
-    takes_hotwords = (bundle.directory / HOTWORDS_FILE).is_file()
-    return frozenset({"context"} if takes_hotwords else {"context", "hotwords"})
+    takes_hotwords = (bundle.directory / HOTWORDS_FILE).is_file()  # also those in the context
+    return frozenset() if takes_hotwords else frozenset({"context", "hotwords"})
 
 
 PARAFORMER: Final = Family(

@@ -83,15 +83,15 @@ class Graphs(Protocol):
             None if no token fires.
 
         Raises:
-            ModelError: a graph does not run, or computes arrays of another shape or numbers that
-                are not finite.
+            ModelError: a graph does not run, or computes arrays of another shape, for another
+                vocabulary, or numbers that are not finite.
         """
 
-    def self_test(self, width: int, n_tokens: int) -> None:
+    def self_test(self) -> None:
         """Run the graphs on features of noise.
 
         Raises:
-            ModelError: as `run`, or the vocabulary has another size.
+            ModelError: a condition of `run`, or the encoder computes the same for every sound.
         """
 
 
@@ -138,17 +138,16 @@ class PartGraphs:
         weights = with_tail(times[0], self._settings.tail)
         return Spoken(logits, TimeWeights(weights, 1, len(fired.rows)))
 
-    def self_test(self, width: int, n_tokens: int) -> None:
+    def self_test(self) -> None:
         """See `Graphs.self_test`."""
-        encoded, _ = self._encode(_noise(_TEST_ROWS[0], width))
+        encoded, _ = self._encode(_noise(_TEST_ROWS[0], self._settings.width))
         if not (np.ptp(encoded, axis=0).any() and np.ptp(encoded, axis=1).any()):
             raise ModelError(
                 f"{self._encoder.path}: the encoder computes the same for every sound: the file is "
                 "damaged or quantised too far; get the model again.",
                 code="encoder_constant",
             )
-        logits = self._decode(encoded, encoded[:3])
-        _check_vocabulary(self._decoder, logits, n_tokens)
+        self._decode(encoded, encoded[:3])
 
     def _encode(self, rows: Float32Array) -> tuple[Float32Array, list[Float32Array]]:
         """Return encoded rows, and their weights, with those of the time head behind them."""
@@ -170,6 +169,7 @@ class PartGraphs:
         logits = self._decoder.run("logits", encoded=encoded[None], acoustic=acoustic[None])
         if logits.ndim != 3 or logits.shape[:2] != (1, len(acoustic)):
             raise _wrong_shape(self._decoder, "logits", logits)
+        _check_vocabulary(self._decoder, logits, self._settings.n_tokens)
         _check_finite(self._decoder, logits)
         return np.asarray(logits[0])
 
@@ -177,7 +177,7 @@ class PartGraphs:
 class WholeGraph:
     """A released graph that does everything."""
 
-    def __init__(self, directory: Path, options: OnnxOptions) -> None:
+    def __init__(self, directory: Path, settings: Settings, options: OnnxOptions) -> None:
         """Open the graph.
 
         Raises:
@@ -185,6 +185,8 @@ class WholeGraph:
                 released graph.
         """
         self.path = directory / WHOLE_FILE
+        self._settings = settings
+        self._warn = options.warn
         # A failure where nothing fires is expected, and no matter for onnxruntime's own log.
         self._graph = graph = open_any(self.path, replace(options, log_level=_FATAL))
         axes = [len(port.shape) for port in graph.inputs.values()]
@@ -205,6 +207,8 @@ class WholeGraph:
         self.bias_width: int | None = None
         if len(axes) == 3:
             self.bias_width = list(graph.inputs.values())[2].shape[-1] or _BIAS_WIDTH
+        self._n_proven: int | None = None
+        """Rows of noise on which the graph runs."""
         self._is_reported = False
 
     @property
@@ -213,30 +217,40 @@ class WholeGraph:
         return self._graph.providers
 
     def run(self, rows: Float32Array, bias: Float32Array | None) -> Spoken | None:
-        """See `Graphs.run`; a graph that fails has nothing to say, as it is where nothing fires."""
+        """See `Graphs.run`.
+
+        Released graphs fail where no token fires. If the graph still runs on as much noise, that
+        is the reason, and nothing is spoken.
+        """
         try:
             return self._run(rows, bias)
         except ModelError as error:
             if error.code != "graph_does_not_run":
                 raise
+            if self._n_proven is not None:
+                self._run_on_noise(max(len(rows), self._n_proven))
             if not self._is_reported:
                 self._is_reported = True
                 logger.info("released graphs fail where no token fires: %s", error)
             return None
 
-    def self_test(self, width: int, n_tokens: int) -> None:
-        """See `Graphs.self_test`."""
-        bias = None if self.bias_width is None else np.zeros((1, 1, self.bias_width), np.float32)
+    def self_test(self) -> None:
+        """See `Graphs.self_test`; a graph that runs on no noise is used, with a warning."""
         for n_rows in _TEST_ROWS:
             try:
-                spoken = self._run(_noise(n_rows, width), bias)
+                self._run_on_noise(n_rows)
             except ModelError as error:
-                if error.code != "graph_does_not_run" or n_rows == _TEST_ROWS[-1]:
+                if error.code != "graph_does_not_run":
                     raise
-                continue
-            if spoken is not None:
-                _check_vocabulary(self._graph, spoken.logits, n_tokens)
+                failure = error
+            else:
+                self._n_proven = n_rows
                 return
+        self._warn(f"the graph may be broken: it does not run on noise: {failure}")
+
+    def _run_on_noise(self, n_rows: int) -> None:
+        bias = None if self.bias_width is None else np.zeros((1, 1, self.bias_width), np.float32)
+        self._run(_noise(n_rows, self._settings.width), bias)
 
     def _run(self, rows: Float32Array, bias: Float32Array | None) -> Spoken | None:
         inputs = [rows[None], np.array([len(rows)])]
@@ -249,6 +263,7 @@ class WholeGraph:
             raise _wrong_shape(self._graph, "logits", logits)
         if n_spoken.shape != (1,):
             raise _wrong_shape(self._graph, "the number of tokens", n_spoken)
+        _check_vocabulary(self._graph, logits, self._settings.n_tokens)
         _check_finite(self._graph, logits, n_spoken, *times)
         n_tokens = min(int(n_spoken[0]), logits.shape[1])
         if n_tokens < 1:

@@ -1,9 +1,12 @@
 """Embeddings of hotwords for models that take them (SeACo); the graph is FunASR's `model_eb.onnx`.
 
+The context of a session counts as hotwords, too, as far as it is a list: what stands between
+punctuation marks, or between spaces beside Chinese characters. Sentences in it are left out.
+
 A hotword is at most ten tokens: each Chinese character is one, and each Latin word is one if the
-vocabulary has it, else its longest pieces, else `<unk>`. The graph runs an LSTM over them; the
-state at the last token of a hotword is its embedding. The last entry of the list is `<s>` alone,
-which stands for no hotword.
+vocabulary has it, else its letters if it is in capitals, else its longest pieces, else `<unk>`. The
+graph runs an LSTM over them; the state at the last token of a hotword is its embedding. The last
+entry of the list is `<s>` alone, which stands for no hotword.
 
 Source: `SeacoParaformer.generate_hotwords_list` and `_hotword_representation` of FunASR, whose
 dictionary of pieces is not part of the released ONNX models.
@@ -20,6 +23,7 @@ import numpy as np
 
 from streamasr.core.borders import CJK
 from streamasr.core.errors import ModelError
+from streamasr.core.options import SessionOptions
 from streamasr.core.units import Float32Array
 from streamasr.models.onnx import OnnxOptions, open_any
 
@@ -36,8 +40,23 @@ _LISTS_KEPT: Final = 16
 _START: Final = 1
 """Id of `<s>`."""
 
-_UNIT: Final = re.compile(rf"{CJK}|[0-9]|[^\s0-9{CJK[1:]}+")
-"""A character or a word."""
+_BETWEEN_PHRASES: Final = re.compile(rf"[^\w\s'’·.&+#-]+|\.\s|\n|(?<={CJK})\s+|\s+(?={CJK})")
+"""Marks and spaces between the names and terms of a list; not those that are a part of them."""
+
+_UNIT: Final = re.compile(rf"(?=\w){CJK}|[0-9]|(?:(?!{CJK})(?:[^\W\d_]|'))+")
+"""A character, a digit or a word; not a mark."""
+
+
+def phrases_of(options: SessionOptions) -> tuple[str, ...]:
+    """Return the hotwords of a session and those in its context, each once."""
+    in_context = filter(_is_short, _BETWEEN_PHRASES.split(options.context))
+    stripped = map(str.strip, (*options.hotwords, *in_context))
+    return tuple(dict.fromkeys(filter(None, stripped)))
+
+
+def _is_short(phrase: str) -> bool:
+    """Return True for a name or a term: all of it fits into a hotword."""
+    return len(_UNIT.findall(phrase)) <= _MOST_TOKENS
 
 
 class HotwordEncoder:
@@ -83,8 +102,8 @@ class HotwordEncoder:
         """Return the embeddings of a list of hotwords and of no hotword: (1, n + 1, width).
 
         Args:
-            hotwords: of a session; those without a token, and all after the first 500, are left
-                out.
+            hotwords: of a session; those without a token that is known, and all after the first
+                500, are left out.
 
         Raises:
             ModelError: the graph does not run, or computes other shapes or numbers that are not
@@ -102,7 +121,8 @@ class HotwordEncoder:
         if len(hotwords) > _MOST_HOTWORDS:
             logger.warning("of %d hotwords, the first %d count", len(hotwords), _MOST_HOTWORDS)
         lists = [self.ids(hotword) for hotword in hotwords[:_MOST_HOTWORDS]]
-        lists = [*filter(None, lists), [_START]]
+        lists = [ids for ids in lists if any(each != self._unknown for each in ids)]
+        lists.append([_START])
         padded = np.zeros((len(lists), _MOST_TOKENS), np.int32)
         for row, ids in zip(padded, lists, strict=True):
             row[: len(ids)] = ids
@@ -119,14 +139,22 @@ class HotwordEncoder:
     def ids(self, hotword: str) -> list[int]:
         """Return the tokens of a hotword, at most ten."""
         found: list[int] = []
-        for unit in _UNIT.findall(hotword.lower()):
-            found += self._unit_ids(unit)
+        for unit in _UNIT.findall(hotword):
+            if unit.strip("'"):
+                found += self._unit_ids(unit)
         return found[:_MOST_TOKENS]
 
     def _unit_ids(self, unit: str) -> list[int]:
-        """Return the tokens of a character or word: one, or its longest pieces."""
+        """Return the tokens of a character or word: one, its letters, or its longest pieces.
+
+        A word in capitals is spelled: recognised letters in a row are written in capitals.
+        """
+        is_spelled = len(unit) > 1 and unit.isupper()
+        unit = unit.lower()
         if unit in self._ids:
             return [self._ids[unit]]
+        if is_spelled and all(letter in self._ids for letter in unit):
+            return [self._ids[letter] for letter in unit]
         found: list[int] = []
         rest = unit
         while rest:

@@ -24,7 +24,7 @@ from streamasr.models.family import Update
 from streamasr.models.onnx import CPU, OnnxOptions
 from streamasr.models.paraformer.division import middles
 from streamasr.models.paraformer.graphs import Graphs, PartGraphs, Spoken, TimeWeights, WholeGraph
-from streamasr.models.paraformer.hotwords import HotwordEncoder
+from streamasr.models.paraformer.hotwords import HotwordEncoder, phrases_of
 from streamasr.models.paraformer.names import CMVN_FILE, HOTWORDS_FILE, TOKENS_FILE
 from streamasr.models.paraformer.settings import Settings, read_cmvn, read_settings, read_tokens
 from streamasr.models.paraformer.text import text_of
@@ -75,7 +75,7 @@ class Paraformer:
         self.tokens = read_tokens(bundle / TOKENS_FILE, self.settings.n_tokens)
         self.cmvn: Cmvn = read_cmvn(bundle / CMVN_FILE, self.settings.width)
         self.graphs = _open_graphs(bundle, self.settings, options)
-        self.graphs.self_test(self.settings.width, self.settings.n_tokens)
+        self.graphs.self_test()
         self._hotwords: HotwordEncoder | None = None
         width = self.graphs.bias_width
         if width is not None and (bundle / HOTWORDS_FILE).is_file():
@@ -101,14 +101,19 @@ class Paraformer:
         return self._hotwords.embed(hotwords)
 
     def recognise(
-        self, frames: Float32Array, n_samples: int, options: SessionOptions
+        self,
+        frames: Float32Array,
+        n_samples: int,
+        language: str | None = None,
+        hotwords: tuple[str, ...] = (),
     ) -> Hypothesis:
         """Recognise a segment.
 
         Args:
             frames: (n_frames, n_mels), of `fbank`.
             n_samples: length of the segment.
-            options: of the session.
+            language: that the hypothesis is given, whatever it seems to be.
+            hotwords: see `hotwords.phrases_of`.
 
         Raises:
             ModelError: a graph computes nonsense.
@@ -117,12 +122,12 @@ class Paraformer:
         rows = self.cmvn.apply(stack_frames(frames, settings.window, settings.shift))
         if len(rows) < _FEWEST_ROWS or not np.isfinite(rows).all():
             return Hypothesis("", None, ())
-        spoken = self.graphs.run(rows, self.bias(options.hotwords))
+        spoken = self.graphs.run(rows, self.bias(hotwords))
         if spoken is None:
             return Hypothesis("", None, ())
         if spoken.times is None:
             spoken = replace(spoken, times=_loudness(frames, settings.shift))
-        return self._hypothesis(spoken, n_samples, options.language)
+        return self._hypothesis(spoken, n_samples, language)
 
     def _hypothesis(self, spoken: Spoken, n_samples: int, language: str | None) -> Hypothesis:
         ids = [int(each) for each in spoken.logits.argmax(axis=1) if each not in _NOT_TOKENS]
@@ -154,6 +159,7 @@ class Utterance:
         """Begin without samples."""
         self._model = model
         self._options = options
+        self._hotwords = phrases_of(options)
         self._fbank = GrowingFbank(model.settings.n_mels)
 
     @property
@@ -183,13 +189,15 @@ class Utterance:
             ModelError: a graph computes nonsense.
         """
         frames = self._fbank.frames(n_samples)
-        return Update(result=self._model.recognise(frames, n_samples, self._options))
+        return Update(
+            result=self._model.recognise(frames, n_samples, self._options.language, self._hotwords)
+        )
 
 
 def _open_graphs(bundle: Path, settings: Settings, options: OnnxOptions) -> Graphs:
     if not settings.is_whole:
         return PartGraphs(bundle, settings, options)
-    graph = WholeGraph(bundle, options)
+    graph = WholeGraph(bundle, settings, options)
     if not graph.has_times:
         options.warn(
             f"{graph.path}: this graph does not give the times of its tokens; they are estimated "

@@ -28,7 +28,7 @@ from tests.sources.paraformer.onnx_export import (
     write_sherpa_export,
     write_streaming,
 )
-from tests.sources.paraformer.original import config_of, write_original
+from tests.sources.paraformer.original import am_mvn, config_of, write_original
 from tests.sources.paraformer.weights import Sizes, Weights, token_list
 from tests.sources.torch_checkpoint import Saved, pickle_of, write_record
 from tests.support.errors import raises
@@ -76,6 +76,11 @@ def cut(name: str) -> Change:
     return lambda folder: truncate(folder / name, 0.5)
 
 
+def _am_mvn(number: str) -> str:
+    first, *others = am_mvn().partition(".")
+    return f"{first.rpartition(' ')[0]} {number} {''.join(others).partition(' ')[2]}"
+
+
 OF_EITHER: dict[str, tuple[Change, str]] = {
     "no normalisation": (remove("am.mvn"), "cmvn_missing"),
     "no tokens": (remove("tokens.json"), "tokens_missing"),
@@ -83,6 +88,10 @@ OF_EITHER: dict[str, tuple[Change, str]] = {
     "tokens that are no texts": (text("tokens.json", "[1, 2]"), "tokens_invalid"),
     "tokens that are no JSON": (text("tokens.json", "[1, 2"), "json_invalid"),
     "too deep tokens": (text("tokens.json", "[" * 100_000), "json_invalid"),
+    "half a character as a token": (
+        text("tokens.json", json.dumps(["<blank>", "<s>", "</s>", "\ud83d"])),
+        "tokens_invalid",
+    ),
     "too few tokens": (text("tokens.json", '["<blank>", "<s>", "</s>"]'), "tokens_count"),
     "tokens of another model": (
         text("tokens.json", json.dumps(["a"] * SMALL.sizes.vocab)),
@@ -97,6 +106,15 @@ OF_EITHER: dict[str, tuple[Change, str]] = {
         "cmvn_width",
     ),
     "a broken normalisation": (text("am.mvn", "<Nnet>\n</Nnet>\n"), "cmvn_broken"),
+    "a normalisation beyond float32": (
+        text("am.mvn", _am_mvn("1e300")),
+        "cmvn_broken",
+    ),
+    "a huge number": (replaced("config.yaml", "16000", f"0x{'f' * 20_000}"), "yaml_invalid"),
+    "a number that takes long": (
+        replaced("config.yaml", "16000", "1" + ":1" * 50_000),
+        "yaml_invalid",
+    ),
     "settings that are no YAML": (text("config.yaml", "a: ["), "yaml_invalid"),
     "settings with references": (text("config.yaml", "a: &x 1\nb: *x\n"), "yaml_invalid"),
     "settings with a call": (
@@ -163,9 +181,31 @@ OF_ORIGINAL: dict[str, tuple[Change, str]] = {
         replaced("config.yaml", "attention_heads: 4", "attention_heads: many"),
         "json_value",
     ),
-    "no heads": (
-        replaced("config.yaml", "attention_heads: 4", "attention_heads: -1"),
-        "json_value",
+    **{
+        f"{number} heads": (
+            replaced("config.yaml", "attention_heads: 4", f"attention_heads: {number}"),
+            "json_value",
+        )
+        for number in ("-1", "0", "false", "1.5")
+    },
+    **{
+        f"{name} of {number}": (
+            replaced("config.yaml", f"{name}: {usual}", f"{name}: {number}"),
+            code,
+        )
+        for name, usual, number, code in (
+            ("threshold", "1.0", "0", "setting_unsupported"),
+            ("threshold", "1.0", "0.9", "setting_unsupported"),
+            ("tail_threshold", "0.45", "-5", "value_out_of_range"),
+            ("tail_threshold", "0.45", "1.0e+30", "value_out_of_range"),
+            ("tail_threshold", "0.45", ".nan", "json_value"),
+            ("smooth_factor", "1.0", "1.0e+200", "value_out_of_range"),
+            ("noise_threshold", "0.0", "2.0", "value_out_of_range"),
+        )
+    },
+    "a model whose name is a number": (
+        replaced("config.yaml", '"Paraformer"', "5"),
+        "no_model",
     ),
     "the streaming variant": (
         replaced("config.yaml", '"Paraformer"', '"ParaformerStreaming"'),
@@ -224,6 +264,15 @@ OF_TENSORS: dict[str, tuple[Changed, str]] = {
         "size_out_of_range",
     ),
 }
+
+
+@pytest.mark.parametrize("width", [32, 40, 48, 50, 560])
+def test_layers_without_values_are_refused(tmp_path: Path, width: int) -> None:
+    weights = Changed()
+    for name, shape in weights.shapes.items():
+        weights.shapes[name] = tuple(0 if length == width else length for length in shape)
+    with pytest.raises(ModelError):
+        open_sources(write_original(weights, tmp_path / "files"))
 
 
 @pytest.mark.parametrize("name", OF_TENSORS)
@@ -302,6 +351,9 @@ def test_metadata_of_crispasr_that_do_not_fit_are_refused(
         ({"pf.vocab_size": 8404}, "layer_count"),
         ({"pf.dec.attention_heads": 5}, "encoder_heads"),
         ({"pf.predictor.threshold": -1.0}, "metadata_value"),
+        ({"pf.predictor.threshold": 0.5}, "setting_unsupported"),
+        ({"pf.predictor.tail_threshold": 5.0}, "value_out_of_range"),
+        ({"pf.enc.attention_heads": 0}, "metadata_value"),
         ({"pf.vocab": None}, "tokens_missing"),
         ({"pf.vocab": ["<blank>", "<s>", "</s>"]}, "tokens_count"),
     ],
@@ -329,6 +381,17 @@ def test_tensors_of_ggufs_that_are_missing_or_unknown_are_refused(
         renamed[f"{name}.other"] = renamed.pop(name)
         with pytest.raises(ModelError):
             read(replace(file, tensors=renamed))
+
+
+def test_infinite_scales_of_blocks_are_refused_without_a_warning(tmp_path: Path) -> None:
+    path = write_crispasr(SMALL, tmp_path / "c.gguf", "q8_0")
+    tensor = read_gguf(path).tensors["paraformer.enc.blk.0.ffn.l1.w"]
+    assert tensor.stored_type == "Q8_0"
+    content = bytearray(path.read_bytes())
+    content[tensor.offset : tensor.offset + 4] = b"\x00\x7c\x00\x00"  # infinity times 0
+    path.write_bytes(content)
+    with raises(ModelError, "weight_not_finite"):
+        import_model(path, tmp_path / "bundle")
 
 
 def test_settings_that_ggufs_omit_are_the_released_ones(
@@ -359,6 +422,7 @@ def change_metadata(folder: Path, **changed: str | None) -> Path:
         ({"neg_mean": None}, "cmvn_missing"),
         ({"neg_mean": "1,2,x"}, "cmvn_broken"),
         ({"neg_mean": "1,2"}, "cmvn_broken"),
+        ({"neg_mean": ",".join(["1e300"] * 560)}, "cmvn_broken"),
         ({"inv_stddev": ",".join(["-1"] * 560)}, "cmvn_broken"),
         ({"neg_mean": "1,2", "inv_stddev": "1,2"}, "cmvn_width"),
         ({"vocab_size": "many"}, "metadata_value"),

@@ -7,11 +7,10 @@ import pytest
 
 from streamasr.core.errors import ModelError
 from streamasr.core.options import SessionOptions
-from streamasr.models.paraformer.hotwords import HotwordEncoder
+from streamasr.models.paraformer.hotwords import HotwordEncoder, phrases_of
 from tests.support.errors import raises
 from tests.support.paraformer import (
     OPTIONS,
-    PLAIN,
     TOKENS,
     opened,
     script,
@@ -37,14 +36,42 @@ def bundle(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
+    ("context", "phrases"),
+    [
+        ("", []),
+        ("张三，李四、王五", ["张三", "李四", "王五"]),
+        ("张三 李四\n王五", ["张三", "李四", "王五"]),
+        ("Ada Lovelace, Grace Hopper; C++", ["Ada Lovelace", "Grace Hopper", "C++"]),
+        ("Names: O'Neil. 魔搭 ModelScope", ["Names", "O'Neil", "魔搭", "ModelScope"]),
+        ("今天我们在这里讨论下一个季度的计划。张三", ["张三"]),
+        ("The minutes of a meeting about the plans for the next year. Ada", ["Ada"]),
+    ],
+)
+def test_names_and_terms_in_the_context_are_hotwords(context: str, phrases: list[str]) -> None:
+    assert list(phrases_of(SessionOptions(context=context))) == phrases
+    both = SessionOptions(context=context, hotwords=(" Eve ", "", *phrases))
+    assert list(phrases_of(both)) == ["Eve", *phrases]
+
+
+def test_a_hotword_without_a_known_token_is_left_out(encoder: HotwordEncoder) -> None:
+    assert encoder.embed(("雨", "今雨", "asr")).shape[1] == 2
+    assert encoder.embed(()).shape[1] == 1
+
+
+@pytest.mark.parametrize(
     ("hotword", "tokens"),
     [
         ("今天", "今 天"),
         (" Hello 今 ", "hello 今"),
         ("天hello气", "天 hello 气"),
         ("tomorrow", "tomo@@ rrow"),
-        ("ASR", "<unk>"),
+        ("ASR", "a s r"),
+        ("asr", "<unk>"),
         ("A S R", "a s r"),
+        ("今、天", "今 天"),
+        ("hello-world_4", "hello world 4"),
+        ("卡·今", "<unk> 今"),
+        ("…'", ""),
         ("雨天", "<unk> 天"),
         ("今" * 12, "今 " * 10),
         ("4天", "4 天"),
@@ -86,17 +113,15 @@ def test_hotwords_reach_the_model(bundle: Path) -> None:
     model = opened(bundle)
     frames = script(*[(1.0, "今")] * 3, times=[[0, 1, 0]] * 3)
     # Their sum outweighs what was said, as no real embedding does.
-    options = SessionOptions(hotwords=("天", "天天"))
-    assert model.recognise(frames, 480, options).text == "天天天"
-    assert model.recognise(frames, 480, PLAIN).text in {"今今今", ""}
+    assert model.recognise(frames, 480, hotwords=("天", "天天")).text == "天天天"
+    assert model.recognise(frames, 480).text in {"今今今", ""}
 
 
 def test_without_their_graph_the_model_gets_zeros(bundle: Path) -> None:
     model = opened(bundle)
     frames = script(*[(1.0, "今")] * 3, times=[[0, 1, 0]] * 3)
-    options = SessionOptions(hotwords=("天", "天天"))
-    assert model.recognise(frames, 480, options).text == "今今今"
-    assert model.bias(options.hotwords) is not None
+    assert model.recognise(frames, 480, hotwords=("天", "天天")).text == "今今今"
+    assert model.bias(("天", "天天")) is not None
 
 
 def test_plain_models_ignore_hotwords(tmp_path: Path) -> None:

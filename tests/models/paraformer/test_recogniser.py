@@ -50,7 +50,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Paraformer:
 
 
 def recognise(model: Paraformer, frames: Any, options: SessionOptions = PLAIN) -> Hypothesis:
-    return model.recognise(frames, 160 * len(frames), options)
+    return model.recognise(frames, 160 * len(frames), options.language, options.hotwords)
 
 
 # Recognition
@@ -152,7 +152,7 @@ def test_hypotheses_are_well_formed(
 ) -> None:
     rows = [(weight, data.draw(st.sampled_from(TOKENS))) for weight in weights]
     n_samples = data.draw(st.integers(1, 160 * len(rows) + 999))
-    found = parts.recognise(script(*rows), n_samples, PLAIN)
+    found = parts.recognise(script(*rows), n_samples)
     assert len(found.tokens) == len(found.ends) == len(found.times)
     assert list(found.ends) == sorted(found.ends)
     assert all(end <= len(found.text) for end in found.ends)
@@ -366,11 +366,39 @@ def test_an_encoder_that_computes_the_same_for_every_sound_is_refused(tmp_path: 
         opened(bundle)
 
 
-def test_a_whole_graph_that_never_runs_is_an_error(tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "model", "whole")
+def test_a_whole_graph_that_never_runs_is_warned_of(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "model", "whole", head=True)
     model = onnx.load(bundle / "model.onnx")
     [place] = [each for each in model.graph.initializer if each.name == "row_axis"]
     place.CopyFrom(onnx.numpy_helper.from_array(np.array([7]), "row_axis"))
     onnx.save(model, bundle / "model.onnx")
+    warnings: list[str] = []
+    load(bundle, OnnxOptions(threads=1, warn=warnings.append))
+    [warning] = warnings
+    assert "does not run on noise" in warning
+
+
+def test_a_whole_graph_that_fails_for_another_reason_is_an_error(tmp_path: Path) -> None:
+    """A graph that runs out of memory on a long segment, say, must not swallow its text."""
+    bundle = write_bundle(tmp_path / "model", "whole", head=True)
+    graph = onnx.load(bundle / "model.onnx")
+    [last] = [node for node in graph.graph.node if "logits" in node.output]
+    last.output[:] = ["without_limit"]
+    room = onnx.numpy_helper.from_array(np.zeros(601, np.float32), "room")
+    graph.graph.initializer.append(room)  # an index behind its end fails
+    graph.graph.node.append(onnx.helper.make_node("Gather", ["room", "speech_lengths"], ["zero_"]))
+    graph.graph.node.append(onnx.helper.make_node("Add", ["without_limit", "zero_"], ["logits"]))
+    onnx.save(graph, bundle / "model.onnx")
+    model = opened(bundle)
+    rows = script(*[(1.0, "今")] * 3, *[(0.0, "今")] * 597, times=[[0, 1, 0]] * 600)
+    assert recognise(model, rows).text == "今今今"
+    assert recognise(model, script(*[(0.0, "今")] * 9, times=[[0, 1, 0]] * 9)) == NOTHING
     with raises(ModelError, "graph_does_not_run"):
+        recognise(model, np.concatenate([rows, rows[:1]]))
+
+
+def test_a_whole_graph_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "model", "whole", head=True, vocab=len(TOKENS) + 1)
+    (bundle / "tokens.json").write_text(json.dumps([*TOKENS, "more"]))
+    with raises(ModelError, "graph_vocabulary"):
         opened(bundle)
