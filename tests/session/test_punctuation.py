@@ -247,14 +247,20 @@ def follow(stage: Stage, steps: list[Any], reason: EndReason) -> None:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[Callable[[str], Marks]]:
-    """Return models with random weights."""
+    """Return models with random weights; the last two read words that depend on what follows."""
     from streamasr.models.bundle import open_bundle
     from streamasr.models.ct_punc.punctuator import CTPunctuator
+    from streamasr.models.ct_punc.segmentation import Segmentation
     from streamasr.models.onnx import OnnxOptions
     from tests.support.punctuation import write_punctuation
 
     folder = tmp_path_factory.mktemp("marks")
-    bundles = [write_punctuation(folder / str(n), [*PIECES], seed=n) for n in range(5)]
+    words = [*PIECES, "你好", "好一", "一你", "零一"]
+    divided = Segmentation({"你好": 5, "好一": 6, "一你": 4, "零一": 9, "你": 1, "一": 3}, 28)
+    bundles = [
+        write_punctuation(folder / str(n), words, seed=n, segmentation=divided if n > 2 else None)
+        for n in range(5)
+    ]
     options = OnnxOptions(threads=1)
     return [CTPunctuator.from_bundle(open_bundle(each), options).punctuate for each in bundles]
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from streamasr.models.ct_punc.segmentation import Segmentation
 from tests.sources.ct_punc import MARKS, WORDS, Shape, random_weights, write_bundle
 from tests.tiny.vocabulary import WORDS as TINY_WORDS
 
@@ -21,14 +22,21 @@ def write_jieba(site: Path, words: str = KNOWN_TO_JIEBA) -> Path:
     return package / "dict.txt"
 
 
-def write_punctuation(folder: Path, words: Sequence[str] = TINY_WORDS, *, seed: int = 4) -> Path:
+def write_punctuation(
+    folder: Path,
+    words: Sequence[str] = TINY_WORDS,
+    *,
+    seed: int = 4,
+    segmentation: Segmentation | None = None,
+) -> Path:
     """Write a model that knows some words; every word may have any mark or none.
 
     Args:
         folder: the model directory to make.
         words: by default those of the embedded models.
         seed: of the random numbers.
+        segmentation: divides Chinese, for a vocabulary that consists of words.
     """
     known = list(dict.fromkeys([*WORDS[:-1], *words, WORDS[-1]]))
     weights = random_weights(Shape(), len(known), len(MARKS), seed, rare=(0,))
-    return write_bundle(folder, weights, words=known)
+    return write_bundle(folder, weights, words=known, segmentation=segmentation)
