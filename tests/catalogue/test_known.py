@@ -77,7 +77,11 @@ def test_each_qwen3_model_says_what_it_is(name: str) -> None:
             "csukuangfj/sherpa-onnx-paraformer-zh-2024-03-09",
             ("model.int8.onnx", "tokens.txt"),
         ),
-        ("ct-punc-large", "funasr/ct-punc", ("model.pt", "config.yaml", "tokens.json")),
+        (
+            "ct-punc-large",
+            "funasr/ct-punc",
+            ("model.pt", "config.yaml", "tokens.json", "jieba_usr_dict"),
+        ),
     ],
 )
 def test_models_of_funasr_have_their_repositories_and_licence(
