@@ -91,7 +91,7 @@ class Graphs(Protocol):
         """Run the graphs on features of noise.
 
         Raises:
-            ModelError: as `run`.
+            ModelError: a condition of `run`, or the encoder computes the same for every sound.
         """
 
 
