@@ -42,6 +42,10 @@ class Mix:
     nothing: float = 0.07
 
 
+PLAIN_WARP = 5
+"""Index into WARPS of hardly any change."""
+
+
 @dataclass(slots=True)
 class Clip:
     """Clip under construction: samples, words, and the span of each word, in samples."""
@@ -70,6 +74,8 @@ class Recordings:
     warps: list[int]
     curves: npt.NDArray[np.float64]
     hop: int
+    is_plain: bool = False
+    """As the voices spoke, without a room or a microphone."""
 
     @property
     def scale(self) -> float:
@@ -226,10 +232,12 @@ def make_noises(rng: np.random.Generator, banks: list[Bank]) -> list[Float32Arra
 class ClipMaker:
     """Generator of ever new batches of clips from the banks."""
 
-    def __init__(self, banks: Path, seed: int, mix: Mix) -> None:
+    def __init__(self, banks: Path, seed: int, mix: Mix, plain: float = 0.0) -> None:
+        """Open the banks; `plain` is the share of batches without any change of the audio."""
         self.rng = Random(seed)
         self.np_rng = np.random.default_rng(seed)
         self.mix = mix
+        self.plain_share = plain
         names = ("words", "people", "chinese_words")
         self.voices = {name: Voices(Bank(banks / name)) for name in names}
         names = ("sentences", "chinese_sentences")
@@ -450,12 +458,29 @@ class ClipMaker:
         """Compose clips of `seconds` each, for a spectrum of `n_bins`."""
         rng = self.rng
         n_frames = round(seconds * SAMPLE_RATE / HOP)
-        hop = rng.randint(140, 184) if rng.random() < 0.4 else HOP
+        is_plain = rng.random() < self.plain_share
+        hop = rng.randint(140, 184) if rng.random() < 0.4 and not is_plain else HOP
         clips = [self.make_clip(n_frames * hop, timed=timed) for _ in range(batch)]
+        if is_plain:
+            return self._plain(clips, n_bins)
         audio = np.stack([self._degrade(clip.audio, silent=not clip.words) for clip in clips])
         warps = [rng.randrange(len(WARPS)) for _ in clips]
         curves = np.stack([self._microphone(n_bins) for _ in clips])
         return Recordings(clips, torch.from_numpy(audio), warps, curves, hop)
+
+    def _plain(self, clips: list[Clip], n_bins: int) -> Recordings:
+        """Return clips with a level and a faint noise."""
+        levels = [10 ** (self.rng.uniform(-25, 0) / 20) for _ in clips]
+        noise = [
+            self._noise(len(clip.audio)) * 10 ** (self.rng.uniform(-80, -55) / 20) for clip in clips
+        ]
+        audio = [
+            clip.audio * level + hiss
+            for clip, level, hiss in zip(clips, levels, noise, strict=True)
+        ]
+        curves = np.zeros((len(clips), n_bins))
+        warps = [PLAIN_WARP] * len(clips)
+        return Recordings(clips, torch.from_numpy(np.stack(audio)), warps, curves, HOP, True)
 
     def make_batch(self, batch: int, seconds: float, *, timed: bool = False) -> Batch:
         """Generate a batch of clips of `seconds` each."""

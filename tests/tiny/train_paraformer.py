@@ -7,8 +7,7 @@ output, by a head that is discarded and makes the encoder learn fast; the weight
 in each row, for words whose times are known; and their sum.
 
 The weights of a token are to lie around the row in which FunASR's rule for word times looks for
-its firing: 1.5 rows after its start. The sum passes each whole number in the middle of a step
-(LEAD), so that neither its errors nor the tail frame of 0.45 changes the number of tokens.
+its firing: 1.5 rows after its start. The sum passes each whole number within a step (LEAD).
 """
 
 from __future__ import annotations
@@ -77,13 +76,14 @@ PREDICTOR = {
     "threshold": 1.0,
     "l_order": 1,
     "r_order": 1,
-    "tail_threshold": 0.45,
+    "tail_threshold": 0.25,
     "dropout": 0.0,
 }
 LATE = 1.5
 """Rows from the start of a token to its firing; FunASR's rule for word times subtracts them."""
 LEAD = 0.27
-"""The sum of the weights after a token, beyond the number of tokens; (1 - 0.45) / 2."""
+"""The sum of the weights after a token, beyond the number of tokens. With the tail of 0.25 it is
+half a token, so that errors of less than half a token do not change their number."""
 
 FIRST_MIX = Mix(people=0.14, words=0.3, sentences=0.36, chinese_words=0.07, chinese_sentences=0.07)
 LATER_MIX = Mix(people=0.09, words=0.26, sentences=0.5, chinese_words=0.04, chinese_sentences=0.06)
@@ -143,16 +143,11 @@ def targets_of(clip: Clip, n_rows: int, scale: float) -> Targets:
             outside = (seconds < low * scale) | (seconds > high * scale + 3 * ROW_SECONDS)
             weights[outside] = 0.0
         return Targets(tokens, weights, total)
-    rows = np.round(np.array(starts) / ROW_SECONDS + LATE).astype(int)
-    cumulative = np.zeros(n_rows + 4)
-    last = -1
-    for index, row in enumerate(rows):
-        place = min(max(int(row), last + 1, 1), n_rows - 1)
-        last = max(last, place)
-        step = 1.0 + LEAD if index == 0 else 1.0
-        cumulative[place - 1 :] += step / 2
-        cumulative[place:] += step / 2
-    weights = np.diff(cumulative, prepend=0.0)[:n_rows]
+    # Each token adds a ramp of two rows to the sum, which ends in its row.
+    ends = np.maximum(np.array(starts) / ROW_SECONDS + LATE, 1.0)
+    ramps = np.clip((np.arange(n_rows)[:, None] - ends + 2) / 2, 0, 1)
+    cumulative = ramps.sum(axis=1) + LEAD * ramps[:, 0]
+    weights = np.diff(cumulative, prepend=0.0)
     # A row holds at most 1: what is too much goes to its neighbours, the next one first.
     for index in range(n_rows - 1):
         extra = max(0.0, weights[index] - 0.98)
@@ -168,8 +163,8 @@ def targets_of(clip: Clip, n_rows: int, scale: float) -> Targets:
 class FeatureMaker:
     """Features and targets of ever new clips."""
 
-    def __init__(self, banks: Path, seed: int, mix: Mix) -> None:
-        self.clips = ClipMaker(banks, seed, mix)
+    def __init__(self, banks: Path, seed: int, mix: Mix, plain: float) -> None:
+        self.clips = ClipMaker(banks, seed, mix, plain)
         self.shift = torch.zeros(LFR_WINDOW * N_MELS)
         self.scale = torch.ones(LFR_WINDOW * N_MELS)
 
@@ -192,7 +187,8 @@ class FeatureMaker:
         """Return features (batch, rows, 560), targets, and the word at each row."""
         recorded = self.clips.record(count, seconds + 0.016, n_bins=N_BINS)
         mel = self.raw(recorded)
-        self.clips.mask(mel)
+        if not recorded.is_plain:
+            self.clips.mask(mel)
         rows = (low_frame_rate(mel) + self.shift) * self.scale
         seconds_of = np.arange(rows.shape[1]) * ROW_SECONDS + CENTRE
         scale = recorded.scale
@@ -224,7 +220,7 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
     model = make_model()
     scale_start_values(model)
     mix = LATER_MIX if arguments.start else FIRST_MIX
-    maker = FeatureMaker(arguments.banks, arguments.seed * 1000 + rank, mix)
+    maker = FeatureMaker(arguments.banks, arguments.seed * 1000 + rank, mix, arguments.plain)
     if arguments.start:
         weights = torch.load(arguments.start / "model.pt")
         model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
@@ -281,7 +277,7 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
         )
         asked = labels != -1
         right = (logits.argmax(-1)[asked] == labels[asked]).float().mean()
-        weight = 0.3 if arguments.start else 1.0 - 0.7 * over
+        weight = 1.0 - 0.7 * over
         loss = tokens + weight * frames + 2 * rows + 0.2 * quantity.mean() + 1.0 * drift
         figures = {
             "tokens": tokens.item(),
@@ -298,7 +294,12 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
         rank,
         arguments.processes,
         modules=nn.ModuleList([model, word_head]),
-        schedule=Schedule(arguments.minutes, arguments.rate, save_minutes=arguments.save_minutes),
+        schedule=Schedule(
+            arguments.minutes,
+            arguments.rate,
+            save_minutes=arguments.save_minutes,
+            local_steps=arguments.local_steps,
+        ),
         loss_of=loss_of,
         save=lambda weights: save_checkpoint(arguments.checkpoint, weights, cmvn),
     )
@@ -375,7 +376,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--start", type=Path, help="checkpoint to continue from")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--plain", type=float, default=0.5, help="share of plain batches")
     parser.add_argument("--clips", type=float, default=1.0, help="factor on the clips of a step")
+    parser.add_argument("--local-steps", type=int, default=1, help="see training.Schedule")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--port", type=int, default=29511)
     parser.add_argument("banks", type=Path)
