@@ -330,15 +330,30 @@ def _announce(name: str, place: Path, config: Path | None) -> None:
     from streamasr.models.family import Role
 
     print(f"{name} is installed in {place} ({size_text(size_on_disk(place))}).")
-    role = open_bundle(place).family.role
+    family = open_bundle(place).family
+    role = family.role
     if role is Role.RECOGNISER:
         settings = find_config(config) or config_places()[0]
         print(f"Try it with `streamasr transcribe --model {name} FILE`.")
         print(f'To make it the default, set model.name = "{name}" in {settings}.')
+        if family.recognition and not family.recognition.traits.punctuates:
+            _suggest_punctuation(name, place.parent)
     elif role is Role.ALIGNER:
         print("It gives the times of words from now on, to models without an aligner of their own.")
     else:
         print("It punctuates texts from now on, of models that write none of their own.")
+
+
+def _suggest_punctuation(name: str, models: Path) -> None:
+    """Name a model that punctuates the texts of a new one, unless there is one already."""
+    from streamasr.catalogue.installed import list_installed
+    from streamasr.catalogue.listing import suggested
+    from streamasr.models.family import Role
+
+    installed = (each.bundle for each in list_installed(models) if each.bundle)
+    if not any(each.family.role is Role.PUNCTUATION for each in installed):
+        other = suggested(Role.PUNCTUATION)
+        print(f"{name} writes no punctuation; `streamasr models pull {other}` adds it.")
 
 
 # Installed models

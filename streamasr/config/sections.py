@@ -56,7 +56,7 @@ class ModelConfig(Section, kw_only=True, frozen=True):
     all that the model knows. A client may give its own."""
     context: Annotated[str, RELOAD] = ""
     """Names and terms that may come up, as free text. A client may give its own. A model that takes
-    none, such as Paraformer, warns that it has no effect."""
+    none, such as Paraformer without the graph of hotwords, warns that it has no effect."""
     hotwords: Annotated[tuple[_Named, ...], RELOAD] = ()
     """Names and terms that are likely, as a list. A client may give its own. A model that takes
     none, such as Paraformer without the graph of hotwords, warns that they have no effect."""

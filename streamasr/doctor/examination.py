@@ -28,14 +28,17 @@ def examine(
     """
     path, config, trouble = _configuration(explicit)
     native = machine.ask_native(machine.probe_native)
+    configured, model = _configured(config, finder_of(config), is_deep=is_deep)
+    threads = installation.describe_threads(config.model, configured)
     yield from judge_machine.judge_software(
         sys.version_info[:3], machine.find_packages(), __version__
     )
-    yield from judge_machine.judge_processor(machine.find_processor(), native.system_info)
-    yield from judge_machine.judge_accelerators(machine.accelerators(native, config.model))
+    yield from judge_machine.judge_processor(machine.find_processor(threads), native.system_info)
+    has_decoder = configured is None or configured.has_decoder
+    accelerators = machine.accelerators(native, config.model, has_decoder=has_decoder)
+    yield from judge_machine.judge_accelerators(accelerators)
     yield judge_installation.judge_configuration(path, trouble)
     yield from judge_machine.judge_sound(machine.find_sound(config.microphone))
-    configured, model = _configured(config, finder_of(config), is_deep=is_deep)
     suggestions = Suggestions(
         suggested(Role.RECOGNISER), suggested(Role.ALIGNER), suggested(Role.PUNCTUATION)
     )

@@ -13,11 +13,12 @@ from streamasr.catalogue.find import Finder, is_imported
 from streamasr.catalogue.installed import find_unfinished, list_installed, size_on_disk
 from streamasr.catalogue.known import NOTHING
 from streamasr.catalogue.memory import cell_bytes
-from streamasr.config.sections import ServerConfig, Settings
+from streamasr.config.sections import ModelConfig, ServerConfig, Settings
 from streamasr.core.errors import ConfigError, ModelError, StreamASRError
 from streamasr.doctor.judge_installation import Endpoint, Leftovers, Model, Room, context_bytes
 from streamasr.doctor.machine import disk_free, memory_free
 from streamasr.doctor.verify import check_files
+from streamasr.engine.config import Hardware
 from streamasr.models.bundle import Bundle, is_bundle, read_bundle
 from streamasr.models.embedded import EMBEDDED
 from streamasr.models.family import Role
@@ -42,6 +43,12 @@ class Configured:
     """Its directory."""
     punctuation: Path | None
     wants_punctuation: bool = True
+
+    @property
+    def has_decoder(self) -> bool:
+        """Tell whether a part of the recogniser runs in llama.cpp."""
+        recognition = self.recogniser.family.recognition
+        return recognition is not None and recognition.decoder is not None
 
 
 def configured_models(settings: Settings, finder: Finder) -> Configured:
@@ -101,6 +108,24 @@ def describe_configured(models: Configured, *, is_deep: bool) -> Model:
         is_embedded=bundle.directory in EMBEDDED.values(),
         hashes=hashes,
     )
+
+
+def describe_threads(settings: ModelConfig, models: Configured | None) -> str:
+    """Return the threads of each stage of the configured models, for people.
+
+    Args:
+        settings: of the models.
+        models: None if they cannot be used.
+    """
+    threads = Hardware.of(settings).stage_threads
+    stages = {"encoder": threads.encoder}
+    if models is None or models.has_decoder:
+        stages["decoder"] = threads.decoder
+    if models is not None and models.punctuation is not None:
+        stages["punctuation"] = threads.aligner
+    if models is None or models.aligner is not None:
+        stages["aligner"] = threads.aligner
+    return ", ".join(f"{stage} {number}" for stage, number in stages.items())
 
 
 def _aligner_name(bundle: Bundle, aligner: Path) -> str:

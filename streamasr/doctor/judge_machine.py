@@ -88,7 +88,7 @@ class Processor:
     n_usable: int
     """Cores within a container's quota."""
     threads: str
-    """Threads of encoder, decoder and aligner."""
+    """Threads of each stage of the configured model."""
 
 
 _FEATURES: Final = {
@@ -172,6 +172,8 @@ class Accelerators:
     """Configured providers that this build lacks."""
     providers_unknown: tuple[str, ...]
     """Configured providers that no build has."""
+    has_decoder: bool = True
+    """Whether the configured model has a part for llama.cpp."""
 
 
 def judge_accelerators(found: Accelerators) -> Iterator[Finding]:
@@ -184,7 +186,8 @@ def judge_accelerators(found: Accelerators) -> Iterator[Finding]:
         for number, gpu in enumerate(found.gpus):
             yield ok(f"GPU {number}", gpu)
     else:
-        yield ok("llama.cpp", "finds no GPU; decoders run on the CPU")
+        where = "decoders run on the CPU" if found.has_decoder else "the model does not need one"
+        yield ok("llama.cpp", f"finds no GPU; {where}")
     listed = ", ".join(found.providers)
     for name in found.providers_unknown:
         yield problem(

@@ -30,7 +30,7 @@ from streamasr.doctor.judge_machine import (
     Sound,
     requirements,
 )
-from streamasr.engine.cores import available_cores, share_cores
+from streamasr.engine.cores import available_cores
 from streamasr.models.onnx import load_onnxruntime
 
 _TIMEOUT_S: Final = 60.0
@@ -48,13 +48,16 @@ def find_packages() -> list[Package]:
     return [Package(name, installed_version(name), oldest) for name, oldest in requirements(lines)]
 
 
-def find_processor() -> Processor:
-    """Return facts about the processor."""
+def find_processor(threads: str) -> Processor:
+    """Return facts about the processor.
+
+    Args:
+        threads: of the stages of the configured model, for people.
+    """
     cpuinfo = ""
     with contextlib.suppress(OSError):
         cpuinfo = Path("/proc/cpuinfo").read_text("utf-8", "replace")
     n_cores = available_cores()
-    threads = share_cores(n_cores)
     return Processor(
         name=_field(cpuinfo, "model name") or platform.machine(),
         architecture=platform.machine(),
@@ -62,7 +65,7 @@ def find_processor() -> Processor:
         n_present=os.cpu_count() or n_cores,
         n_allowed=len(os.sched_getaffinity(0)),
         n_usable=n_cores,
-        threads=f"encoder {threads.encoder}, decoder {threads.decoder}, aligner {threads.aligner}",
+        threads=threads,
     )
 
 
@@ -118,8 +121,14 @@ def ask_native(probe: Callable[[], Native]) -> Native:
         pool.shutdown(cancel_futures=True)
 
 
-def accelerators(native: Native, model: ModelConfig) -> Accelerators:
-    """Compare the GPUs and providers of this machine with the configured ones."""
+def accelerators(native: Native, model: ModelConfig, *, has_decoder: bool) -> Accelerators:
+    """Compare the GPUs and providers of this machine with the configured ones.
+
+    Args:
+        native: facts that the native libraries gave.
+        model: settings of the model.
+        has_decoder: whether the model has a part for llama.cpp.
+    """
     missing = [name for name in model.providers if name not in native.providers]
     _, why = place(model.gpu_layers, model.gpu, native.gpus)
     gpus = (
@@ -133,6 +142,7 @@ def accelerators(native: Native, model: ModelConfig) -> Accelerators:
         providers=native.providers,
         providers_missing=tuple(name for name in missing if name in known),
         providers_unknown=tuple(name for name in missing if name not in known) if known else (),
+        has_decoder=has_decoder,
     )
 
 

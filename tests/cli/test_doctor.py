@@ -69,6 +69,10 @@ def test_this_machine_has_no_problem(
     assert found["model"]["level"] == "warning"  # an embedded one
     assert ("its own aligner" in found["word times"]["text"]) == bool(embedded.aligner)
     assert found["word times"]["level"] == "ok"
+    threads = found["cores"]["text"].partition("threads: ")[2]
+    assert ("decoder" in threads) == ("decoder" in found["llama.cpp"]["text"])
+    assert ("decoder" in threads) == embedded.has_decoder
+    assert ("aligner" in threads) == bool(embedded.aligner)
     assert ("punctuation" in found) == (not embedded.recognition.traits.punctuates)
     assert found["server"]["text"] == f"127.0.0.1:{port} is free; no daemon is running there"
     assert found["configuration"]["text"] == str(home / "settings.toml")

@@ -1,6 +1,7 @@
 """The CTTransformer of funasr with given weights."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -22,8 +23,10 @@ NO_END = (0, 3, 4)
 """Classes of a text without an end of a sentence."""
 
 
-def reference(weights: Weights, shape: Shape, *, realtime: bool = False) -> Any:
-    """funasr's model with these weights."""
+def reference(
+    weights: Weights, shape: Shape, *, realtime: bool = False, dictionary: Path | None = None
+) -> Any:
+    """funasr's model with these weights, and with words for jieba."""
     kind = CTTransformerStreaming if realtime else CTTransformer
     model = kind(
         encoder=(SANMVadEncoder if realtime else SANMEncoder).__name__,
@@ -37,6 +40,7 @@ def reference(weights: Weights, shape: Shape, *, realtime: bool = False) -> Any:
         embed_unit=shape.width,
         att_unit=shape.hidden,
         sentence_end_id=3,
+        jieba_usr_dict=dictionary and str(dictionary),
     )  # fmt: skip
     model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
     return model.eval()

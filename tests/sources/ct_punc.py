@@ -20,6 +20,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from streamasr.models.ct_punc.segmentation import Segmentation
 from tests.sources.torch_checkpoint import TorchType, write_checkpoint
 
 Weights: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
@@ -314,6 +315,7 @@ def write_bundle(
     words: Sequence[str] = WORDS,
     *,
     realtime: bool = False,
+    segmentation: Segmentation | None = None,
 ) -> Path:
     """Write a model directory of ours."""
     folder.mkdir(parents=True)
@@ -324,5 +326,8 @@ def write_bundle(
         "marks": MARKS, "vocab": len(words),
     }  # fmt: skip
     facts |= {"realtime": True} if realtime else {}
+    if segmentation is not None:
+        segmentation.write(folder / "segmentation.txt")
+        facts |= {"segmented": True}
     (folder / "model.json").write_text(json.dumps(facts, ensure_ascii=False), "utf-8")
     return folder

@@ -21,6 +21,7 @@ from typing import Any, Final
 from streamasr.core.errors import ModelError
 from streamasr.importing.bundle_writer import BundleWriter
 from streamasr.importing.config_file import Config, read_yaml
+from streamasr.importing.ct_punc.segmentation import DICTIONARY_BYTES, find_dictionary
 from streamasr.importing.ct_punc.sidecars import (
     CONFIG,
     LANGUAGES,
@@ -70,6 +71,8 @@ class PunctuationCheckpoint:
     tokens: tuple[str, ...]
     marks: tuple[str, ...]
     """The mark of each class."""
+    dictionary: Path | None = None
+    """Dictionary of words, for a vocabulary that consists of them."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -88,7 +91,8 @@ class PunctuationCheckpoint:
     def max_bytes(self, options: ImportOptions, _directory: Path) -> float:
         """Return an upper bound for the size of the bundle."""
         n_weights = sum(math.prod(tensor.shape) for tensor in self.tensors.values())
-        return n_weights * _BYTES[options.encoder or "fp32"] + _OVERHEAD
+        words = DICTIONARY_BYTES if self.dictionary else 0
+        return n_weights * _BYTES[options.encoder or "fp32"] + _OVERHEAD + words
 
     def write(self, writer: BundleWriter) -> dict[str, Any]:
         """Write the files of the bundle and return the facts for `model.json`."""
@@ -98,7 +102,7 @@ class PunctuationCheckpoint:
         return {
             "languages": LANGUAGES,
             "licence": LICENCE,
-            **write_vocabulary(self.tokens, self.marks, writer),
+            **write_vocabulary(self.tokens, self.marks, self.dictionary, writer),
             "parameters": sum(math.prod(tensor.shape) for tensor in self.tensors.values()),
             "precision": {"encoder": width},
             "encoder_bits": {"fp32": 32, "fp16": 16, "int8": 8}[width],
@@ -178,7 +182,8 @@ def read_original(folder: Path, files: Sequence[Path]) -> PunctuationCheckpoint:
             code="tokens_count",
         )
     ordered: dict[str, Tensor] = {name: tensors[name] for name in expected}
-    return PunctuationCheckpoint(folder, shape, ordered, tokens, marks)
+    dictionary = find_dictionary(folder)
+    return PunctuationCheckpoint(folder, shape, ordered, tokens, marks, dictionary)
 
 
 def _shape_of(tensors: Mapping[str, TorchTensor], config: Config, path: Path) -> EncoderShape:

@@ -19,6 +19,7 @@ from typing import Any, Final
 from streamasr.core.errors import ModelError
 from streamasr.importing.bundle_writer import BundleWriter, copied_bytes
 from streamasr.importing.config_file import read_yaml
+from streamasr.importing.ct_punc.segmentation import DICTIONARY_BYTES, find_dictionary
 from streamasr.importing.ct_punc.sidecars import (
     CONFIG,
     LANGUAGES,
@@ -50,6 +51,8 @@ class PunctuationRelease:
     tokens: tuple[str, ...]
     marks: tuple[str, ...]
     """The mark of each class."""
+    dictionary: Path | None = None
+    """Dictionary of words, for a vocabulary that consists of them."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -72,7 +75,8 @@ class PunctuationRelease:
 
     def max_bytes(self, _options: ImportOptions, directory: Path) -> float:
         """Return an upper bound for the size of the bundle."""
-        return copied_bytes(self.files(), directory)
+        words = DICTIONARY_BYTES if self.dictionary else 0
+        return copied_bytes(self.files(), directory) + words
 
     def write(self, writer: BundleWriter) -> dict[str, Any]:
         """Store the files of the bundle and return the facts for `model.json`."""
@@ -85,7 +89,7 @@ class PunctuationRelease:
         return {
             "languages": LANGUAGES,
             "licence": LICENCE,
-            **write_vocabulary(self.tokens, self.marks, writer, realtime=realtime),
+            **write_vocabulary(self.tokens, self.marks, self.dictionary, writer, realtime=realtime),
             "precision": {"encoder": self.model.precision},
             "encoder_bits": self.model.bits,
         }
@@ -126,7 +130,7 @@ def read_release(folder: Path, files: Sequence[Path]) -> PunctuationRelease | No
             "belong to different models.",
             code="punctuation_classes",
         )
-    return PunctuationRelease(model, tokens, marks)
+    return PunctuationRelease(model, tokens, marks, find_dictionary(folder))
 
 
 def _is_ours(graph: GraphInfo) -> bool:

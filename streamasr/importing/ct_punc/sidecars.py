@@ -8,7 +8,17 @@ from typing import Any, Final
 from streamasr.core.errors import ModelError
 from streamasr.importing.bundle_writer import BundleWriter
 from streamasr.importing.config_file import Config, is_text_list, read_text
-from streamasr.models.ct_punc.names import COMMA, PERIOD, QUESTION, REALTIME, TOKENS_FILE, UNKNOWN
+from streamasr.importing.ct_punc.segmentation import read_segmentation
+from streamasr.models.ct_punc.names import (
+    COMMA,
+    PERIOD,
+    QUESTION,
+    REALTIME,
+    SEGMENTATION_FILE,
+    SEGMENTED,
+    TOKENS_FILE,
+    UNKNOWN,
+)
 
 CONFIG: Final = "config.yaml"
 LICENCE: Final = "FunASR Model License"
@@ -83,10 +93,29 @@ def wide_marks(marks: Sequence[str]) -> tuple[str, ...]:
 
 
 def write_vocabulary(
-    tokens: Sequence[str], marks: Sequence[str], writer: BundleWriter, *, realtime: bool = False
+    tokens: Sequence[str],
+    marks: Sequence[str],
+    dictionary: Path | None,
+    writer: BundleWriter,
+    *,
+    realtime: bool = False,
 ) -> dict[str, Any]:
-    """Write the vocabulary of a bundle; return the facts about both."""
+    """Write the vocabulary of a bundle; return the facts about both.
+
+    Args:
+        tokens: the vocabulary.
+        marks: of the classes.
+        dictionary: that `find_dictionary` has found.
+        writer: of the bundle.
+        realtime: see `REALTIME`.
+
+    Raises:
+        ModelError: a dictionary is damaged.
+    """
     text = json.dumps(tokens, ensure_ascii=False)
     (writer.directory / TOKENS_FILE).write_text(text, "utf-8")
     facts: dict[str, Any] = {"marks": [*marks], "vocab": len(tokens)}
+    if dictionary is not None:
+        read_segmentation(dictionary).write(writer.directory / SEGMENTATION_FILE)
+        facts[SEGMENTED] = True
     return facts | ({REALTIME: True} if realtime else {})

@@ -4,7 +4,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from streamasr.core.languages import Languages
-from streamasr.models.ct_punc.names import FAMILY_NAME, MODEL_FILE, TOKENS_FILE
+from streamasr.models.ct_punc.names import (
+    FAMILY_NAME,
+    MODEL_FILE,
+    SEGMENTATION_FILE,
+    SEGMENTED,
+    TOKENS_FILE,
+)
 from streamasr.models.family import Family, Punctuation, Punctuator
 
 if TYPE_CHECKING:
@@ -19,8 +25,9 @@ def load_punctuator(bundle: "Bundle", options: "OnnxOptions") -> Punctuator:
     return CTPunctuator.from_bundle(bundle, options)
 
 
-def _files(_: "Bundle") -> Sequence[str]:
-    return MODEL_FILE, TOKENS_FILE
+def _files(bundle: "Bundle") -> Sequence[str]:
+    words = (SEGMENTATION_FILE,) if bundle.facts.get(SEGMENTED) is True else ()
+    return (MODEL_FILE, TOKENS_FILE, *words)
 
 
 CT_PUNC: Final = Family(

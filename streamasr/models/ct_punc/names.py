@@ -8,6 +8,12 @@ MODEL_FILE: Final = "model.onnx"
 TOKENS_FILE: Final = "tokens.json"
 """JSON list of all words of the vocabulary; the index is the identifier."""
 
+SEGMENTATION_FILE: Final = "segmentation.txt"
+"""Words of Chinese with their frequencies, for a vocabulary that consists of words."""
+
+SEGMENTED: Final = "segmented"
+"""Fact of a bundle: true if its vocabulary consists of words, and not of characters."""
+
 REALTIME: Final = "realtime"
 """Fact of a bundle: true if its graph takes attention masks, as FunASR's realtime models do."""
 

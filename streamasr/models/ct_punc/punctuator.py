@@ -29,10 +29,13 @@ from streamasr.models.ct_punc.names import (
     PERIOD,
     QUESTION,
     REALTIME,
+    SEGMENTATION_FILE,
+    SEGMENTED,
     TOKENS_FILE,
     UNKNOWN,
 )
-from streamasr.models.ct_punc.text import mark_behind, words_of
+from streamasr.models.ct_punc.segmentation import Segmentation
+from streamasr.models.ct_punc.text import Divide, mark_behind, words_of
 from streamasr.models.onnx import OnnxOptions, OnnxSession, open_session
 
 STEP: Final = 20
@@ -55,9 +58,22 @@ class CTPunctuator:
     """The model in the punctuation process."""
 
     def __init__(
-        self, session: OnnxSession, tokens: Sequence[str], marks: Sequence[str], *, realtime: bool
+        self,
+        session: OnnxSession,
+        tokens: Sequence[str],
+        marks: Sequence[str],
+        *,
+        realtime: bool,
+        divide: Divide | None = None,
     ) -> None:
         """Take a loaded graph and test it; use `from_bundle`.
+
+        Args:
+            session: the graph.
+            tokens: the vocabulary.
+            marks: of the classes.
+            realtime: whether the graph takes masks.
+            divide: see `words_of`.
 
         Raises:
             ModelError: the graph gives no class for each word, or computes nonsense.
@@ -67,6 +83,7 @@ class CTPunctuator:
         self._unknown = self._ids[UNKNOWN]
         self._marks = tuple(marks)
         self._realtime = realtime
+        self._divide = divide
         test = self._logits([0, len(tokens) - 1])
         if test.shape != (1, 2, len(marks)):
             raise ModelError(
@@ -93,11 +110,14 @@ class CTPunctuator:
         inputs = _INPUTS | _MASKS if realtime else _INPUTS
         path = bundle.directory / MODEL_FILE
         session = open_session(path, options, inputs=inputs, outputs={_OUTPUT: 3})
-        return cls(session, tokens, marks, realtime=realtime)
+        divide = None
+        if bundle.facts.get(SEGMENTED) is True:
+            divide = Segmentation.from_file(bundle.directory / SEGMENTATION_FILE).divide
+        return cls(session, tokens, marks, realtime=realtime, divide=divide)
 
     def punctuate(self, text: str) -> Marks:
         """Return the marks of a text; see `Punctuator`."""
-        words = list(words_of(text))
+        words = list(words_of(text, self._divide))
         if not words:
             return Marks()
         found = [self._marks[each] for each in self.classes([word for word, _ in words])]

@@ -26,10 +26,19 @@ from tests.sources.paraformer.onnx_export import write_sherpa_export
 from tests.sources.paraformer.weights import Sizes, Weights
 from tests.support.hubs import COMMIT, Hub, stall, status, truncate
 from tests.support.model_homes import NAME, REPOSITORY, WEIGHTS, Home
+from tests.support.punctuation import write_jieba
 
 PARAFORMER = Weights(replace(Sizes(), head=None))
 BICIF = Weights(replace(Sizes(), head="cnn_blstm"))
 PUNCTUATION = random_weights(Shape(), len(WORDS), len(MARKS), 2)
+
+
+def write_large_punctuation(to: Path) -> Path:
+    """Write a punctuation model whose vocabulary consists of words."""
+    folder = ct_punc.write_original(to, PUNCTUATION, Shape())
+    (folder / "jieba_usr_dict").write_text("很好 30\n公园\n", "utf-8")
+    return folder
+
 
 PUBLISHED: dict[str, Callable[[Path], Path]] = {
     "paraformer-zh": lambda to: paraformer.write_original(PARAFORMER, to),
@@ -40,7 +49,7 @@ PUBLISHED: dict[str, Callable[[Path], Path]] = {
     "paraformer-zh-sherpa": lambda to: write_sherpa_export(BICIF, to, ("int8",)),
     "paraformer-zh-2024": lambda to: write_sherpa_export(PARAFORMER, to, ("int8",)),
     "ct-punc": lambda to: ct_punc.write_sherpa_folder(to, PUNCTUATION, Shape()),
-    "ct-punc-large": lambda to: ct_punc.write_original(to, PUNCTUATION, Shape()),
+    "ct-punc-large": write_large_punctuation,
 }
 """Writers of small models with the file names of those in known.toml."""
 
@@ -196,8 +205,24 @@ def test_of_a_repository_of_ggufs_the_named_pair_is_pulled(
     assert home.left() == {"qwen3-asr-0.6b-q8_0"}
 
 
+def pull_without_jieba(home: Home, hub: Hub, name: str) -> bool:
+    """Pull a model whose import needs jieba; return whether the error says so."""
+    folder = PUBLISHED[name](home.path / "published before")
+    repository = built_in()[name].repository
+    assert repository
+    hub.publish(repository, {path.name: path.read_bytes() for path in folder.iterdir()})
+    assert home.run("pull", name) == 78
+    return "`pip install 'streamasr[words]'`" in home.err
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_each_known_model_of_funasr_is_pulled_and_loads(home: Home, hub: Hub, name: str) -> None:
+def test_each_known_model_of_funasr_is_pulled_and_loads(
+    home: Home, hub: Hub, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(home.path / "site"))
+    if name == "ct-punc-large":
+        assert pull_without_jieba(home, hub, name)
+        write_jieba(home.path / "site")
     written = PUBLISHED[name](home.path / "published")
     folder = written if written.is_dir() else written.parent
     files = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -1,10 +1,12 @@
 """`streamasr models` with a model that punctuates."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from streamasr.models.embedded import EMBEDDED
 from tests.sources.ct_punc import MARKS, WORDS, Shape, random_weights, write_funasr_folder
 from tests.support.model_homes import Home
 
@@ -24,6 +26,22 @@ def test_an_installed_one_is_listed_with_its_role(home: Home, installed: Path) -
     assert (row["role"], row["family"], row["precision"]) == ("punctuation", "ct-punc", "fp32")
     assert row["languages"] == ["Chinese", "English"]
     assert home.listed()["ct-punc"]["role"] == "punctuation"
+
+
+def test_a_recogniser_without_punctuation_names_a_model_that_adds_it(
+    home: Home, tmp_path: Path
+) -> None:
+    folders = []
+    for name in ("one", "two"):
+        folders.append(Path(shutil.copytree(EMBEDDED["tiny-paraformer"], tmp_path / name)))
+        (folders[-1] / "model.json").write_text((folders[-1] / "model.json").read_text() + " \n")
+    assert home.run("import", str(folders[0]), "--name", "one") == 0
+    assert "one writes no punctuation; `streamasr models pull ct-punc` adds it." in home.out
+    source = write_funasr_folder(tmp_path / "punc", WEIGHTS, Shape())
+    assert home.run("import", str(source), "--name", "marks") == 0
+    assert home.run("import", str(folders[1]), "--name", "two") == 0
+    assert "two is installed" in home.out
+    assert "punctuation" not in home.out
 
 
 def test_it_is_verified_by_punctuating_a_text(home: Home, installed: Path) -> None:
