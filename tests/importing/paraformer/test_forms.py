@@ -315,7 +315,7 @@ def test_tokens_are_read_beside_a_gguf_without_them(tmp_path: Path) -> None:
 
 
 def test_a_clone_of_a_repository_of_sherpa_onnx_is_imported(tmp_path: Path) -> None:
-    """It holds both precisions, FunASR's sidecars, scripts and clips."""
+    """A clone with both precisions, FunASR's sidecars, scripts and clips."""
     folder = write_sherpa_export(SMALL, tmp_path / "clone", ("fp32", "int8"))
     export = write_funasr_export(SMALL, tmp_path / "export")
     for name in ("am.mvn", "config.yaml", "tokens.json"):
@@ -327,7 +327,7 @@ def test_a_clone_of_a_repository_of_sherpa_onnx_is_imported(tmp_path: Path) -> N
 
 
 def test_a_cache_of_modelscope_is_searched(tmp_path: Path) -> None:
-    """Its folders lie side by side, one for each model of a pipeline."""
+    """A cache has a folder for each model of a pipeline."""
     cache = tmp_path / "iic"
     recogniser = write_original(SMALL, cache / "speech_paraformer")
     (recogniser / "seg_dict").write_text("a b\n")
