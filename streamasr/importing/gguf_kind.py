@@ -35,13 +35,15 @@ _SPEECH: Final = {
 _AUDIO_CPP: Final = "audiocpp"
 _AUDIO_CPP_FAMILY: Final = "audiocpp.model_spec.family"
 _INSTEAD_OF_AUDIO_CPP: Final = {
-    "paraformer": "use FunASR's or sherpa-onnx's ONNX export of the model, or CrispASR's GGUF",
+    "paraformer": "`streamasr models pull paraformer-zh-q8_0` downloads the model in a form that "
+    "works",
     "qwen3_forced_aligner": "`streamasr models pull qwen3-aligner-0.6b` downloads the aligner in a "
     "form that works",
 }
 _READABLE: Final = (
     "streamasr reads the GGUFs of CrispASR and transcribe.cpp of Qwen3-ASR, a text GGUF with its "
-    "mmproj GGUF, a decoder with its ONNX graphs, and the original safetensors"
+    "mmproj GGUF, a decoder with its ONNX graphs, the original safetensors, and the GGUFs of "
+    "CrispASR and FunASR of Paraformer"
 )
 
 

@@ -66,7 +66,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, GGUFFile]:
         (
             file_with("audiocpp", audiocpp__model_spec__family="paraformer"),
             "gguf_audio_cpp",
-            "ONNX export",
+            "pull paraformer-zh-q8_0",
         ),
         (
             file_with("qwen3", audiocpp__model_spec__family="soprano_tts"),

@@ -23,6 +23,8 @@ from streamasr.importing.pack import import_model
 from streamasr.models.bundle import Bundle
 from streamasr.models.onnx import OnnxOptions
 from streamasr.models.paraformer.recogniser import load
+from tests.sources import ct_punc
+from tests.sources.ct_punc import MARKS, WORDS, Shape, random_weights
 from tests.sources.onnx_release import pack
 from tests.sources.paraformer.gguf_files import FunTypes, write_crispasr, write_funasr
 from tests.sources.paraformer.onnx_export import (
@@ -310,6 +312,50 @@ def test_tokens_are_read_beside_a_gguf_without_them(tmp_path: Path) -> None:
         import_model(path, tmp_path / "b")
     (folder / "tokens.json").write_text(json.dumps(token_list(SMALL.sizes.vocab)), "utf-8")
     assert import_model(path, tmp_path / "b").facts["vocab"] == SMALL.sizes.vocab
+
+
+def test_a_clone_of_a_repository_of_sherpa_onnx_is_imported(tmp_path: Path) -> None:
+    """A clone with both precisions, FunASR's sidecars, scripts and clips."""
+    folder = write_sherpa_export(SMALL, tmp_path / "clone", ("fp32", "int8"))
+    export = write_funasr_export(SMALL, tmp_path / "export")
+    for name in ("am.mvn", "config.yaml", "tokens.json"):
+        shutil.copy(export / name, folder / name)
+    for name in ("add-model-metadata.py", "README.md", ".gitattributes"):
+        (folder / name).write_text("text")
+    (folder / "test_wavs").mkdir()
+    assert import_model(folder, tmp_path / "b").precision["encoder"] == "fp32"
+
+
+def test_a_cache_of_modelscope_is_searched(tmp_path: Path) -> None:
+    """A cache has a folder for each model of a pipeline."""
+    cache = tmp_path / "iic"
+    recogniser = write_original(SMALL, cache / "speech_paraformer")
+    (recogniser / "seg_dict").write_text("a b\n")
+    (recogniser / "configuration.json").write_text("{}")
+    (recogniser / "fig").mkdir()
+    weights = random_weights(Shape(), len(WORDS), len(MARKS), 2)
+    ct_punc.write_original(cache / "punc_ct-transformer", weights, Shape())
+    detector = shutil.copytree(recogniser, cache / "speech_fsmn_vad")
+    config = (detector / "config.yaml").read_text("utf-8")
+    (detector / "config.yaml").write_text(config.replace('"Paraformer"', "FsmnVADStreaming"))
+    notes: list[str] = []
+    bundle = import_model(cache, tmp_path / "b", notice=notes.append)
+    assert bundle.family.name == "paraformer"
+    assert "is a punctuation model" in notes[0]
+
+
+def test_a_cache_of_links_is_imported(tmp_path: Path) -> None:
+    """Hugging Face's cache holds links to files without names."""
+    source = write_original(SMALL, tmp_path / "source")
+    blobs, snapshot = tmp_path / "hub" / "blobs", tmp_path / "hub" / "snapshots" / "0123"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, path in enumerate(sorted(source.iterdir())):
+        shutil.copy(path, blobs / str(number))
+        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+    for number, path in enumerate((snapshot, tmp_path / "hub")):
+        bundle = import_model(path, tmp_path / f"b{number}")
+        assert bundle.facts["graphs"] == "parts"
 
 
 def test_graphs_are_preferred_to_weights_in_one_folder(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from streamasr.core.units import SAMPLE_RATE, Float32Array, Samples, to_samples,
 from streamasr.engine.config import EngineConfig, Hardware
 from streamasr.engine.engine import LocalEngine
 from streamasr.engine.ports import Deliver
+from streamasr.importing.pack import import_model
 from streamasr.models import tiny
 from streamasr.models.embedded import EMBEDDED
 from streamasr.models.family import Encoder, Utterance
@@ -35,9 +37,11 @@ from streamasr.protocols import v1
 from streamasr.segmentation.settings import ChunkerConfig
 from streamasr.session.session import SessionSettings
 from streamasr.session.stable_prefix import CommitLag
+from tests.sources.paraformer.onnx_export import write_funasr_export
+from tests.sources.paraformer.weights import Sizes, Weights
 from tests.support.daemons import RunningDaemon
 from tests.support.examples import examples
-from tests.support.fakes import FakeEngine, FakeSource, pcm
+from tests.support.fakes import FakeEngine, FakeSource, pcm, talk
 from tests.support.goldens import read_clip
 from tests.support.paths import CLIPS
 from tests.support.signals import signal, speechlike
@@ -223,6 +227,66 @@ def test_a_file_without_speech_has_no_text(n_samples: int) -> None:
             finals = [message for message in messages if isinstance(message, Final)]
             assert not any(final.text for final in finals)
             assert not any(isinstance(message, Gap) for message in messages)
+
+
+# Hotwords
+
+
+HOTWORDS = ("一丁", "七", "丁七一")
+
+
+@pytest.fixture(scope="module")
+def seaco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SeACo-Paraformer with random weights, whose hotwords replace much of the text."""
+    sizes = Sizes(d_model=64, head="cnn_blstm", has_hotwords=True, vocab=60)
+    folder = tmp_path_factory.mktemp("seaco")
+    write_funasr_export(Weights(sizes), folder / "export")
+    import_model(folder / "export", folder / "bundle")
+    return folder / "bundle"
+
+
+def segment_texts(messages: Iterable[object]) -> list[str]:
+    return [message.text for message in messages if isinstance(message, Final)]
+
+
+def test_hotwords_and_those_in_the_context_reach_the_model(seaco: Path) -> None:
+    texts = []
+    options = (
+        SessionOptions(),
+        SessionOptions(hotwords=HOTWORDS),
+        SessionOptions(context="、".join(HOTWORDS)),
+        SessionOptions(hotwords=HOTWORDS[:1], context=" ".join(HOTWORDS[1:])),
+    )
+    with LocalEngine(EngineConfig(seaco, None, Hardware(threads=1))) as engine:
+        for each in options:
+            found = transcribe(engine, FakeSource(talk(2.0)), FileSettings(each))
+            texts.append(segment_texts(found))
+    without, listed, *in_context = texts
+    assert len(listed) == 1
+    assert without != listed
+    assert in_context == [listed, listed]
+
+
+def test_hotwords_change_from_one_segment_to_the_next(seaco: Path) -> None:
+    model = load(seaco, OnnxOptions(threads=1))
+    options = (SessionOptions(), SessionOptions(hotwords=HOTWORDS), SessionOptions())
+    answers: list[Answer] = []
+    engine = InProcess(model)
+    stream = Stream(engine, StreamSettings(), options[0], answers.append, Beginning())
+    messages: list[object] = []
+    for each in options:
+        published = [*stream.configure(each), *stream.feed(talk(2.0))]
+        while answers:
+            published += stream.receive(answers.pop(0))
+        messages += [action.message for action in published]
+    orders = {each.of.segment: each for each in engine.orders if isinstance(each, Recognise)}
+    assert [order.options for order in orders.values()] == list(options)
+    texts = segment_texts(messages)
+    assert len(set(texts)) > 1
+    for order, text in zip(orders.values(), texts, strict=True):
+        utterance = model.begin(order.options)
+        utterance.append(order.samples)
+        assert utterance.update(len(order.samples)).result.text == text
 
 
 # The aligner
