@@ -39,7 +39,8 @@ FORBIDDEN = (
     "streamasr.decoder",
     "streamasr.engine.engine",
     "streamasr.importing",
-    "streamasr.models",
+    "streamasr.models.bundle",
+    "streamasr.models.registry",
 )
 
 
