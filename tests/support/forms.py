@@ -42,6 +42,8 @@ class Form:
     """Whether its decoder has at least f16, so that greedy answers are equal."""
     families: tuple[str, ...] = ("recogniser", "aligner")
     options: ImportOptions = field(default_factory=ImportOptions)
+    has_head: bool = True
+    """False for a form that holds no head besides the embeddings."""
 
 
 def _zipped(folder: str | None) -> Write:
@@ -91,25 +93,32 @@ FORMS: Final[dict[str, Form]] = {
         RECOGNISER,
     ),
     "transcribe.cpp f16": Form(
-        lambda source, to: write_transcribe_cpp(source, _file(to), "f16"), EXACT, True, RECOGNISER
+        lambda source, to: write_transcribe_cpp(source, _file(to), "f16"),
+        EXACT,
+        True,
+        RECOGNISER,
+        has_head=False,
     ),
     "transcribe.cpp bf16": Form(
         lambda source, to: write_transcribe_cpp(source, _file(to), "bf16"),
         NARROW,
         False,
         RECOGNISER,
+        has_head=False,
     ),
     "transcribe.cpp q8_0": Form(
         lambda source, to: write_transcribe_cpp(source, _file(to), "q8_0"),
         NARROW,
         False,
         RECOGNISER,
+        has_head=False,
     ),
     "transcribe.cpp q4_k_m": Form(
         lambda source, to: write_transcribe_cpp(source, _file(to), "q4_k_m"),
         LOSSY,
         False,
         RECOGNISER,
+        has_head=False,
     ),
     "safetensors f16": Form(
         lambda source, to: write_safetensors(source, to, "original", "F16", 3),
