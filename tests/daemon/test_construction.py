@@ -39,7 +39,9 @@ FORBIDDEN = (
     "streamasr.decoder",
     "streamasr.engine.engine",
     "streamasr.importing",
-    "streamasr.models",
+    "streamasr.models.bundle",
+    "streamasr.models.onnx",
+    "streamasr.models.registry",
 )
 
 

@@ -73,7 +73,7 @@ async def pages(play: Player) -> None:
     metrics = await play.request("GET /metrics?x", "GET", "/metrics?x")
     types = [line for line in metrics.splitlines() if line.startswith("# TYPE")]
     # `_created` depends on a library's version; `build_info` was added later.
-    kept = sorted(t for t in types if "_created" not in t and "_build_info" not in t)
+    kept = sorted(t for t in types if "_created" not in t and "_info" not in t)
     play.note("metrics", {"types": kept})
     await play.request("stream without an upgrade", "GET", STREAM)
     await play.refused("unknown path", "/v1/streams")
