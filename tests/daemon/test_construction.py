@@ -40,7 +40,6 @@ FORBIDDEN = (
     "streamasr.engine.engine",
     "streamasr.importing",
     "streamasr.models.bundle",
-    "streamasr.models.onnx",
     "streamasr.models.registry",
 )
 

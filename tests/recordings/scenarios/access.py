@@ -72,7 +72,7 @@ async def pages(play: Player) -> None:
                 play.note(f"{method} {path}", {"body": body})
     metrics = await play.request("GET /metrics?x", "GET", "/metrics?x")
     types = [line for line in metrics.splitlines() if line.startswith("# TYPE")]
-    # `_created` depends on a library's version; `build_info` was added later.
+    # `_created` depends on a library's version; `_info` was added later.
     kept = sorted(t for t in types if "_created" not in t and "_info" not in t)
     play.note("metrics", {"types": kept})
     await play.request("stream without an upgrade", "GET", STREAM)
