@@ -33,6 +33,7 @@ from streamasr.importing.ct_punc.sidecars import (
 from streamasr.importing.files import placeholder_error
 from streamasr.importing.onnx_file import GraphInfo, is_graph, read_graph, read_long_metadata
 from streamasr.importing.options import ImportOptions
+from streamasr.importing.released_graphs import best_graph, check_data_files
 from streamasr.models.bundle import FACTS_FILE
 from streamasr.models.ct_punc.names import FAMILY_NAME, MODEL_FILE, TOKENS_FILE
 
@@ -112,15 +113,8 @@ def read_release(folder: Path, files: Sequence[Path]) -> PunctuationRelease | No
     graphs = [graph for graph in map(read_graph, paths) if _is_ours(graph)]
     if not graphs:
         return None
-    model = _best(graphs)
-    for path in model.data_files:
-        if path.name.lower() in _RESERVED_NAMES:
-            raise ModelError(
-                f"{path} contains the weights of a graph, but its name is reserved for another "
-                "file of a model directory; export the graph with another name for its external "
-                "data.",
-                code="reserved_name",
-            )
+    model = best_graph(graphs)
+    check_data_files([model], _RESERVED_NAMES)
     tokens, marks = _vocabulary(model, folder)
     check_vocabulary(tokens, marks, model.path)
     n_classes = model.outputs[_OUTPUT].shape[-1]
@@ -137,24 +131,6 @@ def _is_ours(graph: GraphInfo) -> bool:
     axes = {name: len(value.shape) for name, value in graph.inputs.items()}
     has_output = _OUTPUT in graph.outputs and len(graph.outputs[_OUTPUT].shape) == 3
     return axes in (_INPUTS, _INPUTS | _MASKS) and has_output
-
-
-def _best(graphs: Sequence[GraphInfo]) -> GraphInfo:
-    """Return the graph with the most bits.
-
-    Raises:
-        ModelError: several graphs have the most bits.
-    """
-    best = max(graphs, key=lambda graph: graph.bits)
-    equals = [graph for graph in graphs if graph.bits == best.bits]
-    if len(equals) > 1:
-        names = " and ".join(graph.path.name for graph in equals)
-        raise ModelError(
-            f"{best.path.parent} contains {names}, and it is not clear which one to use; put the "
-            "files of each model into a separate folder.",
-            code="ambiguous_parts",
-        )
-    return best
 
 
 def _vocabulary(model: GraphInfo, folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -75,7 +75,7 @@ def marks_of(config: Config) -> tuple[str, ...]:
     """Return the mark of each class, from the list in `config.yaml`.
 
     Raises:
-        ModelError: there is no such list.
+        ModelError: the list is missing, or contains something else than texts.
     """
     found = config.optional_section("model_conf").get("punc_list") or config.get("punc_list")
     if not is_text_list(found):

@@ -43,6 +43,7 @@ from streamasr.importing.paraformer.sidecars import (
     stack_cmvn,
     streaming_error,
 )
+from streamasr.importing.released_graphs import best_graph, check_data_files
 from streamasr.models.bundle import FACTS_FILE
 from streamasr.models.paraformer.names import (
     CMVN_FILE,
@@ -161,7 +162,7 @@ def read_release(folder: Path, files: Sequence[Path]) -> WholeRelease | None:
         if placeholders:
             raise placeholders[0]
         return None
-    model = _best(recognisers)
+    model = best_graph(recognisers)
     takes_hotwords = "bias_embed" in model.inputs
     embedders = [graph for graph in graphs if _axes(graph) == _HOTWORD_INPUTS]
     if takes_hotwords and not embedders:
@@ -172,14 +173,14 @@ def read_release(folder: Path, files: Sequence[Path]) -> WholeRelease | None:
             "in its folder; download it, too.",
             code="hotword_graph_missing",
         )
-    _check_data_files([model, *embedders])
+    check_data_files([model, *embedders], _RESERVED_NAMES)
     tokens = read_tokens(folder)
     vocab = _vocab(model)
     check_tokens(tokens, len(tokens) if vocab is None else vocab, folder)
     window, step = _stacking(model, folder, files)
     return WholeRelease(
         model=model,
-        hotwords=_best(embedders) if takes_hotwords else None,
+        hotwords=best_graph(embedders) if takes_hotwords else None,
         tokens=tokens,
         cmvn=_cmvn(model, folder),
         window=window,
@@ -201,36 +202,6 @@ def _is_streaming(graph: GraphInfo) -> bool:
     """Return whether a graph is the encoder or the decoder of the streaming variant."""
     is_decoder = {"acoustic_embeds", "in_cache_0"} <= graph.inputs.keys()
     return is_decoder or graph.outputs.keys() >= _STREAMING_OUTPUTS
-
-
-def _best(graphs: Sequence[GraphInfo]) -> GraphInfo:
-    """Return the graph with the most bits.
-
-    Raises:
-        ModelError: several graphs have the most bits.
-    """
-    best = max(graphs, key=lambda graph: graph.bits)
-    equals = [graph for graph in graphs if graph.bits == best.bits]
-    if len(equals) > 1:
-        names = " and ".join(graph.path.name for graph in equals)
-        raise ModelError(
-            f"{best.path.parent} contains {names}, and it is not clear which one to use; put the "
-            "files of each model into a separate folder.",
-            code="ambiguous_parts",
-        )
-    return best
-
-
-def _check_data_files(graphs: Sequence[GraphInfo]) -> None:
-    """Refuse external weights whose names a model directory uses for other files."""
-    for path in (path for graph in graphs for path in graph.data_files):
-        if path.name.lower() in _RESERVED_NAMES:
-            raise ModelError(
-                f"{path} contains the weights of a graph, but its name is reserved for another "
-                "file of a model directory; export the graph with another name for its external "
-                "data.",
-                code="reserved_name",
-            )
 
 
 def _vocab(model: GraphInfo) -> int | None:

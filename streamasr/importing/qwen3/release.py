@@ -34,6 +34,7 @@ from streamasr.importing.gguf_kind import is_speech_decoder, precision_rank, unu
 from streamasr.importing.onnx_file import GraphInfo, is_graph, read_graph
 from streamasr.importing.options import ImportOptions
 from streamasr.importing.qwen3.gguf_text import count_classes, read_text_model
+from streamasr.importing.released_graphs import best_graph, check_data_files
 from streamasr.models.bundle import FACTS_FILE
 from streamasr.models.family import DECODER_FILE
 from streamasr.models.qwen3.names import (
@@ -375,31 +376,15 @@ def _best_graph(graphs: Sequence[_Part]) -> _Part:
     Raises:
         ModelError: several graphs have the most bits.
     """
-    best = max(graphs, key=lambda graph: graph.info.bits)
-    equals = [graph for graph in graphs if graph.info.bits == best.info.bits]
-    if len(equals) > 1:
-        names = " and ".join(graph.info.path.name for graph in equals)
-        raise ModelError(
-            f"{best.info.path.parent} contains {names}, and it is not clear which one to use; put "
-            "the files of each model into a separate folder.",
-            code="ambiguous_parts",
-        )
-    return best
+    best = best_graph([graph.info for graph in graphs])
+    return next(graph for graph in graphs if graph.info is best)
 
 
 def _release(frontend: _Frontend, backend: _Backend, decoder: _Decoder) -> OnnxRelease:
     read_text_model(decoder.file, decoder.family)
     is_aligner = decoder.family == ALIGNER
     data_files = tuple(dict.fromkeys((*frontend.info.data_files, *backend.info.data_files)))
-    for path in data_files:
-        # The file keeps its name, which must not be that of another file of a model directory.
-        if path.name.lower() in _RESERVED_NAMES:
-            raise ModelError(
-                f"{path} contains the weights of a graph, but its name is reserved for another "
-                "file of a model directory; export the graph with another name for its external "
-                "data.",
-                code="reserved_name",
-            )
+    check_data_files([frontend.info, backend.info], _RESERVED_NAMES)
     return OnnxRelease(
         family=decoder.family,
         name=decoder.file.path.resolve().parent.name,
